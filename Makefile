@@ -1,0 +1,59 @@
+# make quickstart   environment, small world, training, evaluation, pictures: about a quarter of an hour on two cores
+# make test         the tests, offline once installed
+# make lint         ruff: faults and formatting
+# make clean        removes what the above made, the environment too
+#
+# Variables:  make PYTHON=python3.12 …    another interpreter (>= 3.10)
+#             make VENV=/tmp/env …        another place for the environment
+#             make SEED=1 quickstart      another small world and another training run
+# On Linux the package index's torch brings CUDA along (several GB). For a machine without a GPU:
+#             PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make quickstart
+
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= quickstart
+SEED ?= 0
+
+BIN := $(VENV)/bin
+# Nothing here needs the Hub: tests and quickstart must not wait for it, nor differ with it.
+export HF_HUB_OFFLINE = 1
+# --no-compile: half of the installation would be compiling modules that nobody imports; Python compiles on first use.
+INSTALL := $(BIN)/pip install --disable-pip-version-check --quiet --no-compile -c constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help quickstart test lint clean
+
+help:
+	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
+
+quickstart: $(VENV)/.installed-train
+	$(BIN)/python examples/make_world.py --output $(OUT)/world --seed $(SEED)
+	$(BIN)/python examples/train.py --config examples/configs/quickstart.yaml \
+	  --data_dir $(OUT)/world/SynCPR --output_dir $(OUT)/model --seed $(SEED)
+	$(BIN)/python examples/evaluate_itcpr.py --model $(OUT)/model --data $(OUT)/world/ITCPR --output $(OUT)/results
+	$(BIN)/python examples/show_results.py --model $(OUT)/model --data $(OUT)/world/ITCPR --output $(OUT)/results/sheet.png
+
+test: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) $(OUT) build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp per set of extras, renewed when the requirements change.
+$(VENV)/.installed-train $(VENV)/.installed-dev: $(VENV)/.installed-%: setup.py constraints.txt | $(BIN)/pip
+	@echo "Installing fafa[$*] and the tested set of versions into $(VENV) (about a minute, plus the download) …"
+	$(INSTALL) -e ".[$*]"
+	@touch $@
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "fafa needs Python >= 3.10, and '$(PYTHON)' is not that. Name another: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu: sudo apt install python3-venv (python3.12-venv for python3.12)." >&2; \
+	  echo "Or name an interpreter that has venv: make PYTHON=/path/to/python3 …" >&2; exit 1; }

@@ -1,0 +1,35 @@
+"""FAFA: composed person retrieval on Hugging Face.
+
+Importing `fafa` is light: classes load on first use, and registration with transformers' Auto classes and with
+`datasets.load_dataset` happens when those libraries are themselves imported (see registration.py).
+"""
+
+from importlib import import_module
+
+from .registration import register_with_libraries
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "FafaConfig": "configuration_fafa",
+    "FafaModel": "modeling_fafa",
+    "FafaOutput": "modeling_fafa",
+    "FafaPreTrainedModel": "modeling_fafa",
+    "FafaProcessor": "processing_fafa",
+    "FafaImageProcessor": "image_processing_fafa",
+}
+
+__all__ = [*_EXPORTS, "__version__"]
+
+
+def __getattr__(name: str):
+    if name in _EXPORTS:
+        return getattr(import_module(f".{_EXPORTS[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_EXPORTS])
+
+
+register_with_libraries()

@@ -1,0 +1,153 @@
+"""FAFA configuration."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.models.blip_2.configuration_blip_2 import Blip2QFormerConfig, Blip2VisionConfig
+
+BERT_VOCAB_WITH_DEC = 30523
+
+
+@strict
+class FafaConfig(PreTrainedConfig):
+    """Architecture and loss of a FAFA model.
+
+    `FafaConfig()` is the released model: EVA-CLIP ViT-g/14 at 224 pixels, a BERT-base Q-Former with 32 query tokens.
+    Where the paper (arXiv 2311.16515) and the authors' code differ, the default is the paper and the field says how to
+    get the released behaviour.
+
+    Args:
+        vision_config: the vision tower, a `Blip2VisionConfig` or its fields as a dict.
+        qformer_config: the Q-Former, a `Blip2QFormerConfig` or its fields as a dict. `encoder_hidden_size` and
+            `use_qformer_text_input` are set from the rest of the model.
+        num_query_tokens: learned query tokens, and so feature vectors per target image.
+        projection_dim: size of the space in which queries and targets are compared.
+        vision_norm_eps: epsilon of the LayerNorm after the vision tower (released code: 1e-5, the blocks have 1e-6).
+        num_top_tokens: k of the score, the mean of the k largest query-token similarities (paper: 6).
+        temperature_init: τ before training; it is learned.
+        fda_alpha: label of a pair from the same group in fine-grained dynamic alignment (paper: 0.5; the released
+            code ignores its own option and uses 1.0).
+        fda_divergence: `"reverse"`, KL(prediction ‖ label), is the paper; `"forward"`, KL(label ‖ prediction), has the
+            gradient of cross-entropy and learns from random weights, where the former stalls.
+        itc_weight: weight of the caption-to-image contrastive term of BLIP-2's first stage, used when captions are
+            passed to the model. 0 in FAFA, which starts from BLIP-2's weights; for training from random weights.
+        fd_weight: λ1, weight of feature diversity (paper: 1.0).
+        fd_margin: cosine similarity above which two target tokens are pushed apart (paper: 0.5).
+        fd_scope: `"batch"` compares all target tokens of a batch, as released; `"image"` those of one image.
+        fd_sample_size: for `"batch"`, compare only so many randomly drawn tokens (released code: 1024); None: all.
+        mfr_weight: λ2, weight of masked feature reasoning (paper: 0.5).
+        mfr_mask_ratio: probability that an entry of a feature vector is masked.
+        mfr_hidden_size: hidden size of the network that predicts masked entries.
+        distribution_uncertainty: probability with which the statistics of target states are re-sampled in training
+            (released code: 0.8; not in the paper).
+        freeze_vision: train the Q-Former side only; the LayerNorm after the tower is trained, as in the released code.
+        max_text_length: tokens of a caption, [CLS] and [SEP] among them; read by the processor's builders.
+    """
+
+    model_type = "fafa"
+    sub_configs = {"vision_config": Blip2VisionConfig, "qformer_config": Blip2QFormerConfig}
+    keys_to_ignore_at_inference = ["loss_fda", "loss_fd", "loss_mfr", "loss_itc", "logits"]
+
+    vision_config: dict | PreTrainedConfig | None = None
+    qformer_config: dict | PreTrainedConfig | None = None
+    num_query_tokens: int = 32
+    projection_dim: int = 256
+    vision_norm_eps: float | int = 1e-5
+    num_top_tokens: int = 6
+    temperature_init: float | int = 0.07
+    fda_alpha: float | int = 0.5
+    fda_divergence: str = "reverse"
+    itc_weight: float | int = 0.0
+    fd_weight: float | int = 1.0
+    fd_margin: float | int = 0.5
+    fd_scope: str = "batch"
+    fd_sample_size: int | None = None
+    mfr_weight: float | int = 0.5
+    mfr_mask_ratio: float | int = 0.3
+    mfr_hidden_size: int = 512
+    distribution_uncertainty: float | int = 0.0
+    freeze_vision: bool = True
+    max_text_length: int = 32
+
+    def __post_init__(self, **kwargs):
+        if not isinstance(self.vision_config, PreTrainedConfig):
+            self.vision_config = Blip2VisionConfig(**(self.vision_config or {}))
+        if not isinstance(self.qformer_config, PreTrainedConfig):
+            self.qformer_config = Blip2QFormerConfig(
+                **{"vocab_size": BERT_VOCAB_WITH_DEC, **(self.qformer_config or {})}
+            )
+        self.qformer_config.encoder_hidden_size = self.vision_config.hidden_size
+        self.qformer_config.use_qformer_text_input = True
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def vit_l(cls, **kwargs) -> "FafaConfig":
+        """FAFA on a ViT-L/14 of the same kind (0.3 instead of 1 billion parameters).
+
+        The dimensions of BLIP-2's ViT-L, not its weights: that tower is CLIP's, with another normalisation, which
+        transformers' `Blip2VisionModel` does not have.
+        """
+        vision = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16}
+        return cls(vision_config=vision, **kwargs)
+
+    @classmethod
+    def tiny(cls, vocab_size: int = 512, **kwargs) -> "FafaConfig":
+        """A FAFA of 2 million parameters, for learning the small painted world on a CPU, and for tests.
+
+        16 patches of 24 pixels, so that large batches are cheap; a trainable vision tower; no dropout. Weights start
+        at a scale that fits the width: BLIP-2's own (1e-10 for the tower, 0.02 for the Q-Former) make all images alike
+        at first, and cost hundreds of steps.
+        """
+        vision = {
+            "hidden_size": 128,
+            "intermediate_size": 384,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "image_size": 96,
+            "patch_size": 24,
+            "initializer_range": 0.07,
+        }
+        qformer = {
+            "vocab_size": vocab_size,
+            "hidden_size": 128,
+            "intermediate_size": 384,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "initializer_range": 0.07,
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+            "max_position_embeddings": 64,
+        }
+        small = {"num_query_tokens": 8, "projection_dim": 64, "num_top_tokens": 2, "mfr_hidden_size": 128}
+        defaults = {"vision_config": vision, "qformer_config": qformer, "freeze_vision": False, **small}
+        return cls(**{**defaults, **kwargs})
+
+    def validate_tokens(self):
+        """Part of `@strict`: the score needs `num_top_tokens` target tokens to average."""
+        if not 1 <= self.num_top_tokens <= self.num_query_tokens:
+            raise ValueError(
+                f"num_top_tokens is {self.num_top_tokens}, expected 1 to num_query_tokens = {self.num_query_tokens}"
+            )
+
+    def validate_choices(self):
+        """Part of `@strict`: options with named values."""
+        if self.fda_divergence not in ("reverse", "forward"):
+            raise ValueError(f"fda_divergence is {self.fda_divergence!r}, expected 'reverse' or 'forward'")
+        if self.fd_scope not in ("batch", "image"):
+            raise ValueError(f"fd_scope is {self.fd_scope!r}, expected 'batch' or 'image'")
+
+    def validate_ranges(self):
+        """Part of `@strict`: probabilities and labels lie in [0, 1], the temperature above 0."""
+        for name in ("fda_alpha", "mfr_mask_ratio", "distribution_uncertainty"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected a number in [0, 1]")
+        if self.temperature_init <= 0.0:
+            raise ValueError(f"temperature_init is {self.temperature_init}, expected a number above 0")
+
+    def validate_text_length(self):
+        """Part of `@strict`: every token of a caption needs a position."""
+        positions = self.qformer_config.max_position_embeddings
+        if self.max_text_length > positions:
+            raise ValueError(f"max_text_length is {self.max_text_length}, but the Q-Former has {positions} positions")
+
+
+__all__ = ["FafaConfig"]

@@ -1,0 +1,110 @@
+"""What the builders of this package share.
+
+`datasets` patches `open`, `os.path` and `Path` in this module and in the builders' own, for streaming: file handling
+lives elsewhere, in layout.py, records.py and hub.py.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import datasets
+import pyarrow as pa
+
+from .hub import hub_layout
+from .layout import Layout, hash_files, local_layout
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class FolderConfig(datasets.BuilderConfig):
+    """Where a data set is read from.
+
+    Attributes:
+        data_dir: The folder with the annotation files and the images.
+        repo_id: Without `data_dir`: the data-set repository on the Hub; None for the authors'.
+        revision: Without `data_dir`: branch, tag or commit of that repository.
+        annotation_names: The annotation files; fixed by the builder.
+    """
+
+    repo_id: str | None = None
+    revision: str | None = None
+    annotation_names: tuple[str, ...] = ()
+
+    def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
+        """Key the cache by folder and contents of the annotation files, or by repository and revision.
+
+        What is cached from the Hub stays until `revision` changes or `download_mode="force_redownload"` is given.
+        """
+        if self.data_dir is None:
+            key = {"repo_id": self.repo_id, "revision": self.revision}
+        else:
+            layout = local_layout(self.data_dir, self.annotation_names)
+            key = {"root": layout.root, "annotations": hash_files(list(layout.annotations.values()))}
+        return super().create_config_id(key, custom_features)
+
+
+class FolderBuilder(datasets.ArrowBasedBuilder):
+    """A data set of annotation files beside folders of images, in a folder of the user's or on the Hub."""
+
+    BUILDER_CONFIG_CLASS = FolderConfig
+    HUB_REPO_ID: str  # the authors' repository
+    SPLIT: datasets.NamedSplit
+
+    def _create_builder_config(self, config_name=None, **kwargs):
+        if config_name is None and len(self.BUILDER_CONFIGS) > 1:
+            choice = " or ".join(f'"{config.name}"' for config in self.BUILDER_CONFIGS)
+            raise ValueError(f"load_dataset needs the name of a configuration as its second argument: {choice}.")
+        if kwargs.get("data_dir") is not None and (self.repo_id or kwargs.get("revision")):
+            raise ValueError("load_dataset takes either data_dir=, a folder, or repo_id= and revision=, of the Hub.")
+        kwargs["repo_id"] = self.repo_id or self.HUB_REPO_ID
+        return super()._create_builder_config(config_name, **kwargs)
+
+    def _split_generators(self, dl_manager):
+        names = self.config.annotation_names
+        if self.config.data_dir is None:
+            layout = hub_layout(
+                self.config.repo_id,
+                names,
+                unpack_dir=f"{self._cache_downloaded_dir}/extracted",
+                revision=self.config.revision,
+                token=self.token,
+                force_download=bool(dl_manager.download_config.force_download),
+            )
+        else:
+            layout = local_layout(self.config.data_dir, names)
+        # A list, because datasets counts its shards by lists.
+        return [datasets.SplitGenerator(name=self.SPLIT, gen_kwargs={"layouts": [layout]})]
+
+
+def to_table(rows: Sequence[tuple], features: datasets.Features) -> pa.Table:
+    """Rows in the order of the features -> a table; images are stored as paths, without their bytes."""
+    arrays = []
+    for feature, column in zip(features.values(), zip(*rows, strict=True), strict=True):
+        if isinstance(feature, datasets.Image):
+            nothing = pa.nulls(len(rows), pa.binary())
+            arrays.append(pa.StructArray.from_arrays([nothing, pa.array(column)], names=["bytes", "path"]))
+        else:
+            arrays.append(pa.array(column, feature.pa_type))
+    return pa.Table.from_arrays(arrays, names=list(features))
+
+
+def report_counts(layout: Layout, name: str, found: dict[str, int], published: dict[str, int]) -> None:
+    """Log how the counts of a data set differ from the published ones; `records` is one of them.
+
+    A warning for what came from the Hub and for what looks like the published data set with something missing, which
+    is to say at least half of its records; information for the user's own data in the same format.
+    """
+    differing = {key: count for key, count in published.items() if found.get(key, 0) != count}
+    if not differing:
+        return
+    looks_published = layout.repo_id is not None or found["records"] >= published["records"] / 2
+    differences = ", ".join(f"{found.get(key, 0):,} {key} (published: {count:,})" for key, count in differing.items())
+    logger.log(
+        logging.WARNING if looks_published else logging.INFO,
+        "%s at %s is not the published data set, or not all of it: %s.",
+        name,
+        layout.root,
+        differences,
+    )

@@ -1,0 +1,147 @@
+"""`load_dataset("ITCPR", "query")`, `load_dataset("ITCPR", "gallery")`: the test set of composed person retrieval.
+
+    root/query.json, root/gallery.json                 or both in root/datasets/
+    root/Celeb-reID/001/1_1_0.jpg                      file N_*.jpg lies in folder N, three digits
+    root/PRCC/rgb/...
+    root/LAST/000000/...                               the numeric folders of LaST, by name
+
+query.json is a list of `{"file_path", "datasets", "person_id", "instance_id", "caption"}`; gallery.json the same
+without the caption. A gallery image matches a query when their `instance_id` are equal; -1 marks distractors.
+`person_id` is unique within one source only. Other test sets of the same form (TG-CPR) load as well.
+Source: arXiv 2311.16515 and the authors' README.
+"""
+
+import logging
+from collections import Counter
+
+import datasets
+
+from .base import FolderBuilder, FolderConfig, report_counts, to_table
+from .layout import ImageFinder, Layout
+from .records import (
+    BadRecord,
+    Problems,
+    Repeats,
+    check_records,
+    integer_field,
+    path_field,
+    read_records,
+    text_field,
+)
+from .syncpr import CITATION
+
+logger = logging.getLogger(__name__)
+
+PUBLISHED = {  # counted in the published files
+    "query": {"records": 2_202, "Celeb-reID": 1_151, "LAST": 905, "PRCC": 146, "matches": 2_225},
+    "gallery": {"records": 20_510, "Celeb-reID": 19_459, "LAST": 905, "PRCC": 146, "distractors": 18_285},
+}
+
+_QUERY_FILE, _GALLERY_FILE = "query.json", "gallery.json"
+_DISTRACTOR = -1
+_COLUMNS = {
+    "image": datasets.Image(),
+    "caption": datasets.Value("string"),
+    "instance_id": datasets.Value("int64"),
+    "person_id": datasets.Value("int64"),
+    "source": datasets.Value("string"),
+    "image_path": datasets.Value("string"),
+}
+FEATURES = {
+    "query": datasets.Features(_COLUMNS),
+    "gallery": datasets.Features({name: kind for name, kind in _COLUMNS.items() if name != "caption"}),
+}
+
+
+class ITCPR(FolderBuilder):
+    """Queries (reference image and caption) and the gallery to find their targets in; split `test`.
+
+    Columns: `image` (decoded when asked for), `caption` (of queries), `instance_id`, `person_id` (int64), `source`
+    (the record's `datasets`: Celeb-reID, PRCC or LAST), `image_path` (the record's `file_path`).
+
+    Every record, the existence of every image, and that each query has a match in the gallery are checked when the
+    data set is first loaded; what is wrong raises `DataFormatError`. Images are not opened before they are used.
+    """
+
+    HUB_REPO_ID = "a1557811266/ITCPR"
+    SPLIT = datasets.Split.TEST
+    BUILDER_CONFIGS = [
+        FolderConfig(name=name, version="1.0.0", annotation_names=(_QUERY_FILE, _GALLERY_FILE))
+        for name in ("query", "gallery")
+    ]
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(
+            description="Test set of composed person retrieval: 2,202 queries (reference image and caption) over a "
+            "gallery of 20,510 images of three person re-identification data sets.",
+            citation=CITATION,
+            homepage="https://huggingface.co/datasets/a1557811266/ITCPR",
+            license="The images are those of Celeb-reID, PRCC and LaST, each under its own licence, to be obtained "
+            "from its authors; see the data-set page for the annotations' terms.",
+            features=FEATURES[self.config.name],
+        )
+
+    def _generate_tables(self, layouts):
+        for layout in layouts:
+            rows = _read_queries(layout) if self.config.name == "query" else _read_gallery(layout)
+            yield 0, to_table(rows, FEATURES[self.config.name])
+
+
+def _read_queries(layout: Layout) -> list[tuple]:
+    gallery_file, file = layout.annotations[_GALLERY_FILE], layout.annotations[_QUERY_FILE]
+    gallery_ids = check_records(read_records(gallery_file), _gallery_instance, Problems(gallery_file))
+    num_matches, finder = Counter(gallery_ids), ImageFinder(layout)
+
+    def read_row(record: dict) -> tuple:
+        image_path, instance_id = path_field(record, "file_path"), integer_field(record, "instance_id")
+        if instance_id < 0:
+            raise BadRecord("has an instance_id out of range", f"instance_id {instance_id} of a query")
+        if not num_matches[instance_id]:
+            raise BadRecord("is a query without a match in the gallery", f"instance_id {instance_id}")
+        caption, person_id = text_field(record, "caption"), integer_field(record, "person_id")
+        return finder.find(image_path), caption, instance_id, person_id, text_field(record, "datasets"), image_path
+
+    rows = check_records(read_records(file), read_row, Problems(file, _remedies(layout)))
+    repeats = Repeats()
+    for number, row in enumerate(rows):
+        repeats.see(number, row)
+    repeats.report(file, PUBLISHED["query"]["records"])
+    matches = sum(num_matches[row[2]] for row in rows)
+    found = {**Counter(row[4] for row in rows), "records": len(rows), "matches": matches}
+    report_counts(layout, "ITCPR query", found, PUBLISHED["query"])
+    return rows
+
+
+def _read_gallery(layout: Layout) -> list[tuple]:
+    file, finder = layout.annotations[_GALLERY_FILE], ImageFinder(layout)
+
+    def read_row(record: dict) -> tuple:
+        image_path, instance_id = path_field(record, "file_path"), _gallery_instance(record)
+        person_id, source = integer_field(record, "person_id"), text_field(record, "datasets")
+        return finder.find(image_path), instance_id, person_id, source, image_path
+
+    rows = check_records(read_records(file), read_row, Problems(file, _remedies(layout)))
+    num_repeated = len(rows) - len({row[-1] for row in rows})
+    if num_repeated:  # two in the published gallery
+        logger.warning("%s: %d records name an image that an earlier one names; they are kept.", file, num_repeated)
+    num_distractors = sum(row[1] == _DISTRACTOR for row in rows)
+    found = {**Counter(row[3] for row in rows), "records": len(rows), "distractors": num_distractors}
+    report_counts(layout, "ITCPR gallery", found, PUBLISHED["gallery"])
+    return rows
+
+
+def _gallery_instance(record: dict) -> int:
+    instance_id = integer_field(record, "instance_id")
+    if instance_id < _DISTRACTOR:
+        raise BadRecord("has an instance_id out of range", f"instance_id {instance_id}")
+    return instance_id
+
+
+def _remedies(layout: Layout) -> dict[str, str]:
+    folder = layout.image_folders[0] if layout.repo_id is None else "a folder"
+    remedy = (
+        "the images of ITCPR are those of Celeb-reID, PRCC and LaST, which you must obtain from their authors; arrange "
+        f"them in {folder} as Celeb-reID/001/1_1_0.jpg, PRCC/rgb/..., LAST/000000/... beside query.json and "
+        "gallery.json, and pass that folder as data_dir="
+    )
+    return {"names an image file that is missing": remedy}

@@ -1,0 +1,135 @@
+"""Where the files of a data set lie: annotation files and images."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from stat import S_ISREG
+
+import xxhash
+
+from .records import BadRecord
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A data set found on disk.
+
+    Attributes:
+        root: The folder the user named, or the unpacked repository; absolute.
+        annotations: Name of each annotation file -> its absolute path.
+        image_folders: Folders that image paths may be relative to, the likeliest first.
+        repo_id: The Hub repository it came from; None for the user's own folder.
+    """
+
+    root: str
+    annotations: dict[str, str]
+    image_folders: tuple[str, ...]
+    repo_id: str | None = None
+
+
+def local_layout(data_dir: str | os.PathLike, names: Sequence[str]) -> Layout:
+    """Find annotation files in `data_dir` or in `data_dir/datasets`; ITCPR is met in both forms.
+
+    Image paths may be relative to the folder of the annotation files or to `data_dir`.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no annotation files in it.
+    """
+    root = Path(data_dir).expanduser().resolve()
+    if not root.is_dir():
+        raise FileNotFoundError(f"data_dir={str(data_dir)!r}: no such folder ({root}). Pass the data set's folder.")
+    for folder in (root, root / "datasets"):
+        annotations = {name: folder / name for name in names}
+        if all(file.is_file() for file in annotations.values()):
+            paths = {name: str(file) for name, file in annotations.items()}
+            return Layout(str(root), paths, tuple(dict.fromkeys([str(folder), str(root)])))
+    raise FileNotFoundError(
+        f"{root}: expected {' and '.join(names)} in this folder or in its subfolder datasets/. "
+        "Pass as data_dir= the folder that holds the annotation files and the image folders."
+    )
+
+
+def hash_files(files: Sequence[str]) -> str:
+    """A hash of the contents of files, in order."""
+    digest = xxhash.xxh3_128()
+    for file in files:
+        with Path(file).open("rb") as stream:
+            while piece := stream.read(1 << 22):
+                digest.update(piece)
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+class ImageFinder:
+    """Finds the image files that records name.
+
+    In a user's folder, a path is relative to one of `Layout.image_folders` and nothing else. In an unpacked Hub
+    repository, whose layout is not known beforehand, any folder below them will do whose path ends as the image's
+    does; failing that, leading folders of the image's path are left off, if one folder alone then fits. No folder on
+    disk serves two folders of the records, so that images of one part of a data set are not taken for another's.
+    """
+
+    def __init__(self, layout: Layout):
+        self.layout = layout
+        self._places: dict[str, list[str]] = {}  # folder as written in the records -> folders on disk
+        self._all_folders: list[str] | None = None
+        self._serves: dict[str, str] = {}  # in a Hub repository: folder on disk -> folder as written in the records
+
+    def find(self, path: str) -> str:
+        """The absolute path of an image.
+
+        Raises:
+            BadRecord: no such file, or a file of 0 bytes.
+        """
+        folder, _, name = path.rpartition("/")
+        if folder not in self._places:
+            self._places[folder] = self._find_folders(folder)
+        places = self._places[folder]
+        for index, place in enumerate(places):
+            file = f"{place}/{name}"
+            try:
+                status = os.stat(file)  # noqa: PTH116 - there are millions, and Path takes far longer
+            except OSError:
+                continue
+            if not S_ISREG(status.st_mode):
+                continue
+            if status.st_size == 0:
+                raise BadRecord("names an image file of 0 bytes", path)
+            if index:  # its neighbours likely lie there, too
+                places.insert(0, places.pop(index))
+            return file
+        raise BadRecord("names an image file that is missing", path)
+
+    def _find_folders(self, folder: str) -> list[str]:
+        folders = [f"{start}/{folder}" if folder else start for start in self.layout.image_folders]
+        found = [place for place in folders if Path(place).is_dir()]
+        if self.layout.repo_id is None:
+            return found
+        if self._all_folders is None:
+            self._all_folders = list_folders(self.layout.image_folders)
+        ends_alike = [place for place in self._all_folders if place.endswith(f"/{folder}")]
+        found = list(dict.fromkeys(found + ends_alike)) or self._match_in_part(folder)
+        return [place for place in found if self._serves.setdefault(place, folder) == folder]
+
+    def _match_in_part(self, folder: str) -> list[str]:
+        parts = folder.split("/")
+        for start in range(1, len(parts)):
+            end = "/" + "/".join(parts[start:])
+            matches = [place for place in self._all_folders if place.endswith(end)]
+            if matches:
+                return matches if len(matches) == 1 else []
+        return []
+
+
+def list_folders(roots: Sequence[str]) -> list[str]:
+    """Every folder below the roots, themselves included, once."""
+    return list(dict.fromkeys(folder for root in roots for folder, _, _ in os.walk(root)))
+
+
+def list_files(roots: Sequence[str | os.PathLike], wanted: Callable[[str], object]) -> list[Path]:
+    """The files below the roots whose names are wanted, by folder depth and name."""
+    found = [
+        Path(folder, name) for root in roots for folder, _, names in os.walk(root) for name in filter(wanted, names)
+    ]
+    return sorted(found, key=lambda file: (len(file.parts), file))

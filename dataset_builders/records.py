@@ -1,0 +1,247 @@
+"""Annotation files: a JSON list of records, read in pieces and checked record by record."""
+
+import json
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from datasets.exceptions import DatasetGenerationError
+
+logger = logging.getLogger(__name__)
+
+_PIECE = 1 << 22  # characters read at a time
+_LONGEST_RECORD = 1 << 20  # characters; real records have a few hundred
+_BLANKS = re.compile(r"[ \t\n\r]*")
+_FIRST_FEW = 5
+
+# What can be wrong with a record, and what to do about it.
+REMEDIES = {
+    "is not a JSON object": 'write every record as {"field": value, ...}',
+    "lacks a field": "add the field, or fetch the annotation file again",
+    "has a field of the wrong type": "write the field as described",
+    "has an empty text": "write the text, or take the record out",
+    "has a path that is not below the folder": "write paths relative to the folder, with forward slashes and no '..'",
+    "names an image file that is missing": "copy the file to its place, or take the record out",
+    "names an image file of 0 bytes": "copy or unpack the file again",
+    "has an instance_id out of range": "number matching images from 0; -1 is for gallery images that match no query",
+    "is a query without a match in the gallery": "add an image of that instance_id to it, or take the query out",
+}
+
+
+class DataFormatError(DatasetGenerationError, ValueError):
+    """An archive, an annotation file or a record is not as documented.
+
+    The message names the file, the record (counted from 0), what was expected, and the remedy. Being a
+    `DatasetGenerationError`, it passes through `load_dataset` as it is.
+    """
+
+
+class BadRecord(Exception):
+    """One record cannot be used. `problem` is a key of `REMEDIES`, `detail` says where in the record."""
+
+    def __init__(self, problem: str, detail: str):
+        super().__init__(problem, detail)
+        self.problem, self.detail = problem, detail
+
+
+class Problems:
+    """Gathers the bad records of one annotation file, to report them in one error.
+
+    Args:
+        file: The annotation file.
+        remedies: Remedies that replace those of `REMEDIES`.
+    """
+
+    def __init__(self, file: str, remedies: dict[str, str] | None = None):
+        self.file = file
+        self.remedies = REMEDIES | (remedies or {})
+        self.found: dict[str, list[str]] = defaultdict(list)
+
+    def add(self, number: int, bad: BadRecord) -> None:
+        """Note that record `number` is bad."""
+        self.found[bad.problem].append(f"record {number} ({bad.detail})")
+
+    def raise_if_any(self, num_checked: int) -> None:
+        """Raise one `DataFormatError` for all that was found among the first `num_checked` records."""
+        if not self.found:
+            return
+        num_bad = sum(map(len, self.found.values()))
+        lines = [f"{self.file}: {num_bad:,} of the {num_checked:,} records checked cannot be used (counted from 0)."]
+        for problem, where in self.found.items():
+            more = f"; and {len(where) - _FIRST_FEW:,} more" if len(where) > _FIRST_FEW else ""
+            lines += [
+                f"- {problem} ({len(where):,}): {'; '.join(where[:_FIRST_FEW])}{more}.",
+                f"  Remedy: {self.remedies[problem]}.",
+            ]
+        raise DataFormatError("\n".join(lines))
+
+
+class Repeats:
+    """Finds records that repeat an earlier one in every field. It remembers 64 bits of each."""
+
+    def __init__(self):
+        self._first: dict[int, int] = {}
+        self.found: list[tuple[int, int]] = []  # numbers of a record and of the earlier one
+
+    def see(self, number: int, row: tuple) -> None:
+        """Note the fields of record `number`."""
+        earlier = self._first.setdefault(hash(row), number)
+        if earlier != number:
+            self.found.append((number, earlier))
+
+    def report(self, file: str, num_published: int) -> None:
+        """Refuse repeats; in a file with as many records as the published one, which is settled, log them.
+
+        Raises:
+            DataFormatError: there are repeats in a file of another size.
+        """
+        if not self.found:
+            return
+        few = "; ".join(f"record {number} repeats record {earlier}" for number, earlier in self.found[:_FIRST_FEW])
+        message = f"{file}: {len(self.found):,} records repeat an earlier one: {few} (counted from 0)."
+        if len(self._first) + len(self.found) != num_published:
+            raise DataFormatError(f"{message} Remedy: take the repetitions out.")
+        logger.warning("%s They are kept, as published.", message)
+
+
+def check_records(
+    records: Iterable[Any], read_row: Callable[[Any], tuple], problems: Problems, first: int = 0
+) -> list[tuple]:
+    """Turn records into rows.
+
+    Args:
+        records: Records number `first`, `first + 1`, and so on.
+        read_row: Makes a row of a record, or raises `BadRecord`.
+        problems: Gathers the bad records.
+        first: Number of the first record.
+
+    Raises:
+        DataFormatError: some records are bad; it tells all of them.
+    """
+    rows, number = [], first - 1
+    for number, record in enumerate(records, first):
+        try:
+            if type(record) is not dict:
+                raise BadRecord("is not a JSON object", f"it is {_kind(record)}")
+            rows.append(read_row(record))
+        except BadRecord as bad:
+            problems.add(number, bad)
+    problems.raise_if_any(num_checked=number + 1)
+    return rows
+
+
+def read_records(file: str) -> Iterator[Any]:
+    """Yield the elements of a JSON list one by one; memory holds a few megabytes of the file at a time.
+
+    Args:
+        file: Path of a UTF-8 file.
+
+    Raises:
+        DataFormatError: the file is not a JSON list, is empty, or ends early.
+    """
+    decode = json.JSONDecoder().raw_decode
+    with Path(file).open(encoding="utf-8-sig") as stream:
+        text = _read(stream, file)
+        position = _skip_blanks(text, 0)
+        if not text.startswith("[", position):
+            raise DataFormatError(
+                f"{file}: expected a JSON list of records, but it begins with {text[position:][:40]!r}. "
+                "Remedy: write the records as [{...}, {...}], or fetch the file again."
+            )
+        position = _skip_blanks(text, position + 1)
+        if text.startswith("]", position):
+            raise DataFormatError(f"{file}: the list is empty. Remedy: write at least one record.")
+        for number in count():
+            if len(text) - position < _LONGEST_RECORD:  # so that `text` always holds the next record whole
+                text, position = text[position:] + _read(stream, file), 0
+            position = _skip_blanks(text, position)
+            try:
+                record, position = decode(text, position)
+            except (ValueError, RecursionError) as error:
+                raise _broken(file, number, str(error), text, position) from None
+            yield record
+            position = _skip_blanks(text, position)
+            if text.startswith("]", position):
+                break
+            if not text.startswith(",", position):
+                raise _broken(file, number, "expected , or ] after it", text, position)
+            position += 1
+        rest = text[position + 1 :] + _read(stream, file)
+        if rest.strip():
+            raise _broken(file, number, "expected nothing after the list", rest, 0)
+
+
+def _read(stream, file: str) -> str:
+    try:
+        return stream.read(_PIECE)
+    except UnicodeDecodeError as error:
+        raise DataFormatError(f"{file}: is not UTF-8 text ({error}). Remedy: save it as UTF-8.") from None
+
+
+def _skip_blanks(text: str, position: int) -> int:
+    return _BLANKS.match(text, position).end()
+
+
+def _broken(file: str, number: int, reason: str, text: str, position: int) -> DataFormatError:
+    near = text[position:][:40]
+    place = f"near {near!r}" if near else "where the file ends"
+    return DataFormatError(
+        f"{file}: broken JSON at record {number} (counted from 0), {place}: {reason}. "
+        "Remedy: fetch the file again; it may have been cut off."
+    )
+
+
+def text_field(record: dict, field: str) -> str:
+    """The text of a field; not blank. Raises `BadRecord`."""
+    value = _field(record, field)
+    if type(value) is not str:
+        raise BadRecord("has a field of the wrong type", f"{field} is {_kind(value)}, expected a text")
+    if not value or value.isspace():
+        raise BadRecord("has an empty text", field)
+    if not (value.isascii() or _is_unicode(value)):
+        raise BadRecord("has a field of the wrong type", f"{field} holds half a surrogate pair, expected Unicode text")
+    return value
+
+
+def integer_field(record: dict, field: str) -> int:
+    """The integer of a field; a text such as "12" is read as 12. Raises `BadRecord`."""
+    value = _field(record, field)
+    if type(value) is str and re.fullmatch(r"-?[0-9]{1,19}", value):
+        value = int(value)
+    if type(value) is not int or not -(2**63) <= value < 2**63:
+        raise BadRecord("has a field of the wrong type", f"{field} is {_kind(value)}, expected a 64-bit integer")
+    return value
+
+
+def path_field(record: dict, field: str) -> str:
+    """The path of a field: relative, with forward slashes, never leading upwards. Raises `BadRecord`."""
+    path = text_field(record, field)
+    leads_out = path[0] == "/" or path[1:2] == ":" or "\\" in path or "\0" in path
+    if leads_out or (".." in path and ".." in path.split("/")):
+        raise BadRecord("has a path that is not below the folder", f"{field}: {path!r}")
+    return path
+
+
+def _field(record: dict, field: str) -> Any:
+    try:
+        return record[field]
+    except KeyError:
+        raise BadRecord("lacks a field", f"no {field}") from None
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", type(None): "null"}
+    shown = repr(value)
+    return f"{names.get(type(value), 'a number')}: {shown if len(shown) <= 40 else shown[:37] + '...'}"
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,51 @@
+"""Make the small world of people: a training set like SynCPR and a test set like ITCPR, painted by a program.
+
+    python examples/make_world.py --output world
+
+paints 24,000 training pictures and about 700 test pictures in a minute or two on two cores (500 MB). The folders have
+the formats of the real data sets, so everything that reads `world/SynCPR` and `world/ITCPR` reads the real ones too.
+"""
+
+import argparse
+from pathlib import Path
+
+from fafa.synthesis.world import make_world
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("world"), help="folder to write")
+    parser.add_argument("--diptychs", type=int, default=12_000, help="training pairs; each gives two triplets")
+    parser.add_argument("--diptychs-per-quadruple", type=int, default=4, help="people painted per quadruple")
+    parser.add_argument("--queries", type=int, default=125, help="test queries")
+    parser.add_argument("--gallery", type=int, default=560, help="pictures in the test gallery")
+    parser.add_argument("--height", type=int, default=192, help="of the pictures, in pixels; they are half as wide")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=None, help="painting processes; default: one per core")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Make the world and say where it is."""
+    arguments = parse_arguments()
+
+    # 1. Paint. A folder that already holds this very world is reused; any other content is an error.
+    world = make_world(
+        arguments.output,
+        num_diptychs=arguments.diptychs,
+        diptychs_per_quadruple=arguments.diptychs_per_quadruple,
+        num_queries=arguments.queries,
+        gallery_size=arguments.gallery,
+        image_size=(arguments.height, arguments.height // 2),
+        seed=arguments.seed,
+        num_workers=arguments.workers,
+    )
+
+    # 2. Say where things are.
+    print(f"training set: {world / 'SynCPR'}")
+    print(f"test set:     {world / 'ITCPR'}")
+
+
+if __name__ == "__main__":  # painting starts processes, which import this file
+    main()

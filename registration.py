@@ -1,0 +1,93 @@
+"""Makes FAFA known to transformers' Auto classes and to `datasets.load_dataset`, without importing either early."""
+
+import sys
+from collections.abc import Callable
+from importlib.abc import Loader, MetaPathFinder
+from importlib.util import find_spec
+
+
+def register_with_libraries() -> None:
+    """Registers now with what is imported already, with the rest on the day it is."""
+    # Every Auto class imports this module.
+    _when_imported("transformers.models.auto.configuration_auto", _register_auto_classes)
+    _when_imported("datasets", _register_dataset_builders)
+
+
+def _register_auto_classes() -> None:
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
+
+    from .configuration_fafa import FafaConfig
+    from .image_processing_fafa import FafaImageProcessor
+    from .modeling_fafa import FafaModel
+    from .processing_fafa import FafaProcessor
+
+    AutoConfig.register("fafa", FafaConfig, exist_ok=True)
+    AutoModel.register(FafaConfig, FafaModel, exist_ok=True)
+    AutoImageProcessor.register(FafaConfig, image_processor_classes={"pil": FafaImageProcessor}, exist_ok=True)
+    AutoProcessor.register(FafaConfig, FafaProcessor, exist_ok=True)
+
+
+def _register_dataset_builders() -> None:
+    from .dataset_builders import register_builders
+
+    register_builders()
+
+
+def _when_imported(module: str, register: Callable[[], None]) -> None:
+    if module in sys.modules:
+        register()
+    else:
+        sys.meta_path.insert(0, _ImportHook(module, register))
+
+
+class _ImportHook(MetaPathFinder):
+    """Watches the imports of a library, first among the import system's finders, until a module of it is there.
+
+    Modules import one another, so that one may be there while those that import it, the library's or our own, are
+    half-made. The hook therefore waits for the end of the outermost import in either.
+    """
+
+    def __init__(self, module: str, register: Callable[[], None]):
+        self.module, self.register = module, register
+        self.packages = {module.partition(".")[0], __package__}
+        self.searching = False
+        self.imports_under_way = 0
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname.partition(".")[0] not in self.packages or self.searching:
+            return None
+        self.searching = True
+        try:
+            spec = find_spec(fullname)
+        finally:
+            self.searching = False
+        if spec is not None and spec.loader is not None:
+            spec.loader = _WatchedLoader(spec.loader, self)
+        return spec
+
+    def import_ended(self) -> None:
+        if self.imports_under_way == 0 and self.module in sys.modules and self in sys.meta_path:
+            sys.meta_path.remove(self)
+            self.register()
+
+
+class _WatchedLoader(Loader):
+    """Loads a module as its own loader does, and tells the hook when it is done."""
+
+    def __init__(self, loader: Loader, hook: _ImportHook):
+        self.loader, self.hook = loader, hook
+
+    def __getattr__(self, name):
+        return getattr(self.loader, name)  # what else importers ask of a loader: get_code for `python -m`, say
+
+    def create_module(self, spec):
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module):
+        module.__spec__.loader = module.__loader__ = self.loader
+        self.hook.imports_under_way += 1
+        try:
+            self.loader.exec_module(module)
+        finally:
+            self.hook.imports_under_way -= 1
+        self.hook.import_ended()

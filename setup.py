@@ -1,0 +1,82 @@
+"""Packaging: the repository root is the package `fafa`."""
+
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent
+ROOMS = ["dataset_builders", "evaluation", "retrieval", "synthesis", "training"]
+NOT_IN_THE_WHEEL = {"setup"}
+
+# Ranges here, the tested set in constraints.txt.
+CORE = [
+    "torch>=2.6",
+    "transformers>=5.2,<6",
+    "huggingface_hub>=1.0",
+    "safetensors>=0.5",
+    "tokenizers>=0.22",
+    "pillow>=11.0",
+    "numpy>=1.26",
+    "tqdm>=4.66",
+]
+EXTRAS = {
+    "train": ["datasets>=4.0", "evaluate>=0.4.5", "accelerate>=1.6", "peft>=0.17", "pyyaml>=6.0"],
+    "synthesis": ["diffusers>=0.35", "accelerate>=1.6", "peft>=0.17"],
+    "search": ["faiss-cpu>=1.8"],
+    "demo": ["gradio>=5.0"],
+}
+EXTRAS["dev"] = [*EXTRAS["train"], "build>=1.2", "pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.9", "setuptools>=77"]
+
+
+class BuildPackage(build_py):
+    """Builds the package from the folder it shares with its own tooling."""
+
+    def run(self):
+        """Starts from nothing: a `build/lib` left by an earlier `pip install .` would bring deleted modules back."""
+        shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)
+        super().run()
+
+    def find_package_modules(self, package, package_dir):
+        """Every root module is the package's, except the tooling."""
+        modules = super().find_package_modules(package, package_dir)
+        return [entry for entry in modules if not (package == "fafa" and entry[1] in NOT_IN_THE_WHEEL)]
+
+
+def packages() -> list[str]:
+    """`fafa`, its rooms, and the packages inside them."""
+    found = find_packages(ROOT, include=[pattern for room in ROOMS for pattern in (room, f"{room}.*")])
+    return ["fafa", *(f"fafa.{package}" for package in found)]
+
+
+setup(
+    name="fafa",
+    version=re.search(r'^__version__ = "(.+)"$', (ROOT / "__init__.py").read_text(encoding="utf-8"), re.M)[1],
+    description="Composed person retrieval on Hugging Face: find a person by a photo and a sentence",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The developers of the fafa package",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["composed person retrieval", "person re-identification", "image retrieval", "BLIP-2", "transformers"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3 :: Only",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+    python_requires=">=3.10",
+    package_dir={"fafa": "."},
+    packages=packages(),
+    # tests/ and examples/ lie inside the package's folder: what MANIFEST.in puts into the sdist must not follow them
+    # into the wheel. Data files are therefore named here.
+    include_package_data=False,
+    package_data={"fafa.evaluation": ["composed_retrieval/*.py", "composed_retrieval/*.md"]},
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    cmdclass={"build_py": BuildPackage},
+)

@@ -1,0 +1,146 @@
+"""The example scripts of this room, launched as a person launches them."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageChops, ImageColor
+
+from fafa.retrieval import Gallery
+from fafa.retrieval.contact_sheet import GREEN, RED
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture
+def launch(monkeypatch, capsys):
+    """Runs an example in this process, which spares the imports, and returns what it prints."""
+
+    def run(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        capsys.readouterr()
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ["one.jpg", "two.png", "three.webp"]:
+        Image.fromarray(rng.integers(0, 255, (60, 90, 3), dtype=np.uint8)).save(folder / name)
+    return folder
+
+
+def test_query_searches_photographs(model_folder, photos, tmp_path):
+    query = ["--image", photos / "two.png", "--caption", "in a red coat"]
+    files = ["--model", model_folder, "--gallery", photos, "--output", tmp_path / "result.png"]
+    command = [sys.executable, EXAMPLES / "query.py", *files, *query, "--top", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert done.returncode == 0, done.stderr
+    header, *table = done.stdout.splitlines()
+    assert header.split() == ["rank", "score", "image"]
+    assert [line.split()[0] for line in table[:-1]] == ["1", "2"]
+    assert {line.split()[2] for line in table[:-1]} < {"one.jpg", "two.png", "three.webp"}
+    with Image.open(tmp_path / "result.png") as picture:
+        assert picture.width > picture.height > 200
+
+
+def test_query_keeps_an_index_and_says_when_it_is_stale(launch, model_folder, photos, tmp_path, capsys):
+    options = ["--model", model_folder, "--gallery", photos, "--caption", "a hat", "--index", tmp_path / "index"]
+    options += ["--output", tmp_path / "result.png"]
+    first = launch("query.py", *options)
+    second = launch("query.py", *options)
+    assert first == second and "3 " in first
+    assert "encoding gallery" not in capsys.readouterr().err
+    Image.new("RGB", (50, 50)).save(photos / "four.png")
+    with pytest.raises(SystemExit):
+        launch("query.py", *options)
+    assert "added to or removed" in capsys.readouterr().err
+
+
+def test_query_skips_unreadable_photographs_unless_told_otherwise(launch, model_folder, photos, tmp_path, caplog):
+    (photos / "broken.jpg").write_bytes(b"no picture")
+    options = ["--model", model_folder, "--gallery", photos, "--image", photos / "one.jpg"]
+    options += ["--output", tmp_path / "result.png"]
+    with pytest.raises(ValueError, match=r"broken\.jpg"):
+        launch("query.py", *options, "--on-error", "raise")
+    printed = launch("query.py", *options)
+    assert "one.jpg" in printed and "broken.jpg" not in printed
+    assert "1 of 4 images unreadable" in caplog.text
+
+
+def test_query_needs_an_image_or_a_caption(launch, capsys):
+    with pytest.raises(SystemExit):
+        launch("query.py", "--model", "m", "--gallery", "g")
+    assert "--image, --caption or both" in capsys.readouterr().err
+
+
+@pytest.fixture
+def itcpr(tmp_path, monkeypatch):
+    """Four queries with a match each, among twelve gallery images; `datasets` caches in the test's folder."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "ITCPR"
+    (root / "PRCC").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+
+    def record(name, instance_id, **caption):
+        coarse = rng.integers(0, 255, (6, 3, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((48, 96)).save(root / "PRCC" / name)
+        fields = {"file_path": f"PRCC/{name}", "datasets": "PRCC", "person_id": 1, "instance_id": instance_id}
+        return {**fields, **caption}
+
+    queries = [record(f"q{number}.jpg", number, caption="in a red coat") for number in range(4)]
+    gallery = [record(f"g{number}.jpg", number if number < 4 else -1) for number in range(12)]
+    (root / "query.json").write_text(json.dumps(queries))
+    (root / "gallery.json").write_text(json.dumps(gallery))
+    return root
+
+
+@pytest.fixture
+def show_results(launch, model_folder, itcpr, tmp_path):
+    def show(*options):
+        output = tmp_path / "sheet.png"
+        printed = launch("show_results.py", "--model", model_folder, "--data", itcpr, "--output", output, *options)
+        with Image.open(output) as picture:
+            return printed, picture.convert("RGB")
+
+    return show
+
+
+def test_show_results_draws_queries_by_seed(show_results):
+    _, whole = show_results()
+    _, two = show_results("--num-queries", "2", "--seed", "1")
+    _, again = show_results("--num-queries", "2", "--seed", "1")
+    _, other = show_results("--num-queries", "2", "--seed", "2")
+    _, words = show_results("--num-queries", "2", "--seed", "1", "--query", "caption")
+    assert whole.height > two.height
+    assert ImageChops.difference(two, again).getbbox() is None
+    assert ImageChops.difference(two, other).getbbox() and ImageChops.difference(two, words).getbbox()
+
+
+def test_show_results_frames_by_instance_id(show_results, itcpr, model, processor):
+    printed, sheet = show_results()
+    gallery = Gallery.from_images(model, processor, [itcpr / "PRCC" / f"g{n}.jpg" for n in range(12)], progress=False)
+    best = [gallery.search(itcpr / "PRCC" / f"q{n}.jpg", "in a red coat", top=1)[0].index for n in range(4)]
+    hits = sum(index == n for n, index in enumerate(best))
+    assert f"{hits} of these 4 queries correct at rank 1" in printed
+
+    records = json.loads((itcpr / "gallery.json").read_text())
+    (itcpr / "gallery.json").write_text(json.dumps([{**record, "instance_id": 0} for record in records]))
+    records = json.loads((itcpr / "query.json").read_text())
+    (itcpr / "query.json").write_text(json.dumps([{**record, "instance_id": 0} for record in records]))
+    printed, sheet = show_results()
+    assert "4 of these 4 queries correct at rank 1" in printed
+    counts = {colour: count for count, colour in sheet.getcolors(maxcolors=1 << 24)}
+    assert counts[ImageColor.getrgb(GREEN)] > 10_000
+    assert counts.get(ImageColor.getrgb(RED), 0) < 10  # a pixel of a photo may be of any colour

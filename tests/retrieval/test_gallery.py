@@ -1,0 +1,314 @@
+"""A gallery ranks as the model scores, comes back from disk as it was, and refuses what does not fit."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from tiny import tiny_model
+
+from fafa.image_processing_fafa import FafaImageProcessor, UnreadableImageError
+from fafa.processing_fafa import FafaProcessor
+from fafa.retrieval import Gallery, find_images
+from fafa.retrieval import gallery as gallery_module
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Eight images in nested folders, and files that are none."""
+    folder = tmp_path / "photos"
+    (folder / "trip" / "day 2").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    names = ["a.png", "B.JPG", "c.bmp", "trip/d.png", "trip/e.webp", "trip/day 2/f.gif", "trip/day 2/é.png", "z.tiff"]
+    for name in names:
+        coarse = rng.integers(0, 255, (6, 3, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((40, 80)).save(folder / name)
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def open_gallery(model, processor, photos, **options):
+    return Gallery.from_folder(model, processor, photos, progress=False, **options)
+
+
+QUERIES = {
+    "image and caption": {"image": "a.png", "caption": "in a red coat"},
+    "caption alone": {"caption": "with a blue bag"},
+    "image alone": {"image": "trip/d.png"},
+}
+
+
+def ask(photos, query):
+    return {**query, "image": photos / query["image"]} if "image" in query else query
+
+
+@pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
+def test_ranking_equals_brute_force(model, processor, photos, query):
+    query = ask(photos, query)
+    results = open_gallery(model, processor, photos, batch_size=3).search(**query, top=None)
+
+    paths = [path for path in sorted(photos.rglob("*")) if path.is_file() and path.name != "notes.txt"]
+    with torch.no_grad():
+        targets = model.get_target_features(**processor(images=paths, return_tensors="pt"))
+        inputs = processor(images=query.get("image"), text=query.get("caption"), return_tensors="pt")
+        queries = model.get_query_features(**inputs)
+    k = model.config.num_top_tokens
+    similarities = (queries[0] @ targets.mT).sort(dim=-1).values  # (num_images, num_query_tokens)
+    expected = dict(zip(paths, similarities[:, -k:].mean(dim=-1).tolist(), strict=True))
+    assert [result.path for result in results] == sorted(paths, key=expected.get, reverse=True)
+    assert [result.rank for result in results] == list(range(1, 9))
+    for result in results:
+        assert result.score == pytest.approx(expected[result.path], abs=1e-5)
+
+
+def test_top_limits_the_results(model, processor, photos):
+    gallery = open_gallery(model, processor, photos)
+    whole = gallery.search(caption="red coat", top=None)
+    assert gallery.search(caption="red coat", top=3) == whole[:3]
+    assert gallery.search(caption="red coat", top=100) == whole
+    assert len(gallery.search(caption="red coat")) == len(gallery) == 8
+
+
+def test_equal_scores_keep_the_gallery_order(model, processor):
+    one, other = torch.nn.functional.normalize(torch.randn(2, 8, 64), dim=-1)
+    gallery = Gallery(model, processor, torch.stack([one, other] * 500), [None] * 1000)
+    order = [result.index for result in gallery.search(caption="blue", top=None)]
+    first, second = list(range(0, 1000, 2)), list(range(1, 1000, 2))
+    assert order in (first + second, second + first)
+
+
+def test_model_in_training_mode_encodes_and_searches_without_dropout(processor, photos):
+    dropping = tiny_model()
+    for module in dropping.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    first, second = (open_gallery(dropping.train(), processor, photos).features for _ in range(2))
+    assert torch.equal(first, second)
+    gallery = Gallery(dropping.train(), processor, first, find_images(photos))
+    assert torch.equal(gallery.scores(caption="red coat"), gallery.scores(caption="red coat"))
+
+
+def test_find_images_goes_by_suffix_in_any_case(photos):
+    names = [path.relative_to(photos).as_posix() for path in find_images(photos)]
+    assert sorted(names) == sorted(
+        ["B.JPG", "a.png", "c.bmp", "trip/d.png", "trip/day 2/f.gif", "trip/day 2/é.png", "trip/e.webp", "z.tiff"]
+    )
+    assert find_images(photos) == sorted(find_images(photos))
+
+
+def test_index_round_trip(model, processor, photos, tmp_path):
+    gallery = open_gallery(model, processor, photos)
+    gallery.save(tmp_path / "index")
+    loaded = Gallery.load(tmp_path / "index", model, processor)
+    assert torch.equal(loaded.features, gallery.features)
+    assert loaded.paths == gallery.paths and loaded.folder == gallery.folder
+    query = ask(photos, QUERIES["image and caption"])
+    assert loaded.search(**query) == gallery.search(**query)
+
+
+def test_manifest_names_model_processor_and_dtype(model, processor, photos, tmp_path):
+    open_gallery(model, processor, photos, dtype=torch.float16).save(tmp_path / "index")
+    manifest = json.loads((tmp_path / "index" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["features"] == {"shape": [8, 8, 64], "dtype": "float16"}
+    assert {"name", "revision", "fingerprint"} <= manifest["model"].keys()
+    assert manifest["image_processor"]["person_size"] == {"height": 96, "width": 48}
+    with safe_open(tmp_path / "index" / "features.safetensors", framework="pt") as file:
+        assert file.get_slice("features").get_dtype() == "F16"
+
+
+def test_half_precision_features_rank_nearly_alike(model, processor, photos):
+    full = open_gallery(model, processor, photos).scores(caption="red coat")
+    half = open_gallery(model, processor, photos, dtype=torch.float16).scores(caption="red coat")
+    torch.testing.assert_close(half, full, atol=1e-3, rtol=0)
+
+
+def test_loaded_index_follows_a_folder_that_moved(model, processor, photos, tmp_path):
+    open_gallery(model, processor, photos).save(tmp_path / "index")
+    moved = photos.rename(tmp_path / "moved")
+    loaded = Gallery.load(tmp_path / "index", model, processor, folder=moved)
+    assert loaded.paths == find_images(moved)
+
+
+def test_loaded_index_can_be_saved_over_itself(model, processor, photos, tmp_path):
+    """Its features are a memory map of the file that is being replaced."""
+    gallery = open_gallery(model, processor, photos)
+    gallery.save(tmp_path / "index")
+    loaded = Gallery.load(tmp_path / "index", model, processor)
+    loaded.save(tmp_path / "index")
+    assert torch.equal(Gallery.load(tmp_path / "index", model, processor).features, gallery.features)
+    assert torch.equal(loaded.features, gallery.features)
+
+
+def test_interrupted_save_leaves_no_index(model, processor, photos, tmp_path, monkeypatch):
+    gallery = open_gallery(model, processor, photos)
+    gallery.save(tmp_path / "index")
+
+    def full_disk(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(gallery_module, "save_file", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        gallery.save(tmp_path / "index")
+    with pytest.raises(FileNotFoundError, match="no gallery index"):
+        Gallery.load(tmp_path / "index", model, processor)
+
+
+def test_index_of_another_model_is_refused(model, processor, photos, tmp_path):
+    open_gallery(model, processor, photos).save(tmp_path / "index")
+    with pytest.raises(ValueError, match="cannot be compared"):
+        Gallery.load(tmp_path / "index", tiny_model(seed=1), processor)
+
+
+def test_index_of_the_same_model_trained_further_is_refused(model, processor, photos, tmp_path):
+    open_gallery(model, processor, photos).save(tmp_path / "index")
+    trained = tiny_model()
+    with torch.no_grad():
+        for weight in trained.qformer.parameters():
+            weight += 1e-3 * torch.randn_like(weight)
+    with pytest.raises(ValueError, match="cannot be compared"):
+        Gallery.load(tmp_path / "index", trained, processor)
+
+
+def test_index_is_of_the_model_that_encoded_even_if_trained_before_saving(processor, photos, tmp_path):
+    model = tiny_model()
+    gallery = open_gallery(model, processor, photos)
+    with torch.no_grad():
+        model.vision_projection.weight += 0.1
+    gallery.save(tmp_path / "index")
+    with pytest.raises(ValueError, match="cannot be compared"):
+        Gallery.load(tmp_path / "index", model, processor)
+    assert len(Gallery.load(tmp_path / "index", tiny_model(), processor)) == 8
+
+
+def test_index_serves_the_same_model_in_another_precision(model, processor, photos, tmp_path):
+    open_gallery(tiny_model().to(torch.bfloat16), processor, photos).save(tmp_path / "index")
+    loaded = Gallery.load(tmp_path / "index", model, processor)
+    expected = open_gallery(model, processor, photos).scores(caption="red coat")
+    torch.testing.assert_close(loaded.scores(caption="red coat"), expected, atol=0.02, rtol=0)
+
+
+def test_index_of_other_processor_settings_is_refused_by_name(model, processor, photos, tmp_path):
+    open_gallery(model, processor, photos).save(tmp_path / "index")
+    distorting = FafaImageProcessor(**{**processor.image_processor.to_dict(), "do_pad_square": False})
+    with pytest.raises(ValueError, match=r"do_pad_square True \(now False\)"):
+        Gallery.load(tmp_path / "index", model, FafaProcessor(distorting, processor.tokenizer))
+
+
+def test_index_that_is_absent_foreign_or_mixed_is_refused(model, processor, photos, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no manifest\.json"):
+        Gallery.load(photos, model, processor)
+
+    open_gallery(model, processor, photos).save(tmp_path / "index")
+    (photos / "a.png").unlink()
+    open_gallery(model, processor, photos).save(tmp_path / "smaller")
+    shutil.copy(tmp_path / "smaller" / "features.safetensors", tmp_path / "index")
+    with pytest.raises(ValueError, match=r"holds features \(7, 8, 64\)"):
+        Gallery.load(tmp_path / "index", model, processor)
+
+    (tmp_path / "index" / "features.safetensors").write_bytes(b"cut off")
+    with pytest.raises(ValueError, match=r"features\.safetensors is damaged"):
+        Gallery.load(tmp_path / "index", model, processor)
+
+    (tmp_path / "index" / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
+        Gallery.load(tmp_path / "index", model, processor)
+    (tmp_path / "index" / "manifest.json").write_text('{"format": "something else"}')
+    with pytest.raises(ValueError, match="something else"):
+        Gallery.load(tmp_path / "index", model, processor)
+
+
+def break_images(photos):
+    (photos / "zero.png").write_bytes(b"")
+    (photos / "trip" / "cut.png").write_bytes((photos / "a.png").read_bytes()[:60])
+
+
+def test_corrupt_image_is_an_error_that_names_the_file(model, processor, photos):
+    break_images(photos)
+    with pytest.raises(UnreadableImageError, match=r"cut\.png"):
+        open_gallery(model, processor, photos)
+
+
+def test_corrupt_images_are_skipped_counted_and_reported_on_request(model, processor, photos, caplog, tmp_path):
+    whole = open_gallery(model, processor, photos)
+    break_images(photos)
+    with caplog.at_level(logging.WARNING):
+        gallery = open_gallery(model, processor, photos, on_error="skip", batch_size=3)
+    assert [Path(name).name for name in gallery.skipped] == ["cut.png", "zero.png"]
+    assert "2 of 10 images" in caplog.text and "zero.png" in caplog.text and "cut.png" in caplog.text
+    assert gallery.paths == whole.paths
+    torch.testing.assert_close(gallery.features, whole.features)
+    gallery.save(tmp_path / "index")
+    loaded = Gallery.load(tmp_path / "index", model, processor)
+    assert loaded.skipped == gallery.skipped and torch.equal(loaded.features, gallery.features)
+
+
+def test_missing_file_is_an_error_even_when_skipping(model, processor, photos):
+    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
+        Gallery.from_images(model, processor, [photos / "a.png", photos / "gone.png"], on_error="skip", progress=False)
+
+
+def test_nothing_to_encode_is_an_error(model, processor, tmp_path):
+    with pytest.raises(NotADirectoryError, match="nowhere"):
+        open_gallery(model, processor, tmp_path / "nowhere")
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(ValueError, match=r"no image among the 1 files.*\.jpg"):
+        open_gallery(model, processor, tmp_path)
+    with pytest.raises(ValueError, match="at least one"):
+        Gallery.from_images(model, processor, [])
+    (tmp_path / "zero.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"none of the 1 images.*zero\.png"):
+        open_gallery(model, processor, tmp_path, on_error="skip")
+    with pytest.raises(ValueError, match="ignore"):
+        open_gallery(model, processor, tmp_path, on_error="ignore")
+
+
+def test_bad_queries(model, processor, photos):
+    gallery = open_gallery(model, processor, photos)
+    with pytest.raises(ValueError, match="image, a caption or both"):
+        gallery.search()
+    with pytest.raises(ValueError, match="top is 0"):
+        gallery.search(caption="red coat", top=0)
+    with pytest.raises(ValueError, match="no word"):
+        gallery.search(caption=" . ")
+    with pytest.raises(UnreadableImageError, match=r"notes\.txt"):
+        gallery.search(image=photos / "notes.txt")
+    gallery.features[3] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        gallery.search(caption="red coat")
+
+
+def test_damaged_weights_are_found_while_encoding(processor, photos):
+    model = tiny_model()
+    with torch.no_grad():
+        model.vision_projection.bias[0] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        open_gallery(model, processor, photos)
+
+
+def test_dataset_column_with_and_without_files(model, processor, photos, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    paths = find_images(photos)
+    images = [Image.open(path).convert("RGB") for path in paths]
+    features = datasets.Features({"photo": datasets.Image()})
+    from_files = datasets.Dataset.from_dict({"photo": [str(path) for path in paths]}, features=features)
+    from_memory = datasets.Dataset.from_dict({"photo": images}, features=features)
+    expected = open_gallery(model, processor, photos)
+
+    filed = Gallery.from_dataset(model, processor, from_files, column="photo", progress=False)
+    assert filed.paths == expected.paths and torch.equal(filed.features, expected.features)
+
+    gallery = Gallery.from_dataset(model, processor, from_memory, column="photo", progress=False)
+    assert gallery.paths == [None] * 8 and torch.equal(gallery.features, expected.features)
+    gallery.save(tmp_path / "index")
+    first = Gallery.load(tmp_path / "index", model, processor).search(caption="red coat")[0]
+    assert first.path is None and paths[first.index] == expected.search(caption="red coat")[0].path
+
+
+def test_features_must_fit_the_images(model, processor):
+    with pytest.raises(ValueError, match="for 2 images"):
+        Gallery(model, processor, torch.zeros(3, 8, 64), [None, None])

@@ -1,0 +1,142 @@
+"""FafaTrainer: the released optimiser, group-aware batches, the log, resume."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import GOLDEN, tiny_model, tiny_processor
+
+from fafa.training import FafaDataCollator, FafaTrainer, FafaTrainingArguments
+from fafa.training.batches import GroupSampler
+from fafa.training.trainer import held_out_rank_metrics
+
+
+def make_trainer(folder, triplets, model=None, collator=None, **arguments) -> FafaTrainer:
+    model = model or tiny_model()
+    settings = {
+        "output_dir": str(folder),
+        "max_steps": 4,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-3,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+    }
+    return FafaTrainer(
+        model=model,
+        args=FafaTrainingArguments(**{**settings, **arguments}),
+        train_dataset=triplets,
+        eval_dataset=triplets,
+        data_collator=collator or FafaDataCollator(tiny_processor(), augment=True, with_captions=True),
+        compute_metrics=held_out_rank_metrics(model),
+    )
+
+
+def test_optimiser_and_schedule_equal_released(tmp_path, triplets):
+    """AdamW and one-cycle, beta1 cycling included, over the published 100 steps."""
+    golden = json.loads((GOLDEN / "optim_public.json").read_text())
+    trainer = make_trainer(tmp_path, triplets, learning_rate=golden["max_lr"], max_steps=100)
+    parameter = torch.nn.Parameter(torch.tensor(golden["p0"]))
+    optimizer_class, options = trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
+    optimizer = optimizer_class([parameter], weight_decay=trainer.args.weight_decay, **options)
+    scheduler = trainer.create_scheduler(100, optimizer)
+    for step in range(100):
+        group = optimizer.param_groups[0]
+        assert group["lr"] == pytest.approx(golden["lr"][step], rel=1e-9)
+        assert group["betas"] == pytest.approx((golden["beta1"][step], golden["beta2"]))
+        parameter.grad = torch.tensor(golden["grads"][step])
+        optimizer.step()
+        scheduler.step()
+        torch.testing.assert_close(
+            parameter.detach(), torch.tensor(golden["p_after_each_step"][step]), rtol=0, atol=2e-6
+        )
+
+
+def test_weight_decay_spares_biases_norms_tokens_and_temperature(tmp_path, triplets):
+    """The released code decays all of them."""
+    trainer = make_trainer(tmp_path, triplets)
+    decayed = trainer.get_decay_parameter_names(trainer.model)
+    assert "qformer.encoder.layer.0.attention.attention.query.weight" in decayed
+    assert "embeddings.word_embeddings.weight" in decayed
+    spared = [name for name, _ in trainer.model.named_parameters() if name not in decayed]
+    for part in ("temperature", "query_tokens", "bias", "post_layernorm.weight", "LayerNorm.weight", "class_embedding"):
+        assert any(part in name for name in spared) and not any(part in name for name in decayed), part
+
+
+def test_log_holds_every_term_of_the_loss(tmp_path, triplets):
+    model = tiny_model(fd_weight=0.5, mfr_weight=2.0)
+    trainer = make_trainer(tmp_path, triplets, model, logging_steps=2)
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(logs) == 2
+    for entry in logs:
+        total = entry["loss_fda"] + 0.5 * entry["loss_fd"] + 2.0 * entry["loss_mfr"]
+        assert entry["loss"] == pytest.approx(total, rel=1e-4)
+
+
+def test_contrastive_warmup_ends_at_its_step(tmp_path, triplets):
+    trainer = make_trainer(tmp_path, triplets, contrastive_steps=2)
+    trainer.train()
+    with_captions = ["loss_itc" in entry for entry in trainer.state.log_history if "loss" in entry]
+    assert with_captions == [True, True, False, False]
+    assert (trainer.model.config.fda_divergence, trainer.model.config.itc_weight) == ("reverse", 0.0)
+
+
+def test_batches_follow_the_group_settings(tmp_path, triplets):
+    trainer = make_trainer(tmp_path, triplets, group_size=2, seed=5)
+    sampler = trainer._get_train_sampler()
+    assert isinstance(sampler, GroupSampler) and sampler.seed == 5
+    groups = [triplets["cpr_id"][row] for row in sampler]
+    assert all(groups[start] == groups[start + 1] for start in range(0, 12, 2))
+
+
+def test_evaluation_reports_rank_metrics_without_augmentation(tmp_path, triplets):
+    trainer = make_trainer(tmp_path, triplets, per_device_eval_batch_size=5)
+    first, second = trainer.evaluate(), trainer.evaluate()
+    assert first["eval_loss"] > 0 and 0 <= first["eval_rank-1"] <= first["eval_rank-10"] <= 100
+    assert first["eval_rank-1"] == second["eval_rank-1"] and first["eval_mAP"] == second["eval_mAP"]
+    batch = next(iter(trainer.get_eval_dataloader()))
+    plain = FafaDataCollator(tiny_processor())([triplets[row] for row in range(5)])
+    assert torch.equal(batch["pixel_values"], plain["pixel_values"])
+    assert trainer.data_collator.augment
+
+
+def test_resume_is_bit_equal(tmp_path, triplets):
+    """In the middle of an epoch of grouped, augmented batches, past the end of the contrastive warm-up."""
+    settings = {"max_steps": 6, "group_size": 2, "contrastive_steps": 3, "num_train_epochs": 2}
+    whole = make_trainer(tmp_path / "whole", triplets, save_strategy="steps", save_steps=2, **settings)
+    whole.train()
+    resumed = make_trainer(tmp_path / "resumed", triplets, tiny_model(seed=9), **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    losses = [[e["loss"] for e in t.state.log_history if "loss" in e] for t in (whole, resumed)]
+    assert len(losses[0]) == 6 and losses[0] == losses[1]
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+
+
+def test_skipped_images_are_counted_and_reported(tmp_path, triplets, caplog):
+    broken = Path(triplets[0]["reference_image"]["path"])
+    broken.write_bytes(b"no image")
+    collator = FafaDataCollator(tiny_processor(), on_error="skip")
+    trainer = make_trainer(tmp_path, triplets, collator=collator, max_steps=3, per_device_train_batch_size=12)
+    trainer.train()
+    assert trainer.skipped_images == {str(broken): 6}  # two triplets hold it, in three epochs
+    assert "1 images could not be read and were skipped" in caplog.text
+
+
+def test_saved_model_loads_and_scores_the_same(tmp_path, triplets):
+    from fafa import FafaModel
+
+    trainer = make_trainer(tmp_path, triplets)
+    trainer.train()
+    trainer.save_model()
+    loaded = FafaModel.from_pretrained(tmp_path)
+    pixels = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 3, 96, 96)).astype(np.float32))
+    with torch.no_grad():
+        expected = trainer.model.eval().get_target_features(pixels)
+        assert torch.equal(loaded.get_target_features(pixels), expected)

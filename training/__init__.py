@@ -1,0 +1,20 @@
+"""Training FAFA with the Hugging Face Trainer: batches, augmentation, the trainer, vocabularies for small worlds."""
+
+from importlib import import_module
+
+_EXPORTS = {
+    "FafaDataCollator": "collator",
+    "FafaTrainer": "trainer",
+    "FafaTrainingArguments": "trainer",
+    "GroupSampler": "batches",
+    "hold_out_quadruples": "batches",
+    "build_vocabulary": "vocabulary",
+}
+
+__all__ = list(_EXPORTS)
+
+
+def __getattr__(name: str):
+    if name in _EXPORTS:
+        return getattr(import_module(f".{_EXPORTS[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,108 @@
+"""From rows of a SynCPR data set to a batch for `FafaModel.forward`."""
+
+import logging
+import zlib
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..image_processing_fafa import UnreadableImageError
+from ..processing_fafa import FafaProcessor
+from .augmentation import augment_person_crop
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class FafaDataCollator:
+    """Opens, augments and tokenises triplets.
+
+    Args:
+        processor: of the model that is trained.
+        augment: apply the released training augmentation to both images, drawn separately; False for validation.
+        with_captions: add the target captions, which the contrastive term (`itc_weight`) reads.
+        on_error: `"raise"` stops at an image that cannot be decoded; `"skip"` leaves its triplet out, names
+            it in the log and in the batch's `skipped_images`, which `FafaTrainer` counts. A missing file always raises.
+        cache_images: keep every decoded and resized crop in memory (13 kB each at 96 x 48), for small data sets that
+            are read many times.
+        seed: of the augmentation. What is drawn depends on seed, epoch and image alone, not on the number of worker
+            processes or on where a run was resumed.
+    """
+
+    processor: FafaProcessor
+    augment: bool = False
+    with_captions: bool = False
+    on_error: Literal["raise", "skip"] = "raise"
+    cache_images: bool = False
+    seed: int = 0
+    # In shared memory, so that worker processes that outlive an epoch see the next one.
+    _epoch: torch.Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.long).share_memory_(), init=False)
+    _crops: dict[str, Image.Image] = field(default_factory=dict, init=False, repr=False)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Selects the epoch whose augmentation is drawn; `FafaTrainer` calls it."""
+        self._epoch.fill_(epoch)
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Makes a batch of rows with `reference_image`, `target_image`, their `…_path`s, `edit_caption`, `cpr_id`.
+
+        Returns:
+            `pixel_values` and `target_pixel_values` `(batch_size, 3, size, size)`, `input_ids` and `attention_mask`
+            `(batch_size, text_length)`, `group_ids` `(batch_size,)`; with captions `caption_input_ids` and
+            `caption_attention_mask`.
+
+        Raises:
+            UnreadableImageError: for an image that cannot be decoded, unless skipped; for a batch with no image left.
+            FileNotFoundError: for a missing image.
+        """
+        references, targets, kept, skipped = [], [], [], []
+        for row in rows:
+            try:
+                pair = self._square(row, "reference_image"), self._square(row, "target_image")
+            except UnreadableImageError as error:
+                if self.on_error == "raise":
+                    raise
+                logger.warning("triplet left out (on_error='skip'): %s", error)
+                skipped.append(error.source)
+                continue
+            references.append(pair[0])
+            targets.append(pair[1])
+            kept.append(row)
+        if not kept:
+            raise UnreadableImageError(f"none of a batch of {len(rows)} triplets has readable images: {skipped[:3]}")
+
+        to_pixel_values = self.processor.image_processor.to_pixel_values
+        captions = self.processor(text=[row["edit_caption"] for row in kept], return_tensors="pt")
+        batch = {
+            "pixel_values": torch.from_numpy(to_pixel_values(references)),
+            "target_pixel_values": torch.from_numpy(to_pixel_values(targets)),
+            "input_ids": captions["input_ids"],
+            "attention_mask": captions["attention_mask"],
+            "group_ids": torch.tensor([row["cpr_id"] for row in kept]),
+        }
+        if self.with_captions:
+            captions = self.processor(text=[row["target_caption"] for row in kept], return_tensors="pt")
+            batch["caption_input_ids"] = captions["input_ids"]
+            batch["caption_attention_mask"] = captions["attention_mask"]
+        if self.on_error == "skip":
+            batch["skipped_images"] = skipped
+        return batch
+
+    def _square(self, row: dict[str, Any], column: str) -> np.ndarray:
+        crop = self._crop(row[column], column)
+        if self.augment:
+            name = zlib.crc32(f"{column} {row[column + '_path']}".encode())
+            crop = augment_person_crop(crop, np.random.default_rng([self.seed, int(self._epoch), name]))
+        return self.processor.image_processor.to_square(crop)
+
+    def _crop(self, image: Any, column: str) -> Image.Image:
+        key = image.get("path") if self.cache_images and isinstance(image, dict) else None
+        if key is not None and key in self._crops:
+            return self._crops[key]
+        crop = self.processor.image_processor.to_person_crop(image, name=column)
+        if key is not None:
+            self._crops[key] = crop
+        return crop
