@@ -14,8 +14,8 @@ NOT_IN_THE_WHEEL = {"setup"}
 # Ranges here, the tested set in constraints.txt.
 CORE = [
     "torch>=2.6",
-    "transformers>=5.2,<6",
-    "huggingface_hub>=1.0",
+    "transformers>=5.20,<6",
+    "huggingface_hub>=1.31",
     "safetensors>=0.5",
     "tokenizers>=0.22",
     "pillow>=11.0",

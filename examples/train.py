@@ -10,22 +10,24 @@ Every setting is a field of the YAML file, of the command line, or of both (the 
 A run that was stopped goes on from its last checkpoint with `--resume_from_checkpoint true`.
 
 What to expect: the quickstart trains for about eight minutes on two CPU cores and ends above 45 % Rank-1 on its test
-set (see examples/evaluate_itcpr.py). The paper's recipe reports 46.5 % Rank-1 on ITCPR, from 10 epochs over 1.15 million
-triplets in batches of 256; it wants GPUs with 80 GB.
+set (see examples/evaluate_itcpr.py). The paper's recipe reports 46.5 % Rank-1 on ITCPR, from 10 epochs over 1.15
+million triplets in batches of 256; it wants GPUs with 80 GB.
 
 How the tiny model learns. The real FAFA starts from BLIP-2, which contrastive training has taught what words look like.
 FDA, KL(prediction ‖ label), has hardly a gradient while all scores are alike, so random weights need the like first:
 
 1. Three epochs of random batches with cross-entropy over the same scores, KL(label ‖ prediction), and a second term
-   that matches whole captions to images. No one else in such a batch wears what the caption asks for: clothes are learnt.
+   that matches whole captions to images (`caption_steps`). Hardly anybody else in such a batch wears what the caption
+   asks for, so clothes are learnt.
 2. Then batches of four people each in the same change of clothes (`group_size`). Only who they are tells them apart, so
    Rank-1 doubles. From the first step on, such batches learn slowly.
-3. From step 750 FAFA's own loss. A small α makes the label prefer the own target to its group's.
+3. From step 950 FAFA's own loss (`contrastive_steps` ends), with α = 0: here only the own target counts as correct.
 
 Large batches and few patches (16 an image) make the most of two cores.
 """
 
 import difflib
+import json
 import logging
 import sys
 from dataclasses import dataclass, field, fields
@@ -53,8 +55,8 @@ class ScriptArguments:
         default="tiny",
         metadata={"help": "A FafaModel folder or Hub id to start from, or 'tiny': random weights, own vocabulary."},
     )
-    model_options: dict = field(
-        default_factory=dict, metadata={"help": "Fields of FafaConfig to set, as JSON: '{\"fda_alpha\": 1.0}'."}
+    model_options: dict | str | None = field(
+        default=None, metadata={"help": "Fields of FafaConfig to set, as JSON: '{\"fda_alpha\": 1.0}'."}
     )
     data_dir: str | None = field(
         default=None, metadata={"help": "Folder of SynCPR.json and its images; none: the authors' Hub data set."}
@@ -70,6 +72,11 @@ class ScriptArguments:
     vision_dtype: str | None = field(
         default=None, metadata={"help": "Store the frozen vision tower in this dtype, such as bfloat16."}
     )
+
+    def __post_init__(self):
+        if isinstance(self.model_options, str):  # from the command line; a YAML file gives the fields themselves
+            self.model_options = json.loads(self.model_options)
+        self.model_options = self.model_options or {}
 
 
 def main() -> None:
@@ -113,9 +120,10 @@ def main() -> None:
         data_collator=FafaDataCollator(
             processor,
             augment=True,
-            with_captions=training.contrastive_steps > 0 or model.config.itc_weight > 0,
+            with_captions=training.caption_steps > 0 or model.config.itc_weight > 0,
             on_error=script.on_error,
             cache_images=script.cache_images,
+            seed=training.seed,
         ),
         compute_metrics=held_out_rank_metrics(model),
         processing_class=processor,
@@ -128,11 +136,12 @@ def main() -> None:
     metrics = trainer.evaluate()
     trainer.save_metrics("eval", metrics)
     data = {
-        "data set": "SynCPR format",
+        "data set": "SynCPR's format, read by `load_dataset`",
         "training triplets": f"{len(train_set):,}",
         "held-out triplets": f"{len(validation_set):,}",
     }
-    card = training_card(trainer, f"Started from: {script.model}.", data, metrics, recipe)
+    start = "random weights (`FafaConfig.tiny`)" if script.model == "tiny" else f"`{script.model}`"
+    card = training_card(trainer, f"Trained from {start} by `examples/train.py`.", data, metrics, recipe)
     Path(training.output_dir, "README.md").write_text(card, encoding="utf-8")
     logger.info("held-out Rank-1 %.1f %%; the model is in %s", metrics["eval_rank-1"], training.output_dir)
 

@@ -218,7 +218,7 @@ def test_missing_weights_are_initialised_as_in_a_new_model(tmp_path):
     loaded, info = FafaModel.from_pretrained(tmp_path, output_loading_info=True)
     assert {name.split(".")[0] for name in info["missing_keys"]} == set(own)
     assert loaded.temperature.item() == pytest.approx(0.05)
-    assert 0.01 < loaded.query_tokens.std() < 0.03
+    assert loaded.query_tokens.std().item() == pytest.approx(model.config.qformer_config.initializer_range, rel=0.2)
     assert loaded.mfr_predictor[0].weight.std() > 0.01
 
 
@@ -329,7 +329,7 @@ def test_gradient_checkpointing_gives_the_same_gradients():
     for checkpointing in (False, True):
         model = tiny_model(mfr_mask_ratio=1.0).train()
         if checkpointing:
-            model.activation_checkpointing_enable()
+            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()  # renamed in 5.2x
         model(**tiny_batch()).loss.backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     equal(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)

@@ -42,6 +42,10 @@ class FafaDataCollator:
     _epoch: torch.Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.long).share_memory_(), init=False)
     _crops: dict[str, Image.Image] = field(default_factory=dict, init=False, repr=False)
 
+    def __post_init__(self):
+        if self.on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error is {self.on_error!r}, expected 'raise' or 'skip'")
+
     def set_epoch(self, epoch: int) -> None:
         """Selects the epoch whose augmentation is drawn; `FafaTrainer` calls it."""
         self._epoch.fill_(epoch)

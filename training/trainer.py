@@ -48,38 +48,40 @@ class FafaTrainingArguments(TrainingArguments):
     random_epochs: int = field(default=0, metadata={"help": "Epochs of random batches before group_size counts."})
     contrastive_steps: int = field(
         default=0,
-        metadata={
-            "help": "Steps of contrastive warm-up (forward divergence, caption-to-image term) before FDA; for a model "
-            "from random weights, which FDA alone does not get going."
-        },
+        metadata={"help": "Steps with the forward divergence before FDA's own; for a model from random weights."},
+    )
+    caption_steps: int = field(
+        default=0,
+        metadata={"help": "Steps with the caption-to-image term (itc_weight 1); for a model from random weights."},
     )
 
 
 class ContrastiveWarmup(TrainerCallback):
-    """Trains with cross-entropy and the caption-to-image term first, with the configured loss afterwards.
+    """Trains with cross-entropy, and with whole captions, before the configured loss.
 
     BLIP-2's weights come from contrastive training; a model from random weights needs the like, because the reverse
     divergence of FDA has hardly a gradient while all scores are alike.
 
     Args:
         config: of the model; its `fda_divergence` and `itc_weight` are what training ends with.
-        num_steps: optimiser steps of warm-up.
-        itc_weight: weight of the caption-to-image term meanwhile.
+        contrastive_steps: optimiser steps with the forward divergence.
+        caption_steps: optimiser steps with the caption-to-image term.
     """
 
-    def __init__(self, config, num_steps: int, itc_weight: float = 1.0):
-        self.config, self.num_steps = config, num_steps
-        self.warmup = ("forward", itc_weight)
-        self.regular = (config.fda_divergence, config.itc_weight)
+    def __init__(self, config, contrastive_steps: int, caption_steps: int):
+        self.config = config
+        self.contrastive_steps, self.caption_steps = contrastive_steps, caption_steps
+        self.divergence, self.itc_weight = config.fda_divergence, config.itc_weight
 
     def on_step_begin(self, args, state, control, **kwargs):
         """Depends on the step alone, so that a resumed run does the same."""
-        warming_up = state.global_step < self.num_steps
-        self.config.fda_divergence, self.config.itc_weight = self.warmup if warming_up else self.regular
+        step = state.global_step
+        self.config.fda_divergence = "forward" if step < self.contrastive_steps else self.divergence
+        self.config.itc_weight = 1.0 if step < self.caption_steps else self.itc_weight
 
     def on_train_end(self, args, state, control, **kwargs):
         """The saved config says what the model is, also when training ended within the warm-up."""
-        self.config.fda_divergence, self.config.itc_weight = self.regular
+        self.config.fda_divergence, self.config.itc_weight = self.divergence, self.itc_weight
 
 
 class CollatorEpoch(TrainerCallback):
@@ -93,6 +95,15 @@ class CollatorEpoch(TrainerCallback):
         self.collator.set_epoch(math.floor(state.epoch + 1e-6))
 
 
+class ResumableOneCycle(OneCycleLR):
+    """One-cycle over the length of this run, also when it resumes one that was to be shorter or longer."""
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Takes over the position in the cycle, not its length."""
+        length = ("total_steps", "_schedule_phases")
+        super().load_state_dict({name: value for name, value in state_dict.items() if name not in length})
+
+
 class FafaTrainer(Trainer):
     """Trainer with one-cycle schedule, group-aware batches, and the loss terms in the log."""
 
@@ -103,8 +114,9 @@ class FafaTrainer(Trainer):
         self._term_count = 0
         if hasattr(self.data_collator, "set_epoch"):
             self.add_callback(CollatorEpoch(self.data_collator))
-        if self.args.contrastive_steps > 0:
-            self.add_callback(ContrastiveWarmup(self.model.config, self.args.contrastive_steps))
+        warmup = self.args.contrastive_steps, self.args.caption_steps
+        if any(warmup):
+            self.add_callback(ContrastiveWarmup(self.model.config, *warmup))
 
     def get_decay_parameter_names(self, model) -> list[str]:
         """Matrices of linear, convolution and word layers: no biases, norms, tokens, positions, temperature."""
@@ -119,11 +131,11 @@ class FafaTrainer(Trainer):
         optimizer = optimizer or self.optimizer
         given = self.args.warmup_steps
         warmup = given / num_training_steps if given >= 1 else given
-        self.lr_scheduler = OneCycleLR(
+        self.lr_scheduler = ResumableOneCycle(
             optimizer,
             max_lr=[group["lr"] for group in optimizer.param_groups],
             total_steps=num_training_steps,
-            # OneCycleLR divides by the warm-up steps less one, so a single one is none.
+            # The class divides by the warm-up steps less one, so a single one is none.
             pct_start=warmup if warmup * num_training_steps > 1 else 0.0,
         )
         self._created_lr_scheduler = True

@@ -79,9 +79,13 @@ def test_log_holds_every_term_of_the_loss(tmp_path, triplets):
         assert entry["loss"] == pytest.approx(total, rel=1e-4)
 
 
-def test_contrastive_warmup_ends_at_its_step(tmp_path, triplets):
-    trainer = make_trainer(tmp_path, triplets, contrastive_steps=2)
+def test_contrastive_warmup_and_captions_end_at_their_steps(tmp_path, triplets):
+    trainer = make_trainer(tmp_path, triplets, contrastive_steps=3, caption_steps=2)
+    seen = []
+    forward = trainer.model.forward
+    trainer.model.forward = lambda **inputs: seen.append(trainer.model.config.fda_divergence) or forward(**inputs)
     trainer.train()
+    assert seen == ["forward", "forward", "forward", "reverse"]
     with_captions = ["loss_itc" in entry for entry in trainer.state.log_history if "loss" in entry]
     assert with_captions == [True, True, False, False]
     assert (trainer.model.config.fda_divergence, trainer.model.config.itc_weight) == ("reverse", 0.0)
@@ -108,7 +112,7 @@ def test_evaluation_reports_rank_metrics_without_augmentation(tmp_path, triplets
 
 def test_resume_is_bit_equal(tmp_path, triplets):
     """In the middle of an epoch of grouped, augmented batches, past the end of the contrastive warm-up."""
-    settings = {"max_steps": 6, "group_size": 2, "contrastive_steps": 3, "num_train_epochs": 2}
+    settings = {"max_steps": 6, "group_size": 2, "contrastive_steps": 3, "caption_steps": 4, "num_train_epochs": 2}
     whole = make_trainer(tmp_path / "whole", triplets, save_strategy="steps", save_steps=2, **settings)
     whole.train()
     resumed = make_trainer(tmp_path / "resumed", triplets, tiny_model(seed=9), **settings)

@@ -1,0 +1,87 @@
+"""The training example, launched as a person would: two steps, a resume, its card, and its mistakes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fafa import FafaModel, FafaProcessor
+from fafa.synthesis.world import make_world
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / "examples" / "configs"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(
+        tmp_path_factory.mktemp("example") / "world", num_diptychs=24, num_queries=6, gallery_size=40, num_workers=1
+    )
+
+
+def train(world, output, *arguments, check=True):
+    command = [sys.executable, str(ROOT / "examples" / "train.py"), "--config", str(CONFIGS / "quickstart.yaml")]
+    command += ["--data_dir", str(world / "SynCPR"), "--output_dir", str(output), "--validation_fraction", "0.2"]
+    command += ["--per_device_train_batch_size", "8", "--logging_steps", "1", "--disable_tqdm", "true", *arguments]
+    run = subprocess.run(command, cwd=output.parent, capture_output=True, text=True, check=False)
+    assert not check or run.returncode == 0, run.stderr
+    return run
+
+
+def test_training_example_trains_resumes_and_writes_a_card(world, tmp_path):
+    output = tmp_path / "model"
+    train(world, output, "--max_steps", "2", "--save_steps", "1")
+    first = FafaModel.from_pretrained(output).state_dict()
+    train(world, output, "--max_steps", "4", "--resume_from_checkpoint", "true")
+    state = json.loads((output / "trainer_state.json").read_text())
+    assert state["global_step"] == 4 and [entry["step"] for entry in state["log_history"] if "loss" in entry] == [
+        1,
+        2,
+        3,
+        4,
+    ]
+    second = FafaModel.from_pretrained(output).state_dict()
+    assert any((first[name] != second[name]).any() for name in first)
+    assert FafaProcessor.from_pretrained(output).image_processor.person_size["width"] == 96
+    card = (output / "README.md").read_text(encoding="utf-8")
+    for part in ("rank-1", "loss_fda", "max_steps: 4", "fda_alpha: 0.0", "must not be", "2311.16515"):
+        assert part in card, part
+
+
+def test_saved_model_is_a_start_for_training(world, tmp_path):
+    """What the real SynCPR needs: weights from a folder, a frozen vision tower stored in half precision."""
+    from tiny import tiny_model, tiny_processor
+
+    tiny_model().save_pretrained(tmp_path / "start")
+    tiny_processor().save_pretrained(tmp_path / "start")
+    options = [
+        "--model",
+        str(tmp_path / "start"),
+        "--vision_dtype",
+        "bfloat16",
+        "--max_steps",
+        "2",
+        "--group_size",
+        "1",
+    ]
+    train(world, tmp_path / "model", *options, "--model_options", json.dumps({"fda_alpha": 0.25}))
+    trained = FafaModel.from_pretrained(tmp_path / "model")
+    assert trained.config.freeze_vision and trained.config.fda_alpha == 0.25
+
+
+def test_unknown_setting_is_refused_with_the_nearest(world, tmp_path):
+    config = tmp_path / "typo.yaml"
+    config.write_text("lerning_rate: 0.1\n")
+    run = train(world, tmp_path / "model", "--config", str(config), check=False)
+    assert run.returncode != 0 and "no setting 'lerning_rate'; did you mean 'learning_rate'?" in run.stderr
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_configurations_have_only_known_settings(config, world, tmp_path):
+    """Parsed for real, up to the point where the named model or data would be read."""
+    run = train(
+        world, tmp_path / "model", "--config", str(config), "--data_dir", "nowhere", "--bf16", "false", check=False
+    )
+    assert "no setting" not in run.stderr and "nowhere" in run.stderr
