@@ -33,6 +33,15 @@ quickstart: $(VENV)/.installed-train
 	  --data_dir $(OUT)/world/SynCPR --output_dir $(OUT)/model --seed $(SEED)
 	$(BIN)/python examples/evaluate_itcpr.py --model $(OUT)/model --data $(OUT)/world/ITCPR --output $(OUT)/results
 	$(BIN)/python examples/show_results.py --model $(OUT)/model --data $(OUT)/world/ITCPR --output $(OUT)/results/sheet.png
+	@echo
+	@echo "Done. Look at:"
+	@echo "  $(OUT)/results/sheet.png     ranked results of eight test queries"
+	@echo "  $(OUT)/results/results.md    the table above"
+	@echo "  $(OUT)/model/README.md       the model's card; the folder is for from_pretrained"
+	@echo "Try next:"
+	@echo "  $(BIN)/python examples/query.py --model $(OUT)/model --gallery $(OUT)/world/ITCPR/PRCC --caption 'a person in a red coat' --output $(OUT)/results/query.png"
+	@echo "  $(BIN)/python examples/show_results.py --model $(OUT)/model --data $(OUT)/world/ITCPR --seed 1 --output $(OUT)/results/more.png"
+	@echo "  $(BIN)/python examples/train.py --config examples/configs/quickstart.yaml --data_dir $(OUT)/world/SynCPR --output_dir $(OUT)/model-1 --seed 1"
 
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
