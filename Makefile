@@ -1,4 +1,4 @@
-# make quickstart   environment, small world, training, evaluation, pictures: about a quarter of an hour on two cores
+# make quickstart   environment, small world, training, evaluation, pictures: about twelve minutes on two cores
 # make test         the tests, offline once installed
 # make lint         ruff: faults and formatting
 # make clean        removes what the above made, the environment too
