@@ -292,6 +292,14 @@ def test_frozen_vision_tower_stays_as_it_is():
     assert model.query_tokens.grad is not None
 
 
+def test_vision_tower_trains_unless_frozen():
+    model = tiny_model(freeze_vision=False).train()
+    model(**tiny_batch()).loss.backward()
+    assert model.vision_model.encoder.training
+    for name, parameter in model.vision_model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
 def test_frozen_vision_tower_may_be_stored_in_half_precision():
     model, batch = tiny_model(), tiny_batch()
     exact = model.get_target_features(batch["pixel_values"])
