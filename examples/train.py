@@ -31,6 +31,7 @@ import json
 import logging
 import sys
 from dataclasses import dataclass, field, fields
+from enum import Enum
 from pathlib import Path
 
 import torch
@@ -142,7 +143,8 @@ def main() -> None:
     }
     start = "random weights (`FafaConfig.tiny`)" if script.model == "tiny" else f"`{script.model}`"
     card = training_card(trainer, f"Trained from {start} by `examples/train.py`.", data, metrics, recipe)
-    Path(training.output_dir, "README.md").write_text(card, encoding="utf-8")
+    if trainer.is_world_process_zero():
+        Path(training.output_dir, "README.md").write_text(card, encoding="utf-8")
     logger.info("held-out Rank-1 %.1f %%; the model is in %s", metrics["eval_rank-1"], training.output_dir)
 
 
@@ -180,7 +182,8 @@ def parse_arguments() -> tuple[ScriptArguments, FafaTrainingArguments, dict]:
     script, training, _ = parser.parse_args_into_dataclasses()
     on_command_line = [name for name in known if f"--{name}" in sys.argv]
     given = {name: getattr(script if hasattr(script, name) else training, name) for name in on_command_line}
-    return script, training, settings | given
+    plain = {name: value.value if isinstance(value, Enum) else value for name, value in given.items()}
+    return script, training, settings | plain
 
 
 if __name__ == "__main__":

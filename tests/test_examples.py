@@ -32,9 +32,9 @@ def train(world, output, *arguments, check=True):
 
 def test_training_example_trains_resumes_and_writes_a_card(world, tmp_path):
     output = tmp_path / "model"
-    train(world, output, "--max_steps", "2", "--save_steps", "1")
+    train(world, output, "--max_steps", "2", "--save_strategy", "steps", "--save_steps", "1")
     first = FafaModel.from_pretrained(output).state_dict()
-    train(world, output, "--max_steps", "4", "--resume_from_checkpoint", "true")
+    train(world, output, "--max_steps", "4", "--save_strategy", "steps", "--resume_from_checkpoint", "true")
     state = json.loads((output / "trainer_state.json").read_text())
     assert state["global_step"] == 4 and [entry["step"] for entry in state["log_history"] if "loss" in entry] == [
         1,
@@ -46,7 +46,15 @@ def test_training_example_trains_resumes_and_writes_a_card(world, tmp_path):
     assert any((first[name] != second[name]).any() for name in first)
     assert FafaProcessor.from_pretrained(output).image_processor.person_size["width"] == 96
     card = (output / "README.md").read_text(encoding="utf-8")
-    for part in ("rank-1", "loss_fda", "max_steps: 4", "fda_alpha: 0.0", "must not be", "2311.16515"):
+    for part in (
+        "rank-1",
+        "loss_fda",
+        "max_steps: 4",
+        "save_strategy: steps",
+        "fda_alpha: 0.0",
+        "must not be",
+        "2311.16515",
+    ):
         assert part in card, part
 
 

@@ -182,8 +182,12 @@ class FafaTrainer(Trainer):
             return super().train(*args, **kwargs)
         finally:
             if self.skipped_images:
-                names = ", ".join(sorted(self.skipped_images)[:10])
-                logger.warning("%d images could not be read and were skipped: %s", len(self.skipped_images), names)
+                logger.warning(
+                    "%d images could not be read; triplets were left out %d times because of them: %s",
+                    len(self.skipped_images),
+                    sum(self.skipped_images.values()),
+                    ", ".join(sorted(self.skipped_images)),
+                )
 
 
 def held_out_rank_metrics(model):

@@ -130,7 +130,8 @@ def test_skipped_images_are_counted_and_reported(tmp_path, triplets, caplog):
     trainer = make_trainer(tmp_path, triplets, collator=collator, max_steps=3, per_device_train_batch_size=12)
     trainer.train()
     assert trainer.skipped_images == {str(broken): 6}  # two triplets hold it, in three epochs
-    assert "1 images could not be read and were skipped" in caplog.text
+    assert "1 images could not be read; triplets were left out 6 times" in caplog.text
+    assert broken.name in caplog.records[-1].message
 
 
 def test_saved_model_loads_and_scores_the_same(tmp_path, triplets):
