@@ -300,7 +300,7 @@ def test_vision_tower_trains_unless_frozen():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
-def test_frozen_vision_tower_may_be_stored_in_half_precision():
+def test_frozen_vision_tower_may_be_stored_in_half_precision(tmp_path):
     model, batch = tiny_model(), tiny_batch()
     exact = model.get_target_features(batch["pixel_values"])
     model.freeze_vision_tower(torch.bfloat16).train()
@@ -309,6 +309,8 @@ def test_frozen_vision_tower_may_be_stored_in_half_precision():
     output.loss.backward()
     assert output.target_embeds.dtype == model.query_tokens.grad.dtype == torch.float32
     equal(model.eval().get_target_features(batch["pixel_values"]), exact, rtol=0, atol=0.05)
+    model.save_pretrained(tmp_path)
+    assert {parameter.dtype for parameter in FafaModel.from_pretrained(tmp_path).parameters()} == {torch.float32}
 
 
 def test_bf16_model_is_close_to_fp32():
