@@ -39,7 +39,7 @@ quickstart: $(VENV)/.installed-train
 	@echo "  $(OUT)/results/results.md    the table above"
 	@echo "  $(OUT)/model/README.md       the model's card; the folder is for from_pretrained"
 	@echo "Try next:"
-	@echo "  $(BIN)/python examples/query.py --model $(OUT)/model --gallery $(OUT)/world/ITCPR/PRCC --caption 'a person in a red coat' --output $(OUT)/results/query.png"
+	@echo "  $(BIN)/python examples/query.py --model $(OUT)/model --gallery $(OUT)/world/ITCPR --image $(OUT)/world/ITCPR/LAST/000001/000001_0001.jpg --caption 'now in a red coat' --output $(OUT)/results/query.png"
 	@echo "  $(BIN)/python examples/show_results.py --model $(OUT)/model --data $(OUT)/world/ITCPR --seed 1 --output $(OUT)/results/more.png"
 	@echo "  $(BIN)/python examples/train.py --config examples/configs/quickstart.yaml --data_dir $(OUT)/world/SynCPR --output_dir $(OUT)/model-1 --seed 1"
 
