@@ -180,7 +180,8 @@ def parse_arguments() -> tuple[ScriptArguments, FafaTrainingArguments, dict]:
             )
     parser.set_defaults(**settings)
     script, training, _ = parser.parse_args_into_dataclasses()
-    on_command_line = [name for name in known if f"--{name}" in sys.argv]
+    flags = {argument.partition("=")[0] for argument in sys.argv[1:]}  # "--seed 7" or "--seed=7"
+    on_command_line = [name for name in known if f"--{name}" in flags]
     given = {name: getattr(script if hasattr(script, name) else training, name) for name in on_command_line}
     plain = {name: value.value if isinstance(value, Enum) else value for name, value in given.items()}
     return script, training, settings | plain
