@@ -5,6 +5,7 @@ Importing `fafa` is light: classes load on first use, and registration with tran
 """
 
 from importlib import import_module
+from pathlib import Path
 
 from .registration import register_with_libraries
 
@@ -19,7 +20,10 @@ _EXPORTS = {
     "FafaImageProcessor": "image_processing_fafa",
 }
 
-__all__ = [*_EXPORTS, "__version__"]
+# A small model of painted people, with its processor: something to try everything with, without a download.
+TINY_CHECKPOINT = Path(__file__).parent / "checkpoints" / "tiny"
+
+__all__ = [*_EXPORTS, "TINY_CHECKPOINT", "__version__"]
 
 
 def __getattr__(name: str):

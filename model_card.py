@@ -1,14 +1,16 @@
 """Model cards: what every FAFA folder says about itself, whoever wrote it."""
 
+import re
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
 from .configuration_fafa import FafaConfig
 
+_TAGS = ["fafa", "composed-person-retrieval", "image-retrieval"]
 _CARD = """---
-library_name: transformers
-tags:
-- fafa
-- composed-person-retrieval
-- image-retrieval
-{metadata}---
+{metadata}
+---
 
 # {title}
 
@@ -19,10 +21,7 @@ the caption out (FAFA, arXiv [2311.16515](https://arxiv.org/abs/2311.16515)).
 
 ```python
 import torch
-from fafa import FafaModel, FafaProcessor
-
-processor = FafaProcessor.from_pretrained("path/to/this/folder")
-model = FafaModel.from_pretrained("path/to/this/folder").eval()
+{load}
 with torch.no_grad():
     queries = model.get_query_features(**processor(images=["me.jpg"], text=["in a red coat"], return_tensors="pt"))
     targets = model.get_target_features(**processor(images=["a.jpg", "b.jpg"], return_tensors="pt"))
@@ -59,8 +58,27 @@ measured across groups of people.
 """
 
 
+_LOAD = """from fafa import FafaModel, FafaProcessor
+
+processor = FafaProcessor.from_pretrained("{folder}")
+model = FafaModel.from_pretrained("{folder}").eval()"""
+_LOAD_ADAPTER = """from peft import PeftModel
+from fafa import FafaModel, FafaProcessor
+
+processor = FafaProcessor.from_pretrained("{folder}")
+base = FafaModel.from_pretrained("{base}")
+model = PeftModel.from_pretrained(base, "{folder}").eval()"""
+
+
 def make_model_card(
-    config: FafaConfig, num_parameters: int, title: str, about: str, sections: dict[str, str], metadata: str = ""
+    config: FafaConfig,
+    num_parameters: int,
+    title: str,
+    about: str,
+    sections: dict[str, str],
+    metadata: dict[str, object] | None = None,
+    folder: str = "path/to/this/folder",
+    adapter_of: str | None = None,
 ) -> str:
     """The text of a README.md for a model folder.
 
@@ -70,13 +88,21 @@ def make_model_card(
         title: of the page.
         about: one paragraph on where the weights come from.
         sections: heading -> Markdown, between the example and the closing sections that all cards share.
-        metadata: further lines of YAML for the head of the page, each ended by a line break.
+        metadata: arguments of `huggingface_hub.ModelCardData`, beside the library and the tags.
+        folder: what the example loads: a name on the Hub, or a placeholder.
+        adapter_of: for a folder that holds a LoRA adapter alone: the model that it belongs to.
     """
+    metadata = ModelCardData(
+        library_name="transformers" if adapter_of is None else "peft",
+        tags=_TAGS if adapter_of is None else [*_TAGS, "lora"],
+        **(metadata or {}),
+    )
     return _CARD.format(
         title=title,
         about=about,
+        load=(_LOAD if adapter_of is None else _LOAD_ADAPTER).format(folder=folder, base=adapter_of),
         sections="\n\n".join(f"## {heading}\n\n{text.strip()}" for heading, text in sections.items()),
-        metadata=metadata,
+        metadata=metadata.to_yaml(),
         config=config,
         vision=config.vision_config,
         qformer=config.qformer_config,
@@ -84,7 +110,104 @@ def make_model_card(
     )
 
 
+def hub_id(name: str | None) -> str | None:
+    """The name if it can be one on the Hub and is no folder here; the Hub refuses a card with any other."""
+    is_hub_id = name is not None and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) and not Path(name).exists()
+    return name if is_hub_id else None
+
+
+def retrieval_results(metrics: dict[str, float], dataset: str, description: str, **options) -> list[EvalResult]:
+    """Metrics as entries of a card's model-index, which the Hub shows beside the card.
+
+    Args:
+        metrics: name -> percentage, as of `retrieval_metrics`.
+        dataset: a name on the Hub; one of a folder becomes "local".
+        description: of the queries and the gallery, for people.
+        options: of `huggingface_hub.EvalResult`: the split, for one.
+    """
+    return [
+        EvalResult(
+            task_type="image-retrieval",
+            task_name="Composed person retrieval",
+            dataset_type=hub_id(dataset) or "local",
+            dataset_name=description,
+            metric_type=name,
+            metric_name=metric_title(name),
+            metric_value=round(float(value), 2),
+            **options,
+        )
+        for name, value in metrics.items()
+    ]
+
+
+def add_results_to_card(
+    folder: str | Path,
+    dataset: str,
+    metrics: dict[str, dict[str, float]],
+    num_queries: int,
+    num_gallery: int,
+) -> None:
+    """Writes the results on a test set into a folder's card: a section with all of them, the first in the model-index.
+
+    Results that the card already holds on the same test set are replaced.
+
+    Args:
+        folder: of the model, with its README.md.
+        dataset: the test set: a name on the Hub ("a1557811266/ITCPR") or a folder.
+        metrics: kind of query ("image+caption" first) -> name of the metric -> percentage over all queries.
+        num_queries: how many queries.
+        num_gallery: images in the gallery.
+
+    Raises:
+        FileNotFoundError: the folder has no README.md.
+    """
+    path = Path(folder) / "README.md"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is not there: results are added to the card that examples/train.py or "
+            "fafa.convert_fafa_checkpoint wrote"
+        )
+    card = ModelCard.load(path)
+    mode, headline = next(iter(metrics.items()))
+    description = f"{dataset}, {mode}"
+    others = [result for result in card.data.eval_results or [] if result.dataset_name != description]
+    card.data.model_name = card.data.model_name or Path(folder).resolve().name
+    card.data.eval_results = others + retrieval_results(headline, dataset, description, dataset_split="test")
+    table = percent_table(metrics, corner="query")
+    heading = f"## Results on {dataset}\n"
+    section = f"{heading}\n{num_queries:,} queries, gallery of {num_gallery:,} images; percent.\n\n{table}\n\n"
+    former = re.compile(rf"^{re.escape(heading)}.*?(?=^## |\Z)", re.M | re.S)
+    if former.search(card.text):
+        card.text = former.sub(lambda _: section, card.text)
+    else:
+        before, mark, after = card.text.partition("\n## ")
+        card.text = f"{before}\n{section.rstrip()}\n{mark}{after}"
+    card.save(path)
+
+
+def metric_title(name: str) -> str:
+    """ "rank-1" as people write it; "mAP" and "mINP" are so already."""
+    return name[0].upper() + name[1:] if name.startswith("rank") else name
+
+
+def percent_table(rows: dict[str, dict[str, float]], corner: str = "") -> str:
+    """A Markdown table of percentages: row -> metric -> value."""
+    names = list(next(iter(rows.values())))
+    header = [corner, *map(metric_title, names)]
+    return markdown_table(header, [[row, *(f"{values[name]:.2f}" for name in names)] for row, values in rows.items()])
+
+
 def markdown_table(header: list[str], rows: list[list[object]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+    """A Markdown table, its columns aligned in the source as well; numbers stand on the right."""
+    lines = [[str(cell) for cell in line] for line in (header, *rows)]
+    columns = list(zip(*lines, strict=True))
+    right = [all(re.fullmatch(r"[\d.,%-]+", cell) for cell in column[1:]) for column in columns]
+    widths = [max(3, *map(len, column)) for column in columns]
+    if not right[-1]:
+        widths[-1] = max(3, len(header[-1]))  # no padding behind running text
+    lines.insert(1, ["-" * (width - 1) + (":" if last else "-") for width, last in zip(widths, right, strict=True)])
+    pads = [str.rjust if last else str.ljust for last in right]
+    return "\n".join(
+        f"| {' | '.join(pad(cell, width) for pad, cell, width in zip(pads, line, widths, strict=True))} |"
+        for line in lines
+    )

@@ -2,6 +2,7 @@
 
 import contextlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerModel, Blip2T
 from transformers.utils import ModelOutput
 
 from .configuration_fafa import FafaConfig
+from .gathering_fafa import gather_rows, share_random_state
 from .scoring_fafa import topk_mean_similarity
 
 LABEL_EPSILON = 1e-8  # released code: added to the label distribution before its logarithm
@@ -40,6 +42,20 @@ class FafaOutput(ModelOutput):
     logits: Tensor | None = None
     query_embeds: Tensor | None = None
     target_embeds: Tensor | None = None
+
+
+class TripletStates(NamedTuple):
+    """Q-Former states of a batch of triplets before projection: all that the losses are computed from.
+
+    Args:
+        query: `(batch_size, qformer_hidden_size)`, the [CLS] state of reference image and relative caption.
+        target: `(batch_size, num_query_tokens, qformer_hidden_size)`.
+        caption: `(batch_size, qformer_hidden_size)`, the [CLS] state of the whole captions; None without them.
+    """
+
+    query: Tensor
+    target: Tensor
+    caption: Tensor | None = None
 
 
 def group_labels(group_ids: Tensor, alpha: float) -> Tensor:
@@ -120,7 +136,8 @@ def masked_feature_reasoning_loss(
 
 
 def _masked_error(masked: Tensor, whole: Tensor, predictor: nn.Module, mask: Tensor) -> Tensor:
-    prediction = predictor(torch.cat([masked * (1.0 - mask), whole], dim=-1)).float()
+    visible = masked * (1.0 - mask).to(masked.dtype)  # a model in half precision stays in it
+    prediction = predictor(torch.cat([visible, whole], dim=-1)).float()
     return ((prediction - masked.float()).square() * mask).sum() / mask.sum().clamp(min=1.0)
 
 
@@ -227,10 +244,10 @@ class FafaModel(FafaPreTrainedModel):
         return self
 
     def train(self, mode: bool = True) -> "FafaModel":
-        """Sets training mode; a frozen vision tower stays in eval mode."""
+        """Sets training mode; a frozen vision tower, or its frozen blocks, stay in eval mode."""
         super().train(mode)
-        if self.config.freeze_vision:
-            for module in self._vision_tower:
+        for module in [*self._vision_tower, *self.vision_model.encoder.layers]:
+            if not any(parameter.requires_grad for parameter in module.parameters()):
                 module.eval()
         return self
 
@@ -347,6 +364,7 @@ class FafaModel(FafaPreTrainedModel):
         caption_attention_mask: Tensor | None = None,
         return_loss: bool = True,
         return_dict: bool | None = None,
+        gather_across_processes: bool = False,
     ) -> FafaOutput | tuple:
         """Query features and, with targets, target features and the training loss.
 
@@ -361,26 +379,91 @@ class FafaModel(FafaPreTrainedModel):
             caption_attention_mask: `(batch_size, caption_length)`.
             return_loss: False leaves out losses and logits.
             return_dict: False returns a tuple of the fields that are set.
+            gather_across_processes: compute the loss of the batches of all processes together, as one process would;
+                every process must call with it. The output then holds the embeddings of all of them.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
         if target_pixel_values is None:
             output = FafaOutput(query_embeds=self.get_query_features(pixel_values, input_ids, attention_mask))
             return output if return_dict else output.to_tuple()
-        if pixel_values is None or input_ids is None:
-            raise ValueError("with target_pixel_values, forward composes: it needs pixel_values and input_ids")
-
-        query_states = self._query_states(input_ids, attention_mask, self.encode_images(pixel_values))
-        target_states = self._target_states(self.encode_images(target_pixel_values))
-        output = FafaOutput(
-            query_embeds=self._project(self.text_projection, query_states),
-            target_embeds=self._project(self.vision_projection, self._resample_statistics(target_states)),
+        states = self.triplet_states(
+            pixel_values, input_ids, attention_mask, target_pixel_values, caption_input_ids, caption_attention_mask
         )
         if return_loss:
-            caption_embeds = None
-            if caption_input_ids is not None and self.config.itc_weight > 0.0:
-                caption_embeds = self.get_query_features(None, caption_input_ids, caption_attention_mask)
-            self._add_losses(output, query_states, target_states, group_ids, caption_embeds)
+            output = self.losses(states, group_ids, gather_across_processes)
+        else:
+            output = FafaOutput(
+                query_embeds=self._project(self.text_projection, states.query),
+                target_embeds=self._project(self.vision_projection, states.target),
+            )
         return output if return_dict else output.to_tuple()
+
+    def triplet_states(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        target_pixel_values: Tensor,
+        caption_input_ids: Tensor | None = None,
+        caption_attention_mask: Tensor | None = None,
+    ) -> TripletStates:
+        """The first half of `forward`: what the towers make of each triplet by itself. Arguments as there.
+
+        Raises:
+            ValueError: without reference images or relative captions.
+        """
+        if pixel_values is None or input_ids is None:
+            raise ValueError("with target_pixel_values, forward composes: it needs pixel_values and input_ids")
+        caption = None
+        if caption_input_ids is not None and self.config.itc_weight > 0.0:
+            caption = self._query_states(caption_input_ids, caption_attention_mask, None)
+        return TripletStates(
+            query=self._query_states(input_ids, attention_mask, self.encode_images(pixel_values)),
+            target=self._target_states(self.encode_images(target_pixel_values)),
+            caption=caption,
+        )
+
+    def losses(
+        self, states: TripletStates, group_ids: Tensor | None = None, gather_across_processes: bool = False
+    ) -> FafaOutput:
+        """The second half of `forward`: embeddings, logits and losses of a batch, which compare its triplets.
+
+        Args:
+            states: of `triplet_states`.
+            group_ids: `(batch_size,)`; see `forward`, likewise `gather_across_processes`.
+        """
+        if gather_across_processes:
+            *gathered, group_ids = gather_rows(*states, group_ids)
+            states = TripletStates(*gathered)
+            share_random_state(states.query.device)
+        config, temperature = self.config, self.temperature.float()
+        if group_ids is None:
+            group_ids = torch.arange(len(states.query), device=states.query.device)
+        output = FafaOutput(
+            query_embeds=self._project(self.text_projection, states.query),
+            target_embeds=self._project(self.vision_projection, self._resample_statistics(states.target)),
+        )
+        output.logits = self.score(output.query_embeds, output.target_embeds) / temperature
+        labels = group_labels(group_ids, config.fda_alpha)
+        output.loss_fda = alignment_loss(output.logits, labels, config.fda_divergence)
+        output.loss_fd = feature_diversity_loss(
+            output.target_embeds, config.fd_margin, config.fd_scope, config.fd_sample_size
+        )
+        output.loss_mfr = masked_feature_reasoning_loss(
+            states.query,
+            states.target.mean(dim=1),
+            self.mfr_predictor,
+            query_mask=self._draw_mask(states.query),
+            target_mask=self._draw_mask(states.query),
+        )
+        output.loss = output.loss_fda + config.fd_weight * output.loss_fd + config.mfr_weight * output.loss_mfr
+        if states.caption is not None:
+            # Everybody in a group wears what the caption says, so it fits all of them alike.
+            caption_embeds = self._project(self.text_projection, states.caption)
+            caption_logits = self.score(caption_embeds, output.target_embeds) / temperature
+            output.loss_itc = alignment_loss(caption_logits, group_labels(group_ids, 1.0), "forward")
+            output.loss = output.loss + config.itc_weight * output.loss_itc
+        return output
 
     def _resample_statistics(self, target_states: Tensor) -> Tensor:
         # Of the states to be projected only: masked feature reasoning sees them as they are (released code).
@@ -391,36 +474,6 @@ class FafaModel(FafaPreTrainedModel):
         # The draw stays a tensor: a branch on it would break the graph of a compiled step.
         chosen = torch.rand((), device=target_states.device) < probability
         return torch.where(chosen, distribution_uncertainty(target_states, mean_noise, std_noise), target_states)
-
-    def _add_losses(
-        self,
-        output: FafaOutput,
-        query_states: Tensor,
-        target_states: Tensor,
-        group_ids: Tensor | None,
-        caption_embeds: Tensor | None,
-    ) -> None:
-        config = self.config
-        if group_ids is None:
-            group_ids = torch.arange(len(query_states), device=query_states.device)
-        labels = group_labels(group_ids, config.fda_alpha)
-        temperature = self.temperature.float()
-        output.logits = self.score(output.query_embeds, output.target_embeds) / temperature
-        output.loss_fda = alignment_loss(output.logits, labels, config.fda_divergence)
-        output.loss_fd = feature_diversity_loss(
-            output.target_embeds, config.fd_margin, config.fd_scope, config.fd_sample_size
-        )
-        output.loss_mfr = self._reasoning_loss(query_states, target_states.mean(dim=1))
-        output.loss = output.loss_fda + config.fd_weight * output.loss_fd + config.mfr_weight * output.loss_mfr
-        if caption_embeds is not None:
-            # Everybody in a group wears what the caption says, so it fits all of them alike.
-            caption_logits = self.score(caption_embeds, output.target_embeds) / temperature
-            output.loss_itc = alignment_loss(caption_logits, group_labels(group_ids, 1.0), "forward")
-            output.loss = output.loss + config.itc_weight * output.loss_itc
-
-    def _reasoning_loss(self, query_states: Tensor, target_states: Tensor) -> Tensor:
-        query_mask, target_mask = self._draw_mask(query_states), self._draw_mask(target_states)
-        return masked_feature_reasoning_loss(query_states, target_states, self.mfr_predictor, query_mask, target_mask)
 
     def _draw_mask(self, states: Tensor) -> Tensor:
         return (torch.rand(states.shape, device=states.device) < self.config.mfr_mask_ratio).float()

@@ -16,6 +16,7 @@ CORE = [
     "torch>=2.6",
     "transformers>=5.20,<6",
     "huggingface_hub>=1.31",
+    "filelock>=3.16",
     "safetensors>=0.5",
     "tokenizers>=0.22",
     "pillow>=11.0",
@@ -23,7 +24,7 @@ CORE = [
     "tqdm>=4.66",
 ]
 EXTRAS = {
-    "train": ["datasets>=4.0", "evaluate>=0.4.5", "accelerate>=1.6", "peft>=0.17", "pyyaml>=6.0"],
+    "train": ["datasets>=4.0", "evaluate>=0.4.5", "accelerate>=1.6", "peft>=0.17", "matplotlib>=3.9", "pyyaml>=6.0"],
     "synthesis": ["diffusers>=0.35", "accelerate>=1.6", "peft>=0.17"],
     "search": ["faiss-cpu>=1.8"],
     "demo": ["gradio>=5.0"],
@@ -75,7 +76,10 @@ setup(
     # tests/ and examples/ lie inside the package's folder: what MANIFEST.in puts into the sdist must not follow them
     # into the wheel. Data files are therefore named here.
     include_package_data=False,
-    package_data={"fafa.evaluation": ["composed_retrieval/*.py", "composed_retrieval/*.md"]},
+    package_data={
+        "fafa": ["checkpoints/tiny/*"],
+        "fafa.evaluation": ["composed_retrieval/*.py", "composed_retrieval/*.md"],
+    },
     install_requires=CORE,
     extras_require=EXTRAS,
     cmdclass={"build_py": BuildPackage},

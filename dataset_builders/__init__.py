@@ -8,6 +8,12 @@
     load_dataset("ITCPR", "gallery", data_dir=root)    # split test
 
 Without `data_dir` the authors' repository on the Hub is fetched and unpacked (another with `repo_id=`, `revision=`).
+An annotation file is one shard: it is read and checked by one process (half a minute for SynCPR's 1.15 million records,
+once). For a stream that several workers share, cut what was loaded: `dataset.to_iterable_dataset(num_shards=64)`.
+
+    python -m fafa.dataset_builders.prepare_itcpr      # arranges Celeb-reID, LaST and PRCC for ITCPR
+    python -m fafa.dataset_builders.verify ROOT        # checks every record and opens every image
+    python -m fafa.dataset_builders.export NAME        # Parquet or WebDataset with the images in it
 """
 
 import functools

@@ -94,17 +94,26 @@ def report_counts(layout: Layout, name: str, found: dict[str, int], published: d
     """Log how the counts of a data set differ from the published ones; `records` is one of them.
 
     A warning for what came from the Hub and for what looks like the published data set with something missing, which
-    is to say at least half of its records; information for the user's own data in the same format.
+    is to say at least half of its records and nothing that it does not hold; information for another data set in the
+    same format.
     """
-    differing = {key: count for key, count in published.items() if found.get(key, 0) != count}
-    if not differing:
+    differences = describe_differences(found, published)
+    if not differences:
         return
-    looks_published = layout.repo_id is not None or found["records"] >= published["records"] / 2
-    differences = ", ".join(f"{found.get(key, 0):,} {key} (published: {count:,})" for key, count in differing.items())
+    looks_published = found["records"] >= published["records"] / 2 and found.keys() <= published.keys()
     logger.log(
-        logging.WARNING if looks_published else logging.INFO,
+        logging.WARNING if layout.repo_id is not None or looks_published else logging.INFO,
         "%s at %s is not the published data set, or not all of it: %s.",
         name,
         layout.root,
         differences,
+    )
+
+
+def describe_differences(found: dict[str, int], published: dict[str, int]) -> str:
+    """The counts that differ from the published ones, as text; empty if none does."""
+    return ", ".join(
+        f"{found.get(key, 0):,} {key} (published: {count:,})"
+        for key, count in published.items()
+        if found.get(key, 0) != count
     )

@@ -13,6 +13,7 @@ Source: arXiv 2311.16515 and the authors' README.
 
 import logging
 from collections import Counter
+from functools import partial
 
 import datasets
 
@@ -25,6 +26,7 @@ from .records import (
     check_records,
     integer_field,
     path_field,
+    read_fields,
     read_records,
     text_field,
 )
@@ -50,6 +52,33 @@ _COLUMNS = {
 FEATURES = {
     "query": datasets.Features(_COLUMNS),
     "gallery": datasets.Features({name: kind for name, kind in _COLUMNS.items() if name != "caption"}),
+}
+
+
+def _query_instance(record: dict, field: str) -> int:
+    return _instance(record, field, lowest=0)
+
+
+def _gallery_instance(record: dict, field: str) -> int:
+    return _instance(record, field, lowest=_DISTRACTOR)
+
+
+def _instance(record: dict, field: str, lowest: int) -> int:
+    value = integer_field(record, field)
+    if value < lowest:
+        raise BadRecord("has an instance_id out of range", f"{field} {value}")
+    return value
+
+
+_GALLERY_FIELDS = {
+    "instance_id": _gallery_instance,
+    "person_id": integer_field,
+    "datasets": text_field,
+    "file_path": path_field,
+}
+FIELDS = {  # of a record, in the order of the columns, and how each is read
+    "query": {"caption": text_field} | _GALLERY_FIELDS | {"instance_id": _query_instance},
+    "gallery": _GALLERY_FIELDS,
 }
 
 
@@ -89,17 +118,14 @@ class ITCPR(FolderBuilder):
 
 def _read_queries(layout: Layout) -> list[tuple]:
     gallery_file, file = layout.annotations[_GALLERY_FILE], layout.annotations[_QUERY_FILE]
-    gallery_ids = check_records(read_records(gallery_file), _gallery_instance, Problems(gallery_file))
-    num_matches, finder = Counter(gallery_ids), ImageFinder(layout)
+    read_instance = partial(_gallery_instance, field="instance_id")
+    num_matches = Counter(check_records(read_records(gallery_file), read_instance, Problems(gallery_file)))
+    finder = ImageFinder(layout)
 
     def read_row(record: dict) -> tuple:
-        image_path, instance_id = path_field(record, "file_path"), integer_field(record, "instance_id")
-        if instance_id < 0:
-            raise BadRecord("has an instance_id out of range", f"instance_id {instance_id} of a query")
-        if not num_matches[instance_id]:
-            raise BadRecord("is a query without a match in the gallery", f"instance_id {instance_id}")
-        caption, person_id = text_field(record, "caption"), integer_field(record, "person_id")
-        return finder.find(image_path), caption, instance_id, person_id, text_field(record, "datasets"), image_path
+        fields = read_fields(record, FIELDS["query"])
+        require_match(fields[1], num_matches)
+        return (finder.find(fields[-1]), *fields)
 
     rows = check_records(read_records(file), read_row, Problems(file, _remedies(layout)))
     repeats = Repeats()
@@ -116,9 +142,8 @@ def _read_gallery(layout: Layout) -> list[tuple]:
     file, finder = layout.annotations[_GALLERY_FILE], ImageFinder(layout)
 
     def read_row(record: dict) -> tuple:
-        image_path, instance_id = path_field(record, "file_path"), _gallery_instance(record)
-        person_id, source = integer_field(record, "person_id"), text_field(record, "datasets")
-        return finder.find(image_path), instance_id, person_id, source, image_path
+        fields = read_fields(record, FIELDS["gallery"])
+        return (finder.find(fields[-1]), *fields)
 
     rows = check_records(read_records(file), read_row, Problems(file, _remedies(layout)))
     num_repeated = len(rows) - len({row[-1] for row in rows})
@@ -130,18 +155,23 @@ def _read_gallery(layout: Layout) -> list[tuple]:
     return rows
 
 
-def _gallery_instance(record: dict) -> int:
-    instance_id = integer_field(record, "instance_id")
-    if instance_id < _DISTRACTOR:
-        raise BadRecord("has an instance_id out of range", f"instance_id {instance_id}")
-    return instance_id
+def require_match(instance_id: int, num_matches: Counter) -> None:
+    """Refuse a query that no image of the gallery matches. Raises `BadRecord`.
+
+    Args:
+        instance_id: Of the query.
+        num_matches: instance_id -> images of the gallery.
+    """
+    if not num_matches[instance_id]:
+        raise BadRecord("is a query without a match in the gallery", f"instance_id {instance_id}")
 
 
 def _remedies(layout: Layout) -> dict[str, str]:
     folder = layout.image_folders[0] if layout.repo_id is None else "a folder"
     remedy = (
-        "the images of ITCPR are those of Celeb-reID, PRCC and LaST, which you must obtain from their authors; arrange "
-        f"them in {folder} as Celeb-reID/001/1_1_0.jpg, PRCC/rgb/..., LAST/000000/... beside query.json and "
-        "gallery.json, and pass that folder as data_dir="
+        f"image paths are relative to {folder}. Those of ITCPR are of Celeb-reID, PRCC and LaST, which you must obtain "
+        f"from their authors; `python -m fafa.dataset_builders.prepare_itcpr` arranges them in {folder} as "
+        "Celeb-reID/001/1_1_0.jpg, PRCC/rgb/..., LAST/000000/... beside query.json and gallery.json; then pass that "
+        "folder as data_dir="
     )
     return {"names an image file that is missing": remedy}

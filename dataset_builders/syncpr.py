@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from .base import FolderBuilder, FolderConfig, report_counts, to_table
 from .layout import ImageFinder, Layout
-from .records import Problems, Repeats, check_records, integer_field, path_field, read_records, text_field
+from .records import Problems, Repeats, check_records, integer_field, path_field, read_fields, read_records, text_field
 
 PUBLISHED = {"records": 1_153_230, "groups": 177_530}  # counted in the published file; the paper says 1,153,220
 
@@ -45,6 +45,15 @@ CITATION = """\
   url           = {https://arxiv.org/abs/2311.16515}
 }
 """
+
+FIELDS = {  # of a record, in the order of the columns, and how each is read
+    "edit_caption": text_field,
+    "reference_caption": text_field,
+    "target_caption": text_field,
+    "cpr_id": integer_field,
+    "reference_image_path": path_field,
+    "target_image_path": path_field,
+}
 
 _ANNOTATIONS = "SynCPR.json"
 _RECORDS_PER_TABLE = 10_000
@@ -87,17 +96,8 @@ def _read_tables(layout: Layout) -> Iterator[tuple[int, pa.Table]]:
     problems = Problems(file, {"names an image file that is missing": remedy})
 
     def read_row(record: dict) -> tuple:
-        reference, target = path_field(record, "reference_image_path"), path_field(record, "target_image_path")
-        return (
-            finder.find(reference),
-            finder.find(target),
-            text_field(record, "edit_caption"),
-            text_field(record, "reference_caption"),
-            text_field(record, "target_caption"),
-            integer_field(record, "cpr_id"),
-            reference,
-            target,
-        )
+        fields = read_fields(record, FIELDS)
+        return (finder.find(fields[-2]), finder.find(fields[-1]), *fields)
 
     records, repeats, groups, num_records = read_records(file), Repeats(), set(), 0
     while batch := list(islice(records, _RECORDS_PER_TABLE)):

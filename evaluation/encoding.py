@@ -1,16 +1,24 @@
 """Features of a test set's gallery and queries, read and encoded in batches."""
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
-from ..image_processing_fafa import open_image
 from ..modeling_fafa import FafaModel
 from ..processing_fafa import FafaProcessor
+from ..retrieval.encoding import (
+    PixelBatch,
+    batches_of,
+    collect_features,
+    describe_images,
+    encode_images,
+    read_pixels,
+)
+from ..retrieval.store import feature_settings
 
 if TYPE_CHECKING:
     import datasets
@@ -21,9 +29,9 @@ QUERY_MODES = {
     "caption": ("input_ids", "attention_mask"),
     "image": ("pixel_values",),
 }
+_REFERENCE = "reference image of query"
 
 
-@torch.no_grad()
 def encode_targets(
     model: FafaModel,
     processor: FafaProcessor,
@@ -31,31 +39,39 @@ def encode_targets(
     batch_size: int = 64,
     num_workers: int = 0,
     progress: bool = True,
+    features_dir: str | Path | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Encodes the gallery once, on the device and in the precision of the model.
 
     Args:
+        model: it is put into eval mode.
         gallery: with a column `image`.
         batch_size: images encoded at a time.
         num_workers: processes that read images; 0 reads in this one.
+        features_dir: a folder that keeps the features, to resume from and to use again; see `encode_images`.
+        dtype: of the features; None keeps the model's. Scores are computed in fp32 either way.
 
     Returns:
         `(num_gallery, num_query_tokens, projection_dim)`, on the model's device.
 
     Raises:
-        ValueError: the gallery is empty.
+        ValueError: the gallery is empty, features are not finite, or `features_dir` holds other features.
         UnreadableImageError: an image cannot be decoded. FileNotFoundError: it is not there. Both name the file.
     """
     if len(gallery) == 0:
         raise ValueError("the gallery holds no image to encode")
-    features = None
-    batches = _read_pixels(processor, gallery, "gallery image", batch_size, num_workers)
-    for number, pixels in enumerate(tqdm(batches, "encoding gallery", unit="batch", disable=not progress)):
-        encoded = model.get_target_features(pixel_values=pixels.to(model.device))
-        if features is None:  # filled in place: a list of batches would need the memory twice to be joined
-            features = encoded.new_empty(len(gallery), *encoded.shape[1:])
-        features[number * batch_size :][: len(encoded)] = encoded
-    return features
+    return encode_images(
+        model,
+        processor,
+        _undecoded(gallery),
+        batch_size,
+        num_workers,
+        dtype=dtype,
+        device=model.device,
+        features_dir=features_dir,
+        progress=progress,
+    ).features
 
 
 @torch.no_grad()
@@ -67,37 +83,63 @@ def encode_queries(
     batch_size: int = 64,
     num_workers: int = 0,
     progress: bool = True,
+    features_dir: str | Path | None = None,
 ) -> dict[str, Tensor]:
     """Encodes queries in each mode; every reference image is read once, and none if no mode needs it.
 
     Args:
+        model: it is put into eval mode.
         queries: with the columns `image` and `caption`.
         modes: of "image+caption", "caption", "image".
+        features_dir: keeps the features of each mode in a folder of its own within this one, to resume from and to use
+            again; then reference images are read once a mode.
 
     Returns:
         mode -> `(num_queries, projection_dim)`, on the model's device.
 
     Raises:
-        ValueError: an unknown mode, a caption without a word. For images see `encode_targets`.
+        ValueError: an unknown mode, a caption without a word. For images and `features_dir` see `encode_targets`.
     """
+    if len(modes) == 0:
+        raise ValueError(f"no modes; expected some of {', '.join(QUERY_MODES)}")
     if unknown := [mode for mode in modes if mode not in QUERY_MODES]:
         raise ValueError(f"modes: {', '.join(unknown)} unknown; expected some of {', '.join(QUERY_MODES)}")
-    needed = {name for mode in modes for name in QUERY_MODES[mode]}
-    captions = queries["caption"] if "input_ids" in needed else None
-    batches = None
-    if "pixel_values" in needed:
-        batches = iter(_read_pixels(processor, queries, "reference image of query", batch_size, num_workers))
+    model.eval()
+    needed = _arguments(modes)
+    captions = queries["caption"][:] if "input_ids" in needed else None
+    images = _undecoded(queries) if "pixel_values" in needed else None
+    files = None if images is None else describe_images(images, _REFERENCE, contents=features_dir is not None)
 
-    features = {mode: [] for mode in modes}
-    for start in tqdm(range(0, len(queries), batch_size), "encoding queries", unit="batch", disable=not progress):
-        inputs = {}
-        if captions is not None:
-            inputs |= processor(text=captions[start : start + batch_size], return_tensors="pt").to(model.device)
-        if batches is not None:
-            inputs["pixel_values"] = next(batches).to(model.device)
-        for mode in modes:
-            features[mode].append(model.get_query_features(**{name: inputs[name] for name in QUERY_MODES[mode]}))
-    return {mode: torch.cat(parts) for mode, parts in features.items()}
+    features = {}
+    for group in [modes] if features_dir is None else [[mode] for mode in modes]:
+        needed = _arguments(group)
+        inputs = [
+            ({"caption": captions[row]} if "input_ids" in needed else {})
+            | (files[row] if "pixel_values" in needed else {})
+            for row in range(len(queries))
+        ]
+        settings = feature_settings(
+            model,
+            processor,
+            kind=f"query of {', '.join(group)}",
+            shape=(len(group), model.config.projection_dim),
+            images="pixel_values" in needed,
+            captions="input_ids" in needed,
+        )
+        encoded, _ = collect_features(
+            partial(_encode_queries, model, processor, captions, images, group, batch_size, num_workers),
+            settings,
+            inputs,
+            # In memory, NaN is found by who ranks.
+            None if features_dir is None else [f"query {row} ({group[0]})" for row in range(len(queries))],
+            "encoding queries" if features_dir is None else f"encoding queries ({group[0]})",
+            batch_size,
+            model.device,
+            None if features_dir is None else Path(features_dir, group[0]),
+            progress=progress,
+        )  # (num_queries, len(group), projection_dim)
+        features |= {mode: encoded[:, number].contiguous() for number, mode in enumerate(group)}
+    return features
 
 
 def score_blocks(model: FafaModel, queries: Tensor, targets: Tensor, rows: int = 512) -> Iterator[Tensor]:
@@ -106,26 +148,37 @@ def score_blocks(model: FafaModel, queries: Tensor, targets: Tensor, rows: int =
         yield model.score(block, targets)
 
 
-def _read_pixels(
-    processor: FafaProcessor, dataset: "datasets.Dataset", name: str, batch_size: int, num_workers: int
-) -> DataLoader:
-    """Batches of `(batch_size, 3, image_size, image_size)`, in the data set's order."""
-    return DataLoader(_Pixels(processor, dataset, name), batch_size=batch_size, num_workers=num_workers)
+def _encode_queries(
+    model: FafaModel,
+    processor: FafaProcessor,
+    captions: Sequence[str] | None,
+    images: Sequence[Any] | None,
+    modes: Sequence[str],
+    batch_size: int,
+    num_workers: int,
+    shards: Iterable[range],
+) -> Iterator[tuple[list[int], list[int], Tensor]]:
+    """Batches of queries in some modes: rows, none skipped, `(len(rows), len(modes), projection_dim)`."""
+    needed = _arguments(modes)
+    if "pixel_values" in needed:
+        batches = read_pixels(processor, images, shards, _REFERENCE, batch_size, num_workers)
+    else:
+        batches = (PixelBatch(rows, [], None) for rows in batches_of(shards, batch_size))
+    for rows, _, pixels in batches:
+        inputs = {} if pixels is None else {"pixel_values": pixels.to(model.device)}
+        if "input_ids" in needed:
+            text = [captions[row] for row in rows]
+            inputs |= processor(text=text, return_tensors="pt").to(model.device)
+        encoded = [model.get_query_features(**{name: inputs[name] for name in QUERY_MODES[mode]}) for mode in modes]
+        yield rows, [], torch.stack(encoded, dim=1)
 
 
-class _Pixels(Dataset):
-    """The images of a data set, opened and preprocessed one by one (in the workers of a DataLoader)."""
+def _arguments(modes: Sequence[str]) -> set[str]:
+    return {argument for mode in modes for argument in QUERY_MODES[mode]}
 
-    def __init__(self, processor: FafaProcessor, dataset: "datasets.Dataset", name: str):
-        from datasets import Image
 
-        # Undecoded, an image comes with its path, which an error can name.
-        self.images = dataset.cast_column("image", Image(decode=False))["image"]
-        self.processor, self.name = processor, name
+def _undecoded(dataset: "datasets.Dataset") -> Sequence[Any]:
+    """Its images as paths or bytes: an error can name the file, and what decodes them is `open_image`."""
+    from datasets import Image
 
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Tensor:
-        image = open_image(self.images[index], name=f"{self.name} {index}")
-        return self.processor(images=image, return_tensors="pt")["pixel_values"][0]
+    return dataset.cast_column("image", Image(decode=False))["image"]

@@ -1,71 +1,38 @@
-"""Evaluation of a model on ITCPR, or another test set of its form: overall, per source, and beside chance."""
+"""Evaluation of a model on ITCPR, or another test set of its form: overall, by source and caption length, by query."""
 
+import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from torch import Tensor
+from tqdm.auto import tqdm
 
 from ..modeling_fafa import FafaModel
 from ..processing_fafa import FafaProcessor
+from ..scoring_fafa import topk_mean_similarity
 from .encoding import QUERY_MODES, encode_queries, encode_targets, score_blocks
-from .metrics import MatchRanker, chance_metrics
+from .intervals import bootstrap_intervals
+from .metrics import MatchRanker, QueryResults, chance_metrics, match_ranks, top_images
+from .report import LATE_FUSION, OVERALL, EvaluationReport
 
 if TYPE_CHECKING:
     import datasets
-    import evaluate
 
-OVERALL = "overall"
-
-
-@dataclass
-class EvaluationReport:
-    """Metrics of each kind of query over all queries and per source, in percent.
-
-    Args:
-        metrics: mode ("image+caption", "caption", "image") -> "overall" or source -> metric -> percentage.
-        chance: "overall" or source -> metric -> percentage expected of a random ranking (exact, not simulated).
-        num_queries: "overall" or source -> number of queries.
-        num_gallery: images in the gallery, which every source searches whole.
-        settings: what else belongs in the record: model, data, precision, versions.
-    """
-
-    metrics: dict[str, dict[str, dict[str, float]]]
-    chance: dict[str, dict[str, float]]
-    num_queries: dict[str, int]
-    num_gallery: int
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> str:
-        """The fields as JSON, nested as above."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
-
-    def to_markdown(self) -> str:
-        """A table over all queries and, where there are several sources, one for each."""
-        title = f"{self.num_queries[OVERALL]:,} queries, gallery of {self.num_gallery:,} images, percent:"
-        parts = [title, self._table(OVERALL)]
-        sources = [name for name in self.num_queries if name != OVERALL]
-        if len(sources) > 1:
-            for source in sources:
-                parts += [f"{source}, {self.num_queries[source]:,} queries:", self._table(source)]
-        return "\n\n".join(parts) + "\n"
-
-    def _table(self, group: str) -> str:
-        rows = {mode: groups[group] for mode, groups in self.metrics.items()} | {"chance": self.chance[group]}
-        names = list(self.chance[group])
-        lines = [["query", *names], *([mode, *(f"{row[name]:.2f}" for name in names)] for mode, row in rows.items())]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
-        return "\n".join(_table_line(line, widths) for line in lines)
-
-
-def _table_line(cells: list[str], widths: list[int]) -> str:
-    padded = [
-        cells[0].ljust(widths[0]),
-        *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)),
-    ]
-    return f"| {' | '.join(padded)} |"
+TOP = 50  # images listed for each query
+ROWS = 128  # queries scored together: all modes' blocks exist at a time
+CAPTION_LENGTHS = {  # the most words, between blanks; captions of ITCPR have 3 to 32, 9.5 on average
+    "up to 6 words": 6,
+    "7 to 9 words": 9,
+    "10 to 12 words": 12,
+    "13 words or more": math.inf,
+}
+TOKEN_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # of the curve over k, as far as a model has tokens
+GALLERY_SIZES, GALLERY_DRAWS = 6, 5  # of the curve over gallery size
 
 
 def evaluate_itcpr(
@@ -77,7 +44,10 @@ def evaluate_itcpr(
     ks: Sequence[int] = (1, 5, 10),
     batch_size: int = 64,
     num_workers: int = 0,
-    metric: "evaluate.Metric | None" = None,
+    features_dir: str | Path | None = None,
+    features_dtype: torch.dtype | None = None,
+    curves: bool = False,
+    seed: int = 0,
     progress: bool = True,
 ) -> EvaluationReport:
     """Ranks the gallery for every query, on the device and in the precision of the model.
@@ -88,14 +58,19 @@ def evaluate_itcpr(
     Args:
         model: it is put into eval mode.
         processor: the model's own.
-        queries: with the columns `image`, `caption`, `instance_id` and `source`.
-        gallery: with the columns `image` and `instance_id`.
-        modes: kinds of query, of "image+caption", "caption", "image".
+        queries: with the columns `image`, `image_path`, `caption`, `instance_id` and `source`.
+        gallery: with the columns `image`, `image_path` and `instance_id`.
+        modes: kinds of query, of "image+caption", "caption", "image". With the last two the report has their
+            `late_fusion` as well. The first one is the subject of curves and sheets.
         ks: the ranks k to report.
         batch_size: images encoded at a time.
         num_workers: processes that read images; 0 reads in this one.
-        metric: `evaluate.load(...)` of the folder `composed_retrieval`, to compute the overall metrics through that
-            library; None computes the same numbers directly, which is faster (by 20 seconds a mode on ITCPR).
+        features_dir: keeps features in its folders `queries` and `gallery`, to resume from and to use again; several
+            launched processes share the work there.
+        features_dtype: of the gallery's features, such as float16 for half the memory; None: the model's.
+        curves: also scores with other numbers of top tokens, and ranks in random parts of the gallery; that takes ten
+            times as long as scoring once (of ITCPR, 70 CPU-seconds).
+        seed: of the bootstrap and of the parts of the gallery.
         progress: whether to show progress bars.
 
     Raises:
@@ -103,37 +78,200 @@ def evaluate_itcpr(
         UnreadableImageError: an image cannot be decoded. FileNotFoundError: it is not there.
     """
     query_ids, gallery_ids = queries["instance_id"][:], gallery["instance_id"][:]
-    num_matches = MatchRanker(query_ids, gallery_ids).num_matches  # before hours of encoding: raises if one has none
-    groups = _groups(queries["source"][:])
+    # Before hours of encoding: these raise if a query has no match, or a k makes no sense.
+    num_matches = MatchRanker(query_ids, gallery_ids).num_matches
+    captions, sources = queries["caption"][:], queries["source"][:]
+    groups = {
+        "source": _members(sources, sorted(set(sources))),
+        "caption length": _members([_caption_length(caption) for caption in captions], list(CAPTION_LENGTHS)),
+    }
+    members = {OVERALL: torch.ones(len(query_ids), dtype=torch.bool)} | groups["source"] | groups["caption length"]
+    chance = {name: chance_metrics(num_matches[chosen], len(gallery_ids), ks) for name, chosen in members.items()}
 
     model.eval()
-    query_features = encode_queries(model, processor, queries, modes, batch_size, num_workers, progress)
-    targets = encode_targets(model, processor, gallery, batch_size, num_workers, progress)
+    options = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
+    folders = [features_dir and Path(features_dir, name) for name in ("queries", "gallery")]
+    query_features = encode_queries(model, processor, queries, modes, **options, features_dir=folders[0])
+    targets = encode_targets(model, processor, gallery, **options, features_dir=folders[1], dtype=features_dtype)
 
-    metrics = {}
-    for mode in modes:
-        ranker, blocks = MatchRanker(query_ids, gallery_ids), []
-        for block in score_blocks(model, query_features[mode], targets):
-            ranker.add(block)
-            if metric is not None:
-                blocks.append(block.cpu())
-        results = ranker.results()
-        metrics[mode] = {name: results.metrics(ks, members) for name, members in groups.items()}
-        if metric is not None:
-            metrics[mode][OVERALL] = metric.compute(
-                predictions=torch.cat(blocks), references=query_ids, gallery_ids=gallery_ids, ks=ks
-            )
+    # One pass over the queries: every mode's scores of a few queries at a time.
+    main = modes[0]
+    names = [*modes, *([LATE_FUSION] if {"caption", "image"} <= set(modes) else [])]
+    rankings = {name: _Ranking(query_ids, gallery_ids) for name in names}
+    parts = _GalleryParts(query_ids, gallery_ids, seed) if curves else None
+    blocks = zip(*(score_blocks(model, query_features[mode], targets, ROWS) for mode in modes), strict=True)
+    num_blocks = -(-len(query_ids) // ROWS)
+    for block in tqdm(blocks, "scoring", num_blocks, unit="block", disable=not progress):
+        scores = dict(zip(modes, block, strict=True))
+        if LATE_FUSION in rankings:
+            scores[LATE_FUSION] = late_fusion(scores["caption"], scores["image"])
+        for name, ranking in rankings.items():
+            ranking.add(scores[name])
+        if parts is not None:
+            parts.add(scores[main])
+    results = {name: ranking.ranker.results() for name, ranking in rankings.items()}
+
+    lists = {name: ranking.lists(results[name]) for name, ranking in rankings.items()}
+    columns = zip(queries["image_path"][:], captions, sources, query_ids, strict=True)
+    fields = ("image_path", "caption", "source", "instance_id")
     return EvaluationReport(
-        metrics=metrics,
-        chance={name: chance_metrics(num_matches[members], len(gallery_ids), ks) for name, members in groups.items()},
-        num_queries={name: int(members.sum()) for name, members in groups.items()},
+        metrics={
+            name: {group: ranked.metrics(ks, chosen) for group, chosen in members.items()}
+            for name, ranked in results.items()
+        },
+        intervals=_intervals(results, members, ks, seed),
+        chance=chance,
+        groups={kind: list(names) for kind, names in groups.items()},
+        num_queries={name: int(chosen.sum()) for name, chosen in members.items()},
         num_gallery=len(gallery_ids),
+        gallery_fingerprint=_fingerprint(gallery["image_path"][:], gallery_ids),
+        ks=list(ks),
+        queries=[
+            {"index": index, **dict(zip(fields, values, strict=True))}
+            | {"results": {name: listed[index] for name, listed in lists.items()}}
+            for index, values in enumerate(columns)
+        ],
+        curves={
+            "mode": main,
+            "top_tokens": _top_token_curve(model, query_features[main], targets, query_ids, gallery_ids, ks, progress),
+            "gallery_size": parts.curve(ks),
+        }
+        if parts is not None
+        else {},
+        settings={"num_top_tokens": model.config.num_top_tokens, "seed": seed},
     )
 
 
-def _groups(sources: list[str]) -> dict[str, torch.Tensor]:
-    """Which queries to average over: all, and those of each source; `(num_queries,)` booleans."""
-    groups = {OVERALL: torch.ones(len(sources), dtype=torch.bool)}
-    for source in sorted(set(sources)):
-        groups[source] = torch.tensor([other == source for other in sources])
-    return groups
+def late_fusion(first: Tensor, second: Tensor) -> Tensor:
+    """Joins the scores of two kinds of query: the mean of both, each standardised over the gallery.
+
+    Without that the one whose scores spread further would decide alone.
+
+    Args:
+        first: `(num_queries, num_gallery)`.
+        second: the same queries' and images' scores by the other kind.
+
+    Returns:
+        `(num_queries, num_gallery)`, in standard deviations above the gallery's mean.
+    """
+    fused = torch.zeros_like(first)
+    for scores in (first, second):
+        spread, mean = torch.std_mean(scores, dim=1, keepdim=True, correction=0)
+        fused += (scores - mean).div_(2 * spread.clamp_min(torch.finfo(scores.dtype).tiny))
+    return fused
+
+
+class _Ranking:
+    """Ranks of the matches and the images ranked first, from blocks of scores."""
+
+    def __init__(self, query_ids: Sequence[int], gallery_ids: Sequence[int]):
+        self.ranker, self.top = MatchRanker(query_ids, gallery_ids), []
+
+    def add(self, scores: Tensor) -> None:
+        self.ranker.add(scores)
+        self.top += [
+            (values.tolist(), images.tolist()) for values, images in zip(*top_images(scores, TOP), strict=True)
+        ]
+
+    def lists(self, results: QueryResults) -> list[dict]:
+        """For each query what the report says of it."""
+        matches = results.images.split(results.num_matches.tolist())
+        columns = zip(results.ranks_per_query, matches, results.average_precision.tolist(), self.top, strict=True)
+        return [
+            {
+                "first_rank": int(ranks[0]),
+                "ranks": ranks.tolist(),
+                "matches": of_query.tolist(),
+                "average_precision": round(precision, 6),
+                "top_images": images,
+                "top_scores": [round(score, 6) for score in scores],
+            }
+            for ranks, of_query, precision, (scores, images) in columns
+        ]
+
+
+class _GalleryParts:
+    """Ranks in random parts of the gallery, which all keep every match: from the matches alone to the whole."""
+
+    def __init__(self, query_ids: Sequence[int], gallery_ids: Sequence[int], seed: int):
+        gallery_ids = np.asarray(gallery_ids)
+        is_match = np.isin(gallery_ids, query_ids)
+        matches, others = is_match.nonzero()[0], (~is_match).nonzero()[0]
+        sizes = np.unique(np.geomspace(len(matches), len(gallery_ids), GALLERY_SIZES).round().astype(int))
+        rng = np.random.default_rng(seed)
+        self.parts = []  # images and their ranker
+        for draw in range(GALLERY_DRAWS):
+            others = rng.permutation(others)
+            for size in sizes.tolist():
+                if draw and size in (len(matches), len(gallery_ids)):
+                    continue  # there is only one such part
+                images = np.sort(np.concatenate([matches, others[: size - len(matches)]]))  # in order, for ties
+                self.parts.append((torch.from_numpy(images), MatchRanker(query_ids, gallery_ids[images])))
+
+    def add(self, scores: Tensor) -> None:
+        for images, ranker in self.parts:
+            ranker.add(scores.index_select(1, images.to(scores.device)))
+
+    def curve(self, ks: Sequence[int]) -> list[dict]:
+        """By size, the metrics of each draw: `{"num_images": ..., "draws": [...]}`."""
+        draws: dict[int, list] = {}
+        for images, ranker in self.parts:
+            draws.setdefault(len(images), []).append(ranker.results().metrics(ks))
+        return [{"num_images": size, "draws": draws[size]} for size in sorted(draws)]
+
+
+def _top_token_curve(
+    model: FafaModel,
+    queries: Tensor,
+    targets: Tensor,
+    query_ids: Sequence[int],
+    gallery_ids: Sequence[int],
+    ks: Sequence[int],
+    progress: bool,
+) -> list[dict]:
+    """Metrics with the mean of the k largest similarities, for other k than the model's as well."""
+    num_tokens = targets.shape[1]
+    counts = sorted(
+        {count for count in TOKEN_COUNTS if count <= num_tokens} | {model.config.num_top_tokens, num_tokens}
+    )
+
+    def blocks(count: int) -> Iterator[Tensor]:
+        return (topk_mean_similarity(rows, targets, count) for rows in queries.split(ROWS))
+
+    return [
+        {"num_top_tokens": count, **match_ranks(blocks(count), query_ids, gallery_ids).metrics(ks)}
+        for count in tqdm(counts, "scoring with other numbers of top tokens", disable=not progress)
+    ]
+
+
+def _intervals(
+    results: dict[str, QueryResults], members: dict[str, Tensor], ks: Sequence[int], seed: int
+) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """95 % intervals in percent: mode -> group -> metric -> [lower, upper]."""
+    columns = {
+        (mode, metric): values.numpy()
+        for mode, ranked in results.items()
+        for metric, values in ranked.per_query(ks).items()
+    }
+    values = 100 * np.stack(list(columns.values()), axis=1)
+    intervals: dict = {mode: {group: {} for group in members} for mode in results}
+    for group, chosen in members.items():
+        ends = bootstrap_intervals(values[chosen.numpy()], seed=seed).tolist()
+        for (mode, metric), interval in zip(columns, ends, strict=True):
+            intervals[mode][group][metric] = interval
+    return intervals
+
+
+def _members(labels: list[str], names: list[str]) -> dict[str, Tensor]:
+    """Which queries have each label, `(num_queries,)` booleans; labels that none has are left out."""
+    return {name: torch.tensor([label == name for label in labels]) for name in names if name in labels}
+
+
+def _caption_length(caption: str) -> str:
+    num_words = len(caption.split())
+    return next(name for name, most in CAPTION_LENGTHS.items() if num_words <= most)
+
+
+def _fingerprint(image_paths: Sequence[str], instance_ids: Sequence[int]) -> str:
+    """Tells one gallery from another: of its images' names and ids, in order."""
+    return hashlib.sha256(json.dumps([image_paths, instance_ids]).encode()).hexdigest()[:16]

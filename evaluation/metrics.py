@@ -20,10 +20,12 @@ class QueryResults:
     Args:
         ranks: `(num_matches_in_all,)`, int64, from 1; query by query, ascending within each.
         num_matches: `(num_queries,)`, int64: how many of the ranks are the first query's, the second's, ...
+        images: `(num_matches_in_all,)`, int64: which gallery image has each of the ranks.
     """
 
     ranks: Tensor
     num_matches: Tensor
+    images: Tensor
 
     @property
     def ranks_per_query(self) -> tuple[Tensor, ...]:
@@ -49,6 +51,12 @@ class QueryResults:
         """`(num_queries,)`, in (0, 1]: the number of matches over the rank of the last one."""
         return self.num_matches.double() / self.ranks[self.num_matches.cumsum(0) - 1]
 
+    def per_query(self, ks: Sequence[int] = (1, 5, 10)) -> dict[str, Tensor]:
+        """What the metrics are means of: name -> `(num_queries,)`, fp64, from 0 to 1 (hits at k are 0 or 1)."""
+        _check_ks(ks)
+        hits = {f"rank-{k}": (self.first_rank <= k).double() for k in ks}
+        return {**hits, "mAP": self.average_precision, "mINP": self.inverse_negative_penalty}
+
     def metrics(self, ks: Sequence[int] = (1, 5, 10), queries: Sequence[bool] | Tensor | None = None) -> dict:
         """Means over queries, in percent; see `retrieval_metrics`.
 
@@ -56,15 +64,10 @@ class QueryResults:
             ks: ranks at which to count hits.
             queries: `(num_queries,)`, True for those to average over; None: all.
         """
-        _check_ks(ks)
         chosen = torch.ones(len(self.num_matches), dtype=torch.bool) if queries is None else torch.as_tensor(queries)
         if chosen.shape != self.num_matches.shape or chosen.dtype != torch.bool or not chosen.any():
             raise ValueError(f"queries: expected {len(self.num_matches)} booleans, one or more of them true")
-        first_rank = self.first_rank[chosen]
-        result = {f"rank-{k}": _percent(first_rank <= k) for k in ks}
-        result["mAP"] = _percent(self.average_precision[chosen])
-        result["mINP"] = _percent(self.inverse_negative_penalty[chosen])
-        return result
+        return {name: 100 * values[chosen].mean().item() for name, values in self.per_query(ks).items()}
 
 
 class MatchRanker:
@@ -108,6 +111,7 @@ class MatchRanker:
         self._order, self._starts = torch.from_numpy(order), torch.from_numpy(starts)
         self.num_matches = torch.from_numpy(ends - starts)
         self._ranks: list[Tensor] = []
+        self._images: list[Tensor] = []
         self._num_seen = 0
 
     def add(self, scores: Any) -> None:
@@ -138,7 +142,7 @@ class MatchRanker:
         """
         if self._num_seen != len(self.query_ids):
             raise ValueError(f"{self._num_seen} rows of scores for {len(self.query_ids)} queries")
-        return QueryResults(torch.cat(self._ranks), self.num_matches)
+        return QueryResults(torch.cat(self._ranks), self.num_matches, torch.cat(self._images))
 
     def _rank_block(self, scores: Tensor) -> None:
         first = self._num_seen
@@ -155,6 +159,7 @@ class MatchRanker:
         by_rank = ranks.argsort()
         by_query_and_rank = by_rank[row[by_rank].argsort(stable=True)]
         self._ranks.append(ranks[by_query_and_rank].cpu())
+        self._images.append(column[by_query_and_rank].cpu())
         self._num_seen += len(scores)
 
     def _raise_on_nan(self, scores: Tensor, first: int) -> None:
@@ -205,6 +210,27 @@ def retrieval_metrics(
     """
     _check_ks(ks)
     return match_ranks(scores, query_ids, gallery_ids).metrics(ks)
+
+
+def top_images(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k images ranked first for each query, equal scores in gallery order as everywhere here.
+
+    Args:
+        scores: `(num_queries, num_gallery)`, without NaN.
+        k: how many; all, if the gallery is smaller.
+
+    Returns:
+        their scores and their indices in the gallery, both `(num_queries, min(k, num_gallery))`, best first.
+    """
+    k = min(k, scores.shape[1])
+    values, indices = scores.topk(k, dim=1)
+    # topk may take and order equal scores as it likes. Where it left some out, a stable sort decides.
+    last = values[:, -1:]
+    cut = ((scores == last).sum(dim=1) > (values == last).sum(dim=1)).nonzero()[:, 0]
+    indices[cut] = scores[cut].argsort(dim=1, descending=True, stable=True)[:, :k]
+    indices = indices.sort(dim=1).values
+    values, order = scores.gather(1, indices).sort(dim=1, descending=True, stable=True)
+    return values, indices.gather(1, order)
 
 
 def chance_metrics(
@@ -293,7 +319,3 @@ def _as_ids(ids: Any, name: str) -> np.ndarray:
 def _check_ks(ks: Sequence[int]) -> None:
     if not all(isinstance(k, int) and k >= 1 for k in ks):
         raise ValueError(f"ks is {ks!r}, expected ranks from 1 on, such as (1, 5, 10)")
-
-
-def _percent(values: Tensor) -> float:
-    return 100 * values.double().mean().item()

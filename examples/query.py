@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from fafa import FafaModel, FafaProcessor
-from fafa.retrieval import Gallery, RankedImage, RankedQuery, draw_contact_sheet, find_images
+from fafa.retrieval import Gallery, RankedImage, RankedQuery, draw_contact_sheet
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--model", required=True, help="folder or Hub name of a FafaModel with its processor")
@@ -30,20 +30,26 @@ parser.add_argument("--batch-size", type=int, default=64)
 args = parser.parse_args()
 if args.image is None and args.caption is None:
     parser.error("a query needs --image, --caption or both")
+if args.top < 1:
+    parser.error(f"--top is {args.top}, expected a number from 1")
 
 # 1. The model and its processor.
 model = FafaModel.from_pretrained(args.model).to(args.device)
 processor = FafaProcessor.from_pretrained(args.model)
 
-# 2. The gallery: features from the index if there is one, else computed, once.
-if args.index and (args.index / "manifest.json").exists():
-    gallery = Gallery.load(args.index, model, processor, folder=args.gallery)
-    if len(find_images(args.gallery)) != len(gallery) + len(gallery.skipped):
-        parser.error(f"images were added to or removed from {args.gallery}: delete {args.index} to encode it again")
-else:
-    gallery = Gallery.from_folder(model, processor, args.gallery, batch_size=args.batch_size, on_error=args.on_error)
-    if args.index:
-        gallery.save(args.index)
+# 2. The gallery, encoded once: with an index, a later search reads the features, and an interrupted one goes on.
+try:
+    processor(images=args.image, text=args.caption)  # a photo or caption that is of no use is better known before
+    gallery = Gallery.from_folder(
+        model,
+        processor,
+        args.gallery,
+        batch_size=args.batch_size,
+        on_error=args.on_error,
+        features_dir=args.index,
+    )
+except (OSError, ValueError) as error:  # no such folder, another model's index, other photographs than it holds, ...
+    raise SystemExit(str(error)) from error
 
 # 3. The search.
 results = gallery.search(image=args.image, caption=args.caption, top=args.top)

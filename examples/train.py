@@ -7,7 +7,7 @@ Every setting is a field of the YAML file, of the command line, or of both (the 
 
     python examples/train.py --config examples/configs/paper.yaml --data_dir /data/SynCPR --output_dir runs/1 --seed 7
 
-A run that was stopped goes on from its last checkpoint with `--resume_from_checkpoint true`.
+A run that was stopped or killed goes on from its last checkpoint with `--resume_from_checkpoint true`.
 
 What to expect: the quickstart trains for about nine minutes on two CPU cores and reaches 63 % Rank-1 on its test
 set (see examples/evaluate_itcpr.py). The paper's recipe reports 46.5 % Rank-1 on ITCPR, from 10 epochs over 1.15
@@ -29,10 +29,10 @@ Large batches and few patches (16 an image) make the most of two cores.
 import difflib
 import json
 import logging
-import sys
+from argparse import Namespace
 from dataclasses import dataclass, field, fields
-from enum import Enum
 from pathlib import Path
+from typing import Literal
 
 import torch
 import yaml
@@ -40,9 +40,19 @@ from datasets import Image, load_dataset
 from transformers import AutoModel, AutoProcessor, HfArgumentParser, set_seed
 
 from fafa import FafaConfig, FafaImageProcessor, FafaModel, FafaProcessor
+from fafa.dataset_builders.syncpr import SynCPR
 from fafa.processing_fafa import build_tokenizer
-from fafa.training import FafaDataCollator, FafaTrainer, FafaTrainingArguments, build_vocabulary, hold_out_quadruples
-from fafa.training.card import training_card
+from fafa.training import (
+    CheckpointError,
+    FafaDataCollator,
+    FafaTrainer,
+    FafaTrainingArguments,
+    TrainingCollapsed,
+    build_vocabulary,
+    hold_out_quadruples,
+)
+from fafa.training.adapters import add_lora, merge_lora, train_vision_blocks
+from fafa.training.card import RunFacts
 from fafa.training.trainer import held_out_rank_metrics
 
 logger = logging.getLogger("train")
@@ -73,11 +83,28 @@ class ScriptArguments:
     vision_dtype: str | None = field(
         default=None, metadata={"help": "Store the frozen vision tower in this dtype, such as bfloat16."}
     )
+    trainable_vision_blocks: int | None = field(
+        default=None,
+        metadata={"help": "Last blocks of the vision tower to train; 0: none, -1: all; unset: by the model's config."},
+    )
+    lora_rank: int = field(default=0, metadata={"help": "Train adapters (LoRA) of this rank, not the weights; 0: off."})
+    lora_alpha: float = field(default=32.0, metadata={"help": "Their updates are scaled by lora_alpha / lora_rank."})
+    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout on the inputs of the adapters."})
+    lora_targets: Literal["qformer", "vision", "both"] = field(
+        default="qformer", metadata={"help": "Attention to adapt: of the Q-Former, of the vision tower, or of both."}
+    )
+    merge_adapter: bool = field(
+        default=False, metadata={"help": "Also write the model with its adapter merged in, into OUTPUT_DIR/merged."}
+    )
 
     def __post_init__(self):
         if isinstance(self.model_options, str):  # from the command line; a YAML file gives the fields themselves
             self.model_options = json.loads(self.model_options)
         self.model_options = self.model_options or {}
+        if self.trainable_vision_blocks and self.lora_rank:
+            raise ValueError("lora_rank trains adapters beside frozen weights: leave out trainable_vision_blocks")
+        if self.merge_adapter and not self.lora_rank:
+            raise ValueError("merge_adapter is for a run with adapters: set lora_rank, too")
 
 
 def main() -> None:
@@ -103,14 +130,22 @@ def main() -> None:
     train_set = triplets.select(train_rows)
     validation_set = triplets.select(validation_rows[: script.max_validation_triplets])
 
-    # 4. Model and processor.
+    # 4. Model and processor, and what of the model trains.
     if script.model == "tiny":
         model, processor = make_tiny_model(train_set, script.model_options)
     else:
         model = AutoModel.from_pretrained(script.model, **script.model_options)
         processor = AutoProcessor.from_pretrained(script.model)
-    if script.vision_dtype is not None:
+        if getattr(model, "peft_config", None):
+            raise ValueError(f"{script.model} holds an adapter: start from its merged model (merge_adapter), or resume")
+    if script.trainable_vision_blocks is not None:
+        train_vision_blocks(model, script.trainable_vision_blocks)
+    if script.trainable_vision_blocks and script.vision_dtype is not None:
+        logger.warning("vision_dtype %s is for a frozen tower; this one trains, in fp32", script.vision_dtype)
+    elif script.vision_dtype is not None:
         model.freeze_vision_tower(getattr(torch, script.vision_dtype))
+    if script.lora_rank:
+        model = add_lora(model, script.lora_rank, script.lora_alpha, script.lora_dropout, script.lora_targets)
 
     # 5. Training. The trainer augments the training images only.
     trainer = FafaTrainer(
@@ -129,22 +164,33 @@ def main() -> None:
         compute_metrics=held_out_rank_metrics(model),
         processing_class=processor,
     )
-    trainer.train(resume_from_checkpoint=resume_checkpoint(training))
+    start = "random weights (`FafaConfig.tiny`)" if script.model == "tiny" else f"`{script.model}`"
+    trainer.facts = RunFacts(
+        about=f"Trained from {start} by `examples/train.py`.",
+        dataset=script.data_dir or SynCPR.HUB_REPO_ID,
+        base_model=None if script.model == "tiny" else script.model,
+        settings=recipe,
+    )
+    try:
+        trainer.train(resume_from_checkpoint=resume_checkpoint(training))
+    except (CheckpointError, TrainingCollapsed) as stop:  # their messages say what to do
+        raise SystemExit(f"{type(stop).__name__}: {stop}") from stop
 
-    # 6. The result: a folder that AutoModel and AutoProcessor load, with a card that says how it came about.
+    # 6. The result: a folder that AutoModel and AutoProcessor load, with a card that says how it came about. With
+    #    push_to_hub it is on the Hub as well: once saved, and once more with the final figures.
     trainer.save_model()
     trainer.save_state()
     metrics = trainer.evaluate()
     trainer.save_metrics("eval", metrics)
-    data = {
-        "data set": "SynCPR's format, read by `load_dataset`",
-        "training triplets": f"{len(train_set):,}",
-        "held-out triplets": f"{len(validation_set):,}",
-    }
-    start = "random weights (`FafaConfig.tiny`)" if script.model == "tiny" else f"`{script.model}`"
-    card = training_card(trainer, f"Trained from {start} by `examples/train.py`.", data, metrics, recipe)
-    if trainer.is_world_process_zero():
-        Path(training.output_dir, "README.md").write_text(card, encoding="utf-8")
+    trainer.create_model_card()
+    if training.push_to_hub:
+        trainer.push_to_hub()
+    if script.merge_adapter and trainer.is_world_process_zero():
+        training.output_dir = str(Path(training.output_dir, "merged"))
+        trainer.model = merge_lora(trainer.model)
+        trainer.model.save_pretrained(training.output_dir)
+        processor.save_pretrained(training.output_dir)
+        trainer.create_model_card()
     logger.info("held-out Rank-1 %.1f %%; the model is in %s", metrics["eval_rank-1"], training.output_dir)
 
 
@@ -180,11 +226,9 @@ def parse_arguments() -> tuple[ScriptArguments, FafaTrainingArguments, dict]:
             )
     parser.set_defaults(**settings)
     script, training, _ = parser.parse_args_into_dataclasses()
-    flags = {argument.partition("=")[0] for argument in sys.argv[1:]}  # "--seed 7" or "--seed=7"
-    on_command_line = [name for name in known if f"--{name}" in flags]
-    given = {name: getattr(script if hasattr(script, name) else training, name) for name in on_command_line}
-    plain = {name: value.value if isinstance(value, Enum) else value for name, value in given.items()}
-    return script, training, settings | plain
+    # Parsed over None for every setting, so that what is not None was on the command line, as it was given.
+    given = vars(parser.parse_args(namespace=Namespace(**dict.fromkeys(known))))
+    return script, training, settings | {name: given[name] for name in known if given[name] is not None}
 
 
 if __name__ == "__main__":

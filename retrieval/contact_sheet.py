@@ -29,11 +29,13 @@ class RankedImage:
         image: a PIL image, or the path of one.
         score: its similarity to the query, printed below it; None prints nothing.
         correct: whether it answers the query (green frame or red); None where the truth is unknown (grey frame).
+        rank: from 1; None where it follows from the image's place in the row.
     """
 
     image: Image.Image | str | Path
     score: float | None = None
     correct: bool | None = None
+    rank: int | None = None
 
 
 @dataclass
@@ -258,7 +260,7 @@ def _draw_result(pen: _Pen, result: RankedImage, image: Image.Image, rank: int, 
     right, bottom = left + THUMB_WIDTH, top + thumb_height
     colour = {True: GREEN, False: RED, None: NEUTRAL}[result.correct]
     pen.thumbnail(image, (left, top, right, bottom), colour)
-    pen.pill((left, top), str(rank), colour, size=13)
+    pen.pill((left, top), f"{result.rank or rank:,}", colour, size=13)
 
     score = "" if result.score is None else f"{result.score:.3f}"
     x, y = (left + right) // 2, bottom + LABEL_HEIGHT // 2 + 2

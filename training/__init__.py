@@ -3,10 +3,12 @@
 from importlib import import_module
 
 _EXPORTS = {
+    "CheckpointError": "checkpoints",
     "FafaDataCollator": "collator",
     "FafaTrainer": "trainer",
     "FafaTrainingArguments": "trainer",
-    "GroupSampler": "batches",
+    "TripletBatches": "batches",
+    "TrainingCollapsed": "guard",
     "hold_out_quadruples": "batches",
     "build_vocabulary": "vocabulary",
 }

@@ -1,55 +1,125 @@
 """Which triplets train together, and which are held out."""
 
+import logging
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 from torch.utils.data import Sampler
 
+logger = logging.getLogger(__name__)
 
-class GroupSampler(Sampler[int]):
-    """Orders triplets so that batches hold several of one group (`cpr_id`): the same change of clothes, other people.
+_TRIES = 200  # places to look at for a triplet that must leave its batch
 
-    With random batches alone a model learns clothes: no other target in the batch wears what the caption asks for, so
-    nothing is left to tell people apart by. Batches with look-alikes from the first step learn slowly, though, so the
-    first epochs may stay random. The order depends on seed and epoch only, which makes resuming exact.
+
+class TripletBatches(Sampler[list[int]]):
+    """The batches of an epoch: at most `group_size` triplets of one group (`cpr_id`) in each, and those together.
+
+    Triplets of a group share the change of clothes and differ in the person. The losses tell such triplets from
+    strangers by soft labels; how many of them a batch holds decides what a model learns. At 1, the default, nobody else
+    in a batch is asked for in the same words: that is what random batches of SynCPR are like (two triplets of a group
+    meet in every sixth batch of 256), and a group's label never matters. From 2 on, only who they are tells the members
+    of a group apart, which teaches identity; it learns slowly from random weights, so the first epochs may stay random.
+
+    All batches have the same size, give or take one, so that none is a remainder of a few triplets; there are as many
+    as the batch size asks for, rounded up. Each process gets its share of every batch, again give or take one. The
+    order depends on seed and epoch alone, which makes resuming exact and equal for any number of processes.
 
     Args:
         group_ids: one per triplet.
-        group_size: triplets of a group that are kept together; 1 is a random order.
-        random_epochs: epochs at the beginning that are in random order.
+        batch_size: triplets in a batch, those of all processes together.
+        group_size: most triplets of a group in a batch; 0 is plain random order, as in the released code. Of a group
+            with more triplets than all batches have room for, some hold more, and the log says how many.
+        random_epochs: epochs at the beginning that are in plain random order.
         seed: of the order.
+        num_processes: among which each batch is divided.
+        process_index: of this one.
+
+    Raises:
+        ValueError: if a batch cannot hold `group_size` triplets or a triplet for each process.
     """
 
-    def __init__(self, group_ids: np.ndarray, group_size: int = 4, random_epochs: int = 0, seed: int = 0):
-        if group_size < 1:
-            raise ValueError(f"group_size is {group_size}, expected 1 (random order) or more")
+    def __init__(
+        self,
+        group_ids: np.ndarray,
+        batch_size: int,
+        group_size: int = 1,
+        random_epochs: int = 0,
+        seed: int = 0,
+        num_processes: int = 1,
+        process_index: int = 0,
+    ):
+        if not 0 <= group_size <= batch_size:
+            raise ValueError(
+                f"group_size is {group_size}, expected 0 (plain random order) to the batch size of {batch_size}"
+            )
+        if len(group_ids) < num_processes:
+            raise ValueError(f"{len(group_ids)} triplets cannot be divided among {num_processes} processes")
         self.groups = np.unique(group_ids, return_inverse=True)[1]
-        self.group_size, self.random_epochs, self.seed = group_size, random_epochs, seed
+        self.batch_size, self.group_size, self.random_epochs, self.seed = batch_size, group_size, random_epochs, seed
+        self.num_processes, self.process_index = num_processes, process_index
         self.epoch = 0
 
     def __len__(self) -> int:
-        return len(self.groups)
+        return -(-len(self.groups) // self.batch_size)
 
     def set_epoch(self, epoch: int) -> None:
-        """Selects the epoch whose order `__iter__` gives; the Trainer calls it."""
+        """Selects the epoch whose batches `__iter__` gives; the Trainer calls it."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(len(self.groups))
-        if self.group_size > 1 and self.epoch >= self.random_epochs:
-            order = self._keep_together(order, rng)
-        return iter(order.tolist())
+        if self.group_size and self.epoch >= self.random_epochs:
+            order = self._spread(self._keep_together(order, rng), rng)
+        for batch in np.array_split(order, len(self)):
+            yield np.array_split(batch, self.num_processes)[self.process_index].tolist()
 
     def _keep_together(self, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        # A stable sort by group leaves each group's members in their random order, to be cut into pieces.
+        """Cuts each group into pieces of at most `group_size` triplets; the pieces come in random order."""
+        # A stable sort by group leaves each group's members in their random order.
         order = order[np.argsort(self.groups[order], kind="stable")]
-        groups = self.groups[order]
-        starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]])
-        place_in_group = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
-        piece = np.cumsum(place_in_group % self.group_size == 0) - 1
+        piece = np.cumsum(_place_in_run(self.groups[order]) % self.group_size == 0) - 1
         shuffled = rng.permutation(piece[-1] + 1)[piece]
         return order[np.argsort(shuffled, kind="stable")]
+
+    def _spread(self, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Exchanges triplets with those of other batches where two pieces of a group met in one."""
+        groups = self.groups[order]
+        batch = np.repeat(np.arange(len(self)), [len(part) for part in np.array_split(order, len(self))])
+        by_batch_and_group = np.lexsort((groups, batch))
+        pairs = batch * (self.groups.max() + 1) + groups
+        surplus = by_batch_and_group[_place_in_run(pairs[by_batch_and_group]) >= self.group_size]
+        members = Counter(zip(batch.tolist(), groups.tolist(), strict=True)) if len(surplus) else {}
+        num_left = 0
+        for here in surplus:
+            for there in rng.integers(len(order), size=_TRIES):
+                mine, other = groups[here], groups[there]
+                fits = members[batch[there], mine] < self.group_size and members[batch[here], other] < self.group_size
+                if fits:
+                    members[batch[here], mine] -= 1
+                    members[batch[there], other] -= 1
+                    members[batch[here], other] += 1
+                    members[batch[there], mine] += 1
+                    for array in (order, groups):
+                        array[[here, there]] = array[[there, here]]
+                    break
+            else:
+                num_left += 1
+        if num_left:
+            logger.warning(
+                "epoch %d: %d triplets share a batch with %d or more others of their group, for want of room elsewhere",
+                self.epoch,
+                num_left,
+                self.group_size,
+            )
+        return order
+
+
+def _place_in_run(values: np.ndarray) -> np.ndarray:
+    """How many equal values stand directly before each: 0, 1, 2, ... within a run."""
+    starts = np.flatnonzero(np.r_[True, values[1:] != values[:-1]])
+    return np.arange(len(values)) - np.repeat(starts, np.diff(np.r_[starts, len(values)]))
 
 
 def hold_out_quadruples(

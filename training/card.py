@@ -1,46 +1,278 @@
-"""The model card of a training run."""
+"""The model card of a training run: what was trained on what, how, for how long, and how well it ranks."""
 
+import json
+import logging
 import platform
+import shlex
+import sys
+import time
+from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
-from ..model_card import make_model_card, markdown_table
+from ..model_card import hub_id, make_model_card, markdown_table, percent_table, retrieval_results
+from .curves import draw_curves
 
-_LIBRARIES = ("torch", "transformers", "datasets", "accelerate")
+logger = logging.getLogger(__name__)
+
+CARD, CURVES = "README.md", "curves.png"
+_LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "huggingface_hub")
+_RANKING = ("rank-1", "rank-5", "rank-10", "mAP")  # mINP equals mAP where a query has a single match, as here
 
 
-def training_card(trainer, about: str, data: dict[str, object], metrics: dict[str, float], recipe: dict) -> str:
-    """Describes a finished run of `FafaTrainer`: data, settings, loss terms, held-out results, versions.
+@dataclass
+class RunFacts:
+    """What a card says beyond what the trainer knows; each may be left out.
 
     Args:
-        trainer: after `train()`.
-        about: where the weights started from.
-        data: what the training and validation sets are: name -> value, for a table.
-        metrics: of `trainer.evaluate()`.
-        recipe: the settings of the run, as a YAML file would give them.
+        about: one paragraph on where the weights started from.
+        dataset: the training set: a name on the Hub, or the folder as it was given.
+        base_model: the model that training started from, if any.
+        settings: of the run, as a YAML file for `script` would give them.
+        script: what they are the settings of.
+    """
+
+    about: str = ""
+    dataset: str | None = None
+    base_model: str | None = None
+    settings: dict[str, object] = field(default_factory=dict)
+    script: str = "examples/train.py"
+
+
+class RunClock(TrainerCallback, ExportableState):
+    """The time of a run, through all its resumes: checkpoints carry it, and what a kill undid is not counted.
+
+    It also notes how many parameters train, which a merged adapter no longer tells.
+    """
+
+    def __init__(self):
+        self.seconds, self.resumed_at, self.num_trained = 0.0, [], 0
+        self._since = time.monotonic()
+
+    def on_train_begin(self, args, state, control, model, **kwargs):
+        """Goes on from the checkpoint's count."""
+        self.num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        stored = state.stateful_callbacks.get("RunClock", {}).get("attributes", {}) if state.global_step else {}
+        self.seconds, self.resumed_at = stored.get("seconds", 0.0), list(stored.get("resumed_at", []))
+        if state.global_step:
+            self.resumed_at.append(state.global_step)
+        self._since = time.monotonic()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """What is done after training does not count."""
+        self._count()
+
+    def state(self) -> dict:
+        """For the checkpoint that is being written."""
+        self._count()
+        return {"args": {}, "attributes": {"seconds": self.seconds, "resumed_at": self.resumed_at}}
+
+    def _count(self) -> None:
+        now = time.monotonic()
+        self.seconds, self._since = self.seconds + now - self._since, now
+
+
+def write_training_card(trainer, model_name: str | None = None, **metadata) -> Path:
+    """Writes README.md and curves.png of a run of `FafaTrainer` into its output folder.
+
+    Args:
+        trainer: after `train()`; its `facts` say what it does not know itself.
+        model_name: by default that of the repository on the Hub, or of the output folder.
+        metadata: further arguments of `huggingface_hub.ModelCardData`, such as `license`.
 
     Returns:
-        the text of a README.md.
+        the path of the card.
     """
-    last = [entry for entry in trainer.state.log_history if "loss" in entry][-1:]
-    terms = [[name, f"{value:.4f}"] for entry in last for name, value in entry.items() if name.startswith("loss")]
-    ranking = [name for name in metrics if name.startswith(("eval_rank", "eval_mAP", "eval_mINP"))]
-    held_out = [[name.removeprefix("eval_"), f"{metrics[name]:.2f}"] for name in ranking]
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
-    versions = ", ".join(f"{library} {version(library)}" for library in _LIBRARIES)
+    folder = Path(trainer.args.output_dir)
+    marks = {}
+    if 0 < trainer.args.contrastive_steps < trainer.state.global_step:
+        marks[trainer.args.contrastive_steps] = "FDA's own loss"
+    if _best_step(trainer) is not None:
+        marks[_best_step(trainer)] = "best"
+    panels: list[str] = []
+    try:
+        panels = draw_curves(trainer.state.log_history, folder / CURVES, marks)
+    except ImportError as error:
+        logger.warning("the card has no picture: %s", error)
+    model_name = model_name or Path(trainer.hub_model_id or folder.resolve()).name
+    text = training_card(trainer, panels, model_name, **metadata)
+    (folder / CARD).write_text(text, encoding="utf-8")
+    return folder / CARD
+
+
+def training_card(trainer, panels: list[str], model_name: str, **metadata) -> str:
+    """The text of the card; `panels` are those of curves.png beside it, if there is one."""
+    args, facts, model = trainer.args, trainer.facts, trainer.model
+    adapter = getattr(model, "peft_config", {}).get("default")
+    base_model = facts.base_model or getattr(adapter, "base_model_name_or_path", None)
+    held_out, dataset = _held_out_metrics(trainer), facts.dataset or "the training set"
+    results = retrieval_results(held_out, dataset, f"held-out quadruples of {dataset}", dataset_split="train")
+    sections = {
+        "Held-out results": _results_section(trainer, held_out),
+        "Training data": _data_section(trainer),
+        "Training": _run_section(trainer, panels),
+        "Settings": _settings_section(facts, args.world_size),
+    }
     return make_model_card(
-        trainer.model.config,
-        num_parameters=trainer.model.num_parameters(),
+        model.config,
+        num_parameters=_num_parameters(model),
         title="FAFA for composed person retrieval",
-        about=about,
-        sections={
-            "Training data": markdown_table(["", ""], [[name, value] for name, value in data.items()]),
-            "Held-out results": "Quadruples of the training set that were not trained on, each query against all their "
-            f"targets, percent.\n\n{markdown_table(['metric', 'value'], held_out)}",
-            "Training": f"{trainer.state.global_step:,} steps on {machine} ({platform.machine()}); {versions}. "
-            f"Loss at the end:\n\n{markdown_table(['term', 'value'], terms)}\n\nSettings:\n\n"
-            f"```yaml\n{yaml.safe_dump(recipe, sort_keys=False)}```",
+        about=facts.about,
+        sections={heading: text for heading, text in sections.items() if text},
+        metadata={
+            "model_name": model_name,
+            "base_model": hub_id(base_model),
+            "datasets": hub_id(facts.dataset),
+            "eval_results": results or None,
+            **metadata,
         },
+        folder=trainer.hub_model_id or "path/to/this/folder",
+        adapter_of=(base_model or "path/to/the/base/model") if adapter is not None else None,
     )
+
+
+def _best_step(trainer) -> int | None:
+    """The step whose weights `load_best_model_at_end` brought back."""
+    state = trainer.state
+    return state.best_global_step if trainer.args.load_best_model_at_end and state.best_model_checkpoint else None
+
+
+def _held_out_metrics(trainer) -> dict[str, float]:
+    """Of the weights that training ended with: evaluated after it, or within it at their step."""
+    history = trainer.state.log_history
+    evaluated = [entry for entry in history if "eval_rank-1" in entry]
+    if evaluated and not any("train_runtime" in entry for entry in history[history.index(evaluated[-1]) :]):
+        own = evaluated[-1]
+    else:
+        step = _best_step(trainer) or trainer.state.global_step
+        own = next((entry for entry in evaluated if entry["step"] == step), {})
+    return {name: own[f"eval_{name}"] for name in _RANKING if f"eval_{name}" in own}
+
+
+def _results_section(trainer, metrics: dict[str, float]) -> str:
+    if not metrics:
+        return "These weights were not evaluated on held-out triplets."
+    from ..evaluation import chance_metrics
+
+    count = len(trainer.eval_dataset)
+    chance = chance_metrics(np.ones(count, dtype=int), count)
+    return (
+        f"{count:,} queries of quadruples that were not trained on, each against all their {count:,} targets, of which "
+        f"one is correct; percent.\n\n{percent_table({'image+caption': metrics, 'chance': chance}, corner='query')}"
+    )
+
+
+def _data_section(trainer) -> str:
+    rows, lines = [], []
+    for name, dataset in {"trained on": trainer.train_dataset, "held out": trainer.eval_dataset}.items():
+        if "cpr_id" in (getattr(dataset, "column_names", None) or []):
+            groups = len(np.unique(np.asarray(dataset["cpr_id"][:])))
+            rows.append([name, f"{len(dataset):,}", f"{groups:,}"])
+    if trainer.facts.dataset:
+        lines.append(f"`{trainer.facts.dataset}`; a group is a quadruple's one direction (`cpr_id`).")
+    if rows:
+        lines.append(markdown_table(["part", "triplets", "groups"], rows))
+    if trainer.skipped_images:
+        images, times = len(trainer.skipped_images), sum(trainer.skipped_images.values())
+        counted = ", as the first process counted" if trainer.args.world_size > 1 else ""
+        lines.append(f"{images:,} images could not be read; triplets were left out {times:,} times for it{counted}.")
+    return "\n\n".join(lines)
+
+
+def _run_section(trainer, panels: list[str]) -> str:
+    args, state = trainer.args, trainer.state
+    clock = next(entry for entry in trainer.callback_handler.callbacks if isinstance(entry, RunClock))
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    steps = f"{state.global_step:,}, {state.epoch:.1f} epochs"
+    if state.global_step < state.max_steps:
+        steps += f"; stopped early, {state.max_steps:,} were planned"
+    if clock.resumed_at:
+        steps += f"; resumed at step {', '.join(f'{step:,}' for step in clock.resumed_at)}"
+    best, weights = _best_step(trainer), []
+    if best:
+        weights.append(f"of step {best:,}, the best by {args.metric_for_best_model} ({state.best_metric:.2f})")
+    if args.ema_decay:
+        weights.append(f"exponential moving average, decay {args.ema_decay:g}")
+    shares = f"{args.world_size} processes × {args.train_batch_size} × {args.gradient_accumulation_steps} accumulated"
+    schedule = "one-cycle" if args.one_cycle else args.lr_scheduler_type.value
+    warmup = f"{args.warmup_steps:g} steps" if args.warmup_steps >= 1 else f"{args.warmup_steps:.0%}"
+    losses = [entry for entry in state.log_history if "loss" in entry]
+    terms = {name: value for name, value in losses[-1].items() if name.startswith("loss")} if losses else {}
+    rows = {
+        "steps": steps,
+        "weights": "; ".join(weights),
+        "batch": f"{batch:,} triplets" + (f" ({shares})" if batch > args.train_batch_size else ""),
+        "optimiser": f"{args.optim.value}, learning rate {args.learning_rate:g}, {schedule}, warm-up of {warmup}, "
+        f"weight decay {args.weight_decay:g}, gradient norm at most {args.max_grad_norm:g}",
+        "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
+        "trained": clock.num_trained and f"{clock.num_trained:,} of {_num_parameters(trainer.model):,} parameters",
+        "last loss": ", ".join(f"{name} {value:.3f}" for name, value in sorted(terms.items())),
+        "machine": _machine(args.world_size),
+        "time": f"{_duration(clock.seconds)}, {state.global_step * batch / max(clock.seconds, 1e-9):,.3g} triplets/s, "
+        "evaluation and checkpoints included",
+        "memory": _peak_memory(),
+        "software": ", ".join(
+            ["Python " + platform.python_version(), *(f"{name} {version(name)}" for name in ("fafa", *_LIBRARIES))]
+        ),
+    }
+    picture = f"![Over the optimiser steps: {', '.join(panels)}]({CURVES})\n\n" if panels else ""
+    return picture + markdown_table(["run", ""], [[name, value] for name, value in rows.items() if value])
+
+
+def _num_parameters(model) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _machine(world_size: int) -> str:
+    if torch.cuda.is_available():
+        return f"{world_size} × {torch.cuda.get_device_name()}"
+    threads = torch.get_num_threads()
+    each = f"{threads} thread{'s' * (threads > 1)}"
+    return f"CPU ({platform.machine()}), {each if world_size == 1 else f'{world_size} processes of {each}'}"
+
+
+def _peak_memory() -> str | None:
+    """Of this process, in this session."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of the GPU's at most, a process"
+    if sys.platform != "linux":  # Windows has no such module, macOS other units
+        return None
+    import resource
+
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB at most, a process"
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{seconds:.0f} s" if seconds < 120 else f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _settings_section(facts: RunFacts, world_size: int) -> str:
+    """The YAML file and the command that repeat the run; access tokens stay out of both."""
+    plain = json.loads(json.dumps(facts.settings, default=str))  # enumerations and paths as they are written
+    settings = {
+        name: value for name, value in plain.items() if name != "resume_from_checkpoint" and not name.endswith("_token")
+    }
+    if not settings:
+        return ""
+    launch = "python" if world_size == 1 else f"accelerate launch --num_processes {world_size}"
+    lines = [f"{launch} {facts.script}", *(_flag(name, value) for name, value in settings.items() if value is not None)]
+    command = " \\\n  ".join(lines)
+    return (
+        f"All that was set; the rest are defaults. As a file for `--config`:\n\n"
+        f"```yaml\n{yaml.safe_dump(settings, sort_keys=False)}```\n\n"
+        f"<details><summary>The same as a command</summary>\n\n```bash\n{command}\n```\n\n</details>"
+    )
+
+
+def _flag(name: str, value: object) -> str:
+    if isinstance(value, list):
+        return " ".join([f"--{name}", *(shlex.quote(str(entry)) for entry in value)])
+    text = value if isinstance(value, str) else json.dumps(value)  # true, 0.5, {"fda_alpha": 0.0}
+    return f"--{name} {shlex.quote(text)}"

@@ -7,11 +7,18 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch.optim.lr_scheduler import OneCycleLR
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
-from .batches import GroupSampler
+from .averaging import AveragedWeights
+from .batches import TripletBatches
+from .card import RunClock, RunFacts, write_training_card
+from .gradient_cache import average_gradients, cached_backward
+from .guard import EarlyStopping, embedding_spread
+from .safe_trainer import SafeTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +44,19 @@ class FafaTrainingArguments(TrainingArguments):
     max_grad_norm: float = 1.0
     remove_unused_columns: bool = False
     label_names: list[str] | None = field(default_factory=lambda: ["group_ids"])
+    logging_nan_inf_filter: bool = False  # it would hide what the guard looks for, and wait for the device every step
 
     one_cycle: bool = field(
         default=True,
         metadata={"help": "One-cycle schedule as released, beta1 cycling included; else lr_scheduler_type counts."},
     )
     group_size: int = field(
-        default=1, metadata={"help": "Triplets of one group (cpr_id) kept together in a batch; 1: random batches."}
+        default=1,
+        metadata={"help": "Most triplets of one group (cpr_id) in a batch, kept together; 0: plain random order."},
+    )
+    gradient_cache_size: int = field(
+        default=0,
+        metadata={"help": "Triplets with activations in memory at a time, for batches too large for it; 0: all."},
     )
     random_epochs: int = field(default=0, metadata={"help": "Epochs of random batches before group_size counts."})
     contrastive_steps: int = field(
@@ -54,6 +67,36 @@ class FafaTrainingArguments(TrainingArguments):
         default=0,
         metadata={"help": "Steps with the caption-to-image term (itc_weight 1); for a model from random weights."},
     )
+
+    ema_decay: float = field(
+        default=0.0,
+        metadata={"help": "Evaluate and save an exponential moving average of the weights (0.999, say); 0: off."},
+    )
+    early_stopping_patience: int = field(
+        default=0,
+        metadata={"help": "Stop after so many evaluations without a better metric_for_best_model (rank-1); 0: never."},
+    )
+    collapse_share: float = field(
+        default=0.5,
+        metadata={"help": "Stop when held-out mAP falls below this share of the best so far; 0: never."},
+    )
+    collapse_spread: float = field(
+        default=0.05,
+        metadata={"help": "Stop when the spread of embeddings falls below this share of the most so far; 0: never."},
+    )
+    allow_changed_data: bool = field(
+        default=False,
+        metadata={"help": "Resume with other data, seed or batches than the checkpoint's; the order is another then."},
+    )
+
+    def __post_init__(self):
+        if self.metric_for_best_model is None and (self.load_best_model_at_end or self.early_stopping_patience):
+            self.metric_for_best_model = "rank-1"  # the loss depends on the size of the batch
+        super().__post_init__()
+
+    def __getstate__(self) -> dict:
+        """Without the Hub's token: `training_args.bin` lies in the folder that `push_to_hub` uploads."""
+        return self.__dict__ | {"hub_token": None}
 
 
 class ContrastiveWarmup(TrainerCallback):
@@ -104,19 +147,53 @@ class ResumableOneCycle(OneCycleLR):
         super().load_state_dict({name: value for name, value in state_dict.items() if name not in length})
 
 
-class FafaTrainer(Trainer):
+class FafaTrainer(AveragedWeights, SafeTrainer):
     """Trainer with one-cycle schedule, group-aware batches, and the loss terms in the log."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self._check_settings()
+        if self.is_fsdp_enabled:  # it shards no scalars; `_save` undoes this
+            self.model.temperature = torch.nn.Parameter(self.model.temperature.detach().reshape(1))
+        self.facts = RunFacts()
+        self.add_callback(RunClock())
         self.skipped_images: dict[str, int] = defaultdict(int)
-        self._term_sums: dict[str, torch.Tensor] = {}
-        self._term_count = 0
+        if self.args.early_stopping_patience:
+            self.add_callback(EarlyStopping(self.args.early_stopping_patience))
         if hasattr(self.data_collator, "set_epoch"):
             self.add_callback(CollatorEpoch(self.data_collator))
         warmup = self.args.contrastive_steps, self.args.caption_steps
         if any(warmup):
             self.add_callback(ContrastiveWarmup(self.model.config, *warmup))
+
+    def _check_settings(self) -> None:
+        if "instance_id" in (getattr(self.eval_dataset, "column_names", None) or []):
+            raise ValueError(
+                "eval_dataset is a test set in ITCPR's form (it has a column instance_id). Choosing checkpoints by it "
+                "would make its results worthless. Hold out quadruples of the training set: hold_out_quadruples()."
+            )
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"one process sees {self.args.n_gpu} GPUs and would split each batch's loss among them. Start one "
+                "process per GPU (accelerate launch examples/train.py ...), or show it one: CUDA_VISIBLE_DEVICES=0."
+            )
+        if self.is_fsdp_enabled and hasattr(self.model, "peft_config"):
+            raise ValueError(
+                "adapters (LoRA) do not train under FSDP. They need little memory: launch with one process per GPU and "
+                "the whole model in each, as examples/configs/accelerate/one_node.yaml does"
+            )
+        if self.args.gradient_cache_size and (
+            self.args.gradient_accumulation_steps > 1 or self.args.fp16 or self.is_fsdp_enabled
+        ):
+            raise ValueError(
+                "gradient_cache_size works without gradient accumulation, fp16 and FSDP: raise "
+                "per_device_train_batch_size instead of accumulating, and train in bf16"
+            )
+        if self.args.fp16:
+            logger.warning(
+                "fp16: users of the released code, which trains in it, lost runs to a collapse near step 23,000 and "
+                "reached 40.3 Rank-1 instead of 46.5. bf16=true has the range of float32 at the same speed."
+            )
 
     def get_decay_parameter_names(self, model) -> list[str]:
         """Matrices of linear, convolution and word layers: no biases, norms, tokens, positions, temperature."""
@@ -141,12 +218,31 @@ class FafaTrainer(Trainer):
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def _get_train_sampler(self, train_dataset=None):
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.group_size == 1 or not hasattr(dataset, "column_names"):
-            return super()._get_train_sampler(train_dataset)
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return GroupSampler(np.asarray(dataset["cpr_id"][:]), self.args.group_size, self.args.random_epochs, seed)
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of `TripletBatches`, of which every process reads its share."""
+        if not hasattr(self.train_dataset, "column_names") or isinstance(self.train_dataset, IterableDataset):
+            return super().get_train_dataloader()
+        args = self.args
+        batches = TripletBatches(
+            np.asarray(self.train_dataset["cpr_id"][:]),
+            batch_size=args.per_device_train_batch_size * args.world_size,
+            group_size=args.group_size,
+            random_epochs=args.random_epochs,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            num_processes=args.world_size,
+            process_index=args.process_index,
+        )
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+        # Not by `accelerator.prepare`, which would divide the batches among processes once more.
+        return prepare_data_loader(loader, args.device, num_processes=1, process_index=0, put_on_device=True)
 
     def get_eval_dataloader(self, eval_dataset=None):
         """The training collator, but without augmentation."""
@@ -157,24 +253,64 @@ class FafaTrainer(Trainer):
         finally:
             self.data_collator = training_collator
 
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """A step in chunks of `gradient_cache_size`, or the Trainer's own."""
+        if self.args.gradient_cache_size == 0:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        self._note_skipped(inputs)
+        parallel = self.args.world_size > 1
+        output = cached_backward(
+            self.model,
+            inputs,
+            self.args.gradient_cache_size,
+            self.accelerator.autocast,  # which accelerate puts around `forward` alone
+            gather_across_processes=parallel,
+        )
+        if parallel:
+            average_gradients(self.model)
+        self._note_terms(output)
+        return output.loss
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Keeps the terms of the loss for the log, and the names of images that the collator left out."""
+        """The loss of the batches of all processes together; notes its terms and what the collator left out."""
+        self._note_skipped(inputs)
+        if model.training and self.args.world_size > 1:
+            inputs["gather_across_processes"] = True
+        loss, output = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if model.training:
+            self._note_terms(output)
+        return (loss, output) if return_outputs else loss
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Writes the model folder; from FSDP, too, one that `FafaModel` loads."""
+        if state_dict and "temperature" in state_dict:
+            state_dict["temperature"] = state_dict["temperature"].reshape(())
+        super()._save(output_dir, state_dict)
+
+    def _note_skipped(self, inputs) -> None:
         for name in inputs.pop("skipped_images", []):
             self.skipped_images[name] += 1
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if model.training:
-            for term in LOSS_TERMS:
-                if outputs.get(term) is not None:
-                    self._term_sums[term] = self._term_sums.get(term, 0.0) + outputs[term].detach()
-            self._term_count += 1
-        return (loss, outputs) if return_outputs else loss
+
+    def _note_terms(self, output) -> None:
+        self.guard.observe(output.loss)
+        terms = {term: output[term].detach() for term in LOSS_TERMS if output.get(term) is not None}
+        for term, value in (terms | embedding_spread(output)).items():
+            self._term_sums[term] = self._term_sums.get(term, 0.0) + value
+        self._term_count += 1
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the mean of each loss term since the last log of the training loss."""
+        """Adds the mean of each loss term, and of the embeddings' spread, since the last log of the training loss."""
         if "loss" in logs and self._term_count:
             logs.update({term: float(total) / self._term_count for term, total in self._term_sums.items()})
             self._term_sums, self._term_count = {}, 0
         super().log(logs, start_time)
+
+    def create_model_card(self, model_name: str | None = None, **metadata) -> None:
+        """Card and curves of the run, of which `self.facts` say more; `push_to_hub` calls this before it uploads."""
+        if self.is_world_process_zero():
+            write_training_card(self, model_name, **metadata)
 
     def train(self, *args, **kwargs):
         """Trains; images that were left out under `on_error="skip"` are reported at the end, also of a failed run."""

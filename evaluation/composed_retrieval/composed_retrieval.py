@@ -16,8 +16,9 @@ Args:
     predictions (`list` of `list` of `float`): For each query its row of scores, one per gallery image; higher is
         better. Equal scores rank in gallery order.
     references (`list` of `int`): The instance id of each query.
-    gallery_ids (`list` of `int`): To `compute` alone: the instance id of each gallery image, -1 for distractors.
-    ks (`tuple` of `int`): To `compute` alone: the ranks k, (1, 5, 10) unless told.
+    gallery_ids (`list` of `int`): To `evaluate.load` or `compute`: the instance id of each gallery image, -1 for
+        distractors.
+    ks (`tuple` of `int`): To `evaluate.load` or `compute`: the ranks k, (1, 5, 10) unless told.
 
 Returns:
     `dict` of percentages: "rank-1", "rank-5", "rank-10", "mAP", "mINP".
@@ -43,7 +44,17 @@ _CITATION = """
 
 
 class ComposedRetrieval(evaluate.Metric):
-    """The metric; it stores rows of scores as they come and computes when all are in."""
+    """The metric; it stores rows of scores as they come and computes when all are in.
+
+    What the gallery holds is better given to `evaluate.load` where `compute` belongs to others too, as in
+    `evaluate.combine`: that hands its arguments to every metric.
+    """
+
+    def __init__(self, *args, gallery_ids=None, ks=(1, 5, 10), **kwargs):
+        super().__init__(*args, **kwargs)
+        self.gallery_ids, self.ks = gallery_ids, ks
+        # As Python numbers scores take four times as long to come back. MetricInfo refuses this for lists, needlessly.
+        self.info.format = "numpy"
 
     def _info(self):
         return evaluate.MetricInfo(
@@ -58,5 +69,13 @@ class ComposedRetrieval(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references, gallery_ids, ks=(1, 5, 10)):
-        return retrieval_metrics(np.asarray(predictions, dtype=np.float32), references, gallery_ids, ks)
+    def _compute(self, predictions, references, gallery_ids=None, ks=None):
+        gallery_ids = self.gallery_ids if gallery_ids is None else gallery_ids
+        if gallery_ids is None:
+            raise ValueError("give gallery_ids, the instance id of each gallery image, to evaluate.load or to compute")
+        if len(lengths := {len(row) for row in predictions}) > 1:
+            raise ValueError(
+                f"predictions: rows of {min(lengths)} and of {max(lengths)} scores; expected one per image"
+            )
+        scores = np.stack(predictions).astype(np.float32, copy=False)
+        return retrieval_metrics(scores, references, gallery_ids, self.ks if ks is None else ks)

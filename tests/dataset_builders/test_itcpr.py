@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 import shutil
 
 import pytest
@@ -130,3 +131,25 @@ def test_counts_per_source_are_compared_with_the_published_ones(load, itcpr_root
     with caplog.at_level(logging.WARNING, logger="fafa"):
         load("ITCPR", "query", data_dir=itcpr_root)
     assert "0 PRCC (published: 1), 3 matches (published: 4)." in caplog.text
+
+
+def test_another_test_set_of_the_same_form(load, itcpr_root, itcpr_records, monkeypatch, caplog):
+    """TG-CPR, say: other sources and folders, large ids, no distractors. It is not taken for a damaged ITCPR."""
+    monkeypatch.setitem(itcpr.PUBLISHED, "query", itcpr.PUBLISHED["query"] | {"records": 3})
+    for name, records in zip(("query", "gallery"), itcpr_records, strict=True):
+        for record in records:
+            path = f"market/{record['file_path']}"
+            os.renames(itcpr_root / record["file_path"], itcpr_root / path)
+            instance_id = str(10**12 + record["instance_id"] + 1)
+            record |= {"file_path": path, "datasets": "Market-1501", "instance_id": instance_id}
+        rewrite(itcpr_root, name, records)
+    with caplog.at_level(logging.INFO, logger="fafa"):
+        queries = load("ITCPR", "query", data_dir=itcpr_root, split="test")
+        gallery = load("ITCPR", "gallery", data_dir=itcpr_root, split="test")
+    assert queries["instance_id"][:] == [10**12 + 1, 10**12 + 2]
+    assert gallery["source"][:] == ["Market-1501"] * 4 and gallery[3]["image"].size == (4, 8)
+    assert {record.levelname for record in caplog.records} == {"INFO"}
+
+    (itcpr_root / queries[0]["image_path"]).unlink()
+    with pytest.raises(DataFormatError, match=f"image paths are relative to {itcpr_root}. Those of ITCPR are of Celeb"):
+        load("ITCPR", "query", data_dir=itcpr_root, download_mode="force_redownload")

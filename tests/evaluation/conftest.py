@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from tiny import tiny_model, tiny_processor
 
+from fafa.evaluation import EvaluationReport, QueryResults, chance_metrics
+
 NUM_QUERIES, NUM_DISTRACTORS = 7, 6
 
 
@@ -25,6 +27,57 @@ def model():
 @pytest.fixture(scope="session")
 def processor():
     return tiny_processor()
+
+
+@pytest.fixture
+def make_report():
+    """A function that makes a report of made-up ranks: mode -> the rank of each query's only match."""
+
+    def make(num_gallery=20, **modes):
+        num_queries, ks = len(next(iter(modes.values()))), (1, 5)
+        groups = {"overall": [True] * num_queries}
+        groups |= {"A": [index < 2 for index in range(num_queries)], "B": [index >= 2 for index in range(num_queries)]}
+        one_each, images = torch.ones(num_queries, dtype=torch.long), torch.arange(num_queries)
+        metrics = {
+            mode: {
+                name: QueryResults(torch.tensor(ranks), one_each, images).metrics(ks, of) for name, of in groups.items()
+            }
+            for mode, ranks in modes.items()
+        }
+
+        def result(query, rank):
+            others = [image for image in range(num_gallery) if image != query]
+            order = [*others[: rank - 1], query, *others[rank - 1 :]]
+            scores = [round(0.9 - 0.01 * place - 0.001 * query * (place > 0), 6) for place in range(num_gallery)]
+            top = {"top_images": order[:15], "top_scores": scores[:15]}
+            return {"first_rank": rank, "ranks": [rank], "matches": [query], "average_precision": 1 / rank, **top}
+
+        return EvaluationReport(
+            metrics=metrics,
+            intervals={
+                mode: {
+                    name: {metric: [value - 1, value + 1] for metric, value in of.items()} for name, of in all_.items()
+                }
+                for mode, all_ in metrics.items()
+            },
+            chance={name: chance_metrics([1], num_gallery, ks) for name in groups},
+            groups={"source": ["A", "B"], "caption length": ["overall"]},
+            num_queries={name: sum(chosen) for name, chosen in groups.items()},
+            num_gallery=num_gallery,
+            gallery_fingerprint="1234",
+            ks=list(ks),
+            queries=[
+                {"index": index, "image_path": f"{index}.jpg", "caption": "in red", "source": "AB"[index >= 2]}
+                | {
+                    "instance_id": index,
+                    "results": {mode: result(index, ranks[index]) for mode, ranks in modes.items()},
+                }
+                for index in range(num_queries)
+            ],
+            settings={"model": "tiny", "num_top_tokens": 2, "seed": 0},
+        )
+
+    return make
 
 
 @pytest.fixture

@@ -46,7 +46,46 @@ def test_one_call_with_arrays_and_other_ranks(load_metric, ranking):
     assert metric.compute(predictions=[[0.1, 0.9, 0.5]], references=[7], gallery_ids=[8, -1, 7])["rank-5"] == 100.0
 
 
+def test_row_by_row_with_the_gallery_given_when_loading(load_metric, ranking):
+    scores, query_ids, gallery_ids = ranking
+    metric = load_metric(gallery_ids=gallery_ids, ks=(2,))
+    for row, query_id in zip(scores, query_ids, strict=True):
+        metric.add(prediction=row, reference=query_id)
+    assert metric.compute() == retrieval_metrics(*ranking, ks=(2,))
+
+
+@pytest.mark.parametrize("in_batches", [True, False])
+def test_combines_with_another_metric(load_metric, ranking, in_batches):
+    """`evaluate.combine` hands the arguments of `compute` to every metric: ours must need none."""
+    import datasets
+    import evaluate
+
+    class NumScores(evaluate.Metric):
+        def _info(self):
+            row, number = datasets.Sequence(datasets.Value("float32")), datasets.Value("int64")
+            features = datasets.Features({"predictions": row, "references": number})
+            return evaluate.MetricInfo(description="", citation="", inputs_description="", features=features)
+
+        def _compute(self, predictions, references):
+            return {"num_scores": sum(map(len, predictions))}
+
+    scores, query_ids, gallery_ids = ranking
+    other = NumScores(keep_in_memory=True)
+    both = evaluate.combine([load_metric(gallery_ids=gallery_ids, keep_in_memory=True), other])
+    expected = {**retrieval_metrics(*ranking), "num_scores": 9 * 20}
+    if in_batches:
+        for start in range(0, 9, 4):
+            both.add_batch(predictions=scores[start : start + 4], references=query_ids[start : start + 4])
+        assert both.compute() == expected
+    else:
+        assert both.compute(predictions=scores.tolist(), references=query_ids) == expected
+
+
 def test_bad_input_is_named(load_metric):
+    with pytest.raises(ValueError, match="give gallery_ids, the instance id of each gallery image"):
+        load_metric().compute(predictions=[[0.1, 0.9]], references=[7])
+    with pytest.raises(ValueError, match="rows of 1 and of 2 scores"):
+        load_metric(gallery_ids=[7, 8]).compute(predictions=[[0.1, 0.9], [0.3]], references=[7, 8])
     with pytest.raises(ValueError, match=r"query 0 \(id 7\) has no match"):
         load_metric().compute(predictions=[[0.1, 0.9]], references=[7], gallery_ids=[8, -1])
     with pytest.raises(ValueError, match="against gallery image 1 is NaN"):

@@ -12,6 +12,8 @@ from tiny import GOLDEN, golden_tensors
 
 from fafa.evaluation import MatchRanker, chance_metrics, match_ranks, retrieval_metrics
 from fafa.evaluation import metrics as metrics_module
+from fafa.evaluation.metrics import top_images
+from fafa.scoring_fafa import topk_mean_similarity
 
 CASES = {case["tag"]: case for case in json.loads((GOLDEN / "metrics_public.json").read_text())["cases"]}
 RELEASED_NAMES = {"rank-1": "R1", "rank-5": "R5", "rank-10": "R10", "mAP": "mAP", "mINP": "mINP"}
@@ -89,6 +91,51 @@ def test_per_query_numbers():
     assert results.metrics(ks=[1], queries=[False, True])["rank-1"] == 100.0
     with pytest.raises(ValueError, match="one or more of them true"):
         results.metrics(queries=[False, False])
+
+
+def test_metrics_are_means_over_queries():
+    results = match_ranks(*random_ranking(5, levels=4))
+    values = results.per_query(ks=(1, 4))
+    assert list(values) == ["rank-1", "rank-4", "mAP", "mINP"]
+    assert results.metrics((1, 4)) == pytest.approx({name: 100 * of.mean().item() for name, of in values.items()})
+    assert set(values["rank-4"].tolist()) == {0.0, 1.0}
+
+
+def test_ranks_come_with_their_images():
+    scores, query_ids, gallery_ids = random_ranking(6, levels=3)
+    results = match_ranks(scores, query_ids, gallery_ids)
+    images = results.images.split(results.num_matches.tolist())
+    for row, ranks, of_query in zip(scores, results.ranks_per_query, images, strict=True):
+        assert row.argsort(descending=True, stable=True)[ranks - 1].tolist() == of_query.tolist()
+
+
+@pytest.mark.parametrize("levels", [None, 4, 1])
+@pytest.mark.parametrize("k", [1, 7, 60, 100])
+def test_top_images_are_the_first_of_a_stable_sort(levels, k):
+    scores, _, _ = random_ranking(7, levels=levels)
+    values, images = top_images(scores, k)
+    assert images.tolist() == scores.argsort(dim=1, descending=True, stable=True)[:, :k].tolist()
+    assert values.tolist() == scores.gather(1, images).tolist()
+
+
+def test_the_plain_way_from_features_to_metrics_agrees():
+    """All token similarities at once, fp64, a stable sort of the whole gallery, and the definitions word by word."""
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.nn.functional.normalize(torch.randn(40, 16, generator=generator), dim=-1)
+    targets = torch.nn.functional.normalize(torch.randn(90, 8, 16, generator=generator), dim=-1)
+    query_ids, gallery_ids = torch.arange(40) % 25, torch.arange(90) % 30
+    blocks = (topk_mean_similarity(rows, targets, 3, max_elements=500) for rows in queries.split(7))
+    result = retrieval_metrics(blocks, query_ids, gallery_ids)
+
+    similarities = torch.einsum("qd,gtd->qgt", queries.double(), targets.double())
+    order = similarities.topk(3).values.mean(-1).argsort(descending=True, stable=True)
+    hits = gallery_ids[order] == query_ids[:, None]
+    precision = hits.cumsum(1) / torch.arange(1, 91)
+    last = torch.stack([row.nonzero()[-1, 0] + 1 for row in hits])
+    expected = {f"rank-{k}": hits[:, :k].any(1).double().mean() for k in (1, 5, 10)}
+    expected["mAP"] = ((precision * hits).sum(1) / hits.sum(1)).double().mean()
+    expected["mINP"] = (hits.sum(1) / last).double().mean()
+    assert result == pytest.approx({name: 100 * value.item() for name, value in expected.items()}, abs=1e-5)
 
 
 def test_row_blocks_give_the_same_as_the_matrix():

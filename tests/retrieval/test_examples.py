@@ -1,9 +1,7 @@
-"""The example scripts of this room, launched as a person launches them."""
+"""The example scripts of this room, with the options that a person gives."""
 
 import json
-import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -40,13 +38,10 @@ def photos(tmp_path):
     return folder
 
 
-def test_query_searches_photographs(model_folder, photos, tmp_path):
+def test_query_searches_photographs(launch, model_folder, photos, tmp_path):
     query = ["--image", photos / "two.png", "--caption", "in a red coat"]
     files = ["--model", model_folder, "--gallery", photos, "--output", tmp_path / "result.png"]
-    command = [sys.executable, EXAMPLES / "query.py", *files, *query, "--top", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    assert done.returncode == 0, done.stderr
-    header, *table = done.stdout.splitlines()
+    header, *table = launch("query.py", *files, *query, "--top", "2").splitlines()
     assert header.split() == ["rank", "score", "image"]
     assert [line.split()[0] for line in table[:-1]] == ["1", "2"]
     assert {line.split()[2] for line in table[:-1]} < {"one.jpg", "two.png", "three.webp"}
@@ -62,20 +57,33 @@ def test_query_keeps_an_index_and_says_when_it_is_stale(launch, model_folder, ph
     assert first == second and "3 " in first
     assert "encoding gallery" not in capsys.readouterr().err
     Image.new("RGB", (50, 50)).save(photos / "four.png")
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match=r"four\.png.* of 3 inputs \(now 4\).*encode the images again"):
         launch("query.py", *options)
-    assert "added to or removed" in capsys.readouterr().err
 
 
 def test_query_skips_unreadable_photographs_unless_told_otherwise(launch, model_folder, photos, tmp_path, caplog):
     (photos / "broken.jpg").write_bytes(b"no picture")
     options = ["--model", model_folder, "--gallery", photos, "--image", photos / "one.jpg"]
     options += ["--output", tmp_path / "result.png"]
-    with pytest.raises(ValueError, match=r"broken\.jpg"):
+    with pytest.raises(SystemExit, match=r"broken\.jpg"):
         launch("query.py", *options, "--on-error", "raise")
     printed = launch("query.py", *options)
     assert "one.jpg" in printed and "broken.jpg" not in printed
     assert "1 of 4 images unreadable" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--image", "no/such.jpg"], r"no file 'no/such\.jpg'"),
+        (["--caption", "..."], "holds no word"),
+        (["--caption", "a hat", "--gallery", "no/such"], "is not a folder"),
+    ],
+)
+def test_query_says_what_is_wrong_before_it_encodes(launch, model_folder, photos, tmp_path, capsys, options, message):
+    with pytest.raises(SystemExit, match=message):
+        launch("query.py", "--model", model_folder, "--gallery", photos, "--index", tmp_path / "index", *options)
+    assert "encoding" not in capsys.readouterr().err and not (tmp_path / "index").exists()
 
 
 def test_query_needs_an_image_or_a_caption(launch, capsys):

@@ -14,8 +14,9 @@ from tiny import tiny_model
 
 from fafa.image_processing_fafa import FafaImageProcessor, UnreadableImageError
 from fafa.processing_fafa import FafaProcessor
-from fafa.retrieval import Gallery, find_images
-from fafa.retrieval import gallery as gallery_module
+from fafa.retrieval import Gallery, find_images, store
+
+SHARD = "features-00000-of-00001.safetensors"
 
 
 @pytest.fixture
@@ -101,6 +102,17 @@ def test_find_images_goes_by_suffix_in_any_case(photos):
     assert find_images(photos) == sorted(find_images(photos))
 
 
+def test_find_images_follows_links_once(photos, tmp_path):
+    num_images = len(find_images(photos))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    Image.new("RGB", (4, 8)).save(elsewhere / "linked.png")
+    (photos / "link").symlink_to(elsewhere)
+    (elsewhere / "round").symlink_to(photos)
+    assert photos / "link" / "linked.png" in find_images(photos)
+    assert len(find_images(photos)) == num_images + 1
+
+
 def test_index_round_trip(model, processor, photos, tmp_path):
     gallery = open_gallery(model, processor, photos)
     gallery.save(tmp_path / "index")
@@ -108,16 +120,19 @@ def test_index_round_trip(model, processor, photos, tmp_path):
     assert torch.equal(loaded.features, gallery.features)
     assert loaded.paths == gallery.paths and loaded.folder == gallery.folder
     query = ask(photos, QUERIES["image and caption"])
-    assert loaded.search(**query) == gallery.search(**query)
+    assert [result.path for result in loaded.search(**query)] == [result.path for result in gallery.search(**query)]
+    torch.testing.assert_close(loaded.scores(**query), gallery.scores(**query))
 
 
 def test_manifest_names_model_processor_and_dtype(model, processor, photos, tmp_path):
     open_gallery(model, processor, photos, dtype=torch.float16).save(tmp_path / "index")
     manifest = json.loads((tmp_path / "index" / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["features"] == {"shape": [8, 8, 64], "dtype": "float16"}
-    assert {"name", "revision", "fingerprint"} <= manifest["model"].keys()
-    assert manifest["image_processor"]["person_size"] == {"height": 96, "width": 48}
-    with safe_open(tmp_path / "index" / "features.safetensors", framework="pt") as file:
+    settings = manifest["settings"]
+    assert manifest["num_inputs"] == 8
+    assert settings["features"] == {"kind": "target", "shape": [8, 64], "dtype": "float16"}
+    assert {"name", "revision", "fingerprint"} <= settings["model"].keys()
+    assert settings["image_processor"]["person_size"] == {"height": 96, "width": 48}
+    with safe_open(tmp_path / "index" / SHARD, framework="pt") as file:
         assert file.get_slice("features").get_dtype() == "F16"
 
 
@@ -144,17 +159,32 @@ def test_loaded_index_can_be_saved_over_itself(model, processor, photos, tmp_pat
     assert torch.equal(loaded.features, gallery.features)
 
 
-def test_interrupted_save_leaves_no_index(model, processor, photos, tmp_path, monkeypatch):
+def test_a_save_that_fails_leaves_the_earlier_index(model, processor, photos, tmp_path, monkeypatch):
     gallery = open_gallery(model, processor, photos)
     gallery.save(tmp_path / "index")
+    one = Gallery.from_images(model, processor, [photos / "a.png"], progress=False)
 
     def full_disk(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(gallery_module, "save_file", full_disk)
-    with pytest.raises(OSError, match="No space"):
-        gallery.save(tmp_path / "index")
-    with pytest.raises(FileNotFoundError, match="no gallery index"):
+    monkeypatch.setattr(store, "save_file", full_disk)
+    with pytest.raises(OSError, match=r"cannot write .*safetensors \(No space"):
+        one.save(tmp_path / "index")
+    assert not list((tmp_path / "index").glob("*.part"))
+    assert torch.equal(Gallery.load(tmp_path / "index", model, processor).features, gallery.features)
+
+
+def test_a_save_that_is_killed_leaves_nothing_that_looks_whole(model, processor, photos, tmp_path, monkeypatch):
+    open_gallery(model, processor, photos).save(tmp_path / "index")
+    one = Gallery.from_images(model, processor, [photos / "a.png"], progress=False)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store.FeatureStore, "_write_manifest", killed)
+    with pytest.raises(KeyboardInterrupt):
+        one.save(tmp_path / "index")
+    with pytest.raises(ValueError, match="belongs to other features"):
         Gallery.load(tmp_path / "index", model, processor)
 
 
@@ -206,12 +236,19 @@ def test_index_that_is_absent_foreign_or_mixed_is_refused(model, processor, phot
     open_gallery(model, processor, photos).save(tmp_path / "index")
     (photos / "a.png").unlink()
     open_gallery(model, processor, photos).save(tmp_path / "smaller")
-    shutil.copy(tmp_path / "smaller" / "features.safetensors", tmp_path / "index")
-    with pytest.raises(ValueError, match=r"holds features \(7, 8, 64\)"):
+    shutil.copy(tmp_path / "smaller" / SHARD, tmp_path / "index")
+    with pytest.raises(ValueError, match="belongs to other features"):
         Gallery.load(tmp_path / "index", model, processor)
 
-    (tmp_path / "index" / "features.safetensors").write_bytes(b"cut off")
-    with pytest.raises(ValueError, match=r"features\.safetensors is damaged"):
+    (tmp_path / "index" / SHARD).write_bytes(b"cut off")
+    with pytest.raises(ValueError, match=rf"{SHARD} is damaged"):
+        Gallery.load(tmp_path / "index", model, processor)
+
+    shutil.copy(tmp_path / "smaller" / "inputs.jsonl", tmp_path / "index")
+    with pytest.raises(ValueError, match="do not fit together"):
+        Gallery.load(tmp_path / "index", model, processor)
+    (tmp_path / "index" / "inputs.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"inputs\.jsonl is missing"):
         Gallery.load(tmp_path / "index", model, processor)
 
     (tmp_path / "index" / "manifest.json").write_text("{")
@@ -250,6 +287,13 @@ def test_corrupt_images_are_skipped_counted_and_reported_on_request(model, proce
 def test_missing_file_is_an_error_even_when_skipping(model, processor, photos):
     with pytest.raises(FileNotFoundError, match=r"gone\.png"):
         Gallery.from_images(model, processor, [photos / "a.png", photos / "gone.png"], on_error="skip", progress=False)
+
+
+def test_a_batch_of_none_and_a_folder_elsewhere_are_refused(model, processor, photos, tmp_path):
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        Gallery.from_images(model, processor, [photos / "a.png"], batch_size=0, progress=False)
+    with pytest.raises(ValueError, match=r"gallery image 0, .*a\.png, does not lie in folder="):
+        Gallery.from_images(model, processor, [photos / "a.png"], folder=tmp_path / "elsewhere", progress=False)
 
 
 def test_nothing_to_encode_is_an_error(model, processor, tmp_path):

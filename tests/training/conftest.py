@@ -7,6 +7,15 @@ from PIL import Image
 
 @pytest.fixture
 def triplets(tmp_path):
+    return make_triplets(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def triplets_of_module(tmp_path_factory):
+    return make_triplets(tmp_path_factory.mktemp("triplets"))
+
+
+def make_triplets(tmp_path) -> Dataset:
     """Twelve triplets: three quadruples, two directions, two diptychs each."""
     rows = []
     for quadruple in range(3):

@@ -1,44 +1,83 @@
 """Which triplets share a batch, and which are held out."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 
-from fafa.training import GroupSampler, hold_out_quadruples
+from fafa.training import TripletBatches, hold_out_quadruples
 
-GROUPS = np.repeat(np.arange(50), np.arange(50) % 5 + 1)
-
-
-def test_every_triplet_comes_once_an_epoch():
-    sampler = GroupSampler(GROUPS, group_size=3)
-    assert sorted(sampler) == list(range(len(GROUPS))) and len(sampler) == len(GROUPS)
+GROUPS = np.repeat(np.arange(49), np.arange(49) % 5 + 1)
 
 
-def test_groups_stay_together_in_pieces_of_the_size_asked_for():
-    order = list(GroupSampler(GROUPS, group_size=2, seed=1))
-    groups = GROUPS[order]
-    runs = np.diff(np.flatnonzero(np.r_[True, groups[1:] != groups[:-1], True]))
-    expected_pieces = sum(-(-count // 2) for count in np.bincount(GROUPS))
-    assert len(runs) >= 0.9 * expected_pieces and np.bincount(runs)[1:3].sum() >= 0.9 * len(runs)
+def epoch(number=0, groups=GROUPS, **settings) -> list[list[int]]:
+    batches = TripletBatches(groups, **{"batch_size": 16, **settings})
+    batches.set_epoch(number)
+    result = list(batches)
+    assert len(result) == len(batches)
+    return result
+
+
+@pytest.mark.parametrize("group_size", [0, 1, 3])
+def test_every_triplet_comes_once_an_epoch_in_batches_of_equal_size(group_size):
+    """Else the last one would be a few triplets with hardly anything to tell apart."""
+    batches = epoch(group_size=group_size)
+    assert sorted(chain(*batches)) == list(range(len(GROUPS)))
+    assert {len(batch) for batch in batches} == {14, 15}
+
+
+@pytest.mark.parametrize("group_size", [1, 2, 4])
+def test_at_most_so_many_of_a_group_share_a_batch(group_size):
+    counts = [np.bincount(GROUPS[batch]).max() for batch in epoch(group_size=group_size, seed=1)]
+    assert max(counts) == group_size
+
+
+def test_members_of_a_group_share_a_batch():
+    batches = epoch(group_size=5, seed=1)
+    in_one_batch = sum(len(set(GROUPS[batch])) for batch in batches)
+    assert in_one_batch <= 49 + len(batches)  # a group is torn apart where a batch is full, and nowhere else
+
+
+def test_a_group_larger_than_there_is_room_for_is_kept_and_reported(caplog):
+    groups = np.array([0] * 20 + list(range(1, 13)))
+    batches = epoch(groups=groups, batch_size=8, group_size=2)
+    assert sorted(chain(*batches)) == list(range(32)) and {len(batch) for batch in batches} == {8}
+    assert "epoch 0: 12 triplets share a batch with 2 or more others of their group" in caplog.text
 
 
 def test_first_epochs_are_random_and_every_epoch_differs():
-    sampler = GroupSampler(GROUPS, group_size=5, random_epochs=1, seed=1)
-    first = list(sampler)
-    neighbours = np.mean(GROUPS[first][1:] == GROUPS[first][:-1])
-    sampler.set_epoch(1)
-    second = list(sampler)
-    assert neighbours < 0.2 < np.mean(GROUPS[second][1:] == GROUPS[second][:-1])
-    sampler.set_epoch(2)
-    assert list(sampler) != second
+    settings = {"group_size": 5, "random_epochs": 1, "seed": 1}
+    groups_in_batch = [np.mean([len(set(GROUPS[b])) for b in epoch(number, **settings)]) for number in (0, 1)]
+    assert groups_in_batch[0] > 10 > groups_in_batch[1]
+    assert epoch(0, **settings) == epoch(0, group_size=0, seed=1)
+    assert epoch(1, **settings) != epoch(2, **settings)
 
 
 def test_order_depends_on_seed_and_epoch_alone():
     """What makes resuming in the middle of an epoch exact."""
-    one, other = GroupSampler(GROUPS, 4, seed=7), GroupSampler(GROUPS, 4, seed=7)
-    list(one)
-    one.set_epoch(3)
-    other.set_epoch(3)
-    assert list(one) == list(other) != list(GroupSampler(GROUPS, 4, seed=8))
+    used = TripletBatches(GROUPS, 16, 4, seed=7)
+    list(used)
+    used.set_epoch(3)
+    assert list(used) == epoch(3, group_size=4, seed=7) != epoch(3, group_size=4, seed=8)
+
+
+def test_processes_divide_every_batch():
+    whole = epoch(group_size=2)
+    shares = [epoch(group_size=2, num_processes=3, process_index=rank) for rank in range(3)]
+    assert [[*chain(*parts)] for parts in zip(*shares, strict=True)] == whole
+    assert {len(share) for rank in shares for share in rank} == {4, 5}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"group_size": 17}, "group_size is 17, expected 0 .plain random order. to the batch size of 16"),
+        ({"num_processes": 200}, "145 triplets cannot be divided among 200 processes"),
+    ],
+)
+def test_batches_that_cannot_be_made_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TripletBatches(GROUPS, 16, **settings)
 
 
 def test_no_quadruple_is_on_both_sides(triplets):

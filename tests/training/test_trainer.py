@@ -7,34 +7,15 @@ import numpy as np
 import pytest
 import torch
 from tiny import GOLDEN, tiny_model, tiny_processor
+from tiny_run import tiny_trainer
 
-from fafa.training import FafaDataCollator, FafaTrainer, FafaTrainingArguments
-from fafa.training.batches import GroupSampler
-from fafa.training.trainer import held_out_rank_metrics
+from fafa.training import FafaDataCollator, FafaTrainer
 
 
-def make_trainer(folder, triplets, model=None, collator=None, **arguments) -> FafaTrainer:
-    model = model or tiny_model()
-    settings = {
-        "output_dir": str(folder),
-        "max_steps": 4,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-3,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "dataloader_pin_memory": False,
-    }
-    return FafaTrainer(
-        model=model,
-        args=FafaTrainingArguments(**{**settings, **arguments}),
-        train_dataset=triplets,
-        eval_dataset=triplets,
-        data_collator=collator or FafaDataCollator(tiny_processor(), augment=True, with_captions=True),
-        compute_metrics=held_out_rank_metrics(model),
-    )
+def make_trainer(folder, triplets, model=None, **options) -> FafaTrainer:
+    collator = FafaDataCollator(tiny_processor(), augment=True, with_captions=True)
+    settings = {"max_steps": 4, "per_device_train_batch_size": 4, "logging_steps": 1, "save_strategy": "no"}
+    return tiny_trainer(folder, triplets, model, **{**settings, "data_collator": collator, **options})
 
 
 def test_optimiser_and_schedule_equal_released(tmp_path, triplets):
@@ -92,11 +73,17 @@ def test_contrastive_warmup_and_captions_end_at_their_steps(tmp_path, triplets):
 
 
 def test_batches_follow_the_group_settings(tmp_path, triplets):
-    trainer = make_trainer(tmp_path, triplets, group_size=2, seed=5)
-    sampler = trainer._get_train_sampler()
-    assert isinstance(sampler, GroupSampler) and sampler.seed == 5
-    groups = [triplets["cpr_id"][row] for row in sampler]
-    assert all(groups[start] == groups[start + 1] for start in range(0, 12, 2))
+    trainer = make_trainer(tmp_path, triplets, group_size=2, seed=5, per_device_train_batch_size=5)
+    batches = [batch["group_ids"].tolist() for batch in trainer.get_train_dataloader()]
+    assert [len(batch) for batch in batches] == [4, 4, 4]  # equal sizes, no remainder of two
+    assert all(batch[0] == batch[1] != batch[2] == batch[3] for batch in batches)
+
+
+def test_a_test_set_cannot_choose_checkpoints(tmp_path, triplets):
+    itcpr = triplets.add_column("instance_id", list(range(len(triplets))))
+    trainer = make_trainer(tmp_path, triplets)
+    with pytest.raises(ValueError, match=r"instance_id.*make its results worthless.*hold_out_quadruples"):
+        FafaTrainer(model=trainer.model, args=trainer.args, train_dataset=triplets, eval_dataset=itcpr)
 
 
 def test_evaluation_reports_rank_metrics_without_augmentation(tmp_path, triplets):
@@ -127,7 +114,7 @@ def test_skipped_images_are_counted_and_reported(tmp_path, triplets, caplog):
     broken = Path(triplets[0]["reference_image"]["path"])
     broken.write_bytes(b"no image")
     collator = FafaDataCollator(tiny_processor(), on_error="skip")
-    trainer = make_trainer(tmp_path, triplets, collator=collator, max_steps=3, per_device_train_batch_size=12)
+    trainer = make_trainer(tmp_path, triplets, data_collator=collator, max_steps=3, per_device_train_batch_size=12)
     trainer.train()
     assert trainer.skipped_images == {str(broken): 6}  # two triplets hold it, in three epochs
     assert "1 images could not be read; triplets were left out 6 times" in caplog.text
@@ -145,3 +132,13 @@ def test_saved_model_loads_and_scores_the_same(tmp_path, triplets):
     with torch.no_grad():
         expected = trainer.model.eval().get_target_features(pixels)
         assert torch.equal(loaded.get_target_features(pixels), expected)
+
+
+@pytest.mark.parametrize("chunk_size", [0, 2])
+def test_bf16_is_the_precision_of_a_step_with_gradient_cache_too(tmp_path, triplets, chunk_size):
+    """Accelerate puts autocast around `forward`, which gradient caching does not call."""
+    trainer = make_trainer(tmp_path, triplets, bf16=True, gradient_cache_size=chunk_size, max_steps=1)
+    seen = []
+    trainer.model.qformer.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    trainer.train()
+    assert seen and all(seen)

@@ -1,0 +1,520 @@
+"""Checks a data set on disk: every record, every image, and what groups and captions look like.
+
+    python -m fafa.dataset_builders.verify /data/SynCPR
+    python -m fafa.dataset_builders.verify /data/ITCPR --output reports/itcpr --num-workers 16
+
+The folder is what `load_dataset` takes as data_dir=: SynCPR.json, or query.json and gallery.json, with images. Records
+are held to what `load_dataset` asks of them, but all problems are reported, and every image is decoded once.
+
+    <output>/report.md, report.json    what was found; report.json lists every record with a problem
+    <output>/checked.jsonl             the images found sound: path, bytes, time, hash, width, height
+
+A check that was stopped, be it by kill -9, goes on when the same command is given again; an image that was found sound
+is opened again only if its size or time has changed. Images of the same content and other remarkable things are
+listed, but are no problems: `load_dataset` accepts them.
+
+Exit status: 0 if all is sound, 1 if there are problems, 2 if the check could not be done.
+"""
+
+import argparse
+import json
+import logging
+import multiprocessing
+import os
+import sys
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager, suppress
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+from filelock import FileLock, Timeout
+from tqdm.auto import tqdm
+
+from . import itcpr, syncpr
+from .base import describe_differences
+from .dataset_card import Statistics
+from .images import ImageCheck, check_image, start_worker
+from .layout import ImageFinder, Layout, local_layout, whole_file
+from .records import REMEDIES, BadRecord, DataFormatError, Repeats, path_field, read_records
+
+logger = logging.getLogger(__name__)
+
+_REPORT, _STATE, _LOCK = "report", "checked.jsonl", ".lock"
+_FEW = 10  # examples in report.md
+_FILES_PER_TASK = 32
+
+_CORRUPT, _REPEAT, _UNREADABLE = "names an image file that is broken", "repeats an earlier record", "cannot be read"
+_REMEDIES = REMEDIES | {
+    _CORRUPT: "fetch, unpack or copy the file again, or take the record out",
+    _REPEAT: "take the repetition out",
+    _UNREADABLE: "fetch the file again; records after this one were not seen",
+}
+
+
+class Annotations(NamedTuple):
+    """What an annotation file of a data set holds.
+
+    Attributes:
+        file: Its name.
+        fields: Field of a record -> how it is read.
+        features: Of the data set; its last columns are the fields.
+        published: The counts of the published file.
+        images_repeat: Whether records may name an image twice, as in a gallery.
+    """
+
+    file: str
+    fields: dict[str, Callable]
+    features: datasets.Features
+    published: dict[str, int]
+    images_repeat: bool = False
+
+
+FORMATS = {
+    "SynCPR": [Annotations("SynCPR.json", syncpr.FIELDS, syncpr.FEATURES, syncpr.PUBLISHED)],
+    "ITCPR": [  # the gallery first, because queries must have a match there
+        Annotations(f"{name}.json", itcpr.FIELDS[name], itcpr.FEATURES[name], itcpr.PUBLISHED[name], name == "gallery")
+        for name in ("gallery", "query")
+    ],
+}
+
+
+def verify_dataset(
+    root: str | os.PathLike,
+    output_dir: str | os.PathLike | None = None,
+    num_workers: int | None = None,
+    show_progress: bool = True,
+) -> dict[str, Any]:
+    """Check every record and every image of a data set, and write a report; see the module's docstring.
+
+    Args:
+        root: The data set's folder.
+        output_dir: Folder of the report and of what is done already; by default `verify` in `root`.
+        num_workers: Processes that open images; by default one per core. With more than one, call this under
+            `if __name__ == "__main__":`, as with any multiprocessing.
+        show_progress: Whether to show progress bars.
+
+    Returns:
+        What report.json holds. `sound` tells whether there are no problems.
+
+    Raises:
+        FileNotFoundError: no such folder, or no annotation files in it.
+        BlockingIOError: another process is checking with the same `output_dir`.
+        OSError: `output_dir` cannot be written.
+        RuntimeError: a worker process died.
+    """
+    name, layout = _recognise(root)
+    output_dir = Path(layout.root, "verify") if output_dir is None else Path(output_dir)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{output_dir}: cannot be made ({error.strerror}). Pass another folder as --output.") from error
+    with _lock(output_dir):
+        images = Images(ImageFinder(layout))
+        readings: dict[str, Reading] = {}
+        for annotations in FORMATS[name]:
+            gallery = readings.get("gallery.json")
+            reading = Reading(layout.annotations[annotations.file], annotations, images, gallery)
+            reading.read(show_progress)
+            readings[annotations.file] = reading
+        images.check(output_dir / _STATE, num_workers or os.cpu_count() or 1, show_progress)
+        for reading in readings.values():
+            reading.note_broken_images()
+        report = _make_report(name, layout, readings, images)
+        with whole_file(output_dir / f"{_REPORT}.json") as file:
+            file.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        with whole_file(output_dir / f"{_REPORT}.md") as file:
+            file.write_text(to_markdown(report), encoding="utf-8")
+    return report
+
+
+def _recognise(root: str | os.PathLike) -> tuple[str, Layout]:
+    """The format of a data set, by its annotation files, and where they lie."""
+    layouts = {}
+    for name, parts in FORMATS.items():
+        with suppress(FileNotFoundError):
+            layouts[name] = local_layout(root, [annotations.file for annotations in parts])
+    if len(layouts) > 1:
+        logger.warning(
+            "%s holds %s: the first alone is checked. Give each its own folder.", root, " and ".join(layouts)
+        )
+    if layouts:
+        return next(iter(layouts.items()))
+    path = Path(root).expanduser().resolve()
+    found = "expected SynCPR.json, or query.json and gallery.json, in this folder or in its subfolder datasets/"
+    raise FileNotFoundError(f"{path}: {found if path.is_dir() else 'no such folder'}. Pass the data set's folder.")
+
+
+@contextmanager
+def _lock(output_dir: Path) -> Iterator[None]:
+    try:
+        with FileLock(output_dir / _LOCK, timeout=0):
+            yield
+    except Timeout:
+        message = f"{output_dir}: another process is checking into this folder. Wait for it, or pass another --output."
+        raise BlockingIOError(message) from None
+
+
+class Images:
+    """The image files that the records name, each once, and what opening them showed.
+
+    Attributes:
+        paths: As written in the records, in order of appearance.
+        absent: Number of an image -> the problem, of those that are missing or have 0 bytes.
+        broken: Number of an image -> why it cannot be decoded.
+    """
+
+    def __init__(self, finder: ImageFinder):
+        self.paths: list[str] = []
+        self.absent: dict[int, str] = {}
+        self.broken: dict[int, str] = {}
+        self.num_opened = self.num_sound = self.num_bytes = 0
+        self.widths: Counter[int] = Counter()
+        self.heights: Counter[int] = Counter()
+        self._finder = finder
+        self._files: list[str] = []
+        self._numbers: dict[str, int] = {}
+        self._contents: dict[int, int] = {}  # hash -> number of the first image with that content
+        self._copies: dict[int, list[int]] = defaultdict(list)  # number of that image -> the others
+
+    def look_up(self, path: str) -> int:
+        """The number of an image; a new one is looked for on the disk."""
+        number = self._numbers.setdefault(path, len(self.paths))
+        if number == len(self.paths):
+            self.paths.append(path)
+            try:
+                self._files.append(self._finder.find(path))
+            except BadRecord as bad:
+                self._files.append("")
+                self.absent[number] = bad.problem
+        return number
+
+    def check(self, state: Path, num_workers: int, show_progress: bool) -> None:
+        """Open all images that are there, except those that `state` tells to be sound; add to it what is found so."""
+        todo = bytearray(bool(file) for file in self._files)
+        for number, check in self._read_state(state):
+            if todo[number]:
+                todo[number] = False
+                self._add(number, check)
+        numbers = [number for number, is_to_do in enumerate(todo) if is_to_do]
+        bar = tqdm(
+            desc="Opening images",
+            total=sum(map(bool, self._files)),
+            initial=self.num_sound,
+            unit=" images",
+            disable=not show_progress,
+        )
+        with bar, state.open("a", encoding="utf-8", buffering=1) as stream:  # by lines: a killed run keeps them
+            stream.write("\n")  # ends what a killed run has left of a line
+            checks = _check_files([self._files[number] for number in numbers], num_workers)
+            with closing(checks):
+                for number, check in zip(numbers, checks, strict=True):
+                    self.num_opened += 1
+                    self._add(number, check)
+                    if not check.error:
+                        stream.write(json.dumps([self.paths[number], *check[:-1]]) + "\n")
+                    bar.update()
+
+    def _read_state(self, state: Path) -> Iterator[tuple[int, ImageCheck]]:
+        """What an earlier check found sound and is unchanged."""
+        num_unread = 0
+        with state.open("a+", encoding="utf-8", errors="replace") as stream:
+            stream.seek(0)
+            for line in filter(str.strip, stream):
+                try:
+                    path, *values = json.loads(line)
+                    check = ImageCheck(*values, error="")
+                except (ValueError, TypeError):
+                    num_unread += 1
+                    continue
+                number = self._numbers.get(path)
+                if number is None or not self._files[number]:
+                    continue
+                try:
+                    status = os.stat(self._files[number])  # noqa: PTH116 - there are millions, and Path takes far longer
+                except OSError:
+                    continue
+                if (status.st_size, status.st_mtime_ns) == (check.size, check.mtime):
+                    yield number, check
+        if num_unread:
+            logger.warning("%s: %d lines cannot be read; their images are opened again.", state, num_unread)
+
+    def _add(self, number: int, check: ImageCheck) -> None:
+        if check.error:
+            self.broken[number] = check.error
+            return
+        self.num_sound += 1
+        self.num_bytes += check.size
+        self.widths[check.width] += 1
+        self.heights[check.height] += 1
+        first = self._contents.setdefault(int(check.content, 16), number)
+        if first != number:
+            self._copies[first].append(number)
+
+    def copies(self) -> list[list[str]]:
+        """Paths of the images of the same content, group by group."""
+        return [[self.paths[number] for number in (first, *others)] for first, others in sorted(self._copies.items())]
+
+
+def _check_files(files: Sequence[str], num_workers: int) -> Iterator[ImageCheck]:
+    """Open images, in order."""
+    num_workers = min(num_workers, -(-len(files) // _FILES_PER_TASK))
+    if num_workers <= 1:
+        yield from map(check_image, files)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=start_worker) as pool:
+        checks = pool.map(check_image, files, chunksize=_FILES_PER_TASK)
+        try:
+            with closing(checks):  # so that an interruption does not wait for all of them
+                yield from checks
+        except BrokenProcessPool:
+            raise RuntimeError(
+                "a process that opens images died, perhaps for lack of memory. What was found until then is kept: give "
+                "the same command again, with fewer --num-workers if need be."
+            ) from None
+
+
+class Reading:
+    """One annotation file: problems of its records, statistics of the well-formed ones, and who names which image.
+
+    Args:
+        path: The file.
+        annotations: What it holds.
+        images: Gathers the images.
+        gallery: Of queries: the gallery's.
+    """
+
+    def __init__(self, path: str, annotations: Annotations, images: Images, gallery: "Reading | None"):
+        self.path, self.annotations, self.images, self.gallery = path, annotations, images, gallery
+        self.num_records = 0
+        self.problems: dict[str, list[tuple[int, str]]] = defaultdict(list)  # record and detail, by problem
+        self.notes: list[str] = []
+        self.statistics = Statistics(annotations.features)
+        self.instances: Counter[int] = Counter()
+        self._columns = list(annotations.features)[-len(annotations.fields) :]
+        self._named_images, self._naming_records = array("q"), array("q")
+        self._repeats = Repeats()
+
+    def read(self, show_progress: bool) -> None:
+        """Read the file and check every record, without opening images."""
+        records = tqdm(
+            read_records(self.path), f"Reading {self.annotations.file}", unit=" records", disable=not show_progress
+        )
+        try:
+            for record in records:
+                self._check(self.num_records, record)
+                self.num_records += 1
+        except DataFormatError as error:
+            self._add(self.num_records, BadRecord(_UNREADABLE, str(error)))
+        self._look_for_repetitions()
+        if self.num_records and (different := describe_differences(self.counts(), self.annotations.published)):
+            self.notes.append(f"Not the published file, or not all of it: {different}.")
+
+    def _check(self, number: int, record: Any) -> None:
+        if type(record) is not dict:
+            self._add(number, BadRecord("is not a JSON object", f"it is {record!r:.40}"))
+            return
+        values = {}
+        for (field, read), column in zip(self.annotations.fields.items(), self._columns, strict=True):
+            try:
+                values[column] = read(record, field)
+                if read is path_field:
+                    self._see_image(number, values[column])
+                if column == "instance_id":
+                    self.instances[values[column]] += 1
+                    if self.gallery is not None:
+                        itcpr.require_match(values[column], self.gallery.instances)
+            except BadRecord as bad:
+                self._add(number, bad)
+        if len(values) == len(self._columns):
+            self.statistics.add(values, {})
+            self._repeats.see(number, tuple(values.values()))
+
+    def _see_image(self, number: int, path: str) -> None:
+        image = self.images.look_up(path)
+        self._named_images.append(image)
+        self._naming_records.append(number)
+        if image in self.images.absent:
+            raise BadRecord(self.images.absent[image], path)
+
+    def _look_for_repetitions(self) -> None:
+        repeats = self._repeats.found
+        if self.annotations.images_repeat:
+            if repeated := len(self._named_images) - len(set(self._named_images)):
+                self.notes.append(f"{repeated:,} records name an image that an earlier one names.")
+        elif repeats and self.num_records == self.annotations.published["records"]:
+            self.notes.append(f"{len(repeats):,} records repeat an earlier one, as published.")
+        else:
+            for number, earlier in repeats:
+                self._add(number, BadRecord(_REPEAT, f"record {earlier}"))
+
+    def note_broken_images(self) -> None:
+        """Add the records that name a broken image to the problems; once the images are checked."""
+        for image, number in zip(self._named_images, self._naming_records, strict=True):
+            if error := self.images.broken.get(image):
+                self._add(number, BadRecord(_CORRUPT, f"{self.images.paths[image]}: {error}"))
+
+    def _add(self, number: int, bad: BadRecord) -> None:
+        self.problems[bad.problem].append((number, bad.detail))
+
+    def counts(self) -> dict[str, int]:
+        """What the published counts are compared with."""
+        counts = {"records": self.num_records, **self.statistics.values.get("source", {})}
+        if self.gallery is not None:
+            counts["matches"] = sum(count * self.gallery.instances[one] for one, count in self.instances.items())
+        elif self.instances:
+            counts["distractors"] = self.instances[-1]
+        else:
+            counts["groups"] = len(self.statistics.ids["cpr_id"])
+        return counts
+
+    def to_dict(self) -> dict[str, Any]:
+        """For report.json."""
+        return {
+            "records": self.num_records,
+            "problems": {
+                problem: {
+                    "records": len({number for number, _ in found}),
+                    "remedy": _REMEDIES[problem],
+                    "found": [{"record": number, "detail": detail} for number, detail in found],
+                }
+                for problem, found in self.problems.items()
+            },
+            "notes": self.notes,
+            "statistics": self.statistics.to_dict() if self.statistics.records else None,
+        }
+
+
+def _make_report(name: str, layout: Layout, readings: dict[str, Reading], images: Images) -> dict[str, Any]:
+    copies = images.copies()
+    return {
+        "root": layout.root,
+        "date": date.today().isoformat(),
+        "format": name,
+        "sound": not any(reading.problems for reading in readings.values()),
+        "files": {file: reading.to_dict() for file, reading in readings.items()},
+        "images": {
+            "named": len(images.paths),
+            "missing or empty": len(images.absent),
+            "broken": len(images.broken),
+            "sound": images.num_sound,
+            "opened": images.num_opened,
+            "bytes": images.num_bytes,
+            "width": [min(images.widths), max(images.widths)] if images.widths else [],
+            "height": [min(images.heights), max(images.heights)] if images.heights else [],
+            "of the same content": copies,
+        },
+    }
+
+
+def to_markdown(report: dict[str, Any]) -> str:
+    """The report as a page; of long lists, the beginnings."""
+    images, copies = report["images"], report["images"]["of the same content"]
+    verdict = "All is sound." if report["sound"] else "**There are problems.**"
+    lines = [
+        f"# Check of {report['root']}",
+        "",
+        f"{report['date']}, a data set of {report['format']}'s format. {verdict}",
+        "",
+        "## Problems",
+        "",
+    ]
+    for file, found in report["files"].items():
+        for problem, where in found["problems"].items():
+            lines.append(f"- {file}: {where['records']:,} records, each of which {problem}. Remedy: {where['remedy']}.")
+            lines += [f"  - record {one['record']}: {one['detail']}" for one in where["found"][:_FEW]]
+            lines += _and_more(where["found"], indent="  ")
+    if report["sound"]:
+        lines.append("None.")
+
+    lines += ["", "## Images", "", "| | |", "|---|---:|"]
+    lines += [f"| {key} | {images[key]:,} |" for key in ("named", "missing or empty", "broken", "sound")]
+    lines.append(f"| megabytes | {images['bytes'] / 1e6:,.1f} |")
+    lines += [
+        f"| {side}, pixels | {images[side][0]:,} to {images[side][1]:,} |"
+        for side in ("width", "height")
+        if images[side]
+    ]
+    lines.append(f"| of the same content as another | {sum(map(len, copies)):,} in {len(copies):,} groups |")
+    if copies:
+        lines += ["", "Of the same content:", "", *(f"- {_first_few(group)}" for group in copies[:_FEW])]
+        lines += _and_more(copies)
+
+    lines += ["", "## Records", ""]
+    for file, found in report["files"].items():
+        lines += [f"### {file}", "", f"{found['records']:,} records.", *found["notes"], ""]
+        if found["statistics"]:
+            lines += [*_statistics_lines(found["statistics"]), ""]
+    return "\n".join(lines)
+
+
+def _and_more(found: Sequence, indent: str = "") -> list[str]:
+    return [f"{indent}- and {len(found) - _FEW:,} more; see report.json"] if len(found) > _FEW else []
+
+
+def _first_few(found: Sequence[str]) -> str:
+    return ", ".join([*found[:_FEW], *["..."] * (len(found) > _FEW)])
+
+
+def _statistics_lines(counts: dict[str, Any]) -> Iterator[str]:
+    yield from ["| ids | groups | records | records each: number of groups |", "|---|---:|---:|---|"]
+    for name, ids in counts["ids"].items():
+        sizes = _first_few([f"{size}: {count:,}" for size, count in ids["sizes"].items()])
+        yield f"| {name} | {ids['groups']:,} | {ids['records']:,} | {sizes} |"
+        if ids["distractors"]:
+            yield f"| {name} -1 | | {ids['distractors']:,} | |"
+    for name, values in counts["values"].items():
+        yield from ["", f"| {name} | records |", "|---|---:|", *(f"| {key} | {n:,} |" for key, n in values.items())]
+    if counts["captions"]:
+        header = "| captions | distinct | words: shortest | mean | longest | distinct words |"
+        yield from ["", header, "|---|---:|---:|---:|---:|---:|"]
+    for name, caption in counts["captions"].items():
+        words = f"{caption['shortest']} | {caption['mean']:.1f} | {caption['longest']} | {caption['words']:,}"
+        yield f"| {name} | {caption['distinct']:,} | {words} |"
+    if counts["captions"]:
+        yield f"| all | | | | | {counts['words']:,} |"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check, print the outcome, and return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fafa.dataset_builders.verify",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("root", help="the data set's folder")
+    parser.add_argument("--output", type=Path, help="folder of the report; by default verify/ in the data set's")
+    parser.add_argument("--num-workers", type=int, help="processes that open images; by default one per core")
+    options = parser.parse_args(arguments)
+    if options.num_workers is not None and options.num_workers < 1:
+        parser.error(f"--num-workers must be at least 1: {options.num_workers}")
+    try:
+        report = verify_dataset(options.root, options.output, options.num_workers)
+    except (OSError, RuntimeError) as error:
+        print(f"Not checked: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
+        return 2
+    images = report["images"]
+    for file, found in report["files"].items():
+        print(f"{file}: {found['records']:,} records")
+        for problem, where in found["problems"].items():
+            print(f"  {where['records']:,} records: {problem}, as record {where['found'][0]['record']}")
+    print(
+        f"images: {images['named']:,} named, {images['opened']:,} opened now, {images['sound']:,} sound, "
+        f"{images['broken']:,} broken, {images['missing or empty']:,} missing or empty"
+    )
+    place = options.output or Path(report["root"], "verify")
+    print(f"{'All is sound' if report['sound'] else 'There are problems'}: see {place / _REPORT}.md")
+    return 0 if report["sound"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""Compares two reports on the same queries: differences with intervals, tests, and the queries that changed.
+
+    python -m fafa.evaluation.compare A B
+    python -m fafa.evaluation.compare A A --mode image+caption --against late-fusion
+
+A and B are folders of reports, or their results.json. Prints Markdown. A difference is real, as far as these queries
+can tell, where its interval does not hold zero.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from .intervals import paired_bootstrap, sign_test
+from .report import EvaluationReport, aligned_table, read_report, write_whole
+
+_METHOD = (
+    "In brackets the 95 % interval of the difference and p, two-sided, by a paired bootstrap over queries (10,000 "
+    "resamples)."
+)
+
+
+def compare_reports(
+    first: EvaluationReport,
+    second: EvaluationReport,
+    mode: str | None = None,
+    against: str | None = None,
+    names: tuple[str, str] = ("first", "second"),
+    seed: int = 0,
+) -> str:
+    """Compares two runs, A and B, query by query.
+
+    Args:
+        first: A, the run to start from.
+        second: B, the run to compare with it, on the same queries and gallery.
+        mode: kind of query; by default the first of A.
+        against: kind of query of B; by default the same.
+        names: what the page calls the two reports.
+        seed: of the bootstrap.
+
+    Returns:
+        a page of Markdown.
+
+    Raises:
+        ValueError: queries or gallery differ, or a report lacks the mode; the message says where.
+    """
+    _check_same_test_set(first, second)
+    modes = (mode or first.main_mode, against or mode or first.main_mode)
+    runs = list(zip((first, second), modes, names, strict=True))
+    for report, wanted, name in runs:
+        if wanted not in report.metrics:
+            raise ValueError(f"{name} has no results of {wanted!r}, only of {', '.join(report.metrics)}")
+    results = [report.results(wanted) for report, wanted, _ in runs]
+    values = [{name: 100 * of.numpy() for name, of in ranked.per_query(first.ks).items()} for ranked in results]
+    differences = np.stack([values[1][name] - values[0][name] for name in values[0]], axis=1)
+    ranks = np.stack([ranked.first_rank.numpy() for ranked in results], axis=1)
+    won, lost = (ranks[:, 0] > 1) & (ranks[:, 1] == 1), (ranks[:, 0] == 1) & (ranks[:, 1] > 1)
+
+    parts = [
+        "# A against B",
+        "\n".join(
+            f"- {letter}: {name}, model {report.settings.get('model', 'unknown')}, {wanted}"
+            for letter, (report, wanted, name) in zip("AB", runs, strict=True)
+        ),
+        f"{len(ranks):,} queries, gallery of {first.num_gallery:,} images, percent:",
+        _difference_table(values, *paired_bootstrap(differences, seed=seed)),
+        _METHOD,
+        _rank_1(ranks, int(won.sum()), int(lost.sum())),
+    ]
+    for heading, changed in ((f"Won by B: {won.sum():,}", won), (f"Lost by B: {lost.sum():,}", lost)):
+        if changed.any():
+            parts += [f"## {heading}", _query_table(first.queries, ranks, changed)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _difference_table(values: list[dict[str, np.ndarray]], intervals: np.ndarray, p: np.ndarray) -> str:
+    rows = []
+    for metric, (low, high), p_metric in zip(values[0], intervals, p, strict=True):
+        a, b = (of_run[metric].mean() for of_run in values)
+        rows.append([metric, f"{a:.2f}", f"{b:.2f}", f"{b - a:+.2f} [{low:+.2f}, {high:+.2f}]", _p(p_metric)])
+    return aligned_table(["", "A", "B", "B - A", "p"], rows)
+
+
+def _rank_1(ranks: np.ndarray, num_won: int, num_lost: int) -> str:
+    better, worse = int((ranks[:, 1] < ranks[:, 0]).sum()), int((ranks[:, 1] > ranks[:, 0]).sum())
+    return (
+        f"Rank-1: {num_won:,} queries won, {num_lost:,} lost; by the exact sign test (McNemar) p is "
+        f"{_p(sign_test(num_won, num_lost))}. The first correct image ranks higher for {better:,} "
+        f"queries, lower for {worse:,}, and the same for {len(ranks) - better - worse:,}."
+    )
+
+
+def _query_table(queries: list[dict], ranks: np.ndarray, chosen: np.ndarray) -> str:
+    rows = []
+    for index in chosen.nonzero()[0]:
+        query, (a, b) = queries[index], ranks[index]
+        rows.append([query["image_path"], query["caption"], query["source"], str(query["index"]), f"{a:,}", f"{b:,}"])
+    return aligned_table(["reference image", "caption", "source", "query", "rank in A", "in B"], rows, num_text=3)
+
+
+def _check_same_test_set(first: EvaluationReport, second: EvaluationReport) -> None:
+    cannot = "the reports cannot be compared query by query: "
+    if len(first.queries) != len(second.queries):
+        raise ValueError(f"{cannot}{len(first.queries):,} queries in one, {len(second.queries):,} in the other")
+    for a, b in zip(first.queries, second.queries, strict=True):
+        for name in ("image_path", "caption", "instance_id"):
+            if a[name] != b[name]:
+                raise ValueError(
+                    f"{cannot}{name} of query {a['index']} is {a[name]!r} in one, {b[name]!r} in the other"
+                )
+    if first.num_gallery != second.num_gallery:
+        raise ValueError(f"{cannot}a gallery of {first.num_gallery:,} images and one of {second.num_gallery:,}")
+    if first.gallery_fingerprint != second.gallery_fingerprint:
+        raise ValueError(
+            f"{cannot}the galleries have {first.num_gallery:,} images each, but not the same ones, or in another order"
+        )
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def main() -> None:
+    """Compare, print or write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("first", metavar="A", help="a report: its folder, or its results.json")
+    parser.add_argument("second", metavar="B", help="another one, on the same queries and gallery")
+    parser.add_argument("--mode", help="kind of query to compare; by default the first of A")
+    parser.add_argument("--against", metavar="MODE", help="another kind of query in B")
+    parser.add_argument("--output", type=Path, help="a file for the page; by default it is printed")
+    arguments = parser.parse_args()
+    try:
+        first, second = read_report(arguments.first), read_report(arguments.second)
+        page = compare_reports(first, second, arguments.mode, arguments.against, (arguments.first, arguments.second))
+        if arguments.output is None:
+            print(page, end="")
+        else:
+            write_whole(arguments.output, page)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""How far a metric can be trusted: bootstrap intervals over queries, and tests of the difference of two runs."""
+
+from math import comb
+
+import numpy as np
+
+NUM_RESAMPLES = 10_000
+CHUNK_ELEMENTS = 2**20  # draws held at a time
+
+
+def bootstrap_means(values: np.ndarray, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> np.ndarray:
+    """Means over queries drawn with replacement, the same draws for every column.
+
+    Args:
+        values: `(num_queries, num_columns)`: a column is a metric of each query.
+        num_resamples: how many times as many queries as there are get drawn.
+        seed: of the draws.
+
+    Returns:
+        `(num_resamples, num_columns)`, fp64.
+    """
+    num_queries, rng = len(values), np.random.default_rng(seed)
+    means = np.empty((num_resamples, values.shape[1]))
+    chunk = max(1, CHUNK_ELEMENTS // num_queries)
+    for start in range(0, num_resamples, chunk):
+        drawn = rng.integers(num_queries, size=(min(chunk, num_resamples - start), num_queries))
+        drawn += num_queries * np.arange(len(drawn))[:, None]
+        times_drawn = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+        means[start : start + len(drawn)] = times_drawn @ values / num_queries
+    return means
+
+
+def bootstrap_intervals(values: np.ndarray, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> np.ndarray:
+    """95 % intervals of the columns' means (percentile bootstrap; Efron and Tibshirani 1993, chapter 13).
+
+    They say what other queries of the same kind could give, not what another training run could. Of few queries, or
+    where all or none are hits, they come out too narrow; and somewhat where several queries are of one person, for
+    queries are taken as independent.
+
+    Args:
+        values: `(num_queries, num_columns)`; further ones as for `bootstrap_means`.
+
+    Returns:
+        `(num_columns, 2)`: lower and upper ends.
+    """
+    return np.percentile(bootstrap_means(values, num_resamples, seed), [2.5, 97.5], axis=0).T
+
+
+def paired_bootstrap(
+    differences: np.ndarray, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Intervals of mean differences of two runs on the same queries, and how likely chance alone explains them.
+
+    Args:
+        differences: `(num_queries, num_columns)`, query by query; further ones as for `bootstrap_means`.
+
+    Returns:
+        intervals, `(num_columns, 2)`, of 95 %; and two-sided p, `(num_columns,)`: twice the share of resamples whose
+        difference is zero or on the other side, no smaller than 2 / (num_resamples + 1).
+    """
+    means = bootstrap_means(differences, num_resamples, seed)
+    opposite = np.minimum((means <= 0).sum(axis=0), (means >= 0).sum(axis=0))
+    return np.percentile(means, [2.5, 97.5], axis=0).T, np.minimum(1.0, 2 * (opposite + 1) / (num_resamples + 1))
+
+
+def sign_test(num_won: int, num_lost: int) -> float:
+    """Exact two-sided p of the sign test; on hits that only one of two runs has, this is McNemar's exact test.
+
+    Args:
+        num_won: queries that are hits in the second run alone.
+        num_lost: those that are hits in the first alone. Where both agree, a query says nothing.
+
+    Returns:
+        the probability that as many fair coins fall at least as unevenly.
+    """
+    num_changed = num_won + num_lost
+    at_least_as_uneven = 2 * sum(comb(num_changed, number) for number in range(min(num_won, num_lost) + 1))
+    return min(1.0, at_least_as_uneven / 2**num_changed)

@@ -1,0 +1,222 @@
+"""Pictures of a report: Rank-k curve, rank histogram, curves over top tokens and gallery size, sheets of queries."""
+
+import random
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..retrieval import RankedImage, RankedQuery, draw_contact_sheet
+from .metrics import chance_metrics
+from .report import PICTURES, EvaluationReport
+
+try:
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullLocator
+except ImportError as error:
+    raise ImportError('pictures are drawn by matplotlib: pip install "fafa[train]"') from error
+
+if TYPE_CHECKING:
+    import datasets
+
+MOST_RANKS = 50  # of the Rank-k curve
+HISTOGRAM_EDGES = (1, 2, 3, 6, 11, 21, 51, 101, 1001)  # first ranks of its bars
+SHEET_QUERIES, SHEET_IMAGES = 8, 10
+
+# Told apart by eyes of every kind (Okabe and Ito), and by the dashes in print.
+COLOURS = {"image+caption": "#0072b2", "late-fusion": "#cc79a7", "caption": "#d55e00", "image": "#009e73"}
+DASHES = {"image+caption": "-", "late-fusion": "-.", "caption": "--", "image": ":"}
+GREY = "#66717f"
+STYLE = {
+    "figure.figsize": (6.4, 3.8),
+    "figure.dpi": 150,
+    "figure.constrained_layout.use": True,
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e3e8ee",
+    "lines.linewidth": 2,
+    "legend.frameon": False,
+}
+
+
+def draw_pictures(
+    report: EvaluationReport, folder: str | Path, queries: "datasets.Dataset", gallery: "datasets.Dataset"
+) -> dict[str, str]:
+    """Draws what the report holds: curves of all its modes, further ones and sheets of the first mode.
+
+    Args:
+        report: of `evaluate_itcpr`.
+        folder: where the files go: curves as .png, sheets as .jpg.
+        queries: those of the report, with the columns `image` and `caption`.
+        gallery: that of the report, with the columns `image` and `instance_id`.
+
+    Returns:
+        name -> file name.
+    """
+    drawn = {"Rank-k": _rank_k, "Rank of the first correct image": _first_ranks}
+    if report.curves:
+        drawn |= {"Top tokens": _top_tokens, "Gallery size": _gallery_size}
+    with matplotlib.rc_context(STYLE):
+        for name, draw in drawn.items():
+            figure = Figure()
+            draw(report, figure.subplots())
+            figure.savefig(Path(folder, PICTURES[name]))
+    sheets = draw_sheets(report, folder, queries, gallery)
+    return {name: PICTURES[name] for name in drawn} | sheets
+
+
+def draw_sheets(
+    report: EvaluationReport, folder: str | Path, queries: "datasets.Dataset", gallery: "datasets.Dataset"
+) -> dict[str, str]:
+    """Draws the best, the worst and some random queries with the images ranked first; see `draw_pictures`.
+
+    Best are those whose correct image leads the first wrong one by most; worst those whose first correct image ranks
+    lowest. Where the first correct image is not among those shown, it takes the last place of the row.
+    """
+    mode, gallery_ids = report.main_mode, gallery["instance_id"][:]
+    results = [query["results"][mode] for query in report.queries]
+
+    def lead(index: int) -> float:
+        """Score of the image at rank 1, if correct, above that of the first wrong one among the top images."""
+        is_wrong = [
+            gallery_ids[image] != report.queries[index]["instance_id"] for image in results[index]["top_images"]
+        ]
+        scores = results[index]["top_scores"]
+        return (
+            scores[0] - scores[is_wrong.index(True)] if results[index]["first_rank"] == 1 and True in is_wrong else -1
+        )
+
+    by_lead = sorted(range(len(results)), key=lead, reverse=True)
+    by_rank = sorted(range(len(results)), key=lambda index: -results[index]["first_rank"])
+    seed = report.settings.get("seed", 0)
+    some = random.Random(seed).sample(range(len(results)), min(SHEET_QUERIES, len(results)))
+    sheets = {
+        "best": (by_lead, "those whose correct image leads the first wrong one by most"),
+        "worst": (by_rank, "those whose first correct image ranks lowest"),
+        "random": (sorted(some), f"drawn at random (seed {seed})"),
+    }
+    for name, (chosen, reason) in sheets.items():
+        sheet = draw_contact_sheet(
+            [_sheet_row(report, index, queries, gallery, gallery_ids) for index in chosen[:SHEET_QUERIES]],
+            title=f"{name.capitalize()} queries",
+            subtitle=f"{len(chosen[:SHEET_QUERIES])} of {len(results):,} queries ({mode}): {reason}; gallery of "
+            f"{report.num_gallery:,} images",
+            max_results=SHEET_IMAGES,
+        )
+        sheet.save(Path(folder, PICTURES[name]), quality=90)  # as .png they take three times the space
+    return {name: PICTURES[name] for name in sheets}
+
+
+def _sheet_row(
+    report: EvaluationReport,
+    index: int,
+    queries: "datasets.Dataset",
+    gallery: "datasets.Dataset",
+    gallery_ids: list[int],
+) -> RankedQuery:
+    mode, query = report.main_mode, report.queries[index]
+    result, instance_id = query["results"][mode], query["instance_id"]
+    scores = dict(zip(result["top_images"], result["top_scores"], strict=True))  # in the order of ranks
+    shown = [
+        RankedImage(gallery[image]["image"], scores[image], gallery_ids[image] == instance_id)
+        for image in result["top_images"][:SHEET_IMAGES]
+    ]
+    if result["first_rank"] > len(shown):
+        target = result["matches"][0]
+        shown[-1] = RankedImage(gallery[target]["image"], scores.get(target), True, rank=result["first_rank"])
+    return RankedQuery(
+        queries[index]["image"] if "image" in mode else None,
+        query["caption"] if "caption" in mode else None,
+        shown,
+        first_match_rank=result["first_rank"],
+    )
+
+
+def _rank_k(report: EvaluationReport, axes: Axes) -> None:
+    ks = range(1, min(MOST_RANKS, report.num_gallery) + 1)
+    for mode in sorted(report.metrics, key=list(COLOURS).index):
+        metrics = report.results(mode).metrics(ks)
+        axes.plot(
+            ks,
+            [metrics[f"rank-{k}"] for k in ks],
+            color=COLOURS[mode],
+            linestyle=DASHES[mode],
+            label=mode,
+            clip_on=False,
+        )
+    chance = chance_metrics(report.results(report.main_mode).num_matches, report.num_gallery, ks)
+    axes.plot(ks, [chance[f"rank-{k}"] for k in ks], color=GREY, linewidth=1, label="chance")
+    axes.set_xscale("log")
+    _ticks(axes, [k for k in (1, 2, 3, 5, 10, 20, 50) if k in ks])
+    axes.set(xlabel="k", ylabel="queries (%)", ylim=(0, 100), title="Queries with a correct image among the first k")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def _first_ranks(report: EvaluationReport, axes: Axes) -> None:
+    first = report.results(report.main_mode).first_rank
+    edges = [*(edge for edge in HISTOGRAM_EDGES if edge <= report.num_gallery), report.num_gallery + 1]
+    shares = [100 * ((first >= low) & (first < high)).double().mean().item() for low, high in pairwise(edges)]
+    labels = [f"{low:,}" if high == low + 1 else f"{low:,}-{high - 1:,}" for low, high in pairwise(edges)]
+    bars = axes.bar(labels, shares, color=COLOURS[report.main_mode], width=0.8)
+    axes.bar_label(bars, [f"{share:.1f}" for share in shares], padding=2, color=GREY, fontsize=10)
+    axes.grid(visible=False)
+    axes.margins(y=0.1)
+    axes.set(ylabel="queries (%)", xlabel="rank", title=f"Rank of the first correct image ({report.main_mode})")
+
+
+def _top_tokens(report: EvaluationReport, axes: Axes) -> None:
+    points, used = report.curves["top_tokens"], report.settings["num_top_tokens"]
+    _two_metrics(report, axes, [point["num_top_tokens"] for point in points], [[point] for point in points])
+    axes.axvline(used, color=GREY, linewidth=1, linestyle=":")
+    axes.annotate(
+        f"k = {used}, as configured",
+        (used, 0.02),
+        xycoords=("data", "axes fraction"),
+        xytext=(5, 0),
+        textcoords="offset points",
+        color=GREY,
+    )
+    axes.set(xlabel="k", ylabel="percent", title=f"Score: mean of the k most similar tokens ({report.curves['mode']})")
+
+
+def _gallery_size(report: EvaluationReport, axes: Axes) -> None:
+    points = report.curves["gallery_size"]
+    _two_metrics(report, axes, [point["num_images"] for point in points], [point["draws"] for point in points])
+    axes.set(
+        xlabel="images in the gallery", ylabel="percent", title=f"Random parts of the gallery ({report.curves['mode']})"
+    )
+
+
+def _two_metrics(report: EvaluationReport, axes: Axes, positions: list[int], draws: list[list[dict]]) -> None:
+    """Rank-1 and mAP over positions on a log axis: means of the draws, and where there are several, their range."""
+    for metric, colour, marker in (
+        (f"rank-{report.ks[0]}", COLOURS["image+caption"], "o"),
+        ("mAP", COLOURS["caption"], "s"),
+    ):
+        values = [[draw[metric] for draw in of_position] for of_position in draws]
+        axes.plot(positions, [sum(some) / len(some) for some in values], color=colour, marker=marker, label=metric)
+        axes.fill_between(
+            positions,
+            [min(some) for some in values],
+            [max(some) for some in values],
+            color=colour,
+            alpha=0.2,
+            linewidth=0,
+        )
+    axes.set_xscale("log")
+    _ticks(axes, positions)
+    axes.set_ylim(0, 1.08 * axes.dataLim.ymax or 1)
+    axes.legend()
+
+
+def _ticks(axes: Axes, positions: list[int]) -> None:
+    axes.set_xticks(positions)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda position, _: f"{position:,.0f}"))

@@ -1,0 +1,260 @@
+"""The one encoder: images read in batches, encoded, and kept in memory or in a folder of features."""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from ..image_processing_fafa import UnreadableImageError, open_image
+from ..modeling_fafa import FafaModel
+from ..processing_fafa import FafaProcessor
+from .store import Encode, FeatureStore, describe_image, feature_settings, input_name
+
+logger = logging.getLogger(__name__)
+
+
+class PixelBatch(NamedTuple):
+    """A few images, read.
+
+    Args:
+        rows: the indices of the images that were read.
+        skipped: of those that could not be.
+        pixels: `(len(rows), 3, image_size, image_size)`; None without rows.
+    """
+
+    rows: list[int]
+    skipped: list[int]
+    pixels: Tensor | None
+
+
+class EncodedImages(NamedTuple):
+    """What `encode_images` gives.
+
+    Args:
+        features: `(num_read, num_query_tokens, projection_dim)`.
+        inputs: a description of each image, see `describe_image`.
+        skipped: the indices of the images that were left out.
+        settings: what made the features, see `feature_settings`.
+    """
+
+    features: Tensor
+    inputs: list[dict[str, Any]]
+    skipped: list[int]
+    settings: dict[str, Any]
+
+
+@torch.no_grad()
+def encode_images(
+    model: FafaModel,
+    processor: FafaProcessor,
+    images: Sequence[Any],
+    batch_size: int = 64,
+    num_workers: int = 0,
+    on_error: str = "raise",
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    features_dir: str | Path | None = None,
+    folder: Path | None = None,
+    progress: bool = True,
+) -> EncodedImages:
+    """Encodes target images, on the device and in the precision of the model.
+
+    Args:
+        model: it is put into eval mode.
+        processor: the model's own.
+        images: paths, PIL images, or whatever else `open_image` takes.
+        batch_size: images encoded at a time.
+        num_workers: processes that read images; 0 reads in this one.
+        on_error: `"raise"` stops at an image that cannot be decoded or was deleted meanwhile; `"skip"` leaves it out,
+            lists it and warns at the end. A file missing from the start is an error either way.
+        dtype: of the features; None keeps the model's. float16 halves the space (scores change by ~1e-4).
+        device: where the features shall be.
+        features_dir: a folder that keeps the features. Images whose features are there are not read again; an
+            interrupted run goes on where it stopped. Processes that encode into one folder, by `accelerate launch` or
+            started one by one, share the work; each returns with all features.
+        folder: in `features_dir`, paths are relative to it, so that both may move.
+        progress: whether to show a progress bar (of several launched processes, in the first).
+
+    Raises:
+        FileNotFoundError, UnreadableImageError: an image is not there, or cannot be decoded.
+        ValueError: there is nothing to encode, features are not finite, or `features_dir` holds features of another
+            model, processor, precision or list of images.
+        OSError: the features cannot be written, say on a full disk; what was written stays.
+    """
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error is {on_error!r}, expected 'raise' or 'skip'")
+    if len(images) == 0:
+        raise ValueError("no images to encode; a gallery needs at least one")
+    model.eval()
+    inputs = describe_images(images, "gallery image", folder, contents=features_dir is not None)
+    names = [input_name(description, row, folder) for row, description in enumerate(inputs)]
+    shape = (model.config.num_query_tokens, model.config.projection_dim)
+    settings = feature_settings(model, processor, "target", shape, dtype)
+
+    def encode(shards: Iterable[range]) -> Iterator[tuple[list[int], list[int], Tensor]]:
+        for batch in read_pixels(processor, images, shards, "gallery image", batch_size, num_workers, on_error):
+            if batch.pixels is None:
+                features = torch.empty(0, *shape)
+            else:
+                features = model.get_target_features(pixel_values=batch.pixels.to(model.device))
+            yield batch.rows, batch.skipped, features
+
+    features, skipped = collect_features(
+        encode, settings, inputs, names, "encoding gallery", batch_size, device, features_dir, folder, progress
+    )
+    left_out = [names[row] for row in skipped]
+    if skipped and on_error == "raise":
+        raise UnreadableImageError(
+            f"{features_dir} was encoded without {len(skipped)} of {len(images)} images, which could not be read: "
+            f"{_some(left_out)}. Skip them again (on_error='skip'), or mend them and encode into another folder."
+        )
+    if skipped:
+        logger.warning("%d of %d images unreadable and skipped: %s", len(skipped), len(images), _some(left_out))
+    if len(features) == 0:
+        raise ValueError(f"none of the {len(images)} images can be read: {_some(left_out)}")
+    return EncodedImages(features, inputs, skipped, settings)
+
+
+def collect_features(
+    encode: Encode,
+    settings: dict[str, Any],
+    inputs: Sequence[dict[str, Any]],
+    names: Sequence[str] | None,
+    label: str,
+    batch_size: int,
+    device: str | torch.device,
+    features_dir: str | Path | None = None,
+    folder: Path | None = None,
+    progress: bool = True,
+) -> tuple[Tensor, list[int]]:
+    """Encodes every input, in memory or into the store in `features_dir`, where those of it are not encoded again.
+
+    Args:
+        encode: encodes shards, see `Encode`.
+        settings: what decides the features, see `feature_settings`.
+        inputs: a description of each input, see `describe_image`.
+        names: how an error calls inputs whose features are not finite; None does not look.
+        label: of the progress bar.
+        device: where the features shall be.
+
+    Returns:
+        features `(num_read, ...)`, and the rows that were skipped.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, expected a number from 1")
+    if names is not None:
+        encode = _checked(encode, names)
+    bar = tqdm(total=len(inputs), desc=label, unit="image", disable=not progress or os.environ.get("RANK", "0") != "0")
+    with bar:
+        if features_dir is not None:
+            store = FeatureStore.open_or_create(features_dir, settings, inputs, batch_size, folder)
+            store.complete(encode, bar.update)
+            return store.read(device)
+        # Filled in place: a list of batches would need the memory twice to be joined.
+        spec, skipped, num_read = settings["features"], [], 0
+        features = torch.empty(len(inputs), *spec["shape"], dtype=getattr(torch, spec["dtype"]), device=device)
+        for rows, left_out, encoded in encode([range(len(inputs))]):
+            features[num_read : num_read + len(rows)] = encoded
+            num_read += len(rows)
+            skipped += left_out
+            bar.update(len(rows) + len(left_out))
+        return features[:num_read], skipped
+
+
+def batches_of(shards: Iterable[range], batch_size: int) -> Iterator[list[int]]:
+    """The rows of each batch; none crosses shards."""
+    for shard in shards:
+        for start in range(0, len(shard), batch_size):
+            yield list(shard[start : start + batch_size])
+
+
+def read_pixels(
+    processor: FafaProcessor,
+    images: Sequence[Any],
+    shards: Iterable[range],
+    name: str,
+    batch_size: int,
+    num_workers: int = 0,
+    on_error: str = "raise",
+) -> Iterator[PixelBatch]:
+    """Reads and preprocesses images in batches, see `batches_of`; with workers, some batches ahead.
+
+    Args:
+        name: how errors call an image, before its number.
+        on_error: "raise" or "skip", see `encode_images`.
+    """
+    loader = DataLoader(
+        _Pixels(processor, images, name),
+        batch_sampler=batches_of(shards, batch_size),
+        collate_fn=partial(_to_batch, skip=on_error == "skip"),
+        num_workers=num_workers,
+        generator=torch.Generator(),  # of seeds for the workers: the program's own random numbers stay as they are
+    )
+    for batch in loader:
+        if isinstance(batch, Exception):
+            break  # raised below, where the workers have ended: in the loop it would keep them until it is forgotten
+        yield batch
+    else:
+        return
+    raise batch
+
+
+class _Pixels(Dataset):
+    """Images, opened and preprocessed one by one (in the workers of a DataLoader), or why that failed."""
+
+    def __init__(self, processor: FafaProcessor, images: Sequence[Any], name: str):
+        self.processor, self.images, self.name = processor, images, name
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> tuple[int, Tensor | Exception]:
+        try:
+            image = open_image(self.images[row], name=f"{self.name} {row}")
+        except (UnreadableImageError, FileNotFoundError) as error:
+            return row, error
+        return row, self.processor(images=image, return_tensors="pt")["pixel_values"][0]
+
+
+def _to_batch(items: list[tuple[int, Tensor | Exception]], skip: bool) -> PixelBatch | Exception:
+    read = {row: pixels for row, pixels in items if isinstance(pixels, Tensor)}
+    failed = {row: error for row, error in items if isinstance(error, Exception)}
+    if failed and not skip:
+        return next(iter(failed.values()))
+    return PixelBatch(list(read), list(failed), torch.stack(list(read.values())) if read else None)
+
+
+def describe_images(
+    images: Sequence[Any], name: str, folder: Path | None = None, contents: bool = True
+) -> list[dict[str, Any]]:
+    """Describes every image, see `describe_image`: a file that is missing is found before hours of encoding."""
+    return [describe_image(image, f"{name} {row}", folder, contents) for row, image in enumerate(images)]
+
+
+def _checked(encode: Encode, names: Sequence[str]) -> Encode:
+    """The same, but NaN and infinity are an error that names where they are."""
+
+    def encode_and_check(shards: Iterable[range]) -> Iterator[tuple[list[int], list[int], Tensor]]:
+        for rows, skipped, features in encode(shards):
+            finite = features.isfinite().flatten(1).all(dim=1)
+            if not finite.all():
+                broken = [names[row] for row, is_finite in zip(rows, finite.tolist(), strict=True) if not is_finite]
+                raise ValueError(
+                    f"the features of {_some(broken)} hold NaN or infinity: the model's weights are damaged, or its "
+                    "precision too low (use bf16 rather than fp16)"
+                )
+            yield rows, skipped, features
+
+    return encode_and_check
+
+
+def _some(names: Sequence[str], shown: int = 5) -> str:
+    """The first few names, and how many more there are."""
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")

@@ -1,0 +1,198 @@
+import json
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from PIL import Image
+
+from fafa.dataset_builders import verify
+from fafa.dataset_builders.verify import main, verify_dataset
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The files that are opened, by name."""
+    files, check_image = [], verify.check_image
+
+    def note(file):
+        files.append(Path(file).name)
+        return check_image(file)
+
+    monkeypatch.setattr(verify, "check_image", note)
+    return files
+
+
+def check(root, **options):
+    return verify_dataset(root, num_workers=1, show_progress=False, **options)
+
+
+def rewrite(file, records):
+    file.write_text(json.dumps(records))
+
+
+def found(report, file, problem):
+    return [(one["record"], one["detail"]) for one in report["files"][file]["problems"][problem]["found"]]
+
+
+def test_a_sound_training_set(syncpr_root, capsys):
+    assert main([str(syncpr_root), "--num-workers", "1"]) == 0
+    assert "6 records" in capsys.readouterr().out
+    report = json.loads((syncpr_root / "verify/report.json").read_text())
+    assert report["sound"] and report["format"] == "SynCPR"
+    images = report["images"]
+    assert (images["named"], images["opened"], images["sound"]) == (12, 12, 12)
+    assert (images["width"], images["height"], images["of the same content"]) == ([4, 4], [8, 8], [])
+    statistics = report["files"]["SynCPR.json"]["statistics"]
+    assert statistics["ids"]["cpr_id"]["sizes"] == {"2": 3}
+    assert statistics["captions"]["edit_caption"]["mean"] == 4 and statistics["words"] == 13
+    page = (syncpr_root / "verify/report.md").read_text()
+    assert "| cpr_id | 3 | 6 | 2: 3 |" in page and "All is sound" in page
+
+
+def test_a_sound_test_set_with_repeated_images(itcpr_root, itcpr_records):
+    _, gallery = itcpr_records
+    rewrite(itcpr_root / "gallery.json", [*gallery, gallery[3]])  # load_dataset accepts it; so do we
+    report = check(itcpr_root)
+    assert report["sound"] and report["images"]["named"] == 6
+    notes = report["files"]["gallery.json"]["notes"]
+    assert "1 records name an image that an earlier one names." in notes
+    assert "2 distractors (published: 18,285)" in notes[1]
+    assert "3 matches (published: 2,225)" in report["files"]["query.json"]["notes"][0]
+    (copies,) = report["images"]["of the same content"]  # all images of this fixture are black
+    assert len(copies) == 6 and copies[0] == gallery[0]["file_path"]
+
+
+def test_all_problems_are_told_not_just_the_first(syncpr_root, syncpr_records, capsys):
+    records = syncpr_records
+    missing = records[0]["reference_image_path"]
+    records[0]["edit_caption"] = " "  # and its image is missing, too
+    (syncpr_root / missing).unlink()
+    records[1]["target_image_path"] = missing
+    (syncpr_root / records[2]["target_image_path"]).write_bytes(b"")
+    cut = syncpr_root / records[3]["target_image_path"]
+    Image.effect_noise((64, 64), 50).save(cut)
+    cut.write_bytes(cut.read_bytes()[:2_000])
+    (syncpr_root / records[3]["reference_image_path"]).write_text("<html>not found</html>")
+    records[4]["cpr_id"], records[4]["target_image_path"] = "left", "../x.png"
+    rewrite(syncpr_root / "SynCPR.json", [*records, 7, records[5]])
+
+    assert main([str(syncpr_root), "--num-workers", "1"]) == 1
+    report = json.loads((syncpr_root / "verify/report.json").read_text())
+    file = "SynCPR.json"
+    assert found(report, file, "has an empty text") == [(0, "edit_caption")]
+    assert found(report, file, "names an image file that is missing") == [(0, missing), (1, missing)]
+    assert found(report, file, "names an image file of 0 bytes") == [(2, records[2]["target_image_path"])]
+    broken = dict(detail.split(": ", 1) for _, detail in found(report, file, "names an image file that is broken"))
+    assert "truncated" in broken[records[3]["target_image_path"]]
+    assert broken[records[3]["reference_image_path"]] == "no image that Pillow knows"
+    assert found(report, file, "has a field of the wrong type")[0][0] == 4
+    assert found(report, file, "has a path that is not below the folder") == [(4, "target_image_path: '../x.png'")]
+    assert found(report, file, "is not a JSON object") == [(6, "it is 7")]
+    assert found(report, file, "repeats an earlier record") == [(7, "record 5")]
+    assert report["files"][file]["records"] == 8
+    images = report["images"]
+    assert (images["named"], images["missing or empty"], images["broken"], images["sound"]) == (10, 2, 2, 6)
+    page, printed = (syncpr_root / "verify/report.md").read_text(), capsys.readouterr().out
+    for problem, where in report["files"][file]["problems"].items():
+        assert problem in page and where["remedy"] in page and problem in printed
+
+
+def test_home_is_where_it_is_and_a_second_data_set_is_told(syncpr_root, monkeypatch, caplog):
+    monkeypatch.setenv("HOME", str(syncpr_root.parent))
+    monkeypatch.chdir(syncpr_root.parent)
+    for name in ("gallery.json", "query.json"):
+        (syncpr_root / name).write_text("[]")
+    assert main([f"~/{syncpr_root.name}", "--num-workers", "1"]) == 0
+    assert (syncpr_root / "verify" / "report.md").exists() and not (syncpr_root.parent / "~").exists()
+    assert "holds SynCPR and ITCPR: the first alone is checked" in caplog.text
+
+
+def test_queries_without_a_match_are_told(itcpr_root, itcpr_records):
+    _, gallery = itcpr_records
+    rewrite(itcpr_root / "gallery.json", [gallery[0], gallery[3]])
+    report = check(itcpr_root)
+    assert found(report, "query.json", "is a query without a match in the gallery") == [(1, "instance_id 1")]
+    assert not report["files"]["gallery.json"]["problems"]
+
+
+def test_what_comes_before_a_break_in_the_json_is_checked(syncpr_root, opened):
+    file = syncpr_root / "SynCPR.json"
+    text = file.read_text()
+    file.write_text(text[: text.index('"cpr_id": 2')])
+    report = check(syncpr_root)
+    ((number, detail),) = found(report, "SynCPR.json", "cannot be read")
+    assert number == 4 and "broken JSON at record 4" in detail
+    assert len(opened) == 8
+    file.write_text("[]")
+    assert not check(syncpr_root)["sound"]
+
+
+def test_a_check_that_was_stopped_opens_only_the_other_images(syncpr_root, opened, monkeypatch):
+    state, note = syncpr_root / "verify/checked.jsonl", verify.check_image
+
+    def stop(file):
+        if len(opened) == 7:
+            raise KeyboardInterrupt
+        return note(file)
+
+    monkeypatch.setattr(verify, "check_image", stop)
+    assert main([str(syncpr_root), "--num-workers", "1"]) == 2
+    assert not (syncpr_root / "verify/report.json").exists()
+    state.write_text(state.read_text()[:-20])  # as kill -9 may leave it
+    monkeypatch.setattr(verify, "check_image", note)
+    done = set(opened[:6])
+    opened.clear()
+    report = check(syncpr_root)
+    assert len(opened) == 6 and not done & set(opened)
+    assert report["sound"] and report["images"]["sound"] == 12
+
+    opened.clear()
+    assert check(syncpr_root)["images"] == report["images"] | {"opened": 0}
+    assert not opened
+
+
+def test_changed_and_broken_images_are_opened_again(syncpr_root, syncpr_records, opened):
+    check(syncpr_root)
+    opened.clear()
+    changed = syncpr_root / syncpr_records[2]["target_image_path"]
+    changed.write_bytes(b"x" * changed.stat().st_size)
+    assert not check(syncpr_root)["sound"]
+    assert opened == [changed.name]
+    opened.clear()
+    check(syncpr_root)
+    assert opened == [changed.name]
+    (syncpr_root / syncpr_records[3]["target_image_path"]).unlink()
+    assert found(check(syncpr_root), "SynCPR.json", "names an image file that is missing")[0][0] == 3
+
+
+def test_several_processes_find_the_same(syncpr_root, syncpr_records):
+    """More images than one task takes; the broken one is in the last."""
+    records = []
+    for number in range(40):
+        path = f"test2/sub_img/img_left/more-{number}.png"
+        Image.new("RGB", (4, 8 + number)).save(syncpr_root / path)
+        records.append(syncpr_records[0] | {"reference_image_path": path})
+    (syncpr_root / path).write_bytes(b"broken")
+    rewrite(syncpr_root / "SynCPR.json", records)
+    report = verify_dataset(syncpr_root, num_workers=2, show_progress=False)
+    assert found(report, "SynCPR.json", "names an image file that is broken") == [
+        (39, f"{path}: no image that Pillow knows")
+    ]
+    assert report["images"]["sound"] == 40 and report["images"]["height"] == [8, 46]
+
+
+def test_a_folder_of_no_known_format_and_one_that_is_in_use(syncpr_root, tmp_path, capsys):
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    assert main([str(syncpr_root / "test2")]) == 2
+    assert "expected SynCPR.json, or query.json and gallery.json" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([str(syncpr_root), "--num-workers", "0"])
+    output = tmp_path / "output"
+    output.mkdir()
+    with FileLock(output / ".lock"):
+        assert main([str(syncpr_root), "--output", str(output)]) == 2
+    assert "another process is checking" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main([str(syncpr_root), "--output", str(tmp_path / "file/below")]) == 2
+    assert "Pass another folder as --output" in capsys.readouterr().err

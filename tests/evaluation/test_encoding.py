@@ -1,0 +1,117 @@
+"""Features of queries and gallery, in memory and kept in a folder."""
+
+import pytest
+import torch
+from datasets import Dataset, Features, Image, Value
+from tiny import WORDS, tiny_model
+
+from fafa.evaluation import QUERY_MODES, encode_queries, encode_targets
+from fafa.image_processing_fafa import UnreadableImageError
+from fafa.processing_fafa import FafaProcessor, build_tokenizer
+from fafa.retrieval import encoding
+
+OPTIONS = {"batch_size": 3, "progress": False}
+CAPTIONS = ["a red coat", "now with a blue bag", "in a hat", "a coat", "red"]
+
+
+@pytest.fixture
+def model():
+    return tiny_model()
+
+
+@pytest.fixture
+def queries(itcpr_root):
+    return as_queries(sorted(itcpr_root.glob("*/query/*.png"))[:5], CAPTIONS)
+
+
+def as_queries(paths, captions):
+    columns = {"image": [str(path) for path in paths], "caption": captions}
+    return Dataset.from_dict(columns, features=Features({"image": Image(), "caption": Value("string")}))
+
+
+def forbid(model, monkeypatch):
+    """Whatever the model would encode from now on is an error."""
+
+    def encoded_again(**_):
+        raise AssertionError("encoded again")
+
+    monkeypatch.setattr(model, "get_query_features", encoded_again)
+    monkeypatch.setattr(model, "get_target_features", encoded_again)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_workers": 2}])
+def test_queries_kept_in_a_folder_equal_those_in_memory(model, processor, queries, tmp_path, monkeypatch, options):
+    expected = encode_queries(model, processor, queries, **OPTIONS, **options)
+    with torch.no_grad():
+        inputs = processor(images=queries["image"][3], text=CAPTIONS[3], return_tensors="pt")
+        torch.testing.assert_close(expected["image+caption"][3:4], model.get_query_features(**inputs))
+    kept = encode_queries(model, processor, queries, features_dir=tmp_path / "f", **OPTIONS, **options)
+    forbid(model, monkeypatch)
+    read = encode_queries(model, processor, queries, features_dir=tmp_path / "f", **OPTIONS)
+    assert list(expected) == list(kept) == list(read) == list(QUERY_MODES)
+    for mode, features in expected.items():
+        assert features.shape == (5, 64) and torch.equal(kept[mode], features) and torch.equal(read[mode], features)
+
+
+def test_modes_may_be_added_later(model, processor, queries, tmp_path, monkeypatch):
+    composed = encode_queries(model, processor, queries, ["image+caption"], features_dir=tmp_path / "f", **OPTIONS)
+    both = encode_queries(model, processor, queries, ["caption", "image"], features_dir=tmp_path / "f", **OPTIONS)
+    forbid(model, monkeypatch)
+    every = encode_queries(model, processor, queries, features_dir=tmp_path / "f", **OPTIONS)
+    for mode, features in (composed | both).items():
+        assert torch.equal(every[mode], features)
+
+
+def test_reference_images_are_read_once_for_all_modes(model, processor, queries, monkeypatch):
+    opened, open_image = [], encoding.open_image
+    monkeypatch.setattr(encoding, "open_image", lambda image, name: opened.append(name) or open_image(image, name))
+    encode_queries(model, processor, queries, **OPTIONS)
+    assert len(opened) == 5
+
+
+def test_captions_alone_need_no_image(model, processor, itcpr_root, tmp_path):
+    queries = as_queries([itcpr_root / "gone.png"] * 5, CAPTIONS)
+    encode_queries(model, processor, queries, ["caption"], features_dir=tmp_path / "f", **OPTIONS)
+    with pytest.raises(FileNotFoundError, match=r"reference image of query 0: no file .*gone\.png"):
+        encode_queries(model, processor, queries, features_dir=tmp_path / "f", **OPTIONS)
+
+
+def test_other_captions_or_another_vocabulary_are_refused(model, processor, queries, tmp_path):
+    arguments = {"modes": ["caption"], "features_dir": tmp_path / "f"} | OPTIONS
+    encode_queries(model, processor, queries, **arguments)
+    changed = as_queries(queries.cast_column("image", Image(decode=False))["image"][:], [*CAPTIONS[:4], "blue"])
+    with pytest.raises(ValueError, match=r"input 4 .*'red'.*\(now .*'blue'"):
+        encode_queries(model, processor, changed, **arguments)
+    shuffled = FafaProcessor(processor.image_processor, build_tokenizer([*WORDS[:5], *WORDS[:4:-1]]))
+    with pytest.raises(ValueError, match=r"captions vocabulary"):
+        encode_queries(model, shuffled, queries, **arguments)
+
+
+def test_query_features_that_are_not_finite_are_not_kept(model, processor, queries, tmp_path):
+    model.text_projection.weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"features of query 0 \(caption\), query 1 .* hold NaN"):
+        encode_queries(model, processor, queries, ["caption"], features_dir=tmp_path / "f", **OPTIONS)
+    assert not list((tmp_path / "f" / "caption").glob("*.safetensors"))
+
+
+def test_targets_kept_in_a_folder(model, processor, queries, tmp_path, monkeypatch):
+    expected = encode_targets(model, processor, queries, **OPTIONS)
+    assert expected.shape == (5, 8, 64) and expected.dtype == torch.float32
+    half = encode_targets(model, processor, queries, features_dir=tmp_path / "f", dtype=torch.bfloat16, **OPTIONS)
+    forbid(model, monkeypatch)
+    read = encode_targets(model, processor, queries, features_dir=tmp_path / "f", dtype=torch.bfloat16, **OPTIONS)
+    assert torch.equal(half, expected.bfloat16()) and torch.equal(read, half)
+
+
+def test_a_model_in_training_mode_is_put_into_eval_mode(model, processor, queries):
+    expected = encode_targets(model, processor, queries, **OPTIONS)
+    assert torch.equal(encode_targets(model.train(), processor, queries, **OPTIONS), expected)
+    assert not model.training
+
+
+def test_gallery_without_images_or_with_a_corrupt_one(model, processor, queries, itcpr_root, tmp_path):
+    with pytest.raises(ValueError, match="no image to encode"):
+        encode_targets(model, processor, queries.select([]))
+    sorted(itcpr_root.glob("*/query/*.png"))[4].write_bytes(b"")
+    with pytest.raises(UnreadableImageError, match=r"gallery image 4.*4\.png"):
+        encode_targets(model, processor, queries, features_dir=tmp_path / "f", **OPTIONS)

@@ -1,0 +1,82 @@
+"""What each process of test_processes.py runs: `python process.py TASK FOLDER`, under RANK, WORLD_SIZE and so on."""
+
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from datasets import load_from_disk
+from safetensors.torch import save_file
+from tiny import tiny_batch, tiny_model, tiny_processor
+from tiny_run import tiny_trainer
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from fafa.training import FafaDataCollator
+from fafa.training.gradient_cache import average_gradients, cached_backward
+
+OPTIONS = {"distribution_uncertainty": 1.0, "fd_sample_size": 20, "itc_weight": 0.5}
+
+
+def batch_of_five() -> dict[str, torch.Tensor]:
+    batch = tiny_batch(5)
+    extra = tiny_batch(5, seed=1)
+    return batch | {"caption_input_ids": extra["input_ids"], "caption_attention_mask": extra["attention_mask"]}
+
+
+def one_step(folder: Path, chunk_size: int = 0) -> None:
+    """Loss terms, embeddings and gradients of one batch of five, of which the first process gets three."""
+    rank, parallel = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]) > 1
+    model = tiny_model(**OPTIONS).train()
+    batch = batch_of_five()
+    if parallel:
+        batch = {name: tensor[:3] if rank == 0 else tensor[3:] for name, tensor in batch.items()}
+    torch.manual_seed(rank)  # the first process draws for all
+    if chunk_size:
+        output = cached_backward(model, batch, chunk_size, gather_across_processes=parallel)
+        if parallel:
+            average_gradients(model)
+    else:
+        wrapped = DistributedDataParallel(model) if parallel else model
+        output = wrapped(**batch, gather_across_processes=parallel)
+        output.loss.backward()
+    gradients = {f"gradient of {name}": tensor.grad for name, tensor in model.named_parameters()}
+    save_file(
+        {name: tensor.detach().contiguous() for name, tensor in (gradients | dict(output)).items()},
+        folder / f"step-{chunk_size}-{rank}.safetensors",
+    )
+
+
+def train(folder: Path, chunk_size: int = 0) -> None:
+    """Two epochs over twelve triplets in batches of five, and an evaluation."""
+    triplets = load_from_disk(str(folder / "triplets"))
+    model = tiny_model(distribution_uncertainty=0.5)
+    num_processes = int(os.environ["WORLD_SIZE"])
+    trainer = tiny_trainer(
+        folder / f"run-{num_processes}-{chunk_size}",
+        triplets.select(range(11)),
+        model,
+        eval_dataset=triplets.select(range(7)),
+        data_collator=FafaDataCollator(tiny_processor(), augment=True, with_captions=True),
+        max_steps=4,
+        per_device_train_batch_size=6 // num_processes,
+        per_device_eval_batch_size=5,
+        group_size=2,
+        caption_steps=2,
+        gradient_cache_size=chunk_size,
+        save_strategy="no",
+    )
+    trainer.train()
+    metrics = trainer.evaluate()
+    if trainer.is_world_process_zero():
+        ranks = {name: torch.tensor(value) for name, value in metrics.items() if "rank" in name or "mAP" in name}
+        save_file(model.state_dict() | ranks, f"{trainer.args.output_dir}.safetensors")
+
+
+if __name__ == "__main__":
+    if int(os.environ["WORLD_SIZE"]) > 1:
+        dist.init_process_group("gloo", timeout=timedelta(minutes=2))
+    for task in sys.argv[2:]:
+        name, _, chunk = task.partition("-")
+        {"step": one_step, "train": train}[name](Path(sys.argv[1]), int(chunk or 0))

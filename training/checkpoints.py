@@ -1,0 +1,193 @@
+"""Checkpoint folders that count only when complete, whatever ends the run that writes them.
+
+A checkpoint is written into `_unfinished/`, gets a manifest of its files, is flushed to disk, and appears as
+`checkpoint-<step>` by one rename. One that has to go leaves by a rename, too, before it is deleted. So no kill leaves a
+half-written or half-deleted folder under that name, and other tools see complete ones only.
+"""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+# Trainer.push_to_hub leaves out names that begin with an underscore.
+UNFINISHED, SET_ASIDE, LOCK = "_unfinished", "_set_aside", "_lock"
+MANIFEST = "manifest.json"
+IDENTITY_COLUMNS = ("cpr_id", "reference_image_path", "target_image_path", "edit_caption")
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written or gone on from, or the output folder is not this run's."""
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimiser step in the name of a checkpoint folder."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoint folders in an output folder, complete or not, by step."""
+    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted((path for path in found if path.is_dir()), key=step_of)
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
+    """What `publish` recorded; None if there is nothing of it that can be read."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and "files" in manifest else None
+
+
+def fault_of(checkpoint: Path) -> str | None:
+    """What is missing in a checkpoint, by the sizes in its manifest; None if it is complete."""
+    manifest = read_manifest(checkpoint)
+    if manifest is None:
+        return f"no readable {MANIFEST}"
+    for name, size in manifest["files"].items():
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size}"
+    return None
+
+
+def newest_complete(folder: Path, at_most: int | None = None) -> Path | None:
+    """The complete checkpoint of the highest step, or of the highest up to `at_most`; None if there is none."""
+    for checkpoint in reversed(checkpoints_in(folder)):
+        if (at_most is None or step_of(checkpoint) <= at_most) and fault_of(checkpoint) is None:
+            return checkpoint
+    return None
+
+
+def publish(written: Path, folder: Path, about: dict[str, Any]) -> Path:
+    """Makes a checkpoint that was written to the end count.
+
+    Args:
+        written: `folder/_unfinished/checkpoint-<step>`, its files closed.
+        folder: the output folder.
+        about: further entries of the manifest.
+
+    Returns:
+        its place in the output folder. A checkpoint that was there is replaced.
+    """
+    files = sorted(path for path in written.rglob("*") if path.is_file() and path.name != MANIFEST)
+    for path in files:
+        _flush(path)
+    sizes = {path.relative_to(written).as_posix(): path.stat().st_size for path in files}
+    # Last: a folder with a manifest is complete on the disk, also after a power cut.
+    (written / MANIFEST).write_text(json.dumps({"files": sizes, **about}, indent=1), encoding="utf-8")
+    _flush(written / MANIFEST)
+    for path in [*(path for path in written.rglob("*") if path.is_dir()), written]:
+        _flush(path)
+    return _put_in_place(written, folder)
+
+
+def recover(folder: Path) -> None:
+    """Tidies up after a run that was killed: finishes or removes what it was writing, and what it was deleting."""
+    for written in checkpoints_in(folder / UNFINISHED):
+        fault = fault_of(written)
+        if fault is None:
+            logger.info("%s was complete when the run was stopped: put in its place", _put_in_place(written, folder))
+        else:
+            logger.warning("%s was being written when the run was stopped (%s): passed over", written, fault)
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+
+
+def rotate(folder: Path, limit: int | None, kept: Iterable[Path]) -> None:
+    """Removes the oldest checkpoints above `limit`, never the newest or one of `kept`."""
+    found = checkpoints_in(folder)
+    names = {path.name for path in kept if path.parent.resolve() == folder.resolve()} | {found[-1].name}
+    spare = [path for path in found if path.name not in names]
+    num_surplus = max(len(found) - limit, 0) if limit else 0
+    for checkpoint in spare[:num_surplus]:
+        _discard(checkpoint)
+
+
+def set_aside_after(folder: Path, step: int) -> None:
+    """Moves checkpoints beyond a step out of the way of a run that goes on from there."""
+    for checkpoint in reversed(checkpoints_in(folder)):
+        if step_of(checkpoint) > step:
+            target = folder / SET_ASIDE / checkpoint.name
+            shutil.rmtree(target, ignore_errors=True)
+            target.parent.mkdir(exist_ok=True)
+            checkpoint.replace(target)
+            logger.warning("%s is beyond the step this run goes on from: moved to %s", checkpoint, target.parent)
+
+
+def _put_in_place(written: Path, folder: Path) -> Path:
+    place = folder / written.name
+    if place.exists():  # a kill after this line is mended by `recover`
+        _discard(place)
+    written.replace(place)
+    _flush(folder)
+    return place
+
+
+def _discard(checkpoint: Path) -> None:
+    gone = checkpoint.parent / UNFINISHED / f"discarded-{checkpoint.name}"
+    shutil.rmtree(gone, ignore_errors=True)
+    gone.parent.mkdir(exist_ok=True)
+    checkpoint.replace(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":  # Windows opens no folders
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def disk_is_full(folder: Path, error: BaseException) -> bool:
+    """Whether a failed write into a folder failed for want of room; its partial file must still be there.
+
+    torch and safetensors hide the operating system's error number, torch even its text.
+    """
+    if getattr(error, "errno", None) in _DISK_FULL or any(f"os error {code})" in str(error) for code in _DISK_FULL):
+        return True
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(1 << 20))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as failed:
+        return failed.errno in _DISK_FULL
+    return False
+
+
+def data_identity(dataset) -> dict[str, Any]:
+    """Number of rows and a hash of who, which images and which words they are, in order.
+
+    Args:
+        dataset: a `datasets.Dataset` (a second or two for 1.15 million rows), or another, of which less is known.
+    """
+    if not hasattr(dataset, "__len__"):
+        return {}
+    identity = {"rows": len(dataset)}
+    columns = [name for name in IDENTITY_COLUMNS if name in (getattr(dataset, "column_names", None) or ())]
+    if columns:
+        digest = hashlib.blake2b(digest_size=8)
+        for name in columns:
+            column = dataset.data.column(name)
+            if dataset._indices is not None:  # far quicker than through the data set, which gathers row by row
+                column = column.take(dataset._indices.column(0))
+            for start in range(0, len(column), 100_000):
+                digest.update("\n".join(map(str, column.slice(start, 100_000).to_pylist())).encode())
+        identity["content of the rows"] = digest.hexdigest()
+    return identity

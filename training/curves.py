@@ -1,0 +1,131 @@
+"""The curves of a training run as a picture: loss and its terms, held-out ranking, learning rate."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+_INK, _GREY, _FAINT = "#16202c", "#66717f", "#e3e8ee"
+# Okabe and Ito's colours, which stay apart for colour-blind readers; the dashes do so in print.
+_STYLES = [("#0072B2", "-"), ("#D55E00", (0, (5, 1.5))), ("#009E73", (0, (1.5, 1.2))), ("#CC79A7", (0, (5, 1, 1, 1)))]
+_TERMS = {"loss_fda": "FDA", "loss_fd": "FD", "loss_mfr": "MFR", "loss_itc": "caption"}
+_RANKING = {"eval_rank-10": "Rank-10", "eval_mAP": "mAP", "eval_rank-1": "Rank-1"}
+_INCHES_A_PANEL = 2.1
+
+
+def training_history(log_history: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    """The entries that training itself logged, up to its summary.
+
+    What is evaluated afterwards may be the best checkpoint's weights, and is logged under the last step all the same.
+
+    Args:
+        log_history: `trainer.state.log_history`; after a resume it holds the steps before it, too.
+    """
+    end = [index for index, entry in enumerate(log_history) if "train_runtime" in entry]
+    return list(log_history[: end[-1]] if end else log_history)
+
+
+def draw_curves(
+    log_history: Sequence[dict[str, float]], path: str | Path, marks: dict[int, str] | None = None
+) -> list[str]:
+    """Draws what was logged, a panel for each kind that has at least two points, all over the optimiser steps.
+
+    Args:
+        log_history: `trainer.state.log_history`.
+        path: the PNG to write; it is 1,600 pixels wide and readable at half of that.
+        marks: step -> a word or two, for a vertical line across the panels.
+
+    Returns:
+        the panels drawn, of "loss", "held-out ranking" and "learning rate"; none: no file was written.
+
+    Raises:
+        ImportError: matplotlib is not installed; `pip install "fafa[train]"` brings it.
+    """
+    history = training_history(log_history)
+    terms = _series(history, {"loss": "loss", **_TERMS})
+    if len(terms) == 2:  # one term alone is the loss itself
+        terms = {"loss": terms["loss"]}
+    panels = {
+        "loss": terms,
+        "held-out ranking": _series(history, _RANKING),
+        "learning rate": _series(history, {"learning_rate": "learning rate"}),
+    }
+    panels = {name: lines for name, lines in panels.items() if lines}
+    if panels:
+        _draw(panels, marks or {}, Path(path))
+    return list(panels)
+
+
+def _series(history: list[dict[str, float]], names: dict[str, str]) -> dict[str, tuple[list[int], list[float]]]:
+    """Label -> steps and values, of the names that were logged at least twice."""
+    series = {}
+    for name, label in names.items():
+        points = [(entry["step"], entry[name]) for entry in history if name in entry]
+        if len(points) > 1:
+            series[label] = tuple(map(list, zip(*points, strict=True)))
+    return series
+
+
+def _draw(panels: dict[str, dict], marks: dict[int, str], path: Path) -> None:
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure  # not pyplot, which would look for a display
+    except ImportError as error:
+        raise ImportError('curves are drawn by matplotlib: pip install "fafa[train]"') from error
+
+    heights = [0.55 if name == "learning rate" else 1.0 for name in panels]
+    style = {
+        "font.size": 10,
+        "axes.edgecolor": _GREY,
+        "axes.labelcolor": _GREY,
+        "xtick.color": _GREY,
+        "ytick.color": _GREY,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": _FAINT,
+        "axes.linewidth": 0.8,
+    }
+    with rc_context(style):
+        figure = Figure(figsize=(8, 0.6 + _INCHES_A_PANEL * sum(heights)), dpi=200, layout="constrained")
+        axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+        for axis, (name, lines) in zip(axes, panels.items(), strict=True):
+            _draw_panel(axis, name, lines)
+            for step in marks:
+                axis.axvline(step, color=_GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+        first, last = axes[0].get_xlim()
+        for step, word in marks.items():
+            beside = "left" if step - first < 0.25 * (last - first) else "right"  # of the word; the title stays clear
+            axes[0].annotate(
+                word,
+                (step, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(4 if beside == "left" else -4, 2),
+                textcoords="offset points",
+                ha=beside,
+                color=_GREY,
+                fontsize=9,
+            )
+        axes[-1].set_xlabel("optimiser step")
+        axes[-1].xaxis.get_major_locator().set_params(integer=True)
+        axes[-1].xaxis.set_major_formatter("{x:,.0f}")
+        figure.savefig(path)
+
+
+def _draw_panel(axis, name: str, lines: dict[str, tuple[list[int], list[float]]]) -> None:
+    axis.set_title(f"{name}, percent" if name == "held-out ranking" else name, loc="left", fontsize=10, color=_INK)
+    styles = iter(_STYLES)
+    for label, (steps, values) in lines.items():
+        colour, dashes = (_INK, "-") if label in ("loss", "learning rate") else next(styles)
+        marker = "o" if name == "held-out ranking" and len(steps) <= 30 else None
+        axis.plot(
+            steps, values, color=colour, linestyle=dashes, linewidth=1.6, marker=marker, markersize=3.5, label=label
+        )
+    if name == "held-out ranking":
+        axis.set_ylim(0, 100)
+    else:
+        axis.set_ylim(bottom=0)
+        axis.yaxis.set_major_formatter("{x:g}")
+    if len(lines) > 1:
+        axis.legend(
+            loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, labelcolor=_INK, handlelength=2.2, fontsize=10
+        )

@@ -1,0 +1,72 @@
+"""Going on from a checkpoint as if nothing had happened."""
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+
+from .checkpoints import read_manifest
+
+logger = logging.getLogger(__name__)
+
+
+class ExactResume:
+    """What the Trainer's own resume lacks (a base class before `Trainer`).
+
+    Weights, log and early stopping of a run that was killed and resumed equal those of an undisturbed one: to the bit
+    on a CPU; on CUDA as far as its kernels repeat themselves (`full_determinism=true` makes them, at a price). The
+    number of processes has to stay the same.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # Of each loss term and spread, summed since the last log.
+        self._term_sums: dict[str, torch.Tensor | float] = {}
+        self._term_count = 0
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Also what of the loss is not logged yet, so that the log of a resumed run is the same."""
+        super()._save_rng_state(output_dir)
+        unlogged = {
+            "processes": self.args.world_size,
+            "since_step": self._globalstep_last_logged,
+            "loss": float(self._tr_loss),
+            "terms": {name: float(total) for name, total in self._term_sums.items()},
+            "count": self._term_count,
+        }
+        path = Path(output_dir, f"unlogged_loss_{self.args.process_index}.json")
+        path.write_text(json.dumps(unlogged), encoding="utf-8")
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        path = Path(checkpoint or "", f"unlogged_loss_{self.args.process_index}.json")
+        unlogged = json.loads(path.read_text(encoding="utf-8")) if checkpoint and path.exists() else {}
+        if unlogged.get("processes") == self.args.world_size:
+            self._globalstep_last_logged = unlogged["since_step"]
+            self._tr_loss = torch.tensor(unlogged["loss"], device=self.args.device)
+            self._total_loss_scalar = -unlogged["loss"]  # train_loss is the mean over the steps of this call
+            self._term_sums, self._term_count = unlogged["terms"], unlogged["count"]
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """The stored state, but at the learning rate that is asked for now."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        stored = (read_manifest(Path(checkpoint)) or {}).get("learning_rate") if checkpoint else None
+        if not stored or stored == self.args.learning_rate:
+            return
+        factor = self.args.learning_rate / stored
+        for group in self.optimizer.param_groups:
+            for name in ("lr", "initial_lr", "max_lr", "min_lr"):
+                if name in group:
+                    group[name] *= factor
+        scheduler = self.lr_scheduler
+        scheduler.base_lrs = [rate * factor for rate in scheduler.base_lrs]
+        scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+        logger.info("going on with %g times the learning rate of %s", factor, checkpoint)
+
+    def _run_epoch(self, *args, **kwargs) -> None:
+        """Takes no further step where a run that was killed after its last one goes on."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        if not self.control.should_training_stop:
+            super()._run_epoch(*args, **kwargs)

@@ -1,0 +1,203 @@
+"""A Trainer whose runs cannot be lost: locked folder, complete checkpoints, exact resume, a guard against collapse."""
+
+import contextlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
+
+from . import checkpoints
+from .checkpoints import CheckpointError
+from .guard import COLLAPSE, CollapseGuard
+from .resuming import ExactResume
+
+logger = logging.getLogger(__name__)
+
+
+class SafeTrainer(ExactResume, Trainer):
+    """What `FafaTrainer` adds to a run around its steps. Several machines need a shared output folder."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.guard = CollapseGuard(self)
+        self.add_callback(self.guard)
+        self._writing = False
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        """Trains, alone in its output folder.
+
+        Args:
+            resume_from_checkpoint: True goes on from the newest complete checkpoint of the output folder (after a
+                collapse, from the last good one), or begins if it has none; a path goes on from that one.
+
+        Raises:
+            CheckpointError: if another run writes the folder; if it has checkpoints and none is to be gone on from; if
+                the one to go on from is damaged or of other data; if the disk is full.
+            TrainingCollapsed: see `CollapseGuard`.
+        """
+        folder = Path(self.args.output_dir)
+        with self._alone_in(folder):
+            start = self._starting_point(folder, resume_from_checkpoint)
+            return super().train(start, *args, **kwargs)
+
+    @contextlib.contextmanager
+    def _alone_in(self, folder: Path) -> Iterator[None]:
+        if not self.args.should_save:
+            yield
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / checkpoints.LOCK)  # the system frees it with its process, however that ends
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            message = f"another run is writing {folder}: wait for its end, or choose another output_dir"
+            raise CheckpointError(message) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _starting_point(self, folder: Path, given: str | bool | None) -> str | None:
+        if self.args.should_save:
+            checkpoints.recover(folder)
+        self.accelerator.wait_for_everyone()
+        present = checkpoints.checkpoints_in(folder)
+        if not present and (given is True or not given):
+            if given:
+                logger.warning("%s has no checkpoint to go on from: training begins at the beginning", folder)
+            return None
+        if not given:
+            raise CheckpointError(
+                f"{folder} has checkpoints of an earlier run, up to {present[-1].name}, which a new run would mix with "
+                "its own. Go on with it (resume_from_checkpoint=true), choose another output_dir, or remove them."
+            )
+        chosen = self._newest(folder, present) if given is True else Path(given)
+        fault = checkpoints.fault_of(chosen)
+        manifest = checkpoints.read_manifest(chosen)
+        if not chosen.is_dir() or (manifest is not None and fault is not None):
+            raise CheckpointError(
+                f"{chosen} cannot be gone on from: {fault if chosen.is_dir() else 'no such folder'}. Choose another "
+                "checkpoint, or resume_from_checkpoint=true for the newest complete one of the output folder."
+            )
+        if manifest is None:
+            logger.warning("%s: %s, so whether it is complete, and of the same data, is unknown", chosen, fault)
+        else:
+            self._check_same_run(chosen, manifest)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save and chosen.parent.resolve() == folder.resolve():
+            checkpoints.set_aside_after(folder, checkpoints.step_of(chosen))
+            (folder / COLLAPSE).unlink(missing_ok=True)
+        return str(chosen)
+
+    def _newest(self, folder: Path, present: list[Path]) -> Path:
+        report = folder / COLLAPSE
+        last_good = json.loads(report.read_text(encoding="utf-8"))["last_good_step"] if report.exists() else None
+        chosen = checkpoints.newest_complete(folder, at_most=last_good)
+        later = present if chosen is None else present[present.index(chosen) + 1 :]
+        faults = [
+            f"{path.name}: {checkpoints.fault_of(path) or f'not known to be good ({COLLAPSE})'}" for path in later
+        ]
+        if chosen is None:
+            raise CheckpointError(
+                f"no checkpoint in {folder} is one to go on from ({'; '.join(faults)}). Name one all the same "
+                "(resume_from_checkpoint=PATH), or begin anew in another output_dir."
+            )
+        for fault in faults:
+            logger.warning("passed over %s/%s", folder, fault)
+        return chosen
+
+    @cached_property
+    def _data_identity(self) -> dict[str, Any]:
+        return checkpoints.data_identity(self.train_dataset)
+
+    def _run_identity(self) -> dict[str, Any]:
+        """What decides which triplets come in which order."""
+        args = self.args
+        return self._data_identity | {
+            "seed": args.seed if args.data_seed is None else args.data_seed,
+            "seed of the augmentation": getattr(self.data_collator, "seed", None),
+            "triplets in a batch, over all processes": args.per_device_train_batch_size * args.world_size,
+            "gradient_accumulation_steps": args.gradient_accumulation_steps,
+            "group_size": args.group_size,
+            "random_epochs": args.random_epochs,
+        }
+
+    def _check_same_run(self, checkpoint: Path, manifest: dict[str, Any]) -> None:
+        if manifest["model_only"]:
+            raise CheckpointError(f"{checkpoint} holds no optimiser state (save_only_model): nothing can go on from it")
+        now = self._run_identity()
+        differences = [
+            f"{name}: {value} then, {now[name]} now"
+            for name, value in manifest["run"].items()
+            if name in now and now[name] != value
+        ]
+        if not differences:
+            return
+        message = f"{checkpoint} is of other data or another order of it ({'; '.join(differences)})"
+        if not self.args.allow_changed_data:
+            raise CheckpointError(
+                f"{message}. Going on would repeat some triplets and leave out others. Bring back what it was, begin "
+                "anew in another output_dir, or go on all the same with allow_changed_data=true."
+            )
+        logger.warning("%s; going on all the same", message)
+
+    def _get_output_dir(self, trial) -> str:
+        folder = super()._get_output_dir(trial)
+        return str(Path(folder, checkpoints.UNFINISHED)) if self._writing else folder
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """Lets the Trainer write elsewhere, then makes the checkpoint count, then rotates."""
+        folder = Path(self._get_output_dir(trial))
+        written = folder / checkpoints.UNFINISHED / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            shutil.rmtree(written.parent, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        try:
+            self._writing = True
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._writing = False
+            if self.state.best_model_checkpoint == str(written):
+                self.state.best_model_checkpoint = str(folder / written.name)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self.state.save_to_json(str(written / TRAINER_STATE_NAME))
+                about = {"learning_rate": self.args.learning_rate, "model_only": self.args.save_only_model}
+                checkpoints.publish(written, folder, about | {"run": self._run_identity()})
+        except (OSError, RuntimeError, SafetensorError) as error:
+            is_full = checkpoints.disk_is_full(folder, error)
+            shutil.rmtree(written.parent, ignore_errors=True)
+            if not is_full:
+                raise
+            raise CheckpointError(
+                f"no room for {written.name} in {folder}: it needs about {self._checkpoint_bytes():,} bytes, "
+                f"{shutil.disk_usage(folder).free:,} are free. Older checkpoints are as they were. Make room (rotation "
+                "needs that of one more than save_total_limit) and go on with resume_from_checkpoint=true."
+            ) from error
+        if self.args.should_save:
+            best = self.state.best_model_checkpoint
+            kept = [Path(path) for path in (best, self.guard.last_good()) if path is not None]
+            checkpoints.rotate(folder, self.args.save_total_limit, kept)
+            shutil.rmtree(written.parent, ignore_errors=True)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(folder / written.name))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self._writing:  # uploading takes its time: from the place where the folder stays
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _checkpoint_bytes(self) -> int:
+        adapter = hasattr(self.model, "peft_config")  # its base model is not saved with it
+        saved = [p for p in self.model.parameters() if p.requires_grad or not adapter]
+        state = [t for of_one in self.optimizer.state.values() for t in of_one.values() if isinstance(t, torch.Tensor)]
+        return sum(tensor.nbytes for tensor in saved + state)
