@@ -60,7 +60,7 @@ def package_files(wheel: Path) -> set[str]:
 
 def test_wheel_holds_every_file_of_the_package_and_nothing_else(dist):
     root_modules = {path.name for path in ROOT.glob("*.py")} - {"setup.py"}
-    in_rooms = (path for room in ROOMS for path in (ROOT / room).rglob("*") if path.is_file())
+    in_rooms = (path for room in [*ROOMS, "checkpoints"] for path in (ROOT / room).rglob("*") if path.is_file())
     in_rooms = {path.relative_to(ROOT).as_posix() for path in in_rooms if "__pycache__" not in path.parts}
     assert package_files(next(dist.glob("*.whl"))) == root_modules | in_rooms
 
@@ -74,7 +74,7 @@ def test_sdist_holds_what_the_tests_and_the_quickstart_need(dist):
     sdist = next(dist.glob("*.tar.gz"))
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    for folder in ("tests", "examples", "benchmarks"):
+    for folder in ("tests", "examples", "benchmarks", "checkpoints"):
         files = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*") if path.is_file()}
         assert {name for name in files if "__pycache__" not in name} <= names
     assert {"Makefile", "constraints.txt", ".ci/run", "LICENSE", "CITATION.cff", "CHANGELOG.md", "README.md"} <= names
