@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fafa.synthesis.captions import SYNONYMS, describe_change, describe_outfit
-from fafa.synthesis.people import (
+from fafa.synthesis.world.captions import SYNONYMS, describe_change, describe_outfit
+from fafa.synthesis.world.making import plan_test
+from fafa.synthesis.world.people import (
     BAGS,
     COLOURS,
     HATS,
@@ -22,7 +23,6 @@ from fafa.synthesis.people import (
     sample_change,
     sample_outfit,
 )
-from fafa.synthesis.world import plan_test
 
 KINDS = {"upper": UPPERS, "lower": LOWERS, "shoes": SHOES, "bag": BAGS, "hat": HATS}
 OUTFIT = Outfit(Garment("sweater", "red", "striped"), Garment("jeans", "blue"), Garment("boots", "black"))

@@ -8,9 +8,9 @@ part. It looks at nothing but the attributes, so training and test data never sh
 """
 
 import zlib
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -230,6 +230,36 @@ def sample_change(rng: np.random.Generator, outfit: Outfit, test: bool) -> Outfi
 def changed_slots(before: Outfit, after: Outfit) -> list[str]:
     """The slots in which two outfits differ, in the order of `SLOTS`."""
     return [slot for slot in SLOTS if getattr(before, slot) != getattr(after, slot)]
+
+
+def outfit_as_dict(outfit: Outfit) -> dict[str, Any]:
+    """The outfit as JSON can hold it: a dict per slot, None for an empty one."""
+    return asdict(outfit)
+
+
+def outfit_from_dict(slots: Mapping[str, Any]) -> Outfit:
+    """The outfit that `outfit_as_dict` wrote.
+
+    Raises:
+        ValueError: a slot, or something worn in it, is not of this world.
+    """
+    unknown = sorted(set(slots) - set(SLOTS))
+    if unknown:
+        raise ValueError(f"an outfit has the slots {', '.join(SLOTS)} and not {', '.join(unknown)}")
+    return Outfit(**{slot: _garment_from_dict(slot, slots.get(slot)) for slot in SLOTS})
+
+
+def _garment_from_dict(slot: str, worn: Mapping[str, str] | None) -> Garment | None:
+    if worn is None and _NOTHING_WORN[slot]:
+        return None
+    try:
+        garment = Garment(**worn)
+    except TypeError:
+        raise ValueError(f"{slot} must be a dict with kind, colour and pattern: {worn}") from None
+    patterns = PATTERNS if slot == "upper" else ("plain",)
+    if garment.colour not in _WARDROBE[slot].get(garment.kind, ()) or garment.pattern not in patterns:
+        raise ValueError(f"nothing in this world is worn as {slot} that is {worn}")
+    return garment
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fafa.synthesis.people import is_test_identity, is_test_outfit, look_different
-from fafa.synthesis.world import make_world, plan_test, plan_training
+from fafa.synthesis.world.making import make_world, plan_test, plan_training
+from fafa.synthesis.world.people import is_test_identity, is_test_outfit, look_different
 
 SMALL = {"num_diptychs": 10, "num_queries": 3, "gallery_size": 20, "image_size": (64, 32), "show_progress": False}
 
@@ -254,7 +254,7 @@ def test_an_interrupted_world_is_completed(world, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("fafa.synthesis.world.paint_pictures", interrupt)
+        patch.setattr("fafa.synthesis.world.making.paint_pictures", interrupt)
         with pytest.raises(KeyboardInterrupt):
             make_world(tmp_path, num_workers=1, **SMALL)
     assert read(tmp_path / "world.json")["finished"] is False
@@ -273,7 +273,7 @@ def test_arguments_out_of_range_are_named(tmp_path, argument, value):
 
 
 def test_the_example_makes_a_world(tmp_path):
-    script = Path(__file__).parents[2] / "examples" / "make_world.py"
+    script = Path(__file__).parents[3] / "examples" / "make_world.py"
     options = ["--diptychs", "2", "--queries", "1", "--gallery", "5", "--height", "64", "--workers", "1"]
     command = [sys.executable, str(script), "--output", str(tmp_path / "world"), *options]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
