@@ -1,6 +1,6 @@
 """What each part of FAFA's loss does on the painted world, and what its relatives would do.
 
-    python benchmarks/ablation.py --work DIR          # 13 variants x 3 seeds; about 35 minutes on two cores
+    python benchmarks/ablation.py --work DIR          # 15 variants x 3 seeds; about 40 minutes on two cores
 
 The real FAFA starts from BLIP-2's contrastive weights and is tuned with its loss. So here: for each seed a tiny FAFA is
 first trained contrastively from random weights (cross-entropy over composed queries and over whole captions, random
@@ -17,6 +17,8 @@ scores, which is what FDA replaces. The rows below "+" add to all of FAFA:
     R-Drop          two passes with 10 % dropout, symmetric KL between their predictions (named there, too); the row
                     with dropout alone is what to compare it with
     HN-NCE          InfoNCE with negatives weighted by exp(0.5 logit), normalised (an option in the released code)
+    MMD, CORAL      draw the distributions of queries and targets together (options in the released code): Gaussian
+                    kernels' mean discrepancy; squared distance of the covariances
     uncertainty     `distribution_uncertainty` 0.8, as the released code trains
     EMA             the moving average of the weights, decay 0.99
 """
@@ -114,11 +116,46 @@ def _hard_negative_nce(logits: Tensor, beta: float = 0.5) -> Tensor:
     return -(logits.diagonal() - weighted.logsumexp(dim=1)).mean()
 
 
+class Discrepancy(FafaModel):
+    """Adds the maximum mean discrepancy of queries and targets, Gaussian kernels of three widths."""
+
+    def losses(self, states, group_ids=None, gather_across_processes=False) -> FafaOutput:
+        """As `FafaModel.losses`."""
+        output = super().losses(states, group_ids, gather_across_processes)
+        output.loss = output.loss + _mean_discrepancy(*_both_sides(output))
+        return output
+
+
+class Correlation(FafaModel):
+    """Adds the squared distance of the covariances of queries and targets."""
+
+    def losses(self, states, group_ids=None, gather_across_processes=False) -> FafaOutput:
+        """As `FafaModel.losses`."""
+        output = super().losses(states, group_ids, gather_across_processes)
+        queries, targets = _both_sides(output)
+        output.loss = output.loss + (queries.mT.cov() - targets.mT.cov()).square().sum()
+        return output
+
+
+def _both_sides(output: FafaOutput) -> tuple[Tensor, Tensor]:
+    return output.query_embeds, F.normalize(output.target_embeds.mean(dim=1), dim=-1)
+
+
+def _mean_discrepancy(queries: Tensor, targets: Tensor) -> Tensor:
+    both = torch.cat([queries, targets])
+    distances = 2 - 2 * both @ both.mT
+    kernel = sum((-distances / width).exp() for width in (0.25, 0.5, 1.0))
+    side = len(queries)
+    return kernel[:side, :side].mean() + kernel[side:, side:].mean() - 2 * kernel[:side, side:].mean()
+
+
 RELATIVES = {
     "+ focal": ({}, Focal),
     "+ dropout": ({}, FafaModel),
     "+ dropout and R-Drop": ({}, RDrop),
     "+ HN-NCE": ({}, HardNegatives),
+    "+ MMD": ({}, Discrepancy),
+    "+ CORAL": ({}, Correlation),
     "+ uncertainty": ({"distribution_uncertainty": 0.8}, FafaModel),
 }
 VARIANTS = {name: (options, FafaModel) for name, options in PARTS.items()} | RELATIVES
