@@ -1,0 +1,65 @@
+"""Picture files: opened with one clear error, and written whole or not at all."""
+
+import os
+import shutil
+from pathlib import Path
+
+from PIL import Image
+
+from .components import SynthesisError
+
+_PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+
+
+def open_picture(picture: Path | Image.Image) -> Image.Image:
+    """A picture as RGB.
+
+    Raises:
+        SynthesisError: the file is missing or damaged.
+    """
+    try:
+        return (picture if isinstance(picture, Image.Image) else Image.open(picture)).convert("RGB")
+    except OSError as error:
+        raise SynthesisError(
+            f"{picture}: cannot be read as a picture ({error}). Delete it and give the same command again."
+        ) from error
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """The pictures in a folder and below, by name.
+
+    Raises:
+        SynthesisError: there are none.
+    """
+    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _PICTURES)
+    if not found:
+        raise SynthesisError(f"{folder}: there are no pictures ({', '.join(sorted(_PICTURES))})")
+    return found
+
+
+def save_picture(image: Image.Image, file: Path, quality: int) -> None:
+    """Save a picture by its suffix, so that it is there whole or not at all.
+
+    Args:
+        image: RGB.
+        file: Ends in .png or .jpg; missing folders are made.
+        quality: Of JPEG.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}")
+    try:
+        image.save(part, **({"quality": quality} if file.suffix == ".jpg" else {"compress_level": 1}))
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def link_picture(source: Path, destination: Path) -> None:
+    """A hard link, or a copy where there cannot be one; nothing if it is there already."""
+    if destination.exists():
+        return
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, destination)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, destination)

@@ -1,0 +1,538 @@
+"""What every stage has in common: chunks, resuming after any stop, manifests, progress.
+
+    DIR/<stage>/00000.jsonl        the finished records of a chunk, in order; rejected ones with "rejected": reason
+    DIR/<stage>/00000.part.jsonl   records of a chunk that is being worked on, in any order
+    DIR/<stage>/manifest.json      settings, models, versions of libraries; counts once all chunks are there
+    DIR/runs.jsonl                 a line per run of a stage: when, how long, how many items, what it cost
+
+The cut into chunks follows from the recipe alone. A shard `i/n` takes every n-th chunk, so that files come out the same
+whatever the number of shards. A record counts once its line is whole; a kill costs the items in flight and no more.
+"""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import get_context
+from pathlib import Path
+from threading import Thread
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+from tqdm.auto import tqdm
+
+from .components import Record, SynthesisError
+from .settings import differences
+
+logger = logging.getLogger(__name__)
+
+REJECTED = "rejected"
+MANIFEST, RUNS = "manifest.json", "runs.jsonl"
+_LIBRARIES = ("fafa", "numpy", "pillow", "torch", "transformers", "diffusers", "peft", "openai", "rensa")
+_WAIT = 2.0  # seconds between looks at what other shards have done
+_OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
+
+Given, Made = TypeVar("Given"), TypeVar("Made")
+
+
+class Workspace:
+    """The folder of one synthesis, and the part of its chunks that this process works on.
+
+    Args:
+        root: The folder; made if need be.
+        num_chunks: Into how many chunks the recipe is cut.
+        shard: `(i, n)`: this process takes the chunks whose number leaves i when divided by n.
+        show_progress: Whether to show progress bars.
+    """
+
+    def __init__(self, root: Path, num_chunks: int, shard: tuple[int, int] = (0, 1), show_progress: bool = True):
+        self.root, self.num_chunks, self.shard, self.show_progress = Path(root), num_chunks, shard, show_progress
+        with reporting_files(self.root):
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError):
+                raise SynthesisError(f"{self.root}: a file is in the way. Give another --output.") from None
+
+    @property
+    def own_chunks(self) -> range:
+        """The chunks of this shard."""
+        return range(self.shard[0], self.num_chunks, self.shard[1])
+
+    def folder(self, stage: str) -> Path:
+        """Where a stage writes."""
+        return self.root / stage
+
+    def file(self, stage: str, chunk: int) -> Path:
+        """The finished records of a chunk."""
+        return self.root / stage / f"{chunk:05d}.jsonl"
+
+    def missing(self, stage: str) -> list[int]:
+        """The chunks that a stage has not finished."""
+        return [chunk for chunk in range(self.num_chunks) if not self.file(stage, chunk).exists()]
+
+    def read(self, stage: str, chunk: int) -> list[Record]:
+        """All records of a finished chunk, rejected ones, too.
+
+        Raises:
+            SynthesisError: it is not finished, or the file is damaged.
+        """
+        file = self.file(stage, chunk)
+        try:
+            records, damaged = read_lines(file)
+        except FileNotFoundError:
+            raise SynthesisError(f"{file} is not there yet: run stage {stage} first, in all its shards") from None
+        if damaged:
+            raise SynthesisError(f"{file}: {damaged} of its lines are damaged; run stage {stage} again to mend it")
+        return records
+
+    def kept(self, stage: str, chunk: int) -> list[Record]:
+        """The records of a finished chunk that were not rejected."""
+        return [record for record in self.read(stage, chunk) if REJECTED not in record]
+
+    def records(self, stage: str) -> Iterator[Record]:
+        """All records of a stage in order, rejected ones, too."""
+        for chunk in range(self.num_chunks):
+            yield from self.read(stage, chunk)
+
+    def write(self, stage: str, chunk: int, records: Iterable[Record]) -> None:
+        """Put down the finished records of a chunk, whole or not at all."""
+        write_whole(self.file(stage, chunk), "".join(map(as_line, records)))
+
+    def fingerprint(self, stage: str) -> str:
+        """A hash of all finished records of a stage."""
+        digest = hashlib.sha256()
+        for chunk in range(self.num_chunks):
+            digest.update(self.file(stage, chunk).read_bytes())
+        return digest.hexdigest()
+
+    def manifest(self, stage: str) -> dict[str, Any]:
+        """The manifest of a stage; empty before its first run."""
+        try:
+            return json.loads((self.folder(stage) / MANIFEST).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError:
+            raise SynthesisError(f"{self.folder(stage) / MANIFEST} is no JSON: restore it, or --redo {stage}") from None
+
+    def counts(self, stage: str) -> dict[str, Any]:
+        """Of a finished stage: items, and how many were rejected for which reason."""
+        reasons, items = Counter(), 0
+        for record in self.records(stage):
+            items += 1
+            if REJECTED in record:
+                reasons[record[REJECTED]] += 1
+        return {"items": items, "rejected": dict(sorted(reasons.items(), key=lambda entry: (-entry[1], entry[0])))}
+
+
+class Stage(ABC):
+    """A stage of a pipeline.
+
+    Attributes:
+        name: Of the stage and its folder.
+        source: The stage before it whose records it reads; None for the first.
+        settings: What decides its results, as plain JSON values.
+        about: What made the results, for the manifest: models and their revisions. Known once something was made.
+    """
+
+    name: str
+    source: str | None
+    settings: dict[str, Any]
+
+    def __init__(self) -> None:
+        self.about: dict[str, Any] = {}
+
+    @abstractmethod
+    def run(self, work: Workspace) -> None:
+        """Do what is left to do for this shard."""
+
+    def check_settings(self, work: Workspace) -> None:
+        """Compare the settings with those in the manifest, if the stage was begun.
+
+        Raises:
+            SynthesisError: the stage was begun with others.
+        """
+        found = work.manifest(self.name)
+        changed = differences(found["settings"], self.settings, self.name) if found else []
+        if changed:
+            raise SynthesisError(
+                f"{work.folder(self.name)} was begun with another recipe ({'; '.join(changed)}). Restore the recipe, "
+                f"give another --output, or discard this stage and what follows from it with --redo {self.name}."
+            )
+
+    def _write_manifest(self, work: Workspace, more: dict[str, Any]) -> None:
+        with FileLock(work.root / f".{self.name}.lock"):
+            old = work.manifest(self.name)
+            content = {"stage": self.name, "settings": self.settings, "versions": _versions()} | old | more
+            if self.about:
+                content["about"] = self.about
+            write_whole(work.folder(self.name) / MANIFEST, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+class ItemStage(Stage):
+    """A stage that makes one record of each item, chunk by chunk."""
+
+    @abstractmethod
+    def items(self, work: Workspace, chunk: int) -> list[Record]:
+        """The items of a chunk, in order, each with its `"id"`."""
+
+    @abstractmethod
+    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
+        """One record with the `"id"` of each item, in any order; what an item becomes depends on that item alone."""
+
+    def files(self, record: Record) -> list[str]:
+        """The files that belong to a record, relative to the workspace."""
+        return []
+
+    def usage(self) -> Counter[str]:
+        """What was spent since the stage began; "cost" is in the currency of the recipe's prices."""
+        return Counter()
+
+    def run(self, work: Workspace) -> None:
+        """Make the records that this shard lacks.
+
+        Raises:
+            SynthesisError: the recipe changed, another process works on one of the chunks, the disk is full.
+        """
+        with reporting_files(work.folder(self.name)):
+            work.folder(self.name).mkdir(parents=True, exist_ok=True)
+            self.check_settings(work)
+            self._write_manifest(work, {})
+            plans = [(chunk, items) for chunk in work.own_chunks if (items := self._lacking(work, chunk)) is not None]
+            num_left = sum(len(items) for _, items in plans)
+            if plans:
+                with self._progress(work, num_left) as advance:
+                    for chunk, _ in plans:
+                        self._run_chunk(work, chunk, advance)
+            if not work.missing(self.name) and (plans or "counts" not in work.manifest(self.name)):
+                self._write_manifest(work, {"counts": work.counts(self.name)})
+
+    def is_complete(self, work: Workspace) -> bool:
+        """Whether every chunk, of all shards, holds a record of every item."""
+        # The file is looked for first: without it, the items may not be known yet.
+        return all(
+            work.file(self.name, chunk).exists() and self._lacking(work, chunk) is None
+            for chunk in range(work.num_chunks)
+        )
+
+    def _lacking(self, work: Workspace, chunk: int) -> list[Record] | None:
+        """The items of a chunk that have no record yet; None if the chunk is finished."""
+        items = self.items(work, chunk)
+        stored = self._stored(work, chunk)
+        lacking = [item for item in items if item["id"] not in stored]
+        return lacking if lacking or not work.file(self.name, chunk).exists() else None
+
+    def _stored(self, work: Workspace, chunk: int) -> dict[str, Record]:
+        """The records that a chunk has already, finished or not, with all their files."""
+        found: dict[str, Record] = {}
+        for file in (work.file(self.name, chunk), _part(work.file(self.name, chunk))):
+            with suppress(FileNotFoundError):
+                records, damaged = read_lines(file)
+                if damaged:
+                    logger.warning("%s: %d damaged lines are made again", file, damaged)
+                for record in records:
+                    if all(_has_bytes(work.root / needed) for needed in self.files(record)):
+                        found.setdefault(record["id"], record)
+                    else:
+                        logger.warning("%s: the files of item %s are gone: made again", file, record["id"])
+        return found
+
+    def _run_chunk(self, work: Workspace, chunk: int, advance: Callable[[], None]) -> None:
+        file = work.file(self.name, chunk)
+        try:
+            lock = FileLock(file.with_name(f".{file.stem}.lock"), timeout=0)
+            lock.acquire()
+        except Timeout:
+            raise SynthesisError(
+                f"{file}: another process works on this chunk; wait for it, or give every process its own --shard i/n"
+            ) from None
+        try:
+            items = self.items(work, chunk)
+            stored = self._stored(work, chunk)
+            lacking = [item for item in items if item["id"] not in stored]
+            if lacking:
+                _cut_torn_line(_part(file))
+                with _part(file).open("a", encoding="utf-8") as journal:
+                    for record in self.process(lacking, work, chunk):
+                        journal.write(as_line(record))
+                        journal.flush()
+                        stored[record["id"]] = record
+                        advance()
+            if absent := [item["id"] for item in items if item["id"] not in stored]:
+                raise SynthesisError(f"{file}: stage {self.name} made no record of {', '.join(absent[:5])}")
+            # What was made of items not asked for today (a judge's scores under other bounds) stays, at the end.
+            asked_for = [stored.pop(item["id"]) for item in items]
+            work.write(self.name, chunk, [*asked_for, *stored.values()])
+            _part(file).unlink(missing_ok=True)
+        finally:
+            lock.release()
+
+    @contextmanager
+    def _progress(self, work: Workspace, total: int) -> Iterator[Callable[[], None]]:
+        """A bar with rate and time left, and with the cost so far and to come where there is one."""
+        started, clock, spent = datetime.now(timezone.utc), time.monotonic(), Counter(self.usage())
+        bar = tqdm(total=total, desc=self.name, unit="item", mininterval=1, disable=not work.show_progress)
+        count = 0
+
+        def advance() -> None:
+            nonlocal count
+            count += 1
+            bar.update()
+            cost = self.usage()["cost"] - spent["cost"]
+            if cost:
+                bar.set_postfix_str(f"cost {cost:,.2f}, {cost / count * (total - count):,.2f} to go", refresh=False)
+
+        try:
+            yield advance
+        finally:
+            bar.close()
+            usage = Counter(self.usage())
+            usage.subtract(spent)
+            note = {
+                "stage": self.name,
+                "shard": "{}/{}".format(*work.shard),
+                "started": started.isoformat(timespec="seconds"),
+                "seconds": round(time.monotonic() - clock, 1),
+                "items": count,
+                "left": total - count,
+                "usage": {name: round(amount, 6) for name, amount in usage.items()},
+            }
+            with suppress(OSError), (work.root / RUNS).open("a", encoding="utf-8") as stream:
+                stream.write(as_line(note))
+
+
+class PartStage(ItemStage):
+    """A stage whose work one part does.
+
+    Args:
+        settings: Of the part; it is loaded when there is something to do.
+    """
+
+    def __init__(self, settings: Any):
+        super().__init__()
+        self._part_settings = settings
+        self._part: Any = None
+
+    @property
+    def part(self) -> Any:
+        """The part, loaded on first use."""
+        if self._part is None:
+            try:
+                self._part = self._part_settings.load()
+            except ValueError as error:  # the model does not take these settings
+                raise SynthesisError(f"stage {self.name}: {error}. Correct the recipe.") from error
+            self.about = self._part.about
+        return self._part
+
+    def usage(self) -> Counter[str]:
+        """What the part has spent."""
+        return Counter(self._part.usage if self._part else {})
+
+
+class WholeStage(Stage):
+    """A stage that needs all records of the stage before; it runs in one process, and again when they changed."""
+
+    @abstractmethod
+    def make(self, work: Workspace) -> dict[str, Any]:
+        """Do it. Returns the counts for the manifest."""
+
+    def sources(self) -> list[str]:
+        """The stages whose records decide the result."""
+        return [self.source]
+
+    def run(self, work: Workspace) -> None:
+        """Do it, unless it was done with just these records.
+
+        Raises:
+            SynthesisError: the recipe changed, or records are missing.
+        """
+        with reporting_files(work.folder(self.name)):
+            work.folder(self.name).mkdir(parents=True, exist_ok=True)
+            with FileLock(work.root / f".{self.name}.run.lock"):
+                self.check_settings(work)
+                self._write_manifest(work, {})
+                made_of = {source: work.fingerprint(source) for source in self.sources()}
+                if work.manifest(self.name).get("made of") == made_of:
+                    return
+                counts = self.make(work)
+                self._write_manifest(work, {"made of": made_of, "counts": counts})
+
+
+def run_stages(stages: Sequence[Stage], work: Workspace, wait: bool = False) -> str | None:
+    """Run stages one after the other, each as far as this shard goes.
+
+    Args:
+        stages: In order.
+        work: Where, and which shard.
+        wait: Whether to wait for other shards where a stage needs all of them, or to stop there.
+
+    Returns:
+        Why it stopped early; None when all stages are done.
+
+    Raises:
+        SynthesisError: as `Stage.run`.
+    """
+    by_name = {stage.name: stage for stage in stages}
+    for stage in stages:
+        if isinstance(stage, WholeStage):
+            needed = [by_name[name] for name in stage.sources() if isinstance(by_name[name], ItemStage)]
+            while unfinished := [source.name for source in needed if not source.is_complete(work)]:
+                if not wait:
+                    shard = "{}/{}".format(*work.shard)
+                    return (
+                        f"shard {shard} has done its part of {', '.join(unfinished)}; {stage.name} needs all shards: "
+                        "when they are through, give any of their commands again"
+                    )
+                time.sleep(_WAIT)
+        stage.run(work)
+    return None
+
+
+def discard_from(name: str, stages: Sequence[Stage], work: Workspace) -> None:
+    """Delete what a stage and the later ones made.
+
+    Raises:
+        SynthesisError: there is no such stage.
+    """
+    names = [stage.name for stage in stages]
+    if name not in names:
+        raise SynthesisError(f"there is no stage {name!r}; the stages are {', '.join(names)}")
+    with reporting_files(work.root):
+        for later in names[names.index(name) :]:
+            shutil.rmtree(work.folder(later), ignore_errors=not work.folder(later).exists())
+
+
+def in_processes(
+    function: Callable[[Given], Made], items: Sequence[Given], num_workers: int, per_task: int = 32
+) -> Iterator[Made]:
+    """`map(function, items)` over worker processes, in order; in this process where one worker is enough.
+
+    Args:
+        function: Of a module, or a partial of one: it must be picklable.
+        num_workers: Processes; each starts in about a second.
+        per_task: Items that travel together.
+    """
+    if num_workers <= 1 or len(items) <= per_task:
+        yield from map(function, items)
+        return
+    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
+        try:
+            yield from pool.map(function, items, chunksize=per_task)
+        except GeneratorExit:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _end_with_parent() -> None:
+    """Workers of a killed process would wait for work for ever."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def reporting_files(folder: Path) -> Iterator[None]:
+    """Turns a full disk and missing rights into one clear line.
+
+    Raises:
+        SynthesisError: instead of these OSErrors.
+    """
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or folder
+        if error.errno in _OUT_OF_SPACE:
+            raise SynthesisError(
+                f"{place}: the disk is full. Make room and give the same command again: what is finished stays."
+            ) from error
+        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+            raise SynthesisError(f"{place}: no permission to write there. Give another --output.") from error
+        raise
+
+
+def read_lines(file: Path) -> tuple[list[Record], int]:
+    """The records in a file of JSON lines, and how many lines are damaged."""
+    records, damaged = [], 0
+    with file.open("rb") as stream:
+        for line in stream:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                record = None
+            if isinstance(record, dict) and line.endswith(b"\n"):
+                records.append(record)
+            else:
+                damaged += 1
+    return records, damaged
+
+
+def as_line(record: Record) -> str:
+    """A record as a line of JSON."""
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all, whatever happens in between."""
+    part = file.with_name(f".{file.name}")  # one name, so that what a kill leaves behind is written over
+    try:
+        with part.open("w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def as_json_list(records: Iterable[Record], file: Path) -> int:
+    """Write records as a JSON list, one to a line; returns how many."""
+    count = 0
+    with file.open("w", encoding="utf-8", newline="\n") as stream:
+        for record in records:
+            stream.write(",\n " if count else "[\n ")
+            json.dump(record, stream, ensure_ascii=False)
+            count += 1
+        stream.write("\n]\n" if count else "[]\n")
+    return count
+
+
+def _part(file: Path) -> Path:
+    return file.with_suffix(".part.jsonl")
+
+
+def _cut_torn_line(file: Path) -> None:
+    """Cut off what follows the last whole line: a kill may have torn it, and nothing may be written behind it."""
+    with suppress(FileNotFoundError):
+        content = file.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole != len(content):
+            os.truncate(file, whole)
+
+
+def _has_bytes(file: Path) -> bool:
+    try:
+        return file.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -1,0 +1,248 @@
+"""Stages can be stopped anywhere, run in parts, and lose nothing."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from fafa.synthesis.components import SynthesisError
+from fafa.synthesis.pictures import save_picture
+from fafa.synthesis.stages import ItemStage, WholeStage, Workspace, discard_from, in_processes, run_stages, write_whole
+
+
+class Numbers(ItemStage):
+    """Writes each number's square, and a file for it; odd multiples of five are rejected."""
+
+    name, source = "numbers", None
+
+    def __init__(self, count=20, chunk_size=5, factor=1, fail_at=None, delay=0.0):
+        super().__init__()
+        self.count, self.chunk_size, self.factor = count, chunk_size, factor
+        self.fail_at, self.delay = fail_at, delay
+        self.settings = {"factor": factor, "chunk_size": chunk_size}
+        self.made = Counter()
+
+    def items(self, work, chunk):
+        first = chunk * self.chunk_size
+        return [{"id": str(number)} for number in range(first, min(first + self.chunk_size, self.count))]
+
+    def files(self, record):
+        return [record["file"]] if "file" in record else []
+
+    def process(self, items, work, chunk):
+        for item in reversed(items):  # records come in any order
+            if item["id"] == self.fail_at:
+                raise SynthesisError("the server is gone")
+            time.sleep(self.delay)
+            self.made[item["id"]] += 1
+            number = int(item["id"])
+            if number % 5 == 0 and number % 2:
+                yield {"id": item["id"], "rejected": "odd multiple of five"}
+                continue
+            file = f"numbers/files/{number}.txt"
+            (work.root / file).parent.mkdir(exist_ok=True)
+            write_whole(work.root / file, "x")
+            yield {"id": item["id"], "square": self.factor * number**2, "file": file}
+
+
+class Sum(WholeStage):
+    name, source = "sum", "numbers"
+
+    def __init__(self):
+        super().__init__()
+        self.settings = {}
+        self.runs = 0
+
+    def make(self, work):
+        self.runs += 1
+        total = sum(record.get("square", 0) for record in work.records("numbers"))
+        write_whole(work.folder(self.name) / "sum.json", json.dumps(total))
+        return {"sum": total}
+
+
+def workspace(root, shard=(0, 1), num_chunks=4):
+    return Workspace(root, num_chunks, shard, show_progress=False)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """All results; not hidden files (locks, what a kill left), and not the notes on runs, which hold times."""
+    files = (path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {str(path.relative_to(root)): path.read_bytes() for path in files if path.name != "runs.jsonl"}
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    root = tmp_path_factory.mktemp("whole")
+    run_stages([Numbers(), Sum()], workspace(root))
+    return contents(root)
+
+
+def test_records_are_in_order_and_rejected_ones_stay(tmp_path):
+    work = workspace(tmp_path)
+    run_stages([Numbers()], work)
+    records = list(work.records("numbers"))
+    assert [record["id"] for record in records] == [str(number) for number in range(20)]
+    assert records[5] == {"id": "5", "rejected": "odd multiple of five"}
+    assert len(work.kept("numbers", 1)) == 4
+    assert work.manifest("numbers")["counts"] == {"items": 20, "rejected": {"odd multiple of five": 2}}
+    run = json.loads((tmp_path / "runs.jsonl").read_text())
+    assert (run["items"], run["left"]) == (20, 0)
+
+
+def test_a_second_run_makes_nothing(tmp_path, expected):
+    run_stages([Numbers(), Sum()], workspace(tmp_path))
+    numbers, total = Numbers(), Sum()
+    run_stages([numbers, total], workspace(tmp_path))
+    assert (numbers.made.total(), total.runs) == (0, 0)
+    assert contents(tmp_path) == expected
+
+
+def test_four_shards_make_what_one_makes(tmp_path, expected):
+    for number in range(4):
+        stopped = run_stages([Numbers(), Sum()], workspace(tmp_path, shard=(number, 4)))
+        assert (stopped is None) == (number == 3)
+    assert contents(tmp_path) == expected
+
+
+def test_an_early_shard_says_that_others_are_needed(tmp_path):
+    message = run_stages([Numbers(), Sum()], workspace(tmp_path, shard=(1, 4)))
+    assert "shard 1/4" in message and "sum needs all shards" in message
+
+
+def test_after_an_error_only_what_is_missing_is_made(tmp_path, expected):
+    first = Numbers(fail_at="7")
+    with pytest.raises(SynthesisError, match="gone"):
+        run_stages([first], workspace(tmp_path))
+    second = Numbers()
+    run_stages([second, Sum()], workspace(tmp_path))
+    assert not first.made & second.made
+    assert (first.made + second.made).total() == 20
+    assert contents(tmp_path) == expected
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.2, 0.35])
+def test_killed_and_resumed_it_makes_the_same(tmp_path, expected, seconds):
+    script = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_stages import Numbers, Sum, run_stages, workspace\n"
+        "print('begun', flush=True)\n"
+        f"run_stages([Numbers(delay=0.02), Sum()], workspace({str(tmp_path)!r}))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    run_stages([Numbers(), Sum()], workspace(tmp_path))
+    assert contents(tmp_path) == expected
+
+
+def test_a_torn_line_is_made_again(tmp_path, expected, caplog):
+    with pytest.raises(SynthesisError):
+        run_stages([Numbers(fail_at="6")], workspace(tmp_path))
+    part = tmp_path / "numbers" / "00001.part.jsonl"
+    part.write_bytes(part.read_bytes()[:-9])
+    run_stages([Numbers(), Sum()], workspace(tmp_path))
+    assert "1 damaged lines" in caplog.text
+    assert contents(tmp_path) == expected
+
+
+def test_a_truncated_shard_is_mended(tmp_path, expected):
+    run_stages([Numbers()], workspace(tmp_path))
+    file = tmp_path / "numbers" / "00002.jsonl"
+    file.write_bytes(file.read_bytes()[:-30])
+    with pytest.raises(SynthesisError, match=r"00002.jsonl: 1 of its lines are damaged; run stage numbers again"):
+        workspace(tmp_path).read("numbers", 2)
+    again = Numbers()
+    run_stages([again, Sum()], workspace(tmp_path))
+    assert again.made.total() == 1
+    assert contents(tmp_path) == expected
+
+
+def test_a_lost_file_is_made_again(tmp_path, expected):
+    run_stages([Numbers()], workspace(tmp_path))
+    (tmp_path / "numbers" / "files" / "8.txt").unlink()
+    again = Numbers()
+    run_stages([again, Sum()], workspace(tmp_path))
+    assert again.made == {"8": 1}
+    assert contents(tmp_path) == expected
+
+
+def test_another_recipe_is_refused_with_the_difference(tmp_path):
+    run_stages([Numbers(), Sum()], workspace(tmp_path))
+    with pytest.raises(SynthesisError, match=r"numbers\.factor: 1 -> 3.*--redo numbers"):
+        run_stages([Numbers(factor=3)], workspace(tmp_path))
+    stages = [Numbers(factor=3), Sum()]
+    discard_from("numbers", stages, workspace(tmp_path))
+    run_stages(stages, workspace(tmp_path))
+    assert workspace(tmp_path).read("numbers", 0)[2]["square"] == 12
+
+
+def test_discarding_an_unknown_stage_names_the_stages(tmp_path):
+    with pytest.raises(SynthesisError, match="numbers, sum"):
+        discard_from("nombers", [Numbers(), Sum()], workspace(tmp_path))
+
+
+def test_more_items_may_follow(tmp_path, expected):
+    run_stages([Numbers(count=7), Sum()], workspace(tmp_path, num_chunks=2))
+    more = Numbers()
+    run_stages([more, Sum()], workspace(tmp_path))
+    assert more.made.total() == 13
+    assert contents(tmp_path) == expected
+
+
+def test_two_processes_do_not_share_a_chunk(tmp_path):
+    class Nested(Numbers):
+        def process(self, items, work, chunk):
+            run_stages([Numbers()], workspace(tmp_path))
+            yield from super().process(items, work, chunk)
+
+    with pytest.raises(SynthesisError, match="another process works on this chunk"):
+        run_stages([Nested()], workspace(tmp_path))
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, expected):
+    class Full(Numbers):
+        def process(self, items, work, chunk):
+            for number, record in enumerate(super().process(items, work, chunk)):
+                if number == 3:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere")
+                yield record
+
+    full, again = Full(), Numbers()
+    with pytest.raises(SynthesisError, match="somewhere: the disk is full"):
+        run_stages([full], workspace(tmp_path))
+    run_stages([again, Sum()], workspace(tmp_path))
+    assert again.made.total() == 17
+    assert contents(tmp_path) == expected
+
+
+def test_no_permission_is_one_line(tmp_path, monkeypatch):
+    def refuse(self, *args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(SynthesisError, match="no permission to write there"):
+        workspace(tmp_path / "new")
+
+
+def test_a_picture_is_there_whole_or_not_at_all(tmp_path):
+    class Torn:
+        def save(self, file, **options):
+            Path(file).write_bytes(b"half")
+            raise OSError(errno.EIO, "broken")
+
+    with pytest.raises(OSError):
+        save_picture(Torn(), tmp_path / "a.png", quality=90)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_keep_the_order():
+    assert list(in_processes(abs, range(-100, 0), num_workers=2)) == list(range(100, 0, -1))
