@@ -1,0 +1,245 @@
+"""Models behind a URL: nothing is lost, doubled or made up while the server misbehaves."""
+
+import base64
+import io
+import json
+import threading
+import time
+
+import pytest
+from PIL import Image
+from stub_server import StubServer, last_text
+
+from fafa.synthesis.components import SynthesisError, TextRequest
+from fafa.synthesis.models import ServerModel
+from fafa.synthesis.models import server as server_module
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"caption": {"type": "string"}, "score": {"type": "integer"}},
+    "required": ["caption", "score"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    """Retries that come at once."""
+    monkeypatch.setattr(server_module, "LONGEST_PAUSE", 0.02)
+
+
+def settings_for(server: StubServer, **options) -> ServerModel:
+    return ServerModel(**{"model": server.model, "base_url": server.url, "concurrency": 8, **options})
+
+
+def requests_for(count: int, **options) -> list[TextRequest]:
+    return [
+        TextRequest(str(item), [{"role": "user", "content": f"Describe person {item}"}], seed=item, **options)
+        for item in range(count)
+    ]
+
+
+def test_every_request_gets_its_own_answer_whatever_the_order_and_the_concurrency():
+    with StubServer() as server:
+        some = {reply.id: reply for reply in settings_for(server).load().answer(requests_for(30))}
+        again = settings_for(server, concurrency=1).load().answer(reversed(requests_for(30)))
+        assert some == {reply.id: reply for reply in again}
+    assert len({reply.text for reply in some.values()}) == 30
+    assert all(reply.fault is None for reply in some.values())
+
+
+def test_about_names_the_model_that_the_server_reports_and_no_key(monkeypatch):
+    monkeypatch.setenv("SECRET_OF_THE_TEST", "abc123")
+    with StubServer(key="abc123") as server:
+        model = settings_for(server, api_key_variable="SECRET_OF_THE_TEST").load()
+    assert model.about["reported"] == "tiny-2025-01-01"
+    assert "abc123" not in str(model.about)
+
+
+def test_nothing_is_lost_or_doubled_while_the_server_stumbles():
+    passing = {"500": 0.06, "429": 0.04, "503": 0.02, "error body": 0.03, "null content": 0.03, "no json": 0.03}
+    with StubServer(faults={**passing, "hang up": 0.03}) as server:
+        model = settings_for(server).load()
+        replies = list(model.answer(requests_for(200)))
+    assert sorted(int(reply.id) for reply in replies) == list(range(200))
+    assert all(reply.fault is None for reply in replies)
+    assert server.doubled == 0
+    assert all(server.counts[fault] for fault in [*passing, "hang up"])
+    assert model.usage["retries"] == sum(server.counts[fault] for fault in [*passing, "hang up"])
+    assert model.usage["requests"] == len(server.bodies)
+
+
+def test_answers_that_cannot_be_used_carry_their_fault():
+    with StubServer(faults={"refusal": 0.2, "cut off": 0.2}) as server:
+        replies = list(settings_for(server, max_tokens=99).load().answer(requests_for(40)))
+    faults = [reply.fault for reply in replies if reply.fault]
+    assert sum(fault == "cut off at 99 tokens" for fault in faults) == server.counts["cut off"] > 0
+    assert sum(fault.startswith("refused by the server: I'm sorry") for fault in faults) > 0
+    assert len(replies) == 40
+
+
+def test_a_restart_of_the_server_is_waited_for():
+    with StubServer(delay=0.01) as server:
+        replies = []
+        for reply in settings_for(server).load().answer(requests_for(80)):
+            replies.append(reply)
+            if len(replies) == 20:
+                server.stop()
+                restart = threading.Timer(0.4, server.start)
+                restart.start()
+        restart.join()
+        assert sorted(int(reply.id) for reply in replies) == list(range(80))
+        assert all(reply.fault is None for reply in replies)
+
+
+def test_a_server_that_stays_away_ends_the_work_with_one_line_after_the_answers_it_gave():
+    with StubServer() as server:
+        model = settings_for(server, patience=0.3, concurrency=2).load()
+        replies = []
+        with pytest.raises(SynthesisError) as raised:
+            for reply in model.answer(requests_for(40)):
+                replies.append(reply)
+                if len(replies) == 10:
+                    server.stop()
+        server.start()
+    assert len(replies) >= 10
+    assert server.url in str(raised.value) and "Start the server" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_item_is_given_up_for_its_own_faults_only():
+    """One request that the server always stumbles over is rejected; a server that stumbles over all stops the work."""
+    broken = threading.Event()
+
+    def answer(body, chance):
+        if broken.is_set() or last_text(body).endswith("person 3"):
+            return 500, "CUDA error"
+        return (400, "prompt is too long") if last_text(body).endswith("person 5") else "a woman"
+
+    with StubServer(answer) as server:
+        model = settings_for(server, max_retries=2, concurrency=1).load()
+        faults = {reply.id: reply.fault for reply in model.answer(requests_for(8))}
+        assert {name: fault for name, fault in faults.items() if fault} == {
+            "3": "failed 3 times: error 500: CUDA error",
+            "5": "error 400: prompt is too long",
+        }
+        broken.set()
+        with pytest.raises(SynthesisError, match=r"CUDA error.*what is done stays"):
+            list(model.answer(requests_for(8)))
+
+
+def test_an_answer_that_takes_too_long_is_asked_for_again():
+    with StubServer(faults={"slow": 0.3}, slow=9.0) as server:
+        model = settings_for(server, timeout=1.0).load()
+        replies = list(model.answer(requests_for(12)))
+    assert len(replies) == 12 and all(reply.fault is None for reply in replies)
+    assert model.usage["retries"] >= server.counts["slow"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "huge"}, "The model `huge` does not exist"),
+        ({"api_key_variable": None}, "Incorrect API key"),
+        ({"api_key_variable": "NO_SUCH_VARIABLE"}, "NO_SUCH_VARIABLE holds no API key"),
+        ({"base_url": "http://127.0.0.1:9/v1"}, "http://127.0.0.1:9/v1: no answer.*correct base_url"),
+    ],
+)
+def test_a_wrong_model_key_or_url_shows_on_loading(monkeypatch, options, message):
+    monkeypatch.setenv("SECRET_OF_THE_TEST", "abc123")
+    with StubServer(key="abc123") as server, pytest.raises(SynthesisError, match=message) as raised:
+        settings_for(server, **{"api_key_variable": "SECRET_OF_THE_TEST", **options}).load()
+    assert "\n" not in str(raised.value)
+
+
+def test_a_schema_is_sent_and_put_into_words_for_servers_without_schemas():
+    with StubServer() as server:
+        replies = list(settings_for(server).load().answer(requests_for(3, schema=SCHEMA)))
+    assert all(set(json.loads(reply.text)) == {"caption", "score"} for reply in replies)
+
+    with StubServer(refuses={"response_format": "response_format is not supported"}) as server:
+        in_words = list(settings_for(server, concurrency=1).load().answer(requests_for(3, schema=SCHEMA)))
+    assert all(set(json.loads(reply.text)) == {"caption", "score"} for reply in in_words)
+    assert server.counts["refused"] == 1
+
+
+def test_servers_that_want_max_completion_tokens_get_it():
+    refuses = {"max_tokens": "Unsupported parameter: use 'max_completion_tokens' instead."}
+    with StubServer(refuses=refuses) as server:
+        replies = list(settings_for(server, max_tokens=77).load().answer(requests_for(2)))
+    assert all(reply.fault is None for reply in replies)
+    assert server.bodies[-1]["max_completion_tokens"] == 77
+
+
+def test_pictures_are_sent_shrunk_before_the_text(tmp_path):
+    Image.new("RGB", (300, 600), "red").save(tmp_path / "tall.png")
+    pictures = [tmp_path / "tall.png", Image.new("RGB", (20, 10), "blue")]
+    with StubServer() as server:
+        (reply,) = settings_for(server, image_size=100).load().answer(requests_for(1, images=pictures))
+    assert reply.fault is None
+    first, second, text = server.bodies[-1]["messages"][-1]["content"]
+    assert text == {"type": "text", "text": "Describe person 0"}
+    shown = [
+        Image.open(io.BytesIO(base64.b64decode(part["image_url"]["url"].partition("base64,")[2])))
+        for part in (first, second)
+    ]
+    assert [image.size for image in shown] == [(50, 100), (20, 10)]
+    assert shown[0].getpixel((25, 50))[0] > 200
+
+
+def test_a_damaged_picture_stops_the_work_and_is_named(tmp_path):
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG")
+    with StubServer() as server, pytest.raises(SynthesisError, match=r"cut\.png: cannot be read"):
+        list(settings_for(server).load().answer(requests_for(1, images=[tmp_path / "cut.png"])))
+
+
+def test_requests_are_taken_as_they_are_needed_and_given_up_on_closing():
+    taken = []
+
+    def requests():
+        for request in requests_for(1000):
+            taken.append(request.id)
+            yield request
+
+    with StubServer() as server:
+        model = settings_for(server, concurrency=4).load()
+        server.delay = 0.01
+        replies = model.answer(requests())
+        for _ in range(10):
+            next(replies)
+        assert len(taken) <= 10 + 4
+        assert server.most_at_once <= 4
+        server.delay = 60
+        replies.close()
+        assert len(taken) <= 10 + 4
+    assert not [thread for thread in threading.enumerate() if thread.name == "fafa-server-model"]
+
+
+def test_limits_of_recipe_and_server_are_kept():
+    """Only lower bounds on the time: ten tries at 1,200 a minute, and a pause that the server asks for."""
+    with StubServer(faults={"429": 0.3}, retry_after=0.3) as server:
+        model = settings_for(server, requests_per_minute=1200).load()
+        before, begin = len(server.bodies), time.monotonic()
+        assert len(list(model.answer(requests_for(10)))) == 10
+        took = time.monotonic() - begin
+    assert server.counts["429"] > 0
+    assert took >= max((len(server.bodies) - before - 1) * 0.05, 0.3)
+
+
+def test_tokens_and_cost_are_counted():
+    with StubServer() as server:
+        model = settings_for(server, input_price=2.0, output_price=10.0).load()
+        list(model.answer(requests_for(5)))
+    read, written = model.usage["input tokens"], model.usage["output tokens"]
+    assert (read, written) == (2 + 5 * 3, 6 * 8)
+    assert model.usage["cost"] == pytest.approx((2 * read + 10 * written) / 1e6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"base_url": "localhost:8000"}, {"concurrency": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"max_retries": -1}],
+)
+def test_settings_that_make_no_sense_are_refused(options):
+    (name,) = options
+    with pytest.raises(ValueError, match=f"^server: {name} is"):
+        ServerModel(model="tiny", **options)
