@@ -1,0 +1,272 @@
+"""Whether a quadruple can be used: pure functions that give a short fixed phrase for what is wrong with it.
+
+A good quadruple that is refused costs another attempt, a bad one that passes a group of pictures. Still, what cannot be
+judged passes, or wordings that nobody thought of would be missing from the data set.
+
+What changes is found by comparing the captions phrase by phrase: a phrase is a run of words between function words
+("red coat"). Phrases of both captions stay; the words that only one caption has are what an edit adds or takes away.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from . import words as known
+from .parsing import is_refusal
+from .writing import FIELDS
+
+if TYPE_CHECKING:
+    from py3langid.langid import LanguageIdentifier
+
+_PLACEHOLDER = re.compile(r"[\[\]{}<>*#`_|]|\.\.\.|…|\\")
+_OF_PICTURES = re.compile(
+    r"\b(?:left|right|first|second|reference|target|original|source|other|both|in (?:the|this|that))(?:-hand)?[ -]"
+    r"(?:images?|pictures?|photos?|photographs?|panels?|frames?|captions?)\b"
+    r"|\b(?:[Ii]mage|[Pp]icture|[Pp]hoto|[Cc]aption|[Pp]anel|[Pp]erson|[Ss]cene|[Dd]escription) [AB12]\b"
+    r"|\bdiptych|\bsplit[ -]screen"
+)
+_PICTURELESS = known.FUNCTION_WORDS | known.HANDLING_WORDS | known.PEOPLE
+_KEEPS = re.compile(
+    r"\b(?:keep(?:ing|s)?|retain(?:ing|s)?|leav(?:e|ing) .*unchanged|unchanged|remain(?:s|ing)?|stays?|"
+    r"still (?:\w+ing|in|on|with|has|have|is|are)|"
+    r"as before|everything else|the rest|the same(?! (?:person|man|woman|boy|girl|pedestrian|one|figure)))\b"
+)
+_STEPS = r"[,;.:!?]+|\b(?:while|but|plus)\b|\b(?=without\b)|\b(?=with no\b)|(?<!with )\b(?=no\b)|\b(?=not\b)"
+_PIECES = re.compile(rf"{_STEPS}|\band\b")
+# What a step of an edit names beside these words is taken away, given, or turned about.
+_TAKES = (
+    r"(?:remov\w+|tak\w+ off|off|out|without|no|not|lose[sn]?|losing|lost|drop(?:s|ped)?|leav\w+ (?:out|behind)|gone|"
+    r"missing|away|disappear\w*|vanish\w*|unti\w+|rid of|lack\w*|minus|never)"
+)
+_GIVES = r"(?:add\w*|put\w*|give\w*|wear\w*|hold\w*|carr\w+|now|with|make\w*|in|on|appears?|dress\w*|bring\w*)"
+_TURNS = re.compile(r"\b(?:up|down|back|open|clos\w+)\b")
+_VERB = rf"(?:(?:s?he|they|is|are|has|have) )?(?:{_TAKES}|{_GIVES}|swap|replace|change)\b"
+_STEP = re.compile(rf"{_STEPS}|\band\b(?= {_VERB})")
+_SWAPS = re.compile(
+    r"^(.*?)\b(?:replac(?:e|ed|ing)|swap\w*|chang(?:e|ed|es|ing)|switch\w*|exchang\w+|trad(?:e|ed|es|ing)|substitut\w+|"
+    r"turn\w*|from|(?:ma[dk]e|gives?) way)\b(.*?)\b(?:with|for|to|into|by)\b(.*)$"
+)
+_BECOMES = re.compile(r"^(.*?)()\b(?:becomes?|turns?)\b(.*)$")
+_IN_PLACE_OF = re.compile(
+    r"^(.*?)\b(?:instead of|rather than|in place of|in exchange for|in lieu of|replac(?:es|ing)?|where)\b(.*)$"
+)
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    """What a quadruple must be like.
+
+    Attributes:
+        caption_words: Fewest and most words of a caption.
+        edit_words: Fewest and most words of an edit.
+        language: ISO 639-1 code. Names, slurs, identity and the sense of edits are checked in English only.
+        person: Whether the captions are of one person, whose sex stays and whose looks no edit may speak of.
+        capitalised: Further words that may be capitalised and are no names.
+        banned: Further words that no text may hold, in lower case.
+    """
+
+    caption_words: list[int] = field(default_factory=lambda: [5, 40])
+    edit_words: list[int] = field(default_factory=lambda: [2, 30])
+    language: str = "en"
+    person: bool = True
+    capitalised: list[str] = field(default_factory=list)
+    banned: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name in ("caption_words", "edit_words"):
+            bounds = getattr(self, name)
+            if len(bounds) != 2 or not 1 <= bounds[0] <= bounds[1]:
+                raise ValueError(f"{name} must be the fewest and the most words, such as [2, 30]: {bounds}")
+
+
+def fault_of(quadruple: Mapping[str, str], settings: CheckSettings) -> str | None:
+    """What is wrong with a quadruple; None if nothing is known to be."""
+    texts = [quadruple[name] for name in FIELDS]
+    if any(is_refusal(text) for text in texts):
+        return "refused"
+    if any(_PLACEHOLDER.search(text) for text in texts):
+        return "placeholder or markup"
+    if any(is_foreign(text, settings.language) for text in texts):
+        return "another language"
+    for text, (fewest, most) in zip(texts, 2 * [settings.caption_words] + 2 * [settings.edit_words], strict=True):
+        if not fewest <= len(text.split()) <= most:
+            return "too short" if len(text.split()) < fewest else "too long"
+    if any(set(_words(text)) & set(settings.banned) for text in texts):
+        return "banned word"
+    captions, edits = [_words(text) for text in texts[:2]], [_words(text) for text in texts[2:]]
+    if captions[0] == captions[1]:
+        return "captions are the same"
+    if edits[0] == edits[1]:
+        return "edits are the same"
+    if any(edit in captions for edit in edits):
+        return "an edit repeats a caption"
+    return _english_fault(texts, settings) if settings.language == "en" else None
+
+
+def _english_fault(texts: list[str], settings: CheckSettings) -> str | None:
+    caption_a, caption_b, edit_ab, edit_ba = texts
+    if any(set(_words(text)) & known.SLURS for text in texts):
+        return "slur"
+    if any(names_someone(text, settings.capitalised) for text in texts):
+        return "names a person, brand or place"
+    if any(_OF_PICTURES.search(text) for text in texts):
+        return "speaks of the pictures"
+    if settings.person and shows_two_people(caption_a, caption_b, edit_ab, edit_ba):
+        return "two different people"
+    if settings.person and (changes_identity(edit_ab) or changes_identity(edit_ba)):
+        return "an edit changes the person"
+    for edit, before, after in ((edit_ab, caption_a, caption_b), (edit_ba, caption_b, caption_a)):
+        if restates(edit, before, after):
+            return "an edit restates what stays"
+        if points_backwards(edit, before, after):
+            return "an edit leads the wrong way"
+        if misses_change(edit, before, after):
+            return "an edit misses the change"
+    return None
+
+
+def is_foreign(text: str, language: str) -> bool:
+    """Whether the text is surely not in the language. Short good edits look like some language or other."""
+    return dict(_language_identifier().rank(text))[language] < 0.01  # good edits have 0.02 at least, others 0.001
+
+
+@lru_cache(maxsize=1)
+def _language_identifier() -> "LanguageIdentifier":
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def known_languages() -> list[str]:
+    """The codes that `CheckSettings.language` can have."""
+    return list(_language_identifier().labels)
+
+
+def names_someone(text: str, capitalised: list[str]) -> bool:
+    """Whether somebody, a brand or a place is named: by capitals within a sentence, or by a well-known name."""
+    tokens = re.findall(r"[\w'’-]+|[.!?]", text)
+    for before, token in pairwise([".", *tokens]):
+        word = re.sub(r"['’]s?$", "", token)
+        if word in known.FIRST_NAMES or re.sub(r"\W", "", word).lower() in known.BRANDS:
+            return True
+        if before not in ".!?" and re.search(r"\w\w", word):
+            for part in re.split(r"\W+", word):  # "T-shirt", "V-neck", "Chelsea-style"
+                if part[:1].isupper() and len(part) > 1 and part not in known.CAPITALISED and part not in capitalised:
+                    return True
+    return False
+
+
+def shows_two_people(caption_a: str, caption_b: str, *edits: str) -> bool:
+    """Whether one caption is of a man and the other of a woman, or an edit turns one into the other."""
+    first, second = _sexes(caption_a), _sexes(caption_b)
+    if first and second and not first & second:
+        return True
+    return any(len(_sexes(edit)) == 2 for edit in edits)
+
+
+def _sexes(text: str) -> set[str]:
+    words = set(_words(text))
+    return {sex for sex, nouns in (("male", known.MEN), ("female", known.WOMEN)) if words & nouns}
+
+
+def changes_identity(edit: str) -> bool:
+    """Whether an edit speaks of hair, skin, face, age, build or descent."""
+    tokens = [*_words(edit), ""]
+    return any(word in known.IDENTITY and after not in known.NOT_IDENTITY for word, after in pairwise(tokens))
+
+
+def restates(edit: str, before: str, after: str) -> bool:
+    """Whether a part of an edit names nothing but what both captions have, or says that something stays."""
+    if _KEEPS.search(edit.lower()):
+        return True
+    staying, changing = _phrase_words(before, after)
+    handled = _handling(before) ^ _handling(after)  # what was held is worn, say
+    for piece in _PIECES.split(edit.lower()):
+        named = _content(piece)
+        if named and named <= staying - changing and not handled & _handling(piece):
+            return True
+    return False
+
+
+def points_backwards(edit: str, before: str, after: str) -> bool:
+    """Whether a part of an edit adds what only the first caption has, or takes away what only the second has."""
+    first, second = _content(before), _content(after)
+    for taken, given in _takes_and_gives(edit.lower()):
+        # Words that neither caption has may be other names of what the captions show: nothing can be said.
+        if _is_only(given, first, second) or _is_only(taken, second, first):
+            return True
+    return False
+
+
+def _is_only(named: set[str], here: set[str], there: set[str]) -> bool:
+    """Whether all that is named is here, and some of it is not there."""
+    return bool(named) and named <= here and not named <= there
+
+
+def misses_change(edit: str, before: str, after: str) -> bool:
+    """Whether an edit has no word of any phrase that is in one caption only."""
+    _, changing = _phrase_words(before, after)
+    return bool(changing) and not _content(edit) & changing
+
+
+def _takes_and_gives(edit: str) -> Iterator[tuple[set[str], set[str]]]:
+    """Of every step of an edit, the words for what is taken away and for what is given."""
+    unsure = False  # what goes on after "without the hat" may be taken away, too
+    for step in _STEP.split(edit):
+        if match := _IN_PLACE_OF.match(step):
+            yield _content(match[2]), _content(match[1])
+            unsure = True
+        elif match := _SWAPS.match(step) or _BECOMES.match(step):
+            yield _content(f"{match[1]} {match[2]}"), _content(match[3])
+            unsure = True
+        elif _TURNS.search(step):
+            unsure = True
+        elif re.search(rf"\b{_TAKES}\b", step):
+            yield _content(step), set()
+            unsure = True
+        elif not unsure or re.search(rf"\b{_GIVES}\b", step):
+            yield set(), _content(step)
+            unsure = False
+
+
+def _phrase_words(before: str, after: str) -> tuple[set[str], set[str]]:
+    """The words of the phrases that both captions have, and of those that only one has."""
+    first, second = set(_phrases(before)), set(_phrases(after))
+    return set().union(*first & second), set().union(*first ^ second)
+
+
+def _phrases(text: str) -> Iterator[tuple[str, ...]]:
+    """Runs of words that carry a picture, in their stems."""
+    phrase: list[str] = []
+    for token in [*re.findall(r"[^\W_]+|[,;.:!?]", text.lower().replace("-", " ")), "."]:
+        if len(token) > 1 and token not in _PICTURELESS:
+            phrase.append(_stem(token))
+        elif phrase:
+            yield tuple(phrase)
+            phrase = []
+
+
+def _content(text: str) -> set[str]:
+    return {word for phrase in _phrases(text) for word in phrase}
+
+
+def _handling(text: str) -> set[str]:
+    return {_stem(word) for word in _words(text) if word in known.HANDLING_WORDS}
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", text.lower())
+
+
+def _stem(word: str) -> str:
+    """Enough of a word to find it again: "jumping", "jumps"; "scarves" and "scarf" stay apart."""
+    word = {"gray": "grey", "teeshirt": "tshirt"}.get(word, word)
+    for ending in ("ies", "ing", "ed", "es", "s", "y"):
+        if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith("ss"):
+            word = word.removesuffix(ending)
+            break
+    word = word.removesuffix("e")
+    return word[:-1] if len(word) > 3 and word[-1] == word[-2] else word

@@ -1,0 +1,160 @@
+"""Reads a quadruple out of what a language model answered.
+
+Answers come with thoughts before them, talk around them, in fences, in JSON that is nearly JSON, under other names and
+in other nestings. Whatever can be read in one way only is read; all else is refused, because another attempt costs
+little and a wrong quadruple (swapped edits, a text cut off) costs a group of triplets.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from .writing import FIELDS
+
+# A field's name, after wrappers are off and all but letters and digits is gone: "imageAcaption", "edit_from_a_to_b".
+_A = "(?:a|1|one|first|left|source|reference|before)"
+_B = "(?:b|2|two|second|right|target|after)"
+_SHOWN = "(?:captions?|descriptions?|texts?|of|for|the|image|picture|photo|side|person|scene)*"
+_EDIT = "(?:edits?|editing|changes?|modifications?|instructions?|captions?|texts?|from|the|image|picture)*"
+_WRAPPER = "(?:quadruples?|results?|data|answer|output|response|json|items?)*"
+_NAMES = {
+    "caption_a": re.compile(f"{_WRAPPER}{_SHOWN}{_A}{_SHOWN}"),
+    "caption_b": re.compile(f"{_WRAPPER}{_SHOWN}{_B}{_SHOWN}"),
+    "edit_ab": re.compile(f"{_WRAPPER}{_EDIT}{_A}(?:to|2|into)?(?:image|picture)?{_B}{_EDIT}"),
+    "edit_ba": re.compile(f"{_WRAPPER}{_EDIT}{_B}(?:to|2|into)?(?:image|picture)?{_A}{_EDIT}"),
+}
+_THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
+_THOUGHT_END = re.compile(r".*</(?:think|thinking|reasoning)>", re.DOTALL | re.IGNORECASE)  # begun by the template
+_THOUGHT_OPEN = re.compile(r"<(?:think|thinking|reasoning)>.*", re.DOTALL | re.IGNORECASE)  # never ended
+_REFUSAL = re.compile(
+    r"\b(?:I(?:'|’)?m sorry|I am sorry|I apologi[sz]e|I (?:can(?:'|’)?t|cannot|can not|won(?:'|’)?t|am unable|"
+    r"(?:'|’)m unable|must decline)|I(?:'|’)m (?:not able|unable)|as an AI|as a language model)\b",
+    re.IGNORECASE,
+)
+
+
+class UnusableAnswer(ValueError):
+    """Why no quadruple can be read out of an answer, as a short fixed phrase that can be counted."""
+
+
+def parse_quadruple(answer: str) -> dict[str, str]:
+    """The four texts of `FIELDS`, white space and quotes around them tidied.
+
+    Raises:
+        UnusableAnswer: there is no quadruple in the answer, or more than one, or one that can be read in several ways.
+    """
+    text = _THOUGHT_OPEN.sub("", _THOUGHT_END.sub("", _THOUGHT.sub("", answer))).strip()
+    if not text:
+        raise UnusableAnswer("empty answer")
+    reason = "broken JSON" if "{" in text else "no JSON in the answer"
+    found: list[dict[str, str]] = []
+    for value in _json_values(text):
+        try:
+            quadruple = _quadruple_of(value)
+        except UnusableAnswer as error:
+            reason = str(error)
+        else:
+            if quadruple not in found:  # a model may repeat itself
+                found.append(quadruple)
+    if len(found) > 1 or reason == "several quadruples in the answer":
+        raise UnusableAnswer("several quadruples in the answer")
+    if found:
+        return found[0]
+    raise UnusableAnswer("refused" if is_refusal(text) else reason)
+
+
+def is_refusal(text: str) -> bool:
+    """Whether a model says here that it will not or cannot answer."""
+    return bool(_REFUSAL.search(text))
+
+
+def _json_values(text: str) -> Iterator[Any]:
+    """Every outermost object or array in the text; where none is sound, what can be repaired without loss."""
+    decoder = json.JSONDecoder(object_pairs_hook=_Pairs)
+    sound = False
+    position = 0
+    while (match := re.compile(r"[{\[]").search(text, position)) is not None:
+        try:
+            value, position = decoder.raw_decode(text, match.start())
+        except (json.JSONDecodeError, RecursionError):
+            position = match.end()
+            continue
+        if value and not _is_flat(value):
+            sound = True
+            yield value
+    if not sound and (repaired := _repaired(text)) is not None:
+        yield repaired
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object with all its pairs: in a dict, the second of two equal keys would hide the first."""
+
+
+def _is_flat(value: Any) -> bool:
+    """Whether this is no more than brackets in running text, such as "[1]"."""
+    return not isinstance(value, _Pairs) and not any(isinstance(part, list) for part in value)
+
+
+def _repaired(text: str) -> Any | None:
+    """What json_repair makes of the text from the first brace to the last, if every word of it is still there.
+
+    Where quotes are missing or doubled it would cut texts short or run them together: words get lost.
+    """
+    import json_repair
+
+    start, end = text.find("{"), text.rfind("}")
+    if end < start or start < 0:
+        return None
+    broken = text[start : end + 1]
+    value = json_repair.loads(broken)
+    kept = Counter(word for path, leaf in _leaves(value) for word in _words(f"{' '.join(path)} {leaf}"))
+    return value if isinstance(value, dict) and kept == Counter(_words(broken)) else None
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", re.sub(r"\\[nrt\"']", " ", text))
+
+
+def _quadruple_of(value: Any) -> dict[str, str]:
+    """The one text of each field, wherever in the value it is."""
+    quadruple: dict[str, str] = {}
+    for path, leaf in _leaves(value):
+        field = _field_of(path)
+        if field is None:
+            continue
+        if field in quadruple:
+            raise UnusableAnswer("several quadruples in the answer")
+        if not isinstance(leaf, str):
+            raise UnusableAnswer("a field is not text")
+        quadruple[field] = " ".join(leaf.split()).strip(' "“”')
+    if set(quadruple) != set(FIELDS):
+        raise UnusableAnswer("fields are missing")
+    if not all(quadruple.values()):
+        raise UnusableAnswer("a field is empty")
+    return {field: quadruple[field] for field in FIELDS}
+
+
+def _field_of(path: tuple[str, ...]) -> str | None:
+    """The field that a path of keys names; None if it names none or several."""
+    joined = "".join(path).lower()
+    if "<-" in joined or "←" in joined:  # "B <- A" is an edit from A to B, or is it?
+        return None
+    name = re.sub(r"[^a-z0-9]", "", joined)
+    fields = [field for field, pattern in _NAMES.items() if pattern.fullmatch(name)]
+    return fields[0] if len(fields) == 1 else None
+
+
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Everything that is neither an object nor an array, with the keys that lead there; arrays have none."""
+    if isinstance(value, dict):
+        value = _Pairs(value.items())
+    if isinstance(value, _Pairs):
+        for key, inner in value:
+            yield from _leaves(inner, (*path, key))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _leaves(inner, path)
+    else:
+        yield path, value
