@@ -1,0 +1,83 @@
+"""Settings of pictures painted by a pipeline of diffusers; `diffusion_model` does the work."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..components import free
+
+if TYPE_CHECKING:
+    from .diffusion_model import DiffusionModel
+
+DTYPES = ("bfloat16", "float16", "float32")
+OFFLOADS = ("none", "model", "sequential")
+
+
+@dataclass(frozen=True)
+class DiffusionPainter:
+    """Settings of a diffusers pipeline, which paints from text, or edits the pictures that the requests bring along.
+
+    Diptychs are painted by FLUX.1 with a LoRA (`adapter`). Identities are edited by an instruction pipeline such as
+    FluxKontextPipeline or StableDiffusionInstructPix2PixPipeline: what has an argument `image` edits.
+
+    The same request gives the same picture whatever else is painted with it, on one kind of device and at one batch
+    size: the last batch is filled up. `device`, `offload` and `compile` may change the last bits of a picture.
+
+    Attributes:
+        model: Folder or Hub id of any pipeline of diffusers.
+        revision: Of a model on the Hub: branch, tag or commit.
+        adapter: LoRA: a folder, a file or a Hub id. The requests say how strongly it acts.
+        adapter_revision: Of an adapter on the Hub.
+        tokens: Files of textual inversion, whose tokens the prompts may use.
+        width: Of a picture, in pixels. Pictures to be edited are fitted into width x height.
+        height: Of a picture, in pixels.
+        steps: Of denoising.
+        guidance: The pipeline's `guidance_scale`; None for pipelines without.
+        negative_prompt: What not to paint, for pipelines that take it.
+        max_sequence_length: Of prompts, in tokens, for pipelines that take it; None for the pipeline's own.
+        options: Further arguments of the pipeline's call, such as `true_cfg_scale` or `image_guidance_scale`.
+        dtype: "bfloat16", "float16" or "float32".
+        batch_size: Pictures at a time; halved, with a warning, when memory runs out.
+        device: Such as "cuda:1"; by default this process's GPU where there is one.
+        offload: What waits in main memory: "none", "model" (what is not in use), "sequential" (layer by layer).
+        compile: Compile the denoiser, which pays after some hundred pictures.
+    """
+
+    kind: ClassVar[str] = "diffusers"
+
+    model: str
+    revision: str | None = None
+    adapter: str | None = None
+    adapter_revision: str | None = None
+    tokens: list[str] = field(default_factory=list)
+    width: int = 1024
+    height: int = 1024
+    steps: int = 28
+    guidance: float | None = 3.5
+    negative_prompt: str | None = None
+    max_sequence_length: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    dtype: str = "bfloat16"
+    batch_size: int = 5
+    device: str | None = free(None)
+    offload: str = free("none")
+    compile: bool = free(False)
+
+    def __post_init__(self):
+        for name in ("width", "height", "steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}: {self.dtype!r}")
+        if self.offload not in OFFLOADS:
+            raise ValueError(f"offload must be one of {', '.join(OFFLOADS)}: {self.offload!r}")
+
+    def load(self) -> "DiffusionModel":
+        """The pipeline, ready to paint.
+
+        Raises:
+            SynthesisError: a model is missing, broken, or too large for the memory.
+            ValueError: the pipeline does not take these settings.
+        """
+        from .diffusion_model import DiffusionModel
+
+        return DiffusionModel(self)

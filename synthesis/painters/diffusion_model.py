@@ -1,0 +1,383 @@
+"""A pipeline of diffusers at work: constant batches, prompts encoded once, a strength of the adapter for every row."""
+
+import difflib
+import hashlib
+import inspect
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from functools import lru_cache, partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from diffusers import DiffusionPipeline
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
+from huggingface_hub import snapshot_download
+from peft.tuners.lora import LoraLayer
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+
+from ..components import ImageModel, ImageRequest, PaintedImage, SynthesisError
+from ..pictures import open_picture
+from .diffusion import DiffusionPainter
+
+logger = logging.getLogger(__name__)
+
+# What `encode_prompt` of these pipelines returns first, by the names under which the call takes it; () where the call
+# gets the prompts as texts. Their rows depend on their own prompt only. Of other pipelines that is not known (many pad
+# to the longest prompt of a batch): they paint one picture at a time.
+_FLUX = ("prompt_embeds", "pooled_prompt_embeds")
+_STABLE_DIFFUSION = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+_ENCODED = {
+    "FluxPipeline": _FLUX,
+    "FluxKontextPipeline": _FLUX,
+    "StableDiffusionPipeline": _STABLE_DIFFUSION[:2],
+    "StableDiffusionXLPipeline": _STABLE_DIFFUSION,
+    "StableDiffusion3Pipeline": _STABLE_DIFFUSION,
+    "StableDiffusionInstructPix2PixPipeline": (),
+}
+_PROMPTS_KEPT = 32  # encoded; 4 MB each with FLUX.1
+
+_LOADING_ERRORS = (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError)
+
+_Box = tuple[int, int, int, int]
+
+
+class DiffusionModel(ImageModel):
+    """A loaded pipeline.
+
+    A batch is always of one size, for the same seed gives other pixels at another; the last one is filled up.
+
+    Attributes:
+        settings: As in the recipe.
+        pipeline: Of diffusers.
+        batch_size: Pictures at a time; smaller than at first once memory has run out.
+    """
+
+    def __init__(self, settings: DiffusionPainter):
+        super().__init__()
+        self.settings = settings
+        self.device = torch.device(settings.device or _default_device())
+        self.pipeline, commit = _load_pipeline(settings)
+        self._class = type(self.pipeline).__name__
+        self.about = {"class": self._class, "model": settings.model, "revision": settings.revision, "commit": commit}
+        self.about["diffusers"] = diffusers.__version__
+        if settings.adapter is not None:
+            self.about |= _load_adapter(self.pipeline, settings.adapter, settings.adapter_revision)
+        if settings.tokens:
+            _load_tokens(self.pipeline, settings.tokens)
+        self._strengths = _RowStrengths(self.pipeline)
+        self._edits = "image" in inspect.signature(self.pipeline.__call__).parameters
+        self._arguments = self._checked_arguments()
+        self._encoded = _ENCODED.get(self._class, ())
+        self._encode = lru_cache(_PROMPTS_KEPT)(self._encode_prompt)
+        self._full_batch = settings.batch_size if self._class in _ENCODED else 1
+        if self._full_batch < settings.batch_size:
+            logger.warning("%s paints one picture at a time: its rows may depend on one another", self._class)
+        self.batch_size = self._full_batch
+        self._place()
+
+    def paint(self, requests: Iterable[ImageRequest]) -> Iterator[PaintedImage]:
+        """One picture per request, in their order.
+
+        Raises:
+            SynthesisError: memory is too small for one picture, the pipeline refuses what it is given, or requests
+                bring no picture to a pipeline that edits, or one to a pipeline that does not.
+        """
+        requests = iter(requests)
+        while waiting := list(islice(requests, self.batch_size)):
+            while waiting:
+                size = self.batch_size
+                painted = self._paint_or_halve(waiting[:size])
+                if painted is not None:
+                    yield from painted
+                    waiting = waiting[size:]
+
+    def _paint_or_halve(self, requests: list[ImageRequest]) -> list[PaintedImage] | None:
+        """The pictures; None if memory ran out, and the batch size is halved."""
+        try:
+            return self._paint_batch(requests)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            if self.batch_size == 1:
+                raise self._too_large("one picture") from error
+        # Not before the error is done with: its traceback holds on to the tensors.
+        self.pipeline.maybe_free_model_hooks()
+        clear_device_cache(garbage_collection=True)
+        logger.warning("out of memory: painting %d pictures at a time, not %d", self.batch_size // 2, self.batch_size)
+        self.batch_size //= 2
+        return None
+
+    def _paint_batch(self, requests: list[ImageRequest]) -> list[PaintedImage]:
+        rows = requests + requests[-1:] * (self.batch_size - len(requests))
+        frames = [self._frame(request) for request in rows]
+        arguments = self._arguments | self._prompt_arguments(rows)
+        if self._edits:
+            arguments["image"] = [picture for picture, _ in frames]
+        self._strengths.set([request.strength for request in rows], self.device)
+        try:
+            output = self.pipeline(
+                **arguments, generator=[torch.Generator("cpu").manual_seed(request.seed) for request in rows]
+            )
+        except (ValueError, TypeError) as error:
+            message = f"{self.settings.model}: {self._class} refuses {requests[0].id}: {_one_line(error)}"
+            raise SynthesisError(message) from error
+        unsafe = getattr(output, "nsfw_content_detected", None) or [False] * len(rows)
+        painted = zip(requests, output.images, unsafe, (box for _, box in frames), strict=False)  # without the filling
+        self.usage["images"] += len(requests)
+        return [self._finish(*entry) for entry in painted]
+
+    def _finish(self, request: ImageRequest, image: Image.Image, unsafe: bool, box: _Box) -> PaintedImage:
+        if image.size != (self.settings.width, self.settings.height):
+            raise SynthesisError(
+                f"{self.settings.model}: {self._class} painted {image.width}x{image.height} pixels instead of "
+                f"{self.settings.width}x{self.settings.height}; set a size that it can paint"
+            )
+        facts = {} if self.batch_size == self._full_batch else {"batch_size": self.batch_size}
+        image = image.convert("RGB").crop(box)
+        if unsafe:
+            return PaintedImage(request.id, None, "refused as unsafe", facts)
+        if image.getbbox() is None:
+            # Safety checkers that do not speak return black; so do numbers that overflowed.
+            return PaintedImage(request.id, None, "all black: refused as unsafe, or out of the range of dtype", facts)
+        return PaintedImage(request.id, image, None, facts)
+
+    def _frame(self, request: ImageRequest) -> tuple[Image.Image | None, _Box]:
+        """The request's picture fitted into the size that is painted, its edges drawn out, and where it lies therein.
+
+        The edited picture is cropped to that box, so that it has the shape of the first.
+        """
+        width, height = self.settings.width, self.settings.height
+        if self._edits == (request.source is None):
+            problem = "brings no picture, which it edits" if self._edits else "brings a picture, but it edits none"
+            raise SynthesisError(f"{self.settings.model}: {self._class} cannot work: request {request.id} {problem}")
+        if request.source is None:
+            return None, (0, 0, width, height)
+        picture = open_picture(request.source)
+        scale = min(width / picture.width, height / picture.height)
+        inner = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+        left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
+        pixels = np.asarray(picture.resize(inner, Image.Resampling.LANCZOS))
+        margins = (top, height - inner[1] - top), (left, width - inner[0] - left), (0, 0)
+        return Image.fromarray(np.pad(pixels, margins, mode="edge")), (left, top, left + inner[0], top + inner[1])
+
+    def _prompt_arguments(self, rows: list[ImageRequest]) -> dict[str, Any]:
+        if not self._encoded:
+            prompts = {"prompt": [request.prompt for request in rows]}
+            negative = self.settings.negative_prompt
+            return prompts if negative is None else prompts | {"negative_prompt": [negative] * len(rows)}
+        # Only adapters of a text encoder make the encoding depend on the strength.
+        strengths = [request.strength if self._strengths.in_text else 1.0 for request in rows]
+        encoded = [self._encode(request.prompt, strength) for request, strength in zip(rows, strengths, strict=True)]
+        return {name: torch.cat([entry[name] for entry in encoded]) for name in encoded[0]}
+
+    @torch.no_grad()
+    def _encode_prompt(self, prompt: str, strength: float) -> dict[str, torch.Tensor]:
+        """What the pipeline's call takes instead of one prompt and the negative one: tensors of one row."""
+        self._strengths.set([strength], self.device)
+        parameters = inspect.signature(self.pipeline.encode_prompt).parameters
+        known = self._arguments | {
+            "device": self.device,
+            "num_images_per_prompt": 1,
+            "do_classifier_free_guidance": True,  # the call takes no notice of negatives that it does not need
+            "negative_prompt": self.settings.negative_prompt,
+            "prompt_2": None,
+            "prompt_3": None,
+        }
+        options = {name: value for name, value in known.items() if name in parameters}
+        found = dict(zip(self._encoded, self.pipeline.encode_prompt(prompt, **options), strict=False))
+        if self.settings.negative_prompt is not None and "negative_prompt" not in parameters:
+            negative = self.pipeline.encode_prompt(self.settings.negative_prompt, **options)
+            found |= {f"negative_{name}": value for name, value in zip(self._encoded, negative, strict=False)}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _checked_arguments(self) -> dict[str, Any]:
+        """What every call of the pipeline gets, but for prompts, pictures and seeds.
+
+        Raises:
+            ValueError: the pipeline does not take a setting, or does not paint this size.
+        """
+        settings, parameters = self.settings, inspect.signature(self.pipeline.__call__).parameters
+        optional = {"guidance_scale": settings.guidance, "max_sequence_length": settings.max_sequence_length}
+        arguments = {"num_inference_steps": settings.steps, **settings.options}
+        arguments |= {name: value for name, value in optional.items() if value is not None}
+        for name in [*arguments, *(["negative_prompt"] if settings.negative_prompt is not None else [])]:
+            if name not in parameters:
+                nearest = difflib.get_close_matches(name, parameters, n=1)
+                hint = f"; did you mean {nearest[0]}?" if nearest else "; leave it out"
+                raise ValueError(f"{settings.model}: {self._class} takes no {name}{hint}")
+        if settings.negative_prompt is not None:
+            scale = "true_cfg_scale" if "true_cfg_scale" in parameters else "guidance_scale"
+            if arguments.get(scale, parameters[scale].default) <= 1:
+                raise ValueError(f"{settings.model}: negative_prompt acts only where {scale} is above 1; set it")
+        unit = self.pipeline.image_processor.config.vae_scale_factor if hasattr(self.pipeline, "image_processor") else 1
+        if settings.width % unit or settings.height % unit:
+            raise ValueError(
+                f"{settings.model}: {self._class} paints sides that are multiples of {unit} pixels, "
+                f"not {settings.width}x{settings.height}"
+            )
+        # Kontext makes its pictures a megapixel large unless told otherwise.
+        size = {"width": settings.width, "height": settings.height, "max_area": settings.width * settings.height}
+        return arguments | {name: value for name, value in size.items() if name in parameters}
+
+    def _place(self) -> None:
+        """Moves the models to where they work."""
+        offload = self.settings.offload
+        if offload != "none" and self.device.type == "cpu":
+            raise ValueError(f"offload: {offload} needs a GPU, and there is none; leave it out")
+        try:
+            if offload == "model":
+                self.pipeline.enable_model_cpu_offload(device=self.device)
+            elif offload == "sequential":
+                self.pipeline.enable_sequential_cpu_offload(device=self.device)
+            else:
+                self.pipeline.to(self.device)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise self._too_large("the model") from error
+        if self.settings.compile:
+            (getattr(self.pipeline, "transformer", None) or self.pipeline.unet).compile()
+        self.pipeline.set_progress_bar_config(disable=True)
+
+    def _too_large(self, what: str) -> SynthesisError:
+        return SynthesisError(
+            f"{self.settings.model}: memory is too small for {what} ({self.settings.width}x{self.settings.height} "
+            "pixels); set offload: model, or sequential, or paint smaller"
+        )
+
+
+class _RowStrengths:
+    """Gives every row of a batch its own strength of the adapter.
+
+    diffusers sets one strength for all, so that a batch could not mix them. Here the strength times the layer's own
+    scale multiplies the rows of what each LoRA layer adds: to the bit what `set_adapters(name, strength)` gives.
+
+    Attributes:
+        in_text: The adapter changes a text encoder, too.
+    """
+
+    def __init__(self, pipeline: DiffusionPipeline):
+        self.in_text = False
+        self._factors: dict[float, torch.Tensor] = {}
+        self._scales: set[float] = set()
+        for name, layer in _lora_layers(pipeline):
+            if layer.lora_variant or layer.lora_embedding_B:
+                raise SynthesisError("the adapter is no plain LoRA (DoRA, or of embeddings); train a plain one")
+            self.in_text |= name.startswith("text_encoder")
+            for adapter, last in layer.lora_B.items():
+                scale, layer.scaling[adapter] = layer.scaling[adapter], 1.0
+                self._scales.add(scale)
+                last.register_forward_hook(partial(self._multiply, scale))
+
+    def set(self, strengths: list[float], device: torch.device) -> None:
+        """The strength of each row of the next batch."""
+        self._factors = {
+            scale: torch.tensor([strength * scale for strength in strengths], dtype=torch.float32, device=device)
+            for scale in self._scales
+        }
+
+    def _multiply(self, scale: float, _layer: torch.nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        factors = self._factors[scale]
+        # Guided pipelines stack the batch twice or thrice. More means that rows are no longer told apart.
+        times, rest = divmod(len(output), len(factors))
+        if rest or (times > 3 and len(factors) > 1):
+            raise ValueError("its layers mix the rows of a batch; set batch_size: 1")
+        factors = factors.repeat(times).view(-1, *[1] * (output.ndim - 1))
+        return (output.float() * factors).to(output.dtype)
+
+
+def _lora_layers(pipeline: DiffusionPipeline) -> Iterator[tuple[str, LoraLayer]]:
+    """Layers with an adapter, each with the name of the pipeline's component that it is in."""
+    for name, component in pipeline.components.items():
+        if isinstance(component, torch.nn.Module):
+            yield from ((name, layer) for layer in component.modules() if isinstance(layer, LoraLayer))
+
+
+def _load_pipeline(settings: DiffusionPainter) -> tuple[DiffusionPipeline, str | None]:
+    """The pipeline, and the commit that it is of if it came from the Hub."""
+    try:
+        folder = Path(settings.model)
+        if not folder.is_dir():
+            folder = Path(DiffusionPipeline.download(settings.model, revision=settings.revision, use_safetensors=True))
+        pipeline = DiffusionPipeline.from_pretrained(folder, dtype=getattr(torch, settings.dtype), use_safetensors=True)
+    except _LOADING_ERRORS as error:
+        raise SynthesisError(
+            f"{settings.model}: cannot be loaded as a pipeline of diffusers ({_one_line(error)}); give a folder with a "
+            "model_index.json, or an id on the Hub (log in there if it is gated)"
+        ) from error
+    return pipeline, folder.name if folder.parent.name == "snapshots" else None
+
+
+def _load_adapter(pipeline: DiffusionPipeline, adapter: str, revision: str | None) -> dict[str, Any]:
+    """Puts a LoRA into the pipeline; returns what the manifest says of it."""
+    if not hasattr(pipeline, "load_lora_weights"):
+        raise ValueError(f"{adapter}: {type(pipeline).__name__} takes no adapter; leave it out")
+    try:
+        file = _adapter_file(adapter, revision)
+        pipeline.load_lora_weights(str(file.parent), weight_name=file.name, use_safetensors=True)
+    except _LOADING_ERRORS as error:
+        raise SynthesisError(
+            f"{adapter}: cannot be loaded as a LoRA ({_one_line(error)}); give a folder or an id on the Hub with one "
+            ".safetensors file, made for this model"
+        ) from error
+    layers = [layer for _, layer in _lora_layers(pipeline)]
+    with safe_open(file, "np") as weights:
+        expected = max(1, sum(name.endswith(".lora_A.weight") for name in weights.keys()))  # noqa: SIM118
+    if len(layers) < expected:  # diffusers leaves out what does not fit
+        raise SynthesisError(
+            f"{adapter}: of its weights, those of {len(layers)} layers fit {type(pipeline).__name__}, expected "
+            f"{expected}; take an adapter that was made for this model"
+        )
+    return {
+        "adapter": adapter,
+        "adapter_revision": revision,
+        "adapter_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "rank": max(rank for layer in layers for rank in layer.r.values()),
+    }
+
+
+def _adapter_file(adapter: str, revision: str | None) -> Path:
+    """The file of an adapter, fetched from the Hub if need be: of the name that diffusers gives it, or the only one."""
+    path = Path(adapter)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        path = Path(snapshot_download(adapter, revision=revision, allow_patterns="*.safetensors"))
+    named = path / LORA_WEIGHT_NAME_SAFE
+    files = [named] if named.is_file() else list(path.glob("*.safetensors"))
+    if len(files) != 1:
+        raise OSError(f"found {len(files)} .safetensors files in {path}; name the file")
+    return files[0]
+
+
+def _load_tokens(pipeline: DiffusionPipeline, files: list[str]) -> None:
+    if not hasattr(pipeline, "load_textual_inversion"):
+        raise ValueError(f"{files[0]}: {type(pipeline).__name__} takes no tokens; leave them out")
+    for file in files:
+        try:
+            pipeline.load_textual_inversion(file, use_safetensors=True)
+        except _LOADING_ERRORS as error:
+            raise SynthesisError(
+                f"{file}: cannot be loaded as tokens of textual inversion ({_one_line(error)}); give a .safetensors "
+                "file made for this model"
+            ) from error
+
+
+def _default_device() -> str:
+    """The GPU of this process, where `accelerate launch` started several; else the first; else the CPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or should_reduce_batch_size(error)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

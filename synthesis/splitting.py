@@ -1,0 +1,214 @@
+"""Cuts diptychs in two: finds the seam, cuts beside it, and crops the halves to the person.
+
+Models that paint two pictures side by side seldom part them exactly in the middle, and sometimes not at all. A seam is
+an abrupt change of colour between two neighbouring columns, over nearly the whole height; a thin line or a gap has two
+of them. Where there is none, the diptych is given up with a reason: half of a wrongly cut one would show half a person.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from PIL import Image
+
+from .components import Part
+from .filtering.detectors import Box, PersonDetector
+
+_BANDS, _PARTS = 48, 6  # the height is cut in bands, which average the noise away; parts are groups of bands
+_CLEAR_STEP = 4.0  # grey levels by which the columns on both sides must differ in a band
+_TIMES_COMMON = 2.0  # and how many times as much as the columns of the neighbourhood commonly do
+_BLACK, _WHITE = 12, 243  # a frame is at least as dark, or as light
+_MOST_FRAME = 0.08  # of a half's width or height that may be frame, on each side
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """How diptychs are cut.
+
+    Attributes:
+        window: How far the seam may be from the middle, as a share of the diptych's width.
+        border: How wide the line or gap between the halves may be, as a share of the diptych's width.
+        coverage: Share of the height over which the seam must be seen, see `seam_coverage`.
+        aspect: Width of a half divided by its height, see `crop_to`; None leaves the halves as they are cut.
+        detector: Finds the person to crop each half to; None keeps the whole half.
+        margin: Around the person, as a share of the person's height.
+    """
+
+    window: float = 0.12
+    border: float = 0.06
+    coverage: float = 0.7
+    aspect: float | None = None
+    detector: PersonDetector | None = None
+    margin: float = 0.05
+
+    def __post_init__(self):
+        for name, most in {"window": 0.4, "border": 0.2, "coverage": 1.0}.items():
+            if not 0 < getattr(self, name) <= most:
+                raise ValueError(f"{name} must be above 0 and at most {most}: {getattr(self, name)}")
+        if self.aspect is not None and not 0.1 <= self.aspect <= 10:
+            raise ValueError(f"aspect must be between 0.1 and 10: {self.aspect}")
+        if self.margin < 0:
+            raise ValueError(f"margin must not be negative: {self.margin}")
+
+    def load(self) -> "Splitter":
+        """The splitter, its detector loaded."""
+        return Splitter(self)
+
+
+@dataclass(frozen=True)
+class Split:
+    """A diptych cut in two.
+
+    Attributes:
+        left: The left picture, RGB.
+        right: The right one.
+        seam: The column where they part, in pixels of the diptych.
+        border: How many columns around it were removed.
+    """
+
+    left: Image.Image
+    right: Image.Image
+    seam: int
+    border: int
+
+
+class Splitter(Part):
+    """Cuts diptychs.
+
+    Attributes:
+        about: The detector's name and revision, for a manifest; empty without one.
+    """
+
+    def __init__(self, settings: SplitSettings):
+        super().__init__()
+        self._settings = settings
+        self._finder = settings.detector.load() if settings.detector else None
+        self.about = self._finder.about if self._finder else {}
+
+    def split(self, diptychs: Sequence[Image.Image]) -> list[Split | str]:
+        """Each diptych's halves, or the reason why there are none."""
+        results = [cut_at_seam(diptych, self._settings) for diptych in diptychs]
+        cut = [number for number, result in enumerate(results) if isinstance(result, Split)]
+        halves = [half for number in cut for half in (results[number].left, results[number].right)]
+        people = self._finder.find(halves) if self._finder else [None] * len(halves)
+        for place, number in enumerate(cut):
+            results[number] = self._crop(results[number], *people[2 * place : 2 * place + 2])
+        return results
+
+    def _crop(self, split: Split, left: list[Box] | None, right: list[Box] | None) -> Split | str:
+        """The halves cropped to the largest person of each; None stands for no detector."""
+        for side, people in (("left", left), ("right", right)):
+            if people is not None and not people:
+                return f"no person found on the {side}"
+        settings = self._settings
+        halves = (
+            crop_to(half, people[0] if people else None, settings.margin, settings.aspect)
+            for half, people in ((split.left, left), (split.right, right))
+        )
+        return Split(*halves, split.seam, split.border)
+
+
+def cut_at_seam(diptych: Image.Image, settings: SplitSettings) -> Split | str:
+    """Both halves without the seam and without a frame around them, or why they cannot be had."""
+    diptych = diptych.convert("RGB")
+    width, height = diptych.size
+    columns = np.flatnonzero(seam_coverage(diptych) >= settings.coverage)
+    if not len(columns):
+        return "no seam found"
+    # Columns that belong to one seam: both edges of a line or gap.
+    groups = np.split(columns, np.flatnonzero(np.diff(columns) > settings.border * width) + 1)
+    seams = [group for group in groups if abs(group.mean() / width - 0.5) <= settings.window]
+    if not seams:
+        return "halves too uneven"
+    if len(seams) > 1 or np.ptp(seams[0]) > settings.border * width + 2:
+        return "more than one seam found"
+    # One column more on each side: the edges of a line are seldom sharp.
+    start, stop = int(seams[0][0]) - 1, int(seams[0][-1]) + 1
+    left = _without_frame(diptych.crop((0, 0, start, height)))
+    right = _without_frame(diptych.crop((stop, 0, width, height)))
+    return Split(left, right, seam=(start + stop) // 2, border=stop - start)
+
+
+def seam_coverage(image: Image.Image) -> np.ndarray:
+    """How much of the height has an abrupt change of colour between columns x - 1 and x, for every x.
+
+    The height is cut in six parts, and the three that show least of a change are averaged: a seam goes from the top to
+    the bottom, and the outline of a person or of a tree does not.
+
+    Args:
+        image: RGB.
+
+    Returns:
+        (width,) shares from 0 to 1; 0 next to the picture's sides, where nothing can be said.
+    """
+    width, height = image.size
+    reach = max(2, width // 256)  # columns that are averaged on each side
+    coverage = np.zeros(width)
+    if width < 4 * reach or height < _BANDS:
+        return coverage
+    bands = np.asarray(image.resize((width, _BANDS), Image.Resampling.BOX), dtype=np.float32)  # (bands, width, 3)
+    sums = np.cumsum(np.pad(bands, ((0, 0), (1, 0), (0, 0))), axis=1)
+    means = (sums[:, reach:] - sums[:, :-reach]) / reach  # of columns x ... x + reach - 1
+    steps = np.abs(means[:, reach:] - means[:, :-reach]).max(axis=2)  # at columns reach ... width - reach
+    around = np.pad(steps, ((0, 0), (5 * reach, 5 * reach)), mode="edge")
+    common = np.median(sliding_window_view(around, 10 * reach + 1, axis=1), axis=2)
+    clear = steps > np.maximum(_CLEAR_STEP, _TIMES_COMMON * common)
+    parts = np.sort(clear.reshape(_PARTS, -1, steps.shape[1]).mean(axis=1), axis=0)
+    coverage[reach : width - reach + 1] = parts[: _PARTS // 2].mean(axis=0)
+    return coverage
+
+
+def _without_frame(half: Image.Image) -> Image.Image:
+    """The half without black or white rows and columns at its sides."""
+    pixels = np.asarray(half)
+    framed = (pixels <= _BLACK).all(axis=2) | (pixels >= _WHITE).all(axis=2)
+    left, right = _frame_ends(framed.all(axis=0))
+    top, bottom = _frame_ends(framed.all(axis=1))
+    return half.crop((left, top, right, bottom))
+
+
+def _frame_ends(framed: np.ndarray) -> tuple[int, int]:
+    """Where the picture starts and stops, if (length,) tells which rows or columns are frame."""
+    length, most = len(framed), int(_MOST_FRAME * len(framed))
+    start, stop = 0, length
+    while start < most and framed[start]:
+        start += 1
+    while stop > length - most and framed[stop - 1]:
+        stop -= 1
+    return start, stop
+
+
+def crop_to(image: Image.Image, box: Box | None, margin: float, aspect: float | None) -> Image.Image:
+    """Crop to a person.
+
+    Args:
+        image: RGB.
+        box: The person; None if nobody looked: the whole height is kept then, and the middle of the width.
+        margin: Around the person, as a share of the person's height.
+        aspect: Wanted width divided by height. The box is widened in the one or the other direction, moved within the
+            picture, and where that ends filled up with its outermost pixels. None takes what the box gives.
+    """
+    left, top, right, bottom = 0.0, 0.0, float(image.width), float(image.height)
+    if aspect and not box:
+        left, right = _widened(left, right, aspect * image.height, image.width)
+    if box:
+        around = margin * (box.bottom - box.top)
+        left, top = max(left, box.left - around), max(top, box.top - around)
+        right, bottom = min(right, box.right + around), min(bottom, box.bottom + around)
+    if aspect:
+        width, height = max(right - left, aspect * (bottom - top)), max(bottom - top, (right - left) / aspect)
+        left, right = _widened(left, right, width, image.width)
+        top, bottom = _widened(top, bottom, height, image.height)
+    right, bottom = round(left) + round(right - left), round(top) + round(bottom - top)
+    left, top = round(left), round(top)
+    pads = ((max(0, -top), max(0, bottom - image.height)), (max(0, -left), max(0, right - image.width)), (0, 0))
+    crop = image.crop((max(0, left), max(0, top), min(image.width, right), min(image.height, bottom)))
+    return Image.fromarray(np.pad(np.asarray(crop), pads, mode="edge")) if np.any(pads) else crop
+
+
+def _widened(start: float, stop: float, length: float, limit: int) -> tuple[float, float]:
+    """The interval of that length around the same middle, moved into 0 ... limit as far as it fits."""
+    start = (start + stop - length) / 2
+    start = (limit - length) / 2 if length > limit else min(max(start, 0.0), limit - length)
+    return start, start + length
