@@ -1,0 +1,118 @@
+"""Find the bounds of a recipe's filter from what a person says of a sample.
+
+    python -m fafa.synthesis mine.yaml --output DIR     # best with `filter: {bounds: {}}`: every pair is judged
+    python -m fafa.synthesis.calibrate DIR              # draws pages of pairs, and verdicts.csv to fill in
+    python -m fafa.synthesis.calibrate DIR --verdicts DIR/calibration/verdicts.csv --precision 0.95
+
+The first call also draws a sheet per score, from its lowest values to its highest. The second writes a report:
+precision and recall of the present bounds, and bounds that reach the wanted precision, measured on verdicts that they
+were not found on.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from .components import SynthesisError
+from .filtering.calibration import (
+    Pair,
+    cut_in_halves,
+    draw_sample,
+    find_thresholds,
+    read_pairs,
+    read_verdicts,
+    write_form,
+)
+from .filtering.thresholds import Thresholds
+from .settings import RecipeError, read_settings, read_yaml
+from .stages import reporting_files
+
+FORM = "verdicts.csv"
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fafa.synthesis.calibrate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, help="the --output of a synthesis")
+    parser.add_argument("--output", type=Path, help="where to write; by default calibration/ in that folder")
+    parser.add_argument("--samples", type=int, default=200, help="pairs to judge (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample (default: %(default)s)")
+    parser.add_argument("--verdicts", type=Path, help="the filled-in file: report, and find bounds")
+    parser.add_argument("--precision", type=float, default=0.95, help="to reach (default: %(default)s)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    options = parser.parse_args(arguments)
+    if not 0 < options.precision <= 1:
+        parser.error(f"--precision must be above 0 and at most 1: {options.precision}")
+    if options.samples < 1:
+        parser.error(f"--samples must be at least 1: {options.samples}")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    options = parse_arguments(arguments)
+    output = options.output or options.folder / "calibration"
+    try:
+        pairs = read_pairs(options.folder)
+        recipe = options.folder / "recipe.yaml"
+        present = read_settings(Thresholds, read_yaml(recipe).get("filter") or {}, f"{recipe}: filter")
+        with reporting_files(output):
+            output.mkdir(parents=True, exist_ok=True)
+            if options.verdicts:
+                print(_report(options, output, pairs, present))
+            else:
+                print(_draw(options, output, pairs, present))
+    except (SynthesisError, RecipeError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _draw(options: argparse.Namespace, output: Path, pairs: list[Pair], present: Thresholds) -> str:
+    from .filtering.calibration_sheets import PAIRS_PER_PAGE, draw_page, draw_score_sheet
+
+    form = output / FORM
+    if form.exists():  # somebody may have filled it in
+        raise SynthesisError(f"{form} is there already: give it with --verdicts, or move it away")
+    sample = draw_sample(pairs, options.samples, options.seed)
+    starts = range(0, len(sample), PAIRS_PER_PAGE)
+    names = list(dict.fromkeys(name for pair in pairs for name in pair.scores))
+    with tqdm(total=len(starts) + len(names), desc="sheets", disable=options.quiet) as bar:
+        for page, start in enumerate(starts, start=1):
+            sheet = draw_page(sample[start : start + PAIRS_PER_PAGE], options.folder, page, len(starts))
+            sheet.save(output / f"page-{page:02d}.png")
+            bar.update()
+        for name in names:
+            draw_score_sheet(name, pairs, options.folder, present.bounds.get(name)).save(output / f"score-{name}.png")
+            bar.update()
+    write_form(form, sample, PAIRS_PER_PAGE)
+    return (
+        f"{len(sample):,} of {len(pairs):,} pairs are on {len(starts)} pages in {output}. Fill in {FORM} there, then "
+        "give it with --verdicts. What each score means is on score-*.png."
+    )
+
+
+def _report(options: argparse.Namespace, output: Path, pairs: list[Pair], present: Thresholds) -> str:
+    from .filtering.calibration_report import RECIPE, REPORT, write_report
+
+    verdicts, empty = read_verdicts(options.verdicts, pairs)
+    learned, unseen = cut_in_halves(verdicts)
+    if not learned or not unseen:
+        raise SynthesisError(f"{options.verdicts}: all verdicts are of one quadruple; judge more pairs")
+    found = find_thresholds(learned, options.precision)
+    result = write_report(output, options.folder.name, (learned, unseen), empty, options.precision, present, found)
+    return (
+        f"Bounds for a precision of {options.precision:g} are in {output / RECIPE}; on {result.good + result.bad:,} "
+        f"verdicts that they were not found on they have precision {result.precision:.3f} and recall "
+        f"{result.recall:.3f}. See {output / REPORT}."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

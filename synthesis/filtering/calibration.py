@@ -1,0 +1,304 @@
+"""Finds bounds of scores from what people say of a sample, and says how good bounds are.
+
+A verdict is whether one triplet, that is a pair in one direction, is good. Precision is the share of good triplets
+among those that bounds keep, recall the share of good triplets that they keep. Bounds are found on one half of the
+verdicts and measured on the other.
+"""
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..components import Record, SynthesisError, seed_of
+from ..stages import Workspace
+from .thresholds import DIRECTIONS, Bound, Thresholds, concerns
+
+COLUMNS = ("page", "id", "direction", "good", "reason")  # of the file of verdicts
+_MOST_CUTS = 40  # tried per score
+_DIGITS = 4  # of a bound
+_WEIGHTS = np.geomspace(0.1, 20, 24)  # how many good triplets one may lose to be rid of a bad one
+_FOLDS = 5  # of the cross-validation
+_PRICE = 0.01  # of a bound: it must gain this share of the verdicts, or it probably fits to this sample alone
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A pair of pictures that was measured.
+
+    Attributes:
+        record: Its id, both pictures' paths, and the texts of its quadruple.
+        scores: Of its gates and of its judge, by name.
+    """
+
+    record: Record
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a person says of a triplet.
+
+    Attributes:
+        pair: The pair.
+        direction: "ab" or "ba".
+        good: Whether it is worth training on.
+        reason: Why not; may be empty.
+    """
+
+    pair: Pair
+    direction: str
+    good: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How verdicts and decisions agree.
+
+    Attributes:
+        kept_good: Good triplets that are kept.
+        kept_bad: Bad triplets that are kept.
+        good: Good triplets.
+        bad: Bad triplets.
+        by_reason: Of each reason for being bad, how many triplets are bad for it, and how many of these are kept.
+    """
+
+    kept_good: int
+    kept_bad: int
+    good: int
+    bad: int
+    by_reason: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> int:
+        """Triplets that are kept."""
+        return self.kept_good + self.kept_bad
+
+    @property
+    def precision(self) -> float:
+        """Share of the kept ones that are good; NaN if none is kept."""
+        return self.kept_good / self.kept if self.kept else float("nan")
+
+    @property
+    def recall(self) -> float:
+        """Share of the good ones that are kept; NaN if none is good."""
+        return self.kept_good / self.good if self.good else float("nan")
+
+
+def read_pairs(folder: Path) -> list[Pair]:
+    """The measured pairs of a synthesis, finished or not, in order.
+
+    Raises:
+        SynthesisError: nothing was measured yet.
+    """
+    pairs = []
+    for file in sorted((folder / "gates").glob("[0-9]" * 5 + ".jsonl")):
+        chunk = int(file.stem)
+        pairs += _pairs_of_chunk(Workspace(folder, chunk + 1, show_progress=False), chunk)
+    if not pairs:
+        raise SynthesisError(f"{folder}: no pair was measured yet; run the recipe up to the stage gates first")
+    return pairs
+
+
+def _pairs_of_chunk(work: Workspace, chunk: int) -> Iterator[Pair]:
+    scores: dict[str, dict[str, float]] = {}
+    for stage in ("gates", "judgements"):
+        for record in work.kept(stage, chunk) if work.file(stage, chunk).exists() else []:
+            scores[record["id"]] = scores.get(record["id"], {}) | record["scores"]
+    quadruples = {record["id"]: record for record in work.kept("distinct", chunk)}
+    for record in work.kept("split", chunk):
+        yield Pair(quadruples[record["quadruple"]] | record, scores.get(record["id"], {}))
+
+
+def draw_sample(pairs: Sequence[Pair], count: int, seed: int = 0) -> list[Pair]:
+    """`count` of the pairs, each as likely as the others; the same ones whatever the order."""
+    return sorted(pairs, key=lambda pair: seed_of("calibration", seed, pair.record["id"]))[:count]
+
+
+def write_form(file: Path, pairs: Sequence[Pair], pairs_per_page: int) -> None:
+    """Write the file of verdicts to be filled in: a row per triplet, `good` and `reason` empty."""
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(COLUMNS)
+        for number, pair in enumerate(pairs):
+            page = 1 + number // pairs_per_page
+            writer.writerows([page, pair.record["id"], direction, "", ""] for direction in DIRECTIONS)
+
+
+def read_verdicts(file: Path, pairs: Sequence[Pair]) -> tuple[list[Verdict], int]:
+    """The verdicts in a file, and how many of its rows are not filled in.
+
+    Raises:
+        SynthesisError: the file cannot be read, or a row makes no sense; names the line.
+    """
+    by_id = {pair.record["id"]: pair for pair in pairs}
+    verdicts: dict[tuple[str, str], Verdict] = {}
+    empty = 0
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SynthesisError(f"{file}: cannot be read ({error}); give a CSV file in UTF-8") from None
+    header = text.partition("\n")[0]
+    reader = csv.DictReader(text.splitlines(), delimiter=";" if ";" in header else ",")  # some spreadsheets write ;
+    missing = [name for name in ("id", "direction", "good") if name not in (reader.fieldnames or [])]
+    if missing:
+        raise SynthesisError(f"{file}: the first line must name the columns; {', '.join(missing)} not found")
+    for row in reader:
+        place = f"{file}, line {reader.line_num}"
+        name, direction, good = ((row[column] or "").strip() for column in ("id", "direction", "good"))
+        if not good:
+            empty += 1
+            continue
+        if good not in ("0", "1"):
+            raise SynthesisError(f"{place}: good must be 1 or 0, or empty where nobody has decided; found {good!r}")
+        if name not in by_id or direction not in DIRECTIONS:
+            raise SynthesisError(f"{place}: there is no measured pair {name!r} with direction {direction!r}")
+        if (name, direction) in verdicts:
+            raise SynthesisError(f"{place}: a second verdict of {name} {direction}; leave one")
+        reason = (row.get("reason") or "").strip()
+        verdicts[name, direction] = Verdict(by_id[name], direction, good == "1", reason)
+    if not verdicts:
+        raise SynthesisError(f"{file}: no row is filled in; put 1 or 0 into the column good")
+    return list(verdicts.values()), empty
+
+
+def measure(thresholds: Thresholds, verdicts: Sequence[Verdict]) -> Outcome:
+    """How decisions by these thresholds agree with verdicts."""
+    kept = [not thresholds.decide(verdict.pair.scores)[verdict.direction] for verdict in verdicts]
+    counts = {(good, is_kept): 0 for good in (True, False) for is_kept in (True, False)}
+    reasons: dict[str, tuple[int, int]] = {}
+    for verdict, is_kept in zip(verdicts, kept, strict=True):
+        counts[verdict.good, is_kept] += 1
+        if not verdict.good:
+            total, slipped = reasons.get(verdict.reason, (0, 0))
+            reasons[verdict.reason] = total + 1, slipped + is_kept
+    return Outcome(
+        kept_good=counts[True, True],
+        kept_bad=counts[False, True],
+        good=counts[True, True] + counts[True, False],
+        bad=counts[False, True] + counts[False, False],
+        by_reason=dict(sorted(reasons.items())),
+    )
+
+
+def cut_in_halves(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], list[Verdict]]:
+    """About half of the verdicts, and the others. Those of one quadruple, which are alike, stay together."""
+    halves: tuple[list[Verdict], list[Verdict]] = ([], [])
+    for verdict in verdicts:
+        halves[seed_of("half", verdict.pair.record["quadruple"]) % 2].append(verdict)
+    return halves
+
+
+def find_thresholds(verdicts: Sequence[Verdict], precision: float) -> Thresholds:
+    """Bounds that keep as many good triplets as may be at this precision, to be expected of other triplets.
+
+    For a given worth of a bad triplet, measured in good ones, bounds are set one score at a time until none can be
+    bettered. How high the worth must be is found by cross-validation: bounds that are measured on what they were fitted
+    to look better than they are. Of all worths that reach the precision, the one that keeps the most good triplets is
+    taken. Where none does, those count that come within a standard error of the best.
+
+    Args:
+        verdicts: What to learn from.
+        precision: Wanted share of good triplets among those kept, above 0 and at most 1.
+    """
+    folds = [_fold_of(verdict) for verdict in verdicts]
+    rest = [[v for v, fold in zip(verdicts, folds, strict=True) if fold != number] for number in range(_FOLDS)]
+    unseen = [[v for v, fold in zip(verdicts, folds, strict=True) if fold == number] for number in range(_FOLDS)]
+    fitted = [_fit_each(part) for part in rest]
+    kept, shares = np.zeros(len(_WEIGHTS)), np.zeros(len(_WEIGHTS))
+    for number in range(len(_WEIGHTS)):
+        outcomes = [measure(fit[number], part) for fit, part in zip(fitted, unseen, strict=True)]
+        kept[number] = sum(outcome.kept_good for outcome in outcomes)
+        shares[number] = kept[number] / max(1, sum(outcome.kept for outcome in outcomes))
+    best = int(np.argmax(shares))
+    error = math.sqrt(shares[best] * (1 - shares[best]) * shares[best] / max(1, kept[best]))
+    enough = shares >= (precision if shares[best] >= precision else shares[best] - error)
+    return _fit_each(verdicts)[int(np.argmax(np.where(enough, kept, -1)))]
+
+
+def _fold_of(verdict: Verdict) -> int:
+    return seed_of("fold", verdict.pair.record["quadruple"]) % _FOLDS
+
+
+def _fit_each(verdicts: Sequence[Verdict]) -> list[Thresholds]:
+    """The best bounds for each worth of a bad triplet."""
+    names = list(dict.fromkeys(name for verdict in verdicts for name in verdict.pair.scores))
+    scores = [_Score(name, verdicts) for name in names]
+    good = np.array([verdict.good for verdict in verdicts])
+    found = []
+    for weight in _WEIGHTS:
+        _climb(scores, np.where(good, 1.0, -weight), price=_PRICE * len(verdicts))
+        found.append(Thresholds({score.name: score.bound for score in scores if score.bound}))
+    return found
+
+
+class _Score:
+    """The values of one score, where it could be cut, and where it is cut now."""
+
+    def __init__(self, name: str, verdicts: Sequence[Verdict]):
+        self.name = name
+        values = np.array([verdict.pair.scores.get(name, np.nan) for verdict in verdicts])
+        applies = np.array([concerns(name, verdict.direction) for verdict in verdicts])
+        self.cuts = _cuts(values[applies])
+        # Row 0 is no bound, row n the n-th cut: which verdicts' triplets it admits. NaN is admitted by none.
+        admits_all = np.ones((1, len(verdicts)), dtype=bool)
+        cuts = np.array(self.cuts)[:, None]
+        self.above = np.concatenate([admits_all, (values >= cuts) | ~applies])
+        self.below = np.concatenate([admits_all, (values <= cuts) | ~applies])
+        self.low = self.high = 0
+
+    @property
+    def admitted(self) -> np.ndarray:
+        """Which triplets the present bound admits."""
+        return self.above[self.low] & self.below[self.high]
+
+    @property
+    def bound(self) -> Bound | None:
+        """The present bound."""
+        low, high = (self.cuts[row - 1] if row else None for row in (self.low, self.high))
+        return None if low is None and high is None else Bound(low, high)
+
+    def improve(self, admitted: np.ndarray, worth: np.ndarray, price: float) -> bool:
+        """Move the bound to where what is kept is worth most; whether that changed it.
+
+        Args:
+            admitted: Which triplets all other scores admit.
+            worth: Of each triplet.
+            price: Of a bound.
+        """
+        before = self.low, self.high
+        lower = range(self.high or len(self.above))
+        self.low = _best(self.above, lower, self.below[self.high] & admitted, worth, price)
+        higher = [0, *range(self.low + 1, len(self.below))]
+        self.high = _best(self.below, higher, self.above[self.low] & admitted, worth, price)
+        return (self.low, self.high) != before
+
+
+def _climb(scores: Sequence[_Score], worth: np.ndarray, price: float) -> None:
+    for _ in range(20):  # it ends much sooner
+        changed = False
+        for score in scores:
+            others = [other.admitted for other in scores if other is not score]
+            admitted = np.logical_and.reduce(others) if others else np.ones(len(worth), dtype=bool)
+            changed |= score.improve(admitted, worth, price)
+        if not changed:
+            return
+
+
+def _best(admits: np.ndarray, rows: Sequence[int], admitted: np.ndarray, worth: np.ndarray, price: float) -> int:
+    """Of these rows, the one with which what is kept is worth most; row 0, no bound, costs nothing."""
+    values = admits[rows] @ (worth * admitted) - price * (np.array(rows) > 0)
+    return rows[int(np.argmax(np.round(values, 9)))]
+
+
+def _cuts(values: np.ndarray) -> list[float]:
+    """Where a score could be cut: midway between neighbouring values, as many on either side of each cut."""
+    distinct = np.unique(values[~np.isnan(values)])
+    middles = (distinct[1:] + distinct[:-1]) / 2
+    if len(middles) > _MOST_CUTS:
+        middles = middles[np.linspace(0, len(middles) - 1, _MOST_CUTS).round().astype(int)]
+    return sorted({float(f"{middle:.{_DIGITS}g}") for middle in middles.tolist()})

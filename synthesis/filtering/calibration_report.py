@@ -1,0 +1,198 @@
+"""What calibration found, as a page, a picture and a piece of a recipe."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from ..components import SynthesisError
+from .calibration import Outcome, Verdict, measure
+from .calibration_sheets import describe_bound
+from .thresholds import Thresholds, concerns
+
+REPORT, CURVES, RECIPE = "report.md", "curves.png", "thresholds.yaml"
+
+_GOOD, _BAD, _PRESENT, _FOUND = "#009e73", "#d55e00", "#66717f", "#0072b2"  # Okabe and Ito, and grey
+_COLUMNS, _CURVE_POINTS, _FEWEST = 4, 100, 10
+
+
+def write_report(
+    folder: Path,
+    source: str,
+    verdicts: tuple[Sequence[Verdict], Sequence[Verdict]],
+    empty: int,
+    precision: float,
+    present: Thresholds,
+    found: Thresholds,
+) -> Outcome:
+    """Write `REPORT`, `CURVES` and `RECIPE`.
+
+    Args:
+        folder: Where to; must be there.
+        source: What was calibrated, for the headline.
+        verdicts: The half that bounds were found on, and the other.
+        empty: Rows of the file of verdicts that were not filled in.
+        precision: What was wanted.
+        present: The bounds of the recipe.
+        found: The bounds found on the first half.
+
+    Returns:
+        How the bounds found do on the other half.
+    """
+    learned, unseen = verdicts
+    every = [*learned, *unseen]
+    snippet, result = recipe_of(found), measure(found, unseen)
+    num_pairs, num_good = len({verdict.pair.record["id"] for verdict in every}), sum(v.good for v in every)
+    lines = [
+        f"# Calibration of {source}",
+        "",
+        f"{len(every):,} verdicts on {num_pairs:,} pairs; {num_good:,} good ({100 * num_good / len(every):.1f} %). "
+        f"{empty:,} rows were not filled in. Wanted precision: {100 * precision:g} %.",
+        "",
+        "Precision is the share of good triplets among those kept, recall the share of good triplets that are kept; in "
+        "brackets 95 % intervals (Wilson), as if verdicts were independent. Bounds were found on the first half of the "
+        "verdicts, cut by quadruple; only the second half says how good they are.",
+        "",
+        "| | verdicts | good | kept | precision | recall |",
+        "|---|---:|---:|---:|---:|---:|",
+        _outcome_row("no bounds, all verdicts", measure(Thresholds(), every)),
+        _outcome_row("present bounds, all verdicts", measure(present, every)),
+        _outcome_row("present bounds, second half", measure(present, unseen)),
+        _outcome_row("bounds found, first half (found on it)", measure(found, learned)),
+        _outcome_row("**bounds found, second half (unseen)**", result),
+        "",
+    ]
+    if not result.precision >= precision:
+        lines += [
+            f"**The wanted precision was not reached on the unseen half** ({_share(result.kept_good, result.kept)}). "
+            "More verdicts, other questions to the judge or another judge may help.",
+            "",
+        ]
+    lines += ["## Bounds found", "", f"Also in {RECIPE}.", "", "```yaml", snippet.rstrip(), "```", ""]
+    lines += ["## Why triplets are bad", "", "On the second half: bad for this reason, and kept all the same.", ""]
+    lines += [*_reason_table(measure(present, unseen), result), ""]
+    lines += ["## Scores", "", f"![Precision and recall of a bound on each score alone]({CURVES})", ""]
+    lines += _score_table(every, present, found)
+    (folder / REPORT).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / RECIPE).write_text(snippet, encoding="utf-8")
+    draw_curves(folder / CURVES, every, present, found)
+    return result
+
+
+def _outcome_row(name: str, outcome: Outcome) -> str:
+    return (
+        f"| {name} | {outcome.good + outcome.bad:,} | {outcome.good:,} | {outcome.kept:,} | "
+        f"{_share(outcome.kept_good, outcome.kept)} | {_share(outcome.kept_good, outcome.good)} |"
+    )
+
+
+def _reason_table(present: Outcome, found: Outcome) -> list[str]:
+    lines = ["| reason | bad | kept by the present bounds | kept by the bounds found |", "|---|---:|---:|---:|"]
+    for reason, (total, kept) in found.by_reason.items():
+        name = reason.replace("|", "/") or "(none given)"
+        lines.append(f"| {name} | {total:,} | {present.by_reason[reason][1]:,} | {kept:,} |")
+    return lines
+
+
+def _score_table(verdicts: Sequence[Verdict], present: Thresholds, found: Thresholds) -> list[str]:
+    lines = [
+        "AUC: how often a good triplet scores higher than a bad one; 0.5 says nothing, below it low scores are good.",
+        "",
+        "| score | measured | AUC | median of good | of bad | present bound | bound found |",
+        "|---|---:|---:|---:|---:|---|---|",
+    ]
+    for name in score_names(verdicts):
+        values, good = _values(name, verdicts)
+        medians = [f"{np.median(part):.3g}" if len(part) else "" for part in (values[good], values[~good])]
+        bounds = [describe_bound(thresholds.bounds.get(name)) for thresholds in (present, found)]
+        lines.append(f"| {name} | {len(values):,} | {auc(values, good):.3f} | {' | '.join([*medians, *bounds])} |")
+    return lines
+
+
+def recipe_of(thresholds: Thresholds) -> str:
+    """The bounds as the section `filter` of a recipe."""
+    bounds = {
+        name: {key: value for key in ("at_least", "at_most") if (value := getattr(bound, key)) is not None}
+        for name, bound in thresholds.bounds.items()
+    }
+    return yaml.safe_dump({"filter": {"bounds": bounds}}, sort_keys=False)
+
+
+def score_names(verdicts: Sequence[Verdict]) -> list[str]:
+    """All scores that were measured, in their order."""
+    return list(dict.fromkeys(name for verdict in verdicts for name in verdict.pair.scores))
+
+
+def auc(values: np.ndarray, good: np.ndarray) -> float:
+    """Probability that a good one has the higher value, ties halved; NaN where all are good or all bad."""
+    if good.all() or not good.any():
+        return math.nan
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    num_good, num_bad = good.sum(), (~good).sum()
+    return float((ranks[good].sum() - num_good * (num_good + 1) / 2) / (num_good * num_bad))
+
+
+def draw_curves(file: Path, verdicts: Sequence[Verdict], present: Thresholds, found: Thresholds) -> None:
+    """Precision and recall of a bound on each score alone, over the bound; the chosen bounds as vertical lines.
+
+    Raises:
+        SynthesisError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise SynthesisError('curves are drawn by matplotlib: pip install "fafa[train]"') from error
+
+    names = score_names(verdicts)
+    rows = -(-len(names) // _COLUMNS)
+    figure = Figure(figsize=(3.1 * _COLUMNS, 2.5 * rows + 0.5), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
+    for panel in axes[len(names) :]:
+        panel.remove()
+    for name, panel in zip(names, axes, strict=False):
+        values, good = _values(name, verdicts)
+        side, kept = ("at most", np.less_equal) if auc(values, good) < 0.5 else ("at least", np.greater_equal)
+        cuts = np.unique(np.quantile(values, np.linspace(0, 1, _CURVE_POINTS), method="nearest"))
+        is_kept = kept(values[None, :], cuts[:, None])
+        counts, kept_good = is_kept.sum(1), (is_kept & good).sum(1)
+        shown = counts >= _FEWEST  # the share of a few says little, and jumps
+        panel.plot(cuts[shown], kept_good[shown] / counts[shown], color=_BAD, label="precision", marker=".", ms=3)
+        panel.plot(cuts, kept_good / max(1, good.sum()), color=_GOOD, ls="--", label="recall")
+        for thresholds, colour, style, label in ((present, _PRESENT, ":", "present"), (found, _FOUND, "-", "found")):
+            bound = thresholds.bounds.get(name)
+            for cut in (bound.at_least, bound.at_most) if bound else ():
+                if cut is not None:
+                    panel.axvline(cut, color=colour, ls=style, lw=1.5, label=f"{label} bound")
+        panel.set_title(f"{name}, {side}", loc="left", fontsize=10)
+        panel.set_ylim(-0.03, 1.03)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(color="#e3e8ee")
+        panel.tick_params(labelsize=8)
+    labelled = {label: line for panel in axes for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(labelled.values(), labelled.keys(), loc="outside upper center", ncols=4, frameon=False)
+    figure.savefig(file)
+
+
+def _values(name: str, verdicts: Sequence[Verdict]) -> tuple[np.ndarray, np.ndarray]:
+    """The values of a score, and whether the triplets are good, where it was measured and concerns the triplet."""
+    some = [
+        (verdict.pair.scores[name], verdict.good)
+        for verdict in verdicts
+        if concerns(name, verdict.direction) and math.isfinite(verdict.pair.scores.get(name, math.nan))
+    ]
+    return np.array([value for value, _ in some], dtype=float), np.array([good for _, good in some], dtype=bool)
+
+
+def _share(part: int, whole: int) -> str:
+    """A share with Wilson's interval of 95 %."""
+    if not whole:
+        return "-"
+    share, z = part / whole, 1.96
+    middle = (share + z * z / (2 * whole)) / (1 + z * z / whole)
+    reach = z * math.sqrt(share * (1 - share) / whole + z * z / (4 * whole * whole)) / (1 + z * z / whole)
+    return f"{100 * share:.1f} % ({100 * max(0, middle - reach):.1f} to {100 * min(1, middle + reach):.1f})"

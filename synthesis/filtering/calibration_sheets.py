@@ -1,0 +1,182 @@
+"""Pictures for a person who calibrates: pages of pairs to judge, and a sheet per score that shows what it means."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ...retrieval.contact_sheet import (
+    AMBER,
+    CARD,
+    FAINT,
+    GAP,
+    GREY,
+    INK,
+    MARGIN,
+    PADDING,
+    PAGE,
+    SMALL_SIZE,
+    THUMB_WIDTH,
+    TITLE_SIZE,
+    Pen,
+)
+from ..components import seed_of
+from ..pictures import open_picture
+from .calibration import Pair
+from .thresholds import Bound
+
+PAIRS_PER_PAGE = 12
+
+_THUMB_HEIGHT, _HEADER, _LINE, _APART, _TEXT_SIZE = 2 * THUMB_WIDTH, 116, 20, 6, 15
+_PAIR_WIDTH = 2 * THUMB_WIDTH + GAP // 2
+_TEXT_WIDTH, _PAGE_COLUMNS = 360, 2
+_EDGES = (0.0, 0.05, 0.25, 0.75, 0.95)  # of bins, as shares of the pairs: bad ones are mostly few, and at one end
+_PER_BIN, _BIN_WIDTH, _LINES_PER_TEXT, _LINES_TO_JUDGE = 5, 132, 3, 8
+_TEXTS = {"A": "caption_a", "B": "caption_b", "A > B": "edit_ab", "B > A": "edit_ba"}
+
+
+def draw_page(pairs: Sequence[Pair], folder: Path, page: int, pages: int) -> Image.Image:
+    """A page of pairs to judge, without their scores: who sees a score agrees with it.
+
+    Args:
+        pairs: At most `PAIRS_PER_PAGE`.
+        folder: That the pictures' paths are relative to.
+        page: Its number, from 1.
+        pages: How many there are.
+    """
+    rows = -(-len(pairs) // _PAGE_COLUMNS)
+    blank = Pen(Image.new("RGB", (1, 1)), None)
+    texts = [
+        {label: _wrap(blank, label, pair.record[name], _TEXT_WIDTH, _LINES_TO_JUDGE) for label, name in _TEXTS.items()}
+        for pair in pairs
+    ]
+    text_height = max(32 + sum(len(lines) * _LINE + _APART for lines in wrapped.values()) for wrapped in texts)
+    card = (_PAIR_WIDTH + _TEXT_WIDTH + 3 * PADDING, max(_THUMB_HEIGHT, text_height) + 2 * PADDING)
+    pen = _page(
+        width=_PAGE_COLUMNS * (card[0] + GAP) - GAP + 2 * MARGIN,
+        height=_HEADER + rows * (card[1] + GAP) - GAP + MARGIN,
+        title=f"Pairs to judge: page {page} of {pages}",
+        subtitle="Left is A, right is B. Row ab of verdicts.csv: 1 if A and the edit A > B lead to B and both "
+        "pictures are good, else 0. Row ba: the other way round.",
+    )
+    for number, (pair, wrapped) in enumerate(zip(pairs, texts, strict=True)):
+        left = MARGIN + number % _PAGE_COLUMNS * (card[0] + GAP)
+        top = _HEADER + number // _PAGE_COLUMNS * (card[1] + GAP)
+        pen.rounded((left, top, left + card[0], top + card[1]), CARD, radius=14)
+        _draw_pair(pen, pair, folder, (left + PADDING, top + PADDING))
+        left, top = left + _PAIR_WIDTH + 2 * PADDING, top + PADDING
+        pen.pill((left, top), pair.record["id"], INK)
+        top += 32
+        for label, lines in wrapped.items():
+            _draw_text(pen, label, lines, (left, top))
+            top += len(lines) * _LINE + _APART
+    return pen.sheet
+
+
+def draw_score_sheet(
+    name: str, pairs: Sequence[Pair], folder: Path, bound: Bound | None = None, seed: int = 0
+) -> Image.Image:
+    """What a score means: pairs from its lowest values to its highest, some of each bin.
+
+    A bin holds one value, where there are few; or else the lowest twentieth, the next fifth, the middle half ...
+
+    Args:
+        name: Of the score.
+        pairs: All that were measured.
+        folder: That the pictures' paths are relative to.
+        bound: The present one, for the headline.
+        seed: Of the choice of pairs.
+
+    Raises:
+        ValueError: no pair has this score.
+    """
+    bins = _bins(name, pairs)
+    shown = [label for label in _TEXTS if label in ("A", "B") or name.endswith(_TEXTS[label][-3:])]
+    cell_height = _THUMB_HEIGHT + 34 + len(shown) * (_LINES_PER_TEXT * _LINE + _APART)
+    row_height = cell_height + 2 * PADDING
+    pen = _page(
+        width=2 * MARGIN + 2 * PADDING + _BIN_WIDTH + _PER_BIN * (_PAIR_WIDTH + 2 * GAP) - 2 * GAP,
+        height=_HEADER + len(bins) * (row_height + GAP) - GAP + MARGIN,
+        title=name,
+        subtitle=f"{sum(map(len, bins)):,} pairs, lowest scores first; {describe_bound(bound)}",
+    )
+    for number, members in enumerate(bins):
+        top = _HEADER + number * (row_height + GAP)
+        pen.rounded((MARGIN, top, pen.sheet.width - MARGIN, top + row_height), CARD, radius=14)
+        low, high = members[0].scores[name], members[-1].scores[name]
+        for line, text in enumerate([f"{low:.4g}", *([f"to {high:.4g}"] if high > low else [])]):
+            pen.text((MARGIN + PADDING, top + PADDING + 24 * line), text, 18, INK)
+        pen.text((MARGIN + PADDING, top + PADDING + 52), f"{len(members):,} pairs", SMALL_SIZE, GREY)
+        some = sorted(members, key=lambda pair: seed_of("sheet", seed, name, pair.record["id"]))[:_PER_BIN]
+        for place, pair in enumerate(sorted(some, key=lambda pair: pair.scores[name])):
+            left = MARGIN + PADDING + _BIN_WIDTH + place * (_PAIR_WIDTH + 2 * GAP)
+            _draw_pair(pen, pair, folder, (left, top + PADDING))
+            below = top + PADDING + _THUMB_HEIGHT + 8
+            score = pair.scores[name]
+            outside = bound is not None and not bound.admits(score)
+            pen.pill((left, below), f"{score:.4g}", AMBER if outside else INK, size=13)
+            pen.text((left + _PAIR_WIDTH, below + 11), pair.record["id"], 13, GREY, anchor="rm")
+            below += 30
+            for label in shown:
+                lines = _wrap(pen, label, pair.record[_TEXTS[label]], _PAIR_WIDTH, _LINES_PER_TEXT)
+                _draw_text(pen, label, lines, (left, below))
+                below += _LINES_PER_TEXT * _LINE + _APART
+    return pen.sheet
+
+
+def describe_bound(bound: Bound | None) -> str:
+    """A bound in words."""
+    if bound is None:
+        return "no bound"
+    parts = [f"at least {bound.at_least:g}"] if bound.at_least is not None else []
+    return " and ".join(parts + ([f"at most {bound.at_most:g}"] if bound.at_most is not None else []))
+
+
+def _bins(name: str, pairs: Sequence[Pair]) -> list[list[Pair]]:
+    """The pairs that have this score, lowest first, cut into bins; equal scores stay together."""
+    measured = [pair for pair in pairs if math.isfinite(pair.scores.get(name, math.nan))]
+    if not measured:
+        raise ValueError(f"no pair has the score {name}")
+    values = np.array([pair.scores[name] for pair in measured])
+    distinct = np.unique(values)
+    if len(distinct) > len(_EDGES):
+        distinct = np.unique(np.quantile(values, _EDGES))
+    places = np.searchsorted(distinct, values, side="right")
+    bins = [
+        [pair for pair, place in zip(measured, places, strict=True) if place == number + 1]
+        for number in range(len(distinct))
+    ]
+    return [sorted(members, key=lambda pair: pair.scores[name]) for members in bins if members]
+
+
+def _page(width: int, height: int, title: str, subtitle: str) -> Pen:
+    pen = Pen(Image.new("RGB", (width, height), PAGE), None)
+    pen.text((MARGIN, 24), title, TITLE_SIZE, INK)
+    pen.text((MARGIN, 66), subtitle, SMALL_SIZE + 1, GREY)
+    return pen
+
+
+def _draw_pair(pen: Pen, pair: Pair, folder: Path, corner: tuple[int, int]) -> None:
+    left, top = corner
+    for side in ("left", "right"):
+        image = open_picture(folder / pair.record[side])
+        pen.thumbnail(image, (left, top, left + THUMB_WIDTH, top + _THUMB_HEIGHT), FAINT)
+        left += THUMB_WIDTH + GAP // 2
+
+
+def _wrap(pen: Pen, label: str, text: str, width: int, max_lines: int) -> list[str]:
+    return pen.wrap(text, _TEXT_SIZE, width - _indent(pen, label), max_lines)
+
+
+def _indent(pen: Pen, label: str) -> int:
+    return round(pen.text_width(label, _TEXT_SIZE)) + 10
+
+
+def _draw_text(pen: Pen, label: str, lines: Sequence[str], corner: tuple[int, int]) -> None:
+    """A label, and a text beside it."""
+    left, top = corner
+    pen.text((left, top), label, _TEXT_SIZE, GREY)
+    for number, line in enumerate(lines):
+        pen.text((left + _indent(pen, label), top + number * _LINE), line, _TEXT_SIZE, INK)

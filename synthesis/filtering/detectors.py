@@ -1,0 +1,184 @@
+"""Finds people in pictures with an object detector of transformers, and the gate that counts them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from PIL import Image
+
+from ..components import Gate, Record, SynthesisError, free
+from ..pictures import open_picture
+from .vision import Batches, find_device, load_pretrained
+
+if TYPE_CHECKING:
+    import torch
+
+_GREY = (114, 114, 114)  # of the canvas around a picture: neither dark nor light
+_EDGE = 0.01  # a box that comes this near to an edge of the picture reaches it; share of the picture's side
+SIDES = ("left", "right")
+
+
+class Box(NamedTuple):
+    """Where a person is, in pixels of the picture, and how sure the detector is, from 0 to 1."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    score: float
+
+    @property
+    def area(self) -> float:
+        """Pixels."""
+        return (self.right - self.left) * (self.bottom - self.top)
+
+
+@dataclass(frozen=True)
+class PersonDetector:
+    """Settings of a detector that finds people.
+
+    Attributes:
+        model: Folder or Hub id of an object-detection model of transformers: RT-DETR, YOLOS, DETR and others.
+        threshold: How sure it must be, above 0 and below 1.
+        label: What the model calls a person; models trained on COCO say "person".
+        revision: Of a model on the Hub.
+        batch_size: Pictures at a time.
+        device: Such as "cuda:1"; by default a GPU where there is one.
+    """
+
+    model: str
+    threshold: float = 0.6
+    label: str = "person"
+    revision: str | None = None
+    batch_size: int = 16
+    device: str | None = free(None)
+
+    def __post_init__(self):
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold must lie between 0 and 1: {self.threshold}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1: {self.batch_size}")
+
+    def load(self) -> "PeopleFinder":
+        """The detector, ready for work.
+
+        Raises:
+            SynthesisError: it cannot be loaded, or knows no such label.
+        """
+        return PeopleFinder(self)
+
+
+class PeopleFinder:
+    """A detector at work.
+
+    Attributes:
+        about: Name and revision of the model, for a manifest.
+    """
+
+    def __init__(self, settings: PersonDetector):
+        from transformers import AutoImageProcessor, AutoModelForObjectDetection
+
+        self.device = find_device(settings.device)
+        self.threshold = settings.threshold
+        options = {"revision": settings.revision} if settings.revision else {}
+        self.processor = load_pretrained(AutoImageProcessor, settings.model, backend="pil", **options)
+        model = load_pretrained(AutoModelForObjectDetection, settings.model, **options)
+        labels = model.config.id2label
+        self.person = {number for number, name in labels.items() if name == settings.label}
+        if not self.person:
+            known = ", ".join(list(labels.values())[:8])
+            raise SynthesisError(f"{settings.model}: it knows no label {settings.label!r}, but {known}; set `label`")
+        self.model = model.to(self.device).eval()
+        self.batches = Batches(settings.batch_size)
+        self.about = {"model": settings.model, "revision": getattr(model.config, "_commit_hash", None)}
+
+    def find(self, images: Iterable[Image.Image]) -> list[list[Box]]:
+        """The people in each picture, largest first. What is found in one does not depend on the others."""
+        return self.batches.map(self._find, images)
+
+    def _find(self, images: list[Image.Image]) -> list[list[Box]]:
+        import torch
+
+        inputs = self.processor(images=[_on_square(image) for image in images], return_tensors="pt")
+        sizes = [(max(image.size), max(image.size)) for image in images]
+        with torch.inference_mode():
+            outputs = self.model(**inputs.to(self.device))
+            found = self.processor.post_process_object_detection(outputs, self.threshold, target_sizes=sizes)
+        return [self._boxes(entry, image.size) for entry, image in zip(found, images, strict=True)]
+
+    def _boxes(self, found: "dict[str, torch.Tensor]", size: tuple[int, int]) -> list[Box]:
+        boxes = []
+        for label, score, corners in zip(
+            found["labels"].tolist(), found["scores"].tolist(), found["boxes"].tolist(), strict=True
+        ):
+            left, right = (min(max(x, 0.0), size[0]) for x in corners[::2])
+            top, bottom = (min(max(y, 0.0), size[1]) for y in corners[1::2])
+            if label in self.person and left < right and top < bottom:
+                boxes.append(Box(left, top, right, bottom, score))
+        return sorted(boxes, key=lambda box: -box.area)
+
+
+def _on_square(image: Image.Image) -> Image.Image:
+    """The picture in the upper left corner of a grey square: squares of a batch have one shape once resized."""
+    square = Image.new("RGB", (max(image.size), max(image.size)), _GREY)
+    square.paste(image, (0, 0))
+    return square
+
+
+@dataclass(frozen=True)
+class PeopleGate:
+    """Settings of the gate that counts people.
+
+    Its scores, of each half (`_left`, `_right`): `people`, how many there are; and where there are any, of the largest:
+    `share`, how much of the picture the person's box takes; `edges`, how many edges of the picture it reaches, since a
+    person who reaches the upper edge has probably lost the head.
+
+    Attributes:
+        detector: What finds people.
+    """
+
+    kind: ClassVar[str] = "people"
+
+    detector: PersonDetector
+
+    def load(self) -> Gate:
+        """The gate; see `PersonDetector.load`."""
+        return _PeopleGate(self.detector.load())
+
+
+class _PeopleGate(Gate):
+    names = tuple(f"{score}_{side}" for score in ("people", "share", "edges") for side in SIDES)
+
+    def __init__(self, finder: PeopleFinder):
+        super().__init__()
+        self.finder = finder
+        self.about = finder.about
+
+    def score(self, records: Sequence[Record], folder: Path) -> list[dict[str, float]]:
+        sizes: list[tuple[int, int]] = []
+
+        def pictures() -> Iterable[Image.Image]:
+            for record in records:
+                for side in SIDES:
+                    image = open_picture(folder / record[side])
+                    sizes.append(image.size)
+                    yield image
+
+        found = self.finder.find(pictures())
+        measured = [_measure(boxes, size) for boxes, size in zip(found, sizes, strict=True)]
+        return [
+            {f"{name}_{side}": value for side, half in zip(SIDES, halves, strict=True) for name, value in half.items()}
+            for halves in zip(measured[::2], measured[1::2], strict=True)
+        ]
+
+
+def _measure(boxes: list[Box], size: tuple[int, int]) -> dict[str, float]:
+    scores: dict[str, float] = {"people": len(boxes)}
+    if boxes:
+        width, height = size
+        left, top, right, bottom, _ = boxes[0]
+        near = (left / width, top / height, 1 - right / width, 1 - bottom / height)
+        scores["share"] = round(boxes[0].area / (width * height), 4)
+        scores["edges"] = sum(distance <= _EDGE for distance in near)
+    return scores

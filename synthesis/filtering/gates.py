@@ -1,0 +1,211 @@
+"""Cheap gates: what pixels alone say of a pair, before a detector, CLIP or a judge looks at it.
+
+Measures of a single picture are taken of both halves, and the worse one counts. They do not depend on the resolution:
+pictures are brought to one height first.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+
+from ..components import Gate, Record
+from ..pictures import open_picture
+from ..splitting import seam_coverage
+
+_HEIGHT = 128  # pictures are measured at this height; smaller ones look blurred then, and are
+_TINY = (16, 32)  # width and height at which two pictures are compared
+
+
+class PixelGate(Gate):
+    """A gate that looks at the pixels of both halves and at nothing else."""
+
+    def score(self, records: Sequence[Record], folder: Path) -> list[dict[str, float]]:
+        """The scores of each record, see `Gate.score`."""
+        return [
+            {name: round(value, 4) for name, value in self.measure(*open_halves(record, folder)).items()}
+            for record in records
+        ]
+
+    @abstractmethod
+    def measure(self, left: Image.Image, right: Image.Image) -> dict[str, float]:
+        """The scores of a pair of RGB pictures."""
+
+
+def open_halves(record: Record, folder: Path) -> tuple[Image.Image, Image.Image]:
+    """Both pictures of a pair as RGB.
+
+    Raises:
+        SynthesisError: one is missing or damaged.
+    """
+    return open_picture(folder / record["left"]), open_picture(folder / record["right"])
+
+
+@dataclass(frozen=True)
+class BlankGate:
+    """Settings of the gate that finds pictures with little in them.
+
+    Its scores: `contrast`, the standard deviation of the grey levels (0 to 128), and their `entropy` in bits (0 to 6),
+    both without what whole rows or columns share, so that a smooth gradient is as blank as one colour.
+    """
+
+    kind: ClassVar[str] = "blank"
+
+    def load(self) -> PixelGate:
+        """The gate, ready for work."""
+        return _Blank()
+
+
+class _Blank(PixelGate):
+    names = ("contrast", "entropy")
+
+    def measure(self, left: Image.Image, right: Image.Image) -> dict[str, float]:
+        return {"contrast": min(contrast(left), contrast(right)), "entropy": min(entropy(left), entropy(right))}
+
+
+@dataclass(frozen=True)
+class BlurGate:
+    """Settings of the gate that finds blurred and noisy pictures.
+
+    Its scores: `sharpness`, how much steepness a picture loses when it is blurred a little (0 to 1; below about 0.2
+    it is blurred); `noise`, the strength of the grain in grey levels (0 upwards).
+    """
+
+    kind: ClassVar[str] = "blur"
+
+    def load(self) -> PixelGate:
+        """The gate, ready for work."""
+        return _Blur()
+
+
+class _Blur(PixelGate):
+    names = ("sharpness", "noise")
+
+    def measure(self, left: Image.Image, right: Image.Image) -> dict[str, float]:
+        return {"sharpness": min(sharpness(left), sharpness(right)), "noise": max(noise(left), noise(right))}
+
+
+@dataclass(frozen=True)
+class AspectGate:
+    """Settings of the gate that measures sizes.
+
+    Its scores: `height` in pixels of the lower half; `aspect`, width divided by height of the wider one; `evenness`,
+    the smaller area divided by the larger one.
+    """
+
+    kind: ClassVar[str] = "aspect"
+
+    def load(self) -> PixelGate:
+        """The gate, ready for work."""
+        return _Aspect()
+
+
+class _Aspect(PixelGate):
+    names = ("height", "aspect", "evenness")
+
+    def measure(self, left: Image.Image, right: Image.Image) -> dict[str, float]:
+        areas = sorted(half.width * half.height for half in (left, right))
+        return {
+            "height": min(left.height, right.height),
+            "aspect": max(half.width / half.height for half in (left, right)),
+            "evenness": areas[0] / areas[1],
+        }
+
+
+@dataclass(frozen=True)
+class TwinGate:
+    """Settings of the gate that finds pairs in which nothing changed at all.
+
+    Its score: `difference`, the mean difference of both pictures reduced to 16 x 32 pixels, in grey levels; the right
+    one is also looked at in a mirror, and the smaller difference counts.
+    """
+
+    kind: ClassVar[str] = "twin"
+
+    def load(self) -> PixelGate:
+        """The gate, ready for work."""
+        return _Twin()
+
+
+class _Twin(PixelGate):
+    names = ("difference",)
+
+    def measure(self, left: Image.Image, right: Image.Image) -> dict[str, float]:
+        first, second = (
+            np.asarray(half.resize(_TINY, Image.Resampling.BOX), dtype=np.float32) for half in (left, right)
+        )
+        return {"difference": float(min(np.abs(first - other).mean() for other in (second, second[:, ::-1])))}
+
+
+@dataclass(frozen=True)
+class SeamGate:
+    """Settings of the gate that finds what is left of a seam, or a further one.
+
+    Its score: `seam`, the share of the height over which a half still shows a seam (0 to 1).
+    """
+
+    kind: ClassVar[str] = "seam"
+
+    def load(self) -> PixelGate:
+        """The gate, ready for work."""
+        return _Seam()
+
+
+class _Seam(PixelGate):
+    names = ("seam",)
+
+    def measure(self, left: Image.Image, right: Image.Image) -> dict[str, float]:
+        return {"seam": float(max(seam_coverage(half).max() for half in (left, right)))}
+
+
+# Measures of one RGB picture
+
+
+def contrast(image: Image.Image) -> float:
+    """Standard deviation of the grey levels, without what rows and columns share."""
+    return float(_levelled(image).std())
+
+
+def entropy(image: Image.Image) -> float:
+    """Entropy of the same in bits, in steps of 4 levels so that a little noise adds little."""
+    counts = np.histogram(_levelled(image), bins=128, range=(-256, 256))[0]
+    shares = counts[counts > 0] / counts.sum()
+    return abs(float((shares * np.log2(shares)).sum()))
+
+
+def sharpness(image: Image.Image) -> float:
+    """How much of the steps between neighbouring pixels goes when the picture is blurred; nothing of a flat picture."""
+    grey = _grey(image)
+    total = lost = 0.0
+    for axis in (0, 1):
+        # Blurring along an axis takes away what is sharp along it, and little of what is blurred already.
+        blurred = np.mean([np.roll(grey, shift, axis) for shift in (-2, -1, 0, 1, 2)], axis=0)
+        before, after = (np.abs(np.diff(pixels, axis=axis))[4:-4, 4:-4] for pixels in (grey, blurred))
+        total += float(before.sum())
+        lost += float(np.maximum(before - after, 0).sum())
+    return lost / total if total else 0.0
+
+
+def noise(image: Image.Image) -> float:
+    """Standard deviation of the grain, from the differences of neighbours where there is little else."""
+    grey = _grey(image)
+    # The second difference both ways is zero on slopes and straight edges; of noise it has 6 times the deviation.
+    across = grey[:, :-2] - 2 * grey[:, 1:-1] + grey[:, 2:]
+    both = across[:-2] - 2 * across[1:-1] + across[2:]
+    return float(np.median(np.abs(both)) / 0.6745 / 6)
+
+
+def _levelled(image: Image.Image) -> np.ndarray:
+    """Grey levels less the means of their rows and columns."""
+    grey = _grey(image)
+    return grey - grey.mean(axis=0, keepdims=True) - grey.mean(axis=1, keepdims=True) + grey.mean()
+
+
+def _grey(image: Image.Image) -> np.ndarray:
+    """Grey levels (height, width) float32 at the common height; pictures are reduced, or enlarged if need be."""
+    size = (max(8, round(image.width * _HEIGHT / image.height)), _HEIGHT)
+    return np.asarray(image.convert("L").resize(size, Image.Resampling.BOX), dtype=np.float32)

@@ -1,0 +1,183 @@
+"""A vision-language model as judge: it looks at both pictures, reads the four texts, and gives marks."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ..components import Judge, Judgement, Record, TextModel, TextReply, TextRequest, seed_of
+from ..models import ChatModel, ServerModel
+
+LOWEST, HIGHEST = 1, 10  # marks; scores are these brought to 0 ... 1
+TEXTS = ("caption_a", "caption_b", "edit_ab", "edit_ba")
+
+_SLOT = re.compile(r"\{(\w+)\}")
+_THOUGHTS = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|$)|^.*</(?:think|thinking|reasoning)>", re.DOTALL)
+# After a mark's name: closing quotes, a colon, and maybe an object around the number, as in {"quality": {"score": 8}}.
+_MARK = r"""(?<!\w){name}["'`*]*\s*[:=]\s*["'`*]*(?:\{{\s*["']?(?:score|mark|rating|value)["']?\s*:\s*["']?)?"""
+_NUMBER = rf"(-?\d+(?:\.\d+)?)(?![\d.]*\d|\s*(?:-|–|to)\s*\d|\s*%|\s*/(?!\s*{HIGHEST}(?!\d)))"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One request about a pair.
+
+    Attributes:
+        prompt: What is asked; {caption_a}, {caption_b}, {edit_ab} and {edit_ba} are filled in. The model sees the left
+            picture first, then the right one, then this.
+        scores: Names of the marks that the answer must hold.
+    """
+
+    prompt: str
+    scores: list[str]
+
+    def __post_init__(self):
+        for slot in _SLOT.findall(self.prompt):
+            if slot not in TEXTS:
+                raise ValueError(f"the prompt has a slot {{{slot}}}; it can have {', '.join(TEXTS)}")
+        for name in self.scores:
+            if not re.fullmatch(r"[a-z][a-z_]*", name):
+                raise ValueError(f"a score's name is of small letters and underscores: {name!r}")
+        if not self.scores:
+            raise ValueError("scores must name at least one mark")
+
+
+@dataclass(frozen=True)
+class VisionLanguageJudge:
+    """Settings of a vision-language model that judges pairs.
+
+    It is asked for whole marks from 1 to 10, as JSON. Scores are these brought to 0 ... 1.
+
+    Attributes:
+        model: What answers; it must take two pictures.
+        questions: What it is asked about each pair. One question with all the marks is cheapest; several, each about
+            one thing, are sometimes answered with more care.
+        system: How the model is told to behave; empty for no such message.
+        attempts: How often a question is asked until the answer can be used. Needs a `temperature` above 0, since the
+            likeliest answer stays the same.
+    """
+
+    kind: ClassVar[str] = "language-model"
+
+    model: ChatModel | ServerModel
+    questions: list[Question]
+    system: str = ""
+    attempts: int = 3
+
+    def __post_init__(self):
+        names = [name for question in self.questions for name in question.scores]
+        if not names:
+            raise ValueError("give at least one question")
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"asked for twice: {', '.join(sorted(twice))}")
+        if self.attempts < 1:
+            raise ValueError(f"attempts must be at least 1: {self.attempts}")
+
+    def load(self) -> Judge:
+        """The judge.
+
+        Raises:
+            SynthesisError: the model cannot be loaded or reached.
+        """
+        return _VisionLanguageJudge(self, self.model.load())
+
+
+class UnusableAnswer(ValueError):
+    """Why no marks can be read out of an answer, as a short phrase that can be counted."""
+
+
+class _VisionLanguageJudge(Judge):
+    def __init__(self, settings: VisionLanguageJudge, model: TextModel):
+        super().__init__()
+        self.settings, self.model = settings, model
+        self.names = tuple(name for question in settings.questions for name in question.scores)
+        self.about, self.usage = model.about, model.usage
+
+    def judge(self, records: Iterable[Record], folder: Path) -> Iterator[Judgement]:
+        questions = range(len(self.settings.questions))
+        todo: Iterable[tuple[Record, int]] = ((record, number) for record in records for number in questions)
+        found: dict[str, dict[str, float]] = {}
+        faults: dict[str, str] = {}
+        for attempt in range(self.settings.attempts):
+            asked: dict[str, tuple[Record, int]] = {}
+            again: list[tuple[Record, int]] = []
+            for reply in self.model.answer(self._requests(todo, attempt, folder, asked)):
+                record, number = asked.pop(reply.id)
+                try:
+                    scores = self._scores(reply, self.settings.questions[number].scores)
+                except UnusableAnswer as error:
+                    faults[record["id"]] = str(error)
+                    again.append((record, number))
+                    continue
+                scores = found.pop(record["id"], {}) | scores
+                if len(scores) == len(self.names):
+                    yield Judgement(record["id"], {name: scores[name] for name in self.names})
+                else:
+                    found[record["id"]] = scores
+            todo = again
+        for name in dict.fromkeys(record["id"] for record, _ in todo):
+            yield Judgement(name, {}, faults[name])
+
+    def _requests(
+        self, todo: Iterable[tuple[Record, int]], attempt: int, folder: Path, asked: dict[str, tuple[Record, int]]
+    ) -> Iterator[TextRequest]:
+        """The requests, made as they are needed; notes in `asked` what each is about."""
+        for record, number in todo:
+            question = self.settings.questions[number]
+            prompt = _SLOT.sub(lambda slot, record=record: record[slot[1]], question.prompt)
+            messages = [{"role": "user", "content": prompt}]
+            if self.settings.system:
+                messages.insert(0, {"role": "system", "content": self.settings.system})
+            name = f"{record['id']}/{number}"
+            asked[name] = record, number
+            yield TextRequest(
+                id=name,
+                messages=messages,
+                seed=seed_of("judge", record["id"], number, attempt),
+                images=(folder / record["left"], folder / record["right"]),
+                schema=schema_of(question.scores),
+            )
+
+    def _scores(self, reply: TextReply, names: Sequence[str]) -> dict[str, float]:
+        if reply.fault is not None:
+            raise UnusableAnswer(reply.fault)
+        return read_scores(reply.text, names)
+
+
+def schema_of(names: Sequence[str]) -> dict[str, Any]:
+    """The JSON schema of an object with these marks."""
+    # A list of all marks: servers that ignore or refuse a lowest and a highest number know it.
+    mark = {"type": "integer", "enum": list(range(LOWEST, HIGHEST + 1))}
+    return {
+        "type": "object",
+        "properties": dict.fromkeys(names, mark),
+        "required": list(names),
+        "additionalProperties": False,
+    }
+
+
+def read_scores(answer: str, names: Sequence[str]) -> dict[str, float]:
+    """The marks of these names in an answer, brought from 1 ... 10 to 0 ... 1.
+
+    They are found by their names, whatever is around them: JSON, sound or broken, in fences or in talk.
+
+    Raises:
+        UnusableAnswer: a mark is missing, is not from 1 to 10, or is given twice with two values.
+    """
+    text = _THOUGHTS.sub("", answer)
+    if not text.strip():
+        raise UnusableAnswer("empty answer")
+    scores = {}
+    for name in names:
+        spelled = _MARK.format(name=name.replace("_", "[ _-]?"))
+        marks = {float(mark) for mark in re.findall(spelled + _NUMBER, text, re.IGNORECASE)}
+        if not marks:
+            raise UnusableAnswer(f"no mark for {name}")
+        if len(marks) > 1:
+            raise UnusableAnswer(f"several marks for {name}")
+        mark = marks.pop()
+        if not LOWEST <= mark <= HIGHEST:
+            raise UnusableAnswer(f"the mark for {name} is not from {LOWEST} to {HIGHEST}")
+        scores[name] = round((mark - LOWEST) / (HIGHEST - LOWEST), 4)
+    return scores

@@ -1,0 +1,73 @@
+"""Decides from stored scores which triplets to keep: no model is needed to decide again."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+DIRECTIONS = ("ab", "ba")
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Where a score must lie.
+
+    Attributes:
+        at_least: The lowest score that is good enough.
+        at_most: The highest one.
+    """
+
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def __post_init__(self):
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("give at_least, at_most or both")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError(f"at_least ({self.at_least:g}) is above at_most ({self.at_most:g})")
+
+    def admits(self, score: float) -> bool:
+        """Whether a score lies within; NaN never does."""
+        above = self.at_least is None or score >= self.at_least
+        return above and (self.at_most is None or score <= self.at_most)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Settings of the filter: the bounds of scores. What no bound names does not decide.
+
+    Attributes:
+        bounds: By name of the score. A name that ends in `_ab` or `_ba` decides on the triplet of that direction alone,
+            any other on both.
+    """
+
+    bounds: dict[str, Bound] = field(default_factory=dict)
+
+    def decide(self, scores: Mapping[str, float]) -> dict[str, list[str]]:
+        """Why the triplet of each direction is rejected.
+
+        Args:
+            scores: Of a pair, by name: of its gates and of its judgement.
+
+        Returns:
+            Reasons by direction, "ab" and "ba", in the order of the bounds; none for a triplet to keep. A score that
+            was not measured is a reason only where no other rejects the triplet: what fails a cheap gate is not judged.
+        """
+        return {direction: self._reasons(scores, direction) for direction in DIRECTIONS}
+
+    def among(self, names: Iterable[str]) -> "Thresholds":
+        """The bounds of these scores alone: those of the gates decide what is worth a judgement."""
+        names = set(names)
+        return Thresholds({name: bound for name, bound in self.bounds.items() if name in names})
+
+    def _reasons(self, scores: Mapping[str, float], direction: str) -> list[str]:
+        bounds = {name: bound for name, bound in self.bounds.items() if concerns(name, direction)}
+        reasons = []
+        for name, bound in bounds.items():
+            if name in scores and not bound.admits(scores[name]):
+                low = bound.at_least is not None and not scores[name] >= bound.at_least
+                reasons.append(f"{name} below {bound.at_least:g}" if low else f"{name} above {bound.at_most:g}")
+        return reasons or [f"not measured: {name}" for name in bounds if name not in scores]
+
+
+def concerns(name: str, direction: str) -> bool:
+    """Whether a score decides on the triplet of a direction."""
+    return not name.endswith(tuple(f"_{other}" for other in DIRECTIONS if other != direction))
