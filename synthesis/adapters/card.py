@@ -1,0 +1,198 @@
+"""What an adapter says about itself: its card, the curve of its loss, and sheets of pictures painted on the way."""
+
+import logging
+import shutil
+import textwrap
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image, ImageDraw, ImageFont
+
+from ...training.curves import draw_curves
+
+logger = logging.getLogger(__name__)
+
+_PAGE, _INK, _GREY = "#eef1f5", "#16202c", "#66717f"
+_CELL, _LABEL, _GAP, _LINE = 320, 80, 12, 24  # pixels
+_POINTS = 200
+_LIBRARIES = ("torch", "diffusers", "peft", "accelerate", "transformers")
+_LICENCES = {
+    "black-forest-labs/FLUX.1-dev": {
+        "license": "other",
+        "license_name": "flux-1-dev-non-commercial-license",
+        "license_link": "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md",
+    },
+    "black-forest-labs/FLUX.1-schnell": {"license": "apache-2.0"},
+}
+_CARD = """---
+{metadata}
+---
+
+# Diptychs of one person: an adapter for FLUX.1
+
+A LoRA for the transformer of `{model}`.
+With it the model paints one picture that holds two photographs of the same person side by side, in other clothes or
+another place, as the prompt says. Cut in two, such pictures make training triplets for composed person retrieval.
+
+```python
+import torch
+from diffusers import FluxPipeline
+
+pipeline = FluxPipeline.from_pretrained("{model}", torch_dtype=torch.bfloat16).to("cuda")
+pipeline.load_lora_weights("path/to/this/folder", adapter_name="diptych")
+pipeline.set_adapters("diptych", 1.0)  # from 0 (the model as it was) to 1
+prompt = {prompt!r}
+image = pipeline(prompt, width={width}, height={height}).images[0]
+```
+
+## Data
+
+{num_diptychs:,} diptychs of {width} x {height} pixels, composed of photographs that the trainer supplied{rejected}.
+The photographs are not part of this folder. Who is on them, and what they consented to, is for the trainer to say here.
+
+## Training
+
+{steps}, {seen:,} diptychs seen, {epochs:.1f} times each; {seconds}. Flow matching: mean squared error of the velocity,
+all times weighted alike, times drawn logit-normal and shifted as the model's scheduler shifts them at this size.
+The adapter has {parameters:,} parameters. Loss over the {window} at the end: {loss:.4f}.
+
+{pictures}
+
+```yaml
+{settings}
+```
+
+Versions: {versions}.
+
+## Licence
+
+{licence}
+
+## Intended use and limits
+
+For making synthetic training data for research on retrieval. The people it paints do not exist, but an adapter can
+reproduce people that it was trained on: do not pass it on, or pictures made with it, where they did not agree to that.
+It must not be used to depict real people, to deceive, or to track or identify anybody. What is missing or rare in the
+photographs is missing or rare in what it paints; this was not measured across groups of people.
+"""
+
+
+def draw_sheet(
+    rows: Sequence[Sequence[Image.Image]], prompts: Sequence[str], columns: Sequence[str], title: str
+) -> Image.Image:
+    """Pictures in rows, each under its prompt.
+
+    Args:
+        rows: Pictures of one size.
+        prompts: Of the rows.
+        columns: What the columns are.
+        title: Of the sheet.
+    """
+    font, large = ImageFont.load_default(16), ImageFont.load_default(22)
+    cells = [[image.copy() for image in row] for row in rows]
+    for cell in (cell for row in cells for cell in row):
+        cell.thumbnail((_CELL, _CELL), Image.Resampling.LANCZOS)
+    width, height = cells[0][0].size
+    pitch = max(width, _LABEL) + _GAP
+    page_width = max(len(columns) * pitch + _GAP, 480)
+    texts = [textwrap.wrap(prompt, int((page_width - 2 * _GAP) / 7.5)) for prompt in prompts]
+    tops = [3 * _LINE + 2 * _GAP]
+    for text in texts:
+        tops.append(tops[-1] + len(text) * _LINE + height + 2 * _GAP)
+    sheet = Image.new("RGB", (page_width, tops[-1]), _PAGE)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((_GAP, _GAP), title, _INK, large)
+    for number, column in enumerate(columns):
+        pen.text((_GAP + number * pitch, _GAP + 1.5 * _LINE), column, _GREY, font)
+    for row, text, top in zip(cells, texts, tops, strict=False):
+        pen.multiline_text((_GAP, top), "\n".join(text), _INK, font, spacing=_LINE - 16)
+        for number, cell in enumerate(row):
+            sheet.paste(cell, (_GAP + number * pitch, top + len(text) * _LINE))
+    return sheet
+
+
+def write_card(
+    folder: Path,
+    settings: Mapping[str, Any],
+    about: Mapping[str, Any],
+    log: Sequence[Mapping[str, Any]],
+    sheets: Sequence[Path],
+) -> None:
+    """Writes README.md, loss.png and the first and the last sheet into an adapter's folder.
+
+    Args:
+        folder: Where the adapter is.
+        settings: Of the training, as plain values.
+        about: "diptychs", "rejected diptychs", "size", "parameters", "takes guidance", and an
+            example of a "prompt".
+        log: A mapping per step: "step", "loss", "learning_rate", "seconds".
+        sheets: Contact sheets, by step.
+    """
+    pictures = []
+    window = max(-(-len(log) // _POINTS), 1)
+    points = [log[start : start + window] for start in range(0, len(log), window)]
+    means = [
+        {"step": part[-1]["step"]}
+        | {name: sum(entry[name] for entry in part) / len(part) for name in ("loss", "learning_rate")}
+        for part in points
+    ]
+    try:
+        if draw_curves(means, folder / "loss.png"):
+            averaged = f", averaged over {window} steps" if window > 1 else ""
+            pictures.append(f"![loss and learning rate over the steps{averaged}](loss.png)")
+    except ImportError as error:
+        logger.warning("the card has no curve: %s", error)
+    for name, sheet in {"first": sheets[0], "last": sheets[-1]}.items() if sheets else ():
+        shutil.copyfile(sheet, folder / f"{name}.png")
+        step = int(sheet.stem.partition("-")[2])
+        when = f"after {step:,} steps" if step else "before training"
+        pictures.append(f"Fixed prompts and seeds, {when}:\n\n![fixed prompts and seeds, {when}]({name}.png)")
+
+    steps, planned = log[-1]["step"], settings["steps"]
+    seen, seconds = steps * settings["batch_size"], sum(entry["seconds"] for entry in log)
+    last = log[-min(len(log), 100) :]
+    num_rejected = about["rejected diptychs"]
+    text = _CARD.format(
+        metadata=yaml.safe_dump(_metadata(settings["model"]), sort_keys=False).strip(),
+        model=settings["model"],
+        prompt=about["prompt"],
+        width=about["size"][0],
+        height=about["size"][1],
+        num_diptychs=about["diptychs"],
+        rejected=f" ({num_rejected:,} more were rejected, for want of captions)" if num_rejected else "",
+        steps=f"{steps:,} steps" if steps == planned else f"Stopped after {steps:,} of {planned:,} steps",
+        seen=seen,
+        epochs=seen / about["diptychs"],
+        seconds=f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes",
+        parameters=about["parameters"],
+        window=f"{len(last)} steps" if len(last) > 1 else "step",
+        loss=sum(entry["loss"] for entry in last) / len(last),
+        pictures="\n\n".join(pictures),
+        settings=yaml.safe_dump({"training": dict(settings)}, sort_keys=False, width=110).strip(),
+        versions=", ".join(f"{name} {version(name)}" for name in _LIBRARIES),
+        licence=_licence(about["takes guidance"]),
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _metadata(model: str) -> dict[str, Any]:
+    tags = ["lora", "flux", "diffusers", "composed-person-retrieval"]
+    common = {"library_name": "diffusers", "pipeline_tag": "text-to-image", "tags": tags}
+    return (_LICENCES[model] | {"base_model": model} if model in _LICENCES else {}) | common
+
+
+def _licence(takes_guidance: bool) -> str:
+    """What follows from the base model; dev and what was made from it take guidance, schnell does not."""
+    if takes_guidance:
+        return (
+            "The base model takes guidance, as FLUX.1-dev does. FLUX.1-dev comes under the FLUX.1 [dev] "
+            "Non-Commercial License, and an adapter trained on it is a derivative under the same terms: read them "
+            "before you pass the adapter on, and on what they say about its pictures."
+        )
+    return (
+        "The base model takes no guidance, as FLUX.1-schnell does, which comes under Apache-2.0. Schnell was distilled "
+        "to paint in four steps; training as here may cost it some of that."
+    )

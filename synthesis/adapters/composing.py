@@ -1,0 +1,394 @@
+"""Diptychs of real photographs, to train an adapter on: two pictures of one person side by side, with their captions.
+
+    FOLDER/pictures/00000.jsonl     a record per person: the diptychs made, and the pictures that could not be used
+    FOLDER/captions/00000.jsonl     a record per photograph that is part of a diptych
+    FOLDER/metadata.jsonl           a line per diptych: image, prompt, caption_a (left), caption_b (right), sources
+
+Each half is filled without distortion: the photograph is scaled, its shape kept, until it covers the half; what stands
+out is cut off, in equal parts at the left and right, or at the bottom, so that heads stay. A photograph that would lose
+more than `max_cut` of its area is not used, nor is one that is too small or cannot be read; each is named with its
+reason.
+"""
+
+import hashlib
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from string import Formatter
+from typing import ClassVar
+
+from PIL import Image, ImageOps
+
+from ...image_processing_fafa import UnreadableImageError, open_image
+from ..components import Record, SynthesisError, TextRequest, free, seed_of
+from ..models import ChatModel, ServerModel
+from ..pictures import save_picture
+from ..settings import deciding
+from ..stages import REJECTED, ItemStage, PartStage, Workspace, as_line, in_processes, read_lines, write_whole
+
+logger = logging.getLogger(__name__)
+
+DIPTYCH_PROMPT = "two photographs of the same person side by side; left: {caption_a}; right: {caption_b}"
+CAPTION_INSTRUCTION = (
+    "Describe the person in this photograph in one sentence of 15 to 30 words: apparent gender and age group, hair, "
+    "upper and lower clothing with colours, shoes, what they carry, posture, viewpoint and surroundings. "
+    "Name nobody, guess nothing that cannot be seen, and say nothing about the photograph's quality."
+)
+METADATA = "metadata.jsonl"
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+_PEOPLE_PER_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class FolderDiptychs:
+    """Diptychs composed of the photographs in a folder, whose paths tell who is on them.
+
+    Attributes:
+        root: The folder.
+        pattern: Regular expression searched for in each photograph's path below `root` (with "/"). Its group
+            `identity` says who it is; groups `camera` and `clothes`, where it has them, let pairs be preferred that
+            differ in clothes, then in camera. Photographs that it does not fit are passed over and counted.
+        per_identity: Diptychs of each person, at most; no pair is used twice.
+        width: Of the diptych, in pixels; each half has half of it.
+        height: Of the diptych, in pixels.
+        min_height: Least height of a photograph, in pixels.
+        max_cut: Largest part of a photograph's area that may be cut off.
+        prompt: Of a diptych, with `{caption_a}` (left) and `{caption_b}` (right). The recipe that paints with the
+            adapter must use the same one.
+        captions: JSONL file of lines `{"image": path below root, "caption": text}`; None if there is none.
+        captioner: Model that writes the captions which that file lacks; None: diptychs without captions are left out.
+        instruction: What the captioner is asked.
+        seed: Of the choice of pairs and sides, and of the captions.
+        num_workers: Processes that compose.
+    """
+
+    kind: ClassVar[str] = "folders"
+    root: str
+    pattern: str = r"^(?P<identity>[^/]+)/"
+    per_identity: int = 2
+    width: int = 1024
+    height: int = 1024
+    min_height: int = 256
+    max_cut: float = 0.3
+    prompt: str = DIPTYCH_PROMPT
+    captions: str | None = None
+    captioner: ChatModel | ServerModel | None = None
+    instruction: str = CAPTION_INSTRUCTION
+    seed: int = 0
+    num_workers: int = free(4)
+
+    def __post_init__(self):
+        try:
+            groups = re.compile(self.pattern).groupindex
+        except re.error as error:
+            raise ValueError(f"pattern is no regular expression ({error})") from None
+        if "identity" not in groups:
+            raise ValueError("pattern needs a group (?P<identity>...)")
+        if unknown := set(groups) - {"identity", "camera", "clothes"}:
+            raise ValueError(f"pattern may have groups identity, camera and clothes, not {', '.join(sorted(unknown))}")
+        try:
+            blanks = {name for _, name, _, _ in Formatter().parse(self.prompt) if name is not None}
+        except ValueError:
+            blanks = set()
+        if blanks != {"caption_a", "caption_b"}:
+            raise ValueError("prompt needs {caption_a} and {caption_b}, and no other braces")
+        for name in ("per_identity", "width", "height", "min_height", "num_workers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.width % 2:
+            raise ValueError(f"width must be even, not {self.width}: its halves are equally wide")
+        if not 0 <= self.max_cut < 1:
+            raise ValueError(f"max_cut must be from 0 up to 1, not {self.max_cut}")
+        if self.captions is None and self.captioner is None:
+            raise ValueError("give captions (a file), a captioner (a model), or both")
+
+    def load(self, folder: Path) -> Path:
+        """Composes in `folder` what is not there yet, and returns its metadata.jsonl.
+
+        Raises:
+            SynthesisError: no person has two photographs, or `folder` was begun with other settings.
+        """
+        return compose(self, folder)
+
+
+@dataclass(frozen=True)
+class ReadyDiptychs:
+    """Diptychs that exist already.
+
+    Attributes:
+        file: JSONL file of lines `{"image": path below the file's folder, "prompt": text}`. Lines with the key
+            "rejected" are passed over.
+    """
+
+    kind: ClassVar[str] = "metadata"
+    file: str = field(metadata={"free": True})
+
+    def load(self, folder: Path) -> Path:
+        """The file; `folder` stays as it is."""
+        return Path(self.file)
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph of a known person.
+
+    Attributes:
+        path: Below the root, with "/".
+        camera: "" where unknown; `clothes` likewise.
+    """
+
+    path: str
+    camera: str
+    clothes: str
+
+
+def compose(settings: FolderDiptychs, folder: Path) -> Path:
+    """Makes diptychs and their captions in `folder`, going on where an earlier call stopped.
+
+    Returns:
+        The metadata.jsonl in it. A diptych without both captions stays there, with the key "rejected".
+
+    Raises:
+        SynthesisError: no person has two photographs, nothing could be used, or `folder` was begun with others.
+    """
+    people, num_passed_over = find_people(Path(settings.root), settings.pattern)
+    names = sorted(people)
+    work = Workspace(folder, -(-len(names) // _PEOPLE_PER_CHUNK))
+    _Pictures(settings, {name: people[name] for name in names}, num_passed_over).run(work)
+    _Captions(settings).run(work)
+    records = list(_diptychs(settings, work))
+    write_whole(work.root / METADATA, "".join(map(as_line, records)))
+    made = [record for record in records if REJECTED not in record]
+    num_unusable = sum(len(record["unusable"]) for record in work.records("pictures"))
+    logger.info(
+        "%s: %d diptychs of %d people; left out: %d diptychs without captions, %d pictures that could not be used (see "
+        "pictures/*.jsonl), %d that the pattern does not fit",
+        work.root / METADATA,
+        len(made),
+        len({record["identity"] for record in made}),
+        len(records) - len(made),
+        num_unusable,
+        num_passed_over,
+    )
+    if not made:
+        reasons = sorted({record[REJECTED] for record in (*work.records("pictures"), *records) if REJECTED in record})
+        raise SynthesisError(f"{work.root / METADATA}: no diptych could be made: {'; '.join(reasons[:3])}")
+    return work.root / METADATA
+
+
+def find_people(root: Path, pattern: str) -> tuple[dict[str, list[Photograph]], int]:
+    """The photographs of everybody who has at least two, and how many photographs the pattern does not fit.
+
+    Raises:
+        SynthesisError: there is no such folder, or nobody has two photographs in it.
+    """
+    if not root.is_dir():
+        raise SynthesisError(f"{root}: there is no such folder; `root` must hold the photographs")
+    people: dict[str, list[Photograph]] = {}
+    num_passed_over = 0
+    for path in sorted(file.relative_to(root).as_posix() for file in root.rglob("*")):
+        if Path(path).suffix.lower() not in _SUFFIXES:
+            continue
+        found = re.search(pattern, path)
+        if found is None:
+            num_passed_over += 1
+            continue
+        groups = found.groupdict(default="")
+        photograph = Photograph(path, groups.get("camera", ""), groups.get("clothes", ""))
+        people.setdefault(groups["identity"], []).append(photograph)
+    people = {name: photographs for name, photographs in people.items() if len(photographs) > 1}
+    if not people:
+        raise SynthesisError(
+            f"{root}: nobody has two photographs there; {num_passed_over} do not fit the pattern {pattern!r}"
+        )
+    return people, num_passed_over
+
+
+def fill(image: Image.Image, width: int, height: int, min_height: int = 1, max_cut: float = 1.0) -> Image.Image:
+    """A photograph scaled, its shape kept, and cut to a size in pixels.
+
+    Raises:
+        ValueError: it is less than `min_height` pixels high, or more than `max_cut` of its area would be lost.
+    """
+    if image.height < min_height:
+        raise ValueError(f"{image.height} pixels high, at least {min_height} wanted")
+    shape = (image.width / image.height) / (width / height)
+    cut = 1 - min(shape, 1 / shape)
+    if cut > max_cut:
+        raise ValueError(f"{image.width} x {image.height} would lose {cut:.0%} of its area in {width} x {height}")
+    return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS, centering=(0.5, 0.0))
+
+
+def next_pair(
+    photographs: Sequence[Photograph], used: Counter[str], paired: set[frozenset[str]]
+) -> tuple[Photograph, Photograph] | None:
+    """The least used photograph, and the one that differs most from it in clothes, then in camera; None at the end.
+
+    Args:
+        photographs: Of one person; ties go to the first.
+        used: How often each path is part of a pair.
+        paired: Pairs that are not to be made again.
+    """
+    for one in sorted(photographs, key=lambda each: used[each.path]):
+        others = [each for each in photographs if each is not one and frozenset((one.path, each.path)) not in paired]
+        if others:
+            unlike = [(one.clothes == each.clothes, one.camera == each.camera, used[each.path]) for each in others]
+            return one, others[unlike.index(min(unlike))]
+    return None
+
+
+class _Pictures(ItemStage):
+    """Pairs the photographs of each person and joins them."""
+
+    name, source = "pictures", None
+
+    def __init__(self, settings: FolderDiptychs, people: dict[str, list[Photograph]], num_passed_over: int):
+        super().__init__()
+        self._settings, self._people, self._names = settings, people, list(people)
+        chosen = ("pattern", "per_identity", "width", "height", "min_height", "max_cut", "seed")
+        paths = "\n".join(photograph.path for name in people for photograph in people[name])
+        self.settings = {name: getattr(settings, name) for name in chosen} | {
+            "photographs": {
+                "people": len(people),
+                "fitting": paths.count("\n") + 1,
+                "passed over": num_passed_over,
+                "paths": hashlib.sha256(paths.encode()).hexdigest()[:16],
+            }
+        }
+
+    def items(self, work: Workspace, chunk: int) -> list[Record]:
+        start = chunk * _PEOPLE_PER_CHUNK
+        return [
+            {"id": name, "number": number, "photographs": self._people[name]}
+            for number, name in enumerate(self._names[start : start + _PEOPLE_PER_CHUNK], start)
+        ]
+
+    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
+        join = partial(_join_pictures, settings=self._settings, work_root=work.root, chunk=chunk)
+        yield from in_processes(join, items, self._settings.num_workers, per_task=4)
+
+    def files(self, record: Record) -> list[str]:
+        return [diptych["image"] for diptych in record["diptychs"]]
+
+
+def _join_pictures(item: Record, settings: FolderDiptychs, work_root: Path, chunk: int) -> Record:
+    """Makes one person's diptychs: their record."""
+
+    def rank(*parts: str) -> int:
+        return seed_of(settings.seed, "pictures", *parts)
+
+    left = sorted(item["photographs"], key=lambda photograph: rank(photograph.path))
+    used, paired, diptychs, unusable = Counter(), set(), [], {}
+    while len(diptychs) < settings.per_identity and (pair := next_pair(left, used, paired)):
+        pair = sorted(pair, key=lambda photograph: rank("side", str(len(diptychs)), photograph.path))
+        halves = []
+        for photograph in pair:
+            try:
+                picture = open_image(Path(settings.root, photograph.path))
+                halves.append(
+                    fill(picture, settings.width // 2, settings.height, settings.min_height, settings.max_cut)
+                )
+            except ValueError as error:
+                is_unreadable = isinstance(error, UnreadableImageError)
+                unusable[photograph.path] = "cannot be read as a picture" if is_unreadable else str(error)
+                logger.warning("%s is not used: %s", Path(settings.root, photograph.path), error)
+        left = [photograph for photograph in left if photograph.path not in unusable]
+        if len(halves) < 2:
+            continue
+        diptych = Image.new("RGB", (settings.width, settings.height))
+        for number, half in enumerate(halves):
+            diptych.paste(half, (number * settings.width // 2, 0))
+        name = f"{item['number']:06d}-{len(diptychs)}"
+        image = f"pictures/images/{chunk:05d}/{name}.png"
+        save_picture(diptych, work_root / image, quality=95)
+        paths = [photograph.path for photograph in pair]
+        diptychs.append({"id": name, "image": image, "sources": paths})
+        used.update(paths)
+        paired.add(frozenset(paths))
+    record = {"id": item["id"], "diptychs": diptychs, "unusable": unusable}
+    return record if diptychs else record | {REJECTED: "fewer than two usable photographs"}
+
+
+class _Captions(PartStage):
+    """Finds or writes a caption for each photograph that is part of a diptych."""
+
+    name, source = "captions", "pictures"
+
+    def __init__(self, settings: FolderDiptychs):
+        super().__init__(settings.captioner)
+        self._settings = settings
+        self._known = _read_captions(Path(settings.captions)) if settings.captions else {}
+        known = json.dumps(self._known, sort_keys=True).encode()
+        self.settings = {
+            "captions": hashlib.sha256(known).hexdigest()[:16] if settings.captions else None,
+            "captioner": deciding(settings.captioner),
+            "instruction": settings.instruction,
+            "seed": settings.seed,
+        }
+
+    def items(self, work: Workspace, chunk: int) -> list[Record]:
+        paths = {path: None for record in work.kept("pictures", chunk) for path in _sources(record)}
+        return [{"id": path} for path in paths]
+
+    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
+        unknown = []
+        for item in items:
+            if item["id"] in self._known:
+                yield _captioned(item["id"], self._known[item["id"]])
+            elif self._settings.captioner is None:
+                yield {"id": item["id"], REJECTED: f"no caption in {Path(self._settings.captions).name}"}
+            else:
+                unknown.append(item["id"])
+        for reply in self.part.answer(map(self._request, unknown)) if unknown else ():
+            yield {"id": reply.id, REJECTED: reply.fault} if reply.fault else _captioned(reply.id, reply.text)
+
+    def _request(self, path: str) -> TextRequest:
+        return TextRequest(
+            id=path,
+            messages=[{"role": "user", "content": self._settings.instruction}],
+            seed=seed_of(self._settings.seed, "captions", path),
+            images=[Path(self._settings.root, path)],
+        )
+
+
+def _sources(record: Record) -> Iterator[str]:
+    for diptych in record["diptychs"]:
+        yield from diptych["sources"]
+
+
+def _captioned(path: str, text: str) -> Record:
+    """The record of a caption on one line, without quotes around it or a full stop behind it."""
+    caption = " ".join(text.split()).strip("\"'“” ").rstrip(".")
+    return {"id": path, "caption": caption} if caption else {"id": path, REJECTED: "the caption is empty"}
+
+
+def _read_captions(file: Path) -> dict[str, str]:
+    try:
+        records, damaged = read_lines(file)
+    except OSError as error:
+        raise SynthesisError(f"{file}: the captions cannot be read ({error.strerror})") from None
+    damaged += sum(not all(isinstance(record.get(key), str) for key in ("image", "caption")) for record in records)
+    if damaged:
+        raise SynthesisError(f'{file}: {damaged} lines are not {{"image": path, "caption": text}}; mend or remove them')
+    return {record["image"]: record["caption"] for record in records}
+
+
+def _diptychs(settings: FolderDiptychs, work: Workspace) -> Iterator[Record]:
+    """The lines of metadata.jsonl."""
+    for chunk in range(work.num_chunks):
+        captions = {record["id"]: record for record in work.read("captions", chunk)}
+        for person in work.kept("pictures", chunk):
+            for diptych in person["diptychs"]:
+                sides = [captions[path] for path in diptych["sources"]]
+                faults = [f"{side['id']}: {side[REJECTED]}" for side in sides if REJECTED in side]
+                record = {**diptych, "identity": person["id"]}
+                if faults:
+                    yield record | {REJECTED: "; ".join(faults)}
+                    continue
+                texts = {"caption_a": sides[0]["caption"], "caption_b": sides[1]["caption"]}
+                yield record | texts | {"prompt": settings.prompt.format(**texts)}

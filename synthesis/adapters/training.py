@@ -1,0 +1,516 @@
+"""Training of an adapter (LoRA) for the transformer of FLUX.1, by flow matching.
+
+    FOLDER/training/cache/              diptychs and prompts, encoded
+    FOLDER/training/checkpoint-<step>/  adapter, optimiser, step; only complete ones bear that name
+    FOLDER/training/log.jsonl           a line per step: loss, learning rate, norm of the gradient, seconds
+    FOLDER/training/validation/         a contact sheet every few steps, of fixed prompts and seeds
+    FOLDER/adapter/                     what `pipeline.load_lora_weights` loads, with its card
+
+Between a diptych's latents x and noise n lies x_t = (1 - t) x + t n. The transformer, shown x_t, t and the prompt,
+learns the velocity n - x by mean squared error, all t weighted alike. t is drawn logit-normal, t = sigmoid(z + m) with
+z ~ N(0, 1), where m is the shift that the model's own scheduler applies to its steps at this size of picture: training
+sees most of what painting passes through.
+
+What a step does follows from its number alone: which diptychs, which noise, which t, which learning rate. So a run that
+was stopped goes on as if it had not been, and on a CPU ends in the same adapter to the last bit.
+"""
+
+import logging
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+)
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from diffusers.training_utils import cast_training_params
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+
+from ...training import checkpoints
+from ..components import SynthesisError, free, seed_of
+from ..settings import deciding
+from ..stages import Stage, Workspace, as_line, read_lines, reporting_files, write_whole
+from .caching import Cache, Diptych, Encoders, common_size, read_diptychs
+from .card import draw_sheet, write_card
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS = "pytorch_lora_weights.safetensors"
+_OPTIMIZER, _LOG, _VALIDATION = "optimizer.safetensors", "log.jsonl", "validation"
+_SCHEDULES = ("constant", "cosine")
+_DTYPES = ("bfloat16", "float32")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Pictures painted while training goes on, always of the same prompts and seeds.
+
+    Attributes:
+        prompts: What they show; a row of the sheet each.
+        seeds: A column of the sheet each.
+        every: Steps between two sheets; there is one before the first step and one after the last, too.
+        steps: Of the scheduler.
+        guidance: Scale of the guidance that painting uses.
+    """
+
+    prompts: list[str]
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3])
+    every: int = 500
+    steps: int = 28
+    guidance: float = 3.5
+
+    def __post_init__(self):
+        if not self.prompts or not self.seeds:
+            raise ValueError("give at least one prompt and one seed, or leave out validation")
+        if self.every < 1 or self.steps < 1:
+            raise ValueError(f"every and steps must be at least 1, not {self.every} and {self.steps}")
+
+
+@dataclass(frozen=True)
+class AdapterTraining:
+    """How an adapter is trained.
+
+    Attributes:
+        model: Path or id of a FluxPipeline.
+        revision: Of the model on the Hub.
+        rank: Of the adapter's matrices.
+        alpha: The adapter's output is scaled by alpha / rank.
+        targets: Ends of the names of the transformer's linear layers that are adapted.
+        steps: Of the optimiser.
+        batch_size: Diptychs that a step sees, over all processes.
+        learning_rate: After the warm-up.
+        warmup_steps: Over which the learning rate grows from 0.
+        schedule: "constant", or "cosine": down to 0 at the last step.
+        weight_decay: Of AdamW.
+        max_gradient_norm: Longer gradients are scaled down to it.
+        guidance: What the transformer is told, where it was distilled to take guidance (dev, not schnell). 1 is what
+            pictures not steered away from anything correspond to.
+        max_sequence_length: Tokens of a prompt that the T5 encoder reads.
+        dtype: Of the frozen model: "bfloat16" or "float32". The adapter is float32.
+        seed: Of the adapter's first weights, the order of the diptychs, noise and times.
+        validation: Pictures painted on the way; None for none.
+        device_batch_size: Diptychs that go through the model of a process at once; decides memory and speed.
+        gradient_checkpointing: Computes activations twice to hold fewer of them.
+        checkpoint_every: Steps between checkpoints.
+        keep_checkpoints: Older ones are removed.
+        cache: Folder for encodings, which several runs may share; None for one of its own.
+    """
+
+    model: str = "black-forest-labs/FLUX.1-dev"
+    revision: str | None = None
+    rank: int = 32
+    alpha: int = 32
+    targets: list[str] = field(default_factory=lambda: ["attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"])
+    steps: int = 4000
+    batch_size: int = 4
+    learning_rate: float = 1e-4
+    warmup_steps: int = 100
+    schedule: str = "constant"
+    weight_decay: float = 0.01
+    max_gradient_norm: float = 1.0
+    guidance: float = 1.0
+    max_sequence_length: int = 512
+    dtype: str = "bfloat16"
+    seed: int = 0
+    validation: Validation | None = None
+    device_batch_size: int = free(1)
+    gradient_checkpointing: bool = free(True)
+    checkpoint_every: int = free(500)
+    keep_checkpoints: int = free(2)
+    cache: str | None = free(None)
+
+    def __post_init__(self):
+        for name, allowed in {"schedule": _SCHEDULES, "dtype": _DTYPES}.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be {' or '.join(allowed)}, not {getattr(self, name)!r}")
+        positive = ("rank", "alpha", "steps", "batch_size", "device_batch_size", "learning_rate", "max_gradient_norm")
+        for name in (*positive, "max_sequence_length", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("warmup_steps", "weight_decay", "guidance"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be below 0, but is {getattr(self, name)}")
+        if not self.targets:
+            raise ValueError("targets is empty: name at least one kind of layer, such as attn.to_q")
+
+
+def train_adapter(settings: AdapterTraining, metadata: Path, folder: Path, max_steps: int | None = None) -> Path:
+    """Trains an adapter, going on from the newest checkpoint in `folder` if there is one.
+
+    Args:
+        settings: How.
+        metadata: JSONL file of the diptychs, as `composing` writes it.
+        folder: For everything that is written.
+        max_steps: Stop after this step, as if the run were interrupted there: the same call without it goes on.
+
+    Returns:
+        The adapter's folder.
+
+    Raises:
+        SynthesisError: the model is no FluxPipeline, the data cannot be used, or `folder` was begun with others.
+    """
+    work = Workspace(folder, num_chunks=0)
+    try:
+        with reporting_files(work.root):
+            _Training(settings, metadata, max_steps).run(work)
+    except torch.OutOfMemoryError as error:
+        raise SynthesisError(
+            f"{work.root}: the device's memory is too small for device_batch_size {settings.device_batch_size}. Lower "
+            "it, or turn gradient_checkpointing on; the same command then goes on from the last checkpoint."
+        ) from error
+    except SafetensorError as error:  # hides the operating system's error
+        if checkpoints.disk_is_full(work.root, error):
+            raise SynthesisError(
+                f"{work.root}: the disk is full. Make room and give the same command again: what is finished stays."
+            ) from error
+        raise
+    return work.root / "adapter"
+
+
+def join_processes() -> Accelerator:
+    """The processes that accelerate or torchrun started, and their devices; one process alone counts, too."""
+    # Half precision is `_autocast`'s: what Accelerator is told of it holds for all that the process ever does.
+    return Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
+
+
+def learning_rate_at(step: int, settings: AdapterTraining) -> float:
+    """The learning rate of a step, the first of which is 0."""
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / (settings.warmup_steps + 1)
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    progress = (step - settings.warmup_steps) / max(settings.steps - settings.warmup_steps, 1)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class _Order:
+    """Which diptych comes at a position of an endless row of shuffled epochs."""
+
+    def __init__(self, count: int, seed: int):
+        self._count, self._seed, self._epoch, self._places = count, seed, -1, []
+
+    def __getitem__(self, position: int) -> int:
+        epoch, place = divmod(position, self._count)
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(seed_of(self._seed, "epoch", epoch))
+            self._epoch, self._places = epoch, torch.randperm(self._count, generator=generator).tolist()
+        return self._places[place]
+
+
+class _Training(Stage):
+    """The run: everything that lives as long as it."""
+
+    name, source = "training", None
+
+    def __init__(self, settings: AdapterTraining, metadata: Path, max_steps: int | None):
+        super().__init__()
+        self._settings, self._metadata = settings, metadata
+        self._last = min(settings.steps, max_steps or settings.steps)
+
+    def run(self, work: Workspace) -> None:
+        settings, self._work = self._settings, work
+        commit = _check_model(settings)
+        self._accelerator = join_processes()
+        self._diptychs, num_rejected = read_diptychs(self._metadata)
+        self._share, turns = divmod(settings.batch_size, self._accelerator.num_processes)
+        if turns or self._share % settings.device_batch_size:
+            raise SynthesisError(
+                f"batch_size {settings.batch_size} must be a multiple of {self._accelerator.num_processes} processes x "
+                f"device_batch_size {settings.device_batch_size}"
+            )
+        self.about = {"model": settings.model, "commit": commit, "processes": self._accelerator.num_processes}
+        self.settings = deciding(settings) | {
+            "diptychs": len(self._diptychs),
+            "content": f"{seed_of(*(text for each in self._diptychs for text in (each.content, each.prompt))):016x}",
+        }
+        folder = work.folder(self.name)
+        if self._accelerator.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.check_settings(work)
+            self._write_manifest(work, {})
+            checkpoints.recover(folder)
+        self._accelerator.wait_for_everyone()
+        newest = checkpoints.newest_complete(folder)
+        start = checkpoints.step_of(newest) if newest else 0
+        if start >= self._last and (work.root / "adapter" / WEIGHTS).exists():
+            logger.info("%s has been trained for %d steps already", work.root / "adapter", start)
+            return
+
+        self._fill_cache()
+        self._load(newest)
+        self._train(start)
+        self._accelerator.wait_for_everyone()
+        if self._accelerator.is_main_process:
+            self._finish(num_rejected)
+        self._accelerator.wait_for_everyone()
+
+    def _fill_cache(self) -> None:
+        settings, accelerator = self._settings, self._accelerator
+        encoders = Encoders(settings.model, settings.revision, settings.max_sequence_length, settings.dtype)
+        self._cache = Cache(Path(settings.cache or self._work.folder(self.name) / "cache"), encoders)
+        self._prompts = [*(settings.validation.prompts if settings.validation else ())]
+        self._prompts += [diptych.prompt for diptych in self._diptychs]
+        self._vae = AutoencoderKL.from_pretrained(
+            settings.model, subfolder="vae", revision=settings.revision, dtype=getattr(torch, settings.dtype)
+        )
+        vae_scale = 2 ** (len(self._vae.config.block_out_channels) - 1)
+        self._size = common_size(self._diptychs, multiple=2 * vae_scale)
+        share = (accelerator.process_index, accelerator.num_processes)
+        self._cache.fill(self._diptychs, self._prompts, accelerator.device, share)
+        accelerator.wait_for_everyone()
+
+    def _load(self, newest: Path | None) -> None:
+        """The model, its adapter and the optimiser, as they were at a checkpoint if there is one."""
+        settings, accelerator = self._settings, self._accelerator
+        self._scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(
+            settings.model, subfolder="scheduler", revision=settings.revision
+        )
+        transformer = FluxTransformer2DModel.from_pretrained(
+            settings.model, subfolder="transformer", revision=settings.revision, dtype=getattr(torch, settings.dtype)
+        )
+        transformer.requires_grad_(False)
+        config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=list(settings.targets))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(settings.seed, "adapter"))
+            try:
+                transformer.add_adapter(config)
+            except ValueError as error:
+                raise SynthesisError(f"targets {settings.targets} fit no layer of {settings.model} ({error})") from None
+        cast_training_params(transformer.to(accelerator.device), torch.float32)
+        if settings.gradient_checkpointing:
+            transformer.enable_gradient_checkpointing()
+        self._parameters = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
+        self._optimizer = torch.optim.AdamW(
+            self._parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        if newest:
+            _read_checkpoint(newest, transformer, self._optimizer)
+            logger.info("going on from %s", newest)
+        self._transformer, self._model = transformer, accelerator.prepare(transformer)
+
+    def _train(self, start: int) -> None:
+        settings, accelerator = self._settings, self._accelerator
+        self._log = self._work.folder(self.name) / _LOG
+        if accelerator.is_main_process:
+            kept = [entry for entry in read_lines(self._log)[0] if entry["step"] <= start] if self._log.exists() else []
+            write_whole(self._log, "".join(map(as_line, kept)))
+            if start == 0:
+                self._validate(0)
+        order = _Order(len(self._diptychs), settings.seed)
+        hidden = not (accelerator.is_main_process and self._work.show_progress)
+        with tqdm(total=self._last, initial=start, desc="training", unit="step", disable=hidden) as bar:
+            for step in range(start, self._last):
+                began = time.monotonic()
+                first = step * settings.batch_size + accelerator.process_index * self._share
+                entry = {"step": step + 1, **self._step(step, order, range(first, first + self._share))}
+                entry["seconds"] = round(time.monotonic() - began, 3)
+                if accelerator.is_main_process:
+                    self._after_step(step + 1, entry)
+                bar.update()
+                bar.set_postfix(loss=f"{entry['loss']:.4f}", refresh=False)
+
+    def _step(self, step: int, order: _Order, positions: range) -> dict[str, float]:
+        """One step of the optimiser, over the diptychs at these positions: what the log says of it."""
+        settings, accelerator = self._settings, self._accelerator
+        rate = learning_rate_at(step, settings)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad()
+        total = torch.zeros((), device=accelerator.device)
+        for start in range(0, self._share, settings.device_batch_size):
+            batch = positions[start : start + settings.device_batch_size]
+            is_last = start + len(batch) == self._share
+            with nullcontext() if is_last else accelerator.no_sync(self._model):
+                loss = self._loss([(self._diptychs[order[position]], position) for position in batch])
+                loss = loss * (len(batch) / self._share)
+                accelerator.backward(loss)
+            total += loss.detach()
+        norm = accelerator.clip_grad_norm_(self._parameters, settings.max_gradient_norm)
+        loss = accelerator.reduce(total, reduction="mean").item()
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise SynthesisError(
+                f"{self._log}: loss {loss} and gradient norm {norm:.3g} at step {step + 1}. Lower learning_rate and "
+                "begin anew with --redo training; the checkpoints so far stay until then."
+            )
+        self._optimizer.step()
+        return {"loss": loss, "learning_rate": rate, "gradient_norm": float(norm)}
+
+    def _loss(self, batch: Sequence[tuple[Diptych, int]]) -> torch.Tensor:
+        """Mean squared error of the velocity, of diptychs at their positions in the run."""
+        device, config = self._accelerator.device, self._transformer.config
+        latents, noises, times = [], [], []
+        for diptych, position in batch:
+            generator = torch.Generator().manual_seed(seed_of(self._settings.seed, "noise", position))
+            latents.append(self._cache.latents(diptych))
+            noises.append(torch.randn(latents[-1].shape, generator=generator))
+            times.append(torch.randn((), generator=generator))
+        latents, noises = torch.stack(latents).to(device), torch.stack(noises).to(device)
+        count, channels, height, width = latents.shape
+
+        def packed(tensor: torch.Tensor) -> torch.Tensor:
+            return FluxPipeline._pack_latents(tensor, count, channels, height, width)
+
+        image_ids = FluxPipeline._prepare_latent_image_ids(count, height // 2, width // 2, device, torch.float32)
+        times = torch.sigmoid(torch.stack(times) + _time_shift(self._scheduler.config, len(image_ids))).to(device)
+        mixed = times[:, None, None, None]
+        texts = [self._cache.text(diptych.prompt) for diptych, _ in batch]
+        text = {name: torch.stack([entry[name] for entry in texts]).to(device) for name in texts[0]}
+        guidance = torch.full((count,), self._settings.guidance, device=device) if config.guidance_embeds else None
+        with self._autocast():
+            velocity = self._model(
+                hidden_states=packed((1 - mixed) * latents + mixed * noises),
+                timestep=times,
+                guidance=guidance,
+                pooled_projections=text["pooled_prompt_embeds"],
+                encoder_hidden_states=text["prompt_embeds"],
+                txt_ids=torch.zeros(text["prompt_embeds"].shape[1], 3, device=device),
+                img_ids=image_ids,
+                return_dict=False,
+            )[0]
+        return torch.nn.functional.mse_loss(velocity.float(), packed(noises - latents))
+
+    def _autocast(self) -> torch.autocast:
+        """Lets the adapter, in float32, work inside a model in half precision."""
+        is_half = self._settings.dtype == "bfloat16"
+        return torch.autocast(self._accelerator.device.type, torch.bfloat16, enabled=is_half)
+
+    def _after_step(self, step: int, entry: dict[str, Any]) -> None:
+        settings, folder = self._settings, self._work.folder(self.name)
+        with self._log.open("a", encoding="utf-8") as stream:
+            stream.write(as_line(entry))
+        if settings.validation and (step % settings.validation.every == 0 or step == settings.steps):
+            self._validate(step)
+        if step % settings.checkpoint_every == 0 or step == self._last:
+            written = folder / checkpoints.UNFINISHED / f"checkpoint-{step}"
+            shutil.rmtree(written, ignore_errors=True)
+            written.mkdir(parents=True)
+            _write_checkpoint(written, self._transformer, self._optimizer)
+            checkpoints.publish(written, folder, {"step": step})
+            checkpoints.rotate(folder, settings.keep_checkpoints, kept=())
+
+    @torch.no_grad()
+    def _validate(self, step: int) -> None:
+        """Paints the validation prompts with the adapter as it is."""
+        validation, device = self._settings.validation, self._accelerator.device
+        if validation is None:
+            return
+        pipeline = FluxPipeline(self._scheduler, self._vae.to(device), None, None, None, None, self._transformer)
+        pipeline.set_progress_bar_config(disable=True)
+        rows = []
+        for prompt in validation.prompts:
+            text = {name: tensor[None].to(device) for name, tensor in self._cache.text(prompt).items()}
+            with self._autocast():
+                rows.append(
+                    [
+                        pipeline(
+                            **text,
+                            width=self._size[0],
+                            height=self._size[1],
+                            num_inference_steps=validation.steps,
+                            guidance_scale=validation.guidance,
+                            generator=torch.Generator().manual_seed(seed),
+                        ).images[0]
+                        for seed in validation.seeds
+                    ]
+                )
+        file = self._work.folder(self.name) / _VALIDATION / f"step-{step:06d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draw_sheet(rows, validation.prompts, [f"seed {seed}" for seed in validation.seeds], f"step {step:,}").save(file)
+
+    def _finish(self, num_rejected: int) -> None:
+        """Puts the adapter of the newest checkpoint, and its card, where they are loaded from."""
+        adapter, folder = self._work.root / "adapter", self._work.folder(self.name)
+        adapter.mkdir(parents=True, exist_ok=True)
+        newest = checkpoints.newest_complete(folder)
+        part = adapter / f".{WEIGHTS}.tmp"
+        shutil.copyfile(newest / WEIGHTS, part)
+        part.replace(adapter / WEIGHTS)
+        write_card(
+            adapter,
+            settings=deciding(self._settings),
+            about={
+                "diptychs": len(self._diptychs),
+                "rejected diptychs": num_rejected,
+                "size": self._size,
+                "parameters": sum(parameter.numel() for parameter in self._parameters),
+                "takes guidance": self._transformer.config.guidance_embeds,
+                "prompt": self._prompts[0],
+            },
+            log=read_lines(self._log)[0],
+            sheets=sorted((folder / _VALIDATION).glob("step-*.png")),
+        )
+
+
+def _check_model(settings: AdapterTraining) -> str | None:
+    """The commit that the model on the Hub has now; None for a folder.
+
+    Raises:
+        SynthesisError: there is no such model, or it is no FluxPipeline.
+    """
+    place = f"{settings.model}{f' at {settings.revision}' if settings.revision else ''}"
+    try:
+        config, commit = DiffusionPipeline.load_config(
+            settings.model, revision=settings.revision, return_commit_hash=True
+        )
+    except OSError as error:
+        first = str(error).strip().splitlines()[0]
+        raise SynthesisError(
+            f"model {place} cannot be read: expected a folder or an id of a FluxPipeline; for FLUX.1-dev accept its "
+            f"licence on the Hub and log in with `hf auth login` ({first})"
+        ) from None
+    kind = config.get("_class_name")
+    if kind != "FluxPipeline":
+        raise SynthesisError(
+            f"model {place} is a {kind}; adapters are trained for a FluxPipeline only: FLUX.1-dev or FLUX.1-schnell"
+        )
+    return commit
+
+
+def _time_shift(config: Any, num_tokens: int) -> float:
+    """The shift of logit(t) by which the scheduler moves its steps for a picture of so many tokens."""
+    if not config.use_dynamic_shifting:
+        return math.log(config.shift)
+    return calculate_shift(
+        num_tokens, config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift
+    )
+
+
+def _write_checkpoint(folder: Path, transformer: FluxTransformer2DModel, optimizer: torch.optim.Optimizer) -> None:
+    # Without its configuration beside it, an adapter loads with alpha equal to its rank.
+    config = transformer.peft_config["default"].to_dict()
+    config["target_modules"] = sorted(config["target_modules"])
+    state = {name: tensor.cpu().contiguous() for name, tensor in get_peft_model_state_dict(transformer).items()}
+    FluxPipeline.save_lora_weights(
+        folder, transformer_lora_layers=state, transformer_lora_adapter_metadata=config, weight_name=WEIGHTS
+    )
+    moments = {
+        f"{index}.{name}": tensor.cpu().contiguous()
+        for index, entry in optimizer.state_dict()["state"].items()
+        for name, tensor in entry.items()
+    }
+    save_file(moments, folder / _OPTIMIZER)
+
+
+def _read_checkpoint(folder: Path, transformer: FluxTransformer2DModel, optimizer: torch.optim.Optimizer) -> None:
+    weights = {name.removeprefix("transformer."): tensor for name, tensor in load_file(folder / WEIGHTS).items()}
+    set_peft_model_state_dict(transformer, weights)
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in load_file(folder / _OPTIMIZER).items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
