@@ -1,4 +1,4 @@
-"""SynCPR and ITCPR for `datasets.load_dataset`.
+"""SynCPR, ITCPR and their relatives for `datasets.load_dataset`.
 
     import fafa
     from datasets import load_dataset
@@ -6,6 +6,8 @@
     load_dataset("SynCPR", data_dir=root)              # split train
     load_dataset("ITCPR", "query", data_dir=root)      # split test
     load_dataset("ITCPR", "gallery", data_dir=root)    # split test
+    load_dataset("CIRHS", data_dir=root)               # split train: what `fafa.synthesis` makes of its recipes for
+    load_dataset("SynTBPR", data_dir=root)             # everyday scenes, and for text-image pairs of people
 
 Without `data_dir` the authors' repository on the Hub is fetched and unpacked (another with `repo_id=`, `revision=`).
 An annotation file is one shard: it is read and checked by one process (half a minute for SynCPR's 1.15 million records,
@@ -22,6 +24,8 @@ import functools
 BUILDERS = {
     "SynCPR": (f"{__name__}.syncpr", "1"),
     "ITCPR": (f"{__name__}.itcpr", "1"),
+    "CIRHS": (f"{__name__}.cirhs", "1"),
+    "SynTBPR": (f"{__name__}.syntbpr", "1"),
 }
 
 

@@ -49,7 +49,7 @@ class FolderBuilder(datasets.ArrowBasedBuilder):
     """A data set of annotation files beside folders of images, in a folder of the user's or on the Hub."""
 
     BUILDER_CONFIG_CLASS = FolderConfig
-    HUB_REPO_ID: str  # the authors' repository
+    HUB_REPO_ID: str | None  # the authors' repository; None if there is none in our layout
     SPLIT: datasets.NamedSplit
 
     def _create_builder_config(self, config_name=None, **kwargs):
@@ -59,6 +59,12 @@ class FolderBuilder(datasets.ArrowBasedBuilder):
         if kwargs.get("data_dir") is not None and (self.repo_id or kwargs.get("revision")):
             raise ValueError("load_dataset takes either data_dir=, a folder, or repo_id= and revision=, of the Hub.")
         kwargs["repo_id"] = self.repo_id or self.HUB_REPO_ID
+        if kwargs.get("data_dir") is None and kwargs["repo_id"] is None:
+            name, files = type(self).__name__, self.BUILDER_CONFIGS[0].annotation_names
+            raise ValueError(
+                f"{name}: no repository of its authors in this layout is known. Pass as data_dir= a folder with "
+                f"{' and '.join(files)}, such as fafa.synthesis writes, or as repo_id= a Hub repository that holds one."
+            )
         return super()._create_builder_config(config_name, **kwargs)
 
     def _split_generators(self, dl_manager):

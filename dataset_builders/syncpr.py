@@ -9,8 +9,9 @@ SynCPR.json is a list of records
 Source: arXiv 2311.16515 and the authors' README.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -55,7 +56,6 @@ FIELDS = {  # of a record, in the order of the columns, and how each is read
     "target_image_path": path_field,
 }
 
-_ANNOTATIONS = "SynCPR.json"
 _RECORDS_PER_TABLE = 10_000
 
 
@@ -72,7 +72,7 @@ class SynCPR(FolderBuilder):
 
     HUB_REPO_ID = "a1557811266/SynCPR"
     SPLIT = datasets.Split.TRAIN
-    BUILDER_CONFIGS = [FolderConfig(version="1.0.0", annotation_names=(_ANNOTATIONS,))]
+    BUILDER_CONFIGS = [FolderConfig(version="1.0.0", annotation_names=("SynCPR.json",))]
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(
@@ -86,18 +86,37 @@ class SynCPR(FolderBuilder):
 
     def _generate_tables(self, layouts):
         for layout in layouts:
-            yield from _read_tables(layout)
+            yield from read_triplets(layout, "SynCPR", FIELDS, FEATURES, PUBLISHED)
 
 
-def _read_tables(layout: Layout) -> Iterator[tuple[int, pa.Table]]:
-    file, finder = layout.annotations[_ANNOTATIONS], ImageFinder(layout)
+def read_triplets(
+    layout: Layout,
+    name: str,
+    fields: dict[str, Callable[[dict, str], Any]],
+    features: datasets.Features,
+    published: dict[str, int],
+) -> Iterator[tuple[int, pa.Table]]:
+    """The records of <name>.json as tables, checked, each with the number of its first record.
+
+    Args:
+        layout: Where the data set lies.
+        name: Of the data set.
+        fields: Of a record, in the order of the columns without images: the id of the group is the fourth, the paths
+            of both images are the last two.
+        features: The columns: both images, then the fields.
+        published: Counts of "records" and "groups" in the published file; empty if they are not known.
+
+    Raises:
+        DataFormatError: records are not as documented, repeat earlier ones, or name images that are not there.
+    """
+    file, finder = layout.annotations[f"{name}.json"], ImageFinder(layout)
     places = " or ".join(layout.image_folders)
-    remedy = f"unpack all image archives of SynCPR; image paths are relative to {places}"
+    remedy = f"unpack all image archives of {name}; image paths are relative to {places}"
     problems = Problems(file, {"names an image file that is missing": remedy})
 
     def read_row(record: dict) -> tuple:
-        fields = read_fields(record, FIELDS)
-        return (finder.find(fields[-2]), finder.find(fields[-1]), *fields)
+        values = read_fields(record, fields)
+        return (finder.find(values[-2]), finder.find(values[-1]), *values)
 
     records, repeats, groups, num_records = read_records(file), Repeats(), set(), 0
     while batch := list(islice(records, _RECORDS_PER_TABLE)):
@@ -105,7 +124,7 @@ def _read_tables(layout: Layout) -> Iterator[tuple[int, pa.Table]]:
         for number, row in enumerate(rows, num_records):
             repeats.see(number, row)
             groups.add(row[5])
-        yield num_records, to_table(rows, FEATURES)
+        yield num_records, to_table(rows, features)
         num_records += len(rows)
-    repeats.report(file, PUBLISHED["records"])
-    report_counts(layout, "SynCPR", {"records": num_records, "groups": len(groups)}, PUBLISHED)
+    repeats.report(file, published.get("records", 0))
+    report_counts(layout, name, {"records": num_records, "groups": len(groups)}, published)

@@ -3,8 +3,9 @@
     python -m fafa.dataset_builders.verify /data/SynCPR
     python -m fafa.dataset_builders.verify /data/ITCPR --output reports/itcpr --num-workers 16
 
-The folder is what `load_dataset` takes as data_dir=: SynCPR.json, or query.json and gallery.json, with images. Records
-are held to what `load_dataset` asks of them, but all problems are reported, and every image is decoded once.
+The folder is what `load_dataset` takes as data_dir=: SynCPR.json, CIRHS.json, SynTBPR.json, or query.json and
+gallery.json, with images. Records are held to what `load_dataset` asks of them, but all problems are reported, and
+every image is decoded once.
 
     <output>/report.md, report.json    what was found; report.json lists every record with a problem
     <output>/checked.jsonl             the images found sound: path, bytes, time, hash, width, height
@@ -36,7 +37,7 @@ import datasets
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from . import itcpr, syncpr
+from . import cirhs, itcpr, syncpr, syntbpr
 from .base import describe_differences
 from .dataset_card import Statistics
 from .images import ImageCheck, check_image, start_worker
@@ -50,6 +51,7 @@ _FEW = 10  # examples in report.md
 _FILES_PER_TASK = 32
 
 _CORRUPT, _REPEAT, _UNREADABLE = "names an image file that is broken", "repeats an earlier record", "cannot be read"
+_CAPTION = datasets.Features({"caption": datasets.Value("string")})
 _REMEDIES = REMEDIES | {
     _CORRUPT: "fetch, unpack or copy the file again, or take the record out",
     _REPEAT: "take the repetition out",
@@ -66,6 +68,7 @@ class Annotations(NamedTuple):
         features: Of the data set; its last columns are the fields.
         published: The counts of the published file.
         images_repeat: Whether records may name an image twice, as in a gallery.
+        key: The field by which records may not repeat; None for all of them together.
     """
 
     file: str
@@ -73,10 +76,27 @@ class Annotations(NamedTuple):
     features: datasets.Features
     published: dict[str, int]
     images_repeat: bool = False
+    key: str | None = None
+
+
+def _source_field(record: dict, field: str) -> str:
+    """The source that a provenance names: of all that it holds, this can be counted. Raises `BadRecord`."""
+    syntbpr.provenance_field(record, field)
+    return record[field]["source"]
 
 
 FORMATS = {
     "SynCPR": [Annotations("SynCPR.json", syncpr.FIELDS, syncpr.FEATURES, syncpr.PUBLISHED)],
+    "CIRHS": [Annotations("CIRHS.json", cirhs.FIELDS, cirhs.FEATURES, cirhs.PUBLISHED)],
+    "SynTBPR": [
+        Annotations(
+            "SynTBPR.json",
+            syntbpr.FIELDS | {"provenance": _source_field},
+            datasets.Features({field: syntbpr.FEATURES[field] for field in syntbpr.FIELDS}),
+            syntbpr.PUBLISHED,
+            key="image_path",
+        )
+    ],
     "ITCPR": [  # the gallery first, because queries must have a match there
         Annotations(f"{name}.json", itcpr.FIELDS[name], itcpr.FEATURES[name], itcpr.PUBLISHED[name], name == "gallery")
         for name in ("gallery", "query")
@@ -146,8 +166,9 @@ def _recognise(root: str | os.PathLike) -> tuple[str, Layout]:
     if layouts:
         return next(iter(layouts.items()))
     path = Path(root).expanduser().resolve()
-    found = "expected SynCPR.json, or query.json and gallery.json, in this folder or in its subfolder datasets/"
-    raise FileNotFoundError(f"{path}: {found if path.is_dir() else 'no such folder'}. Pass the data set's folder.")
+    *files, last = (" and ".join(annotations.file for annotations in parts) for parts in FORMATS.values())
+    expected = f"expected {', '.join(files)}, or {last}, here or in the subfolder datasets/"
+    raise FileNotFoundError(f"{path}: {expected if path.is_dir() else 'no such folder'}. Pass the data set's folder.")
 
 
 @contextmanager
@@ -296,6 +317,7 @@ class Reading:
         self.problems: dict[str, list[tuple[int, str]]] = defaultdict(list)  # record and detail, by problem
         self.notes: list[str] = []
         self.statistics = Statistics(annotations.features)
+        self.captions = Statistics(_CAPTION)  # of records that hold a list of them
         self.instances: Counter[int] = Counter()
         self._columns = list(annotations.features)[-len(annotations.fields) :]
         self._named_images, self._naming_records = array("q"), array("q")
@@ -313,6 +335,11 @@ class Reading:
         except DataFormatError as error:
             self._add(self.num_records, BadRecord(_UNREADABLE, str(error)))
         self._look_for_repetitions()
+        if self.captions.records:
+            num_people, num_captions = len(self.statistics.ids["person_id"]), self.captions.records
+            self.notes.append(
+                f"{num_captions:,} captions of {self.statistics.records:,} images of {num_people:,} people."
+            )
         if self.num_records and (different := describe_differences(self.counts(), self.annotations.published)):
             self.notes.append(f"Not the published file, or not all of it: {different}.")
 
@@ -334,7 +361,10 @@ class Reading:
                 self._add(number, bad)
         if len(values) == len(self._columns):
             self.statistics.add(values, {})
-            self._repeats.see(number, tuple(values.values()))
+            for caption in values.get("captions", ()):
+                self.captions.add({"caption": caption}, {})
+            key = self.annotations.key
+            self._repeats.see(number, (values[key],) if key else tuple(values.values()))
 
     def _see_image(self, number: int, path: str) -> None:
         image = self.images.look_up(path)
@@ -348,7 +378,7 @@ class Reading:
         if self.annotations.images_repeat:
             if repeated := len(self._named_images) - len(set(self._named_images)):
                 self.notes.append(f"{repeated:,} records name an image that an earlier one names.")
-        elif repeats and self.num_records == self.annotations.published["records"]:
+        elif repeats and self.num_records == self.annotations.published.get("records"):
             self.notes.append(f"{len(repeats):,} records repeat an earlier one, as published.")
         else:
             for number, earlier in repeats:
@@ -370,7 +400,7 @@ class Reading:
             counts["matches"] = sum(count * self.gallery.instances[one] for one, count in self.instances.items())
         elif self.instances:
             counts["distractors"] = self.instances[-1]
-        else:
+        elif "cpr_id" in self.statistics.ids:
             counts["groups"] = len(self.statistics.ids["cpr_id"])
         return counts
 
@@ -387,8 +417,15 @@ class Reading:
                 for problem, found in self.problems.items()
             },
             "notes": self.notes,
-            "statistics": self.statistics.to_dict() if self.statistics.records else None,
+            "statistics": self._count() if self.statistics.records else None,
         }
+
+    def _count(self) -> dict[str, Any]:
+        counts = self.statistics.to_dict()
+        if self.captions.records:
+            of_captions = self.captions.to_dict()
+            counts |= {name: of_captions[name] for name in ("captions", "words")}
+        return counts
 
 
 def _make_report(name: str, layout: Layout, readings: dict[str, Reading], images: Images) -> dict[str, Any]:

@@ -26,6 +26,11 @@ def check(root, **options):
     return verify_dataset(root, num_workers=1, show_progress=False, **options)
 
 
+def write_image(file, shade):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 8), (shade, 0, 0)).save(file)
+
+
 def rewrite(file, records):
     file.write_text(json.dumps(records))
 
@@ -95,6 +100,66 @@ def test_all_problems_are_told_not_just_the_first(syncpr_root, syncpr_records, c
     page, printed = (syncpr_root / "verify/report.md").read_text(), capsys.readouterr().out
     for problem, where in report["files"][file]["problems"].items():
         assert problem in page and where["remedy"] in page and problem in printed
+
+
+@pytest.fixture
+def syntbpr_records():
+    """Three people: two pictures of the first, the second of which is edited, and one each of the others."""
+    return [
+        {
+            "image_path": f"images/{name}.png",
+            "captions": ["A person in a red coat.", f"Somebody with bag {name[-1]}."],
+            "person_id": person,
+            "provenance": {"source": name.split("/")[0], "prompt": f"a person {name}"},
+        }
+        for name, person in (("generated/0", 0), ("edited/0-1", 0), ("generated/2", 1), ("generated/3", 2))
+    ]
+
+
+@pytest.fixture
+def syntbpr_root(tmp_path, syntbpr_records):
+    root = tmp_path / "SynTBPR"
+    for number, record in enumerate(syntbpr_records):
+        write_image(root / record["image_path"], shade=number)
+    rewrite(root / "SynTBPR.json", syntbpr_records)
+    return root
+
+
+def test_a_sound_text_image_set(syntbpr_root):
+    report = check(syntbpr_root)
+    assert report["sound"] and report["format"] == "SynTBPR" and report["images"]["sound"] == 4
+    (found_in,) = report["files"].values()
+    assert found_in["notes"] == ["8 captions of 4 images of 3 people."]
+    statistics = found_in["statistics"]
+    assert statistics["ids"]["person_id"]["sizes"] == {"1": 2, "2": 1}  # an edited picture shows the same person
+    assert statistics["values"] == {"provenance": {"generated": 3, "edited": 1}}
+    assert (statistics["captions"]["caption"]["distinct"], statistics["captions"]["caption"]["mean"]) == (5, 5)
+    assert statistics["words"] == 12  # a person in red coat, somebody with bag 0, 1, 2, 3
+    page = (syntbpr_root / "verify/report.md").read_text()
+    assert "| person_id | 3 | 4 | 1: 2, 2: 1 |" in page and "| caption | 5 | 4 | 5.0 | 6 | 12 |" in page
+
+
+def test_problems_of_a_text_image_set(syntbpr_root, syntbpr_records):
+    records = syntbpr_records
+    records[0]["provenance"] = {"source": "photographed"}
+    records[1]["captions"] = ["A person.", " "]
+    records[2]["captions"] = []
+    rewrite(syntbpr_root / "SynTBPR.json", [*records, records[3] | {"captions": ["Once more."]}])
+    report, file = check(syntbpr_root), "SynTBPR.json"
+    wrong = dict(found(report, file, "has a field of the wrong type"))
+    assert "expected an object whose source is generated or edited" in wrong[0] and "captions is []" in wrong[2]
+    assert found(report, file, "has an empty text") == [(1, "captions[1]")]
+    assert found(report, file, "repeats an earlier record") == [(4, "record 3")]  # a picture comes once
+
+
+def test_triplets_of_everyday_scenes(syncpr_root, syncpr_records):
+    records = [record | {"tid": record["cpr_id"]} for record in syncpr_records]
+    rewrite(syncpr_root / "CIRHS.json", [*records, records[0]])
+    (syncpr_root / "SynCPR.json").unlink()
+    report = check(syncpr_root)
+    assert report["format"] == "CIRHS"
+    assert report["files"]["CIRHS.json"]["statistics"]["ids"]["tid"]["groups"] == 3
+    assert found(report, "CIRHS.json", "repeats an earlier record") == [(6, "record 0")]
 
 
 def test_home_is_where_it_is_and_a_second_data_set_is_told(syncpr_root, monkeypatch, caplog):
@@ -185,7 +250,7 @@ def test_a_folder_of_no_known_format_and_one_that_is_in_use(syncpr_root, tmp_pat
     assert main([str(tmp_path / "nowhere")]) == 2
     assert "no such folder" in capsys.readouterr().err
     assert main([str(syncpr_root / "test2")]) == 2
-    assert "expected SynCPR.json, or query.json and gallery.json" in capsys.readouterr().err
+    assert "expected SynCPR.json, CIRHS.json, SynTBPR.json, or gallery.json and query.json" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main([str(syncpr_root), "--num-workers", "0"])
     output = tmp_path / "output"

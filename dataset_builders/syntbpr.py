@@ -1,0 +1,158 @@
+"""`load_dataset("SynTBPR", data_dir=root)`: synthetic pictures and captions to train text-based person retrieval on.
+
+    root/SynTBPR.json
+    root/images/generated/000/17-3.png                 wherever the records say
+    root/images/edited/000/17-3-e1.png
+
+SynTBPR.json is a list of records `{"image_path", "captions", "person_id", "provenance"}`, one per picture. `captions`
+is a list of texts; pictures of one person share `person_id`. `provenance` is an object whose `source` is "generated" or
+"edited"; `fafa.synthesis` adds the model, the prompt, the seed, the edit, and the `parent` that was edited.
+
+A record per picture, and not per caption, is how the data sets of this task are annotated (CUHK-PEDES, ICFG-PEDES,
+RSTPReid): galleries need every picture once, exports hold it once, and trainers make their pairs of it in one line, see
+`SynTBPR`. SynTBPR (arXiv 2503.22171) is released as scripts and pictures in a form of its own; this layout is ours.
+"""
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+
+import datasets
+import pyarrow as pa
+
+from .base import FolderBuilder, FolderConfig, report_counts, to_table
+from .layout import ImageFinder, Layout
+from .records import (
+    BadRecord,
+    Problems,
+    Repeats,
+    check_records,
+    integer_field,
+    path_field,
+    read_fields,
+    read_records,
+    text_field,
+)
+
+CITATION = """\
+@misc{cao2025empiricalstudy,
+  title         = {An Empirical Study of Validating Synthetic Data for Text-Based Person Retrieval},
+  author        = {Min Cao and ZiYin Zeng and YuXin Lu and Mang Ye and Dong Yi and Jinqiao Wang},
+  year          = {2025},
+  eprint        = {2503.22171},
+  archivePrefix = {arXiv},
+  primaryClass  = {cs.CV},
+  url           = {https://arxiv.org/abs/2503.22171}
+}
+"""
+PUBLISHED: dict[str, int] = {}  # the published pictures have another layout
+SOURCES = ("generated", "edited")
+
+FEATURES = datasets.Features(
+    {
+        "image": datasets.Image(),
+        "source": datasets.Value("string"),
+        "captions": datasets.List(datasets.Value("string")),
+        "person_id": datasets.Value("int64"),
+        "provenance": datasets.Value("string"),
+        "image_path": datasets.Value("string"),
+    }
+)
+
+
+def captions_field(record: dict, field: str) -> tuple[str, ...]:
+    """The texts of a field, at least one. Raises `BadRecord`."""
+    value = _present(record, field)
+    if type(value) is not list or not value:
+        raise BadRecord("has a field of the wrong type", f"{field} is {value!r:.40}, expected a list of texts")
+    return tuple(text_field({name: text}, name) for name, text in ((f"{field}[{i}]", t) for i, t in enumerate(value)))
+
+
+def provenance_field(record: dict, field: str) -> str:
+    """The object of a field as JSON; it has a source. Raises `BadRecord`."""
+    value = _present(record, field)
+    source = value.get("source") if type(value) is dict else None
+    if source not in SOURCES:
+        expected = f"an object whose source is {' or '.join(SOURCES)}"
+        raise BadRecord("has a field of the wrong type", f"{field} is {value!r:.60}, expected {expected}")
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _present(record: dict, field: str) -> object:
+    if field not in record:
+        raise BadRecord("lacks a field", f"no {field}")
+    return record[field]
+
+
+FIELDS = {  # of a record, in the order of the columns, and how each is read
+    "captions": captions_field,
+    "person_id": integer_field,
+    "provenance": provenance_field,
+    "image_path": path_field,
+}
+
+_ANNOTATIONS = "SynTBPR.json"
+_RECORDS_PER_TABLE = 10_000
+
+
+class SynTBPR(FolderBuilder):
+    """Pictures of people with captions; split `train`.
+
+    Columns: `image` (decoded when asked for), `source` ("generated", or "edited": the person of another picture),
+    `captions` (a list of texts), `person_id` (int64), `provenance` (JSON: what made the picture), `image_path` (as
+    written in SynTBPR.json).
+
+    Pairs of picture and caption, for trainers that want them:
+
+        dataset.map(
+            lambda rows: {
+                "image_path": [path for path, texts in zip(rows["image_path"], rows["captions"]) for _ in texts],
+                "person_id": [one for one, texts in zip(rows["person_id"], rows["captions"]) for _ in texts],
+                "caption": [text for texts in rows["captions"] for text in texts],
+            },
+            batched=True,
+            remove_columns=dataset.column_names,
+        )
+
+    Every record and the existence of every image are checked when the data set is first loaded; what is wrong raises
+    `DataFormatError`. Images are not opened before they are used.
+    """
+
+    HUB_REPO_ID = None  # no repository in this layout is known to us
+    SPLIT = datasets.Split.TRAIN
+    BUILDER_CONFIGS = [FolderConfig(version="1.0.0", annotation_names=(_ANNOTATIONS,))]
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(
+            description="Synthetic pictures of people with captions and identities for text-based person retrieval, in "
+            "the way of SynTBPR (arXiv 2503.22171): painted, filtered by pose, edited, and captioned by models.",
+            citation=CITATION,
+            homepage="https://arxiv.org/abs/2503.22171",
+            license="Whoever made the folder chooses the terms.",
+            features=FEATURES,
+        )
+
+    def _generate_tables(self, layouts):
+        for layout in layouts:
+            yield from _read_tables(layout)
+
+
+def _read_tables(layout: Layout) -> Iterator[tuple[int, pa.Table]]:
+    file, finder = layout.annotations[_ANNOTATIONS], ImageFinder(layout)
+    remedy = f"copy the image folders; image paths are relative to {' or '.join(layout.image_folders)}"
+    problems = Problems(file, {"names an image file that is missing": remedy})
+
+    def read_row(record: dict) -> tuple:
+        values = read_fields(record, FIELDS)
+        return (finder.find(values[-1]), record["provenance"]["source"], *values)
+
+    records, repeats, people, num_records = read_records(file), Repeats(), set(), 0
+    while batch := list(islice(records, _RECORDS_PER_TABLE)):
+        rows = check_records(batch, read_row, problems, first=num_records)
+        for number, row in enumerate(rows, num_records):
+            repeats.see(number, row[-1:])  # a picture comes once, with all its captions
+            people.add(row[3])
+        yield num_records, to_table(rows, FEATURES)
+        num_records += len(rows)
+    repeats.report(file, PUBLISHED.get("records", 0))
+    report_counts(layout, "SynTBPR", {"records": num_records, "people": len(people)}, PUBLISHED)
