@@ -25,11 +25,35 @@ CORE = [
 ]
 EXTRAS = {
     "train": ["datasets>=4.0", "evaluate>=0.4.5", "accelerate>=1.6", "peft>=0.17", "matplotlib>=3.9", "pyyaml>=6.0"],
-    "synthesis": ["diffusers>=0.35", "accelerate>=1.6", "peft>=0.17"],
+    "synthesis": [
+        "accelerate>=1.6",
+        "datasets>=4.0",
+        "diffusers>=0.36",
+        "json_repair>=0.40",
+        "llguidance>=1.0",
+        "matplotlib>=3.9",
+        "openai>=2.0",
+        "peft>=0.17",
+        "protobuf>=5.0",
+        "py3langid>=0.3",
+        "pyyaml>=6.0",
+        "rensa>=0.3",
+        "sentence-transformers>=5.0",
+        "sentencepiece>=0.2",
+        "torchmetrics>=1.4",
+    ],
     "search": ["faiss-cpu>=1.8"],
     "demo": ["gradio>=5.0"],
 }
-EXTRAS["dev"] = [*EXTRAS["train"], "build>=1.2", "pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.9", "setuptools>=77"]
+EXTRAS["dev"] = [
+    *EXTRAS["train"],
+    *EXTRAS["synthesis"],
+    "build>=1.2",
+    "pytest>=8.0",
+    "pytest-xdist>=3.6",
+    "ruff>=0.9",
+    "setuptools>=77",
+]
 
 
 class BuildPackage(build_py):
@@ -78,6 +102,7 @@ setup(
     include_package_data=False,
     package_data={
         "fafa": ["checkpoints/tiny/*"],
+        "fafa.synthesis": ["adapters/*.yaml", "recipes/*.yaml"],
         "fafa.evaluation": ["composed_retrieval/*.py", "composed_retrieval/*.md"],
     },
     install_requires=CORE,

@@ -89,7 +89,7 @@ def draw_contact_sheet(
     columns = min(max_results, max((len(row.results) for row in rows), default=0))
     if columns < 1:
         raise ValueError(f"nothing to draw: {len(rows)} queries, none with a result to show")
-    shown = [[(result, _open_small(result.image)) for result in row.results[:columns]] for row in rows]
+    shown = [[(result, open_small(result.image)) for result in row.results[:columns]] for row in rows]
 
     thumb_height = _common_height([image for results in shown for _, image in results])
     row_height = PADDING + thumb_height + LABEL_HEIGHT + PADDING // 2
@@ -99,7 +99,7 @@ def draw_contact_sheet(
     width = max(width, 960)
     height = HEADER_HEIGHT + len(rows) * (row_height + GAP) - GAP + MARGIN
 
-    pen = _Pen(Image.new("RGB", (width, height), PAGE), font)
+    pen = Pen(Image.new("RGB", (width, height), PAGE), font)
     truths = {result.correct for results in shown for result, _ in results}
     _draw_header(pen, title, subtitle, truths)
     pen.text((MARGIN + PADDING, HEADER_HEIGHT - 24), "query", SMALL_SIZE, GREY)
@@ -120,7 +120,7 @@ def draw_contact_sheet(
     return pen.sheet
 
 
-def _open_small(image: Image.Image | str | Path) -> Image.Image:
+def open_small(image: Image.Image | str | Path) -> Image.Image:
     """An image no larger than a sheet can show: those of all rows are held at a time, and photographs are large."""
     opened, limit = open_image(image), (4 * THUMB_WIDTH, 8 * THUMB_WIDTH)
     fits = opened.width <= limit[0] and opened.height <= limit[1]
@@ -139,7 +139,7 @@ def _load_font(path: str | Path | None, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(path), size) if path else ImageFont.load_default(size)
 
 
-class _Pen:
+class Pen:
     """Draws on the sheet what ImageDraw lacks: smooth corners, fitted text, thumbnails."""
 
     def __init__(self, sheet: Image.Image, font: str | Path | None):
@@ -173,6 +173,7 @@ class _Pen:
         self.sheet.paste(colour, corner, mask.reduce(4))
 
     def text_width(self, text: str, size: int) -> float:
+        """Of a line, in pixels."""
         return _load_font(self.font_path, 4 * size).getlength(text) / 4
 
     def pill(self, corner: tuple[int, int], text: str, fill: str, size: int = SMALL_SIZE) -> None:
@@ -212,7 +213,7 @@ class _Pen:
         return lines
 
 
-def _draw_header(pen: _Pen, title: str, subtitle: str, truths: set[bool | None]) -> None:
+def _draw_header(pen: Pen, title: str, subtitle: str, truths: set[bool | None]) -> None:
     legend = [
         (GREEN, "correct", True),
         (RED, "wrong", False),
@@ -232,7 +233,7 @@ def _draw_header(pen: _Pen, title: str, subtitle: str, truths: set[bool | None])
     pen.text((MARGIN, 68), pen.wrap(subtitle, SMALL_SIZE + 1, room, 1)[0], SMALL_SIZE + 1, GREY)
 
 
-def _draw_query(pen: _Pen, row: RankedQuery, note: str, corner: tuple[int, int], thumb_height: int) -> None:
+def _draw_query(pen: Pen, row: RankedQuery, note: str, corner: tuple[int, int], thumb_height: int) -> None:
     left, top = corner
     bottom = top + thumb_height
     if row.image is not None:
@@ -255,7 +256,7 @@ def _draw_query(pen: _Pen, row: RankedQuery, note: str, corner: tuple[int, int],
         pen.text((left, top + number * line_height), line, CAPTION_SIZE, INK)
 
 
-def _draw_result(pen: _Pen, result: RankedImage, image: Image.Image, rank: int, corner, thumb_height: int) -> None:
+def _draw_result(pen: Pen, result: RankedImage, image: Image.Image, rank: int, corner, thumb_height: int) -> None:
     left, top = corner
     right, bottom = left + THUMB_WIDTH, top + thumb_height
     colour = {True: GREEN, False: RED, None: NEUTRAL}[result.correct]

@@ -1,5 +1,10 @@
-"""The small world of people: a procedural painter, a caption grammar and a writer of SynCPR- and ITCPR-style folders.
+"""Pipelines that make data sets, and the small world of people that needs no model.
 
-`people` holds who and what can be painted, `painter` paints one person, `captions` writes the sentences, and `world`
-puts a training set and a test set on disk (`from fafa.synthesis.world import make_world`). Only numpy and Pillow.
+    python -m fafa.synthesis RECIPE --output FOLDER        # makes a data set
+    python -m fafa.synthesis.calibrate FOLDER              # finds the bounds of its filter
+    python -m fafa.synthesis.train_adapter SETTINGS        # trains the LoRA that paints diptychs
+
+`recipes/` holds the recipes, `triplets/` and `text_image/` the stages of both kinds of data sets, `stages` what all
+stages have in common (chunks, resuming, manifests), `components` the parts that a recipe puts together: `models/`
+(language), `quadruples/` (texts), `painters/`, `filtering/`. `world/` is the small world of people.
 """

@@ -1,0 +1,127 @@
+"""Make a data set by a recipe.
+
+    python -m fafa.synthesis painter --output data/painter            # a recipe of the package, on a CPU, in minutes
+    python -m fafa.synthesis my_recipe.yaml --output data/mine --dry-run
+    python -m fafa.synthesis syncpr --output data/syncpr --shard 3/16
+    accelerate launch -m fafa.synthesis syncpr --output data/syncpr   # a shard per process
+
+The same command goes on where it was stopped, be it by kill -9. With another recipe it refuses, and says what changed.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from .components import SynthesisError
+from .recipes import find_recipe, read_recipe
+from .settings import RecipeError
+from .stages import Stage, Workspace, discard_from, reporting_files, run_stages, write_whole
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fafa.synthesis", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("recipe", help="a YAML file, or the name of a recipe of the package")
+    parser.add_argument("--output", type=Path, required=True, help="folder for everything that is made")
+    parser.add_argument("--shard", type=_shard, help="i/n: do the i-th of n parts, from 0; all write to one folder")
+    parser.add_argument("--limit", type=_positive, help="only the first so many items")
+    parser.add_argument("--redo", metavar="STAGE", help="discard this stage and what follows from it, then go on")
+    parser.add_argument("--dry-run", action="store_true", help="show prompts, the plan and what it would cost")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    options = parse_arguments(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    for chatty in ("httpx", "openai"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        return _run(options)
+    except (SynthesisError, RecipeError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on from here.", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    file = find_recipe(options.recipe)
+    recipe = read_recipe(file)
+    if options.limit is not None:
+        recipe = recipe.limited(options.limit)
+    if options.dry_run:
+        print(recipe.plan())
+        return 0
+
+    # Under `accelerate launch` every process takes a shard, and a GPU of its own.
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    shard = options.shard or (int(os.environ.get("RANK", "0")), processes)
+    _take_own_gpu()
+
+    stages = recipe.stages()
+    work = Workspace(options.output, recipe.num_chunks, shard, show_progress=not options.quiet and shard[0] == 0)
+    if options.redo:
+        discard_from(options.redo, stages, work)
+    for stage in stages:
+        stage.check_settings(work)
+    if shard[0] == 0:
+        with reporting_files(work.root):
+            write_whole(work.root / "recipe.yaml", file.read_text(encoding="utf-8"))
+    unfinished = run_stages(stages, work, wait=processes > 1)
+    if unfinished:
+        print(unfinished)
+    elif shard[0] == 0:
+        print(_summary(stages, work))
+        print(recipe.next_steps(work))
+    return 0
+
+
+def _summary(stages: list[Stage], work: Workspace) -> str:
+    """Of every stage what it made, and why it rejected what."""
+    lines = [f"{'stage':12} {'items':>9} {'kept':>9}  rejected"]
+    for stage in stages:
+        counts = work.manifest(stage.name).get("counts", {})
+        if "items" in counts:
+            rejected = counts["rejected"]
+            reasons = ", ".join(f"{number:,} {reason}" for reason, number in list(rejected.items())[:4])
+            more = f", {len(rejected) - 4} more reasons" if len(rejected) > 4 else ""
+            kept = counts["items"] - sum(rejected.values())
+            lines.append(f"{stage.name:12} {counts['items']:>9,} {kept:>9,}  {reasons}{more}")
+        else:
+            lines.append(f"{stage.name:12} " + ", ".join(f"{number:,} {name}" for name, number in counts.items()))
+    return "\n".join(lines)
+
+
+def _take_own_gpu() -> None:
+    if "LOCAL_RANK" in os.environ:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a number from 1: {text}")
+    return int(text)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    try:
+        number, total = (int(part) for part in text.split("/"))
+    except ValueError:
+        number, total = 0, 0
+    if not 0 <= number < total:
+        raise argparse.ArgumentTypeError(f"expected i/n with 0 <= i < n, such as 0/4: {text}")
+    return number, total
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""Writes captions for pictures of people.
+
+The models see the picture alone, never the prompt: what the painter left out must not be in the caption.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from ..components import Part, Record, TextModel, TextRequest, seed_of
+from ..models import ChatModel, ServerModel
+from ..world.captions import describe_outfit
+from ..world.people import outfit_from_dict
+from .asking import as_messages, ask, check_asking
+
+
+class CaptionWriter(Part, ABC):
+    """Writes captions."""
+
+    @abstractmethod
+    def write(self, pictures: Iterable[Record], folder: Path, seed: int) -> Iterator[Record]:
+        """One record per picture, in any order: `id` and `captions`, or the reason under `rejected`.
+
+        Args:
+            pictures: Records with `id` and `image`, a path relative to `folder`.
+            folder: Of the synthesis.
+            seed: With the settings and a picture's id and pixels it decides the captions of that picture.
+
+        Raises:
+            SynthesisError: nothing can be written at all.
+        """
+
+
+@dataclass(frozen=True)
+class InstructionCaptions:
+    """Settings of captions by a vision-language model that is always asked the same.
+
+    Attributes:
+        model: What looks at the pictures.
+        instruction: What it is asked.
+        system: How it is told to behave; empty for no such message.
+        captions: Per picture, each of another seed.
+        attempts: How often it is asked until the answer can be used. Needs a `temperature` above 0.
+        min_words: Of a caption.
+        max_words: Of a caption; CLIP reads about 55.
+    """
+
+    kind: ClassVar[str] = "instruction"
+
+    model: ChatModel | ServerModel
+    instruction: str
+    system: str = ""
+    captions: int = 1
+    attempts: int = 3
+    min_words: int = 8
+    max_words: int = 60
+
+    def __post_init__(self) -> None:
+        _check_captions(self.captions)
+        check_asking(self.attempts, self.min_words, self.max_words)
+
+    def load(self) -> CaptionWriter:
+        """The writer.
+
+        Raises:
+            SynthesisError: the model cannot be loaded or reached.
+        """
+        return _ModelCaptions(self, self.model.load())
+
+
+@dataclass(frozen=True)
+class TemplateCaptions:
+    """Settings of captions by a vision-language model that fills templates, so that they do not all sound alike.
+
+    A template is an opening, a body and an ending, each drawn at random. Its [slots] name what to look for; the model
+    writes what it sees and leaves out what it does not.
+
+    Attributes:
+        model: What looks at the pictures.
+        instruction: What it is asked; {template} stands for the template.
+        openings: First parts.
+        bodies: Second parts.
+        endings: Last parts.
+        system: How it is told to behave; empty for no such message.
+        captions: Per picture, each of another template.
+        attempts: How often it is asked until the answer can be used.
+        min_words: Of a caption.
+        max_words: Of a caption; CLIP reads about 55.
+    """
+
+    kind: ClassVar[str] = "templates"
+
+    model: ChatModel | ServerModel
+    instruction: str
+    openings: list[str]
+    bodies: list[str]
+    endings: list[str]
+    system: str = ""
+    captions: int = 1
+    attempts: int = 3
+    min_words: int = 8
+    max_words: int = 60
+
+    def __post_init__(self) -> None:
+        _check_captions(self.captions)
+        check_asking(self.attempts, self.min_words, self.max_words)
+        if "{template}" not in self.instruction:
+            raise ValueError(f"instruction must hold {{template}}: {self.instruction!r:.80}")
+        for name in ("openings", "bodies", "endings"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} must hold at least one text")
+        if not all("[" in text and "]" in text for text in self.openings):
+            raise ValueError("every opening needs a [slot], or a caption might say nothing")
+        if self.captions > self.num_templates:
+            raise ValueError(f"captions must be at most the number of templates, {self.num_templates}: {self.captions}")
+
+    @property
+    def num_templates(self) -> int:
+        """How many there are."""
+        return len(self.openings) * len(self.bodies) * len(self.endings)
+
+    def template(self, number: int) -> str:
+        """One of them, from 0."""
+        number, ending = divmod(number, len(self.endings))
+        opening, body = divmod(number, len(self.bodies))
+        parts = (self.openings[opening], self.bodies[body], self.endings[ending])
+        return " ".join(part.strip() for part in parts if part.strip())
+
+    def load(self) -> CaptionWriter:
+        """The writer.
+
+        Raises:
+            SynthesisError: the model cannot be loaded or reached.
+        """
+        return _ModelCaptions(self, self.model.load())
+
+
+class _ModelCaptions(CaptionWriter):
+    def __init__(self, settings: InstructionCaptions | TemplateCaptions, model: TextModel):
+        super().__init__()
+        self.settings, self.model = settings, model
+        self.about, self.usage = model.about, model.usage
+
+    def write(self, pictures: Iterable[Record], folder: Path, seed: int) -> Iterator[Record]:
+        settings = self.settings
+        todo = ((picture, number) for picture in pictures for number in range(settings.captions))
+
+        def request(item: tuple[Record, int], attempt: int) -> TextRequest:
+            picture, number = item
+            name = picture["id"]
+            messages = as_messages(settings.system, self._text(name, number, seed))
+            image = folder / picture["image"]
+            return TextRequest(f"{name}/{number}", messages, seed_of(seed, "caption", name, number, attempt), (image,))
+
+        found: dict[str, dict[int, str]] = {}
+        faults: dict[str, dict[int, str | None]] = {}
+        for answer in ask(self.model, todo, request, settings.attempts, (settings.min_words, settings.max_words)):
+            picture, number = answer.item
+            name = picture["id"]
+            if answer.text is None:
+                faults.setdefault(name, {})[number] = answer.fault
+            else:
+                found.setdefault(name, {})[number] = answer.text
+            if len(found.get(name, ())) + len(faults.get(name, ())) == settings.captions:
+                yield _captioned(name, found.pop(name, {}), faults.pop(name, {}))
+
+    def _text(self, name: str, number: int, seed: int) -> str:
+        settings = self.settings
+        if isinstance(settings, InstructionCaptions):
+            return settings.instruction
+        rng = np.random.default_rng(seed_of(seed, "template", name))
+        template = rng.choice(settings.num_templates, size=settings.captions, replace=False)[number]
+        return settings.instruction.replace("{template}", settings.template(int(template)))
+
+
+def _captioned(name: str, found: dict[int, str], faults: dict[int, str | None]) -> Record:
+    """The record of a picture. It is rejected if no caption could be used; some that could not are named."""
+    record: Record = {"id": name, "captions": [found[number] for number in sorted(found)]}
+    if faults:
+        record["faults"] = [faults[number] for number in sorted(faults)]
+    if not found:
+        del record["captions"]
+        record["rejected"] = record.pop("faults")[0]
+    return record
+
+
+@dataclass(frozen=True)
+class GrammarCaptions:
+    """Settings of captions of the small world's people, by its grammar, from the record's `outfit`.
+
+    Attributes:
+        captions: Per picture.
+    """
+
+    kind: ClassVar[str] = "grammar"
+
+    captions: int = 1
+
+    def __post_init__(self) -> None:
+        _check_captions(self.captions)
+
+    def load(self) -> CaptionWriter:
+        """The writer."""
+        return _GrammarCaptions(self)
+
+
+class _GrammarCaptions(CaptionWriter):
+    def __init__(self, settings: GrammarCaptions):
+        super().__init__()
+        self.settings = settings
+        self.about = {"model": "the small world's grammar"}
+
+    def write(self, pictures: Iterable[Record], folder: Path, seed: int) -> Iterator[Record]:
+        for picture in pictures:
+            rng = np.random.default_rng(seed_of(seed, "caption", picture["id"]))
+            outfit = outfit_from_dict(picture["outfit"])
+            captions = [describe_outfit(outfit, rng) for _ in range(self.settings.captions)]
+            yield {"id": picture["id"], "captions": captions}
+
+
+def _check_captions(captions: int) -> None:
+    if captions < 1:
+        raise ValueError(f"captions must be at least 1: {captions}")

@@ -1,0 +1,86 @@
+"""More pictures of a person who is there already: the same picture with another place, weather, style or posture.
+
+The editing model follows an instruction. We chose FLUX.1 Kontext (`FluxKontextPipeline` of diffusers): it is trained
+to keep who and what a picture shows while one thing changes, needs neither an inversion of every picture nor prompts of
+equal length with and without the change, as inversion with prompt-to-prompt does, and one pass makes one picture.
+InstructPix2Pix (`StableDiffusionInstructPix2PixPipeline`) follows instructions as well and runs in 8 GB; it keeps faces
+and clothes less well, so its pictures want a look before they count as the same person.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..components import ImageRequest, Record, seed_of
+from ..painters import DiffusionPainter
+from .portraits import WorldPortrait
+
+
+@dataclass(frozen=True)
+class Editing:
+    """Settings of edits.
+
+    Attributes:
+        painter: What edits: an instruction pipeline, or the small world's painter, which paints the same person in the
+            same clothes anew.
+        instructions: What may change: texts by group, such as background and weather.
+        per_picture: Edits of each picture, each of another group.
+        weights: How often a group is drawn, by its name; 1 where it is not named.
+        prompt: What the painter is told; {edit} stands for the instruction.
+    """
+
+    painter: DiffusionPainter | WorldPortrait
+    instructions: dict[str, list[str]]
+    per_picture: int = 1
+    weights: dict[str, float] = field(default_factory=dict)
+    prompt: str = "{edit}"
+
+    def __post_init__(self) -> None:
+        if not self.instructions or not all(self.instructions.values()):
+            raise ValueError("instructions must name at least one group, and every group at least one text")
+        if unknown := sorted(set(self.weights) - set(self.instructions)):
+            raise ValueError(f"weights names groups that instructions lacks: {', '.join(unknown)}")
+        if any(weight < 0 for weight in self.weights.values()):
+            raise ValueError(f"weights must be 0 or more: {self.weights}")
+        drawn = [group for group in self.instructions if self.weights.get(group, 1.0) > 0]
+        if not 0 <= self.per_picture <= len(drawn):
+            raise ValueError(f"per_picture must be from 0 to the number of groups, {len(drawn)}: {self.per_picture}")
+        if "{edit}" not in self.prompt:
+            raise ValueError(f"prompt must hold {{edit}}: {self.prompt!r}")
+
+
+def plan_edits(picture: Record, settings: Editing, seed: int) -> Iterator[Record]:
+    """What to make of a picture: records with id, parent, number, group, edit, prompt and seed."""
+    name, groups = picture["id"], list(settings.instructions)
+    rng = np.random.default_rng(seed_of(seed, "edits", name))
+    weights = np.array([settings.weights.get(group, 1.0) for group in groups])
+    drawn = rng.choice(len(groups), size=settings.per_picture, replace=False, p=weights / weights.sum())
+    for number, index in enumerate(drawn.tolist(), start=1):
+        texts = settings.instructions[groups[index]]
+        edit = texts[int(rng.integers(len(texts)))]
+        item = f"{name}-e{number}"
+        yield {
+            "id": item,
+            "parent": name,
+            "number": number,
+            "group": groups[index],
+            "edit": edit,
+            "prompt": settings.prompt.replace("{edit}", edit),
+            "seed": seed_of(seed, "edit", item),
+        }
+
+
+def edit_request(edit: Record, picture: Record, folder: Path) -> ImageRequest:
+    """What the painter is asked for.
+
+    Args:
+        edit: Of `plan_edits`.
+        picture: The kept picture that it starts from: `image`, relative to `folder`; for the small world's painter
+            also `outfit` and `identity`.
+        folder: Of the synthesis.
+    """
+    return ImageRequest(
+        id=edit["id"], prompt=edit["prompt"], seed=edit["seed"], scene=picture, source=folder / picture["image"]
+    )

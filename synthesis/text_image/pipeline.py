@@ -1,0 +1,403 @@
+"""The pipeline of text-image pairs: prompts, pictures, poses, edits, edit_poses, captions, assemble, statistics.
+
+prompts/      texts to paint from            pictures/     a person each
+poses/        those seen from head to knees, cut out
+edits/        the same people elsewhere      edit_poses/   the same filter over them
+captions/     of both
+SynTBPR/      what load_dataset reads        statistics/   a page about it
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ..components import ImageRequest, Record, seed_of
+from ..measuring import StatisticsSettings
+from ..painters import DiffusionPainter, ImageServer
+from ..pictures import link_picture, save_picture
+from ..planning import Estimates, plan_pictures
+from ..settings import deciding
+from ..stages import REJECTED, PartStage, Stage, WholeStage, Workspace, as_json_list
+from .assembling import EDITED, GENERATED, image_entries
+from .captioning import GrammarCaptions, InstructionCaptions, TemplateCaptions
+from .editing import Editing, edit_request, plan_edits
+from .portraits import WorldPortrait
+from .poses import FigureFilter, KeypointFilter
+from .prompts import RoughTemplatePrompts, TemplatePrompts, WorldPrompts
+
+DATASET = "SynTBPR"
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """How prompts are made.
+
+    Attributes:
+        count: Of prompts.
+        writer: Who writes them.
+    """
+
+    count: int
+    writer: TemplatePrompts | RoughTemplatePrompts | WorldPrompts
+
+    def __post_init__(self):
+        if self.count < 1:
+            raise ValueError(f"count must be at least 1: {self.count}")
+
+
+@dataclass(frozen=True)
+class PictureSettings:
+    """How pictures are made.
+
+    Attributes:
+        painter: Who paints them.
+        per_prompt: Pictures of each prompt; every one shows a person of its own.
+        image_format: Of all pictures: "png" or "jpg".
+        image_quality: Of JPEG.
+    """
+
+    painter: DiffusionPainter | ImageServer | WorldPortrait
+    per_prompt: int = 5
+    image_format: str = "png"
+    image_quality: int = 95
+
+    def __post_init__(self):
+        if self.per_prompt < 1:
+            raise ValueError(f"per_prompt must be at least 1: {self.per_prompt}")
+        if self.image_format not in ("png", "jpg"):
+            raise ValueError(f"image_format: expected png or jpg, found {self.image_format!r}")
+
+
+@dataclass(frozen=True)
+class TextImageRecipe:
+    """A recipe for pictures of people with captions, several pictures per person.
+
+    Attributes:
+        prompts: What to paint.
+        pictures: The painting.
+        poses: Which pictures show one whole person.
+        captions: What is said of the pictures.
+        edits: Further pictures of the same people; None for none.
+        statistics: What is measured of the data set.
+        estimates: Assumptions for the plan.
+        seed: Of everything random.
+        chunk_size: Prompts per file.
+    """
+
+    kind: ClassVar[str] = "text-image"
+
+    prompts: PromptSettings
+    pictures: PictureSettings
+    poses: KeypointFilter | FigureFilter
+    captions: InstructionCaptions | TemplateCaptions | GrammarCaptions
+    edits: Editing | None = None
+    statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
+    estimates: Estimates = field(default_factory=Estimates, metadata={"free": True})
+    seed: int = 0
+    chunk_size: int = 500
+
+    def __post_init__(self):
+        if self.chunk_size < 1:
+            raise ValueError(f"chunk_size must be at least 1: {self.chunk_size}")
+
+    @property
+    def num_chunks(self) -> int:
+        """Into how many files the prompts go."""
+        return -(-self.prompts.count // self.chunk_size)
+
+    def limited(self, count: int) -> "TextImageRecipe":
+        """The recipe for the first `count` prompts."""
+        return replace(self, prompts=replace(self.prompts, count=min(count, self.prompts.count)))
+
+    def plan(self) -> str:
+        """What the first prompt would be, or be written from, and what all would cost."""
+        return f"{self.prompts.writer.preview('0', self.seed)}\n\n{plan_pictures(self)}"
+
+    def next_steps(self, work: Workspace) -> str:
+        """What to do with the data set."""
+        folder = work.root / DATASET
+        return f'{folder} is ready: load_dataset("{DATASET}", data_dir="{folder}") after `import fafa`.'
+
+    def stages(self) -> list[Stage]:
+        """What is to be done, in order."""
+        stages = [_Prompts(self), _Pictures(self), _Poses(self, "poses", "pictures")]
+        if self.edits:
+            stages += [_Edits(self), _Poses(self, "edit_poses", "edits")]
+        return [*stages, _Captions(self), _Assemble(self), _Statistics(self)]
+
+
+class _Prompts(PartStage):
+    """Writes prompts."""
+
+    name, source = "prompts", None
+
+    def __init__(self, recipe: TextImageRecipe):
+        super().__init__(recipe.prompts.writer)
+        self._count, self._chunk_size, self._seed = recipe.prompts.count, recipe.chunk_size, recipe.seed
+        self.settings = {
+            "writer": deciding(recipe.prompts.writer),
+            "seed": recipe.seed,
+            "chunk_size": recipe.chunk_size,
+        }
+
+    def items(self, work: Workspace, chunk: int) -> list[Record]:
+        first = chunk * self._chunk_size
+        return [{"id": str(number)} for number in range(first, min(first + self._chunk_size, self._count))]
+
+    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
+        return self.part.write((item["id"] for item in items), self._seed)
+
+
+class _Painting(PartStage):
+    """What pictures and edits have in common."""
+
+    def __init__(self, recipe: TextImageRecipe, painter: Any):
+        super().__init__(painter)
+        self._format, self._quality, self._seed = (
+            recipe.pictures.image_format,
+            recipe.pictures.image_quality,
+            recipe.seed,
+        )
+
+    def files(self, record: Record) -> list[str]:
+        return [record["image"]] if "image" in record else []
+
+    def _paint(
+        self, items: Sequence[Record], requests: dict[str, ImageRequest], work: Workspace, chunk: int
+    ) -> Iterator[Record]:
+        by_id = {item["id"]: item for item in items}
+        for painted in self.part.paint(iter(requests.values())):
+            record = {key: value for key, value in by_id[painted.id].items() if key != "scene"}
+            if painted.image is None:
+                yield record | {REJECTED: painted.fault}
+                continue
+            record["image"] = f"{self.name}/images/{chunk:05d}/{painted.id}.{self._format}"
+            save_picture(painted.image, work.root / record["image"], self._quality)
+            yield record | painted.facts
+
+
+class _Pictures(_Painting):
+    """Paints a person by every prompt, several times."""
+
+    name, source = "pictures", "prompts"
+
+    def __init__(self, recipe: TextImageRecipe):
+        super().__init__(recipe, recipe.pictures.painter)
+        self._per_prompt = recipe.pictures.per_prompt
+        self.settings = deciding(recipe.pictures) | {"seed": recipe.seed}
+
+    def items(self, work: Workspace, chunk: int) -> list[Record]:
+        items = []
+        for prompt in work.kept(self.source, chunk):
+            for number in range(1, self._per_prompt + 1):
+                name = f"{prompt['id']}-{number}"
+                seed = seed_of(self._seed, self.name, name)
+                item = {"id": name, "of": prompt["id"], "prompt": prompt["prompt"], "seed": seed, "scene": prompt}
+                items.append(item)
+        return items
+
+    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
+        requests = {
+            item["id"]: ImageRequest(item["id"], item["prompt"], item["seed"], scene=item["scene"]) for item in items
+        }
+        return self._paint(items, requests, work, chunk)
+
+
+class _Edits(_Painting):
+    """Paints the same people once more, somewhere else."""
+
+    name, source = "edits", "poses"
+
+    def __init__(self, recipe: TextImageRecipe):
+        super().__init__(recipe, recipe.edits.painter)
+        self._editing = recipe.edits
+        self.settings = deciding(recipe.edits) | {"seed": recipe.seed}
+
+    def items(self, work: Workspace, chunk: int) -> list[Record]:
+        return [
+            edit | {"scene": person}
+            for person in people(work, chunk)
+            for edit in plan_edits(person, self._editing, self._seed)
+        ]
+
+    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
+        requests = {item["id"]: edit_request(item, item["scene"], work.root) for item in items}
+        return self._paint(items, requests, work, chunk)
+
+
+class _Poses(PartStage):
+    """Keeps pictures of one whole person, and cuts that person out."""
+
+    def __init__(self, recipe: TextImageRecipe, name: str, source: str):
+        super().__init__(recipe.poses)
+        self.name, self.source, self._quality = name, source, recipe.pictures.image_quality
+        self.settings = deciding(recipe.poses)
+
+    def items(self, work: Workspace, chunk: int) -> list[Record]:
+        return work.kept(self.source, chunk)
+
+    def files(self, record: Record) -> list[str]:
+        return [record["image"]] if "image" in record else []
+
+    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
+        suffixes = {item["id"]: Path(item["image"]).suffix for item in items}
+        for found in self.part.find((item["id"], work.root / item["image"]) for item in items):
+            record = {"id": found.id, **found.facts}
+            if found.image is None:
+                yield record | {REJECTED: found.fault}
+                continue
+            record["image"] = f"{self.name}/images/{chunk:05d}/{found.id}{suffixes[found.id]}"
+            save_picture(found.image, work.root / record["image"], self._quality)
+            yield record
+
+
+class _Captions(PartStage):
+    """Writes captions of pictures and edits."""
+
+    name, source = "captions", "poses"
+
+    def __init__(self, recipe: TextImageRecipe):
+        super().__init__(recipe.captions)
+        self._seed, self._with_edits = recipe.seed, recipe.edits is not None
+        self.settings = deciding(recipe.captions) | {"seed": recipe.seed}
+
+    def items(self, work: Workspace, chunk: int) -> list[Record]:
+        return [*people(work, chunk), *(edited_people(work, chunk) if self._with_edits else ())]
+
+    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
+        return self.part.write(iter(items), work.root, self._seed)
+
+
+class _Assemble(WholeStage):
+    """Writes the data set."""
+
+    name, source = "assemble", "captions"
+
+    def __init__(self, recipe: TextImageRecipe):
+        super().__init__()
+        self._with_edits = recipe.edits is not None
+        self.settings = {}
+
+    def sources(self) -> list[str]:
+        return ["poses", *(["edits", "edit_poses"] if self._with_edits else []), "captions"]
+
+    def make(self, work: Workspace) -> dict[str, Any]:
+        final, part = work.root / DATASET, work.root / f".{DATASET}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        models = {GENERATED: _model_of(work, "pictures"), EDITED: _model_of(work, "edits")}
+        people_seen, num_images = set(), 0
+
+        def entries() -> Iterator[Record]:
+            nonlocal num_images
+            for entry, source in image_entries(self._captioned(work, people), self._captioned_edits(work), models):
+                link_picture(work.root / source, part / entry["image_path"])
+                people_seen.add(entry["person_id"])
+                num_images += 1
+                yield entry
+
+        as_json_list(entries(), part / f"{DATASET}.json")
+        shutil.rmtree(final, ignore_errors=not final.exists())
+        part.rename(final)
+        return {"images": num_images, "people": len(people_seen)}
+
+    def _captioned(self, work: Workspace, records: Any) -> Iterator[Record]:
+        for chunk in range(work.num_chunks):
+            captions = {record["id"]: record for record in work.kept("captions", chunk)}
+            for record in records(work, chunk):
+                found = captions.get(record["id"])
+                yield record | {"captions": found["captions"]} if found else record
+
+    def _captioned_edits(self, work: Workspace) -> Iterator[Record]:
+        return self._captioned(work, edited_people) if self._with_edits else iter(())
+
+
+class _Statistics(WholeStage):
+    """Writes the page about it all."""
+
+    name, source = "statistics", "captions"
+
+    def __init__(self, recipe: TextImageRecipe):
+        super().__init__()
+        self._settings, self._seed, self._with_edits = recipe.statistics, recipe.seed, recipe.edits is not None
+        self.settings = deciding(recipe.statistics)
+
+    def sources(self) -> list[str]:
+        edits = ["edits", "edit_poses"] if self._with_edits else []
+        return ["prompts", "pictures", "poses", *edits, "captions"]
+
+    def make(self, work: Workspace) -> dict[str, Any]:
+        from .statistics import write_statistics
+
+        found = write_statistics(
+            work.folder(self.name),
+            DATASET,
+            self._people(work),
+            stages={name: work.counts(name) for name in self.sources()},
+            edits=work.records("edits") if self._with_edits else (),
+            kept=self._people(work),
+            rejected=self._rejected(work),
+            images=work.root,
+            measures=self._measure(work),
+            seed=self._seed,
+        )
+        return {"images": found["images"], "people": found["people"]}
+
+    def _measure(self, work: Workspace) -> dict[str, float]:
+        if not self._settings.needs_models:
+            return {}
+        pictures = [picture for person in self._people(work) for picture in person]
+        pairs = [(work.root / picture["image"], caption) for picture in pictures for caption in picture["captions"]]
+        return self._settings.measure([caption for _, caption in pairs], pairs, self._seed)
+
+    def _people(self, work: Workspace) -> Iterator[list[Record]]:
+        """Of each person the pictures that have captions, the generated one first."""
+        for chunk in range(work.num_chunks):
+            captions = {record["id"]: record["captions"] for record in work.kept("captions", chunk)}
+            pictures = {person["id"]: [person] for person in people(work, chunk)}
+            for edit in edited_people(work, chunk) if self._with_edits else ():
+                pictures[edit["parent"]].append(edit)
+            for of_person in pictures.values():
+                captioned = [one | {"captions": captions[one["id"]]} for one in of_person if one["id"] in captions]
+                if captioned:
+                    yield captioned
+
+    def _rejected(self, work: Workspace) -> Iterator[Record]:
+        """The pictures that were painted and rejected later, as they were painted."""
+        steps = [["pictures", "poses"], *([["edits", "edit_poses"]] if self._with_edits else [])]
+        for chunk in range(work.num_chunks):
+            for painting, filtering in steps:
+                painted = {record["id"]: record for record in work.kept(painting, chunk)}
+                for record in (*work.read(filtering, chunk), *work.read("captions", chunk)):
+                    if REJECTED in record and record["id"] in painted:
+                        yield painted[record["id"]] | record
+
+
+def people(work: Workspace, chunk: int) -> list[Record]:
+    """The people of a chunk who passed the pose filter: what is known of them, and the picture cut out."""
+    prompts = {record["id"]: record for record in work.kept("prompts", chunk)}
+    pictures = {record["id"]: record for record in work.kept("pictures", chunk)}
+    found = []
+    for pose in work.kept("poses", chunk):
+        picture = pictures[pose["id"]]
+        found.append(prompts[picture["of"]] | picture | pose)
+    return found
+
+
+def edited_people(work: Workspace, chunk: int) -> list[Record]:
+    """The edited pictures of a chunk that passed the pose filter."""
+    originals = {record["id"]: record for record in people(work, chunk)}
+    edits = {record["id"]: record for record in work.kept("edits", chunk)}
+    found = []
+    for pose in work.kept("edit_poses", chunk):
+        edit = edits[pose["id"]]
+        found.append(originals[edit["parent"]] | edit | pose)
+    return found
+
+
+def _model_of(work: Workspace, stage: str) -> str:
+    """What painted, by the manifest."""
+    about = work.manifest(stage).get("about", {})
+    return " ".join(str(about[key]) for key in ("model", "revision") if about.get(key))

@@ -1,0 +1,121 @@
+"""Paints single people of the small world, with deliberately wrong pictures mixed in at a known rate."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from ..components import ImageModel, ImageRequest, PaintedImage, SynthesisError, free
+from ..stages import in_processes
+from ..world.painter import paint_person
+from ..world.people import Identity, Outfit, Scene, outfit_from_dict, sample_identity, sample_scene
+from ..world.places import paint_place
+
+NOBODY, TWO_PEOPLE, NO_HEAD, NO_LEGS = FAULTS = ("nobody", "two people", "no head", "no legs")
+
+_REACH = 0.21  # half the width that a figure needs, in heights of the picture
+_BELOW_CHIN, _ABOVE_KNEES = 0.28, 0.6  # where cuts take the head off, and knees and ankles; fractions of the height
+
+
+@dataclass(frozen=True)
+class WorldPortrait:
+    """The small world's painter as an image model: one person, who wears the scene's `outfit`.
+
+    Where the scene has an `identity` (the edited picture's), that person is painted, somewhere else and in another
+    pose. Otherwise the seed decides who it is, and `identity` becomes a fact of the picture.
+
+    Attributes:
+        height: Of the pictures, in pixels.
+        width: Of the pictures, in pixels; at least half the height, so that a figure fits.
+        fault_rate: Share of the pictures that are wrong. What is wrong becomes the fact `fault`, which is there to
+            measure filters by; no filter may read it.
+        faults: What may be wrong, among "nobody", "two people", "no head" and "no legs".
+        num_workers: Processes that paint.
+    """
+
+    kind: ClassVar[str] = "world-portrait"
+    height: int = 192
+    width: int = 144
+    fault_rate: float = 0.0
+    faults: list[str] = field(default_factory=lambda: list(FAULTS))
+    num_workers: int = free(1)
+
+    def __post_init__(self) -> None:
+        if self.height < 32 or not self.height / 2 <= self.width <= 4 * self.height:
+            raise ValueError(
+                f"height must be at least 32 and width from half to four times of it: {self.height} x {self.width}"
+            )
+        if not 0 <= self.fault_rate <= 1:
+            raise ValueError(f"fault_rate must lie between 0 and 1: {self.fault_rate}")
+        if not self.faults or not set(self.faults) <= set(FAULTS):
+            raise ValueError(f"faults must be some of {', '.join(FAULTS)}: {self.faults}")
+
+    def load(self) -> "WorldPortraitPainter":
+        """The painter."""
+        return WorldPortraitPainter(self)
+
+
+class WorldPortraitPainter(ImageModel):
+    """See `WorldPortrait`."""
+
+    def __init__(self, settings: WorldPortrait):
+        super().__init__()
+        self.settings = settings
+        self.about = {"model": "the small world's painter"}
+
+    def paint(self, requests: Iterable[ImageRequest]) -> Iterator[PaintedImage]:
+        """One picture per request, in order.
+
+        Raises:
+            SynthesisError: a request has no outfit.
+        """
+        tasks = [(request.id, request.seed, dict(request.scene)) for request in requests]
+        for name, _, scene in tasks:
+            if "outfit" not in scene:
+                raise SynthesisError(f"{name}: the painter needs an outfit; write the prompts with kind: world")
+        yield from in_processes(partial(_paint, settings=self.settings), tasks, self.settings.num_workers)
+
+
+def _paint(task: tuple[str, int, Mapping[str, Any]], settings: WorldPortrait) -> PaintedImage:
+    name, seed, given = task
+    rng, fate = np.random.default_rng(seed), np.random.default_rng([seed, 1])
+    outfit = outfit_from_dict(given["outfit"])
+    drawn = sample_identity(rng, test=False)
+    identity = Identity(**given["identity"]) if "identity" in given else drawn
+    size = (settings.height, settings.width)
+    scene = _move(sample_scene(rng), rng, size)
+    if fate.random() >= settings.fault_rate:
+        fault, image = None, paint_person(identity, outfit, scene, size)
+    else:
+        fault = settings.faults[int(fate.integers(len(settings.faults)))]
+        image = _paint_wrongly(fault, identity, outfit, scene, size, fate)
+    return PaintedImage(name, image, facts={"identity": asdict(identity), "fault": fault})
+
+
+def _move(scene: Scene, rng: np.random.Generator, size: tuple[int, int]) -> Scene:
+    """The person anywhere between the left and the right edge."""
+    room = max(0.0, size[1] / size[0] / 2 - _REACH)
+    return replace(scene, shift=float(rng.uniform(-room, room)))
+
+
+def _paint_wrongly(
+    fault: str, identity: Identity, outfit: Outfit, scene: Scene, size: tuple[int, int], rng: np.random.Generator
+) -> Image.Image:
+    height, width = size
+    if fault == NOBODY:
+        return paint_place(scene, 2.0, size, np.random.default_rng(scene.seed))  # the shadow lies out of sight
+    if fault == TWO_PEOPLE:  # the left half of one picture and the right of another; the scene is the same in both
+        shift = width / height / 4
+        left = paint_person(identity, outfit, replace(scene, shift=-shift), size)
+        other = sample_identity(rng, test=False)
+        image = paint_person(other, outfit, replace(scene, shift=shift), size)
+        image.paste(left.crop((0, 0, width // 2, height)))
+        return image
+    top, bottom = (_BELOW_CHIN, 1.0) if fault == NO_HEAD else (0.0, _ABOVE_KNEES)
+    scale = 1 / (bottom - top)
+    large = paint_person(identity, outfit, replace(scene, shift=0.0), (round(scale * height), round(scale * width)))
+    left, upper = (large.width - width) // 2, round(top * large.height)
+    return large.crop((left, upper, left + width, upper + height))

@@ -1,0 +1,292 @@
+"""Keeps the pictures that show one person from head to knees, and cuts that person out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from ..components import Part, free
+from ..filtering.detectors import PersonDetector
+from ..pictures import open_picture
+
+# Reasons, in the order in which they are looked for.
+NO_PERSON = "no person"
+SEVERAL_PEOPLE = "several people"
+NO_HEAD = "head not visible"
+NO_UPPER_BODY = "upper body not visible"
+NO_KNEES = "knees and ankles not visible"
+
+# Keypoints of COCO's 17: nose, eyes, ears; shoulders, elbows, wrists; knees, ankles. Hips (11, 12) decide nothing.
+_PARTS = {NO_HEAD: range(5), NO_UPPER_BODY: range(5, 11), NO_KNEES: range(13, 17)}
+NUM_KEYPOINTS = 17
+
+
+@dataclass(frozen=True)
+class FoundPerson:
+    """What a pose filter found in a picture.
+
+    Attributes:
+        id: The picture's.
+        image: The person, cut out; None where the picture is not kept.
+        fault: Why it is not kept; None if it is.
+        facts: Further fields for the item's record: `box` of the cut (left, top, right, bottom in pixels of the
+            picture), and what else the filter measured.
+    """
+
+    id: str
+    image: Image.Image | None
+    fault: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class PoseFilter(Part, ABC):
+    """Finds the one person in a picture."""
+
+    @abstractmethod
+    def find(self, pictures: Iterable[tuple[str, Path]]) -> Iterator[FoundPerson]:
+        """What is in each picture, given as its id and file; in order. A result depends on its own picture alone.
+
+        Raises:
+            SynthesisError: a file cannot be read, or nothing can be found at all.
+        """
+
+
+def judge_pose(keypoints: np.ndarray, scores: np.ndarray, size: tuple[int, int], threshold: float = 0.3) -> str | None:
+    """Why a person is not seen well enough: head, upper body, or knees and ankles without one visible keypoint.
+
+    Args:
+        keypoints: (17, 2) x and y in pixels, in COCO's order.
+        scores: (17,) how sure the pose model is of each.
+        size: Width and height of the picture; a keypoint outside is not visible.
+        threshold: A keypoint counts as visible from this score on.
+
+    Returns:
+        The first reason that holds; None if the person is seen from head to knees.
+    """
+    inside = ((keypoints >= 0) & (keypoints < np.asarray(size))).all(axis=1)
+    visible = inside & (scores >= threshold)
+    return next((reason for reason, part in _PARTS.items() if not visible[list(part)].any()), None)
+
+
+def widen_box(
+    box: tuple[float, float, float, float], margin: float, size: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """A box (left, top, right, bottom) with a margin on every side, a share of its height, inside a picture's size."""
+    left, top, right, bottom = box
+    room = margin * (bottom - top)
+    width, height = size
+    return (
+        max(0, int(left - room)),
+        max(0, int(top - room)),
+        min(width, int(np.ceil(right + room))),
+        min(height, int(np.ceil(bottom + room))),
+    )
+
+
+@dataclass(frozen=True)
+class KeypointFilter:
+    """Settings of the pose filter for photographs: a detector finds people, a pose model their keypoints.
+
+    A picture is kept if the detector finds exactly one person, and the pose model at least one keypoint of the head,
+    one of the upper body, and one of knees and ankles.
+
+    Attributes:
+        detector: What finds people.
+        model: Folder or Hub id of a ViTPose of transformers, which knows COCO's 17 keypoints.
+        revision: Of a model on the Hub.
+        threshold: A keypoint counts as visible from this score on.
+        margin: Around the person who is cut out; share of the height of the detector's box.
+        batch_size: People at a time.
+        device: Such as "cuda:1"; by default a GPU where there is one.
+    """
+
+    kind: ClassVar[str] = "keypoints"
+
+    detector: PersonDetector
+    model: str = "usyd-community/vitpose-base-simple"
+    revision: str | None = None
+    threshold: float = 0.3
+    margin: float = 0.05
+    batch_size: int = 16
+    device: str | None = free(None)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold must lie between 0 and 1: {self.threshold}")
+        _check_margin(self.margin)
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1: {self.batch_size}")
+
+    def load(self) -> PoseFilter:
+        """The filter.
+
+        Raises:
+            SynthesisError: a model cannot be loaded.
+            ValueError: the pose model has other keypoints.
+        """
+        return _KeypointFilter(self)
+
+
+class _KeypointFilter(PoseFilter):
+    def __init__(self, settings: KeypointFilter):
+        from transformers import AutoImageProcessor, VitPoseForPoseEstimation
+
+        from ..filtering.vision import Batches, find_device, load_pretrained
+
+        super().__init__()
+        self.settings = settings
+        self.finder = settings.detector.load()
+        options = {"revision": settings.revision} if settings.revision else {}
+        self.device = find_device(settings.device)
+        self.processor = load_pretrained(AutoImageProcessor, settings.model, backend="pil", **options)
+        self.model = load_pretrained(VitPoseForPoseEstimation, settings.model, **options).to(self.device).eval()
+        if self.model.config.num_labels != NUM_KEYPOINTS:
+            raise ValueError(
+                f"{settings.model}: expected COCO's {NUM_KEYPOINTS} keypoints, found {self.model.config.num_labels}"
+            )
+        self.batches = Batches(settings.batch_size)
+        commit = getattr(self.model.config, "_commit_hash", None)
+        self.about = {"model": settings.model, "revision": commit, "detector": self.finder.about}
+
+    def find(self, pictures: Iterable[tuple[str, Path]]) -> Iterator[FoundPerson]:
+        pictures = iter(pictures)
+        while batch := list(islice(pictures, self.settings.batch_size)):
+            images = [open_picture(file) for _, file in batch]
+            people = self.finder.find(images)
+            alone = [(image, boxes[0][:4]) for image, boxes in zip(images, people, strict=True) if len(boxes) == 1]
+            poses = iter(self.batches.map(self._estimate, alone))
+            for (name, _), image, boxes in zip(batch, images, people, strict=True):
+                if len(boxes) == 1:
+                    yield self._judge(name, image, boxes[0][:4], *next(poses))
+                else:
+                    fault = SEVERAL_PEOPLE if boxes else NO_PERSON
+                    yield FoundPerson(name, None, fault, {"people": len(boxes)})
+
+    def _judge(
+        self, name: str, image: Image.Image, person: tuple[float, ...], keypoints: np.ndarray, scores: np.ndarray
+    ) -> FoundPerson:
+        rows = np.column_stack([keypoints, scores]).astype(float).round(2).tolist()
+        facts: dict[str, Any] = {"people": 1, "keypoints": rows}
+        if reason := judge_pose(keypoints, scores, image.size, self.settings.threshold):
+            return FoundPerson(name, None, reason, facts)
+        box = widen_box(person, self.settings.margin, image.size)
+        return FoundPerson(name, image.crop(box), facts={"box": list(box), **facts})
+
+    def _estimate(self, people: list[tuple[Image.Image, tuple[float, ...]]]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Keypoints (17, 2) and their scores (17,) of the person in the box of each picture."""
+        import torch
+        from transformers.models.vitpose.modeling_vitpose import VitPoseEstimatorOutput
+
+        images = [image for image, _ in people]
+        boxes = [[[left, top, right - left, bottom - top]] for _, (left, top, right, bottom) in people]
+        inputs = self.processor(images, boxes=boxes, return_tensors="pt").to(self.device)
+        if self.model.config.backbone_config.num_experts > 1:  # ViTPose++ knows several data sets; COCO is the first
+            inputs["dataset_index"] = torch.zeros(len(people), dtype=torch.long, device=self.device)
+        with torch.inference_mode():
+            heatmaps = self.model(**inputs).heatmaps
+        found = []
+        for row, box in zip(heatmaps, boxes, strict=True):
+            # One at a time: where no keypoint shows, transformers (5.23) takes its place from the neighbour's heatmap.
+            ((pose,),) = self.processor.post_process_pose_estimation(VitPoseEstimatorOutput(heatmaps=row[None]), [box])
+            found.append((pose["keypoints"].numpy(), pose["scores"].numpy()))
+        return found
+
+
+@dataclass(frozen=True)
+class FigureFilter:
+    """Settings of the pose filter for the small world: it knows how its people are painted, and no model.
+
+    People are drawn with sharp edges, the places behind them are out of focus.
+
+    Attributes:
+        margin: Around the person who is cut out; share of the figure's height.
+    """
+
+    kind: ClassVar[str] = "figure"
+
+    margin: float = 0.05
+
+    def __post_init__(self) -> None:
+        _check_margin(self.margin)
+
+    def load(self) -> PoseFilter:
+        """The filter."""
+        return _FigureFilter(self)
+
+
+class _FigureFilter(PoseFilter):
+    def __init__(self, settings: FigureFilter):
+        super().__init__()
+        self.settings = settings
+        self.about = {"model": "edges of painted figures"}
+
+    def find(self, pictures: Iterable[tuple[str, Path]]) -> Iterator[FoundPerson]:
+        for name, file in pictures:
+            image = open_picture(file)
+            found = find_figure(image)
+            if isinstance(found, str):
+                yield FoundPerson(name, None, found)
+            else:
+                box = widen_box(found, self.settings.margin, image.size)
+                yield FoundPerson(name, image.crop(box), facts={"box": list(box)})
+
+
+_HEIGHT = 192  # pixels; figures are looked for in pictures of this height, for which these numbers were chosen
+_EDGE = 26  # grey levels from one pixel to the next: above the grain, and above what is out of focus
+_FEWEST_EDGES = 0.015  # share of the pixels; places without people have fewer
+_HEAD_ROWS, _HEAD_WIDTH, _HEAD_GAP = 27, 14, 12  # pixels: a head's height and least width, gaps within its outline
+_BORDER_ROWS, _BORDER_EDGE = (
+    4,
+    24,
+)  # what crosses a border of the picture does so for some rows; their mean has no grain
+
+
+def find_figure(image: Image.Image) -> tuple[float, float, float, float] | str:
+    """The box of the one painted person in a picture, in its pixels; or why there is none to keep."""
+    scale = _HEIGHT / image.height
+    pixels = np.asarray(image.resize((max(8, round(scale * image.width)), _HEIGHT)), dtype=np.float32)
+    edges = _sharp_edges(pixels)
+    rows, columns = np.flatnonzero(edges.sum(1) >= 3), np.flatnonzero(edges.sum(0) >= 6)
+    if edges.mean() < _FEWEST_EDGES or not len(columns):
+        return NO_PERSON
+    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    if _crosses(pixels[:_BORDER_ROWS, left:right]):
+        return NO_HEAD
+    heads = _count_runs(edges[top : top + _HEAD_ROWS].any(axis=0))
+    if heads != 1:
+        return SEVERAL_PEOPLE if heads else NO_HEAD
+    if _crosses(pixels[-_BORDER_ROWS:, left:right]):
+        return NO_KNEES
+    return left / scale, top / scale, right / scale, bottom / scale
+
+
+def _sharp_edges(pixels: np.ndarray) -> np.ndarray:
+    """Where (height, width) a picture (height, width, 3) is sharp; lone pixels left out."""
+    edges = np.zeros(pixels.shape[:2], dtype=bool)
+    edges[:, 1:] |= np.abs(np.diff(pixels, axis=1)).max(2) > _EDGE
+    edges[1:] |= np.abs(np.diff(pixels, axis=0)).max(2) > _EDGE
+    padded = np.pad(edges.astype(np.uint8), 1)
+    rows = padded[:-2] + padded[1:-1] + padded[2:]
+    return edges & (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] >= 4)  # of 3 x 3
+
+
+def _crosses(border: np.ndarray) -> bool:
+    """Whether a figure leaves the picture through these rows (rows, width, 3)."""
+    return (np.abs(np.diff(border.mean(axis=0), axis=0)).max(1) > _BORDER_EDGE).sum() >= 2
+
+
+def _count_runs(columns: np.ndarray) -> int:
+    """How many stretches of columns are as wide as a head."""
+    places = np.flatnonzero(columns)
+    runs = np.split(places, np.flatnonzero(np.diff(places) > _HEAD_GAP) + 1)
+    return sum(len(run) > 0 and run[-1] - run[0] + 1 >= _HEAD_WIDTH for run in runs)
+
+
+def _check_margin(margin: float) -> None:
+    if not 0 <= margin <= 1:
+        raise ValueError(f"margin must lie between 0 and 1: {margin}")

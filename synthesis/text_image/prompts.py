@@ -1,0 +1,177 @@
+"""Writes the prompts that pictures of people are painted from."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+
+from ..components import Part, Record, TextModel, TextRequest, seed_of
+from ..models import ChatModel, ServerModel
+from ..quadruples.drawing import Template
+from ..world.captions import describe_outfit
+from ..world.people import outfit_as_dict, sample_outfit
+from .asking import as_messages, ask, check_asking
+
+
+class PromptWriter(Part, ABC):
+    """Writes prompts."""
+
+    @abstractmethod
+    def write(self, ids: Iterable[str], seed: int) -> Iterator[Record]:
+        """One record per id, in any order; what is in it depends on the settings, the seed and the id alone.
+
+        A record holds `id`, `prompt` and what its writer adds. One that did not succeed has the reason under `rejected`
+        and what was answered under `answers`.
+
+        Raises:
+            SynthesisError: nothing can be written at all.
+        """
+
+
+@dataclass(frozen=True)
+class TemplatePrompts:
+    """Settings of prompts drawn from one template.
+
+    A prompt may come twice; there should be far more of them than are wanted.
+
+    Attributes:
+        template: The prompt, with {slots}.
+        pools: What may stand in a slot, each as likely as the others. A phrase may have slots of its own.
+    """
+
+    kind: ClassVar[str] = "template"
+
+    template: str
+    pools: dict[str, list[str]]
+
+    def __post_init__(self) -> None:
+        self.drawing.draw(0)  # refuses templates that cannot be filled
+
+    @cached_property
+    def drawing(self) -> Template:
+        """The template with all that may fill it."""
+        return Template(self.template, self.pools)
+
+    def load(self) -> PromptWriter:
+        """The writer."""
+        return _TemplateWriter(self)
+
+    def preview(self, item: str, seed: int) -> str:
+        """The prompt of an item."""
+        return self.drawing.draw(seed_of(seed, "prompt", item))[0]
+
+
+class _TemplateWriter(PromptWriter):
+    """Notes under `constraints` what was drawn, by pool."""
+
+    def __init__(self, settings: TemplatePrompts):
+        super().__init__()
+        self.settings = settings
+
+    def write(self, ids: Iterable[str], seed: int) -> Iterator[Record]:
+        for name in ids:
+            prompt, drawn = self.settings.drawing.draw(seed_of(seed, "prompt", name))
+            yield {"id": name, "prompt": prompt, "constraints": drawn}
+
+
+@dataclass(frozen=True)
+class RoughTemplatePrompts:
+    """Settings of prompts that a language model writes out from a rough template.
+
+    Attributes:
+        model: Writes them.
+        template: What to write about, with {slots}.
+        pools: What may stand in a slot; see `TemplatePrompts`.
+        request: What the model is asked; {outline} stands for the filled template.
+        system: How it is told to behave; empty for no such message.
+        attempts: How often it is asked until the answer can be used. Needs a `temperature` above 0.
+        min_words: Of a prompt.
+        max_words: Of a prompt; CLIP, which many painters read with, sees about 55.
+    """
+
+    kind: ClassVar[str] = "rough-template"
+
+    model: ChatModel | ServerModel
+    template: str
+    pools: dict[str, list[str]]
+    request: str
+    system: str = ""
+    attempts: int = 3
+    min_words: int = 8
+    max_words: int = 55
+
+    def __post_init__(self) -> None:
+        self.drawing.draw(0)  # refuses templates that cannot be filled
+        check_asking(self.attempts, self.min_words, self.max_words)
+        if "{outline}" not in self.request:
+            raise ValueError(f"request must hold {{outline}}: {self.request!r:.80}")
+
+    @cached_property
+    def drawing(self) -> Template:
+        """The template with all that may fill it."""
+        return Template(self.template, self.pools)
+
+    def load(self) -> PromptWriter:
+        """The writer.
+
+        Raises:
+            SynthesisError: the model cannot be loaded or reached.
+        """
+        return _RoughTemplateWriter(self, self.model.load())
+
+    def preview(self, item: str, seed: int) -> str:
+        """What the model is asked for an item."""
+        outline, _ = self.drawing.draw(seed_of(seed, "prompt", item))
+        return self.request.replace("{outline}", outline)
+
+
+class _RoughTemplateWriter(PromptWriter):
+    """Notes the filled template under `outline`, and under `constraints` what was drawn, by pool."""
+
+    def __init__(self, settings: RoughTemplatePrompts, model: TextModel):
+        super().__init__()
+        self.settings, self.model = settings, model
+        self.about, self.usage = model.about, model.usage
+
+    def write(self, ids: Iterable[str], seed: int) -> Iterator[Record]:
+        settings = self.settings
+
+        def request(name: str, attempt: int) -> TextRequest:
+            messages = as_messages(settings.system, settings.preview(name, seed))
+            return TextRequest(name, messages, seed_of(seed, "prompt", name, attempt))
+
+        words = (settings.min_words, settings.max_words)
+        for answer in ask(self.model, ids, request, settings.attempts, words):
+            outline, drawn = settings.drawing.draw(seed_of(seed, "prompt", answer.item))
+            made = {"rejected": answer.fault} if answer.text is None else {"prompt": answer.text}
+            refused = {"answers": answer.refused} if answer.refused else {}
+            yield {"id": answer.item, **made, "outline": outline, "constraints": drawn, **refused}
+
+
+@dataclass(frozen=True)
+class WorldPrompts:
+    """Settings of prompts from the small world's wardrobe, for its painter. There is nothing to set."""
+
+    kind: ClassVar[str] = "world"
+
+    def load(self) -> PromptWriter:
+        """The writer."""
+        return _WorldWriter()
+
+    def preview(self, item: str, seed: int) -> str:
+        """The prompt of an item."""
+        (record,) = self.load().write([item], seed)
+        return record["prompt"]
+
+
+class _WorldWriter(PromptWriter):
+    """Outfits come from the training part of the wardrobe, and go along for the painter under `outfit`."""
+
+    def write(self, ids: Iterable[str], seed: int) -> Iterator[Record]:
+        for name in ids:
+            rng = np.random.default_rng(seed_of(seed, "prompt", name))
+            outfit = sample_outfit(rng, test=False)
+            yield {"id": name, "prompt": describe_outfit(outfit, rng), "outfit": outfit_as_dict(outfit)}

@@ -1,0 +1,464 @@
+"""The pipeline of triplets: quadruples, distinct, diptychs, split, gates, judgements, filter, assemble, statistics.
+
+A quadruple is two captions of one subject and the edits between them; a diptych paints both side by side; its halves
+give a triplet in each direction.
+
+    quadruples/   texts                       distinct/     the same, near-duplicates rejected
+    diptychs/     pictures of both halves     split/        the halves
+    gates/        cheap scores of each pair   judgements/   a judge's scores of the pairs that pass the bounds on those
+    filter/       a decision per triplet, of scores and thresholds alone
+    SynCPR/       what load_dataset reads     statistics/   a page about it
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..components import ImageRequest, Record, seed_of
+from ..filtering.clip import ClipGate
+from ..filtering.detectors import PeopleGate
+from ..filtering.gates import AspectGate, BlankGate, BlurGate, SeamGate, TwinGate
+from ..filtering.judge import VisionLanguageJudge
+from ..filtering.onlooker import Onlooker
+from ..filtering.thresholds import Thresholds
+from ..measuring import StatisticsSettings
+from ..painters.diffusion import DiffusionPainter
+from ..painters.image_server import ImageServer
+from ..painters.world import WorldPainter
+from ..pictures import open_picture, save_picture
+from ..planning import Estimates, plan_triplets
+from ..quadruples.grammar import GrammarWriter
+from ..quadruples.near_duplicates import NearDuplicateSettings, reject_near_duplicates
+from ..quadruples.prompting import LanguageModelWriter
+from ..settings import deciding
+from ..splitting import SplitSettings
+from ..stages import REJECTED, ItemStage, PartStage, Stage, WholeStage, Workspace
+from ..world.things import ThingsWriter
+from ..world.things_painter import ThingsPainter
+from .assembly import DIRECTIONS, FORMATS, AssemblySettings, assemble, kept_triplets, triplet_of
+
+_AT_ONCE = 64  # pictures opened together
+
+
+@dataclass(frozen=True)
+class QuadrupleSettings:
+    """How texts are made.
+
+    Attributes:
+        count: Of quadruples to write; some will be rejected.
+        writer: Who writes them.
+    """
+
+    count: int
+    writer: GrammarWriter | LanguageModelWriter | ThingsWriter
+
+    def __post_init__(self):
+        if self.count < 1:
+            raise ValueError(f"count must be at least 1: {self.count}")
+
+
+@dataclass(frozen=True)
+class DiptychSettings:
+    """How pictures are made.
+
+    Attributes:
+        painter: Who paints them.
+        prompt: What is asked for; {caption_a} and {caption_b} stand for the quadruple's.
+        realistic: Diptychs per quadruple at the full strength of the painter's adapter.
+        diverse: Diptychs per quadruple at a strength drawn evenly from 0 to 1.
+        image_format: Of all pictures: "png", or "jpg", a tenth of the size.
+        image_quality: Of JPEG.
+    """
+
+    painter: DiffusionPainter | ImageServer | WorldPainter | ThingsPainter
+    prompt: str = "{caption_a} {caption_b}"
+    realistic: int = 5
+    diverse: int = 5
+    image_format: str = "png"
+    image_quality: int = 95
+
+    def __post_init__(self):
+        if self.image_format not in ("png", "jpg"):
+            raise ValueError(f"image_format: expected png or jpg, found {self.image_format!r}")
+        if min(self.realistic, self.diverse) < 0 or self.realistic + self.diverse < 1:
+            raise ValueError(f"realistic and diverse: at least one diptych, not {self.realistic} and {self.diverse}")
+        try:
+            self.prompt.format(caption_a="", caption_b="")
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"prompt: knows {{caption_a}} and {{caption_b}} alone ({error!r})") from None
+
+
+@dataclass(frozen=True)
+class TripletRecipe:
+    """A recipe for triplets of reference image, edit and target image.
+
+    Attributes:
+        quadruples: The texts.
+        distinct: Which texts are too near to others.
+        diptychs: The pictures.
+        split: How they are cut in two.
+        gates: Cheap measures of every pair.
+        judge: Who looks at pairs that the gates let through; None to decide by the gates alone.
+        filter: The bounds of all scores.
+        assemble: The data set.
+        statistics: What is measured of it.
+        seed: Of everything random.
+        estimates: Assumptions for the plan.
+        chunk_size: Quadruples per file. Shards share the chunks out, so there should be many more of these.
+    """
+
+    kind: ClassVar[str] = "triplets"
+
+    quadruples: QuadrupleSettings
+    diptychs: DiptychSettings
+    distinct: NearDuplicateSettings = field(default_factory=NearDuplicateSettings)
+    split: SplitSettings = field(default_factory=SplitSettings)
+    gates: list[BlankGate | BlurGate | AspectGate | TwinGate | SeamGate | PeopleGate | ClipGate] = field(
+        default_factory=list
+    )
+    judge: Onlooker | VisionLanguageJudge | None = None
+    filter: Thresholds = field(default_factory=Thresholds)
+    assemble: AssemblySettings = field(default_factory=AssemblySettings)
+    statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
+    estimates: Estimates = field(default_factory=Estimates, metadata={"free": True})
+    seed: int = 0
+    chunk_size: int = 500
+
+    def __post_init__(self):
+        if self.chunk_size < 1:
+            raise ValueError(f"chunk_size must be at least 1: {self.chunk_size}")
+
+    @property
+    def num_chunks(self) -> int:
+        """Into how many files the quadruples go."""
+        return -(-self.quadruples.count // self.chunk_size)
+
+    def limited(self, count: int) -> "TripletRecipe":
+        """The recipe for the first `count` quadruples."""
+        return replace(self, quadruples=replace(self.quadruples, count=min(count, self.quadruples.count)))
+
+    def plan(self) -> str:
+        """What would be asked for the first quadruple, and what all would cost."""
+        asked = self.quadruples.writer.preview("0", self.seed)
+        return f"{asked}\n\nEach is painted by: {self.diptychs.prompt}\n\n{plan_triplets(self)}"
+
+    def next_steps(self, work: Workspace) -> str:
+        """What to do with the data set."""
+        folder = work.root / self.assemble.format
+        return f'{folder} is ready: load_dataset("{self.assemble.format}", data_dir="{folder}") after `import fafa`.'
+
+    def stages(self) -> list[Stage]:
+        """What is to be done, in order."""
+        stages = [_Quadruples(self), _Distinct(self), _Diptychs(self), _Halves(self), _Gates(self)]
+        if self.judge:
+            stages.append(_Judgements(self))
+        return [*stages, _Filter(self), _Assemble(self), _Statistics(self)]
+
+
+class _Quadruples(PartStage):
+    """Writes texts; the first stage."""
+
+    name, source = "quadruples", None
+
+    def __init__(self, recipe: TripletRecipe):
+        super().__init__(recipe.quadruples.writer)
+        self._count, self._chunk_size, self._seed = recipe.quadruples.count, recipe.chunk_size, recipe.seed
+        # More quadruples may be asked for later: their number does not decide what they are.
+        self.settings = {
+            "writer": deciding(recipe.quadruples.writer),
+            "seed": recipe.seed,
+            "chunk_size": recipe.chunk_size,
+        }
+
+    def items(self, work: Workspace, chunk: int) -> list[Record]:
+        first = chunk * self._chunk_size
+        return [{"id": str(number)} for number in range(first, min(first + self._chunk_size, self._count))]
+
+    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
+        return self.part.write((item["id"] for item in items), self._seed)
+
+
+class _Distinct(WholeStage):
+    """Rejects quadruples that say nearly what an earlier one says."""
+
+    name, source = "distinct", "quadruples"
+
+    def __init__(self, recipe: TripletRecipe):
+        super().__init__()
+        self._settings = recipe.distinct
+        self.settings = deciding(recipe.distinct)
+
+    def make(self, work: Workspace) -> dict[str, Any]:
+        written = [work.kept(self.source, chunk) for chunk in range(work.num_chunks)]
+        too_near = reject_near_duplicates([record for records in written for record in records], self._settings)
+        for chunk, records in enumerate(written):
+            decided = (
+                record | {REJECTED: "near-duplicate", "of": too_near[record["id"]]}
+                if record["id"] in too_near
+                else record
+                for record in records
+            )
+            work.write(self.name, chunk, decided)
+        return work.counts(self.name)
+
+
+class _Diptychs(PartStage):
+    """Paints both halves of every quadruple, several times."""
+
+    name, source = "diptychs", "distinct"
+
+    def __init__(self, recipe: TripletRecipe):
+        super().__init__(recipe.diptychs.painter)
+        self._settings, self._seed = recipe.diptychs, recipe.seed
+        self.settings = deciding(recipe.diptychs) | {"seed": recipe.seed}
+
+    def items(self, work: Workspace, chunk: int) -> list[Record]:
+        numbers = range(1, self._settings.realistic + self._settings.diverse + 1)
+        return [
+            {"id": f"{quadruple['id']}-{number}", "quadruple": quadruple["id"], "number": number, "scene": quadruple}
+            for quadruple in work.kept(self.source, chunk)
+            for number in numbers
+        ]
+
+    def files(self, record: Record) -> list[str]:
+        return [record["image"]] if "image" in record else []
+
+    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
+        requests = {item["id"]: self._request(item) for item in items}
+        by_id = {item["id"]: item for item in items}
+        for painted in self.part.paint(iter(requests.values())):
+            item, request = by_id[painted.id], requests[painted.id]
+            record = {name: item[name] for name in ("id", "quadruple", "number")}
+            record |= {"seed": request.seed, "strength": request.strength}
+            if painted.image is None:
+                yield record | {REJECTED: painted.fault}
+                continue
+            record["image"] = f"{self.name}/images/{chunk:05d}/{painted.id}.{self._settings.image_format}"
+            save_picture(painted.image, work.root / record["image"], self._settings.image_quality)
+            yield record | painted.facts
+
+    def _request(self, item: Record) -> ImageRequest:
+        seed = seed_of(self._seed, self.name, item["id"])
+        is_realistic = item["number"] <= self._settings.realistic
+        strength = 1.0 if is_realistic else round(float(np.random.default_rng([seed, 0]).uniform()), 3)
+        captions = {name: item["scene"][name] for name in ("caption_a", "caption_b")}
+        return ImageRequest(item["id"], self._settings.prompt.format(**captions), seed, strength, item["scene"])
+
+
+class _Halves(PartStage):
+    """Cuts diptychs in two."""
+
+    name, source = "split", "diptychs"
+
+    def __init__(self, recipe: TripletRecipe):
+        super().__init__(recipe.split)
+        self._quality = recipe.diptychs.image_quality
+        self.settings = deciding(recipe.split)
+
+    def items(self, work: Workspace, chunk: int) -> list[Record]:
+        return work.kept(self.source, chunk)
+
+    def files(self, record: Record) -> list[str]:
+        return [record[side] for side in ("left", "right") if side in record]
+
+    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
+        for start in range(0, len(items), _AT_ONCE):
+            some = items[start : start + _AT_ONCE]
+            diptychs = [open_picture(work.root / item["image"]) for item in some]
+            for item, split in zip(some, self.part.split(diptychs), strict=True):
+                record = {name: item[name] for name in ("id", "quadruple", "number")}
+                if isinstance(split, str):
+                    yield record | {REJECTED: split}
+                    continue
+                suffix = Path(item["image"]).suffix
+                for side, half in (("left", split.left), ("right", split.right)):
+                    record[side] = f"{self.name}/images/{chunk:05d}/{item['id']}_{side}{suffix}"
+                    save_picture(half, work.root / record[side], self._quality)
+                yield record | {"seam": split.seam}
+
+
+class _Gates(ItemStage):
+    """Measures every pair."""
+
+    name, source = "gates", "split"
+
+    def __init__(self, recipe: TripletRecipe):
+        super().__init__()
+        self._gate_settings = recipe.gates
+        self.settings = {"gates": deciding(recipe.gates)}
+        self._gates: list[Any] | None = None
+
+    def items(self, work: Workspace, chunk: int) -> list[Record]:
+        return pairs_with_texts(work, chunk)
+
+    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
+        if self._gates is None:
+            self._gates = [settings.load() for settings in self._gate_settings]
+            self.about = {
+                settings.kind: gate.about for settings, gate in zip(self._gate_settings, self._gates, strict=True)
+            }
+        for start in range(0, len(items), _AT_ONCE):
+            some = items[start : start + _AT_ONCE]
+            per_gate = [gate.score(some, work.root) for gate in self._gates]
+            for number, item in enumerate(some):
+                scores = {name: score for found in per_gate for name, score in found[number].items()}
+                yield {"id": item["id"], "scores": scores}
+
+
+class _Judgements(PartStage):
+    """Has a judge look at the pairs that are within the bounds of the gates' scores."""
+
+    name, source = "judgements", "gates"
+
+    def __init__(self, recipe: TripletRecipe):
+        super().__init__(recipe.judge)
+        self._bounds = recipe.filter
+        # Bounds say which pairs are judged, not what is said of them: with others, no judgement is made twice.
+        self.settings = {"judge": deciding(recipe.judge)}
+
+    def items(self, work: Workspace, chunk: int) -> list[Record]:
+        scores = {record["id"]: record["scores"] for record in work.read(self.source, chunk)}
+        pairs = pairs_with_texts(work, chunk)
+        return [pair for pair in pairs if any(not reasons for reasons in self._decide(scores[pair["id"]]).values())]
+
+    def _decide(self, scores: dict[str, float]) -> dict[str, list[str]]:
+        return self._bounds.among(scores).decide(scores)
+
+    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
+        for judgement in self.part.judge(iter(items), work.root):
+            if judgement.fault is None:
+                yield {"id": judgement.id, "scores": dict(judgement.scores)}
+            else:
+                yield {"id": judgement.id, REJECTED: judgement.fault}
+
+
+class _Filter(WholeStage):
+    """Decides on every triplet by scores and bounds; no model is needed."""
+
+    name, source = "filter", "gates"
+
+    def __init__(self, recipe: TripletRecipe):
+        super().__init__()
+        self._bounds, self._is_judged = recipe.filter, recipe.judge is not None
+        self.settings = deciding(recipe.filter)
+
+    def sources(self) -> list[str]:
+        return ["split", "gates", *(["judgements"] if self._is_judged else [])]
+
+    def make(self, work: Workspace) -> dict[str, Any]:
+        for chunk in range(work.num_chunks):
+            work.write(self.name, chunk, self._decide(work, chunk))
+        return work.counts(self.name)
+
+    def _decide(self, work: Workspace, chunk: int) -> Iterator[Record]:
+        gates = {record["id"]: record for record in work.read("gates", chunk)}
+        judged = {record["id"]: record for record in work.read("judgements", chunk)} if self._is_judged else {}
+        for pair in work.kept("split", chunk):
+            judgement = judged.get(pair["id"], {})
+            scores = gates[pair["id"]]["scores"] | judgement.get("scores", {})
+            decisions = self._bounds.decide(scores)
+            for direction in DIRECTIONS:
+                record = {"id": f"{pair['id']}-{direction}", "pair": pair["id"], "direction": direction}
+                reasons = decisions[direction]
+                if REJECTED in judgement:
+                    reasons = [f"judge: {judgement[REJECTED]}"]
+                if reasons:
+                    record |= {REJECTED: reasons[0], "reasons": reasons}
+                yield record
+
+
+class _Assemble(WholeStage):
+    """Writes the data set."""
+
+    name, source = "assemble", "filter"
+
+    def __init__(self, recipe: TripletRecipe):
+        super().__init__()
+        self._settings, self._seed = recipe.assemble, recipe.seed
+        self.settings = deciding(recipe.assemble)
+
+    def sources(self) -> list[str]:
+        return ["distinct", "split", "filter"]
+
+    def make(self, work: Workspace) -> dict[str, Any]:
+        return assemble(work, self._settings, self._seed)
+
+
+class _Statistics(WholeStage):
+    """Writes the page about it all."""
+
+    name, source = "statistics", "filter"
+
+    def __init__(self, recipe: TripletRecipe):
+        super().__init__()
+        self._recipe = recipe
+        self.settings = deciding(recipe.statistics)
+
+    def sources(self) -> list[str]:
+        stages = ["quadruples", "distinct", "diptychs", "split", "gates", "judgements", "filter"]
+        return [name for name in stages if name != "judgements" or self._recipe.judge]
+
+    def make(self, work: Workspace) -> dict[str, Any]:
+        from ..statistics import write_statistics
+
+        recipe = self._recipe
+        _, id_field = FORMATS[recipe.assemble.format]
+        found = write_statistics(
+            work.folder(self.name),
+            recipe.assemble.format,
+            (triplet_of(record, id_field) for record in kept_triplets(work)),
+            id_field=id_field,
+            stages={name: work.counts(name) for name in self.sources()},
+            quadruples=self._kept(work, "distinct"),
+            scores=self._scores(work),
+            bounds={name: (bound.at_least, bound.at_most) for name, bound in recipe.filter.bounds.items()},
+            kept=kept_triplets(work),
+            rejected=self._rejected(work),
+            images=work.root,
+            measures=recipe.statistics.measure(*self._texts_and_pictures(work), recipe.seed),
+            seed=recipe.seed,
+        )
+        return {"triplets": found["triplets"], "groups": found["groups"]}
+
+    def _texts_and_pictures(self, work: Workspace) -> tuple[list[str], list[tuple[Path, str]]]:
+        if not self._recipe.statistics.needs_models:
+            return [], []
+        captions = [record[name] for record in self._kept(work, "distinct") for name in ("caption_a", "caption_b")]
+        triplets = (record for record in kept_triplets(work) if record["direction"] == "ab")
+        sides = (("left", "caption_a"), ("right", "caption_b"))
+        pairs = [(work.root / record[side], record[caption]) for record in triplets for side, caption in sides]
+        return captions, pairs
+
+    def _kept(self, work: Workspace, stage: str) -> Iterator[Record]:
+        for chunk in range(work.num_chunks):
+            yield from work.kept(stage, chunk)
+
+    def _scores(self, work: Workspace) -> Iterator[dict[str, float]]:
+        for chunk in range(work.num_chunks):
+            judged = {}
+            if self._recipe.judge:
+                judged = {record["id"]: record for record in work.kept("judgements", chunk)}
+            for record in work.kept("gates", chunk):
+                yield record["scores"] | judged.get(record["id"], {}).get("scores", {})
+
+    def _rejected(self, work: Workspace) -> Iterator[Record]:
+        for chunk in range(work.num_chunks):
+            quadruples = {record["id"]: record for record in work.kept("distinct", chunk)}
+            diptychs = {record["id"]: record for record in work.kept("diptychs", chunk)}
+            pairs = {record["id"]: record for record in work.read("split", chunk)}
+            for record in pairs.values():
+                if REJECTED in record:
+                    yield quadruples[record["quadruple"]] | diptychs[record["id"]] | record
+            for record in work.read("filter", chunk):
+                if REJECTED in record:
+                    pair = pairs[record["pair"]]
+                    yield quadruples[pair["quadruple"]] | pair | record
+
+
+def pairs_with_texts(work: Workspace, chunk: int) -> list[Record]:
+    """The pairs of a chunk that could be cut apart: their halves, and the texts of their quadruple."""
+    quadruples = {record["id"]: record for record in work.kept("distinct", chunk)}
+    return [quadruples[pair["quadruple"]] | pair for pair in work.kept("split", chunk)]
