@@ -141,7 +141,9 @@ def measure(work: Path, items: int) -> dict:
     work_space = Workspace(folder, read_recipe(recipe_file).num_chunks)
     records = list(work_space.records(STAGE))
     ids = Counter(record["id"] for record in records)
-    (run,) = [json.loads(line) for line in (folder / RUNS).read_text(encoding="utf-8").splitlines()]
+    usage: Counter[str] = Counter()
+    for line in (folder / RUNS).read_text(encoding="utf-8").splitlines():
+        usage.update(json.loads(line)["usage"])
     return {
         "date": date.today().isoformat(),
         "command": "python benchmarks/synthesis_server.py --work FOLDER",
@@ -167,14 +169,14 @@ def measure(work: Path, items: int) -> dict:
         "rate": round(items / seconds, 1),
         "progress_before_kill": first_progress,
         "progress_at_end": client.last_progress(),
-        "run_after_kill": run,
+        "usage": usage,
         "prices": PRICES,
     }
 
 
 def to_markdown(record: dict) -> str:
     """The record as a page."""
-    usage = record["run_after_kill"]["usage"]
+    usage = record["usage"]
     attempts = ", ".join(f"{number:,} × {tried}" for tried, number in record["attempts"].items())
     rejected = ", ".join(f"{number} {reason}" for reason, number in record["rejected"].items()) or "none"
     spent = ", ".join(f"{amount:,} {name}" for name, amount in sorted(usage.items()) if name != "cost")
@@ -209,8 +211,8 @@ progress bar said before the kill and at the end:
     {record["progress_before_kill"]}
     {record["progress_at_end"]}
 
-The run after the kill noted in runs.jsonl, at {record["prices"]["input_price"]} and {record["prices"]["output_price"]}
-per million tokens (a killed run leaves no note):
+The notes in runs.jsonl come to this, at {record["prices"]["input_price"]} and {record["prices"]["output_price"]} per
+million tokens (the chunk that the kill interrupted has no note of its first part):
 
     cost {usage["cost"]:.2f}, {spent}
 """

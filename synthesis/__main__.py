@@ -79,7 +79,8 @@ def _run(options: argparse.Namespace) -> int:
         print(unfinished)
     elif shard[0] == 0:
         print(_summary(stages, work))
-        print(recipe.next_steps(work))
+        is_empty = not next(iter(work.manifest("assemble")["counts"].values()))
+        print(f"Nothing was kept: {work.folder('statistics')} tells why." if is_empty else recipe.next_steps(work))
     return 0
 
 

@@ -123,7 +123,16 @@ def _read(hint: Any, value: Any, where: str) -> Any:
         return Path(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
-    raise RecipeError(f"{where}: expected {_name(hint)}, found {_kind(value)} ({_short(value)})")
+    dot = "; YAML takes 1e-4 for a text: write 1.0e-4" if hint is float and _is_number(value) else ""
+    raise RecipeError(f"{where}: expected {_name(hint)}, found {_kind(value)} ({_short(value)}){dot}")
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _read_one_of(hints: tuple[Any, ...], value: Any, where: str) -> Any:

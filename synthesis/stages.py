@@ -3,7 +3,7 @@
     DIR/<stage>/00000.jsonl        the finished records of a chunk, in order; rejected ones with "rejected": reason
     DIR/<stage>/00000.part.jsonl   records of a chunk that is being worked on, in any order
     DIR/<stage>/manifest.json      settings, models, versions of libraries; counts once all chunks are there
-    DIR/runs.jsonl                 a line per run of a stage: when, how long, how many items, what it cost
+    DIR/runs.jsonl                 a line per chunk and run: when, how long, how many items, what it cost
 
 The cut into chunks follows from the recipe alone. A shard `i/n` takes every n-th chunk, so that files come out the same
 whatever the number of shards. A record counts once its line is whole; a kill costs the items in flight and no more.
@@ -207,13 +207,14 @@ class ItemStage(Stage):
             work.folder(self.name).mkdir(parents=True, exist_ok=True)
             self.check_settings(work)
             self._write_manifest(work, {})
-            plans = [(chunk, items) for chunk in work.own_chunks if (items := self._lacking(work, chunk)) is not None]
-            num_left = sum(len(items) for _, items in plans)
-            if plans:
-                with self._progress(work, num_left) as advance:
-                    for chunk, _ in plans:
+            to_do = {
+                chunk: len(items) for chunk in work.own_chunks if (items := self._lacking(work, chunk)) is not None
+            }
+            if to_do:
+                with self._progress(work, sum(to_do.values())) as advance:
+                    for chunk in to_do:
                         self._run_chunk(work, chunk, advance)
-            if not work.missing(self.name) and (plans or "counts" not in work.manifest(self.name)):
+            if not work.missing(self.name) and (to_do or "counts" not in work.manifest(self.name)):
                 self._write_manifest(work, {"counts": work.counts(self.name)})
 
     def is_complete(self, work: Workspace) -> bool:
@@ -255,6 +256,7 @@ class ItemStage(Stage):
             raise SynthesisError(
                 f"{file}: another process works on this chunk; wait for it, or give every process its own --shard i/n"
             ) from None
+        started, clock, spent, count = datetime.now(timezone.utc), time.monotonic(), Counter(self.usage()), 0
         try:
             items = self.items(work, chunk)
             stored = self._stored(work, chunk)
@@ -266,6 +268,7 @@ class ItemStage(Stage):
                         journal.write(as_line(record))
                         journal.flush()
                         stored[record["id"]] = record
+                        count += 1
                         advance()
             if absent := [item["id"] for item in items if item["id"] not in stored]:
                 raise SynthesisError(f"{file}: stage {self.name} made no record of {', '.join(absent[:5])}")
@@ -275,39 +278,34 @@ class ItemStage(Stage):
             _part(file).unlink(missing_ok=True)
         finally:
             lock.release()
-
-    @contextmanager
-    def _progress(self, work: Workspace, total: int) -> Iterator[Callable[[], None]]:
-        """A bar with rate and time left, and with the cost so far and to come where there is one."""
-        started, clock, spent = datetime.now(timezone.utc), time.monotonic(), Counter(self.usage())
-        bar = tqdm(total=total, desc=self.name, unit="item", mininterval=1, disable=not work.show_progress)
-        count = 0
-
-        def advance() -> None:
-            nonlocal count
-            count += 1
-            bar.update()
-            cost = self.usage()["cost"] - spent["cost"]
-            if cost:
-                bar.set_postfix_str(f"cost {cost:,.2f}, {cost / count * (total - count):,.2f} to go", refresh=False)
-
-        try:
-            yield advance
-        finally:
-            bar.close()
             usage = Counter(self.usage())
             usage.subtract(spent)
             note = {
                 "stage": self.name,
-                "shard": "{}/{}".format(*work.shard),
+                "chunk": chunk,
                 "started": started.isoformat(timespec="seconds"),
                 "seconds": round(time.monotonic() - clock, 1),
                 "items": count,
-                "left": total - count,
                 "usage": {name: round(amount, 6) for name, amount in usage.items()},
             }
             with suppress(OSError), (work.root / RUNS).open("a", encoding="utf-8") as stream:
                 stream.write(as_line(note))
+
+    @contextmanager
+    def _progress(self, work: Workspace, total: int) -> Iterator[Callable[[], None]]:
+        """A bar with rate and time left, and with the cost so far and to come where there is one."""
+        spent, count = self.usage()["cost"], 0
+        with tqdm(total=total, desc=self.name, unit="item", mininterval=1, disable=not work.show_progress) as bar:
+
+            def advance() -> None:
+                nonlocal count
+                count += 1
+                bar.update()
+                if cost := self.usage()["cost"] - spent:
+                    left = cost / count * (total - count)
+                    bar.set_postfix_str(f"cost {cost:,.2f}, {left:,.2f} to go", refresh=False)
+
+            yield advance
 
 
 class PartStage(ItemStage):

@@ -105,7 +105,7 @@ def test_first_a_few_and_then_all_make_the_same_as_all(recipe, output, tmp_path,
     assert json.loads((output / "SynCPR" / "SynCPR.json").read_text())[: len(some)] == some
 
     again = [json.loads(line) for line in (output / "runs.jsonl").read_text().splitlines()]
-    assert [run["items"] for run in again if run["stage"] == "diptychs"] == [4, 4]
+    assert sum(run["items"] for run in again if run["stage"] == "diptychs") == 8
     assert main([recipe, "--output", str(tmp_path / "whole"), "--quiet"]) == 0
     assert contents(output) == contents(tmp_path / "whole")
 

@@ -92,8 +92,8 @@ def test_records_are_in_order_and_rejected_ones_stay(tmp_path):
     assert records[5] == {"id": "5", "rejected": "odd multiple of five"}
     assert len(work.kept("numbers", 1)) == 4
     assert work.manifest("numbers")["counts"] == {"items": 20, "rejected": {"odd multiple of five": 2}}
-    run = json.loads((tmp_path / "runs.jsonl").read_text())
-    assert (run["items"], run["left"]) == (20, 0)
+    runs = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
+    assert [(run["chunk"], run["items"]) for run in runs] == [(0, 5), (1, 5), (2, 5), (3, 5)]
 
 
 def test_a_second_run_makes_nothing(tmp_path, expected):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -409,7 +410,9 @@ def test_a_server_writes_and_judges(served):
     assert {record["rejected"] for record in rejected(made, "quadruples")} == {"broken JSON"}
     assert {record["rejected"] for record in rejected(made, "judgements")} <= {"no mark for quality"}
     decided(made, 0.3)
-    runs = {run["stage"]: run["usage"] for run in map(json.loads, (made / "runs.jsonl").read_text().splitlines())}
+    runs = {"quadruples": Counter(), "judgements": Counter()}
+    for note in map(json.loads, (made / "runs.jsonl").read_text().splitlines()):
+        runs.setdefault(note["stage"], Counter()).update(note["usage"])
     assert runs["quadruples"]["requests"] + runs["judgements"]["requests"] == len(server.bodies)
     read = runs["quadruples"]["input tokens"]
     assert read > 0 and runs["quadruples"]["cost"] == pytest.approx(2 * read / 1e6)
