@@ -31,8 +31,9 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from .components import Record, SynthesisError
-from .settings import differences
+from .components import ImageRequest, Record, SynthesisError
+from .pictures import save_picture
+from .settings import deciding, differences
 
 logger = logging.getLogger(__name__)
 
@@ -334,6 +335,70 @@ class PartStage(ItemStage):
     def usage(self) -> Counter[str]:
         """What the part has spent."""
         return Counter(self._part.usage if self._part else {})
+
+
+class WritingStage(PartStage):
+    """The first stage: a writer makes a text of every number.
+
+    Args:
+        writer: Settings of the writer, whose part has `write(ids, seed)`.
+        count: Of the texts. It does not decide what they are, so that more may be asked for later.
+        chunk_size: Texts per file.
+        seed: Of the texts.
+    """
+
+    source = None
+
+    def __init__(self, writer: Any, count: int, chunk_size: int, seed: int):
+        super().__init__(writer)
+        self._count, self._chunk_size, self._seed = count, chunk_size, seed
+        self.settings = {"writer": deciding(writer), "seed": seed, "chunk_size": chunk_size}
+
+    def items(self, work: Workspace, chunk: int) -> list[Record]:
+        """The numbers of a chunk."""
+        first = chunk * self._chunk_size
+        return [{"id": str(number)} for number in range(first, min(first + self._chunk_size, self._count))]
+
+    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
+        """Their texts."""
+        return self.part.write((item["id"] for item in items), self._seed)
+
+
+class PaintingStage(PartStage):
+    """A stage that paints a picture of every item.
+
+    Items have `prompt`, `seed`, `scene` (a record of the stage before), and maybe a `strength`; all but the scene goes
+    into the picture's record.
+
+    Args:
+        painter: Settings of an image model.
+        image_format: "png" or "jpg".
+        image_quality: Of JPEG.
+    """
+
+    def __init__(self, painter: Any, image_format: str, image_quality: int):
+        super().__init__(painter)
+        self._format, self._quality = image_format, image_quality
+
+    def files(self, record: Record) -> list[str]:
+        """The picture."""
+        return [record["image"]] if "image" in record else []
+
+    def request(self, item: Record, work: Workspace) -> ImageRequest:
+        """What the image model is asked for."""
+        return ImageRequest(item["id"], item["prompt"], item["seed"], item.get("strength", 1.0), item["scene"])
+
+    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
+        """The pictures, saved, and a record of each."""
+        records = {item["id"]: {key: value for key, value in item.items() if key != "scene"} for item in items}
+        for painted in self.part.paint(self.request(item, work) for item in items):
+            record = records[painted.id]
+            if painted.image is None:
+                yield record | {REJECTED: painted.fault}
+                continue
+            image = f"{self.name}/images/{chunk:05d}/{painted.id}.{self._format}"
+            save_picture(painted.image, work.root / image, self._quality)
+            yield record | {"image": image} | painted.facts
 
 
 class WholeStage(Stage):

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from ..components import Gate, Record, SynthesisError, free
-from ..pictures import open_picture
-from .vision import Batches, find_device, load_pretrained
+import numpy as np
+
+from ..components import Gate, Record, free
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 
 @dataclass(frozen=True)
@@ -52,30 +52,22 @@ class _ClipGate(Gate):
     names = ("clip_a", "clip_b", "clip_pair", "clip_margin")
 
     def __init__(self, settings: ClipGate):
-        from transformers import AutoModel, AutoProcessor
+        from ..models.clip import ClipEncoder
 
         super().__init__()
-        options = {"revision": settings.revision} if settings.revision else {}
-        self.device = find_device(settings.device)
-        self.processor = load_pretrained(AutoProcessor, settings.model, backend="pil", **options)
-        self.model = load_pretrained(AutoModel, settings.model, **options).to(self.device).eval()
-        if not hasattr(self.model, "get_text_features"):
-            raise SynthesisError(f"{settings.model}: expected CLIP, found {type(self.model).__name__}; set `model`")
-        self.batches = Batches(settings.batch_size)
-        self.about = {"model": settings.model, "revision": getattr(self.model.config, "_commit_hash", None)}
+        self.encoder = ClipEncoder(settings.model, settings.revision, settings.batch_size, settings.device)
+        self.about = self.encoder.about
 
     def score(self, records: Sequence[Record], folder: Path) -> list[dict[str, float]]:
-        import torch
-
         files = [folder / record[side] for record in records for side in ("left", "right")]
         captions = [record[name] for record in records for name in ("caption_a", "caption_b")]
         distinct = list(dict.fromkeys(captions))  # pairs of one quadruple share theirs
-        texts = dict(zip(distinct, self.batches.map(self._encode_captions, distinct), strict=True))
-        images = self.batches.map(self._encode_images, files)
+        texts = dict(zip(distinct, self.encoder.encode_captions(distinct), strict=True))
+        images = self.encoder.encode_images(files)
         scores = []
         for number, record in enumerate(records):
-            pictures = torch.stack(images[2 * number : 2 * number + 2])
-            captions = torch.stack([texts[record["caption_a"]], texts[record["caption_b"]]])
+            pictures = images[2 * number : 2 * number + 2]
+            captions = np.stack([texts[record["caption_a"]], texts[record["caption_b"]]])
             (left_a, left_b), (right_a, right_b) = (pictures @ captions.T).tolist()
             values = (
                 left_a,
@@ -85,20 +77,3 @@ class _ClipGate(Gate):
             )
             scores.append({name: round(value, 4) for name, value in zip(self.names, values, strict=True)})
         return scores
-
-    def _encode_images(self, files: list[Path]) -> "list[torch.Tensor]":
-        return self._encode(self.model.get_image_features, images=[open_picture(file) for file in files])
-
-    def _encode_captions(self, captions: list[str]) -> "list[torch.Tensor]":
-        # Filled up to one length: with any other, a caption's embedding would depend a little on its neighbours.
-        length = self.model.config.text_config.max_position_embeddings
-        return self._encode(
-            self.model.get_text_features, text=captions, padding="max_length", truncation=True, max_length=length
-        )
-
-    def _encode(self, features, **inputs) -> "list[torch.Tensor]":
-        import torch
-
-        with torch.inference_mode():
-            found = features(**self.processor(**inputs, return_tensors="pt").to(self.device)).pooler_output
-        return list(torch.nn.functional.normalize(found.float(), dim=-1).cpu())

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 from PIL import Image
 
 from ..components import Gate, Record, SynthesisError, free
+from ..models.vision import Batches, find_device, load_pretrained
 from ..pictures import open_picture
-from .vision import Batches, find_device, load_pretrained
 
 if TYPE_CHECKING:
     import torch

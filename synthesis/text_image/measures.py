@@ -8,18 +8,19 @@
   look alike, and 1 / dimensions at most.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..components import SynthesisError, free
-from ..pictures import open_picture
+from ..components import free
 
 if TYPE_CHECKING:
     import torch
+
+    from ..models.clip import ClipEncoder
 
 
 @dataclass(frozen=True)
@@ -48,60 +49,13 @@ class ClipMeasures:
         Raises:
             SynthesisError: the model cannot be loaded, or is no CLIP.
         """
-        return ClipEncoder(self)
+        from ..models.clip import ClipEncoder
 
-
-class ClipEncoder:
-    """CLIP, ready for work.
-
-    Attributes:
-        about: Name and revision of the model.
-    """
-
-    def __init__(self, settings: ClipMeasures):
-        from transformers import AutoModel, AutoProcessor
-
-        from ..filtering.vision import Batches, find_device, load_pretrained
-
-        options = {"revision": settings.revision} if settings.revision else {}
-        self.device = find_device(settings.device)
-        self.processor = load_pretrained(AutoProcessor, settings.model, backend="pil", **options)
-        self.model = load_pretrained(AutoModel, settings.model, **options).to(self.device).eval()
-        if not hasattr(self.model, "get_text_features"):
-            raise SynthesisError(f"{settings.model}: expected CLIP, found {type(self.model).__name__}; set `model`")
-        self.batches = Batches(settings.batch_size)
-        self.about = {"model": settings.model, "revision": getattr(self.model.config, "_commit_hash", None)}
-
-    def encode_images(self, files: Iterable[Path]) -> np.ndarray:
-        """Features (pictures, dimensions) of length 1, float32.
-
-        Raises:
-            SynthesisError: a file cannot be read.
-        """
-        return np.stack(self.batches.map(self._encode_images, files))
-
-    def encode_captions(self, captions: Iterable[str]) -> np.ndarray:
-        """Features (captions, dimensions) of length 1, float32; what is too long for the model is cut off."""
-        return np.stack(self.batches.map(self._encode_captions, captions))
-
-    def _encode_images(self, files: list[Path]) -> list[np.ndarray]:
-        return self._encode(self.model.get_image_features, images=[open_picture(file) for file in files])
-
-    def _encode_captions(self, captions: list[str]) -> list[np.ndarray]:
-        return self._encode(self.model.get_text_features, text=captions, padding="max_length", truncation=True)
-
-    def _encode(self, features, **inputs) -> list[np.ndarray]:
-        import torch
-
-        with torch.inference_mode():
-            found: torch.Tensor = features(
-                **self.processor(**inputs, return_tensors="pt").to(self.device)
-            ).pooler_output
-        return list(torch.nn.functional.normalize(found.float(), dim=-1).cpu().numpy())
+        return ClipEncoder(self.model, self.revision, self.batch_size, self.device)
 
 
 def measure_pictures(
-    encoder: ClipEncoder,
+    encoder: "ClipEncoder",
     pictures: Sequence[Path],
     captions: Sequence[str],
     reference: Sequence[Path] = (),

@@ -19,7 +19,7 @@ from ..painters import DiffusionPainter, ImageServer
 from ..pictures import link_picture, save_picture
 from ..planning import Estimates, plan_pictures
 from ..settings import deciding
-from ..stages import REJECTED, PartStage, Stage, WholeStage, Workspace, as_json_list
+from ..stages import REJECTED, PaintingStage, PartStage, Stage, WholeStage, Workspace, WritingStage, as_json_list
 from .assembling import EDITED, GENERATED, image_entries
 from .captioning import GrammarCaptions, InstructionCaptions, TemplateCaptions
 from .editing import Editing, edit_request, plan_edits
@@ -122,70 +122,31 @@ class TextImageRecipe:
 
     def stages(self) -> list[Stage]:
         """What is to be done, in order."""
-        stages = [_Prompts(self), _Pictures(self), _Poses(self, "poses", "pictures")]
+        stages = [
+            _Prompts(self.prompts.writer, self.prompts.count, self.chunk_size, self.seed),
+            _Pictures(self),
+            _Poses(self, "poses", "pictures"),
+        ]
         if self.edits:
             stages += [_Edits(self), _Poses(self, "edit_poses", "edits")]
         return [*stages, _Captions(self), _Assemble(self), _Statistics(self)]
 
 
-class _Prompts(PartStage):
+class _Prompts(WritingStage):
     """Writes prompts."""
 
-    name, source = "prompts", None
-
-    def __init__(self, recipe: TextImageRecipe):
-        super().__init__(recipe.prompts.writer)
-        self._count, self._chunk_size, self._seed = recipe.prompts.count, recipe.chunk_size, recipe.seed
-        self.settings = {
-            "writer": deciding(recipe.prompts.writer),
-            "seed": recipe.seed,
-            "chunk_size": recipe.chunk_size,
-        }
-
-    def items(self, work: Workspace, chunk: int) -> list[Record]:
-        first = chunk * self._chunk_size
-        return [{"id": str(number)} for number in range(first, min(first + self._chunk_size, self._count))]
-
-    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
-        return self.part.write((item["id"] for item in items), self._seed)
+    name = "prompts"
 
 
-class _Painting(PartStage):
-    """What pictures and edits have in common."""
-
-    def __init__(self, recipe: TextImageRecipe, painter: Any):
-        super().__init__(painter)
-        self._format, self._quality, self._seed = (
-            recipe.pictures.image_format,
-            recipe.pictures.image_quality,
-            recipe.seed,
-        )
-
-    def files(self, record: Record) -> list[str]:
-        return [record["image"]] if "image" in record else []
-
-    def _paint(
-        self, items: Sequence[Record], requests: dict[str, ImageRequest], work: Workspace, chunk: int
-    ) -> Iterator[Record]:
-        by_id = {item["id"]: item for item in items}
-        for painted in self.part.paint(iter(requests.values())):
-            record = {key: value for key, value in by_id[painted.id].items() if key != "scene"}
-            if painted.image is None:
-                yield record | {REJECTED: painted.fault}
-                continue
-            record["image"] = f"{self.name}/images/{chunk:05d}/{painted.id}.{self._format}"
-            save_picture(painted.image, work.root / record["image"], self._quality)
-            yield record | painted.facts
-
-
-class _Pictures(_Painting):
+class _Pictures(PaintingStage):
     """Paints a person by every prompt, several times."""
 
     name, source = "pictures", "prompts"
 
     def __init__(self, recipe: TextImageRecipe):
-        super().__init__(recipe, recipe.pictures.painter)
-        self._per_prompt = recipe.pictures.per_prompt
+        settings = recipe.pictures
+        super().__init__(settings.painter, settings.image_format, settings.image_quality)
+        self._per_prompt, self._seed = settings.per_prompt, recipe.seed
         self.settings = deciding(recipe.pictures) | {"seed": recipe.seed}
 
     def items(self, work: Workspace, chunk: int) -> list[Record]:
@@ -198,21 +159,15 @@ class _Pictures(_Painting):
                 items.append(item)
         return items
 
-    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
-        requests = {
-            item["id"]: ImageRequest(item["id"], item["prompt"], item["seed"], scene=item["scene"]) for item in items
-        }
-        return self._paint(items, requests, work, chunk)
 
-
-class _Edits(_Painting):
+class _Edits(PaintingStage):
     """Paints the same people once more, somewhere else."""
 
     name, source = "edits", "poses"
 
     def __init__(self, recipe: TextImageRecipe):
-        super().__init__(recipe, recipe.edits.painter)
-        self._editing = recipe.edits
+        super().__init__(recipe.edits.painter, recipe.pictures.image_format, recipe.pictures.image_quality)
+        self._editing, self._seed = recipe.edits, recipe.seed
         self.settings = deciding(recipe.edits) | {"seed": recipe.seed}
 
     def items(self, work: Workspace, chunk: int) -> list[Record]:
@@ -222,9 +177,8 @@ class _Edits(_Painting):
             for edit in plan_edits(person, self._editing, self._seed)
         ]
 
-    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
-        requests = {item["id"]: edit_request(item, item["scene"], work.root) for item in items}
-        return self._paint(items, requests, work, chunk)
+    def request(self, item: Record, work: Workspace) -> ImageRequest:
+        return edit_request(item, item["scene"], work.root)
 
 
 class _Poses(PartStage):

@@ -136,7 +136,7 @@ class _KeypointFilter(PoseFilter):
     def __init__(self, settings: KeypointFilter):
         from transformers import AutoImageProcessor, VitPoseForPoseEstimation
 
-        from ..filtering.vision import Batches, find_device, load_pretrained
+        from ..models.vision import Batches, find_device, load_pretrained
 
         super().__init__()
         self.settings = settings

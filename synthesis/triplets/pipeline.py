@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..components import ImageRequest, Record, seed_of
+from ..components import Record, seed_of
 from ..filtering.clip import ClipGate
 from ..filtering.detectors import PeopleGate
 from ..filtering.gates import AspectGate, BlankGate, BlurGate, SeamGate, TwinGate
@@ -35,7 +35,7 @@ from ..quadruples.near_duplicates import NearDuplicateSettings, reject_near_dupl
 from ..quadruples.prompting import LanguageModelWriter
 from ..settings import deciding
 from ..splitting import SplitSettings
-from ..stages import REJECTED, ItemStage, PartStage, Stage, WholeStage, Workspace
+from ..stages import REJECTED, ItemStage, PaintingStage, PartStage, Stage, WholeStage, Workspace, WritingStage
 from ..world.things import ThingsWriter
 from ..world.things_painter import ThingsPainter
 from .assembly import DIRECTIONS, FORMATS, AssemblySettings, assemble, kept_triplets, triplet_of
@@ -152,33 +152,22 @@ class TripletRecipe:
 
     def stages(self) -> list[Stage]:
         """What is to be done, in order."""
-        stages = [_Quadruples(self), _Distinct(self), _Diptychs(self), _Halves(self), _Gates(self)]
+        stages = [
+            _Quadruples(self.quadruples.writer, self.quadruples.count, self.chunk_size, self.seed),
+            _Distinct(self),
+            _Diptychs(self),
+            _Halves(self),
+            _Gates(self),
+        ]
         if self.judge:
             stages.append(_Judgements(self))
         return [*stages, _Filter(self), _Assemble(self), _Statistics(self)]
 
 
-class _Quadruples(PartStage):
-    """Writes texts; the first stage."""
+class _Quadruples(WritingStage):
+    """Writes texts."""
 
-    name, source = "quadruples", None
-
-    def __init__(self, recipe: TripletRecipe):
-        super().__init__(recipe.quadruples.writer)
-        self._count, self._chunk_size, self._seed = recipe.quadruples.count, recipe.chunk_size, recipe.seed
-        # More quadruples may be asked for later: their number does not decide what they are.
-        self.settings = {
-            "writer": deciding(recipe.quadruples.writer),
-            "seed": recipe.seed,
-            "chunk_size": recipe.chunk_size,
-        }
-
-    def items(self, work: Workspace, chunk: int) -> list[Record]:
-        first = chunk * self._chunk_size
-        return [{"id": str(number)} for number in range(first, min(first + self._chunk_size, self._count))]
-
-    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
-        return self.part.write((item["id"] for item in items), self._seed)
+    name = "quadruples"
 
 
 class _Distinct(WholeStage):
@@ -205,47 +194,34 @@ class _Distinct(WholeStage):
         return work.counts(self.name)
 
 
-class _Diptychs(PartStage):
+class _Diptychs(PaintingStage):
     """Paints both halves of every quadruple, several times."""
 
     name, source = "diptychs", "distinct"
 
     def __init__(self, recipe: TripletRecipe):
-        super().__init__(recipe.diptychs.painter)
-        self._settings, self._seed = recipe.diptychs, recipe.seed
-        self.settings = deciding(recipe.diptychs) | {"seed": recipe.seed}
+        settings = recipe.diptychs
+        super().__init__(settings.painter, settings.image_format, settings.image_quality)
+        self._diptychs, self._seed = settings, recipe.seed
+        self.settings = deciding(settings) | {"seed": recipe.seed}
 
     def items(self, work: Workspace, chunk: int) -> list[Record]:
-        numbers = range(1, self._settings.realistic + self._settings.diverse + 1)
-        return [
-            {"id": f"{quadruple['id']}-{number}", "quadruple": quadruple["id"], "number": number, "scene": quadruple}
-            for quadruple in work.kept(self.source, chunk)
-            for number in numbers
-        ]
+        numbers = range(1, self._diptychs.realistic + self._diptychs.diverse + 1)
+        return [self._item(quadruple, number) for quadruple in work.kept(self.source, chunk) for number in numbers]
 
-    def files(self, record: Record) -> list[str]:
-        return [record["image"]] if "image" in record else []
-
-    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
-        requests = {item["id"]: self._request(item) for item in items}
-        by_id = {item["id"]: item for item in items}
-        for painted in self.part.paint(iter(requests.values())):
-            item, request = by_id[painted.id], requests[painted.id]
-            record = {name: item[name] for name in ("id", "quadruple", "number")}
-            record |= {"seed": request.seed, "strength": request.strength}
-            if painted.image is None:
-                yield record | {REJECTED: painted.fault}
-                continue
-            record["image"] = f"{self.name}/images/{chunk:05d}/{painted.id}.{self._settings.image_format}"
-            save_picture(painted.image, work.root / record["image"], self._settings.image_quality)
-            yield record | painted.facts
-
-    def _request(self, item: Record) -> ImageRequest:
-        seed = seed_of(self._seed, self.name, item["id"])
-        is_realistic = item["number"] <= self._settings.realistic
-        strength = 1.0 if is_realistic else round(float(np.random.default_rng([seed, 0]).uniform()), 3)
-        captions = {name: item["scene"][name] for name in ("caption_a", "caption_b")}
-        return ImageRequest(item["id"], self._settings.prompt.format(**captions), seed, strength, item["scene"])
+    def _item(self, quadruple: Record, number: int) -> Record:
+        name = f"{quadruple['id']}-{number}"
+        seed = seed_of(self._seed, self.name, name)
+        is_realistic = number <= self._diptychs.realistic
+        return {
+            "id": name,
+            "quadruple": quadruple["id"],
+            "number": number,
+            "prompt": self._diptychs.prompt.format(caption_a=quadruple["caption_a"], caption_b=quadruple["caption_b"]),
+            "seed": seed,
+            "strength": 1.0 if is_realistic else round(float(np.random.default_rng([seed, 0]).uniform()), 3),
+            "scene": quadruple,
+        }
 
 
 class _Halves(PartStage):

@@ -13,6 +13,7 @@ from tiny_pipelines import tiny_flux
 
 from fafa.synthesis import statistics
 from fafa.synthesis.__main__ import main
+from fafa.synthesis.text_image import statistics as text_image_statistics
 
 RECIPE = {
     "kind": "triplets",
@@ -50,7 +51,8 @@ def painter(**settings: Any) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def no_charts(monkeypatch):
     """They take a second, and have tests of their own."""
-    monkeypatch.setattr(statistics, "draw_charts", lambda folder, charts: [])
+    for pages in (statistics, text_image_statistics):
+        monkeypatch.setattr(pages, "draw_charts", lambda folder, charts: [])
 
 
 @pytest.fixture

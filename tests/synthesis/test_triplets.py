@@ -29,6 +29,7 @@ from fafa.synthesis.__main__ import main
 from fafa.synthesis.filtering import onlooker
 from fafa.synthesis.models import server as server_module
 from fafa.synthesis.stages import PartStage
+from fafa.synthesis.text_image import statistics as text_image_statistics
 
 PAINTER = {
     "kind": "triplets",
@@ -97,7 +98,8 @@ def contents(root: Path) -> dict[str, bytes]:
 def quick():
     """No charts, which have tests of their own, and one practice for all judges of painted people."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(statistics, "draw_charts", lambda folder, charts: [])
+        for pages in (statistics, text_image_statistics):
+            patch.setattr(pages, "draw_charts", lambda folder, charts: [])
         patch.setattr(onlooker, "_Eye", cache(onlooker._Eye))
         yield
 

@@ -1,0 +1,67 @@
+"""CLIP: features of pictures and captions."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModel, AutoProcessor
+
+from ..components import SynthesisError
+from ..pictures import open_picture
+from .vision import Batches, find_device, load_pretrained
+
+
+class ClipEncoder:
+    """CLIP of transformers, or a model with the same methods, such as SigLIP; ready for work.
+
+    Args:
+        model: Folder or Hub id.
+        revision: Of a model on the Hub.
+        batch_size: Pictures or captions at a time.
+        device: Such as "cuda:1"; None for a GPU where there is one.
+
+    Attributes:
+        about: Name and revision of the model.
+
+    Raises:
+        SynthesisError: the model cannot be loaded, or is no CLIP.
+    """
+
+    def __init__(self, model: str, revision: str | None, batch_size: int, device: str | None):
+        options = {"revision": revision} if revision else {}
+        self.device = find_device(device)
+        self.processor = load_pretrained(AutoProcessor, model, backend="pil", **options)
+        self.model = load_pretrained(AutoModel, model, **options).to(self.device).eval()
+        if not hasattr(self.model, "get_text_features"):
+            raise SynthesisError(f"{model}: expected CLIP, found {type(self.model).__name__}; set `model`")
+        self.batches = Batches(batch_size)
+        self.about = {"model": model, "revision": getattr(self.model.config, "_commit_hash", None)}
+
+    def encode_images(self, files: Iterable[Path]) -> np.ndarray:
+        """Features (pictures, dimensions) of length 1, float32.
+
+        Raises:
+            SynthesisError: a file cannot be read.
+        """
+        return np.stack(self.batches.map(self._encode_images, files))
+
+    def encode_captions(self, captions: Iterable[str]) -> np.ndarray:
+        """Features (captions, dimensions) of length 1, float32; what is too long for the model is cut off."""
+        return np.stack(self.batches.map(self._encode_captions, captions))
+
+    def _encode_images(self, files: list[Path]) -> list[np.ndarray]:
+        return self._encode(self.model.get_image_features, images=[open_picture(file) for file in files])
+
+    def _encode_captions(self, captions: list[str]) -> list[np.ndarray]:
+        # Filled up to one length: with any other, a caption's features would depend a little on its neighbours.
+        length = self.model.config.text_config.max_position_embeddings
+        return self._encode(
+            self.model.get_text_features, text=captions, padding="max_length", truncation=True, max_length=length
+        )
+
+    def _encode(self, features: Any, **inputs: Any) -> list[np.ndarray]:
+        with torch.inference_mode():
+            found = features(**self.processor(**inputs, return_tensors="pt").to(self.device)).pooler_output
+        return list(torch.nn.functional.normalize(found.float(), dim=-1).cpu().numpy())
