@@ -46,6 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (SynthesisError, RecipeError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
+    except ModuleNotFoundError as error:
+        print(f"{error.name} is not installed: pip install -c constraints.txt '.[synthesis]'", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("Stopped. The same command goes on from here.", file=sys.stderr)
         return 130
