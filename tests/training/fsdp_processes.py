@@ -33,6 +33,7 @@ def train(folder: Path, name: str, **arguments) -> None:
             max_steps=3,
             per_device_train_batch_size=4 // processes,
             learning_rate=1e-3,
+            adam_epsilon=1e-4,  # AdamW would blow rounding up where a gradient is nothing but rounding
             logging_steps=1,
             save_strategy="no",
             report_to="none",
