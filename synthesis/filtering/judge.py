@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 from ..components import Judge, Judgement, Record, TextModel, TextReply, TextRequest, seed_of
 from ..models import ChatModel, ServerModel
+from ..quadruples.parsing import UnusableAnswer
+from ..quadruples.writing import FIELDS
 
 LOWEST, HIGHEST = 1, 10  # marks; scores are these brought to 0 ... 1
-TEXTS = ("caption_a", "caption_b", "edit_ab", "edit_ba")
 
 _SLOT = re.compile(r"\{(\w+)\}")
 _THOUGHTS = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|$)|^.*</(?:think|thinking|reasoning)>", re.DOTALL)
@@ -34,8 +35,8 @@ class Question:
 
     def __post_init__(self):
         for slot in _SLOT.findall(self.prompt):
-            if slot not in TEXTS:
-                raise ValueError(f"the prompt has a slot {{{slot}}}; it can have {', '.join(TEXTS)}")
+            if slot not in FIELDS:
+                raise ValueError(f"the prompt has a slot {{{slot}}}; it can have {', '.join(FIELDS)}")
         for name in self.scores:
             if not re.fullmatch(r"[a-z][a-z_]*", name):
                 raise ValueError(f"a score's name is of small letters and underscores: {name!r}")
@@ -81,10 +82,6 @@ class VisionLanguageJudge:
             SynthesisError: the model cannot be loaded or reached.
         """
         return _VisionLanguageJudge(self, self.model.load())
-
-
-class UnusableAnswer(ValueError):
-    """Why no marks can be read out of an answer, as a short phrase that can be counted."""
 
 
 class _VisionLanguageJudge(Judge):

@@ -36,7 +36,7 @@ _REFUSAL = re.compile(
 
 
 class UnusableAnswer(ValueError):
-    """Why no quadruple can be read out of an answer, as a short fixed phrase that can be counted."""
+    """Why a language model's answer cannot be used, as a short fixed phrase that can be counted."""
 
 
 def parse_quadruple(answer: str) -> dict[str, str]:

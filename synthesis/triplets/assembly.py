@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ..components import Record, seed_of
+from ..filtering.thresholds import DIRECTIONS
 from ..pictures import link_picture
 from ..stages import Workspace, as_json_list
 
-DIRECTIONS = ("ab", "ba")
 _SIDES = {"ab": ("left", "right"), "ba": ("right", "left")}  # direction -> where reference and target are
 _PATHS = ("reference_image_path", "target_image_path")
 

@@ -23,7 +23,7 @@ from ..filtering.detectors import PeopleGate
 from ..filtering.gates import AspectGate, BlankGate, BlurGate, SeamGate, TwinGate
 from ..filtering.judge import VisionLanguageJudge
 from ..filtering.onlooker import Onlooker
-from ..filtering.thresholds import Thresholds
+from ..filtering.thresholds import DIRECTIONS, Thresholds
 from ..measuring import StatisticsSettings
 from ..painters.diffusion import DiffusionPainter
 from ..painters.image_server import ImageServer
@@ -38,7 +38,7 @@ from ..splitting import SplitSettings
 from ..stages import REJECTED, ItemStage, PaintingStage, PartStage, Stage, WholeStage, Workspace, WritingStage
 from ..world.things import ThingsWriter
 from ..world.things_painter import ThingsPainter
-from .assembly import DIRECTIONS, FORMATS, AssemblySettings, assemble, kept_triplets, triplet_of
+from .assembly import FORMATS, AssemblySettings, assemble, kept_triplets, triplet_of
 
 _AT_ONCE = 64  # pictures opened together
 
