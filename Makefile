@@ -1,4 +1,4 @@
-# make quickstart   environment, small world, training, evaluation, pictures: about twelve minutes on two cores
+# make quickstart   environment, small world, training, evaluation, pictures: ten to fifteen minutes on two cores
 # make test         the tests, offline once installed
 # make check-tiny   ranks a gallery of people that the model in checkpoints/tiny has never seen; a minute
 # make tiny         trains that model anew, on a larger small world: half an hour on two cores

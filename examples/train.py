@@ -9,7 +9,7 @@ Every setting is a field of the YAML file, of the command line, or of both (the 
 
 A run that was stopped or killed goes on from its last checkpoint with `--resume_from_checkpoint true`.
 
-What to expect: the quickstart trains for about nine minutes on two CPU cores and reaches 63 % Rank-1 on its test
+What to expect: the quickstart trains for eight to twelve minutes on two CPU cores and reaches 68 % Rank-1 on its test
 set (see examples/evaluate_itcpr.py). The paper's recipe reports 46.5 % Rank-1 on ITCPR, from 10 epochs over 1.15
 million triplets in batches of 256; it wants GPUs with 80 GB.
 

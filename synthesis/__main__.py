@@ -32,7 +32,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--redo", metavar="STAGE", help="discard this stage and what follows from it, then go on")
     parser.add_argument("--dry-run", action="store_true", help="show prompts, the plan and what it would cost")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.redo and options.shard and options.shard[0]:
+        parser.error("--redo discards what all shards made: give it to shard 0, then start the others without it")
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -71,7 +74,7 @@ def _run(options: argparse.Namespace) -> int:
     stages = recipe.stages()
     work = Workspace(options.output, recipe.num_chunks, shard, show_progress=not options.quiet and shard[0] == 0)
     if options.redo:
-        discard_from(options.redo, stages, work)
+        _discard(options.redo, stages, work, processes)
     for stage in stages:
         stage.check_settings(work)
     if shard[0] == 0:
@@ -85,6 +88,22 @@ def _run(options: argparse.Namespace) -> int:
         is_empty = not next(iter(work.manifest("assemble")["counts"].values()))
         print(f"Nothing was kept: {work.folder('statistics')} tells why." if is_empty else recipe.next_steps(work))
     return 0
+
+
+def _discard(name: str, stages: list[Stage], work: Workspace, processes: int) -> None:
+    """Once for all processes, before any of them goes on."""
+    if processes > 1:
+        from torch import distributed
+
+        distributed.init_process_group("gloo")
+        try:
+            if distributed.get_rank() == 0:
+                discard_from(name, stages, work)
+            distributed.barrier()
+        finally:
+            distributed.destroy_process_group()
+    else:
+        discard_from(name, stages, work)
 
 
 def _summary(stages: list[Stage], work: Workspace) -> str:

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..components import Judge, Judgement, Record, TextModel, TextReply, TextRequest, seed_of
+from ..components import Judge, Judgement, Record, TextModel, TextRequest, seed_of
 from ..models import ChatModel, ServerModel
-from ..quadruples.parsing import UnusableAnswer
+from ..models.asking import UnusableAnswer, as_messages, ask, check_attempts, without_thoughts
 from ..quadruples.writing import FIELDS
 
 LOWEST, HIGHEST = 1, 10  # marks; scores are these brought to 0 ... 1
 
 _SLOT = re.compile(r"\{(\w+)\}")
-_THOUGHTS = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|$)|^.*</(?:think|thinking|reasoning)>", re.DOTALL)
 # After a mark's name: closing quotes, a colon, and maybe an object around the number, as in {"quality": {"score": 8}}.
 _MARK = r"""(?<!\w){name}["'`*]*\s*[:=]\s*["'`*]*(?:\{{\s*["']?(?:score|mark|rating|value)["']?\s*:\s*["']?)?"""
 _NUMBER = rf"(-?\d+(?:\.\d+)?)(?![\d.]*\d|\s*(?:-|–|to)\s*\d|\s*%|\s*/(?!\s*{HIGHEST}(?!\d)))"
@@ -72,8 +71,7 @@ class VisionLanguageJudge:
             raise ValueError("give at least one question")
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"asked for twice: {', '.join(sorted(twice))}")
-        if self.attempts < 1:
-            raise ValueError(f"attempts must be at least 1: {self.attempts}")
+        check_attempts(self.attempts)
 
     def load(self) -> Judge:
         """The judge.
@@ -92,54 +90,41 @@ class _VisionLanguageJudge(Judge):
         self.about, self.usage = model.about, model.usage
 
     def judge(self, records: Iterable[Record], folder: Path) -> Iterator[Judgement]:
-        questions = range(len(self.settings.questions))
-        todo: Iterable[tuple[Record, int]] = ((record, number) for record in records for number in questions)
-        found: dict[str, dict[str, float]] = {}
-        faults: dict[str, str] = {}
-        for attempt in range(self.settings.attempts):
-            asked: dict[str, tuple[Record, int]] = {}
-            again: list[tuple[Record, int]] = []
-            for reply in self.model.answer(self._requests(todo, attempt, folder, asked)):
-                record, number = asked.pop(reply.id)
-                try:
-                    scores = self._scores(reply, self.settings.questions[number].scores)
-                except UnusableAnswer as error:
-                    faults[record["id"]] = str(error)
-                    again.append((record, number))
-                    continue
-                scores = found.pop(record["id"], {}) | scores
-                if len(scores) == len(self.names):
-                    yield Judgement(record["id"], {name: scores[name] for name in self.names})
-                else:
-                    found[record["id"]] = scores
-            todo = again
-        for name in dict.fromkeys(record["id"] for record, _ in todo):
-            yield Judgement(name, {}, faults[name])
+        settings = self.settings
+        questions = range(len(settings.questions))
 
-    def _requests(
-        self, todo: Iterable[tuple[Record, int]], attempt: int, folder: Path, asked: dict[str, tuple[Record, int]]
-    ) -> Iterator[TextRequest]:
-        """The requests, made as they are needed; notes in `asked` what each is about."""
-        for record, number in todo:
-            question = self.settings.questions[number]
-            prompt = _SLOT.sub(lambda slot, record=record: record[slot[1]], question.prompt)
-            messages = [{"role": "user", "content": prompt}]
-            if self.settings.system:
-                messages.insert(0, {"role": "system", "content": self.settings.system})
-            name = f"{record['id']}/{number}"
-            asked[name] = record, number
-            yield TextRequest(
-                id=name,
-                messages=messages,
+        def request(item: tuple[Record, int], attempt: int) -> TextRequest:
+            record, number = item
+            question = settings.questions[number]
+            prompt = _SLOT.sub(lambda slot: record[slot[1]], question.prompt)
+            return TextRequest(
+                id=f"{record['id']}/{number}",
+                messages=as_messages(settings.system, prompt),
                 seed=seed_of("judge", record["id"], number, attempt),
                 images=(folder / record["left"], folder / record["right"]),
                 schema=schema_of(question.scores),
             )
 
-    def _scores(self, reply: TextReply, names: Sequence[str]) -> dict[str, float]:
-        if reply.fault is not None:
-            raise UnusableAnswer(reply.fault)
-        return read_scores(reply.text, names)
+        def read(item: tuple[Record, int], text: str) -> dict[str, float]:
+            return read_scores(text, settings.questions[item[1]].scores)
+
+        scores: dict[str, dict[str, float]] = {}
+        faults: dict[str, list[str]] = {}
+        left: dict[str, int] = {}  # questions without an answer, of pairs that have one already
+        todo = ((record, number) for record in records for number in questions)
+        for answer in ask(self.model, todo, request, read, settings.attempts):
+            name = answer.item[0]["id"]
+            scores.setdefault(name, {}).update(answer.value or {})
+            faults.setdefault(name, []).extend(answer.faults[-1:] if answer.value is None else [])
+            left[name] = left.get(name, len(questions)) - 1
+            if not left[name]:
+                del left[name]
+                yield self._judgement(name, scores.pop(name), faults.pop(name))
+
+    def _judgement(self, name: str, scores: dict[str, float], faults: list[str]) -> Judgement:
+        if faults:
+            return Judgement(name, {}, faults[0])
+        return Judgement(name, {mark: scores[mark] for mark in self.names})
 
 
 def schema_of(names: Sequence[str]) -> dict[str, Any]:
@@ -162,9 +147,7 @@ def read_scores(answer: str, names: Sequence[str]) -> dict[str, float]:
     Raises:
         UnusableAnswer: a mark is missing, is not from 1 to 10, or is given twice with two values.
     """
-    text = _THOUGHTS.sub("", answer)
-    if not text.strip():
-        raise UnusableAnswer("empty answer")
+    text = without_thoughts(answer)
     scores = {}
     for name in names:
         spelled = _MARK.format(name=name.replace("_", "[ _-]?"))

@@ -14,8 +14,8 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from ..models.asking import is_refusal
 from . import words as known
-from .parsing import is_refusal
 from .writing import FIELDS
 
 if TYPE_CHECKING:

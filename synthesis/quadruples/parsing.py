@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from ..models.asking import UnusableAnswer, is_refusal, without_thoughts
 from .writing import FIELDS
 
 # A field's name, after wrappers are off and all but letters and digits is gone: "imageAcaption", "edit_from_a_to_b".
@@ -25,18 +26,6 @@ _NAMES = {
     "edit_ab": re.compile(f"{_WRAPPER}{_EDIT}{_A}(?:to|2|into)?(?:image|picture)?{_B}{_EDIT}"),
     "edit_ba": re.compile(f"{_WRAPPER}{_EDIT}{_B}(?:to|2|into)?(?:image|picture)?{_A}{_EDIT}"),
 }
-_THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
-_THOUGHT_END = re.compile(r".*</(?:think|thinking|reasoning)>", re.DOTALL | re.IGNORECASE)  # begun by the template
-_THOUGHT_OPEN = re.compile(r"<(?:think|thinking|reasoning)>.*", re.DOTALL | re.IGNORECASE)  # never ended
-_REFUSAL = re.compile(
-    r"\b(?:I(?:'|’)?m sorry|I am sorry|I apologi[sz]e|I (?:can(?:'|’)?t|cannot|can not|won(?:'|’)?t|am unable|"
-    r"(?:'|’)m unable|must decline)|I(?:'|’)m (?:not able|unable)|as an AI|as a language model)\b",
-    re.IGNORECASE,
-)
-
-
-class UnusableAnswer(ValueError):
-    """Why a language model's answer cannot be used, as a short fixed phrase that can be counted."""
 
 
 def parse_quadruple(answer: str) -> dict[str, str]:
@@ -45,9 +34,7 @@ def parse_quadruple(answer: str) -> dict[str, str]:
     Raises:
         UnusableAnswer: there is no quadruple in the answer, or more than one, or one that can be read in several ways.
     """
-    text = _THOUGHT_OPEN.sub("", _THOUGHT_END.sub("", _THOUGHT.sub("", answer))).strip()
-    if not text:
-        raise UnusableAnswer("empty answer")
+    text = without_thoughts(answer)
     reason = "broken JSON" if "{" in text else "no JSON in the answer"
     found: list[dict[str, str]] = []
     for value in _json_values(text):
@@ -63,11 +50,6 @@ def parse_quadruple(answer: str) -> dict[str, str]:
     if found:
         return found[0]
     raise UnusableAnswer("refused" if is_refusal(text) else reason)
-
-
-def is_refusal(text: str) -> bool:
-    """Whether a model says here that it will not or cannot answer."""
-    return bool(_REFUSAL.search(text))
 
 
 def _json_values(text: str) -> Iterator[Any]:

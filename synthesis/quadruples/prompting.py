@@ -1,16 +1,16 @@
 """Quadruples by a language model, each asked for with constraints of its own."""
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
-from ..components import Record, SynthesisError, TextModel, TextReply, TextRequest, seed_of
+from ..components import Record, SynthesisError, TextModel, TextRequest, seed_of
 from ..models import ChatModel, ServerModel
+from ..models.asking import UnusableAnswer, as_messages, ask, check_attempts
 from .checks import CheckSettings, fault_of, known_languages
 from .drawing import Template
-from .parsing import UnusableAnswer, parse_quadruple
+from .parsing import parse_quadruple
 from .writing import FIELDS, QuadrupleWriter
 
 SCHEMA = {
@@ -51,8 +51,7 @@ class LanguageModelWriter:
     checks: CheckSettings = field(default_factory=CheckSettings)
 
     def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise ValueError(f"attempts must be at least 1: {self.attempts}")
+        check_attempts(self.attempts)
         self.template.draw(0)  # refuses excluded combinations that leave nothing
 
     @cached_property
@@ -78,70 +77,30 @@ class LanguageModelWriter:
     def ask(self, item: str, seed: int, attempt: int) -> tuple[list[dict[str, str]], dict[str, list[str]]]:
         """The messages of an attempt, counted from 0, and the phrases drawn for it, by pool."""
         text, constraints = self.template.draw(seed_of(seed, "quadruple", item, attempt))
-        messages = [{"role": "system", "content": self.system}] if self.system else []
-        return [*messages, {"role": "user", "content": text}], constraints
-
-
-@dataclass
-class _Item:
-    """A quadruple on its way: what it was asked for with last, and the answers that could not be used."""
-
-    id: str
-    constraints: dict[str, list[str]] = field(default_factory=dict)
-    faults: list[str] = field(default_factory=list)
-    answers: list[str] = field(default_factory=list)
+        return as_messages(self.system, text), constraints
 
 
 class _LanguageModelWriter(QuadrupleWriter):
-    """Asks anew, within the same stream of requests, for what could not be used."""
-
     def __init__(self, settings: LanguageModelWriter, model: TextModel) -> None:
         super().__init__()
         self._settings, self._model = settings, model
         self.about, self.usage = model.about, model.usage
 
     def write(self, ids: Iterable[str], seed: int) -> Iterator[Record]:
-        fresh = (_Item(item) for item in ids)
-        again: deque[_Item] = deque()
-        asked: dict[str, _Item] = {}
+        constraints: dict[str, dict[str, list[str]]] = {}  # of the last attempt
 
-        def requests() -> Iterator[TextRequest]:
-            while (item := again.popleft() if again else next(fresh, None)) is not None:
-                messages, item.constraints = self._settings.ask(item.id, seed, len(item.faults))
-                asked[item.id] = item
-                request_seed = seed_of(seed, "quadruple", item.id, len(item.faults))
-                yield TextRequest(item.id, messages, request_seed, schema=SCHEMA)
+        def request(item: str, attempt: int) -> TextRequest:
+            messages, constraints[item] = self._settings.ask(item, seed, attempt)
+            return TextRequest(item, messages, seed_of(seed, "quadruple", item, attempt), schema=SCHEMA)
 
-        # Requests end when there is nothing to ask for at that moment; what fails later needs another round.
-        while True:
-            for reply in self._model.answer(requests()):
-                item = asked.pop(reply.id)
-                record = self._read(item, reply)
-                if record is None:
-                    again.append(item)
-                else:
-                    yield record
-            if asked:
-                raise SynthesisError(f"the language model left {len(asked)} requests unanswered, one of {min(asked)!r}")
-            if not again:
-                return
+        for answer in ask(self._model, ids, request, self._read, self._settings.attempts):
+            texts = {"rejected": answer.faults[-1]} if answer.value is None else answer.value
+            failed = {"faults": answer.faults, "answers": answer.refused} if answer.faults else {}
+            drawn = constraints.pop(answer.item)
+            yield {"id": answer.item, **texts, "constraints": drawn, "attempts": answer.attempts, **failed}
 
-    def _read(self, item: _Item, reply: TextReply) -> Record | None:
-        """The item's record; None if it should be asked for again."""
-        texts: dict[str, str] = {}
-        fault = reply.fault
-        if fault is None:
-            try:
-                texts = parse_quadruple(reply.text)
-                fault = fault_of(texts, self._settings.checks)
-            except UnusableAnswer as error:
-                fault = str(error)
-        if fault is not None:
-            item.faults.append(fault.partition(":")[0])  # without a server's own words, so that it can be counted
-            item.answers.append(reply.text or fault)
-            if len(item.faults) < self._settings.attempts:
-                return None
-            texts = {"rejected": item.faults[-1]}
-        attempts = len(item.faults) + (fault is None)
-        failed = {"faults": item.faults, "answers": item.answers} if item.faults else {}
-        return {"id": item.id, **texts, "constraints": item.constraints, "attempts": attempts, **failed}
+    def _read(self, _: str, text: str) -> dict[str, str]:
+        texts = parse_quadruple(text)
+        if fault := fault_of(texts, self._settings.checks):
+            raise UnusableAnswer(fault)
+        return texts

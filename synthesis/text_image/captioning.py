@@ -13,9 +13,10 @@ import numpy as np
 
 from ..components import Part, Record, TextModel, TextRequest, seed_of
 from ..models import ChatModel, ServerModel
+from ..models.asking import as_messages, ask
 from ..world.captions import describe_outfit
 from ..world.people import outfit_from_dict
-from .asking import as_messages, ask, check_asking
+from .sentences import check_asking, plain_sentence
 
 
 class CaptionWriter(Part, ABC):
@@ -157,14 +158,18 @@ class _ModelCaptions(CaptionWriter):
             return TextRequest(f"{name}/{number}", messages, seed_of(seed, "caption", name, number, attempt), (image,))
 
         found: dict[str, dict[int, str]] = {}
-        faults: dict[str, dict[int, str | None]] = {}
-        for answer in ask(self.model, todo, request, settings.attempts, (settings.min_words, settings.max_words)):
+        faults: dict[str, dict[int, str]] = {}
+
+        def read(_: tuple[Record, int], text: str) -> str:
+            return plain_sentence(text, settings.min_words, settings.max_words)
+
+        for answer in ask(self.model, todo, request, read, settings.attempts):
             picture, number = answer.item
             name = picture["id"]
-            if answer.text is None:
-                faults.setdefault(name, {})[number] = answer.fault
+            if answer.value is None:
+                faults.setdefault(name, {})[number] = answer.faults[-1]
             else:
-                found.setdefault(name, {})[number] = answer.text
+                found.setdefault(name, {})[number] = answer.value
             if len(found.get(name, ())) + len(faults.get(name, ())) == settings.captions:
                 yield _captioned(name, found.pop(name, {}), faults.pop(name, {}))
 
@@ -177,7 +182,7 @@ class _ModelCaptions(CaptionWriter):
         return settings.instruction.replace("{template}", settings.template(int(template)))
 
 
-def _captioned(name: str, found: dict[int, str], faults: dict[int, str | None]) -> Record:
+def _captioned(name: str, found: dict[int, str], faults: dict[int, str]) -> Record:
     """The record of a picture. It is rejected if no caption could be used; some that could not are named."""
     record: Record = {"id": name, "captions": [found[number] for number in sorted(found)]}
     if faults:

@@ -10,10 +10,11 @@ import numpy as np
 
 from ..components import Part, Record, TextModel, TextRequest, seed_of
 from ..models import ChatModel, ServerModel
+from ..models.asking import as_messages, ask
 from ..quadruples.drawing import Template
 from ..world.captions import describe_outfit
 from ..world.people import outfit_as_dict, sample_outfit
-from .asking import as_messages, ask, check_asking
+from .sentences import check_asking, plain_sentence
 
 
 class PromptWriter(Part, ABC):
@@ -143,10 +144,12 @@ class _RoughTemplateWriter(PromptWriter):
             messages = as_messages(settings.system, settings.preview(name, seed))
             return TextRequest(name, messages, seed_of(seed, "prompt", name, attempt))
 
-        words = (settings.min_words, settings.max_words)
-        for answer in ask(self.model, ids, request, settings.attempts, words):
+        def read(_: str, text: str) -> str:
+            return plain_sentence(text, settings.min_words, settings.max_words)
+
+        for answer in ask(self.model, ids, request, read, settings.attempts):
             outline, drawn = settings.drawing.draw(seed_of(seed, "prompt", answer.item))
-            made = {"rejected": answer.fault} if answer.text is None else {"prompt": answer.text}
+            made = {"rejected": answer.faults[-1]} if answer.value is None else {"prompt": answer.value}
             refused = {"answers": answer.refused} if answer.refused else {}
             yield {"id": answer.item, **made, "outline": outline, "constraints": drawn, **refused}
 

@@ -297,11 +297,10 @@ class _Judgements(PartStage):
 
     def items(self, work: Workspace, chunk: int) -> list[Record]:
         scores = {record["id"]: record["scores"] for record in work.read(self.source, chunk)}
-        pairs = pairs_with_texts(work, chunk)
-        return [pair for pair in pairs if any(not reasons for reasons in self._decide(scores[pair["id"]]).values())]
-
-    def _decide(self, scores: dict[str, float]) -> dict[str, list[str]]:
-        return self._bounds.among(scores).decide(scores)
+        # Of all the pairs: one that lacks a score which others have is not worth a judgement either.
+        gates = self._bounds.among({name for measured in scores.values() for name in measured})
+        decided = ((pair, gates.decide(scores[pair["id"]])) for pair in pairs_with_texts(work, chunk))
+        return [pair for pair, reasons in decided if not all(reasons.values())]
 
     def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
         for judgement in self.part.judge(iter(items), work.root):

@@ -2,7 +2,7 @@
 
     python tests/synthesis/kill_and_resume.py FOLDER --kills 10      # about ten minutes
 
-Also runs it in four shards. Not a test of pytest's, for its length; tests/synthesis/test_pipeline.py has a short one.
+Also runs it in four shards. Not a test of pytest's, for its length; tests/synthesis/test_triplets.py has a short one.
 """
 
 import argparse

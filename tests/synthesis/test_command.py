@@ -179,6 +179,12 @@ def test_an_unknown_stage_names_the_stages(recipe, output, capsys):
     assert "there is no stage 'filtr'; the stages are quadruples, distinct, diptychs, split, gates, filter" in message
 
 
+def test_a_later_shard_may_not_discard_what_others_made(recipe, output, capsys):
+    with pytest.raises(SystemExit):
+        main([recipe, "--output", str(output), "--redo", "filter", "--shard", "1/2"])
+    assert "give it to shard 0" in capsys.readouterr().err
+
+
 def test_no_permission_is_one_line(recipe, output, monkeypatch, capsys):
     def refuse(self, *args, **kwargs):
         raise PermissionError(errno.EACCES, "Permission denied", str(self))

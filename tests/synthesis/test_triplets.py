@@ -1,7 +1,9 @@
 """Whole pipelines: the painter's, the one of real models (tiny ones, saved and loaded), and the one over a server."""
 
 import json
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +33,7 @@ from fafa.synthesis.models import server as server_module
 from fafa.synthesis.stages import PartStage
 from fafa.synthesis.text_image import statistics as text_image_statistics
 
+TWO_PROCESSES = Path(__file__).parents[2] / "examples" / "configs" / "accelerate" / "cpu_two_processes.yaml"
 PAINTER = {
     "kind": "triplets",
     "quadruples": {"count": 12, "writer": {"kind": "grammar"}},
@@ -200,6 +203,19 @@ def test_killed_and_resumed_it_makes_the_same(painted, painter_recipe, tmp_path)
     assert not (tmp_path / "split" / "00003.jsonl").exists()
     assert run(painter_recipe, tmp_path) == 0
     assert contents(tmp_path) == contents(painted)
+
+
+def test_launched_processes_redo_a_stage_together(painted, painter_recipe, tmp_path):
+    """One of them discards, none goes on before that, and they share the chunks."""
+    shutil.copytree(painted, tmp_path, dirs_exist_ok=True)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(TWO_PROCESSES)]
+    command = ["-m", "fafa.synthesis", str(painter_recipe), "--output", str(tmp_path), "--quiet", "--redo", "split"]
+    subprocess.run([*launch, *command], check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    made, expected = contents(tmp_path), contents(painted)
+    assert all(made[file] == content for file, content in expected.items() if not file.startswith("statistics"))
+    notes = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
+    chunks = [note["chunk"] for note in notes if note["stage"] == "gates"]
+    assert sorted(chunks) == sorted([0, 1, 2, 3] * 2)  # once before, and once more
 
 
 def quadruple(before: str, after: str) -> dict[str, str]:

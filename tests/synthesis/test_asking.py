@@ -1,0 +1,69 @@
+import pytest
+from scripted_model import ScriptedModel
+
+from fafa.synthesis.components import SynthesisError, TextRequest
+from fafa.synthesis.models.asking import UnusableAnswer, ask, is_refusal, without_thoughts
+
+
+def request(item, attempt):
+    return TextRequest(item, [{"role": "user", "content": item}], seed=attempt)
+
+
+def read(item, text):
+    if len(text.split()) < 3:
+        raise UnusableAnswer("too short")
+    return f"{item}: {text}"
+
+
+def test_items_are_asked_again_until_their_answer_can_be_used():
+    """ "a" at once, "b" at the third attempt, "c" never; nothing is lost and nothing asked in vain."""
+    right = {"a": 0, "b": 2, "c": 9}
+    model = ScriptedModel(lambda r: "a man in red" if r.seed >= right[r.id] else "no")
+    answers = {answer.item: answer for answer in ask(model, iter("abc"), request, read, attempts=3)}
+    assert {item: (answer.value, answer.attempts) for item, answer in answers.items()} == {
+        "a": ("a: a man in red", 1),
+        "b": ("b: a man in red", 3),
+        "c": (None, 3),
+    }
+    assert answers["c"].faults == ["too short"] * 3 and answers["c"].refused == ["no"] * 3
+    assert len(model.asked) == 7
+
+
+def test_a_models_own_fault_is_kept():
+    """Without a server's own words, so that reasons can be counted; these are with the refused answers."""
+    model = ScriptedModel(lambda r: "FAULT refused by the server: request 17 is bad")
+    (answer,) = ask(model, ["a"], request, read, attempts=2)
+    assert answer.value is None and answer.faults == ["refused by the server"] * 2
+    assert answer.refused == ["refused by the server: request 17 is bad"] * 2
+
+
+def test_a_model_that_leaves_out_an_answer_is_an_error():
+    class Forgetful(ScriptedModel):
+        def answer(self, requests):
+            yield next(super().answer(requests))
+
+    with pytest.raises(SynthesisError, match="left 1 requests unanswered, one of 'a'"):
+        list(ask(Forgetful(lambda r: "a man in red"), ["a", "b"], request, read, attempts=2))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        " a coat ",
+        "<think>red? blue?</think>a coat",
+        "<Reasoning>\nred?\n</Reasoning>\n\na coat",
+        "begun by the template\n</think>\na coat",
+        "<think>red?</think>\na coat<think>or not",
+    ],
+)
+def test_thoughts_are_no_part_of_an_answer(answer):
+    assert without_thoughts(answer) == "a coat"
+
+
+def test_an_answer_of_thoughts_alone_is_empty():
+    with pytest.raises(UnusableAnswer, match="empty answer"):
+        without_thoughts("<think>a coat, I would say, and then")
+
+
+def test_refusals_are_known_by_their_words():
+    assert is_refusal("I'm sorry, but I can’t describe people.") and not is_refusal("A man who cannot be seen.")
