@@ -4,7 +4,8 @@
     python -m fafa.synthesis.calibrate FOLDER              # finds the bounds of its filter
     python -m fafa.synthesis.train_adapter SETTINGS        # trains the LoRA that paints diptychs
 
-`recipes/` holds the recipes, `triplets/` and `text_image/` the stages of both kinds of data sets, `stages` what all
-stages have in common (chunks, resuming, manifests), `components` the parts that a recipe puts together: `models/`
-(language), `quadruples/` (texts), `painters/`, `filtering/`. `world/` is the small world of people.
+`recipes/` holds the recipes, `recipe` what every kind of them has in common, `triplets/` and `text_image/` the stages
+of both kinds, `stages` what all stages have in common (chunks, resuming, manifests), `components` the parts that a
+recipe puts together: `models/` (language), `quadruples/` (texts), `painters/`, `filtering/`. `world/` is the small
+world of people.
 """

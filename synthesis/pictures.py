@@ -1,7 +1,8 @@
-"""Picture files: opened with one clear error, and written whole or not at all."""
+"""Picture files: their format, opened with one clear error, and written whole or not at all."""
 
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -9,6 +10,23 @@ from PIL import Image
 from .components import SynthesisError
 
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureFormat:
+    """Settings of how pictures are stored.
+
+    Attributes:
+        image_format: "png", or "jpg", a tenth of the size.
+        image_quality: Of JPEG.
+    """
+
+    image_format: str = "png"
+    image_quality: int = 95
+
+    def __post_init__(self):
+        if self.image_format not in ("png", "jpg"):
+            raise ValueError(f"image_format: expected png or jpg, found {self.image_format!r}")
 
 
 def open_picture(picture: Path | Image.Image) -> Image.Image:

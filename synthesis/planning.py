@@ -51,7 +51,7 @@ class Estimates:
 
 def plan_triplets(recipe: "TripletRecipe") -> str:
     """A table of stages: items, tokens, GPU-hours, disk, and what they come to."""
-    assumed, count = recipe.estimates, recipe.quadruples.count
+    assumed, count = recipe.estimates, recipe.count
     per_quadruple = recipe.diptychs.realistic + recipe.diptychs.diverse
     distinct = count * assumed.keep_texts
     diptychs = distinct * per_quadruple
@@ -73,16 +73,16 @@ def plan_triplets(recipe: "TripletRecipe") -> str:
 def plan_pictures(recipe: "TextImageRecipe") -> str:
     """A table of stages: items, GPU-hours, disk, and what they come to."""
     assumed = recipe.estimates
-    pictures = recipe.prompts.count * recipe.pictures.per_prompt
+    pictures = recipe.count * recipe.pictures.per_prompt
     kept = pictures * assumed.keep_gates
     edits = kept * recipe.edits.per_picture if recipe.edits else 0
     captioned = kept + edits * assumed.keep_gates
     captioning = _over(captioned, assumed.judgements_per_second)
     seen = (assumed.judgement_input_tokens, assumed.judgement_output_tokens)
     written = (assumed.writing_input_tokens, assumed.writing_output_tokens)
-    writing = _over(recipe.prompts.count * assumed.writing_output_tokens, assumed.output_tokens_per_second)
+    writing = _over(recipe.count * assumed.writing_output_tokens, assumed.output_tokens_per_second)
     rows = [
-        ("prompts", recipe.prompts.count, *written, writing, recipe.prompts.count * 1e-3),
+        ("prompts", recipe.count, *written, writing, recipe.count * 1e-3),
         ("pictures", pictures, 0, 0, pictures * assumed.picture_seconds, pictures * assumed.picture_megabytes),
         ("poses", pictures, 0, 0, pictures * assumed.gate_seconds, pictures * 1e-3),
         ("edits", edits, 0, 0, edits * assumed.picture_seconds, edits * assumed.picture_megabytes),

@@ -6,14 +6,13 @@ What nobody published (prompts, thresholds, ranks) is ours, and marked so in the
 import difflib
 from pathlib import Path
 
+from ..recipe import Recipe
 from ..settings import RecipeError, read_settings, read_yaml
 from ..text_image.pipeline import TextImageRecipe
 from ..triplets.pipeline import TripletRecipe
 
 FOLDER = Path(__file__).parent
 KINDS = {recipe.kind: recipe for recipe in (TripletRecipe, TextImageRecipe)}
-
-Recipe = TripletRecipe | TextImageRecipe
 
 
 def find_recipe(name: str) -> Path:
@@ -36,7 +35,7 @@ def read_recipe(file: Path) -> Recipe:
     """A recipe from its file; `kind:` says of what.
 
     Raises:
-        RecipeError: see `recipe.read_settings`.
+        RecipeError: see `settings.read_settings`.
     """
     content = read_yaml(file)
     kind = content.pop("kind", None)

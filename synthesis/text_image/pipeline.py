@@ -9,15 +9,15 @@ SynTBPR/      what load_dataset reads        statistics/   a page about it
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ..components import ImageRequest, Record, seed_of
-from ..measuring import StatisticsSettings
 from ..painters import DiffusionPainter, ImageServer
-from ..pictures import link_picture, save_picture
-from ..planning import Estimates, plan_pictures
+from ..pictures import PictureFormat, link_picture, save_picture
+from ..planning import plan_pictures
+from ..recipe import Recipe
 from ..settings import deciding
 from ..stages import REJECTED, PaintingStage, PartStage, Stage, WholeStage, Workspace, WritingStage, as_json_list
 from .assembling import EDITED, GENERATED, image_entries
@@ -48,30 +48,25 @@ class PromptSettings:
 
 
 @dataclass(frozen=True)
-class PictureSettings:
-    """How pictures are made.
+class PictureSettings(PictureFormat):
+    """How pictures are made, and in which format.
 
     Attributes:
         painter: Who paints them.
         per_prompt: Pictures of each prompt; every one shows a person of its own.
-        image_format: Of all pictures: "png" or "jpg".
-        image_quality: Of JPEG.
     """
 
     painter: DiffusionPainter | ImageServer | WorldPortrait
     per_prompt: int = 5
-    image_format: str = "png"
-    image_quality: int = 95
 
     def __post_init__(self):
+        super().__post_init__()
         if self.per_prompt < 1:
             raise ValueError(f"per_prompt must be at least 1: {self.per_prompt}")
-        if self.image_format not in ("png", "jpg"):
-            raise ValueError(f"image_format: expected png or jpg, found {self.image_format!r}")
 
 
 @dataclass(frozen=True)
-class TextImageRecipe:
+class TextImageRecipe(Recipe):
     """A recipe for pictures of people with captions, several pictures per person.
 
     Attributes:
@@ -80,10 +75,6 @@ class TextImageRecipe:
         poses: Which pictures show one whole person.
         captions: What is said of the pictures.
         edits: Further pictures of the same people; None for none.
-        statistics: What is measured of the data set.
-        estimates: Assumptions for the plan.
-        seed: Of everything random.
-        chunk_size: Prompts per file.
     """
 
     kind: ClassVar[str] = "text-image"
@@ -93,32 +84,24 @@ class TextImageRecipe:
     poses: KeypointFilter | FigureFilter
     captions: InstructionCaptions | TemplateCaptions | GrammarCaptions
     edits: Editing | None = None
-    statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
-    estimates: Estimates = field(default_factory=Estimates, metadata={"free": True})
-    seed: int = 0
-    chunk_size: int = 500
-
-    def __post_init__(self):
-        if self.chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1: {self.chunk_size}")
 
     @property
-    def num_chunks(self) -> int:
-        """Into how many files the prompts go."""
-        return -(-self.prompts.count // self.chunk_size)
+    def count(self) -> int:
+        """Of prompts."""
+        return self.prompts.count
+
+    @property
+    def dataset(self) -> str:
+        """SynTBPR."""
+        return DATASET
 
     def limited(self, count: int) -> "TextImageRecipe":
         """The recipe for the first `count` prompts."""
-        return replace(self, prompts=replace(self.prompts, count=min(count, self.prompts.count)))
+        return replace(self, prompts=replace(self.prompts, count=min(count, self.count)))
 
     def plan(self) -> str:
         """What the first prompt would be, or be written from, and what all would cost."""
         return f"{self.prompts.writer.preview('0', self.seed)}\n\n{plan_pictures(self)}"
-
-    def next_steps(self, work: Workspace) -> str:
-        """What to do with the data set."""
-        folder = work.root / DATASET
-        return f'{folder} is ready: load_dataset("{DATASET}", data_dir="{folder}") after `import fafa`.'
 
     def stages(self) -> list[Stage]:
         """What is to be done, in order."""

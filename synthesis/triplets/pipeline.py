@@ -24,15 +24,15 @@ from ..filtering.gates import AspectGate, BlankGate, BlurGate, SeamGate, TwinGat
 from ..filtering.judge import VisionLanguageJudge
 from ..filtering.onlooker import Onlooker
 from ..filtering.thresholds import DIRECTIONS, Thresholds
-from ..measuring import StatisticsSettings
 from ..painters.diffusion import DiffusionPainter
 from ..painters.image_server import ImageServer
 from ..painters.world import WorldPainter
-from ..pictures import open_picture, save_picture
-from ..planning import Estimates, plan_triplets
+from ..pictures import PictureFormat, open_picture, save_picture
+from ..planning import plan_triplets
 from ..quadruples.grammar import GrammarWriter
 from ..quadruples.near_duplicates import NearDuplicateSettings, reject_near_duplicates
 from ..quadruples.prompting import LanguageModelWriter
+from ..recipe import Recipe
 from ..settings import deciding
 from ..splitting import SplitSettings
 from ..stages import REJECTED, ItemStage, PaintingStage, PartStage, Stage, WholeStage, Workspace, WritingStage
@@ -61,28 +61,23 @@ class QuadrupleSettings:
 
 
 @dataclass(frozen=True)
-class DiptychSettings:
-    """How pictures are made.
+class DiptychSettings(PictureFormat):
+    """How pictures are made, and in which format.
 
     Attributes:
         painter: Who paints them.
         prompt: What is asked for; {caption_a} and {caption_b} stand for the quadruple's.
         realistic: Diptychs per quadruple at the full strength of the painter's adapter.
         diverse: Diptychs per quadruple at a strength drawn evenly from 0 to 1.
-        image_format: Of all pictures: "png", or "jpg", a tenth of the size.
-        image_quality: Of JPEG.
     """
 
     painter: DiffusionPainter | ImageServer | WorldPainter | ThingsPainter
     prompt: str = "{caption_a} {caption_b}"
     realistic: int = 5
     diverse: int = 5
-    image_format: str = "png"
-    image_quality: int = 95
 
     def __post_init__(self):
-        if self.image_format not in ("png", "jpg"):
-            raise ValueError(f"image_format: expected png or jpg, found {self.image_format!r}")
+        super().__post_init__()
         if min(self.realistic, self.diverse) < 0 or self.realistic + self.diverse < 1:
             raise ValueError(f"realistic and diverse: at least one diptych, not {self.realistic} and {self.diverse}")
         try:
@@ -92,7 +87,7 @@ class DiptychSettings:
 
 
 @dataclass(frozen=True)
-class TripletRecipe:
+class TripletRecipe(Recipe):
     """A recipe for triplets of reference image, edit and target image.
 
     Attributes:
@@ -104,10 +99,6 @@ class TripletRecipe:
         judge: Who looks at pairs that the gates let through; None to decide by the gates alone.
         filter: The bounds of all scores.
         assemble: The data set.
-        statistics: What is measured of it.
-        seed: Of everything random.
-        estimates: Assumptions for the plan.
-        chunk_size: Quadruples per file. Shards share the chunks out, so there should be many more of these.
     """
 
     kind: ClassVar[str] = "triplets"
@@ -122,33 +113,25 @@ class TripletRecipe:
     judge: Onlooker | VisionLanguageJudge | None = None
     filter: Thresholds = field(default_factory=Thresholds)
     assemble: AssemblySettings = field(default_factory=AssemblySettings)
-    statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
-    estimates: Estimates = field(default_factory=Estimates, metadata={"free": True})
-    seed: int = 0
-    chunk_size: int = 500
-
-    def __post_init__(self):
-        if self.chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1: {self.chunk_size}")
 
     @property
-    def num_chunks(self) -> int:
-        """Into how many files the quadruples go."""
-        return -(-self.quadruples.count // self.chunk_size)
+    def count(self) -> int:
+        """Of quadruples."""
+        return self.quadruples.count
+
+    @property
+    def dataset(self) -> str:
+        """SynCPR, CIRHS."""
+        return self.assemble.format
 
     def limited(self, count: int) -> "TripletRecipe":
         """The recipe for the first `count` quadruples."""
-        return replace(self, quadruples=replace(self.quadruples, count=min(count, self.quadruples.count)))
+        return replace(self, quadruples=replace(self.quadruples, count=min(count, self.count)))
 
     def plan(self) -> str:
         """What would be asked for the first quadruple, and what all would cost."""
         asked = self.quadruples.writer.preview("0", self.seed)
         return f"{asked}\n\nEach is painted by: {self.diptychs.prompt}\n\n{plan_triplets(self)}"
-
-    def next_steps(self, work: Workspace) -> str:
-        """What to do with the data set."""
-        folder = work.root / self.assemble.format
-        return f'{folder} is ready: load_dataset("{self.assemble.format}", data_dir="{folder}") after `import fafa`.'
 
     def stages(self) -> list[Stage]:
         """What is to be done, in order."""

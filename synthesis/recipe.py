@@ -1,0 +1,64 @@
+"""What recipes of every kind have in common."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from .measuring import StatisticsSettings
+from .planning import Estimates
+from .stages import Stage, Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(ABC):
+    """What data set to make, and how.
+
+    Attributes:
+        statistics: What is measured of the data set.
+        estimates: Assumptions for the plan.
+        seed: Of everything random.
+        chunk_size: Texts per file. Shards share the chunks out, so there should be many more of these.
+    """
+
+    kind: ClassVar[str]
+
+    statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
+    estimates: Estimates = field(default_factory=Estimates, metadata={"free": True})
+    seed: int = 0
+    chunk_size: int = 500
+
+    def __post_init__(self):
+        if self.chunk_size < 1:
+            raise ValueError(f"chunk_size must be at least 1: {self.chunk_size}")
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """Of the texts that the first stage writes."""
+
+    @property
+    @abstractmethod
+    def dataset(self) -> str:
+        """The name by which `load_dataset` knows the result, and of its folder."""
+
+    @property
+    def num_chunks(self) -> int:
+        """Into how many files the texts go."""
+        return -(-self.count // self.chunk_size)
+
+    @abstractmethod
+    def limited(self, count: int) -> "Recipe":
+        """The recipe for the first `count` texts."""
+
+    @abstractmethod
+    def plan(self) -> str:
+        """What would be asked for first, and what all would cost."""
+
+    @abstractmethod
+    def stages(self) -> list[Stage]:
+        """What is to be done, in order."""
+
+    def next_steps(self, work: Workspace) -> str:
+        """What to do with the data set."""
+        folder = work.root / self.dataset
+        return f'{folder} is ready: load_dataset("{self.dataset}", data_dir="{folder}") after `import fafa`.'
