@@ -5,7 +5,7 @@
 # make lint         ruff: faults and formatting
 # make clean        removes what the above made, the environment too
 #
-# Variables:  make PYTHON=python3.12 …    another interpreter (>= 3.10)
+# Variables:  make PYTHON=python3.12 …    another interpreter (>= 3.11)
 #             make VENV=/tmp/env …        another place for the environment
 #             make SEED=1 quickstart      another small world and another training run
 # On Linux the package index's torch brings CUDA along (several GB). For a machine without a GPU:
@@ -76,8 +76,8 @@ $(VENV)/.installed-train $(VENV)/.installed-dev: $(VENV)/.installed-%: setup.py 
 	@touch $@
 
 $(BIN)/pip:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
-	  echo "fafa needs Python >= 3.10, and '$(PYTHON)' is not that. Name another: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "the tested set of versions needs Python >= 3.11, and '$(PYTHON)' is not that. Name another: make PYTHON=python3.12 …" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { \
 	  echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu: sudo apt install python3-venv (python3.12-venv for python3.12)." >&2; \
 	  echo "Or name an interpreter that has venv: make PYTHON=/path/to/python3 …" >&2; exit 1; }

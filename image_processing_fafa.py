@@ -23,6 +23,13 @@ from transformers.image_processing_utils import BatchFeature, get_size_dict
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling, SizeDict
 from transformers.utils import is_torch_tensor
 
+try:  # an iPhone's HEIC, where it is installed; here, so that DataLoader workers open it, too
+    from pillow_heif import register_heif_opener
+except ImportError:
+    pass
+else:
+    register_heif_opener()
+
 _EXIF_ORIENTATION = 0x0112
 _CHANNELS = (1, 2, 3, 4)
 # Says nothing about the picture, so must not pass for a corrupt one that a training run may skip.

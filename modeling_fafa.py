@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, initialization
 from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerModel, Blip2TextEmbeddings, Blip2VisionModel
 from transformers.utils import ModelOutput
@@ -94,26 +95,53 @@ def _divergence(logits: Tensor, labels: Tensor, divergence: str) -> Tensor:
 
 
 def feature_diversity_loss(
-    target_embeds: Tensor, margin: float = 0.5, scope: str = "batch", sample_size: int | None = None
+    target_embeds: Tensor,
+    margin: float = 0.5,
+    scope: str = "batch",
+    sample_size: int | None = None,
+    max_elements: int = 2**26,
 ) -> Tensor:
     """Mean hinge on the cosine similarity of target tokens above a margin (paper, FD).
+
+    More than `max_elements` similarities are computed block by block, for the gradient once more, so that memory stays
+    that of one block, however large the batch.
 
     Args:
         target_embeds: `(batch_size, num_tokens, dim)`.
         margin: similarity up to which a pair costs nothing.
         scope: `"batch"` compares all tokens of the batch (released code), `"image"` those of each image.
         sample_size: for `"batch"`, draw at most so many tokens at random (released code: 1024).
+        max_elements: similarities in a block, for `"batch"`; by default all those of 256 triplets of 32 tokens.
     """
     tokens = F.normalize(target_embeds.float(), dim=-1)
     if scope == "batch":
         tokens = tokens.flatten(0, 1)
         if sample_size is not None and len(tokens) > sample_size:
             tokens = tokens[torch.randperm(len(tokens), device=tokens.device)[:sample_size]]
+        if len(tokens) ** 2 > max_elements:
+            num_rows = max(1, max_elements // len(tokens))
+            sums = [
+                checkpoint(
+                    _sum_of_hinges, tokens, first, num_rows, margin, use_reentrant=False, preserve_rng_state=False
+                )
+                for first in range(0, len(tokens), num_rows)
+            ]
+            return torch.stack(sums).sum() / len(tokens) ** 2
+    return _hinges(tokens, tokens, torch.arange(tokens.shape[-2], device=tokens.device), margin).mean()
+
+
+def _sum_of_hinges(tokens: Tensor, first: int, num_rows: int, margin: float) -> Tensor:
+    rows = torch.arange(first, min(first + num_rows, len(tokens)), device=tokens.device)
+    return _hinges(tokens[first : first + num_rows], tokens, rows, margin).sum()
+
+
+def _hinges(some: Tensor, tokens: Tensor, rows: Tensor, margin: float) -> Tensor:
+    """(..., num_some, num_tokens); `rows` are the places of `some` among the tokens."""
     with torch.autocast(tokens.device.type, enabled=False):  # it would turn this product into half precision
-        similarities = tokens @ tokens.mT
+        similarities = some @ tokens.mT
     # A token is no neighbour of itself; the mean still counts the diagonal, as in the released code.
-    itself = torch.eye(similarities.shape[-1], dtype=torch.bool, device=tokens.device)
-    return (similarities.masked_fill(itself, -1.0) - margin).clamp(min=0.0).mean()
+    itself = rows[:, None] == torch.arange(tokens.shape[-2], device=tokens.device)
+    return (similarities.masked_fill(itself, -1.0) - margin).clamp(min=0.0)
 
 
 def masked_feature_reasoning_loss(

@@ -156,7 +156,7 @@ def _encode_queries(
     modes: Sequence[str],
     batch_size: int,
     num_workers: int,
-    shards: Iterable[range],
+    shards: Iterable[Sequence[int]],
 ) -> Iterator[tuple[list[int], list[int], Tensor]]:
     """Batches of queries in some modes: rows, none skipped, `(len(rows), len(modes), projection_dim)`."""
     needed = _arguments(modes)

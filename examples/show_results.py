@@ -15,49 +15,67 @@ from datasets import load_dataset
 import fafa
 from fafa.retrieval import Gallery, RankedImage, RankedQuery, draw_contact_sheet
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--model", required=True, help="folder or Hub name of a FafaModel with its processor")
-parser.add_argument("--data", required=True, help="folder of the ITCPR test set (query.json, gallery.json, images)")
-parser.add_argument("--num-queries", type=int, default=8)
-parser.add_argument("--seed", type=int, default=0, help="which queries")
-parser.add_argument("--query", choices=["image+caption", "caption", "image"], default="image+caption")
-parser.add_argument("--output", default="sheet.png", help="where to write the picture")
-parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-parser.add_argument("--batch-size", type=int, default=64)
-args = parser.parse_args()
 
-# 1. The model and the test set.
-model = fafa.FafaModel.from_pretrained(args.model).to(args.device)
-processor = fafa.FafaProcessor.from_pretrained(args.model)
-queries = load_dataset("ITCPR", "query", data_dir=args.data, split="test")
-gallery_set = load_dataset("ITCPR", "gallery", data_dir=args.data, split="test")
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="folder or Hub name of a FafaModel with its processor")
+    parser.add_argument("--data", required=True, help="folder of the ITCPR test set (query.json, gallery.json, images)")
+    parser.add_argument("--num-queries", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0, help="which queries")
+    parser.add_argument("--query", choices=["image+caption", "caption", "image"], default="image+caption")
+    parser.add_argument("--output", default="sheet.png", help="where to write the picture")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="precision of the model")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument(
+        "--num-workers", type=int, help="processes that read images (default: one a core, up to 8; 0 for few images)"
+    )
+    return parser.parse_args()
 
-# 2. Encode the gallery once.
-gallery = Gallery.from_dataset(model, processor, gallery_set, batch_size=args.batch_size)
-instance_ids = list(gallery_set["instance_id"])
 
-# 3. Rank it for queries drawn at random.
-num_queries = min(args.num_queries, len(queries))
-chosen = sorted(random.Random(args.seed).sample(range(len(queries)), num_queries))
-rows = []
-for query in queries.select(chosen):
-    image = query["image"] if "image" in args.query else None
-    caption = query["caption"] if "caption" in args.query else None
-    ranking = gallery.search(image=image, caption=caption, top=None)
-    correct = [instance_ids[result.index] == query["instance_id"] for result in ranking]
-    shown = [
-        RankedImage(gallery_set[result.index]["image"], result.score, is_correct)
-        for result, is_correct in zip(ranking[:10], correct[:10], strict=True)
-    ]
-    rows.append(RankedQuery(image, caption, shown, first_match_rank=correct.index(True) + 1))
+def main() -> None:
+    """Encode, rank, draw."""
+    args = parse_arguments()
 
-# 4. The picture, and how often the first image of these few is right.
-hits = sum(row.first_match_rank == 1 for row in rows)
-draw_contact_sheet(
-    rows,
-    args.output,
-    title="FAFA: composed person retrieval",
-    subtitle=f"{num_queries} of {len(queries):,} test queries drawn at random (seed {args.seed}), gallery of "
-    f"{len(gallery):,} images; {hits} of {num_queries} correct at rank 1",
-)
-print(f"{hits} of these {num_queries} queries correct at rank 1; picture: {args.output}")
+    # 1. The model and the test set.
+    model = fafa.FafaModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device)
+    processor = fafa.FafaProcessor.from_pretrained(args.model)
+    queries = load_dataset("ITCPR", "query", data_dir=args.data, split="test")
+    gallery_set = load_dataset("ITCPR", "gallery", data_dir=args.data, split="test")
+
+    # 2. Encode the gallery once.
+    gallery = Gallery.from_dataset(
+        model, processor, gallery_set, batch_size=args.batch_size, num_workers=args.num_workers
+    )
+    instance_ids = list(gallery_set["instance_id"])
+
+    # 3. Rank it for queries drawn at random.
+    num_queries = min(args.num_queries, len(queries))
+    chosen = sorted(random.Random(args.seed).sample(range(len(queries)), num_queries))
+    rows = []
+    for query in queries.select(chosen):
+        image = query["image"] if "image" in args.query else None
+        caption = query["caption"] if "caption" in args.query else None
+        ranking = gallery.search(image=image, caption=caption, top=None)
+        correct = [instance_ids[result.index] == query["instance_id"] for result in ranking]
+        shown = [
+            RankedImage(gallery_set[result.index]["image"], result.score, is_correct)
+            for result, is_correct in zip(ranking[:10], correct[:10], strict=True)
+        ]
+        rows.append(RankedQuery(image, caption, shown, first_match_rank=correct.index(True) + 1))
+
+    # 4. The picture, and how often the first image of these few is right.
+    hits = sum(row.first_match_rank == 1 for row in rows)
+    draw_contact_sheet(
+        rows,
+        args.output,
+        title="FAFA: composed person retrieval",
+        subtitle=f"{num_queries} of {len(queries):,} test queries drawn at random (seed {args.seed}), gallery of "
+        f"{len(gallery):,} images; {hits} of {num_queries} correct at rank 1",
+    )
+    print(f"{hits} of these {num_queries} queries correct at rank 1; picture: {args.output}")
+
+
+if __name__ == "__main__":  # processes that read images may import this file
+    main()

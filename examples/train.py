@@ -79,7 +79,9 @@ class ScriptArguments:
     on_error: str = field(
         default="raise", metadata={"help": "'raise' or 'skip' (and report) an image that cannot be decoded."}
     )
-    cache_images: bool = field(default=False, metadata={"help": "Keep decoded images in memory (small data sets)."})
+    cache_images: bool = field(
+        default=False, metadata={"help": "Keep decoded images in memory (small data sets, read without workers)."}
+    )
     vision_dtype: str | None = field(
         default=None, metadata={"help": "Store the frozen vision tower in this dtype, such as bfloat16."}
     )
@@ -110,8 +112,8 @@ class ScriptArguments:
 def main() -> None:
     """Runs the steps below."""
     # 1. Settings: YAML file first, command line over it. The seed comes before anything random happens.
-    script, training, recipe = parse_arguments()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    script, training, recipe = parse_arguments()
     set_seed(training.seed)
 
     # 2. Data. Images stay paths: the collator opens them, batch by batch, so that a bad file is reported by its name.
@@ -134,7 +136,8 @@ def main() -> None:
     if script.model == "tiny":
         model, processor = make_tiny_model(train_set, script.model_options)
     else:
-        model = AutoModel.from_pretrained(script.model, **script.model_options)
+        # In fp32 whatever the folder's precision: in half of it, updates of 2e-6 round away.
+        model = AutoModel.from_pretrained(script.model, dtype=torch.float32, **script.model_options)
         processor = AutoProcessor.from_pretrained(script.model)
         if getattr(model, "peft_config", None):
             raise ValueError(f"{script.model} holds an adapter: start from its merged model (merge_adapter), or resume")

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,9 @@ from ..processing_fafa import FafaProcessor
 from .store import Encode, FeatureStore, describe_image, feature_settings, input_name
 
 logger = logging.getLogger(__name__)
+
+MAX_DEFAULT_WORKERS = 8
+IMAGES_WORTH_WORKERS = 256  # fewer are read before workers have started
 
 
 class PixelBatch(NamedTuple):
@@ -56,13 +60,14 @@ def encode_images(
     processor: FafaProcessor,
     images: Sequence[Any],
     batch_size: int = 64,
-    num_workers: int = 0,
+    num_workers: int | None = 0,
     on_error: str = "raise",
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     features_dir: str | Path | None = None,
     folder: Path | None = None,
     progress: bool = True,
+    update: bool = False,
 ) -> EncodedImages:
     """Encodes target images, on the device and in the precision of the model.
 
@@ -71,7 +76,7 @@ def encode_images(
         processor: the model's own.
         images: paths, PIL images, or whatever else `open_image` takes.
         batch_size: images encoded at a time.
-        num_workers: processes that read images; 0 reads in this one.
+        num_workers: processes that read images; 0 reads in this one; None is one a core, up to 8, or 0 for few images.
         on_error: `"raise"` stops at an image that cannot be decoded or was deleted meanwhile; `"skip"` leaves it out,
             lists it and warns at the end. A file missing from the start is an error either way.
         dtype: of the features; None keeps the model's. float16 halves the space (scores change by ~1e-4).
@@ -81,11 +86,13 @@ def encode_images(
             started one by one, share the work; each returns with all features.
         folder: in `features_dir`, paths are relative to it, so that both may move.
         progress: whether to show a progress bar (of several launched processes, in the first).
+        update: where `features_dir` holds features of some of these images (by path, size and time of change) and of
+            others, whether to encode only the rest and to drop the others.
 
     Raises:
         FileNotFoundError, UnreadableImageError: an image is not there, or cannot be decoded.
         ValueError: there is nothing to encode, features are not finite, or `features_dir` holds features of another
-            model, processor, precision or list of images.
+            model, processor, precision or list of images (with `update`, of none of these images).
         OSError: the features cannot be written, say on a full disk; what was written stays.
     """
     if on_error not in ("raise", "skip"):
@@ -98,7 +105,7 @@ def encode_images(
     shape = (model.config.num_query_tokens, model.config.projection_dim)
     settings = feature_settings(model, processor, "target", shape, dtype)
 
-    def encode(shards: Iterable[range]) -> Iterator[tuple[list[int], list[int], Tensor]]:
+    def encode(shards: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], list[int], Tensor]]:
         for batch in read_pixels(processor, images, shards, "gallery image", batch_size, num_workers, on_error):
             if batch.pixels is None:
                 features = torch.empty(0, *shape)
@@ -107,7 +114,7 @@ def encode_images(
             yield batch.rows, batch.skipped, features
 
     features, skipped = collect_features(
-        encode, settings, inputs, names, "encoding gallery", batch_size, device, features_dir, folder, progress
+        encode, settings, inputs, names, "encoding gallery", batch_size, device, features_dir, folder, progress, update
     )
     left_out = [names[row] for row in skipped]
     if skipped and on_error == "raise":
@@ -133,6 +140,7 @@ def collect_features(
     features_dir: str | Path | None = None,
     folder: Path | None = None,
     progress: bool = True,
+    update: bool = False,
 ) -> tuple[Tensor, list[int]]:
     """Encodes every input, in memory or into the store in `features_dir`, where those of it are not encoded again.
 
@@ -143,6 +151,7 @@ def collect_features(
         names: how an error calls inputs whose features are not finite; None does not look.
         label: of the progress bar.
         device: where the features shall be.
+        update: see `encode_images`.
 
     Returns:
         features `(num_read, ...)`, and the rows that were skipped.
@@ -154,7 +163,7 @@ def collect_features(
     bar = tqdm(total=len(inputs), desc=label, unit="image", disable=not progress or os.environ.get("RANK", "0") != "0")
     with bar:
         if features_dir is not None:
-            store = FeatureStore.open_or_create(features_dir, settings, inputs, batch_size, folder)
+            store = FeatureStore.open_or_create(features_dir, settings, inputs, batch_size, folder, update)
             store.complete(encode, bar.update)
             return store.read(device)
         # Filled in place: a list of batches would need the memory twice to be joined.
@@ -168,7 +177,7 @@ def collect_features(
         return features[:num_read], skipped
 
 
-def batches_of(shards: Iterable[range], batch_size: int) -> Iterator[list[int]]:
+def batches_of(shards: Iterable[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
     """The rows of each batch; none crosses shards."""
     for shard in shards:
         for start in range(0, len(shard), batch_size):
@@ -178,18 +187,23 @@ def batches_of(shards: Iterable[range], batch_size: int) -> Iterator[list[int]]:
 def read_pixels(
     processor: FafaProcessor,
     images: Sequence[Any],
-    shards: Iterable[range],
+    shards: Iterable[Sequence[int]],
     name: str,
     batch_size: int,
-    num_workers: int = 0,
+    num_workers: int | None = 0,
     on_error: str = "raise",
 ) -> Iterator[PixelBatch]:
     """Reads and preprocesses images in batches, see `batches_of`; with workers, some batches ahead.
 
     Args:
         name: how errors call an image, before its number.
-        on_error: "raise" or "skip", see `encode_images`.
+        num_workers, on_error: see `encode_images`.
     """
+    if num_workers is None:
+        shards = iter(shards)
+        first = next(shards, ())  # a short one comes where little is left
+        num_workers = min(MAX_DEFAULT_WORKERS, _num_cores()) if len(first) >= IMAGES_WORTH_WORKERS else 0
+        shards = chain([first], shards)
     loader = DataLoader(
         _Pixels(processor, images, name),
         batch_sampler=batches_of(shards, batch_size),
@@ -238,10 +252,15 @@ def describe_images(
     return [describe_image(image, f"{name} {row}", folder, contents) for row, image in enumerate(images)]
 
 
+def _num_cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _checked(encode: Encode, names: Sequence[str]) -> Encode:
     """The same, but NaN and infinity are an error that names where they are."""
 
-    def encode_and_check(shards: Iterable[range]) -> Iterator[tuple[list[int], list[int], Tensor]]:
+    def encode_and_check(shards: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], list[int], Tensor]]:
         for rows, skipped, features in encode(shards):
             finite = features.isfinite().flatten(1).all(dim=1)
             if not finite.all():

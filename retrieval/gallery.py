@@ -2,12 +2,14 @@
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from ..modeling_fafa import FafaModel
 from ..processing_fafa import FafaProcessor
@@ -16,7 +18,12 @@ from .store import FeatureStore, describe_image, feature_settings, input_name, i
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+# As Pillow calls them; HEIF is there with pillow-heif, JXL with pillow-jxl-plugin, AVIF depends on Pillow's build.
+PHOTO_FORMATS = {"AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "MPO", "PNG", "PPM", "TIFF", "WEBP"}
+# Pictures that Pillow may not open as photos, so that a gallery lacks them.
+HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
+CAMERA_SUFFIXES = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"}
+PICTURE_SUFFIXES = {*HEIF_SUFFIXES, *CAMERA_SUFFIXES, ".avif", ".jxl", ".psd", ".svg", ".tga"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,8 @@ class SearchResult:
 def find_images(folder: str | Path) -> list[Path]:
     """All image files in a folder and the folders within it, told by their suffix and sorted by name.
 
-    Links to folders are followed, each folder once.
+    Photo formats that the installed Pillow opens; a warning tells how many others were left aside. An iPhone's HEIC is
+    opened where pillow-heif is installed. Links to folders are followed, each folder once.
 
     Raises:
         NotADirectoryError: there is no such folder.
@@ -57,12 +65,19 @@ def find_images(folder: str | Path) -> list[Path]:
         seen.add(real)
         files += [path for name in names if (path := Path(place, name)).is_file()]
     files.sort()
-    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in PHOTO_FORMATS}
+    images = [path for path in files if path.suffix.lower() in suffixes]
+    left_aside = Counter(path.suffix.lower() for path in files if path.suffix.lower() not in suffixes)
+    pictures = ", ".join(f"{count:,} {suffix}" for suffix, count in left_aside.items() if suffix in PICTURE_SUFFIXES)
+    warning = f"pictures left aside, which Pillow does not open as photos: {pictures}" if pictures else ""
+    if HEIF_SUFFIXES & left_aside.keys():
+        warning += " (pip install pillow-heif, and HEIC is opened)"
     if not images:
-        raise ValueError(
-            f"no image among the {len(files)} files in {folder}; expected {', '.join(sorted(IMAGE_SUFFIXES))}"
-        )
-    logger.info("%s: %d images, %d other files left aside", folder, len(images), len(files) - len(images))
+        hint = warning or f"expected {', '.join(sorted(suffixes))}"
+        raise ValueError(f"no image among the {len(files)} files in {folder}; {hint}")
+    if warning:
+        logger.warning("%s: %s", folder, warning)
+    logger.info("%s: %d images, %d other files left aside", folder, len(images), left_aside.total())
     return images
 
 
@@ -141,7 +156,7 @@ class Gallery:
         on_error: str = "raise",
         dtype: torch.dtype | None = None,
         progress: bool = True,
-        num_workers: int = 0,
+        num_workers: int | None = 0,
         features_dir: str | Path | None = None,
         folder: str | Path | None = None,
     ) -> "Gallery":
@@ -156,20 +171,22 @@ class Gallery:
                 `Gallery.skipped` and warns at the end. A missing file is an error either way.
             dtype: of the stored features; None keeps the model's. float16 halves the space (scores change by ~1e-4).
             progress: whether to show a progress bar.
-            num_workers: processes that read images; 0 reads in this one.
+            num_workers: processes that read images; 0 reads in this one; None is one a core, up to 8, or 0 for few
+                images.
             features_dir: a folder that keeps the features while they are encoded, so that an interrupted run goes on
-                where it stopped and another finds them there; `load` opens it, too. See `encode_images`.
+                where it stopped and another finds them there; `load` opens it, too. Where images were added, changed
+                or removed since (by path, size and time of change), only the new and changed ones are encoded; that
+                and the removed ones are logged. See `encode_images`.
             folder: the folder that the images lie in, if any, which may move later.
 
         Raises:
             UnreadableImageError: an image cannot be decoded.
             ValueError: there is nothing to encode, the model's features are not finite, or `features_dir` holds those
-                of another model, processor, precision or list of images.
+                of another model, processor or precision, or of none of these images.
         """
         folder = None if folder is None else Path(folder).absolute()
-        encoded = encode_images(
-            model, processor, images, batch_size, num_workers, on_error, dtype, "cpu", features_dir, folder, progress
-        )
+        options = {"features_dir": features_dir, "folder": folder, "progress": progress, "update": True}
+        encoded = encode_images(model, processor, images, batch_size, num_workers, on_error, dtype, **options)
         skipped = set(encoded.skipped)
         paths = [path_of(image) for row, image in enumerate(images) if row not in skipped]
         return cls(model, processor, encoded.features, paths, _skipped_names(encoded, folder), folder, encoded)

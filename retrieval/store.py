@@ -1,11 +1,14 @@
 """Features in a folder: which model made them of which images, and shards of them that are written once and whole.
 
-    folder/manifest.json                         model, processor settings, precision, shape
-    folder/inputs.jsonl                          a line per image: path, size, time of change; or a hash of its pixels
-    folder/features-00000-of-00041.safetensors   "features" of the first 512 images; and so on
+    folder/manifest.json                               model, processor settings, precision, shape, key
+    folder/inputs-KEY.jsonl                            a line per image: path, size, time of change; or a hash
+    folder/features-KEY-00000-of-00041.safetensors     "features" of the first 512 images; and so on
 
+The key is a hash over what decides the features and their order, so that files of two stores cannot be mixed.
 A shard has its name only once it is complete and on the disk, so a run that was killed goes on from its last shard.
 Several processes may fill one folder: each takes the next shard that is neither there nor locked by another.
+A gallery whose images change gets a new key: features that stay become the first shards of the new store, which then is
+as any that is not finished. The manifest is replaced last, so that there is a usable store at every moment.
 """
 
 import hashlib
@@ -31,14 +34,14 @@ from ..processing_fafa import FafaProcessor
 
 logger = logging.getLogger(__name__)
 
-MANIFEST, INPUTS = "manifest.json", "inputs.jsonl"
-FORMAT, VERSION = "fafa features", 2
+MANIFEST = "manifest.json"
+FORMAT, VERSION = "fafa features", 3
 INPUTS_PER_SHARD = 512
 SAMPLES_PER_TENSOR = 256
 _REMEDY = "encode the images again, into another folder"
 
-# Encodes shards (ranges of rows), in batches of which none crosses shards: rows encoded, rows skipped, features.
-Encode = Callable[[Iterable[range]], Iterator[tuple[list[int], list[int], Tensor]]]
+# Encodes shards (rows, ascending), in batches of which none crosses shards: rows encoded, rows skipped, features.
+Encode = Callable[[Iterable[Sequence[int]]], Iterator[tuple[list[int], list[int], Tensor]]]
 
 
 def model_fingerprint(model: FafaModel) -> str:
@@ -160,7 +163,8 @@ class FeatureStore:
     Attributes:
         settings: see `feature_settings`.
         inputs: the description of each image or query, in order.
-        shards: the rows of each shard.
+        reused: the rows whose features came from the store before, which are the first shards; see `open_or_create`.
+        shards: the rows of each shard, ascending.
         images_folder: what the paths in `inputs` are relative to, or None.
     """
 
@@ -171,16 +175,21 @@ class FeatureStore:
         inputs: Sequence[dict[str, Any]],
         shard_size: int,
         images_folder: Path | None = None,
+        reused: Iterable[int] = (),
     ):
         self.folder, self.settings, self.inputs, self.images_folder = folder, settings, list(inputs), images_folder
-        self.shard_size = shard_size
+        self.shard_size, self.reused = shard_size, list(reused)
+        known = set(self.reused)
+        others = [row for row in range(len(self.inputs)) if row not in known]
         self.shards = [
-            range(start, min(start + shard_size, len(inputs))) for start in range(0, len(inputs), shard_size)
+            rows[start : start + shard_size]
+            for rows in (self.reused, others)
+            for start in range(0, len(rows), shard_size)
         ]
         model = {name: value for name, value in settings.items() if name != "model"}
         model |= {name: settings["model"][name] for name in ("fingerprint", "dtype")}
-        identity = json.dumps([model, shard_size], sort_keys=True) + self._inputs_text()
-        self.key = hashlib.sha256(identity.encode()).hexdigest()[:16]  # stands in every shard: none is of another store
+        identity = json.dumps([model, shard_size, _runs(self.reused)], sort_keys=True) + self._inputs_text()
+        self.key = hashlib.sha256(identity.encode()).hexdigest()[:16]  # names every file: none is of another store
 
     def _inputs_text(self) -> str:
         return "".join(json.dumps(line) + "\n" for line in self.inputs)
@@ -196,22 +205,26 @@ class FeatureStore:
         path = folder / MANIFEST
         if not path.is_file():
             raise FileNotFoundError(f"{folder} holds no features (no {MANIFEST}); save a gallery there first")
+        text = path.read_text(encoding="utf-8")
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
+            manifest = json.loads(text)
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}); {_REMEDY}") from error
         found = (manifest.get("format"), manifest.get("version")) if isinstance(manifest, dict) else manifest
         if found != (FORMAT, VERSION):
             raise ValueError(f"{path} is no manifest of features: it says {found}, not {(FORMAT, VERSION)}; {_REMEDY}")
+        inputs_path = folder / f"inputs-{manifest['key']}.jsonl"
         try:
-            lines = (folder / INPUTS).read_text(encoding="utf-8").splitlines()
-            inputs = [json.loads(line) for line in lines]
+            inputs = [json.loads(line) for line in inputs_path.read_text(encoding="utf-8").splitlines()]
         except (OSError, ValueError) as error:
-            raise ValueError(f"{folder / INPUTS} is missing or damaged ({error}); {_REMEDY}") from error
+            if path.read_text(encoding="utf-8") != text:  # another process has just put a new store in its place
+                return cls.open(folder)
+            raise ValueError(f"{inputs_path} is missing or damaged ({error}); {_REMEDY}") from error
         images_folder = manifest["images_folder"] and Path(manifest["images_folder"])
-        store = cls(folder, manifest["settings"], inputs, manifest["shard_size"], images_folder)
+        reused = chain.from_iterable(range(*run) for run in manifest["reused"])
+        store = cls(folder, manifest["settings"], inputs, manifest["shard_size"], images_folder, reused)
         if store.key != manifest["key"]:
-            raise ValueError(f"{folder}: {MANIFEST} and {INPUTS} do not fit together; {_REMEDY}")
+            raise ValueError(f"{folder}: {MANIFEST} and {inputs_path.name} do not fit together; {_REMEDY}")
         return store
 
     @classmethod
@@ -222,6 +235,7 @@ class FeatureStore:
         inputs: Sequence[dict[str, Any]],
         batch_size: int,
         images_folder: Path | None = None,
+        update: bool = False,
     ) -> "FeatureStore":
         """Opens the features of exactly these inputs and settings, or begins them in an empty or new folder.
 
@@ -229,28 +243,30 @@ class FeatureStore:
 
         Args:
             batch_size: a new store's shards hold a multiple of it, so that batches are the same as without a store.
+            update: where the folder holds features of some of these inputs and of others, whether to keep the former,
+                drop the latter, and leave the rest to be encoded.
 
         Raises:
-            ValueError: the folder holds features of another model, processor, precision or list of images, or files
-                that are none of this store's.
+            ValueError: the folder holds features of another model, processor or precision, or of other inputs (with
+                `update`, of none of these), or another process is encoding other inputs into it.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / MANIFEST).exists():
+        inputs = list(inputs)
+        store = cls.open(folder) if (folder / MANIFEST).exists() else None
+        if store is None or (update and store.inputs != inputs):
+            shard_size = max(1, INPUTS_PER_SHARD // batch_size) * batch_size
             with _lock(folder):  # of two processes, one writes the manifest and the other reads it
-                if not (folder / MANIFEST).exists():
-                    shard_size = max(1, INPUTS_PER_SHARD // batch_size) * batch_size
-                    cls(folder, settings, inputs, shard_size, images_folder)._write_manifest()
-                _remove_lock(folder)
-        store = cls.open(folder)
+                try:
+                    if not (folder / MANIFEST).exists():
+                        cls(folder, settings, inputs, shard_size, images_folder)._write_manifest()
+                    elif update and (store := cls.open(folder)).inputs != inputs:
+                        store._update(settings, inputs, shard_size, images_folder)
+                finally:
+                    _remove_lock(folder)
+            store = cls.open(folder)
         store.check(settings, inputs)
-        for number in range(len(store.shards)):
-            try:
-                if store._path(number).exists():
-                    store._read_header(number)
-            except SafetensorError as error:
-                logger.warning("%s is damaged (%s): encoded again", store._path(number), error)
-                store._path(number).unlink()
+        store._delete_damaged_shards()
         return store
 
     @classmethod
@@ -266,12 +282,9 @@ class FeatureStore:
         """Writes features that are complete, as one shard; replaces what the folder held once they are on the disk."""
         store = cls(Path(folder), settings, inputs, max(1, len(inputs)), images_folder)
         store.folder.mkdir(parents=True, exist_ok=True)
-        # Where this is interrupted, the key in the shard does not fit the manifest: nothing looks whole that is not.
         store._write_shard(0, features, skipped)
         store._write_manifest()
-        for path in store.folder.glob("features-*-of-*.safetensors"):
-            if path != store._path(0):
-                path.unlink()
+        store._delete_other_stores()
 
     def check(self, settings: dict[str, Any], inputs: Sequence[dict[str, Any]] | None = None) -> None:
         """Refuses a model, processor or images that these features are not of, naming what differs.
@@ -286,16 +299,81 @@ class FeatureStore:
             stored, current = self.settings.get(section, {}), settings.get(section, {})
             for name in sorted({*stored, *current} - {"name", "revision"}):
                 if stored.get(name) != current.get(name) and not (inputs is None and name == "dtype"):
-                    differences.append(f"{section} {name} {stored.get(name)} (now {current.get(name)})")
+                    old, new = (
+                        f"{side.get(name)} of {side['name']!r}" if name == "fingerprint" else side.get(name)
+                        for side in (stored, current)
+                    )
+                    differences.append(f"{section} {name} {old} (now {new})")
         if inputs is not None and self.inputs != list(inputs):
             differences.append(_first_difference(self.inputs, inputs))
         if differences:
-            stored, current = self.settings["model"]["name"], settings["model"]["name"]
             raise ValueError(
-                f"{self.folder} holds features by model {stored!r} that cannot be compared or mixed with those by "
-                f"{current!r}: {', '.join(differences)}. Use the model, processor and images that they were made with, "
-                f"or {_REMEDY}."
+                f"{self.folder} holds features that cannot be compared or mixed with those asked for: "
+                f"{', '.join(differences)}. Use the model, processor and images that they were made with, or {_REMEDY}."
             )
+
+    def _update(
+        self,
+        settings: dict[str, Any],
+        inputs: Sequence[dict[str, Any]],
+        shard_size: int,
+        images_folder: Path | None,
+    ) -> None:
+        """Puts a store of other inputs in this one's place, with the features of those inputs that both have."""
+        self.check(settings, self.inputs)
+        self._delete_damaged_shards()
+        held: dict[str, Tensor | None] = {}  # memory-mapped; None was skipped
+        for number, shard in enumerate(self.shards):
+            if self._path(number).exists():
+                features, skipped = iter(self._read_shard(number)), set(self._read_skipped(number))
+                held |= {json.dumps(self.inputs[row]): None if row in skipped else next(features) for row in shard}
+            elif self._is_locked(number):
+                raise ValueError(
+                    f"{self.folder}: another process is encoding other images into it; run this again once it is done"
+                )
+        texts = [json.dumps(line) for line in inputs]
+        reused = [row for row, text in enumerate(texts) if text in held]
+        if held and not reused:
+            self.check(settings, inputs)  # raises: a mistaken folder shall not cost the features of another
+
+        new = FeatureStore(self.folder, settings, inputs, shard_size, images_folder, reused)
+        for number in range(-(-len(reused) // shard_size)):
+            rows = new.shards[number]
+            features = [held[texts[row]] for row in rows if held[texts[row]] is not None]
+            features = torch.stack(features) if features else torch.empty(0, *self._shape, dtype=self._dtype)
+            new._write_shard(number, features, [row for row in rows if held[texts[row]] is None])
+        new._write_manifest()
+        new._delete_other_stores()
+        removed = {line.get("path") for line in self.inputs} - {line.get("path") for line in inputs}
+        logger.info(
+            "%s: features of %d images reused, %d new or changed images to encode, %d removed images left out",
+            self.folder, len(reused), len(inputs) - len(reused), len(removed),
+        )  # fmt: skip
+
+    def _is_locked(self, number: int) -> bool:
+        if not _lock_path(self.folder, number).exists():
+            return False
+        try:
+            with _lock(self.folder, number).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    def _delete_damaged_shards(self) -> None:
+        for number in range(len(self.shards)):
+            try:
+                if self._path(number).exists():
+                    self._read_skipped(number)
+            except SafetensorError as error:
+                logger.warning("%s is damaged (%s): encoded again", self._path(number), error)
+                self._path(number).unlink()
+
+    def _delete_other_stores(self) -> None:
+        for pattern in ("features-*-of-*.safetensors*", "inputs-*.jsonl*"):
+            for path in self.folder.glob(pattern):
+                if f"-{self.key}" not in path.name:
+                    with suppress(OSError):  # on Windows, while it is memory-mapped: goes the next time
+                        path.unlink()
 
     def complete(self, encode: Encode, update: Callable[[int], Any] = lambda count: None) -> None:
         """Encodes the shards that are missing; returns when all are there, whichever process encoded them.
@@ -365,15 +443,19 @@ class FeatureStore:
     def _dtype(self) -> torch.dtype:
         return getattr(torch, self.settings["features"]["dtype"])
 
+    @property
+    def _shape(self) -> list[int]:
+        return self.settings["features"]["shape"]
+
     def read(self, device: str | torch.device = "cpu") -> tuple[Tensor, list[int]]:
-        """All features, `(num_read, ...)`, and the rows of inputs that were skipped as unreadable.
+        """All features, `(num_read, ...)` in the order of inputs, and the rows that were skipped as unreadable.
 
         One shard on a CPU is memory-mapped: it stays on the disk until it is used. Several are copied one by one.
 
         Raises:
             ValueError: a shard is missing or damaged.
         """
-        headers = []
+        skipped = []
         for number in range(len(self.shards)):
             path = self._path(number)
             if not path.exists():
@@ -383,39 +465,37 @@ class FeatureStore:
                     "first), for encoding was interrupted; encode the same images into it again to finish it"
                 )
             try:
-                headers.append(self._read_header(number))
+                skipped += self._read_skipped(number)
             except SafetensorError as error:
                 raise ValueError(f"{path} is damaged ({error}); encode the same images into it again") from error
-        skipped = [row for _, rows in headers for row in rows]
-        if len(headers) == 1 and torch.device(device).type == "cpu":
+        skipped.sort()
+        if len(self.shards) == 1 and torch.device(device).type == "cpu":
             return self._read_shard(0), skipped
-        counts = [count for count, _ in headers]
-        features = torch.empty(sum(counts), *self.settings["features"]["shape"], dtype=self._dtype, device=device)
-        for number, part in enumerate(features.split(counts)):
-            part.copy_(self._read_shard(number))
+        left_out = set(skipped)
+        places = {row: place for place, row in enumerate(row for row in range(len(self.inputs)) if row not in left_out)}
+        features = torch.empty(len(places), *self._shape, dtype=self._dtype, device=device)
+        for number, shard in enumerate(self.shards):
+            runs = _runs([places[row] for row in shard if row not in left_out])
+            parts = self._read_shard(number).split([stop - start for start, stop in runs])
+            for (start, stop), part in zip(runs, parts, strict=True):
+                features[start:stop].copy_(part)
         return features, skipped
 
     def _path(self, number: int) -> Path:
-        return self.folder / f"features-{number:05d}-of-{len(self.shards):05d}.safetensors"
+        return self.folder / f"features-{self.key}-{number:05d}-of-{len(self.shards):05d}.safetensors"
 
     def _read_shard(self, number: int) -> Tensor:
         with safe_open(self._path(number), framework="pt") as file:
             return file.get_tensor("features")
 
-    def _read_header(self, number: int) -> tuple[int, list[int]]:
-        """Number of features and the rows skipped of one shard."""
+    def _read_skipped(self, number: int) -> list[int]:
+        """The rows that one shard leaves out."""
         with safe_open(self._path(number), framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("key") != self.key:
-                raise ValueError(
-                    f"{self._path(number)} belongs to other features than {MANIFEST} beside it (key "
-                    f"{metadata.get('key')}, expected {self.key}); delete it, and encode the same images again"
-                )
-            return file.get_slice("features").get_shape()[0], json.loads(metadata["skipped"])
+            return json.loads(file.metadata()["skipped"])
 
     def _write_shard(self, number: int, features: Tensor, skipped: Sequence[int]) -> None:
         tensors = {"features": features.cpu().contiguous()}
-        metadata = {"key": self.key, "skipped": json.dumps(list(skipped))}
+        metadata = {"skipped": json.dumps(list(skipped))}
         self._write_file(self._path(number), lambda part: save_file(tensors, part, metadata))
 
     def _write_manifest(self) -> None:
@@ -426,9 +506,11 @@ class FeatureStore:
             "num_inputs": len(self.inputs),
             "shard_size": self.shard_size,
             "images_folder": None if self.images_folder is None else str(self.images_folder),
+            "reused": _runs(self.reused),
             "key": self.key,
         }
-        for name, text in {INPUTS: self._inputs_text(), MANIFEST: json.dumps(manifest, indent=1) + "\n"}.items():
+        texts = {f"inputs-{self.key}.jsonl": self._inputs_text(), MANIFEST: json.dumps(manifest, indent=1) + "\n"}
+        for name, text in texts.items():  # in this order: the manifest makes the store the one that the folder holds
             self._write_file(self.folder / name, lambda part, text=text: part.write_text(text, encoding="utf-8"))
 
     def _write_file(self, path: Path, write: Callable[[Path], Any]) -> None:
@@ -464,6 +546,14 @@ def _remove_lock(folder: Path, name: int | str = "manifest") -> None:
     """Once what it guarded is there: whoever takes the lock later, or waits for it, looks for that first."""
     with suppress(OSError):  # on Windows, while another waits for it
         _lock_path(folder, name).unlink()
+
+
+def _runs(rows: Sequence[int]) -> list[tuple[int, int]]:
+    """Ascending numbers as runs: [0, 1, 2, 5] is [(0, 3), (5, 6)]."""
+    known = set(rows)
+    starts = [row for row in rows if row - 1 not in known]
+    stops = [row + 1 for row in rows if row + 1 not in known]
+    return list(zip(starts, stops, strict=True))
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from .components import SynthesisError
 from .recipes import find_recipe, read_recipe
 from .settings import RecipeError
-from .stages import Stage, Workspace, discard_from, reporting_files, run_stages, write_whole
+from .stages import Stage, Workspace, discard_from, position_of, reporting_files, run_stages, write_whole
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -29,6 +29,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder for everything that is made")
     parser.add_argument("--shard", type=_shard, help="i/n: do the i-th of n parts, from 0; all write to one folder")
     parser.add_argument("--limit", type=_positive, help="only the first so many items")
+    parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
     parser.add_argument("--redo", metavar="STAGE", help="discard this stage and what follows from it, then go on")
     parser.add_argument("--dry-run", action="store_true", help="show prompts, the plan and what it would cost")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -66,15 +67,18 @@ def _run(options: argparse.Namespace) -> int:
         print(recipe.plan())
         return 0
 
-    # Under `accelerate launch` every process takes a shard, and a GPU of its own.
+    # Under `accelerate launch` every process takes a part of the shard, and a GPU of its own.
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    shard = options.shard or (int(os.environ.get("RANK", "0")), processes)
+    number, total = options.shard or (0, 1)
+    shard = (number + total * int(os.environ.get("RANK", "0")), total * processes)
     _take_own_gpu()
 
     stages = recipe.stages()
     work = Workspace(options.output, recipe.num_chunks, shard, show_progress=not options.quiet and shard[0] == 0)
     if options.redo:
         _discard(options.redo, stages, work, processes)
+    if options.until:
+        stages = stages[: position_of(options.until, stages) + 1]
     for stage in stages:
         stage.check_settings(work)
     if shard[0] == 0:
@@ -85,6 +89,8 @@ def _run(options: argparse.Namespace) -> int:
         print(unfinished)
     elif shard[0] == 0:
         print(_summary(stages, work))
+        if options.until:
+            return 0
         is_empty = not next(iter(work.manifest("assemble")["counts"].values()))
         print(f"Nothing was kept: {work.folder('statistics')} tells why." if is_empty else recipe.next_steps(work))
     return 0

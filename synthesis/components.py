@@ -153,10 +153,17 @@ class Gate(Part, ABC):
     names: tuple[str, ...] = ()
 
     @abstractmethod
-    def score(self, records: Sequence[Record], folder: Path) -> list[dict[str, float]]:
-        """Scores of each record: what split wrote of a pair, and its captions; image paths are relative to `folder`.
+    def score(
+        self, records: Sequence[Record], pictures: Sequence[tuple[Image.Image, Image.Image]]
+    ) -> list[dict[str, float]]:
+        """Scores of each pair. Other gates may look at the same pictures at the same time.
 
-        A score that cannot be measured is left out of its dictionary.
+        Args:
+            records: What split wrote of each pair, and the texts of its quadruple.
+            pictures: The left and the right half of each, RGB.
+
+        Returns:
+            By name; a score that cannot be measured is left out.
         """
 
 
@@ -176,13 +183,21 @@ class Judgement:
 
 
 class Judge(Part, ABC):
-    """Says of every pair how good both pictures are, whether they show one person, and whether the texts fit."""
+    """Says of every pair how good both pictures are, whether they show one person, and whether the texts fit.
 
-    names: tuple[str, ...] = ("quality", "identity", "agreement_a", "agreement_b", "follows_ab", "follows_ba")
+    Attributes:
+        names: Of the scores it gives.
+    """
+
+    names: tuple[str, ...] = ()
 
     @abstractmethod
     def judge(self, records: Iterable[Record], folder: Path) -> Iterator[Judgement]:
-        """One judgement per record, in any order; records as for `Gate.score`.
+        """One judgement per record, in any order.
+
+        Args:
+            records: What split wrote of each pair, and the texts of its quadruple.
+            folder: What the paths of their pictures are relative to.
 
         Raises:
             SynthesisError: nothing can be judged at all.

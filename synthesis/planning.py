@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 class Estimates:
     """Assumptions about one item, for the plan alone; measure them with `--limit 20`, and write them here.
 
+    Seconds are those for which a GPU is taken, also while it waits for the CPU: seconds of one core, divided by the
+    cores at work.
+
     Attributes:
         writing_input_tokens: Read by the language model per quadruple or prompt, repeated attempts included.
         writing_output_tokens: Written by it.
@@ -19,8 +22,9 @@ class Estimates:
         keep_texts: Share of the texts that pass their checks and are no near-duplicates.
         picture_seconds: Of one GPU per diptych, or picture of a person.
         picture_megabytes: On disk, with what is cut out of it.
+        split_seconds: Of one GPU per diptych, to cut it and to find the person in each half.
         keep_gates: Share of the pictures that can be cut and pass the gates, or the pose filter.
-        gate_seconds: Of one GPU per picture, for gates or poses.
+        gate_seconds: Of one GPU per diptych, for gates; or per picture of a person, for poses.
         judgement_input_tokens: Read by the judge per pair, or to write captions; a picture counts as several hundred.
         judgement_output_tokens: Written by it.
         judgements_per_second: Of one GPU.
@@ -34,6 +38,7 @@ class Estimates:
     keep_texts: float = 1
     picture_seconds: float = 0
     picture_megabytes: float = 0
+    split_seconds: float = 0
     keep_gates: float = 1
     gate_seconds: float = 0
     judgement_input_tokens: float = 0
@@ -63,6 +68,7 @@ def plan_triplets(recipe: "TripletRecipe") -> str:
     rows = [  # stage, items, tokens read and written, GPU-seconds, megabytes
         ("quadruples", count, assumed.writing_input_tokens, assumed.writing_output_tokens, writing, count * 1e-3),
         ("diptychs", diptychs, 0, 0, diptychs * assumed.picture_seconds, diptychs * assumed.picture_megabytes),
+        ("split", diptychs, 0, 0, diptychs * assumed.split_seconds, diptychs * 2e-4),
         ("gates", diptychs, 0, 0, diptychs * assumed.gate_seconds, diptychs * 4e-4),
         ("judgements", judged, assumed.judgement_input_tokens, assumed.judgement_output_tokens, judging, judged * 3e-4),
         ("triplets", triplets, 0, 0, 0, triplets * 5e-4),

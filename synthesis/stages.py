@@ -10,15 +10,17 @@ whatever the number of shards. A record counts once its line is whole; a kill co
 """
 
 import errno
+import gc
 import hashlib
 import json
 import logging
 import os
 import shutil
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -79,7 +81,7 @@ class Workspace:
 
     def missing(self, stage: str) -> list[int]:
         """The chunks that a stage has not finished."""
-        return [chunk for chunk in range(self.num_chunks) if not self.file(stage, chunk).exists()]
+        return [chunk for chunk, file in enumerate(self.files(stage)) if not file.exists()]
 
     def read(self, stage: str, chunk: int) -> list[Record]:
         """All records of a finished chunk, rejected ones, too.
@@ -109,12 +111,9 @@ class Workspace:
         """Put down the finished records of a chunk, whole or not at all."""
         write_whole(self.file(stage, chunk), "".join(map(as_line, records)))
 
-    def fingerprint(self, stage: str) -> str:
-        """A hash of all finished records of a stage."""
-        digest = hashlib.sha256()
-        for chunk in range(self.num_chunks):
-            digest.update(self.file(stage, chunk).read_bytes())
-        return digest.hexdigest()
+    def files(self, stage: str) -> list[Path]:
+        """The finished records of all chunks, those that are missing, too."""
+        return [self.file(stage, chunk) for chunk in range(self.num_chunks)]
 
     def manifest(self, stage: str) -> dict[str, Any]:
         """The manifest of a stage; empty before its first run."""
@@ -170,6 +169,11 @@ class Stage(ABC):
                 f"give another --output, or discard this stage and what follows from it with --redo {self.name}."
             )
 
+    def discard(self, work: Workspace) -> None:
+        """Delete what was made, by all shards."""
+        folder = work.folder(self.name)
+        shutil.rmtree(folder, ignore_errors=not folder.exists())
+
     def _write_manifest(self, work: Workspace, more: dict[str, Any]) -> None:
         with FileLock(work.root / f".{self.name}.lock"):
             old = work.manifest(self.name)
@@ -182,6 +186,10 @@ class Stage(ABC):
 class ItemStage(Stage):
     """A stage that makes one record of each item, chunk by chunk."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._noted: Counter[str] = Counter()  # of what was spent, what stands in notes; loading is in the first
+
     @abstractmethod
     def items(self, work: Workspace, chunk: int) -> list[Record]:
         """The items of a chunk, in order, each with its `"id"`."""
@@ -189,6 +197,12 @@ class ItemStage(Stage):
     @abstractmethod
     def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
         """One record with the `"id"` of each item, in any order; what an item becomes depends on that item alone."""
+
+    def prepare(self) -> None:
+        """Load what the stage works with; called once, when there is something to make."""
+
+    def release(self) -> None:
+        """Let go of it: the next stage's models need the memory."""
 
     def files(self, record: Record) -> list[str]:
         """The files that belong to a record, relative to the workspace."""
@@ -211,42 +225,47 @@ class ItemStage(Stage):
             to_do = {
                 chunk: len(items) for chunk in work.own_chunks if (items := self._lacking(work, chunk)) is not None
             }
+            if any(to_do.values()):
+                self.prepare()
             if to_do:
                 with self._progress(work, sum(to_do.values())) as advance:
                     for chunk in to_do:
                         self._run_chunk(work, chunk, advance)
+                self.release()
+                free_memory()
             if not work.missing(self.name) and (to_do or "counts" not in work.manifest(self.name)):
                 self._write_manifest(work, {"counts": work.counts(self.name)})
 
     def is_complete(self, work: Workspace) -> bool:
         """Whether every chunk, of all shards, holds a record of every item."""
-        # The file is looked for first: without it, the items may not be known yet.
-        return all(
-            work.file(self.name, chunk).exists() and self._lacking(work, chunk) is None
-            for chunk in range(work.num_chunks)
-        )
+        # Files are looked for first: to read them all is dear, and without them the items may not be known yet.
+        if work.missing(self.name):
+            return False
+        return all(self._lacking(work, chunk) is None for chunk in range(work.num_chunks))
 
     def _lacking(self, work: Workspace, chunk: int) -> list[Record] | None:
         """The items of a chunk that have no record yet; None if the chunk is finished."""
         items = self.items(work, chunk)
-        stored = self._stored(work, chunk)
+        stored, is_damaged = self._stored(work, chunk)
         lacking = [item for item in items if item["id"] not in stored]
-        return lacking if lacking or not work.file(self.name, chunk).exists() else None
+        return lacking if lacking or is_damaged or not work.file(self.name, chunk).exists() else None
 
-    def _stored(self, work: Workspace, chunk: int) -> dict[str, Record]:
-        """The records that a chunk has already, finished or not, with all their files."""
+    def _stored(self, work: Workspace, chunk: int) -> tuple[dict[str, Record], bool]:
+        """The records that a chunk has already, finished or not, with all their files; whether lines are damaged."""
         found: dict[str, Record] = {}
+        is_damaged = False
         for file in (work.file(self.name, chunk), _part(work.file(self.name, chunk))):
             with suppress(FileNotFoundError):
                 records, damaged = read_lines(file)
                 if damaged:
+                    is_damaged = True
                     logger.warning("%s: %d damaged lines are made again", file, damaged)
                 for record in records:
                     if all(_has_bytes(work.root / needed) for needed in self.files(record)):
                         found.setdefault(record["id"], record)
                     else:
                         logger.warning("%s: the files of item %s are gone: made again", file, record["id"])
-        return found
+        return found, is_damaged
 
     def _run_chunk(self, work: Workspace, chunk: int, advance: Callable[[], None]) -> None:
         file = work.file(self.name, chunk)
@@ -257,10 +276,10 @@ class ItemStage(Stage):
             raise SynthesisError(
                 f"{file}: another process works on this chunk; wait for it, or give every process its own --shard i/n"
             ) from None
-        started, clock, spent, count = datetime.now(timezone.utc), time.monotonic(), Counter(self.usage()), 0
+        started, clock, count = datetime.now(timezone.utc), time.monotonic(), 0
         try:
             items = self.items(work, chunk)
-            stored = self._stored(work, chunk)
+            stored, _ = self._stored(work, chunk)
             lacking = [item for item in items if item["id"] not in stored]
             if lacking:
                 _cut_torn_line(_part(file))
@@ -279,8 +298,9 @@ class ItemStage(Stage):
             _part(file).unlink(missing_ok=True)
         finally:
             lock.release()
-            usage = Counter(self.usage())
-            usage.subtract(spent)
+            spent = Counter(self.usage())
+            usage = spent - self._noted
+            self._noted = spent
             note = {
                 "stage": self.name,
                 "chunk": chunk,
@@ -332,6 +352,14 @@ class PartStage(ItemStage):
             self.about = self._part.about
         return self._part
 
+    def prepare(self) -> None:
+        """Load the part."""
+        _ = self.part
+
+    def release(self) -> None:
+        """Let go of the part."""
+        self._part = None
+
     def usage(self) -> Counter[str]:
         """What the part has spent."""
         return Counter(self._part.usage if self._part else {})
@@ -353,6 +381,22 @@ class WritingStage(PartStage):
         super().__init__(writer)
         self._count, self._chunk_size, self._seed = count, chunk_size, seed
         self.settings = {"writer": deciding(writer), "seed": seed, "chunk_size": chunk_size}
+
+    def check_settings(self, work: Workspace) -> None:
+        """See `Stage.check_settings`.
+
+        Raises:
+            SynthesisError: also if more texts were made than are asked for: all that follows would be made of fewer.
+        """
+        super().check_settings(work)
+        last = self._count // self._chunk_size  # earlier chunks cannot hold too many
+        files = [file for file in work.folder(self.name).glob("*.jsonl") if int(file.name.partition(".")[0]) >= last]
+        stored = max((int(record["id"]) + 1 for file in files for record in read_lines(file)[0]), default=0)
+        if stored > self._count:
+            raise SynthesisError(
+                f"{work.folder(self.name)} holds {stored:,} texts, and {self._count:,} are asked for: give another "
+                "--output for fewer"
+            )
 
     def items(self, work: Workspace, chunk: int) -> list[Record]:
         """The numbers of a chunk."""
@@ -412,8 +456,12 @@ class WholeStage(Stage):
         """The stages whose records decide the result."""
         return [self.source]
 
+    def results(self, work: Workspace) -> list[Path]:
+        """The files by which to see whether what was made is still there."""
+        return work.files(self.name)
+
     def run(self, work: Workspace) -> None:
-        """Do it, unless it was done with just these records.
+        """Do it, unless it was done with just these records, and the result is there as it was made.
 
         Raises:
             SynthesisError: the recipe changed, or records are missing.
@@ -423,11 +471,44 @@ class WholeStage(Stage):
             with FileLock(work.root / f".{self.name}.run.lock"):
                 self.check_settings(work)
                 self._write_manifest(work, {})
-                made_of = {source: work.fingerprint(source) for source in self.sources()}
-                if work.manifest(self.name).get("made of") == made_of:
+                made_of = {source: fingerprint(work.files(source)) for source in self.sources()}
+                old = work.manifest(self.name)
+                if old.get("made of") == made_of and old.get("made") == fingerprint(self.results(work)):
                     return
                 counts = self.make(work)
-                self._write_manifest(work, {"made of": made_of, "counts": counts})
+                made = fingerprint(self.results(work))
+                self._write_manifest(work, {"made of": made_of, "made": made, "counts": counts})
+
+
+class DataSetStage(WholeStage):
+    """A stage that makes data sets: folders of the workspace, beside those of the stages."""
+
+    @abstractmethod
+    def data_sets(self, settings: Mapping[str, Any]) -> list[Path]:
+        """Their annotation files below the workspace, by the stage's settings; each in the folder of a data set."""
+
+    def results(self, work: Workspace) -> list[Path]:
+        """The annotation files."""
+        return [work.root / file for file in self.data_sets(self.settings)]
+
+    def check_settings(self, work: Workspace) -> None:
+        """See `Stage.check_settings`.
+
+        Raises:
+            SynthesisError: also if a folder of that name is there that this stage did not make: it would be replaced.
+        """
+        super().check_settings(work)
+        if not work.manifest(self.name):
+            for folder in (file.parent for file in self.results(work)):
+                if folder.exists():
+                    raise SynthesisError(f"{folder} is there already, and was not made here: give another --output")
+
+    def discard(self, work: Workspace) -> None:
+        """Delete the data sets, too."""
+        if found := work.manifest(self.name):
+            for file in self.data_sets(found["settings"]):
+                shutil.rmtree(work.root / file.parent, ignore_errors=True)
+        super().discard(work)
 
 
 def run_stages(stages: Sequence[Stage], work: Workspace, wait: bool = False) -> str | None:
@@ -448,12 +529,16 @@ def run_stages(stages: Sequence[Stage], work: Workspace, wait: bool = False) -> 
     for stage in stages:
         if isinstance(stage, WholeStage):
             needed = [by_name[name] for name in stage.sources() if isinstance(by_name[name], ItemStage)]
+            is_told = False
             while unfinished := [source.name for source in needed if not source.is_complete(work)]:
+                if wait and not is_told:
+                    logger.info("waiting for other shards to finish %s", ", ".join(unfinished))
+                    is_told = True
                 if not wait:
                     shard = "{}/{}".format(*work.shard)
                     return (
                         f"shard {shard} has done its part of {', '.join(unfinished)}; {stage.name} needs all shards: "
-                        "when they are through, give any of their commands again"
+                        "when they are through, start every shard again"
                     )
                 time.sleep(_WAIT)
         stage.run(work)
@@ -466,12 +551,21 @@ def discard_from(name: str, stages: Sequence[Stage], work: Workspace) -> None:
     Raises:
         SynthesisError: there is no such stage.
     """
+    with reporting_files(work.root):
+        for stage in stages[position_of(name, stages) :]:
+            stage.discard(work)
+
+
+def position_of(name: str, stages: Sequence[Stage]) -> int:
+    """Which of the stages has this name, from 0.
+
+    Raises:
+        SynthesisError: none has.
+    """
     names = [stage.name for stage in stages]
     if name not in names:
         raise SynthesisError(f"there is no stage {name!r}; the stages are {', '.join(names)}")
-    with reporting_files(work.root):
-        for later in names[names.index(name) :]:
-            shutil.rmtree(work.folder(later), ignore_errors=not work.folder(later).exists())
+    return names.index(name)
 
 
 def in_processes(
@@ -525,6 +619,27 @@ def reporting_files(folder: Path) -> Iterator[None]:
         if isinstance(error, PermissionError) or error.errno == errno.EROFS:
             raise SynthesisError(f"{place}: no permission to write there. Give another --output.") from error
         raise
+
+
+def fingerprint(files: Iterable[Path]) -> str | None:
+    """A hash of what is in these files; None if one is missing."""
+    digest = hashlib.sha256()
+    try:
+        for file in files:
+            with file.open("rb") as stream:
+                while block := stream.read(2**20):
+                    digest.update(block)
+    except FileNotFoundError:
+        return None
+    return digest.hexdigest()
+
+
+def free_memory() -> None:
+    """Give back what nobody holds any more, a GPU's memory too; torch keeps it for itself otherwise."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def read_lines(file: Path) -> tuple[list[Record], int]:

@@ -9,10 +9,11 @@ those of the moment (`PASSING`) also depend on how often the same thing was aske
 
 import asyncio
 import hashlib
+import inspect
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from threading import Thread
 from typing import Any
 
@@ -36,7 +37,8 @@ WORDS = [
     "walks",
 ]
 
-Answer = Callable[[dict[str, Any], random.Random], "str | tuple[int, str]"]
+Said = str | tuple[int, str]
+Answer = Callable[[dict[str, Any], random.Random], Said | Awaitable[Said]]
 
 
 def last_text(body: Mapping[str, Any]) -> str:
@@ -105,7 +107,7 @@ class StubServer:
 
         Args:
             answer: From the body of a request and its own random numbers, what it is answered; a tuple of a status and
-                a message for an error.
+                a message for an error. It may be a coroutine function, to take its time.
             faults: Rates by name, of `PASSING` and `LASTING`.
             refuses: Fields of a request that get it a 400, and its message.
             model: The only one there is.
@@ -224,6 +226,8 @@ class StubServer:
         if passing == "slow":
             await asyncio.sleep(self.slow)
         text = self.answer(body, random.Random(digest))
+        if inspect.isawaitable(text):
+            text = await text
         if isinstance(text, tuple):
             self.counts[str(text[0])] += 1
             return _error(*text)

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from tiny import tiny_model, tiny_processor
 
 from fafa import FafaModel, FafaProcessor
@@ -25,7 +27,7 @@ def world(tmp_path_factory):
 def train(world, output, *arguments, check=True):
     command = [sys.executable, str(ROOT / "examples" / "train.py"), "--config", str(CONFIGS / "quickstart.yaml")]
     command += ["--data_dir", str(world / "SynCPR"), "--output_dir", str(output), "--validation_fraction", "0.2"]
-    command += ["--per_device_train_batch_size", "8", "--logging_steps", "1", "--disable_tqdm", "true", *arguments]
+    command += ["--batch_size", "8", "--logging_steps", "1", "--disable_tqdm", "true", *arguments]
     run = subprocess.run(command, cwd=output.parent, capture_output=True, text=True, check=False)
     assert not check or run.returncode == 0, run.stderr
     return run
@@ -51,12 +53,19 @@ def test_training_example_trains_resumes_and_writes_a_card(world, tmp_path):
 
 def test_saved_model_is_a_start_for_training(world, tmp_path):
     """What the real SynCPR needs: weights from a folder, a frozen vision tower stored in half precision."""
-    tiny_model().save_pretrained(tmp_path / "start")
+    start = tiny_model().to(torch.bfloat16)  # in which updates of this size would round away
+    start.save_pretrained(tmp_path / "start")
     tiny_processor().save_pretrained(tmp_path / "start")
     options = ["--model", str(tmp_path / "start"), "--vision_dtype", "bfloat16", "--max_steps", "2", "--group_size=1"]
+    options += ["--learning_rate", "2e-6", "--warmup_steps", "0"]
     train(world, tmp_path / "model", *options, "--model_options", json.dumps({"fda_alpha": 0.25}))
     trained = FafaModel.from_pretrained(tmp_path / "model")
     assert trained.config.freeze_vision and trained.config.fda_alpha == 0.25
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    name = "text_projection.weight"
+    assert weights[name].dtype == torch.float32
+    assert (weights[name] != start.state_dict()[name]).float().mean() > 0.9
+    assert weights["vision_model.encoder.layers.0.mlp.fc1.weight"].dtype == torch.bfloat16
 
 
 def test_unknown_setting_is_refused_with_the_nearest(world, tmp_path):

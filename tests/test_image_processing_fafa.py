@@ -5,9 +5,12 @@ import doctest
 import hashlib
 import json
 import pickle
+import runpy
 import struct
+import sys
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import PIL
@@ -15,6 +18,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 from safetensors.numpy import load_file
+from transformers.dynamic_module_utils import get_imports
 
 from fafa import image_processing_fafa
 from fafa.image_processing_fafa import FafaImageProcessor, UnreadableImageError, open_image
@@ -421,6 +425,18 @@ class TestBadValues:
 def _with_transparency(image: Image.Image, transparency) -> Image.Image:
     image.info["transparency"] = transparency
     return image
+
+
+def test_heic_is_opened_where_pillow_heif_is_installed_and_needs_it_nowhere(monkeypatch):
+    registered = []
+    heif = SimpleNamespace(register_heif_opener=lambda: registered.append("HEIF"))
+    for module, expected in [(heif, ["HEIF"]), (None, [])]:  # None: the import fails
+        registered.clear()
+        monkeypatch.setitem(sys.modules, "pillow_heif", module)
+        runpy.run_path(image_processing_fafa.__file__)
+        assert registered == expected
+    # A folder that holds its code is refused by transformers where one of these is missing.
+    assert "pillow_heif" not in get_imports(image_processing_fafa.__file__)
 
 
 def test_docstring_examples():

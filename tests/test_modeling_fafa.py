@@ -170,6 +170,21 @@ def test_feature_diversity_of_an_image_ignores_other_images():
     assert feature_diversity_loss(twice, margin=0.0, scope="batch") > once
 
 
+def test_feature_diversity_in_blocks_equals_the_whole_without_its_memory():
+    """Blocks of three, and a last one of two, of 20 tokens; what is kept for the gradient are the tokens alone."""
+    results, kept = [], []
+    for max_elements in (400, 70):
+        tokens = torch.randn(5, 4, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
+            loss = feature_diversity_loss(tokens, margin=0.1, max_elements=max_elements)
+        loss.backward()
+        results.append((loss, tokens.grad))
+        kept.append(max(sizes))
+    assert results[0][0] > 0.01 and kept[0] >= 400 and kept[1] <= tokens.numel()
+    equal(results[1], results[0], rtol=0, atol=1e-6)
+
+
 def test_caption_term_counts_only_with_weight_and_captions():
     batch = tiny_batch()
     captions = {"caption_input_ids": batch["input_ids"], "caption_attention_mask": batch["attention_mask"]}

@@ -22,7 +22,7 @@ class WeightAverage(TrainerCallback):
         decay: at 0.999 the average looks back over about a thousand steps.
 
     Raises:
-        ValueError: if decay is not in (0, 1), or weights are in half precision, where an average stands still.
+        ValueError: if decay is not in (0, 1).
     """
 
     def __init__(self, decay: float):
@@ -35,11 +35,7 @@ class WeightAverage(TrainerCallback):
 
     def start(self, model: torch.nn.Module) -> None:
         """Begins at the model's present weights."""
-        trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-        for name, weight in trained.items():
-            if weight.dtype != torch.float32:
-                raise ValueError(f"ema_decay needs weights that train in float32, but {name} is {weight.dtype}")
-        self._weights = list(trained.values())
+        self._weights = [weight for weight in model.parameters() if weight.requires_grad]
         self._averages = [weight.detach().clone() for weight in self._weights]
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):

@@ -2,7 +2,8 @@
 
 import logging
 import zlib
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -25,9 +26,10 @@ class FafaDataCollator:
         augment: apply the released training augmentation to both images, drawn separately; False for validation.
         with_captions: add the target captions, which the contrastive term (`itc_weight`) reads.
         on_error: `"raise"` stops at an image that cannot be decoded; `"skip"` leaves its triplet out, names
-            it in the log and in the batch's `skipped_images`, which `FafaTrainer` counts. A missing file always raises.
+            it in the log and in the batch's `skipped_images`, which `FafaTrainer` counts; held-out triplets it leaves
+            out before training. A missing file always raises.
         cache_images: keep every decoded and resized crop in memory (13 kB each at 96 x 48), for small data sets that
-            are read many times.
+            are read many times. Worker processes would each fill a cache of their own: it is for reading without them.
         seed: of the augmentation. What is drawn depends on seed, epoch and image alone, not on the number of worker
             processes or on where a run was resumed.
     """
@@ -49,6 +51,27 @@ class FafaDataCollator:
     def set_epoch(self, epoch: int) -> None:
         """Selects the epoch whose augmentation is drawn; `FafaTrainer` calls it."""
         self._epoch.fill_(epoch)
+
+    def for_evaluation(self) -> "FafaDataCollator":
+        """Without augmentation, with the same cache; every image has to be readable (see `unreadable`)."""
+        collator = replace(self, augment=False, on_error="raise")
+        collator._crops = self._crops
+        return collator
+
+    def unreadable(self, rows: Iterable[dict[str, Any]]) -> dict[int, str]:
+        """The numbers of rows with an image that cannot be decoded, and that image.
+
+        Raises:
+            FileNotFoundError: for a missing image.
+        """
+        found = {}
+        for number, row in enumerate(rows):
+            try:
+                for column in ("reference_image", "target_image"):
+                    self._crop(row[column], column)
+            except UnreadableImageError as error:
+                found[number] = error.source
+        return found
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Makes a batch of rows with `reference_image`, `target_image`, their `…_path`s, `edit_caption`, `cpr_id`.

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
+from ..image_processing_fafa import UnreadableImageError
 from .averaging import AveragedWeights
 from .batches import TripletBatches
 from .card import RunClock, RunFacts, write_training_card
@@ -34,7 +35,9 @@ class FafaTrainingArguments(TrainingArguments):
     biases, norms, tokens and temperature.
     """
 
-    per_device_train_batch_size: int = 256
+    per_device_train_batch_size: int | None = field(
+        default=None, metadata={"help": "Triplets of a batch in each process; instead of batch_size."}
+    )
     num_train_epochs: float = 10.0
     learning_rate: float = 2e-6
     adam_beta2: float = 0.98
@@ -46,6 +49,13 @@ class FafaTrainingArguments(TrainingArguments):
     label_names: list[str] | None = field(default_factory=lambda: ["group_ids"])
     logging_nan_inf_filter: bool = False  # it would hide what the guard looks for, and wait for the device every step
 
+    batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Triplets in a batch, all processes together, which share it evenly; 256 unless "
+            "per_device_train_batch_size is given."
+        },
+    )
     one_cycle: bool = field(
         default=True,
         metadata={"help": "One-cycle schedule as released, beta1 cycling included; else lr_scheduler_type counts."},
@@ -93,6 +103,29 @@ class FafaTrainingArguments(TrainingArguments):
         if self.metric_for_best_model is None and (self.load_best_model_at_end or self.early_stopping_patience):
             self.metric_for_best_model = "rank-1"  # the loss depends on the size of the batch
         super().__post_init__()
+        if self.n_gpu > 1:  # the Trainer would split each batch, and with it the loss, among them
+            logger.warning(
+                "This process trains on the first of %d GPUs. For all of them: accelerate launch examples/train.py ...",
+                self.n_gpu,
+            )
+            self._n_gpu = 1
+        if self.per_device_train_batch_size is None or self.batch_size is not None:
+            self._divide_batch(256 if self.batch_size is None else self.batch_size)
+
+    def _divide_batch(self, batch_size: int) -> None:
+        share, rest = divmod(batch_size, self.world_size)
+        if share < 1 or rest:
+            raise ValueError(
+                f"batch_size is {batch_size}, which {self.world_size} processes cannot share evenly: choose a multiple "
+                "of their number"
+            )
+        if self.per_device_train_batch_size not in (None, share):
+            raise ValueError(
+                f"batch_size {batch_size} is {share} triplets in each of {self.world_size} processes, but "
+                f"per_device_train_batch_size is {self.per_device_train_batch_size}: give one of the two. The command "
+                "line changes what a file sets: --batch_size N"
+            )
+        self.per_device_train_batch_size = share
 
     def __getstate__(self) -> dict:
         """Without the Hub's token: `training_args.bin` lies in the folder that `push_to_hub` uploads."""
@@ -158,6 +191,8 @@ class FafaTrainer(AveragedWeights, SafeTrainer):
         self.facts = RunFacts()
         self.add_callback(RunClock())
         self.skipped_images: dict[str, int] = defaultdict(int)
+        if getattr(self.data_collator, "on_error", None) == "skip" and hasattr(self.eval_dataset, "select"):
+            self.eval_dataset = self._readable(self.eval_dataset)
         if self.args.early_stopping_patience:
             self.add_callback(EarlyStopping(self.args.early_stopping_patience))
         if hasattr(self.data_collator, "set_epoch"):
@@ -172,10 +207,10 @@ class FafaTrainer(AveragedWeights, SafeTrainer):
                 "eval_dataset is a test set in ITCPR's form (it has a column instance_id). Choosing checkpoints by it "
                 "would make its results worthless. Hold out quadruples of the training set: hold_out_quadruples()."
             )
-        if self.args.n_gpu > 1:
+        if getattr(self.data_collator, "cache_images", False) and self.args.dataloader_num_workers:
             raise ValueError(
-                f"one process sees {self.args.n_gpu} GPUs and would split each batch's loss among them. Start one "
-                "process per GPU (accelerate launch examples/train.py ...), or show it one: CUDA_VISIBLE_DEVICES=0."
+                f"cache_images keeps images in the process that reads them, so {self.args.dataloader_num_workers} "
+                "workers would each keep all of them: set dataloader_num_workers to 0, or leave out cache_images"
             )
         if self.is_fsdp_enabled and hasattr(self.model, "peft_config"):
             raise ValueError(
@@ -186,14 +221,32 @@ class FafaTrainer(AveragedWeights, SafeTrainer):
             self.args.gradient_accumulation_steps > 1 or self.args.fp16 or self.is_fsdp_enabled
         ):
             raise ValueError(
-                "gradient_cache_size works without gradient accumulation, fp16 and FSDP: raise "
-                "per_device_train_batch_size instead of accumulating, and train in bf16"
+                "gradient_cache_size works without gradient accumulation, fp16 and FSDP: raise batch_size "
+                "instead of accumulating, and train in bf16"
             )
         if self.args.fp16:
             logger.warning(
                 "fp16: users of the released code, which trains in it, lost runs to a collapse near step 23,000 and "
                 "reached 40.3 Rank-1 instead of 46.5. bf16=true has the range of float32 at the same speed."
             )
+
+    def _readable(self, dataset):
+        """Without triplets that cannot be read: processes gather their metrics, so none may leave out any later."""
+        unreadable = self.data_collator.unreadable(dataset)
+        if not unreadable:
+            return dataset
+        names = ", ".join(sorted(set(unreadable.values())))
+        if len(unreadable) == len(dataset):
+            raise UnreadableImageError(f"none of {len(dataset)} held-out triplets has readable images: {names}")
+        for name in unreadable.values():
+            self.skipped_images[name] += 1
+        logger.warning(
+            "%d of %d held-out triplets are left out (on_error='skip'), whose images cannot be read: %s",
+            len(unreadable),
+            len(dataset),
+            names,
+        )
+        return dataset.select([row for row in range(len(dataset)) if row not in unreadable])
 
     def get_decay_parameter_names(self, model) -> list[str]:
         """Matrices of linear, convolution and word layers: no biases, norms, tokens, positions, temperature."""
@@ -245,9 +298,9 @@ class FafaTrainer(AveragedWeights, SafeTrainer):
         return prepare_data_loader(loader, args.device, num_processes=1, process_index=0, put_on_device=True)
 
     def get_eval_dataloader(self, eval_dataset=None):
-        """The training collator, but without augmentation."""
+        """The training collator, but without augmentation, and stopping at an image that cannot be read."""
         training_collator = self.data_collator
-        self.data_collator = replace(training_collator, augment=False)
+        self.data_collator = training_collator.for_evaluation()
         try:
             return super().get_eval_dataloader(eval_dataset)
         finally:
@@ -313,7 +366,17 @@ class FafaTrainer(AveragedWeights, SafeTrainer):
             write_training_card(self, model_name, **metadata)
 
     def train(self, *args, **kwargs):
-        """Trains; images that were left out under `on_error="skip"` are reported at the end, also of a failed run."""
+        """Trains; images that were left out under `on_error="skip"` are reported at the end, also of a failed run.
+
+        Raises:
+            ValueError: if weights that train are in half precision.
+        """
+        for name, weight in self.model.named_parameters():
+            if weight.requires_grad and weight.dtype in (torch.float16, torch.bfloat16):
+                raise ValueError(
+                    f"{name} trains, but is {weight.dtype}, where most updates round away. Load the model in float32 "
+                    "(from_pretrained(..., dtype=torch.float32)); bf16=true then still computes in half precision"
+                )
         try:
             return super().train(*args, **kwargs)
         finally:

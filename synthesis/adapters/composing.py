@@ -331,6 +331,9 @@ class _Captions(PartStage):
             "seed": settings.seed,
         }
 
+    def prepare(self) -> None:
+        """Nothing yet: a captioner is needed only where captions are missing."""
+
     def items(self, work: Workspace, chunk: int) -> list[Record]:
         paths = {path: None for record in work.kept("pictures", chunk) for path in _sources(record)}
         return [{"id": path} for path in paths]

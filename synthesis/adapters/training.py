@@ -22,11 +22,13 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from diffusers import (
     AutoencoderKL,
     DiffusionPipeline,
@@ -70,7 +72,7 @@ class Validation:
 
     prompts: list[str]
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3])
-    every: int = 500
+    every: int = 250
     steps: int = 28
     guidance: float = 3.5
 
@@ -116,8 +118,8 @@ class AdapterTraining:
     rank: int = 32
     alpha: int = 32
     targets: list[str] = field(default_factory=lambda: ["attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"])
-    steps: int = 4000
-    batch_size: int = 4
+    steps: int = 2000
+    batch_size: int = 8
     learning_rate: float = 1e-4
     warmup_steps: int = 100
     schedule: str = "constant"
@@ -130,7 +132,7 @@ class AdapterTraining:
     validation: Validation | None = None
     device_batch_size: int = free(1)
     gradient_checkpointing: bool = free(True)
-    checkpoint_every: int = free(500)
+    checkpoint_every: int = free(250)
     keep_checkpoints: int = free(2)
     cache: str | None = free(None)
 
@@ -231,7 +233,8 @@ class _Training(Stage):
         if turns or self._share % settings.device_batch_size:
             raise SynthesisError(
                 f"batch_size {settings.batch_size} must be a multiple of {self._accelerator.num_processes} processes x "
-                f"device_batch_size {settings.device_batch_size}"
+                f"device_batch_size {settings.device_batch_size}. Start another number of processes, or change "
+                "batch_size before the run begins: it decides what the run ends in."
             )
         self.about = {"model": settings.model, "commit": commit, "processes": self._accelerator.num_processes}
         self.settings = deciding(settings) | {
@@ -309,8 +312,8 @@ class _Training(Stage):
         if accelerator.is_main_process:
             kept = [entry for entry in read_lines(self._log)[0] if entry["step"] <= start] if self._log.exists() else []
             write_whole(self._log, "".join(map(as_line, kept)))
-            if start == 0:
-                self._validate(0)
+        if start == 0:
+            self._validate(0)
         order = _Order(len(self._diptychs), settings.seed)
         hidden = not (accelerator.is_main_process and self._work.show_progress)
         with tqdm(total=self._last, initial=start, desc="training", unit="step", disable=hidden) as bar:
@@ -319,8 +322,7 @@ class _Training(Stage):
                 first = step * settings.batch_size + accelerator.process_index * self._share
                 entry = {"step": step + 1, **self._step(step, order, range(first, first + self._share))}
                 entry["seconds"] = round(time.monotonic() - began, 3)
-                if accelerator.is_main_process:
-                    self._after_step(step + 1, entry)
+                self._after_step(step + 1, entry)
                 bar.update()
                 bar.set_postfix(loss=f"{entry['loss']:.4f}", refresh=False)
 
@@ -391,11 +393,13 @@ class _Training(Stage):
 
     def _after_step(self, step: int, entry: dict[str, Any]) -> None:
         settings, folder = self._settings, self._work.folder(self.name)
-        with self._log.open("a", encoding="utf-8") as stream:
-            stream.write(as_line(entry))
+        is_main = self._accelerator.is_main_process
+        if is_main:
+            with self._log.open("a", encoding="utf-8") as stream:
+                stream.write(as_line(entry))
         if settings.validation and (step % settings.validation.every == 0 or step == settings.steps):
             self._validate(step)
-        if step % settings.checkpoint_every == 0 or step == self._last:
+        if is_main and (step % settings.checkpoint_every == 0 or step == self._last):
             written = folder / checkpoints.UNFINISHED / f"checkpoint-{step}"
             shutil.rmtree(written, ignore_errors=True)
             written.mkdir(parents=True)
@@ -405,29 +409,34 @@ class _Training(Stage):
 
     @torch.no_grad()
     def _validate(self, step: int) -> None:
-        """Paints the validation prompts with the adapter as it is."""
-        validation, device = self._settings.validation, self._accelerator.device
+        """Paints the validation prompts with the adapter as it is.
+
+        Every process paints a part: were the others to wait for one, their time limit could end the run.
+        """
+        validation, accelerator, device = self._settings.validation, self._accelerator, self._accelerator.device
         if validation is None:
             return
         pipeline = FluxPipeline(self._scheduler, self._vae.to(device), None, None, None, None, self._transformer)
         pipeline.set_progress_bar_config(disable=True)
-        rows = []
-        for prompt in validation.prompts:
+        cells = list(enumerate(product(validation.prompts, validation.seeds)))
+        painted = []
+        for place, (prompt, seed) in cells[accelerator.process_index :: accelerator.num_processes]:
             text = {name: tensor[None].to(device) for name, tensor in self._cache.text(prompt).items()}
             with self._autocast():
-                rows.append(
-                    [
-                        pipeline(
-                            **text,
-                            width=self._size[0],
-                            height=self._size[1],
-                            num_inference_steps=validation.steps,
-                            guidance_scale=validation.guidance,
-                            generator=torch.Generator().manual_seed(seed),
-                        ).images[0]
-                        for seed in validation.seeds
-                    ]
-                )
+                image = pipeline(
+                    **text,
+                    width=self._size[0],
+                    height=self._size[1],
+                    num_inference_steps=validation.steps,
+                    guidance_scale=validation.guidance,
+                    generator=torch.Generator().manual_seed(seed),
+                ).images[0]
+            painted.append((place, image))
+        images = dict(gather_object(painted))
+        if not accelerator.is_main_process:
+            return
+        columns = len(validation.seeds)
+        rows = [[images[place + column] for column in range(columns)] for place in range(0, len(cells), columns)]
         file = self._work.folder(self.name) / _VALIDATION / f"step-{step:06d}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         draw_sheet(rows, validation.prompts, [f"seed {seed}" for seed in validation.seeds], f"step {step:,}").save(file)

@@ -2,15 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
+from PIL import Image
 
 from ..components import Gate, Record, free
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -29,6 +26,7 @@ class ClipGate:
     """
 
     kind: ClassVar[str] = "clip"
+    names: ClassVar[tuple[str, ...]] = ("clip_a", "clip_b", "clip_pair", "clip_margin")
 
     model: str = "openai/clip-vit-large-patch14"
     revision: str | None = None
@@ -49,7 +47,7 @@ class ClipGate:
 
 
 class _ClipGate(Gate):
-    names = ("clip_a", "clip_b", "clip_pair", "clip_margin")
+    names = ClipGate.names
 
     def __init__(self, settings: ClipGate):
         from ..models.clip import ClipEncoder
@@ -58,21 +56,22 @@ class _ClipGate(Gate):
         self.encoder = ClipEncoder(settings.model, settings.revision, settings.batch_size, settings.device)
         self.about = self.encoder.about
 
-    def score(self, records: Sequence[Record], folder: Path) -> list[dict[str, float]]:
-        files = [folder / record[side] for record in records for side in ("left", "right")]
+    def score(
+        self, records: Sequence[Record], pictures: Sequence[tuple[Image.Image, Image.Image]]
+    ) -> list[dict[str, float]]:
         captions = [record[name] for record in records for name in ("caption_a", "caption_b")]
         distinct = list(dict.fromkeys(captions))  # pairs of one quadruple share theirs
         texts = dict(zip(distinct, self.encoder.encode_captions(distinct), strict=True))
-        images = self.encoder.encode_images(files)
+        images = self.encoder.encode_images(half for pair in pictures for half in pair)
         scores = []
         for number, record in enumerate(records):
-            pictures = images[2 * number : 2 * number + 2]
+            halves = images[2 * number : 2 * number + 2]
             captions = np.stack([texts[record["caption_a"]], texts[record["caption_b"]]])
-            (left_a, left_b), (right_a, right_b) = (pictures @ captions.T).tolist()
+            (left_a, left_b), (right_a, right_b) = (halves @ captions.T).tolist()
             values = (
                 left_a,
                 right_b,
-                float(pictures[0] @ pictures[1]),
+                float(halves[0] @ halves[1]),
                 (left_a + right_b - left_b - right_a) / 2,
             )
             scores.append({name: round(value, 4) for name, value in zip(self.names, values, strict=True)})

@@ -1,15 +1,14 @@
 """Finds people in pictures with an object detector of transformers, and the gate that counts them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from PIL import Image
 
 from ..components import Gate, Record, SynthesisError, free
 from ..models.vision import Batches, find_device, load_pretrained
-from ..pictures import open_picture
 
 if TYPE_CHECKING:
     import torch
@@ -100,12 +99,18 @@ class PeopleFinder:
     def _find(self, images: list[Image.Image]) -> list[list[Box]]:
         import torch
 
-        inputs = self.processor(images=[_on_square(image) for image in images], return_tensors="pt")
+        # Preparing a picture takes a core longer than looking at it takes a GPU.
+        with ThreadPoolExecutor() as threads:
+            prepared = list(threads.map(self._prepare, images))
+        inputs = {name: torch.cat([one[name] for one in prepared]).to(self.device) for name in prepared[0]}
         sizes = [(max(image.size), max(image.size)) for image in images]
         with torch.inference_mode():
-            outputs = self.model(**inputs.to(self.device))
+            outputs = self.model(**inputs)
             found = self.processor.post_process_object_detection(outputs, self.threshold, target_sizes=sizes)
         return [self._boxes(entry, image.size) for entry, image in zip(found, images, strict=True)]
+
+    def _prepare(self, image: Image.Image) -> "Mapping[str, torch.Tensor]":
+        return self.processor(images=[_on_square(image)], return_tensors="pt")
 
     def _boxes(self, found: "dict[str, torch.Tensor]", size: tuple[int, int]) -> list[Box]:
         boxes = []
@@ -139,6 +144,9 @@ class PeopleGate:
     """
 
     kind: ClassVar[str] = "people"
+    names: ClassVar[tuple[str, ...]] = tuple(
+        f"{score}_{side}" for score in ("people", "share", "edges") for side in SIDES
+    )
 
     detector: PersonDetector
 
@@ -148,25 +156,18 @@ class PeopleGate:
 
 
 class _PeopleGate(Gate):
-    names = tuple(f"{score}_{side}" for score in ("people", "share", "edges") for side in SIDES)
+    names = PeopleGate.names
 
     def __init__(self, finder: PeopleFinder):
         super().__init__()
         self.finder = finder
         self.about = finder.about
 
-    def score(self, records: Sequence[Record], folder: Path) -> list[dict[str, float]]:
-        sizes: list[tuple[int, int]] = []
-
-        def pictures() -> Iterable[Image.Image]:
-            for record in records:
-                for side in SIDES:
-                    image = open_picture(folder / record[side])
-                    sizes.append(image.size)
-                    yield image
-
-        found = self.finder.find(pictures())
-        measured = [_measure(boxes, size) for boxes, size in zip(found, sizes, strict=True)]
+    def score(
+        self, records: Sequence[Record], pictures: Sequence[tuple[Image.Image, Image.Image]]
+    ) -> list[dict[str, float]]:
+        halves = [half for pair in pictures for half in pair]
+        measured = [_measure(boxes, half.size) for boxes, half in zip(self.finder.find(halves), halves, strict=True)]
         return [
             {f"{name}_{side}": value for side, half in zip(SIDES, halves, strict=True) for name, value in half.items()}
             for halves in zip(measured[::2], measured[1::2], strict=True)

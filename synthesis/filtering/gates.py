@@ -24,16 +24,18 @@ _TINY = (16, 32)  # width and height at which two pictures are compared
 class PixelGate(Gate):
     """A gate that looks at the pixels of both halves and at nothing else."""
 
-    def score(self, records: Sequence[Record], folder: Path) -> list[dict[str, float]]:
-        """The scores of each record, see `Gate.score`."""
+    def score(
+        self, records: Sequence[Record], pictures: Sequence[tuple[Image.Image, Image.Image]]
+    ) -> list[dict[str, float]]:
+        """The scores of each pair, see `Gate.score`."""
         return [
-            {name: round(value, 4) for name, value in self.measure(*open_halves(record, folder)).items()}
-            for record in records
+            {name: round(score, 4) for name, score in zip(self.names, self.measure(*pair), strict=True)}
+            for pair in pictures
         ]
 
     @abstractmethod
-    def measure(self, left: Image.Image, right: Image.Image) -> dict[str, float]:
-        """The scores of a pair of RGB pictures."""
+    def measure(self, left: Image.Image, right: Image.Image) -> tuple[float, ...]:
+        """The scores of a pair of RGB pictures, in the order of their names."""
 
 
 def open_halves(record: Record, folder: Path) -> tuple[Image.Image, Image.Image]:
@@ -54,6 +56,7 @@ class BlankGate:
     """
 
     kind: ClassVar[str] = "blank"
+    names: ClassVar[tuple[str, ...]] = ("contrast", "entropy")
 
     def load(self) -> PixelGate:
         """The gate, ready for work."""
@@ -61,10 +64,11 @@ class BlankGate:
 
 
 class _Blank(PixelGate):
-    names = ("contrast", "entropy")
+    names = BlankGate.names
 
-    def measure(self, left: Image.Image, right: Image.Image) -> dict[str, float]:
-        return {"contrast": min(contrast(left), contrast(right)), "entropy": min(entropy(left), entropy(right))}
+    def measure(self, left: Image.Image, right: Image.Image) -> tuple[float, ...]:
+        halves = _reduced(left), _reduced(right)
+        return min(map(contrast, halves)), min(map(entropy, halves))
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class BlurGate:
     """
 
     kind: ClassVar[str] = "blur"
+    names: ClassVar[tuple[str, ...]] = ("sharpness", "noise")
 
     def load(self) -> PixelGate:
         """The gate, ready for work."""
@@ -83,10 +88,11 @@ class BlurGate:
 
 
 class _Blur(PixelGate):
-    names = ("sharpness", "noise")
+    names = BlurGate.names
 
-    def measure(self, left: Image.Image, right: Image.Image) -> dict[str, float]:
-        return {"sharpness": min(sharpness(left), sharpness(right)), "noise": max(noise(left), noise(right))}
+    def measure(self, left: Image.Image, right: Image.Image) -> tuple[float, ...]:
+        halves = _reduced(left), _reduced(right)
+        return min(map(sharpness, halves)), max(map(noise, halves))
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,7 @@ class AspectGate:
     """
 
     kind: ClassVar[str] = "aspect"
+    names: ClassVar[tuple[str, ...]] = ("height", "aspect", "evenness")
 
     def load(self) -> PixelGate:
         """The gate, ready for work."""
@@ -105,15 +112,12 @@ class AspectGate:
 
 
 class _Aspect(PixelGate):
-    names = ("height", "aspect", "evenness")
+    names = AspectGate.names
 
-    def measure(self, left: Image.Image, right: Image.Image) -> dict[str, float]:
+    def measure(self, left: Image.Image, right: Image.Image) -> tuple[float, ...]:
         areas = sorted(half.width * half.height for half in (left, right))
-        return {
-            "height": min(left.height, right.height),
-            "aspect": max(half.width / half.height for half in (left, right)),
-            "evenness": areas[0] / areas[1],
-        }
+        aspect = max(half.width / half.height for half in (left, right))
+        return min(left.height, right.height), aspect, areas[0] / areas[1]
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,7 @@ class TwinGate:
     """
 
     kind: ClassVar[str] = "twin"
+    names: ClassVar[tuple[str, ...]] = ("difference",)
 
     def load(self) -> PixelGate:
         """The gate, ready for work."""
@@ -132,13 +137,13 @@ class TwinGate:
 
 
 class _Twin(PixelGate):
-    names = ("difference",)
+    names = TwinGate.names
 
-    def measure(self, left: Image.Image, right: Image.Image) -> dict[str, float]:
+    def measure(self, left: Image.Image, right: Image.Image) -> tuple[float, ...]:
         first, second = (
             np.asarray(half.resize(_TINY, Image.Resampling.BOX), dtype=np.float32) for half in (left, right)
         )
-        return {"difference": float(min(np.abs(first - other).mean() for other in (second, second[:, ::-1])))}
+        return (float(min(np.abs(first - other).mean() for other in (second, second[:, ::-1]))),)
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,7 @@ class SeamGate:
     """
 
     kind: ClassVar[str] = "seam"
+    names: ClassVar[tuple[str, ...]] = ("seam",)
 
     def load(self) -> PixelGate:
         """The gate, ready for work."""
@@ -156,13 +162,13 @@ class SeamGate:
 
 
 class _Seam(PixelGate):
-    names = ("seam",)
+    names = SeamGate.names
 
-    def measure(self, left: Image.Image, right: Image.Image) -> dict[str, float]:
-        return {"seam": float(max(seam_coverage(half).max() for half in (left, right)))}
+    def measure(self, left: Image.Image, right: Image.Image) -> tuple[float, ...]:
+        return (float(max(seam_coverage(half).max() for half in (left, right))),)
 
 
-# Measures of one RGB picture
+# Measures of one picture, RGB or grey
 
 
 def contrast(image: Image.Image) -> float:
@@ -206,6 +212,11 @@ def _levelled(image: Image.Image) -> np.ndarray:
 
 
 def _grey(image: Image.Image) -> np.ndarray:
-    """Grey levels (height, width) float32 at the common height; pictures are reduced, or enlarged if need be."""
+    """Grey levels (height, width) float32 at the common height."""
+    return np.asarray(_reduced(image), dtype=np.float32)
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """The picture in grey at the common height, reduced or enlarged; as it is if that was done before."""
     size = (max(8, round(image.width * _HEIGHT / image.height)), _HEIGHT)
-    return np.asarray(image.convert("L").resize(size, Image.Resampling.BOX), dtype=np.float32)
+    return image.convert("L").resize(size, Image.Resampling.BOX)

@@ -66,12 +66,16 @@ class VisionLanguageJudge:
     attempts: int = 3
 
     def __post_init__(self):
-        names = [name for question in self.questions for name in question.scores]
-        if not names:
+        if not self.questions:
             raise ValueError("give at least one question")
-        if twice := {name for name in names if names.count(name) > 1}:
+        if twice := {name for name in self.names if self.names.count(name) > 1}:
             raise ValueError(f"asked for twice: {', '.join(sorted(twice))}")
         check_attempts(self.attempts)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the scores."""
+        return tuple(name for question in self.questions for name in question.scores)
 
     def load(self) -> Judge:
         """The judge.
@@ -86,7 +90,7 @@ class _VisionLanguageJudge(Judge):
     def __init__(self, settings: VisionLanguageJudge, model: TextModel):
         super().__init__()
         self.settings, self.model = settings, model
-        self.names = tuple(name for question in settings.questions for name in question.scores)
+        self.names = settings.names
         self.about, self.usage = model.about, model.usage
 
     def judge(self, records: Iterable[Record], folder: Path) -> Iterator[Judgement]:
@@ -109,21 +113,22 @@ class _VisionLanguageJudge(Judge):
             return read_scores(text, settings.questions[item[1]].scores)
 
         scores: dict[str, dict[str, float]] = {}
-        faults: dict[str, list[str]] = {}
+        faults: dict[str, dict[int, str]] = {}
         left: dict[str, int] = {}  # questions without an answer, of pairs that have one already
         todo = ((record, number) for record in records for number in questions)
         for answer in ask(self.model, todo, request, read, settings.attempts):
-            name = answer.item[0]["id"]
+            record, number = answer.item
+            name = record["id"]
             scores.setdefault(name, {}).update(answer.value or {})
-            faults.setdefault(name, []).extend(answer.faults[-1:] if answer.value is None else [])
+            faults.setdefault(name, {}).update({number: answer.faults[-1]} if answer.value is None else {})
             left[name] = left.get(name, len(questions)) - 1
             if not left[name]:
                 del left[name]
                 yield self._judgement(name, scores.pop(name), faults.pop(name))
 
-    def _judgement(self, name: str, scores: dict[str, float], faults: list[str]) -> Judgement:
+    def _judgement(self, name: str, scores: dict[str, float], faults: dict[int, str]) -> Judgement:
         if faults:
-            return Judgement(name, {}, faults[0])
+            return Judgement(name, {}, faults[min(faults)])  # of the first question, whichever was answered first
         return Judgement(name, {mark: scores[mark] for mark in self.names})
 
 

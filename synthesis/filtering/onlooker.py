@@ -68,6 +68,15 @@ class Onlooker:
     """
 
     kind: ClassVar[str] = "onlooker"
+    names: ClassVar[tuple[str, ...]] = (
+        "quality",
+        "identity",
+        "agreement_a",
+        "agreement_b",
+        "follows_ab",
+        "follows_ba",
+    )
+
     practice: int = 3000
 
     def __post_init__(self):
@@ -81,6 +90,8 @@ class Onlooker:
 
 class LoadedOnlooker(Judge):
     """The judge after its practice."""
+
+    names = Onlooker.names
 
     def __init__(self, settings: Onlooker):
         super().__init__()

@@ -1,5 +1,6 @@
 """Asks a language model about many items, and again where an answer cannot be used."""
 
+import json
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +15,7 @@ _TAG = "(?:think|thinking|reasoning)"
 # Whole thoughts; then an end whose beginning the chat template wrote; then a beginning without an end.
 _THOUGHTS = [
     re.compile(pattern, re.DOTALL | re.IGNORECASE)
-    for pattern in (r"<(think|thinking|reasoning)>.*?</\1>", f".*</{_TAG}>", f"<{_TAG}>.*")
+    for pattern in (r"<(think|thinking|reasoning)>.*?</\1>", rf"\A.*</{_TAG}>", f"<{_TAG}>.*")
 ]
 _REFUSAL = re.compile(
     r"\b(?:I(?:'|’)?m sorry|I am sorry|I apologi[sz]e|I (?:can(?:'|’)?t|cannot|can not|won(?:'|’)?t|am unable|"
@@ -62,7 +63,7 @@ def ask(
         model: Answers.
         items: What to ask about; taken as the model needs them.
         request: Of an item, at its n-th attempt from 0, as which it should have another seed. Ids are one per item.
-        read: Makes something of the text that an item was answered with, or raises `UnusableAnswer`.
+        read: Makes a plain JSON value of the text that an item was answered with, or raises `UnusableAnswer`.
         attempts: At most so many.
 
     Raises:
@@ -85,10 +86,10 @@ def ask(
             try:
                 if reply.fault is not None:
                     raise UnusableAnswer(reply.fault)
-                answer.value = read(answer.item, reply.text)
+                answer.value = _storable(read(answer.item, reply.text))
             except UnusableAnswer as error:
                 answer.faults.append(str(error).partition(":")[0])  # without a server's own words: it can be counted
-                answer.refused.append(reply.text or str(error))
+                answer.refused.append((reply.text or str(error)).encode("utf-8", "replace").decode())
                 if len(answer.faults) < attempts:
                     again.append(answer)
                     continue
@@ -97,6 +98,15 @@ def ask(
             raise SynthesisError(f"the model left {len(asked)} requests unanswered, one of {min(asked)!r}")
         if not again:
             return
+
+
+def _storable(value: Value) -> Value:
+    """The value, unless it holds half a character, as the first part of an escaped emoji is: no file can."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise UnusableAnswer("broken characters") from None
+    return value
 
 
 def check_attempts(attempts: int) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 from ..components import SynthesisError
@@ -39,20 +40,20 @@ class ClipEncoder:
         self.batches = Batches(batch_size)
         self.about = {"model": model, "revision": getattr(self.model.config, "_commit_hash", None)}
 
-    def encode_images(self, files: Iterable[Path]) -> np.ndarray:
+    def encode_images(self, pictures: Iterable[Path | Image.Image]) -> np.ndarray:
         """Features (pictures, dimensions) of length 1, float32.
 
         Raises:
             SynthesisError: a file cannot be read.
         """
-        return np.stack(self.batches.map(self._encode_images, files))
+        return np.stack(self.batches.map(self._encode_images, pictures))
 
     def encode_captions(self, captions: Iterable[str]) -> np.ndarray:
         """Features (captions, dimensions) of length 1, float32; what is too long for the model is cut off."""
         return np.stack(self.batches.map(self._encode_captions, captions))
 
-    def _encode_images(self, files: list[Path]) -> list[np.ndarray]:
-        return self._encode(self.model.get_image_features, images=[open_picture(file) for file in files])
+    def _encode_images(self, pictures: list[Path | Image.Image]) -> list[np.ndarray]:
+        return self._encode(self.model.get_image_features, images=[open_picture(picture) for picture in pictures])
 
     def _encode_captions(self, captions: list[str]) -> list[np.ndarray]:
         # Filled up to one length: with any other, a caption's features would depend a little on its neighbours.

@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import openai
 from openai.types.chat import ChatCompletion
+from PIL import Image
 
 from ..components import SynthesisError, TextModel, TextReply, TextRequest
 from ..pictures import open_picture
@@ -27,10 +29,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What every server in order can answer: shows whether it is a request that fails, or the server.
-HARMLESS = TextRequest("probe", [{"role": "user", "content": "Say yes."}], seed=0)
 OVERLOADED = {429, 502, 503, 504}
 LONGEST_PAUSE = 30.0
+# Of items given up before any was answered: at MANY no further ones are sent; FEW, if there are no others, suffice to
+# say that the server fails. Fewer may be the last of a run that was interrupted, and must not keep it from its end.
+MANY_GIVEN_UP = 20
+FEW_GIVEN_UP = 3
 
 
 class _Failed(Exception):
@@ -64,36 +68,51 @@ class LoadedServerModel(TextModel):
         self.takes_schemas = True
         self.length_field = "max_tokens"
         self.last_answer = -float("inf")
+        self.proven: TextRequest | None = None  # the item answered last: asked again, it shows whether the server fails
         self.next_turn = -float("inf")
         self.next_warning = -float("inf")
         with self._connection() as ask:
-            ask(HARMLESS).result()
+            ask(_plain_question(0), True).result()
 
     def answer(self, requests: Iterable[TextRequest]) -> Iterator[TextReply]:
         """Replies as they come; `concurrency` requests are under way at once, and none is taken before there is room.
 
-        Closing the iterator, or Ctrl-C, gives up what is under way.
+        Closing the iterator, or Ctrl-C, gives up what is under way. Until an item is answered, those that are given up
+        are held back: a server that answers none must not use up the items.
 
         Raises:
-            SynthesisError: the server is away for longer than `patience`, does not even answer a harmless request any
-                more, or a picture cannot be read.
+            SynthesisError: the server is away for longer than `patience`; answers no item, or neither the one that it
+                answered last nor, before there is one, a plain question with as many pictures; or a picture cannot be
+                read.
         """
         waiting = iter(requests)
         answered: SimpleQueue[Future[TextReply]] = SimpleQueue()
         under_way = 0
+        held: list[TextReply] = []
         with self._connection() as ask:
             while True:
-                while under_way < self.settings.concurrency and (request := next(waiting, None)) is not None:
-                    ask(request).add_done_callback(answered.put)
+                # Refusals come sooner than answers, so what is under way is waited for before many mean anything.
+                room = self.settings.concurrency if len(held) < MANY_GIVEN_UP else 0
+                while under_way < room and (request := next(waiting, None)) is not None:
+                    ask(request, False).add_done_callback(answered.put)
                     under_way += 1
                 if not under_way:
-                    return
-                reply = answered.get().result()
+                    break
+                held.append(answered.get().result())
                 under_way -= 1
-                yield reply
+                if self.proven is not None:
+                    yield from held
+                    held.clear()
+        if len(held) >= FEW_GIVEN_UP:
+            raise SynthesisError(
+                f'{self.settings.base_url}: "{self.settings.model}" answers plain questions, but none of {len(held)} '
+                f"items, {held[-1].id} for: {held[-1].fault}. See to the server (the longest prompt that it takes, its "
+                "log) or to the recipe's prompt, and run again: what is done stays."
+            )
+        yield from held
 
     @contextmanager
-    def _connection(self) -> Iterator[Callable[[TextRequest], "Future[TextReply]"]]:
+    def _connection(self) -> Iterator[Callable[[TextRequest, bool], "Future[TextReply]"]]:
         """What asks the server, on an event loop in a thread of its own, so that answers come in while nobody waits."""
         loop = asyncio.new_event_loop()
         thread = Thread(target=loop.run_forever, name="fafa-server-model", daemon=True)
@@ -103,15 +122,15 @@ class LoadedServerModel(TextModel):
             base_url=self.settings.base_url, api_key=self.key, timeout=self.settings.timeout, max_retries=0
         )
         try:
-            yield lambda request: asyncio.run_coroutine_threadsafe(self._reply(client, request), loop)
+            yield lambda request, probe: asyncio.run_coroutine_threadsafe(self._reply(client, request, probe), loop)
         finally:
             asyncio.run_coroutine_threadsafe(_give_up(client), loop).result()
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
 
-    async def _reply(self, client: openai.AsyncOpenAI, request: TextRequest) -> TextReply:
-        """The answer to a request, asked for again while that may help."""
+    async def _reply(self, client: openai.AsyncOpenAI, request: TextRequest, probe: bool) -> TextReply:
+        """The answer to a request, asked for again while that may help; a probe that gets none ends the work."""
         settings = self.settings
         messages = _messages(request, settings.image_size)
         began = time.monotonic()
@@ -119,38 +138,44 @@ class LoadedServerModel(TextModel):
         for attempt in itertools.count():
             pause = min(LONGEST_PAUSE, 2.0 ** min(attempt, 5)) * random.uniform(0.5, 1.0)
             try:
-                return await self._ask(client, request, messages, by_schema=self.takes_schemas)
+                reply = await self._ask(client, request, messages, by_schema=self.takes_schemas)
+                if not probe:
+                    self.proven = request
+                return reply
             except _Away as error:
                 pause = max(pause, error.pause or 0.0)
                 silence = time.monotonic() - max(began, self.last_answer)
                 never_there = error.pause is None and self.last_answer < 0
                 if never_there or silence + pause > settings.patience:
                     raise SynthesisError(
-                        f"{settings.base_url}: no answer to item {request.id} ({error}; silent for {silence:.0f} s). "
+                        f'{settings.base_url}: no answer to "{request.id}" ({error}; silent for {silence:.0f} s). '
                         "Start the server or correct base_url, and run again: what is done stays."
                     ) from error
             except _Failed as error:
                 failures += 1
                 if failures > settings.max_retries:
-                    await self._check_server(client, request, began, error)
+                    await self._check_server(client, request, probe, began, error)
                     return TextReply(request.id, "", f"failed {failures} times: {error}")
             except _Refused as error:
-                await self._check_server(client, request, began, error)
+                await self._check_server(client, request, probe, began, error)
                 return TextReply(request.id, "", str(error))
             self.usage["retries"] += 1
             await asyncio.sleep(pause)
 
     async def _check_server(
-        self, client: openai.AsyncOpenAI, request: TextRequest, since: float, error: Exception
+        self, client: openai.AsyncOpenAI, request: TextRequest, probe: bool, since: float, error: Exception
     ) -> None:
         """Makes sure that the server answers others: an item is given up for its own faults only."""
-        if request is HARMLESS:
+        if probe:
             raise SynthesisError(
-                f'{self.settings.base_url}: does not even let "{self.settings.model}" say yes ({error}). Check the '
-                "model's name, the key and the server's log, and run again: what is done stays."
+                f'{self.settings.base_url}: "{self.settings.model}" does not even answer "{request.id}" ({error}). '
+                "Check the model's name, the key, how many pictures it takes, and the server's log, and run again: "
+                "what is done stays."
             ) from error
         if self.last_answer < since:
-            await self._reply(client, HARMLESS)
+            proven = self.proven
+            known = replace(proven, id=f"{proven.id} again") if proven else _plain_question(len(request.images))
+            await self._reply(client, known, True)
 
     async def _ask(
         self, client: openai.AsyncOpenAI, request: TextRequest, messages: list[dict[str, Any]], by_schema: bool
@@ -266,6 +291,13 @@ async def _give_up(client: openai.AsyncOpenAI) -> None:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await client.close()
+
+
+def _plain_question(pictures: int) -> TextRequest:
+    """What every server in order can answer that takes so many pictures."""
+    images = [Image.new("RGB", (224, 224), "gray")] * pictures
+    name = "a plain question" + (f" about {pictures} picture{'s' * (pictures > 1)}" if pictures else "")
+    return TextRequest(name, [{"role": "user", "content": "Say yes."}], seed=0, images=images)
 
 
 def _messages(request: TextRequest, image_size: int) -> list[dict[str, Any]]:

@@ -106,7 +106,8 @@ class DiffusionModel(ImageModel):
             if not _is_out_of_memory(error):
                 raise
             if self.batch_size == 1:
-                raise self._too_large("one picture") from error
+                what = f"one picture of {self.settings.width}x{self.settings.height} pixels"
+                raise self._too_large(what, "set offload: model, or sequential, or paint smaller") from error
         # Not before the error is done with: its traceback holds on to the tensors.
         self.pipeline.maybe_free_model_hooks()
         clear_device_cache(garbage_collection=True)
@@ -222,12 +223,17 @@ class DiffusionModel(ImageModel):
                 f"{settings.model}: {self._class} paints sides that are multiples of {unit} pixels, "
                 f"not {settings.width}x{settings.height}"
             )
-        # Kontext makes its pictures a megapixel large unless told otherwise.
+        # Unless told otherwise, Kontext makes its pictures a megapixel large, and what it edits one of its own sizes,
+        # in which a pixel has another place than in the picture painted of it.
         size = {"width": settings.width, "height": settings.height, "max_area": settings.width * settings.height}
-        return arguments | {name: value for name, value in size.items() if name in parameters}
+        known = {"_auto_resize": False} | arguments | size
+        return {name: value for name, value in known.items() if name in parameters}
 
     def _place(self) -> None:
         """Moves the models to where they work."""
+        vae = getattr(self.pipeline, "vae", None)
+        if hasattr(vae, "use_slicing"):
+            vae.enable_slicing()  # row by row: decoding ten pictures of 1024x1024 at once takes some 20 GB
         offload = self.settings.offload
         if offload != "none" and self.device.type == "cpu":
             raise ValueError(f"offload: {offload} needs a GPU, and there is none; leave it out")
@@ -241,16 +247,26 @@ class DiffusionModel(ImageModel):
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
-            raise self._too_large("the model") from error
+            raise self._too_large("the model", "set offload: model, or sequential") from error
         if self.settings.compile:
             (getattr(self.pipeline, "transformer", None) or self.pipeline.unet).compile()
         self.pipeline.set_progress_bar_config(disable=True)
 
-    def _too_large(self, what: str) -> SynthesisError:
-        return SynthesisError(
-            f"{self.settings.model}: memory is too small for {what} ({self.settings.width}x{self.settings.height} "
-            "pixels); set offload: model, or sequential, or paint smaller"
-        )
+    def _too_large(self, what: str, remedy: str) -> SynthesisError:
+        return SynthesisError(f"{self.settings.model}: memory is too small for {what}; {self._others()}{remedy}")
+
+    def _others(self) -> str:
+        """What to do where others hold the memory of a GPU."""
+        if self.device.type != "cuda":
+            return ""
+        try:
+            free, total = torch.cuda.mem_get_info(self.device)
+        except RuntimeError:  # a full GPU refuses this, too
+            found = "there is next to none free"
+        else:
+            own = torch.cuda.memory_reserved(self.device)
+            found = f"of {total / 1e9:.1f} GB {free / 1e9:.1f} are free and {own / 1e9:.1f} held by this process"
+        return f"{found}; another process, such as a vLLM server, may hold the rest: stop it, or "
 
 
 class _RowStrengths:

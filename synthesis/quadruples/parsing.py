@@ -90,7 +90,10 @@ def _repaired(text: str) -> Any | None:
     if end < start or start < 0:
         return None
     broken = text[start : end + 1]
-    value = json_repair.loads(broken)
+    try:
+        value = json_repair.loads(broken)
+    except RecursionError:
+        return None
     kept = Counter(word for path, leaf in _leaves(value) for word in _words(f"{' '.join(path)} {leaf}"))
     return value if isinstance(value, dict) and kept == Counter(_words(broken)) else None
 

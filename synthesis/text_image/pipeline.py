@@ -8,7 +8,7 @@ SynTBPR/      what load_dataset reads        statistics/   a page about it
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +19,17 @@ from ..pictures import PictureFormat, link_picture, save_picture
 from ..planning import plan_pictures
 from ..recipe import Recipe
 from ..settings import deciding
-from ..stages import REJECTED, PaintingStage, PartStage, Stage, WholeStage, Workspace, WritingStage, as_json_list
+from ..stages import (
+    REJECTED,
+    DataSetStage,
+    PaintingStage,
+    PartStage,
+    Stage,
+    WholeStage,
+    Workspace,
+    WritingStage,
+    as_json_list,
+)
 from .assembling import EDITED, GENERATED, image_entries
 from .captioning import GrammarCaptions, InstructionCaptions, TemplateCaptions
 from .editing import Editing, edit_request, plan_edits
@@ -207,7 +217,7 @@ class _Captions(PartStage):
         return self.part.write(iter(items), work.root, self._seed)
 
 
-class _Assemble(WholeStage):
+class _Assemble(DataSetStage):
     """Writes the data set."""
 
     name, source = "assemble", "captions"
@@ -219,6 +229,9 @@ class _Assemble(WholeStage):
 
     def sources(self) -> list[str]:
         return ["poses", *(["edits", "edit_poses"] if self._with_edits else []), "captions"]
+
+    def data_sets(self, settings: Mapping[str, Any]) -> list[Path]:
+        return [Path(DATASET, f"{DATASET}.json")]
 
     def make(self, work: Workspace) -> dict[str, Any]:
         final, part = work.root / DATASET, work.root / f".{DATASET}.part"
@@ -281,6 +294,9 @@ class _Statistics(WholeStage):
             seed=self._seed,
         )
         return {"images": found["images"], "people": found["people"]}
+
+    def results(self, work: Workspace) -> list[Path]:
+        return [work.folder(self.name) / name for name in ("statistics.md", "statistics.json")]
 
     def _measure(self, work: Workspace) -> dict[str, float]:
         if not self._settings.needs_models:

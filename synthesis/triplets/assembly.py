@@ -56,6 +56,12 @@ def _published_path(record: Record, side: str) -> str:
     return f"test2/sub_img/img_{side}/{record['quadruple']}-{record['number']}_{side}{suffix}"
 
 
+def data_set_files(name: str, validation_share: float) -> list[Path]:
+    """The annotation file of the data set, and of the one for validation if there is one, below the workspace."""
+    file_name, _ = FORMATS[name]
+    return [Path(name, file_name), *([Path(f"{name}-validation", file_name)] if validation_share else [])]
+
+
 def assemble(work: Workspace, settings: AssemblySettings, seed: int) -> dict[str, int]:
     """Write the data set's folder (and one for validation): annotations, and the pictures as hard links or copies.
 
@@ -67,12 +73,11 @@ def assemble(work: Workspace, settings: AssemblySettings, seed: int) -> dict[str
     Returns:
         Counts: triplets and groups, of each folder.
     """
-    file_name, id_field = FORMATS[settings.format]
-    folders = {settings.format: False}
-    if settings.validation_share:
-        folders[f"{settings.format}-validation"] = True
+    _, id_field = FORMATS[settings.format]
     counts: dict[str, int] = {}
-    for name, is_validation in folders.items():
+    files = data_set_files(settings.format, settings.validation_share)
+    for file, is_validation in zip(files, (False, True), strict=False):
+        name = file.parent.name
         final, part = work.root / name, work.root / f".{name}.part"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
@@ -90,7 +95,7 @@ def assemble(work: Workspace, settings: AssemblySettings, seed: int) -> dict[str
                 groups.add(triplet[id_field])
                 yield triplet
 
-        num_triplets = as_json_list(triplets(), part / file_name)
+        num_triplets = as_json_list(triplets(), part / file.name)
         if final.exists():
             shutil.rmtree(final)
         part.rename(final)

@@ -10,17 +10,20 @@ give a triplet in each direction.
     SynCPR/       what load_dataset reads     statistics/   a page about it
 """
 
-from collections.abc import Iterator, Sequence
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ..components import Record, seed_of
+from ..components import Gate, Record, seed_of
 from ..filtering.clip import ClipGate
 from ..filtering.detectors import PeopleGate
-from ..filtering.gates import AspectGate, BlankGate, BlurGate, SeamGate, TwinGate
+from ..filtering.gates import AspectGate, BlankGate, BlurGate, SeamGate, TwinGate, open_halves
 from ..filtering.judge import VisionLanguageJudge
 from ..filtering.onlooker import Onlooker
 from ..filtering.thresholds import DIRECTIONS, Thresholds
@@ -34,11 +37,21 @@ from ..quadruples.near_duplicates import NearDuplicateSettings, reject_near_dupl
 from ..quadruples.prompting import LanguageModelWriter
 from ..recipe import Recipe
 from ..settings import deciding
-from ..splitting import SplitSettings
-from ..stages import REJECTED, ItemStage, PaintingStage, PartStage, Stage, WholeStage, Workspace, WritingStage
+from ..splitting import Split, SplitSettings
+from ..stages import (
+    REJECTED,
+    DataSetStage,
+    ItemStage,
+    PaintingStage,
+    PartStage,
+    Stage,
+    WholeStage,
+    Workspace,
+    WritingStage,
+)
 from ..world.things import ThingsWriter
 from ..world.things_painter import ThingsPainter
-from .assembly import FORMATS, AssemblySettings, assemble, kept_triplets, triplet_of
+from .assembly import FORMATS, AssemblySettings, assemble, data_set_files, kept_triplets, triplet_of
 
 _AT_ONCE = 64  # pictures opened together
 
@@ -113,6 +126,22 @@ class TripletRecipe(Recipe):
     judge: Onlooker | VisionLanguageJudge | None = None
     filter: Thresholds = field(default_factory=Thresholds)
     assemble: AssemblySettings = field(default_factory=AssemblySettings)
+
+    def __post_init__(self):
+        super().__post_init__()
+        scores = [*self.gate_scores, *(self.judge.names if self.judge else ())]
+        if twice := {name for name in scores if scores.count(name) > 1}:
+            raise ValueError(f"gates and judge: measured twice: {', '.join(sorted(twice))}")
+        for name in self.filter.bounds:
+            if name not in scores:
+                nearest = difflib.get_close_matches(name, scores, n=1)
+                hint = f"did you mean {nearest[0]!r}?" if nearest else f"they give {', '.join(scores) or 'no scores'}."
+                raise ValueError(f"filter: bounds: neither a gate nor the judge measures {name!r}; {hint}")
+
+    @property
+    def gate_scores(self) -> list[str]:
+        """What the gates measure."""
+        return [name for gate in self.gates for name in gate.names]
 
     @property
     def count(self) -> int:
@@ -224,19 +253,23 @@ class _Halves(PartStage):
         return [record[side] for side in ("left", "right") if side in record]
 
     def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
-        for start in range(0, len(items), _AT_ONCE):
-            some = items[start : start + _AT_ONCE]
-            diptychs = [open_picture(work.root / item["image"]) for item in some]
-            for item, split in zip(some, self.part.split(diptychs), strict=True):
-                record = {name: item[name] for name in ("id", "quadruple", "number")}
-                if isinstance(split, str):
-                    yield record | {REJECTED: split}
-                    continue
-                suffix = Path(item["image"]).suffix
-                for side, half in (("left", split.left), ("right", split.right)):
-                    record[side] = f"{self.name}/images/{chunk:05d}/{item['id']}_{side}{suffix}"
-                    save_picture(half, work.root / record[side], self._quality)
-                yield record | {"seam": split.seam}
+        save = partial(self._save, work=work, chunk=chunk)
+        with ThreadPoolExecutor() as threads:
+            for start in range(0, len(items), _AT_ONCE):
+                some = items[start : start + _AT_ONCE]
+                diptychs = list(threads.map(lambda item: open_picture(work.root / item["image"]), some))
+                yield from threads.map(save, some, self.part.split(diptychs))
+
+    def _save(self, item: Record, split: Split | str, work: Workspace, chunk: int) -> Record:
+        """Saves the halves; returns their record, or that of the rejected diptych."""
+        record = {name: item[name] for name in ("id", "quadruple", "number")}
+        if isinstance(split, str):
+            return record | {REJECTED: split}
+        suffix = Path(item["image"]).suffix
+        for side, half in (("left", split.left), ("right", split.right)):
+            record[side] = f"{self.name}/images/{chunk:05d}/{item['id']}_{side}{suffix}"
+            save_picture(half, work.root / record[side], self._quality)
+        return record | {"seam": split.seam}
 
 
 class _Gates(ItemStage):
@@ -248,23 +281,32 @@ class _Gates(ItemStage):
         super().__init__()
         self._gate_settings = recipe.gates
         self.settings = {"gates": deciding(recipe.gates)}
-        self._gates: list[Any] | None = None
+        self._gates: list[Gate] = []
+
+    def prepare(self) -> None:
+        self._gates = [settings.load() for settings in self._gate_settings]
+        self.about = {
+            settings.kind: gate.about for settings, gate in zip(self._gate_settings, self._gates, strict=True)
+        }
+
+    def release(self) -> None:
+        self._gates = []
 
     def items(self, work: Workspace, chunk: int) -> list[Record]:
         return pairs_with_texts(work, chunk)
 
     def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
-        if self._gates is None:
-            self._gates = [settings.load() for settings in self._gate_settings]
-            self.about = {
-                settings.kind: gate.about for settings, gate in zip(self._gate_settings, self._gates, strict=True)
-            }
-        for start in range(0, len(items), _AT_ONCE):
-            some = items[start : start + _AT_ONCE]
-            per_gate = [gate.score(some, work.root) for gate in self._gates]
-            for number, item in enumerate(some):
-                scores = {name: score for found in per_gate for name, score in found[number].items()}
-                yield {"id": item["id"], "scores": scores}
+        with ThreadPoolExecutor() as threads:
+            for start in range(0, len(items), _AT_ONCE):
+                yield from self._score(items[start : start + _AT_ONCE], work.root, threads)
+
+    def _score(self, items: Sequence[Record], folder: Path, threads: ThreadPoolExecutor) -> Iterator[Record]:
+        """Opens each picture once, and has all gates look at them at the same time."""
+        pictures = list(threads.map(lambda item: open_halves(item, folder), items))
+        per_gate = list(threads.map(lambda gate: gate.score(items, pictures), self._gates))
+        for number, item in enumerate(items):
+            scores = {name: score for found in per_gate for name, score in found[number].items()}
+            yield {"id": item["id"], "scores": scores}
 
 
 class _Judgements(PartStage):
@@ -274,15 +316,13 @@ class _Judgements(PartStage):
 
     def __init__(self, recipe: TripletRecipe):
         super().__init__(recipe.judge)
-        self._bounds = recipe.filter
+        self._bounds = recipe.filter.among(recipe.gate_scores)
         # Bounds say which pairs are judged, not what is said of them: with others, no judgement is made twice.
         self.settings = {"judge": deciding(recipe.judge)}
 
     def items(self, work: Workspace, chunk: int) -> list[Record]:
         scores = {record["id"]: record["scores"] for record in work.read(self.source, chunk)}
-        # Of all the pairs: one that lacks a score which others have is not worth a judgement either.
-        gates = self._bounds.among({name for measured in scores.values() for name in measured})
-        decided = ((pair, gates.decide(scores[pair["id"]])) for pair in pairs_with_texts(work, chunk))
+        decided = ((pair, self._bounds.decide(scores[pair["id"]])) for pair in pairs_with_texts(work, chunk))
         return [pair for pair, reasons in decided if not all(reasons.values())]
 
     def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
@@ -328,7 +368,7 @@ class _Filter(WholeStage):
                 yield record
 
 
-class _Assemble(WholeStage):
+class _Assemble(DataSetStage):
     """Writes the data set."""
 
     name, source = "assemble", "filter"
@@ -340,6 +380,9 @@ class _Assemble(WholeStage):
 
     def sources(self) -> list[str]:
         return ["distinct", "split", "filter"]
+
+    def data_sets(self, settings: Mapping[str, Any]) -> list[Path]:
+        return data_set_files(settings["format"], settings["validation_share"])
 
     def make(self, work: Workspace) -> dict[str, Any]:
         return assemble(work, self._settings, self._seed)
@@ -380,6 +423,9 @@ class _Statistics(WholeStage):
             seed=recipe.seed,
         )
         return {"triplets": found["triplets"], "groups": found["groups"]}
+
+    def results(self, work: Workspace) -> list[Path]:
+        return [work.folder(self.name) / name for name in ("statistics.md", "statistics.json")]
 
     def _texts_and_pictures(self, work: Workspace) -> tuple[list[str], list[tuple[Path, str]]]:
         if not self._recipe.statistics.needs_models:

@@ -49,7 +49,7 @@ def test_query_searches_photographs(launch, model_folder, photos, tmp_path):
         assert picture.width > picture.height > 200
 
 
-def test_query_keeps_an_index_and_says_when_it_is_stale(launch, model_folder, photos, tmp_path, capsys):
+def test_query_keeps_an_index_and_encodes_only_what_is_new(launch, model_folder, photos, tmp_path, capsys, caplog):
     options = ["--model", model_folder, "--gallery", photos, "--caption", "a hat", "--index", tmp_path / "index"]
     options += ["--output", tmp_path / "result.png"]
     first = launch("query.py", *options)
@@ -57,8 +57,31 @@ def test_query_keeps_an_index_and_says_when_it_is_stale(launch, model_folder, ph
     assert first == second and "3 " in first
     assert "encoding gallery" not in capsys.readouterr().err
     Image.new("RGB", (50, 50)).save(photos / "four.png")
-    with pytest.raises(SystemExit, match=r"four\.png.* of 3 inputs \(now 4\).*encode the images again"):
-        launch("query.py", *options)
+    (photos / "two.png").unlink()
+    printed = launch("query.py", *options, "--num-workers", "1")
+    assert "four.png" in printed and "one.jpg" in printed and "two.png" not in printed
+    assert "features of 2 images reused, 1 new or changed images to encode, 1 removed images left out" in caplog.text
+    with pytest.raises(SystemExit, match=r"model dtype float32 \(now bfloat16\)"):
+        launch("query.py", *options, "--dtype", "bfloat16")
+
+
+def test_query_leaves_its_own_picture_out_of_the_gallery(launch, model_folder, photos, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(photos)
+    options = ["--model", model_folder, "--gallery", ".", "--caption", "a hat", "--index", tmp_path / "index"]
+    first = launch("query.py", *options)
+    assert (photos / "result.png").exists()
+    assert launch("query.py", *options) == first and "result.png" not in first.split("picture:")[0]
+    assert "reused" not in caplog.text, "it is not the gallery that changed"
+
+
+def test_query_in_half_precision_shows_what_was_left_aside(launch, model_folder, photos, tmp_path, monkeypatch, caplog):
+    monkeypatch.delitem(Image.EXTENSION, ".heic", raising=False)
+    (photos / "IMG_1.HEIC").write_bytes(b"")
+    options = ["--model", model_folder, "--gallery", photos, "--image", photos / "one.jpg", "--dtype", "bfloat16"]
+    printed = launch("query.py", *options, "--index", tmp_path / "index", "--output", tmp_path / "result.png")
+    assert "one.jpg" in printed
+    assert json.loads((tmp_path / "index" / "manifest.json").read_text())["settings"]["model"]["dtype"] == "bfloat16"
+    assert "1 .heic" in caplog.text
 
 
 def test_query_skips_unreadable_photographs_unless_told_otherwise(launch, model_folder, photos, tmp_path, caplog):
@@ -127,7 +150,7 @@ def show_results(launch, model_folder, itcpr, tmp_path):
 
 def test_show_results_draws_queries_by_seed(show_results):
     _, whole = show_results()
-    _, two = show_results("--num-queries", "2", "--seed", "1")
+    _, two = show_results("--num-queries", "2", "--seed", "1", "--num-workers", "1", "--dtype", "float32")
     _, again = show_results("--num-queries", "2", "--seed", "1")
     _, other = show_results("--num-queries", "2", "--seed", "2")
     _, words = show_results("--num-queries", "2", "--seed", "1", "--query", "caption")

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,11 @@ from fafa.image_processing_fafa import FafaImageProcessor, UnreadableImageError
 from fafa.processing_fafa import FafaProcessor
 from fafa.retrieval import Gallery, find_images, store
 
-SHARD = "features-00000-of-00001.safetensors"
+
+def files(index):
+    """The list of images and the one shard of a saved index."""
+    (inputs,), (shard,) = index.glob("inputs-*.jsonl"), index.glob("features-*-00000-of-00001.safetensors")
+    return inputs, shard
 
 
 @pytest.fixture
@@ -102,6 +105,34 @@ def test_find_images_goes_by_suffix_in_any_case(photos):
     assert find_images(photos) == sorted(find_images(photos))
 
 
+def test_find_images_takes_every_photo_format_that_pillow_opens(photos):
+    pictures = {"web.avif": "AVIF", "chat.jfif": "JPEG", "scan.jp2": "JPEG2000", "old.jpe": "JPEG"}
+    for name, file_format in pictures.items():
+        Image.new("RGB", (8, 16)).save(photos / name, format=file_format)
+    assert pictures.keys() < {path.name for path in find_images(photos)}
+
+
+def test_find_images_tells_of_pictures_that_it_leaves_aside(photos, caplog, monkeypatch):
+    monkeypatch.delitem(Image.EXTENSION, ".heic", raising=False)  # as without pillow-heif
+    for name in ["IMG_1.HEIC", "IMG_2.heic", "raw.dng"]:
+        (photos / name).write_bytes(b"")
+    assert len(find_images(photos)) == 8
+    (record,) = (record for record in caplog.records if record.levelno == logging.WARNING)
+    assert ".txt" not in record.message
+    for part in (str(photos), "2 .heic", "1 .dng", "pip install pillow-heif"):
+        assert part in record.message, part
+
+    alone = photos / "phone"
+    alone.mkdir()
+    (photos / "IMG_1.HEIC").rename(alone / "IMG_1.HEIC")
+    with pytest.raises(ValueError, match=r"no image among the 1 files.*1 \.heic.*pip install pillow-heif"):
+        find_images(alone)
+
+    monkeypatch.setitem(Image.EXTENSION, ".heic", "HEIF")  # as pillow-heif does
+    caplog.clear()
+    assert len(find_images(photos)) == 10 and ".heic" not in caplog.text and "pip" not in caplog.text
+
+
 def test_find_images_follows_links_once(photos, tmp_path):
     num_images = len(find_images(photos))
     elsewhere = tmp_path / "elsewhere"
@@ -132,7 +163,7 @@ def test_manifest_names_model_processor_and_dtype(model, processor, photos, tmp_
     assert settings["features"] == {"kind": "target", "shape": [8, 64], "dtype": "float16"}
     assert {"name", "revision", "fingerprint"} <= settings["model"].keys()
     assert settings["image_processor"]["person_size"] == {"height": 96, "width": 48}
-    with safe_open(tmp_path / "index" / SHARD, framework="pt") as file:
+    with safe_open(files(tmp_path / "index")[1], framework="pt") as file:
         assert file.get_slice("features").get_dtype() == "F16"
 
 
@@ -174,18 +205,20 @@ def test_a_save_that_fails_leaves_the_earlier_index(model, processor, photos, tm
     assert torch.equal(Gallery.load(tmp_path / "index", model, processor).features, gallery.features)
 
 
-def test_a_save_that_is_killed_leaves_nothing_that_looks_whole(model, processor, photos, tmp_path, monkeypatch):
-    open_gallery(model, processor, photos).save(tmp_path / "index")
+def test_a_save_that_is_killed_leaves_the_earlier_index(model, processor, photos, tmp_path, monkeypatch):
+    gallery = open_gallery(model, processor, photos)
+    gallery.save(tmp_path / "index")
     one = Gallery.from_images(model, processor, [photos / "a.png"], progress=False)
 
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store.FeatureStore, "_write_manifest", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patches, pytest.raises(KeyboardInterrupt):
+        patches.setattr(store.FeatureStore, "_write_manifest", killed)
         one.save(tmp_path / "index")
-    with pytest.raises(ValueError, match="belongs to other features"):
-        Gallery.load(tmp_path / "index", model, processor)
+    assert torch.equal(Gallery.load(tmp_path / "index", model, processor).features, gallery.features)
+    gallery.save(tmp_path / "index")
+    assert len(list((tmp_path / "index").iterdir())) == 3, "what the killed one left is gone"
 
 
 def test_index_of_another_model_is_refused(model, processor, photos, tmp_path):
@@ -234,21 +267,19 @@ def test_index_that_is_absent_foreign_or_mixed_is_refused(model, processor, phot
         Gallery.load(photos, model, processor)
 
     open_gallery(model, processor, photos).save(tmp_path / "index")
-    (photos / "a.png").unlink()
-    open_gallery(model, processor, photos).save(tmp_path / "smaller")
-    shutil.copy(tmp_path / "smaller" / SHARD, tmp_path / "index")
-    with pytest.raises(ValueError, match="belongs to other features"):
+    inputs, shard = files(tmp_path / "index")
+    shard.write_bytes(b"cut off")
+    with pytest.raises(ValueError, match=rf"{shard.name} is damaged"):
+        Gallery.load(tmp_path / "index", model, processor)
+    shard.unlink()
+    with pytest.raises(ValueError, match="1 of 1 shards are missing"):
         Gallery.load(tmp_path / "index", model, processor)
 
-    (tmp_path / "index" / SHARD).write_bytes(b"cut off")
-    with pytest.raises(ValueError, match=rf"{SHARD} is damaged"):
-        Gallery.load(tmp_path / "index", model, processor)
-
-    shutil.copy(tmp_path / "smaller" / "inputs.jsonl", tmp_path / "index")
+    inputs.write_text(inputs.read_text().replace("a.png", "b.png"))
     with pytest.raises(ValueError, match="do not fit together"):
         Gallery.load(tmp_path / "index", model, processor)
-    (tmp_path / "index" / "inputs.jsonl").unlink()
-    with pytest.raises(ValueError, match=r"inputs\.jsonl is missing"):
+    inputs.unlink()
+    with pytest.raises(ValueError, match=rf"{inputs.name} is missing"):
         Gallery.load(tmp_path / "index", model, processor)
 
     (tmp_path / "index" / "manifest.json").write_text("{")

@@ -1,5 +1,6 @@
 """Features on disk equal those in memory, survive what kills a run, are shared by processes, and never mixed."""
 
+import logging
 import os
 import resource
 import signal
@@ -15,10 +16,11 @@ import pytest
 import torch
 from PIL import Image
 from tiny import tiny_model
+from torch.testing import assert_close
 
 from fafa.image_processing_fafa import FafaImageProcessor, UnreadableImageError
 from fafa.processing_fafa import FafaProcessor
-from fafa.retrieval import FeatureStore, Gallery, encode_images, store
+from fafa.retrieval import FeatureStore, Gallery, encode_images, encoding, store
 
 NUM_IMAGES = 11  # six shards of two, the last one of one
 
@@ -67,7 +69,7 @@ def encode(model, processor, images, features_dir=None, **options):
 
 
 def finished(folder: Path) -> list[int]:
-    return sorted(int(path.name.split("-")[1]) for path in folder.glob("*.safetensors"))
+    return sorted(int(path.name.split("-")[2]) for path in folder.glob("*.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -106,12 +108,12 @@ def test_an_interrupted_run_goes_on_from_its_last_shard(model, processor, photos
     second = Spy(model, monkeypatch)
     features = encode(model, processor, photos, tmp_path / "f", batch_size=1)  # in shards of two still
     assert second.num_images == NUM_IMAGES - 6
-    torch.testing.assert_close(features, encode(model, processor, photos))
+    assert_close(features, encode(model, processor, photos))
 
 
 def test_half_written_shards_are_encoded_again(model, processor, photos, tmp_path, spy, caplog):
     expected = encode(model, processor, photos, tmp_path / "f")
-    cut, whole = (tmp_path / "f" / f"features-0000{number}-of-00006.safetensors" for number in (1, 4))
+    _, cut, _, _, whole, _ = sorted((tmp_path / "f").glob("*.safetensors"))
     cut.write_bytes(cut.read_bytes()[:-100])
     whole.rename(f"{whole}.part")
     assert torch.equal(encode(model, processor, photos, tmp_path / "f"), expected)
@@ -131,7 +133,7 @@ def other_epsilon():
 
 
 REFUSED = {
-    "model": ({"model": lambda _: tiny_model(seed=1)}, "model fingerprint"),
+    "model": ({"model": lambda _: tiny_model(seed=1)}, r"model fingerprint \w+ of '' \(now \w+ of ''\)"),
     "model in half": ({"model": lambda _: tiny_model().bfloat16()}, r"model dtype float32 \(now bfloat16\)"),
     "model with another epsilon": ({"model": lambda _: other_epsilon()}, "model fingerprint"),
     "processor": ({"processor": other_processor}, r"image_processor do_pad_square True \(now False\)"),
@@ -160,12 +162,11 @@ def test_a_changed_image_is_refused_by_name(model, processor, photos, tmp_path):
 
 
 def test_shards_of_other_features_are_not_mixed_in(model, processor, photos, tmp_path):
-    encode(model, processor, photos, tmp_path / "f")
+    expected = encode(model, processor, photos, tmp_path / "f")
     encode(tiny_model(seed=1), processor, photos, tmp_path / "other")
-    name = "features-00002-of-00006.safetensors"
-    (tmp_path / "other" / name).replace(tmp_path / "f" / name)
-    with pytest.raises(ValueError, match=rf"{name} belongs to other features"):
-        encode(model, processor, photos, tmp_path / "f")
+    for path in (tmp_path / "other").glob("*.safetensors"):
+        path.replace(tmp_path / "f" / path.name)
+    assert torch.equal(encode(model, processor, photos, tmp_path / "f"), expected)
 
 
 def test_images_without_files_are_told_by_their_pixels(model, processor, photos, tmp_path, spy):
@@ -247,7 +248,7 @@ def test_a_full_disk_loses_no_finished_shard(model, processor, photos, tmp_path,
     with monkeypatch.context() as patches:
         spy, context = Spy(model, patches, fill_disk), files_no_larger_than(2000)
         try:
-            with pytest.raises(OSError, match=r"cannot write \S*features-00002\S* .*MiB free.*run the same again"):
+            with pytest.raises(OSError, match=r"cannot write \S*features-\w+-00002\S* .*MiB free.*run the same again"):
                 encode(model, processor, photos, tmp_path / "f")
         finally:
             context.__exit__(None, None, None)
@@ -261,7 +262,7 @@ def test_half_precision_takes_half_the_space_and_scores_nearly_alike(model, proc
     half = encode(model, processor, photos, tmp_path / "half", dtype=dtype)
     assert half.dtype == dtype and torch.equal(half, full.to(dtype))
     queries = torch.nn.functional.normalize(torch.randn(20, 64), dim=-1)
-    torch.testing.assert_close(model.score(queries, half), model.score(queries, full), atol=drift, rtol=0)
+    assert_close(model.score(queries, half), model.score(queries, full), atol=drift, rtol=0)
     sizes = [sum(path.stat().st_size for path in (tmp_path / name).glob("*.safetensors")) for name in ("full", "half")]
     assert sizes[1] < 0.6 * sizes[0]
 
@@ -344,9 +345,172 @@ def test_a_gallery_encoded_into_a_folder_is_one_that_was_saved(model, processor,
     again = Gallery.from_folder(model, processor, moved, features_dir=tmp_path / "f", **options)
     assert torch.equal(again.features, gallery.features) and again.paths == loaded.paths
     assert spy.num_images == NUM_IMAGES
-    (moved / "11.png").write_bytes((moved / "00.png").read_bytes())
-    with pytest.raises(ValueError, match=r"number of inputs 11 \(now 12\)"):
-        Gallery.from_folder(model, processor, moved, features_dir=tmp_path / "f", **options)
+
+
+def open_gallery(model, processor, photos, index=None, **options):
+    options = {"batch_size": 2, "progress": False, "on_error": "skip"} | options
+    return Gallery.from_folder(model, processor, photos[0].parent, features_dir=index, **options)
+
+
+def change_photos(photos):
+    """One new in front, one between and one last, three changed, two removed; three are unreadable, one of them new."""
+    pictures = [path.read_bytes() for path in photos]
+    for name, content in {
+        "-1": pictures[2],
+        "055": pictures[3],
+        "12": b"no picture",
+        "03": b"",
+        "04": pictures[9],
+    }.items():
+        (photos[0].parent / f"{name}.png").write_bytes(content)
+    os.utime(photos[6], ns=(0, 0))
+    photos[0].unlink()
+    photos[8].unlink()
+
+
+def test_a_gallery_whose_images_change_encodes_only_new_and_changed_ones(
+    model, processor, photos, tmp_path, spy, caplog
+):
+    photos[7].write_bytes(b"no picture")
+    open_gallery(model, processor, photos, tmp_path / "f")
+    change_photos(photos)
+    expected = open_gallery(model, processor, photos)
+    spy.num_images = 0
+    with caplog.at_level(logging.INFO):
+        gallery = open_gallery(model, processor, photos, tmp_path / "f")
+    assert spy.num_images == 4, "two new, two changed; the other two are unreadable"
+    assert "features of 6 images reused, 6 new or changed images to encode, 2 removed images left out" in caplog.text
+    assert_close(gallery.features, expected.features)  # in the order of the images, whatever was reused
+    assert gallery.paths == expected.paths and gallery.skipped == expected.skipped and len(gallery.skipped) == 3
+
+    loaded = Gallery.load(tmp_path / "f", model, processor)
+    assert torch.equal(loaded.features, gallery.features) and loaded.paths == expected.paths
+    assert len(list((tmp_path / "f").iterdir())) == 2 + 3 + 3, "nothing is left of the store before"
+    again = open_gallery(model, processor, photos, tmp_path / "f")
+    assert torch.equal(again.features, gallery.features) and spy.num_images == 4
+
+
+def test_a_gallery_that_changes_while_it_is_encoded_keeps_what_was_finished(
+    model, processor, photos, tmp_path, monkeypatch
+):
+    def interrupt(features):
+        if first.num_images > 6:
+            raise KeyboardInterrupt
+        return features
+
+    with monkeypatch.context() as patches:
+        first = Spy(model, patches, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            open_gallery(model, processor, photos, tmp_path / "f")
+    photos[1].unlink()
+    expected = open_gallery(model, processor, photos)
+    with monkeypatch.context() as patches:  # stopped again, in the part that is new
+        first = Spy(model, patches, interrupt)
+        first.num_images = 4
+        with pytest.raises(KeyboardInterrupt):
+            open_gallery(model, processor, photos, tmp_path / "f")
+    spy = Spy(model, monkeypatch)
+    assert_close(open_gallery(model, processor, photos, tmp_path / "f").features, expected.features)
+    assert spy.num_images == NUM_IMAGES - 6 - 2
+
+
+@pytest.mark.parametrize("killed_at", ["_write_shard", "_write_manifest"])
+def test_a_change_that_is_killed_costs_no_feature(model, processor, photos, tmp_path, monkeypatch, killed_at):
+    before = open_gallery(model, processor, photos, tmp_path / "f")
+    (photos[0].parent / "-1.png").write_bytes(photos[2].read_bytes())
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patches:
+        patches.setattr(FeatureStore, killed_at, killed)
+        with pytest.raises(KeyboardInterrupt):
+            open_gallery(model, processor, photos, tmp_path / "f")
+    assert torch.equal(Gallery.load(tmp_path / "f", model, processor).features, before.features)
+    spy = Spy(model, monkeypatch)
+    assert torch.equal(open_gallery(model, processor, photos, tmp_path / "f").features[1:], before.features)
+    assert spy.num_images == 1
+
+
+def test_a_gallery_of_another_model_or_of_other_images_altogether_is_refused_and_stays(
+    model, processor, photos, tmp_path
+):
+    open_gallery(model, processor, photos, tmp_path / "f")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "f").iterdir()}
+    photos[3].unlink()
+    with pytest.raises(
+        ValueError, match=r"mixed with those asked for: model fingerprint \S+ of '' \(now [^,]*\)\. Use"
+    ):
+        open_gallery(tiny_model(seed=1), processor, photos, tmp_path / "f")
+    with pytest.raises(ValueError, match=r"asked for: features dtype float32 \(now float16\)\. Use"):
+        open_gallery(model, processor, photos, tmp_path / "f", dtype=torch.float16)
+    others = tmp_path / "elsewhere"
+    others.mkdir()
+    photos[1].rename(others / "other.png")
+    with pytest.raises(ValueError, match=r"asked for: input 0 .*00\.png.*\(now .*other\.png.*into another folder"):
+        open_gallery(model, processor, [others / "other.png"], tmp_path / "f")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "f").iterdir()} == before
+
+
+def test_a_gallery_that_another_process_is_encoding_is_not_changed_under_it(
+    model, processor, photos, tmp_path, monkeypatch
+):
+    def meanwhile(features):
+        if spy.num_images == 6:
+            copy = photos[0].parent / "-1.png"
+            copy.write_bytes(photos[2].read_bytes())
+            with pytest.raises(ValueError, match="another process is encoding other images into it"):
+                open_gallery(model, processor, photos, tmp_path / "f")
+            copy.unlink()
+        return features
+
+    expected = encode(model, processor, photos)
+    spy = Spy(model, monkeypatch, meanwhile)
+    assert torch.equal(open_gallery(model, processor, photos, tmp_path / "f").features, expected)
+    assert spy.num_images == NUM_IMAGES
+
+
+def test_two_runs_that_find_a_changed_gallery_share_the_work(model, processor, photos, tmp_path, monkeypatch):
+    open_gallery(model, processor, photos, tmp_path / "f")
+    for number in range(20, 26):
+        (photos[0].parent / f"{number}.png").write_bytes(photos[number - 20].read_bytes())
+    expected = open_gallery(model, processor, photos).features
+    spy, results = Spy(model, monkeypatch), []
+    threads = [
+        threading.Thread(target=lambda: results.append(open_gallery(model, processor, photos, tmp_path / "f")))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 2 and torch.equal(results[0].features, results[1].features)
+    assert_close(results[0].features, expected)
+    assert spy.num_images == 6
+
+
+@pytest.mark.parametrize(("num_new", "num_workers"), [(2, 8), (1, 0)])
+def test_workers_by_default_where_enough_is_to_be_read(
+    model, processor, photos, tmp_path, monkeypatch, num_new, num_workers
+):
+    """Of a gallery with an index, what counts is what is not in it yet."""
+    started = []
+
+    class Loader(encoding.DataLoader):
+        def __init__(self, *arguments, num_workers, **options):
+            started.append(num_workers)
+            super().__init__(*arguments, num_workers=0, **options)
+
+    monkeypatch.setattr(encoding, "IMAGES_WORTH_WORKERS", 2)
+    monkeypatch.setattr(encoding, "_num_cores", lambda: 16)
+    open_gallery(model, processor, photos, tmp_path / "f")
+    for number in range(num_new):
+        (photos[0].parent / f"{20 + number}.png").write_bytes(photos[number].read_bytes())
+    monkeypatch.setattr(encoding, "DataLoader", Loader)
+    expected = open_gallery(model, processor, photos)
+    gallery = open_gallery(model, processor, photos, tmp_path / "f", num_workers=None)
+    assert started == [0, num_workers]
+    assert_close(gallery.features, expected.features)
 
 
 def test_the_programs_random_numbers_stay_as_they_are(model, processor, photos):

@@ -1,8 +1,13 @@
 """An adapter trained for a few steps on a tiny FluxPipeline, saved to disk and loaded by the real loaders."""
 
 import json
+import os
 import re
-from dataclasses import replace
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +65,7 @@ def settings(flux) -> AdapterTraining:
         dtype="float32",
         gradient_checkpointing=False,
         checkpoint_every=4,
-        validation=Validation(prompts=[PROMPT], seeds=[0, 1], every=4, steps=2),
+        validation=Validation(prompts=[PROMPT, f"{PROMPT} 1"], seeds=[0, 1, 2], every=4, steps=2),
     )
 
 
@@ -142,6 +147,39 @@ def test_validation_sheets_show_what_diffusers_paints_with_the_adapter(flux, tra
             pixels, cell = np.asarray(image), np.asarray(expected)
         windows = np.lib.stride_tricks.sliding_window_view(pixels, cell.shape)[:, :, 0]
         assert (windows == cell).all(axis=(2, 3, 4)).any(), sheet
+
+
+def test_two_processes_paint_the_sheet_of_one_which_goes_on_with_their_run(settings, diptychs, trained, tmp_path):
+    data = {"kind": "metadata", "file": str(diptychs)}
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump({"data": data, "training": asdict(settings)}))
+    in_processes(2, str(tmp_path / "settings.yaml"), "--output", str(tmp_path / "run"), "--max-steps", "1")
+    both, one = (folder / "training" / "validation" / "step-000000.png" for folder in (tmp_path / "run", trained))
+    assert both.read_bytes() == one.read_bytes()
+    train_adapter(settings, diptychs, tmp_path / "run")
+    assert [entry["loss"] for entry in log(tmp_path / "run")] == [
+        pytest.approx(entry["loss"], rel=1e-3) for entry in log(trained)
+    ]
+
+
+def in_processes(count: int, *arguments: str) -> None:
+    """Runs the command as `accelerate launch` does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    shared["CUDA_VISIBLE_DEVICES"] = ""  # the run that it is compared with may be on one GPU alone
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "fafa.synthesis.train_adapter", *arguments],
+            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    with ThreadPoolExecutor() as pool:  # all at once, or a full pipe would stop one
+        errors = list(pool.map(lambda process: process.communicate(timeout=300)[1], processes))
+    assert not any(process.returncode for process in processes), "\n".join(errors)
 
 
 def test_an_interrupted_run_ends_in_the_same_adapter(settings, diptychs, trained, tmp_path):

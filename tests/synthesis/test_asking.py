@@ -46,6 +46,14 @@ def test_a_model_that_leaves_out_an_answer_is_an_error():
         list(ask(Forgetful(lambda r: "a man in red"), ["a", "b"], request, read, attempts=2))
 
 
+def test_half_a_character_is_no_answer():
+    """The first half of an escaped emoji; no file could hold it."""
+    model = ScriptedModel(lambda r: "a man in \ud83d")
+    (answer,) = ask(model, ["a"], request, read, attempts=1)
+    assert answer.faults == ["broken characters"]
+    assert answer.refused[0].encode()
+
+
 @pytest.mark.parametrize(
     "answer",
     [

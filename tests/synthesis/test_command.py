@@ -11,6 +11,7 @@ import pytest
 import yaml
 from tiny_pipelines import tiny_flux
 
+from fafa.synthesis import __main__ as command
 from fafa.synthesis import statistics
 from fafa.synthesis.__main__ import main
 from fafa.synthesis.text_image import statistics as text_image_statistics
@@ -177,6 +178,60 @@ def test_settings_that_a_model_does_not_take_are_one_line(tmp_path, output, caps
 def test_an_unknown_stage_names_the_stages(recipe, output, capsys):
     message = fails(capsys, recipe, "--output", output, "--redo", "filtr")
     assert "there is no stage 'filtr'; the stages are quadruples, distinct, diptychs, split, gates, filter" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"filter": {"bounds": {"contrats": {"at_least": 5}}}}, "measures 'contrats'; did you mean 'contrast'?"),
+        ({"filter": {"bounds": {"identity": {"at_least": 0.5}}}}, "measures 'identity'; they give contrast, entropy."),
+        ({"gates": [{"kind": "blank"}, {"kind": "blank"}]}, "measured twice: contrast, entropy"),
+    ],
+)
+def test_bounds_of_what_nothing_measures_are_refused(tmp_path, output, capsys, changes, problem):
+    """They would reject every triplet, after all the work."""
+    assert problem in fails(capsys, write(tmp_path / "odd.yaml", **changes), "--output", output)
+
+
+def test_until_stops_after_a_stage_and_the_rest_follows(recipe, output, capsys):
+    assert main([recipe, "--output", str(output), "--quiet", "--until", "distinct"]) == 0
+    assert "distinct" in capsys.readouterr().out and not (output / "diptychs").exists()
+    assert main([recipe, "--output", str(output), "--quiet"]) == 0
+    assert "SynCPR is ready" in capsys.readouterr().out
+
+
+def test_fewer_texts_than_are_there_are_refused(recipe, output, capsys):
+    assert main([recipe, "--output", str(output), "--quiet", "--limit", "2"]) == 0
+    before = contents(output)
+    assert "holds 2 texts, and 1 are asked for" in fails(capsys, recipe, "--output", output, "--limit", "1")
+    assert contents(output) == before
+    assert main([recipe, "--output", str(output), "--quiet"]) == 0  # more is no trouble
+
+
+def test_a_data_set_that_was_not_made_here_stays(recipe, output, capsys):
+    (output / "SynCPR").mkdir(parents=True)
+    message = fails(capsys, recipe, "--output", output)
+    assert f"{output / 'SynCPR'} is there already, and was not made here" in message
+    assert not (output / "quadruples").exists()
+
+
+def test_redo_leaves_nothing_of_the_data_sets_before(recipe, output, tmp_path, capsys):
+    """A validation set of a former recipe would be a part of the training set now."""
+    shared = write(tmp_path / "shared.yaml", assemble={"validation_share": 0.5})
+    assert main([shared, "--output", str(output), "--quiet"]) == 0
+    assert (output / "SynCPR-validation").exists()
+    assert main([recipe, "--output", str(output), "--quiet", "--redo", "assemble"]) == 0
+    assert (output / "SynCPR").exists() and not (output / "SynCPR-validation").exists()
+
+
+def test_a_shard_is_divided_among_launched_processes(recipe, output, monkeypatch):
+    """Process 1 of 2 with the first of two shards takes the third of four parts, and waits for nobody before that."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    shards = []
+    monkeypatch.setattr(command, "run_stages", lambda stages, work, wait: shards.append((work.shard, wait)))
+    assert main([recipe, "--output", str(output), "--quiet", "--shard", "0/2"]) == 0
+    assert shards == [((2, 4), True)]
 
 
 def test_a_later_shard_may_not_discard_what_others_made(recipe, output, capsys):

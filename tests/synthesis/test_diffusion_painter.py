@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, FluxTransformer2DModel
+from diffusers import AutoencoderKL, DiffusionPipeline, FluxTransformer2DModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_pipelines import (
@@ -87,6 +87,7 @@ def test_mixed_strengths_are_those_of_stock_diffusers_to_the_bit(folder, make):
     items = [request(str(seed), seed=seed, strength=strength) for seed, strength in enumerate(strengths)]
     painted = pixels(painter, *items)
     stock = DiffusionPipeline.from_pretrained(model)
+    stock.vae.enable_slicing()
     stock.load_lora_weights(adapter, adapter_name="diptych")
     for item in items:
         stock.set_adapters("diptych", item.strength)
@@ -145,6 +146,31 @@ def test_too_little_memory_for_one_picture_ends_the_work_with_a_remedy(flux, mon
         list(painter.paint([request("x")]))
 
 
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ((1.2e9, 141e9), "of 141.0 GB 1.2 are free and 0.0 held by this process; another"),
+        (RuntimeError("CUDA error: out of memory"), "there is next to none free; another"),
+    ],
+)
+def test_a_gpu_that_another_process_holds_is_named(flux, monkeypatch, found, said):
+    def no_room(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    def memory(_):
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(DiffusionPipeline, "to", no_room)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", memory)
+    with pytest.raises(
+        SynthesisError, match=rf"too small for the model; {said} process.*stop it, or set offload"
+    ) as error:
+        DiffusionPainter(model=str(flux), **SMALL | {"device": "cuda:0"}).load()
+    assert "paint smaller" not in str(error.value)
+
+
 def limit_batches(monkeypatch, rows: int) -> None:
     forward = FluxTransformer2DModel.forward
 
@@ -188,7 +214,7 @@ def test_learnt_tokens_change_the_picture(folder):
 @pytest.mark.parametrize("make", ["kontext", "pix2pix"])
 def test_editing_starts_from_the_source_and_keeps_its_shape(folder, flux, make):
     if make == "kontext":
-        model, options = tiny_kontext(folder / make, flux), {"_auto_resize": False}
+        model, options = tiny_kontext(folder / make, flux), {}
     else:
         model, options = tiny_instruct_pix2pix(folder / make), {"image_guidance_scale": 1.5}
     painter = DiffusionPainter(model=str(model), options=options, batch_size=2, **SMALL).load()
@@ -200,6 +226,38 @@ def test_editing_starts_from_the_source_and_keeps_its_shape(folder, flux, make):
     assert np.array_equal(edited["blue"], pixels(painter, request("blue", source=blue))["blue"])
     with pytest.raises(SynthesisError, match="request x brings no picture"):
         list(painter.paint([request("x")]))
+
+
+def test_the_vae_works_at_one_picture_at_a_time_at_the_size_painted(folder, flux, monkeypatch):
+    """Kontext would rescale what it edits to a megapixel, where its pixels lie elsewhere than in the edit."""
+    seen = []
+
+    def watch(name: str, shape: tuple[int, ...]) -> None:
+        whole = getattr(AutoencoderKL, name)
+
+        def watched(self, batch):
+            assert tuple(batch.shape) == shape
+            seen.append(name)
+            return whole(self, batch)
+
+        monkeypatch.setattr(AutoencoderKL, name, watched)
+
+    watch("_encode", (1, 3, 32, 64))
+    watch("_decode", (1, 4, 16, 32))
+    painter = DiffusionPainter(str(tiny_kontext(folder / "seen", flux)), batch_size=2, **SMALL).load()
+    pixels(painter, *(request(colour, source=Image.new("RGB", (20, 40), colour)) for colour in ("red", "blue")))
+    assert seen == ["_encode"] * 2 + ["_decode"] * 2
+
+
+def test_options_may_leave_the_size_of_what_is_edited_to_kontext(folder, flux, monkeypatch):
+    def refuse(_, batch):
+        raise ValueError(f"seen {tuple(batch.shape)}")
+
+    monkeypatch.setattr(AutoencoderKL, "_encode", refuse)
+    model, options = tiny_kontext(folder / "chosen", flux), {"_auto_resize": True}
+    painter = DiffusionPainter(str(model), options=options, batch_size=1, **SMALL).load()
+    with pytest.raises(SynthesisError, match=r"seen \(1, 3, 720, 1456\)"):
+        pixels(painter, request("x", source=Image.new("RGB", (20, 10))))
 
 
 def test_the_manifest_tells_what_painted(painter, flux, adapter):

@@ -1,5 +1,6 @@
 """Models behind a URL: nothing is lost, doubled or made up while the server misbehaves."""
 
+import asyncio
 import base64
 import io
 import json
@@ -13,6 +14,7 @@ from stub_server import StubServer, last_text
 from fafa.synthesis.components import SynthesisError, TextRequest
 from fafa.synthesis.models import ServerModel
 from fafa.synthesis.models import server as server_module
+from fafa.synthesis.models.asking import ask
 
 SCHEMA = {
     "type": "object",
@@ -126,6 +128,96 @@ def test_an_item_is_given_up_for_its_own_faults_only():
         broken.set()
         with pytest.raises(SynthesisError, match=r"CUDA error.*what is done stays"):
             list(model.answer(requests_for(8)))
+
+
+def refusing(*names: str, longest: int = 10**6):
+    """Answers all but the items of these names, prompts of more letters, and more than one picture."""
+
+    def answer(body, chance):
+        content, text = body["messages"][-1]["content"], last_text(body)
+        if not isinstance(content, str) and len(content) > 2:
+            return 400, "At most 1 image may be provided in one prompt."
+        refused = text.partition("person ")[2] in names or len(text) > longest
+        return (400, "maximum context length exceeded") if refused else "a woman"
+
+    return answer
+
+
+@pytest.mark.parametrize("count", [1, 3, 200])
+def test_a_server_that_takes_no_such_pictures_uses_up_no_items(count):
+    replies, pictures = [], [Image.new("RGB", (9, 9), "red")] * 2
+    with StubServer(refusing()) as server:
+        model = settings_for(server).load()
+        with pytest.raises(SynthesisError, match=r"a plain question about 2 pictures.*At most 1 image.*how many pic"):
+            replies.extend(model.answer(requests_for(count, images=pictures)))
+        assert model.usage["requests"] <= 1 + 2 * 8
+    assert replies == []
+
+
+@pytest.mark.parametrize("concurrency", [1, 32])
+def test_a_server_that_refuses_every_item_uses_up_none(concurrency):
+    replies, left = [], iter(requests_for(200))
+    with StubServer(refusing(longest=9)) as server:
+        model = settings_for(server, concurrency=concurrency).load()
+        with pytest.raises(SynthesisError, match=r"none of \d+ items.*maximum context length exceeded.*See to the se"):
+            replies.extend(model.answer(left))
+        with pytest.raises(SynthesisError, match="none of 3 items"):
+            replies.extend(model.answer(requests_for(3)))
+        # One or two may be the last of a run that was interrupted, and must not keep it from its end.
+        assert [reply.fault for reply in model.answer(requests_for(2))] == [
+            "error 400: maximum context length exceeded"
+        ] * 2
+    assert replies == []
+    assert len(list(left)) > 100
+
+
+def test_items_refused_among_others_are_faults():
+    with StubServer(refusing("1")) as server:
+        faults = {reply.id: reply.fault for reply in settings_for(server).load().answer(requests_for(3))}
+    assert faults == {"0": None, "1": "error 400: maximum context length exceeded", "2": None}
+
+
+def test_many_refusals_in_a_row_are_faults_once_something_was_answered():
+    refused = [str(item) for item in range(1, 40)]
+    with StubServer(refusing(*refused)) as server:
+        replies = list(settings_for(server, concurrency=1).load().answer(requests_for(41)))
+    assert [reply.id for reply in replies if reply.fault] == refused
+    assert len(replies) == 41
+
+
+def test_refusals_are_faults_though_they_come_before_every_answer_and_alone_when_asked_again():
+    refused = [str(item) for item in range(40)]
+    quick, all_refused = refusing(*refused), asyncio.Event()
+
+    async def answer(body, chance):
+        said = quick(body, chance)
+        if said != "a woman":
+            if server.counts["400"] >= len(refused) - 1:
+                all_refused.set()
+        elif "person" in last_text(body):
+            await all_refused.wait()
+            await asyncio.sleep(0.3)
+        return said
+
+    with StubServer(answer) as server:
+        model = settings_for(server, concurrency=64).load()
+        answers = list(ask(model, requests_for(44), lambda item, attempt: item, lambda item, text: text, attempts=2))
+    assert sorted(answer.item.id for answer in answers if answer.value is None) == sorted(refused)
+    assert {answer.attempts for answer in answers if answer.value is None} == {2}
+    assert len(answers) == 44
+
+
+def test_a_server_that_begins_to_refuse_what_it_answered_stops_the_work():
+    narrow, replies = threading.Event(), []
+    answer = refusing(longest=9)
+    with StubServer(lambda body, chance: answer(body, chance) if narrow.is_set() else "a woman") as server:
+        model = settings_for(server, concurrency=1).load()
+        with pytest.raises(SynthesisError, match=r'"9 again".*maximum context length exceeded'):
+            for reply in model.answer(requests_for(40)):
+                replies.append(reply)
+                if len(replies) == 10:
+                    narrow.set()
+    assert [reply.fault for reply in replies] == [None] * 10
 
 
 def test_an_answer_that_takes_too_long_is_asked_for_again():

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +15,16 @@ import pytest
 
 from fafa.synthesis.components import SynthesisError
 from fafa.synthesis.pictures import save_picture
-from fafa.synthesis.stages import ItemStage, WholeStage, Workspace, discard_from, in_processes, run_stages, write_whole
+from fafa.synthesis.stages import (
+    ItemStage,
+    PartStage,
+    WholeStage,
+    Workspace,
+    discard_from,
+    in_processes,
+    run_stages,
+    write_whole,
+)
 
 
 class Numbers(ItemStage):
@@ -67,6 +77,18 @@ class Sum(WholeStage):
         return {"sum": total}
 
 
+class Doubled(WholeStage):
+    """Writes all records anew."""
+
+    name, source = "doubled", "numbers"
+    settings = {}
+
+    def make(self, work):
+        for chunk in range(work.num_chunks):
+            work.write(self.name, chunk, [record | {"twice": True} for record in work.read("numbers", chunk)])
+        return {}
+
+
 def workspace(root, shard=(0, 1), num_chunks=4):
     return Workspace(root, num_chunks, shard, show_progress=False)
 
@@ -113,7 +135,7 @@ def test_four_shards_make_what_one_makes(tmp_path, expected):
 
 def test_an_early_shard_says_that_others_are_needed(tmp_path):
     message = run_stages([Numbers(), Sum()], workspace(tmp_path, shard=(1, 4)))
-    assert "shard 1/4" in message and "sum needs all shards" in message
+    assert "shard 1/4" in message and "sum needs all shards" in message and "start every shard again" in message
 
 
 def test_after_an_error_only_what_is_missing_is_made(tmp_path, expected):
@@ -164,6 +186,58 @@ def test_a_truncated_shard_is_mended(tmp_path, expected):
     run_stages([again, Sum()], workspace(tmp_path))
     assert again.made.total() == 1
     assert contents(tmp_path) == expected
+
+
+def test_a_damaged_record_that_nobody_asks_for_is_cut_out(tmp_path):
+    """Such as a judgement of a pair that other bounds let through: it must not keep others from being read."""
+    run_stages([Numbers()], workspace(tmp_path))
+    file = tmp_path / "numbers" / "00003.jsonl"
+    whole = file.read_text()
+    file.write_text(whole + '{"id": "99", "squ')
+    run_stages([Numbers()], workspace(tmp_path))
+    assert file.read_text() == whole
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:-9])])
+def test_what_a_whole_stage_made_is_mended(tmp_path, damage):
+    stages = [Numbers(), Doubled()]
+    run_stages(stages, workspace(tmp_path))
+    before = contents(tmp_path)
+    damage(tmp_path / "doubled" / "00002.jsonl")
+    run_stages(stages, workspace(tmp_path))
+    assert contents(tmp_path) == before
+
+
+class Heavy(PartStage):
+    """A stage with a part, which it may hold only while it works."""
+
+    name, source = "heavy", None
+    settings = {}
+
+    def items(self, work, chunk):
+        return [{"id": str(chunk)}]
+
+    def process(self, items, work, chunk):
+        for item in items:
+            assert self.part.alive
+            yield {"id": item["id"]}
+
+
+class HeavyPart:
+    loaded, alive, about, usage = 0, True, {"model": "heavy"}, Counter()
+
+    def load(self):
+        type(self).loaded += 1
+        type(self).last = weakref.ref(part := HeavyPart())
+        return part
+
+
+def test_a_part_is_loaded_once_and_let_go_of_when_its_stage_is_done(tmp_path):
+    run_stages([stage := Heavy(HeavyPart())], workspace(tmp_path))
+    assert HeavyPart.loaded == 1 and HeavyPart.last() is None
+    assert stage.about == workspace(tmp_path).manifest("heavy")["about"] == {"model": "heavy"}
+    run_stages([Heavy(HeavyPart())], workspace(tmp_path))
+    assert HeavyPart.loaded == 1
 
 
 def test_a_lost_file_is_made_again(tmp_path, expected):

@@ -331,7 +331,10 @@ def real_recipe(folders: dict[str, Path], writer: dict, judge: dict | None, coun
             "attempts": 1,
             "questions": [{"prompt": "Is it {caption_a}? And {caption_b}?", "scores": MARKS}],
         },
-        "filter": {"bounds": {"people_left": {"at_most": 1}, "clip_a": {"at_least": -1}, "quality": {"at_least": 0.3}}},
+        "filter": {
+            "bounds": {"people_left": {"at_most": 1}, "clip_a": {"at_least": -1}}
+            | ({"quality": {"at_least": 0.3}} if judge else {})
+        },
         "chunk_size": 3,
     }
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
-from datasets import load_from_disk
+from datasets import Dataset, load_from_disk
 from safetensors.torch import save_file
 from tiny import tiny_batch, tiny_model, tiny_processor
 from tiny_run import tiny_trainer
@@ -61,7 +61,8 @@ def train(folder: Path, chunk_size: int = 0) -> None:
         data_collator=FafaDataCollator(tiny_processor(), augment=True, with_captions=True),
         max_steps=4,
         adam_epsilon=1e-4,  # AdamW would blow rounding up where a gradient is nothing but rounding
-        per_device_train_batch_size=6 // num_processes,
+        batch_size=6,
+        per_device_train_batch_size=None,
         per_device_eval_batch_size=5,
         group_size=2,
         caption_steps=2,
@@ -75,9 +76,28 @@ def train(folder: Path, chunk_size: int = 0) -> None:
         save_file(model.state_dict() | ranks, f"{trainer.args.output_dir}.safetensors")
 
 
+def skip(folder: Path) -> None:
+    """An evaluation of nine triplets, of which one cannot be read; its metrics, and what was left out."""
+    triplets = load_from_disk(str(folder / "triplets"))
+    broken = folder / "broken.png"
+    broken.write_bytes(b"no image")
+    rows = [row | {"target_image": {"path": str(broken)}} if n == 1 else row for n, row in enumerate(triplets)]
+    trainer = tiny_trainer(
+        folder / "skip",
+        triplets,
+        eval_dataset=Dataset.from_list(rows[:9]),
+        data_collator=FafaDataCollator(tiny_processor(), on_error="skip"),
+        per_device_eval_batch_size=5,
+    )
+    metrics = trainer.evaluate()
+    assert trainer.skipped_images == {str(broken): 1}, trainer.skipped_images
+    values = {name: torch.tensor(metrics[f"eval_{name}"]) for name in ("rank-1", "rank-5", "mAP")}
+    save_file(values, folder / f"skip-{trainer.args.process_index}.safetensors")
+
+
 if __name__ == "__main__":
     if int(os.environ["WORLD_SIZE"]) > 1:
         dist.init_process_group("gloo", timeout=timedelta(minutes=2))
     for task in sys.argv[2:]:
         name, _, chunk = task.partition("-")
-        {"step": one_step, "train": train}[name](Path(sys.argv[1]), int(chunk or 0))
+        {"step": one_step, "train": train, "skip": skip}[name](Path(sys.argv[1]), *map(int, chunk.split()))

@@ -219,7 +219,7 @@ def test_example_launched_on_two_processes_trains_and_merges_an_adapter(base, wo
     """The shipped configurations, but for what makes the run large."""
     output = tmp_path / "run"
     settings = {"config": ROOT / "examples" / "configs" / "lora.yaml", "data_dir": world / "SynCPR", "model": base}
-    settings |= {"output_dir": output, "max_steps": 2, "per_device_train_batch_size": 4, "gradient_cache_size": 2}
+    settings |= {"output_dir": output, "max_steps": 2, "batch_size": 8, "gradient_cache_size": 2}
     settings |= {"validation_fraction": 0.2, "eval_strategy": "no", "load_best_model_at_end": "false"}
     settings |= {"bf16": "false", "vision_dtype": "float32", "use_cpu": "true", "dataloader_num_workers": 0}
     settings |= {"logging_steps": 1, "report_to": "none", "disable_tqdm": "true"}
@@ -233,7 +233,8 @@ def test_example_launched_on_two_processes_trains_and_merges_an_adapter(base, wo
     for folder in (output, output / "merged"):
         assert FafaProcessor.from_pretrained(folder).image_processor.person_size["width"] == 48
         card = (folder / "README.md").read_text(encoding="utf-8")
-        assert "lora_rank: 16" in card and "2 processes" in card
+        assert "lora_rank: 16" in card and "8 triplets (2 processes × 4 × 1 accumulated)" in card
+        assert "batch_size: 8\n" in card and "--num_processes 2" in card and "--batch_size 8" in card
 
 
 def test_fsdp_equals_one_process(triplets, tmp_path):

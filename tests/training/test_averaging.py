@@ -7,7 +7,7 @@ from tiny import tiny_model
 from tiny_run import tiny_trainer
 from transformers import TrainerCallback
 
-from fafa.training.averaging import RAW_WEIGHTS, WeightAverage
+from fafa.training.averaging import RAW_WEIGHTS
 
 
 class Record(TrainerCallback):
@@ -105,8 +105,6 @@ def test_resume_without_the_average_goes_on_from_raw_weights(averaged, tmp_path,
         tiny_trainer(tmp_path / "other", triplets_of_module, model)._load_from_checkpoint(str(folder / "checkpoint-2"))
 
 
-def test_decays_and_weights_that_cannot_be_averaged_are_refused(tmp_path, triplets_of_module):
+def test_a_decay_out_of_range_is_refused(tmp_path, triplets_of_module):
     with pytest.raises(ValueError, match=r"ema_decay is 1\.5, expected 0 \(off\) or a number below 1"):
         tiny_trainer(tmp_path, triplets_of_module, ema_decay=1.5)
-    with pytest.raises(ValueError, match=r"ema_decay needs weights that train in float32, but \w+ is torch\.bfloat16"):
-        WeightAverage(0.9).start(tiny_model().to(torch.bfloat16))

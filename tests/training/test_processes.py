@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-TASKS = ("step", "step-2", "train", "train-2")
+TASKS = ("step", "step-2", "train", "train-2", "skip")
 
 
 def run(folder: Path, num_processes: int, *tasks: str) -> None:
@@ -63,6 +63,13 @@ def test_two_processes_equal_one_on_an_uneven_batch(results, chunk, rank):
 def test_gradient_cache_equals_the_plain_step(results):
     """Five triplets in chunks of two, the last one smaller; random draws the same."""
     assert_equal(load_file(results[1] / "step-2-0.safetensors"), load_file(results[1] / "step-0-0.safetensors"))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_unreadable_held_out_image_is_left_out_by_every_process(results, rank):
+    """One that came with a row less than the others would stop all of them, or leave them waiting."""
+    one = load_file(results[1] / "skip-0.safetensors")
+    assert_equal(load_file(results[2] / f"skip-{rank}.safetensors"), one)
 
 
 @pytest.mark.parametrize("run", ["run-1-2", "run-2-0", "run-2-2"])

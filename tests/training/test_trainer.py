@@ -9,7 +9,8 @@ import torch
 from tiny import GOLDEN, tiny_model, tiny_processor
 from tiny_run import tiny_trainer
 
-from fafa.training import FafaDataCollator, FafaTrainer
+from fafa.image_processing_fafa import UnreadableImageError
+from fafa.training import FafaDataCollator, FafaTrainer, FafaTrainingArguments
 
 
 def make_trainer(folder, triplets, model=None, **options) -> FafaTrainer:
@@ -114,11 +115,81 @@ def test_skipped_images_are_counted_and_reported(tmp_path, triplets, caplog):
     broken = Path(triplets[0]["reference_image"]["path"])
     broken.write_bytes(b"no image")
     collator = FafaDataCollator(tiny_processor(), on_error="skip")
-    trainer = make_trainer(tmp_path, triplets, data_collator=collator, max_steps=3, per_device_train_batch_size=12)
+    settings = {"max_steps": 3, "per_device_train_batch_size": 12, "eval_dataset": None}
+    trainer = make_trainer(tmp_path, triplets, data_collator=collator, **settings)
     trainer.train()
     assert trainer.skipped_images == {str(broken): 6}  # two triplets hold it, in three epochs
     assert "1 images could not be read; triplets were left out 6 times" in caplog.text
     assert broken.name in caplog.records[-1].message
+
+
+def test_unreadable_held_out_images_are_left_out_once_and_for_all(tmp_path, triplets, caplog):
+    """The metrics, and the card's number of queries, are of those that remain."""
+    broken = Path(triplets[0]["reference_image"]["path"])
+    broken.write_bytes(b"no image")
+    collator = FafaDataCollator(tiny_processor(), on_error="skip")
+    trainer = make_trainer(tmp_path, triplets.select(range(4, 12)), data_collator=collator, eval_dataset=triplets)
+    assert f"2 of 12 held-out triplets are left out (on_error='skip'), whose images cannot be read: {broken}" in (
+        caplog.text
+    )
+    trainer.train()
+    trainer.evaluate()
+    assert trainer.skipped_images == {str(broken): 2}
+    trainer.create_model_card()
+    assert "10 queries" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    with pytest.raises(UnreadableImageError, match=r"none of 1 held-out triplets has readable images: .*0-0_left"):
+        make_trainer(tmp_path, triplets, data_collator=collator, eval_dataset=triplets.select([0]))
+
+
+def test_evaluations_share_the_cache(tmp_path, triplets):
+    collator = FafaDataCollator(tiny_processor(), cache_images=True)
+    trainer = make_trainer(tmp_path, triplets, data_collator=collator)
+    first = trainer.evaluate()
+    for row in triplets:
+        Path(row["target_image"]["path"]).unlink()
+    assert trainer.evaluate()["eval_mAP"] == first["eval_mAP"]
+
+
+def test_a_cache_in_each_worker_is_refused(tmp_path, triplets):
+    collator = FafaDataCollator(tiny_processor(), cache_images=True)
+    with pytest.raises(ValueError, match="2 workers would each keep all of them: set dataloader_num_workers to 0"):
+        make_trainer(tmp_path, triplets, data_collator=collator, dataloader_num_workers=2)
+
+
+def test_one_process_trains_on_the_first_of_several_gpus(tmp_path, triplets, monkeypatch, caplog):
+    """The Trainer would take all of them, and split each batch."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    trainer = make_trainer(tmp_path, triplets, use_cpu=False, max_steps=1)
+    trainer.train()
+    assert trainer.args.n_gpu == 1 and trainer.args.train_batch_size == 4
+    assert "first of 2 GPUs. For all of them: accelerate launch" in caplog.text
+
+
+def test_processes_share_a_batch_size_evenly(tmp_path, monkeypatch):
+    """What equal results need is tested with two of them in test_processes.py."""
+    monkeypatch.setattr(FafaTrainingArguments, "world_size", 4)
+    settings = {"output_dir": str(tmp_path), "report_to": "none", "use_cpu": True}
+    for given, share in (
+        ({}, 64),
+        ({"batch_size": 8}, 2),
+        ({"per_device_train_batch_size": 6}, 6),
+        ({"batch_size": 8, "per_device_train_batch_size": 2}, 2),
+    ):
+        assert FafaTrainingArguments(**settings, **given).per_device_train_batch_size == share
+    with pytest.raises(ValueError, match="batch_size is 6, which 4 processes cannot share evenly"):
+        FafaTrainingArguments(**settings, batch_size=6)
+    with pytest.raises(ValueError, match=r"batch_size 8 is 2 triplets in each of 4 processes, but .* is 8: give one"):
+        FafaTrainingArguments(**settings, batch_size=8, per_device_train_batch_size=8)
+
+
+@pytest.mark.parametrize("options", [{}, {"ema_decay": 0.9}], ids=str)
+def test_half_precision_weights_do_not_train(tmp_path, triplets, options):
+    """Unless they are frozen, as in `vision_dtype`."""
+    model = tiny_model().freeze_vision_tower(torch.bfloat16)
+    make_trainer(tmp_path / "frozen", triplets, model, max_steps=1, **options).train()
+    trainer = make_trainer(tmp_path, triplets, model.to(torch.bfloat16), **options)
+    with pytest.raises(ValueError, match=r"\w+ trains, but is torch\.bfloat16.*dtype=torch\.float32"):
+        trainer.train()
 
 
 def test_saved_model_loads_and_scores_the_same(tmp_path, triplets):

@@ -18,27 +18,28 @@ def clip(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pairs")
+def pairs():
+    """Records and pictures of three pairs."""
+    images = []
     for number in range(4):
         pixels = torch.randint(0, 256, (4, 4, 3), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)
-        Image.fromarray(pixels.numpy()).resize((30 + 9 * number, 64), 0).save(folder / f"{number}.png")
-    pairs = [(0, 1, 0, 1), (2, 3, 0, 1), (1, 0, 2, 0)]
-    return folder, [
-        {"id": f"1-{n}", "left": f"{a}.png", "right": f"{b}.png", "caption_a": CAPTIONS[c], "caption_b": CAPTIONS[d]}
-        for n, (a, b, c, d) in enumerate(pairs)
+        images.append(Image.fromarray(pixels.numpy()).resize((30 + 9 * number, 64), 0))
+    captions = [(0, 1), (0, 1), (2, 0)]
+    records = [
+        {"id": f"1-{n}", "caption_a": CAPTIONS[a], "caption_b": CAPTIONS[b]} for n, (a, b) in enumerate(captions)
     ]
+    return records, [(images[left], images[right]) for left, right in ((0, 1), (2, 3), (1, 0))]
 
 
-def test_scores_are_cosines_of_clip_itself(clip, records):
-    folder, pairs = records
-    gate = ClipGate(str(clip), batch_size=2).load()
-    scores = gate.score(pairs, folder)[0]
-    assert tuple(scores) == gate.names
+def test_scores_are_cosines_of_clip_itself(clip, pairs):
+    records, pictures = pairs
+    settings = ClipGate(str(clip), batch_size=2)
+    scores = settings.load().score(records, pictures)[0]
+    assert tuple(scores) == settings.names
 
     model, processor = CLIPModel.from_pretrained(clip).eval(), AutoProcessor.from_pretrained(clip)
     inputs = processor(
-        images=[Image.open(folder / name) for name in ("0.png", "1.png")],
+        images=list(pictures[0]),
         text=list(CAPTIONS[:2]),
         padding=True,
         return_tensors="pt",
@@ -53,11 +54,11 @@ def test_scores_are_cosines_of_clip_itself(clip, records):
     assert scores["clip_margin"] == pytest.approx((similarity.trace().item() - crossed) / 2, abs=1e-4)
 
 
-def test_a_score_does_not_depend_on_neighbours_and_long_captions_are_cut(clip, records):
-    folder, pairs = records
+def test_a_score_does_not_depend_on_neighbours_and_long_captions_are_cut(clip, pairs):
+    records, pictures = pairs
     gate = ClipGate(str(clip), batch_size=4).load()
-    together = gate.score(pairs, folder)
-    assert together == [gate.score([pair], folder)[0] for pair in pairs]
+    together = gate.score(records, pictures)
+    assert together == [gate.score([record], [pair])[0] for record, pair in zip(records, pictures, strict=True)]
     assert together[0] != together[1]
 
 

@@ -119,6 +119,14 @@ def test_several_questions_make_one_judgement():
     assert (judgements["1-2"].scores, judgements["1-2"].fault) == ({}, "no mark for follows_ab")
 
 
+@pytest.mark.parametrize("ahead", [1, 2])
+def test_the_reason_does_not_depend_on_which_question_was_answered_first(ahead):
+    questions = (Question("How good?", ["quality"]), Question("Does B follow?", ["follows_ab"]))
+    model = ScriptedModel({"1-1/0": ["?"], "1-1/1": ["?"]}, ahead)
+    (judgement,) = judge_of(model, questions).judge(pairs("1-1"), Path())
+    assert judgement.fault == "no mark for quality"
+
+
 def test_records_are_taken_as_the_model_needs_them():
     taken = []
     records = (taken.append(record["id"]) or record for record in pairs(*"abcdef"))

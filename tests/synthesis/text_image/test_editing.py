@@ -1,10 +1,12 @@
 from collections import Counter
+from dataclasses import replace
 
 import pytest
+from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS
 from PIL import Image
 from tiny_pipelines import tiny_flux, tiny_kontext
 
-from fafa.synthesis.painters import DiffusionPainter
+from fafa.synthesis.recipes import find_recipe, read_recipe
 from fafa.synthesis.text_image.editing import Editing, edit_request, plan_edits
 from fafa.synthesis.text_image.portraits import WorldPortrait
 
@@ -55,10 +57,11 @@ def test_settings_that_cannot_be_used_are_refused(options, message):
 
 
 def test_an_instruction_pipeline_edits_the_picture(tmp_path):
-    """FLUX.1 Kontext with random weights: what it paints depends on the picture it starts from."""
+    """FLUX.1 Kontext with random weights, as the recipe sets it up: what it paints depends on what it starts from."""
     model = tiny_kontext(tmp_path / "kontext", tiny_flux(tmp_path / "flux"))
-    options = {"_auto_resize": False}
-    painter = DiffusionPainter(str(model), width=32, height=64, steps=2, dtype="float32", batch_size=2, options=options)
+    painter = read_recipe(find_recipe("syntbpr")).edits.painter
+    assert (painter.width, painter.height) in PREFERRED_KONTEXT_RESOLUTIONS
+    painter = replace(painter, model=str(model), width=32, height=64, steps=2, dtype="float32", batch_size=2)
     settings = Editing(painter=painter, instructions=GROUPS)
     asked = []
     for number, colour in enumerate(("black", "white", "black")):
