@@ -27,7 +27,7 @@ _MEANINGS = {
     "tid": "quadruple and direction of change, shared by the triplets painted from them",
     "cpr_id": "quadruple and direction of change, shared by the triplets painted from them",
     "instance_id": "a gallery image is correct when its `instance_id` equals the query's; -1 marks distractors",
-    "person_id": "the person; counted within one source",
+    "person_id": "the person; where there is an instance_id, counted within one source",
     "source": "the data set that the image is from",
     "reference_image_path": "the image's path in the original folder",
     "target_image_path": "the image's path in the original folder",
@@ -118,7 +118,7 @@ class Statistics:
     """What is counted of a split, record by record.
 
     Texts are counted by column: those named `...caption` by their words, others with few values by value. Integers are
-    taken as ids; a person_id is one within its source.
+    taken as ids; in ITCPR's form, which has an instance_id, too, a person_id is one within its source.
 
     Args:
         features: of the split.
@@ -145,7 +145,7 @@ class Statistics:
         """
         self.records += 1
         for name, counter in self.ids.items():
-            by_source = name == "person_id" and "source" in record
+            by_source = name == "person_id" and "instance_id" in record
             counter[(record["source"], record[name]) if by_source else record[name]] += 1
         for name, counter in self.values.items():
             if len(counter) <= _MAX_VALUES:

@@ -64,6 +64,13 @@ def test_statistics_of_captions_groups_sources_and_shared_images():
     assert json.loads(json.dumps(counts)) == counts
 
 
+def test_a_person_with_generated_and_edited_pictures_is_one():
+    statistics = Statistics(Features({"source": Value("string"), "person_id": Value("int64")}))
+    for source in ("generated", "edited", "edited"):
+        statistics.add({"source": source, "person_id": 7}, [])
+    assert statistics.to_dict()["ids"]["person_id"]["groups"] == 1
+
+
 def test_a_text_column_with_many_values_is_not_counted_by_value():
     statistics = Statistics(Features({"note": Value("string")}))
     for number in range(100):
