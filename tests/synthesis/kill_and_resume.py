@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from fafa.synthesis.recipes import find_recipe, read_recipe
+from fafa.synthesis.stages import Workspace, discard_from
 
 COMMAND = [sys.executable, "-m", "fafa.synthesis"]
 
@@ -39,10 +40,12 @@ def kill_in(stage: str, recipe: str, folder: Path, limit: int, seconds: float, c
     while not (folder / stage).exists() and process.poll() is None:
         time.sleep(0.005)
     time.sleep(chance.uniform(0, seconds))
-    is_alive = process.poll() is None
+    status = process.poll()
+    if status:
+        raise RuntimeError(f"{' '.join(command)} failed by itself")
     process.kill()
     process.wait()
-    return is_alive and not finished(folder, stage)
+    return status is None and not finished(folder, stage)
 
 
 def finished(folder: Path, stage: str) -> bool:
@@ -72,20 +75,19 @@ def main() -> None:
         run(options.recipe, parts, options.limit, "--shard", f"{number}/4")
     print(f"4 shards against 1: {'equal' if contents(parts) == expected else 'DIFFERENT'}, {len(expected)} files")
 
-    stages = [stage.name for stage in read_recipe(find_recipe(options.recipe)).stages()]
-    for number, stage in enumerate(stages):
+    recipe = read_recipe(find_recipe(options.recipe)).limited(options.limit)
+    for stage in (stage.name for stage in recipe.stages()):
         folder = options.folder / f"killed-{stage}"
         shutil.copytree(whole, folder)
-        for later in stages[number:]:
-            shutil.rmtree(folder / later)
+        work = Workspace(folder, recipe.num_chunks)
+        discard_from(stage, recipe.stages(), work)
         seconds, kills = 1.5, 0
         while kills < options.kills:
             if kill_in(stage, options.recipe, folder, options.limit, seconds, chance):
                 kills += 1
             elif finished(folder, stage):  # it was through: kill earlier, from its beginning
                 seconds = max(0.02, seconds * 0.7)
-                for later in stages[number:]:
-                    shutil.rmtree(folder / later, ignore_errors=True)
+                discard_from(stage, recipe.stages(), work)
         run(options.recipe, folder, options.limit)
         same = contents(folder) == expected
         print(f"{stage}: {kills} kills, resumed: {'equal' if same else 'DIFFERENT'}", flush=True)
