@@ -80,11 +80,12 @@ class ServedImageModel(ImageModel):
                 or cannot do what is asked (another strength than 1 without `strength_field`, editing).
         """
         held: list[PaintedImage] = []
+        enough = max(_FAILURES_IN_A_ROW, 2 * self.settings.concurrency)  # failures overtake pictures under way
         with closing(self._paint_all(iter(requests))) as results:
             for painted, failed in results:
                 if failed:
                     held.append(painted)
-                    if len(held) == _FAILURES_IN_A_ROW:
+                    if len(held) == enough:
                         raise self._failing(held)
                 else:
                     self._works = True
