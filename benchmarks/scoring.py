@@ -59,9 +59,10 @@ def make_features(num_queries: int, num_images: int) -> tuple[Tensor, Tensor, Te
 def fafa_metrics(queries: Tensor, targets: Tensor, query_ids: Tensor, gallery_ids: Tensor) -> dict[str, float]:
     """What the package does."""
     from fafa.evaluation import retrieval_metrics
+    from fafa.evaluation.itcpr import ROWS
     from fafa.scoring_fafa import topk_mean_similarity
 
-    rows = (topk_mean_similarity(block, targets, K) for block in queries.split(512))
+    rows = (topk_mean_similarity(block, targets, K) for block in queries.split(ROWS))
     return retrieval_metrics(rows, query_ids, gallery_ids)
 
 
