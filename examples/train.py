@@ -228,7 +228,10 @@ def parse_arguments() -> tuple[ScriptArguments, FafaTrainingArguments, dict]:
                 f"{config_file}: there is no setting {name!r}" + f"; did you mean {nearest[0]!r}?" * len(nearest)
             )
     parser.set_defaults(**settings)
-    script, training, _ = parser.parse_args_into_dataclasses()
+    try:
+        script, training, _ = parser.parse_args_into_dataclasses()
+    except ValueError as error:  # settings that do not go together
+        parser.error(str(error))
     # Parsed over None for every setting, so that what is not None was on the command line, as it was given.
     given = vars(parser.parse_args(namespace=Namespace(**dict.fromkeys(known))))
     return script, training, settings | {name: given[name] for name in known if given[name] is not None}
