@@ -117,8 +117,9 @@ _CHOOSE_LICENSE = "Whoever publishes them chooses the terms."
 class Statistics:
     """What is counted of a split, record by record.
 
-    Texts are counted by column: those named `...caption` by their words, others with few values by value. Integers are
-    taken as ids; in ITCPR's form, which has an instance_id, too, a person_id is one within its source.
+    Texts are counted by column: those named `...caption`, and lists named `captions`, by their words, others with few
+    values by value. Integers are taken as ids; in ITCPR's form, which has an instance_id, too, a person_id is one
+    within its source.
 
     Args:
         features: of the split.
@@ -130,7 +131,8 @@ class Statistics:
         self.records = 0
         self.ids = {name: Counter() for name, dtype in types.items() if dtype == "int64"}
         self.values = {name: Counter() for name in texts if not name.endswith("caption")}
-        self.captions = {name: Counter() for name in texts if name.endswith("caption")}  # lengths
+        captions = [name for name in features if name == "captions" or (name in texts and name.endswith("caption"))]
+        self.captions = {name: Counter() for name in captions}  # lengths
         self.distinct = {name: set() for name in self.captions}  # hashes
         self.words = {name: set() for name in self.captions}
         self.files: dict[int, int] = {}  # hash of the path -> bytes
@@ -151,10 +153,11 @@ class Statistics:
             if len(counter) <= _MAX_VALUES:
                 counter[record[name]] += 1
         for name, lengths in self.captions.items():
-            words = _WORD.findall(record[name].lower())
-            lengths[len(words)] += 1
-            self.distinct[name].add(hash(record[name]))
-            self.words[name].update(words)
+            for caption in record[name] if name == "captions" else (record[name],):
+                words = _WORD.findall(caption.lower())
+                lengths[len(words)] += 1
+                self.distinct[name].add(hash(caption))
+                self.words[name].update(words)
         for path, size in images:
             self.files[hash(path)] = size
             self.images += 1
@@ -171,7 +174,7 @@ class Statistics:
                     "distinct": len(self.distinct[name]),
                     "shortest": min(lengths),
                     "longest": max(lengths),
-                    "mean": sum(length * count for length, count in lengths.items()) / self.records,
+                    "mean": sum(length * count for length, count in lengths.items()) / lengths.total(),
                     "words": len(self.words[name]),
                 }
                 for name, lengths in self.captions.items()

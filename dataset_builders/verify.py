@@ -51,7 +51,6 @@ _FEW = 10  # examples in report.md
 _FILES_PER_TASK = 32
 
 _CORRUPT, _REPEAT, _UNREADABLE = "names an image file that is broken", "repeats an earlier record", "cannot be read"
-_CAPTION = datasets.Features({"caption": datasets.Value("string")})
 _REMEDIES = REMEDIES | {
     _CORRUPT: "fetch, unpack or copy the file again, or take the record out",
     _REPEAT: "take the repetition out",
@@ -317,7 +316,6 @@ class Reading:
         self.problems: dict[str, list[tuple[int, str]]] = defaultdict(list)  # record and detail, by problem
         self.notes: list[str] = []
         self.statistics = Statistics(annotations.features)
-        self.captions = Statistics(_CAPTION)  # of records that hold a list of them
         self.instances: Counter[int] = Counter()
         self._columns = list(annotations.features)[-len(annotations.fields) :]
         self._named_images, self._naming_records = array("q"), array("q")
@@ -335,8 +333,8 @@ class Reading:
         except DataFormatError as error:
             self._add(self.num_records, BadRecord(_UNREADABLE, str(error)))
         self._look_for_repetitions()
-        if self.captions.records:
-            num_people, num_captions = len(self.statistics.ids["person_id"]), self.captions.records
+        if lists := self.statistics.captions.get("captions"):
+            num_people, num_captions = len(self.statistics.ids["person_id"]), lists.total()
             self.notes.append(
                 f"{num_captions:,} captions of {self.statistics.records:,} images of {num_people:,} people."
             )
@@ -361,8 +359,6 @@ class Reading:
                 self._add(number, bad)
         if len(values) == len(self._columns):
             self.statistics.add(values, {})
-            for caption in values.get("captions", ()):
-                self.captions.add({"caption": caption}, {})
             key = self.annotations.key
             self._repeats.see(number, (values[key],) if key else tuple(values.values()))
 
@@ -417,15 +413,8 @@ class Reading:
                 for problem, found in self.problems.items()
             },
             "notes": self.notes,
-            "statistics": self._count() if self.statistics.records else None,
+            "statistics": self.statistics.to_dict() if self.statistics.records else None,
         }
-
-    def _count(self) -> dict[str, Any]:
-        counts = self.statistics.to_dict()
-        if self.captions.records:
-            of_captions = self.captions.to_dict()
-            counts |= {name: of_captions[name] for name in ("captions", "words")}
-        return counts
 
 
 def _make_report(name: str, layout: Layout, readings: dict[str, Reading], images: Images) -> dict[str, Any]:

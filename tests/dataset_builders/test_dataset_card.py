@@ -2,7 +2,7 @@ import json
 
 import pytest
 import yaml
-from datasets import Features, Value
+from datasets import Features, List, Value
 
 from fafa.dataset_builders.dataset_card import Statistics, read_about
 from fafa.dataset_builders.export import export_dataset
@@ -64,11 +64,15 @@ def test_statistics_of_captions_groups_sources_and_shared_images():
     assert json.loads(json.dumps(counts)) == counts
 
 
-def test_a_person_with_generated_and_edited_pictures_is_one():
-    statistics = Statistics(Features({"source": Value("string"), "person_id": Value("int64")}))
-    for source in ("generated", "edited", "edited"):
-        statistics.add({"source": source, "person_id": 7}, [])
-    assert statistics.to_dict()["ids"]["person_id"]["groups"] == 1
+def test_a_person_with_generated_and_edited_pictures_is_one_and_all_captions_count():
+    features = {"source": Value("string"), "captions": List(Value("string")), "person_id": Value("int64")}
+    statistics = Statistics(Features(features))
+    for source, captions in (("generated", ["A coat.", "Red, a coat."]), ("edited", ["A coat."])):
+        statistics.add({"source": source, "captions": captions, "person_id": 7}, [])
+    counts = statistics.to_dict()
+    assert counts["ids"]["person_id"]["groups"] == 1
+    assert (counts["captions"]["captions"]["distinct"], counts["words"]) == (2, 3)
+    assert counts["captions"]["captions"]["mean"] == pytest.approx(7 / 3)
 
 
 def test_a_text_column_with_many_values_is_not_counted_by_value():

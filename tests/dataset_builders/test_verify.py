@@ -133,10 +133,10 @@ def test_a_sound_text_image_set(syntbpr_root):
     statistics = found_in["statistics"]
     assert statistics["ids"]["person_id"]["sizes"] == {"1": 2, "2": 1}  # an edited picture shows the same person
     assert statistics["values"] == {"provenance": {"generated": 3, "edited": 1}}
-    assert (statistics["captions"]["caption"]["distinct"], statistics["captions"]["caption"]["mean"]) == (5, 5)
+    assert (statistics["captions"]["captions"]["distinct"], statistics["captions"]["captions"]["mean"]) == (5, 5)
     assert statistics["words"] == 12  # a person in red coat, somebody with bag 0, 1, 2, 3
     page = (syntbpr_root / "verify/report.md").read_text()
-    assert "| person_id | 3 | 4 | 1: 2, 2: 1 |" in page and "| caption | 5 | 4 | 5.0 | 6 | 12 |" in page
+    assert "| person_id | 3 | 4 | 1: 2, 2: 1 |" in page and "| captions | 5 | 4 | 5.0 | 6 | 12 |" in page
 
 
 def test_problems_of_a_text_image_set(syntbpr_root, syntbpr_records):
