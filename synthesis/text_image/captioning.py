@@ -36,9 +36,9 @@ class CaptionWriter(Part, ABC):
         """
 
 
-@dataclass(frozen=True)
-class InstructionCaptions:
-    """Settings of captions by a vision-language model that is always asked the same.
+@dataclass(frozen=True, kw_only=True)
+class _ModelCaptionSettings:
+    """What captions by a vision-language model have in common.
 
     Attributes:
         model: What looks at the pictures.
@@ -49,8 +49,6 @@ class InstructionCaptions:
         min_words: Of a caption.
         max_words: Of a caption; CLIP reads about 55.
     """
-
-    kind: ClassVar[str] = "instruction"
 
     model: ChatModel | ServerModel
     instruction: str
@@ -73,42 +71,35 @@ class InstructionCaptions:
         return _ModelCaptions(self, self.model.load())
 
 
-@dataclass(frozen=True)
-class TemplateCaptions:
+@dataclass(frozen=True, kw_only=True)
+class InstructionCaptions(_ModelCaptionSettings):
+    """Settings of captions by a vision-language model that is always asked the same."""
+
+    kind: ClassVar[str] = "instruction"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateCaptions(_ModelCaptionSettings):
     """Settings of captions by a vision-language model that fills templates, so that they do not all sound alike.
 
-    A template is an opening, a body and an ending, each drawn at random. Its [slots] name what to look for; the model
-    writes what it sees and leaves out what it does not.
+    A template is an opening, a body and an ending, each drawn at random, another one for each caption of a picture. Its
+    [slots] name what to look for; the model writes what it sees and leaves out what it does not. In the instruction,
+    {template} stands for it.
 
     Attributes:
-        model: What looks at the pictures.
-        instruction: What it is asked; {template} stands for the template.
         openings: First parts.
         bodies: Second parts.
         endings: Last parts.
-        system: How it is told to behave; empty for no such message.
-        captions: Per picture, each of another template.
-        attempts: How often it is asked until the answer can be used.
-        min_words: Of a caption.
-        max_words: Of a caption; CLIP reads about 55.
     """
 
     kind: ClassVar[str] = "templates"
 
-    model: ChatModel | ServerModel
-    instruction: str
     openings: list[str]
     bodies: list[str]
     endings: list[str]
-    system: str = ""
-    captions: int = 1
-    attempts: int = 3
-    min_words: int = 8
-    max_words: int = 60
 
     def __post_init__(self) -> None:
-        _check_captions(self.captions)
-        check_asking(self.attempts, self.min_words, self.max_words)
+        super().__post_init__()
         if "{template}" not in self.instruction:
             raise ValueError(f"instruction must hold {{template}}: {self.instruction!r:.80}")
         for name in ("openings", "bodies", "endings"):
@@ -131,17 +122,9 @@ class TemplateCaptions:
         parts = (self.openings[opening], self.bodies[body], self.endings[ending])
         return " ".join(part.strip() for part in parts if part.strip())
 
-    def load(self) -> CaptionWriter:
-        """The writer.
-
-        Raises:
-            SynthesisError: the model cannot be loaded or reached.
-        """
-        return _ModelCaptions(self, self.model.load())
-
 
 class _ModelCaptions(CaptionWriter):
-    def __init__(self, settings: InstructionCaptions | TemplateCaptions, model: TextModel):
+    def __init__(self, settings: _ModelCaptionSettings, model: TextModel):
         super().__init__()
         self.settings, self.model = settings, model
         self.about, self.usage = model.about, model.usage
