@@ -22,6 +22,7 @@ CORE = [
     "pillow>=11.0",
     "numpy>=1.26",
     "tqdm>=4.66",
+    "xxhash>=3.4",
 ]
 EXTRAS = {
     "train": ["datasets>=4.0", "evaluate>=0.4.5", "accelerate>=1.6", "peft>=0.17", "matplotlib>=3.9", "pyyaml>=6.0"],

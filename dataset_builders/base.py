@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import datasets
 import pyarrow as pa
 
+from ..files import hash_files
 from .hub import hub_layout
-from .layout import Layout, hash_files, local_layout
+from .layout import Layout, local_layout
 
 logger = logging.getLogger(__name__)
 

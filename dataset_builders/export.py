@@ -27,7 +27,6 @@ size). The first broken one stops the export; `python -m fafa.dataset_builders.v
 """
 
 import argparse
-import errno
 import hashlib
 import io
 import json
@@ -51,10 +50,10 @@ from huggingface_hub.errors import HTTPError
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ..files import whole_file
 from . import BUILDERS, register_builders
 from .dataset_card import Statistics, finished_parts, make_dataset_card, read_about, shard_pattern
 from .images import UNREADABLE
-from .layout import whole_file
 from .records import BadRecord, Problems
 
 logger = logging.getLogger(__name__)
@@ -67,7 +66,6 @@ _ROW_GROUP_BYTES = 32_000_000  # of images; a stream reads a row group at a time
 _ROWS_AT_ONCE = 1_000  # read from the source, images not included
 _TAR_OVERHEAD = 1_024  # bytes a file at most: a header, and zeros to the next multiple of 512
 _TAR_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}  # what readers take for images
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 _BROKEN = "names a file that is not a whole image"
 _REMEDIES = {
@@ -419,20 +417,8 @@ def _write_tar(stream: BinaryIO, records: Iterable[dict], suffixes: dict[str, st
 @contextmanager
 def _open_whole(file: Path) -> Iterator[BinaryIO]:
     """A stream to write a file that exists only once it is whole and on the disk."""
-    try:
-        with whole_file(file) as part, part.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-    except OSError as error:
-        if error.errno not in _DISK_FULL:
-            raise
-        raise OSError(
-            error.errno,
-            "the disk is full: this file was not written, finished shards stay. Make room, and give the same command "
-            "again",
-            str(file),
-        ) from error
+    with whole_file(file) as part, part.open("wb") as stream:
+        yield stream
 
 
 def _write_manifest(output_dir: Path, manifest: dict) -> None:

@@ -1,13 +1,10 @@
 """Where the files of a data set lie: annotation files and images."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
-
-import xxhash
 
 from .records import BadRecord
 
@@ -49,29 +46,6 @@ def local_layout(data_dir: str | os.PathLike, names: Sequence[str]) -> Layout:
         f"{root}: expected {' and '.join(names)} in this folder or in its subfolder datasets/. "
         "Pass as data_dir= the folder that holds the annotation files and the image folders."
     )
-
-
-@contextmanager
-def whole_file(file: Path) -> Iterator[Path]:
-    """A path to write to, beside `file`, which becomes `file` when all went well, and goes when it did not."""
-    part = file.with_name(f"{file.name}.part")
-    part.unlink(missing_ok=True)  # of a run that was killed
-    try:
-        yield part
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def hash_files(files: Sequence[str]) -> str:
-    """A hash of the contents of files, in order."""
-    digest = xxhash.xxh3_128()
-    for file in files:
-        with Path(file).open("rb") as stream:
-            while piece := stream.read(1 << 22):
-                digest.update(piece)
-        digest.update(b"\0")
-    return digest.hexdigest()
 
 
 class ImageFinder:

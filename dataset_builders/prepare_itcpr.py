@@ -36,9 +36,10 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from ..files import whole_file
 from .base import describe_differences
 from .itcpr import FIELDS, PUBLISHED
-from .layout import Layout, local_layout, whole_file
+from .layout import Layout, local_layout
 from .records import Problems, check_records, read_fields, read_records
 
 MODES = ("copy", "symlink", "hardlink")

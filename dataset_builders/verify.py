@@ -37,11 +37,12 @@ import datasets
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
+from ..files import whole_file
 from . import cirhs, itcpr, syncpr, syntbpr
 from .base import describe_differences
 from .dataset_card import Statistics
 from .images import ImageCheck, check_image, start_worker
-from .layout import ImageFinder, Layout, local_layout, whole_file
+from .layout import ImageFinder, Layout, local_layout
 from .records import REMEDIES, BadRecord, DataFormatError, Repeats, path_field, read_records
 
 logger = logging.getLogger(__name__)

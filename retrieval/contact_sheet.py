@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from ..image_processing_fafa import open_image
+from ..image_reading_fafa import open_image
 
 PAGE, CARD, INK, GREY, FAINT = "#eef1f5", "#ffffff", "#16202c", "#66717f", "#e3e8ee"
 GREEN, RED, NEUTRAL, AMBER = "#12934a", "#d8343c", "#8d9aaa", "#a15c07"

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from ..image_processing_fafa import UnreadableImageError, open_image
+from ..image_reading_fafa import UnreadableImageError, open_image
 from ..modeling_fafa import FafaModel
 from ..processing_fafa import FafaProcessor
 from .store import Encode, FeatureStore, describe_image, feature_settings, input_name

@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..image_processing_fafa import UnreadableImageError, open_image
+from ..image_reading_fafa import UnreadableImageError, open_image
 from ..modeling_fafa import FafaModel
 from ..processing_fafa import FafaProcessor
 

@@ -20,8 +20,9 @@ from PIL import Image, ImageOps
 from safetensors.numpy import load_file
 from transformers.dynamic_module_utils import get_imports
 
-from fafa import image_processing_fafa
-from fafa.image_processing_fafa import FafaImageProcessor, UnreadableImageError, open_image
+from fafa import image_processing_fafa, image_reading_fafa
+from fafa.image_processing_fafa import FafaImageProcessor
+from fafa.image_reading_fafa import UnreadableImageError, open_image
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 PILLOW_12 = int(PIL.__version__.split(".")[0]) < 13
@@ -433,10 +434,10 @@ def test_heic_is_opened_where_pillow_heif_is_installed_and_needs_it_nowhere(monk
     for module, expected in [(heif, ["HEIF"]), (None, [])]:  # None: the import fails
         registered.clear()
         monkeypatch.setitem(sys.modules, "pillow_heif", module)
-        runpy.run_path(image_processing_fafa.__file__)
+        runpy.run_path(image_reading_fafa.__file__)
         assert registered == expected
     # A folder that holds its code is refused by transformers where one of these is missing.
-    assert "pillow_heif" not in get_imports(image_processing_fafa.__file__)
+    assert "pillow_heif" not in get_imports(image_reading_fafa.__file__)
 
 
 def test_docstring_examples():

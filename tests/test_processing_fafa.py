@@ -209,7 +209,7 @@ class TestSaving:
         FafaProcessor.register_for_auto_class()
         self.save(processor, tmp_path / "model")
         saved = {path.name for path in (tmp_path / "model").glob("*.py")}
-        assert saved == {"processing_fafa.py", "image_processing_fafa.py"}
+        assert saved == {"processing_fafa.py", "image_processing_fafa.py", "image_reading_fafa.py"}
         script = """
 import json, sys
 sys.modules["fafa"] = sys.modules["torchvision"] = None

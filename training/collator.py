@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..image_processing_fafa import UnreadableImageError
+from ..image_reading_fafa import UnreadableImageError
 from ..processing_fafa import FafaProcessor
 from .augmentation import augment_person_crop
 

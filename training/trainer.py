@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
-from ..image_processing_fafa import UnreadableImageError
+from ..image_reading_fafa import UnreadableImageError
 from .averaging import AveragedWeights
 from .batches import TripletBatches
 from .card import RunClock, RunFacts, write_training_card

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from ...image_processing_fafa import UnreadableImageError, open_image
+from ...image_reading_fafa import UnreadableImageError, open_image
 from ..components import SynthesisError
 from ..stages import REJECTED, read_lines
 

@@ -24,7 +24,7 @@ from typing import ClassVar
 
 from PIL import Image, ImageOps
 
-from ...image_processing_fafa import UnreadableImageError, open_image
+from ...image_reading_fafa import UnreadableImageError, open_image
 from ..components import Record, SynthesisError, TextRequest, free, seed_of
 from ..models import ChatModel, ServerModel
 from ..pictures import save_picture

@@ -17,8 +17,8 @@ from PIL import Image
 
 import fafa  # noqa: F401 - registers the builders
 from fafa.dataset_builders import prepare_itcpr
-from fafa.dataset_builders.layout import hash_files
 from fafa.dataset_builders.prepare_itcpr import MODES, main
+from fafa.files import hash_files
 
 FULL_SIZE = {"last": 905, "prcc": 146, "celeb_queries": 1_151, "distractors": 18_285, "double_matches": 23}
 SMALL = {"last": 3, "prcc": 2, "celeb_queries": 4, "distractors": 5, "double_matches": 1}

@@ -6,7 +6,7 @@ from datasets import Dataset, Features, Image, Value
 from tiny import WORDS, tiny_model
 
 from fafa.evaluation import QUERY_MODES, encode_queries, encode_targets
-from fafa.image_processing_fafa import UnreadableImageError
+from fafa.image_reading_fafa import UnreadableImageError
 from fafa.processing_fafa import FafaProcessor, build_tokenizer
 from fafa.retrieval import encoding
 

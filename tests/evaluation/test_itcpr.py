@@ -20,7 +20,7 @@ from fafa.evaluation import (
     retrieval_metrics,
 )
 from fafa.evaluation import itcpr as itcpr_module
-from fafa.image_processing_fafa import UnreadableImageError
+from fafa.image_reading_fafa import UnreadableImageError
 from fafa.scoring_fafa import topk_mean_similarity
 
 

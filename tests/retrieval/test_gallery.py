@@ -11,7 +11,8 @@ from PIL import Image
 from safetensors import safe_open
 from tiny import tiny_model
 
-from fafa.image_processing_fafa import FafaImageProcessor, UnreadableImageError
+from fafa.image_processing_fafa import FafaImageProcessor
+from fafa.image_reading_fafa import UnreadableImageError
 from fafa.processing_fafa import FafaProcessor
 from fafa.retrieval import Gallery, find_images, store
 

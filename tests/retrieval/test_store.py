@@ -18,7 +18,8 @@ from PIL import Image
 from tiny import tiny_model
 from torch.testing import assert_close
 
-from fafa.image_processing_fafa import FafaImageProcessor, UnreadableImageError
+from fafa.image_processing_fafa import FafaImageProcessor
+from fafa.image_reading_fafa import UnreadableImageError
 from fafa.processing_fafa import FafaProcessor
 from fafa.retrieval import FeatureStore, Gallery, encode_images, encoding, store
 

@@ -9,7 +9,7 @@ from PIL import Image
 from tiny import GOLDEN, golden_tensors, tiny_model, tiny_processor
 
 from fafa import FafaImageProcessor
-from fafa.image_processing_fafa import UnreadableImageError
+from fafa.image_reading_fafa import UnreadableImageError
 from fafa.training import FafaDataCollator
 from fafa.training.augmentation import apply_augmentation, augment_person_crop
 

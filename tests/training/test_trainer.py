@@ -9,7 +9,7 @@ import torch
 from tiny import GOLDEN, tiny_model, tiny_processor
 from tiny_run import tiny_trainer
 
-from fafa.image_processing_fafa import UnreadableImageError
+from fafa.image_reading_fafa import UnreadableImageError
 from fafa.training import FafaDataCollator, FafaTrainer, FafaTrainingArguments
 
 
