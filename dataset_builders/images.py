@@ -1,11 +1,8 @@
 """Opening image files to see whether they are sound. Imports little, for processes that do just this."""
 
 import io
-import multiprocessing
 import os
-import signal
 import struct
-import threading
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -65,10 +62,3 @@ def check_image(file: str) -> ImageCheck:
     except UNREADABLE as caught:
         error = f"{type(caught).__name__}: {caught}"
     return ImageCheck(size, mtime, content, 0, 0, error)
-
-
-def start_worker() -> None:
-    """Prepare a process that opens images: let the parent alone answer Ctrl-C, and end with it even if it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

@@ -20,14 +20,11 @@ Exit status: 0 if all is sound, 1 if there are problems, 2 if the check could no
 import argparse
 import json
 import logging
-import multiprocessing
 import os
 import sys
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager, suppress
 from datetime import date
 from pathlib import Path
@@ -38,10 +35,11 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from ..files import whole_file
+from ..workers import in_processes, num_cores
 from . import cirhs, itcpr, syncpr, syntbpr
 from .base import describe_differences
 from .dataset_card import Statistics
-from .images import ImageCheck, check_image, start_worker
+from .images import ImageCheck, check_image
 from .layout import ImageFinder, Layout, local_layout
 from .records import REMEDIES, BadRecord, DataFormatError, Repeats, path_field, read_records
 
@@ -49,7 +47,6 @@ logger = logging.getLogger(__name__)
 
 _REPORT, _STATE, _LOCK = "report", "checked.jsonl", ".lock"
 _FEW = 10  # examples in report.md
-_FILES_PER_TASK = 32
 
 _CORRUPT, _REPEAT, _UNREADABLE = "names an image file that is broken", "repeats an earlier record", "cannot be read"
 _REMEDIES = REMEDIES | {
@@ -142,7 +139,7 @@ def verify_dataset(
             reading = Reading(layout.annotations[annotations.file], annotations, images, gallery)
             reading.read(show_progress)
             readings[annotations.file] = reading
-        images.check(output_dir / _STATE, num_workers or os.cpu_count() or 1, show_progress)
+        images.check(output_dir / _STATE, num_workers or num_cores(), show_progress)
         for reading in readings.values():
             reading.note_broken_images()
         report = _make_report(name, layout, readings, images)
@@ -232,7 +229,7 @@ class Images:
         )
         with bar, state.open("a", encoding="utf-8", buffering=1) as stream:  # by lines: a killed run keeps them
             stream.write("\n")  # ends what a killed run has left of a line
-            checks = _check_files([self._files[number] for number in numbers], num_workers)
+            checks = in_processes(check_image, [self._files[number] for number in numbers], num_workers)
             with closing(checks):
                 for number, check in zip(numbers, checks, strict=True):
                     self.num_opened += 1
@@ -280,25 +277,6 @@ class Images:
     def copies(self) -> list[list[str]]:
         """Paths of the images of the same content, group by group."""
         return [[self.paths[number] for number in (first, *others)] for first, others in sorted(self._copies.items())]
-
-
-def _check_files(files: Sequence[str], num_workers: int) -> Iterator[ImageCheck]:
-    """Open images, in order."""
-    num_workers = min(num_workers, -(-len(files) // _FILES_PER_TASK))
-    if num_workers <= 1:
-        yield from map(check_image, files)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=start_worker) as pool:
-        checks = pool.map(check_image, files, chunksize=_FILES_PER_TASK)
-        try:
-            with closing(checks):  # so that an interruption does not wait for all of them
-                yield from checks
-        except BrokenProcessPool:
-            raise RuntimeError(
-                "a process that opens images died, perhaps for lack of memory. What was found until then is kept: give "
-                "the same command again, with fewer --num-workers if need be."
-            ) from None
 
 
 class Reading:

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from ..image_reading_fafa import UnreadableImageError, open_image
 from ..modeling_fafa import FafaModel
 from ..processing_fafa import FafaProcessor
+from ..workers import num_cores
 from .store import Encode, FeatureStore, describe_image, feature_settings, input_name
 
 logger = logging.getLogger(__name__)
@@ -202,7 +203,7 @@ def read_pixels(
     if num_workers is None:
         shards = iter(shards)
         first = next(shards, ())  # a short one comes where little is left
-        num_workers = min(MAX_DEFAULT_WORKERS, _num_cores()) if len(first) >= IMAGES_WORTH_WORKERS else 0
+        num_workers = min(MAX_DEFAULT_WORKERS, num_cores()) if len(first) >= IMAGES_WORTH_WORKERS else 0
         shards = chain([first], shards)
     loader = DataLoader(
         _Pixels(processor, images, name),
@@ -250,11 +251,6 @@ def describe_images(
 ) -> list[dict[str, Any]]:
     """Describes every image, see `describe_image`: a file that is missing is found before hours of encoding."""
     return [describe_image(image, f"{name} {row}", folder, contents) for row, image in enumerate(images)]
-
-
-def _num_cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _checked(encode: Encode, names: Sequence[str]) -> Encode:

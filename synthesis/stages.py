@@ -21,13 +21,10 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
-from multiprocessing import get_context
 from pathlib import Path
-from threading import Thread
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
@@ -566,39 +563,6 @@ def position_of(name: str, stages: Sequence[Stage]) -> int:
     if name not in names:
         raise SynthesisError(f"there is no stage {name!r}; the stages are {', '.join(names)}")
     return names.index(name)
-
-
-def in_processes(
-    function: Callable[[Given], Made], items: Sequence[Given], num_workers: int, per_task: int = 32
-) -> Iterator[Made]:
-    """`map(function, items)` over worker processes, in order; in this process where one worker is enough.
-
-    Args:
-        function: Of a module, or a partial of one: it must be picklable.
-        num_workers: Processes; each starts in about a second.
-        per_task: Items that travel together.
-    """
-    if num_workers <= 1 or len(items) <= per_task:
-        yield from map(function, items)
-        return
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
-        try:
-            yield from pool.map(function, items, chunksize=per_task)
-        except GeneratorExit:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _end_with_parent() -> None:
-    """Workers of a killed process would wait for work for ever."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

@@ -25,11 +25,12 @@ from typing import ClassVar
 from PIL import Image, ImageOps
 
 from ...image_reading_fafa import UnreadableImageError, open_image
+from ...workers import in_processes
 from ..components import Record, SynthesisError, TextRequest, free, seed_of
 from ..models import ChatModel, ServerModel
 from ..pictures import save_picture
 from ..settings import deciding
-from ..stages import REJECTED, ItemStage, PartStage, Workspace, as_line, in_processes, read_lines, write_whole
+from ..stages import REJECTED, ItemStage, PartStage, Workspace, as_line, read_lines, write_whole
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
+from ...workers import in_processes
 from ..components import ImageModel, ImageRequest, PaintedImage, SynthesisError, free
-from ..stages import in_processes
 from ..world.painter import paint_person
 from ..world.people import Identity, Outfit, Scene, outfit_from_dict, sample_identity, sample_scene
 from ..world.places import paint_place

@@ -13,12 +13,10 @@ for several people; `cpr_id` numbers quadruple and direction. As in ITCPR, a gal
 """
 
 import json
-import multiprocessing
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
+from ...workers import in_processes, num_cores
 from .captions import describe_change, describe_outfit
 from .painter import paint_person
 from .people import (
@@ -296,13 +295,9 @@ def paint_pictures(
     numbered = list(enumerate(pictures))
     tasks = [numbered[start : start + _PICTURES_PER_TASK] for start in range(0, len(numbered), _PICTURES_PER_TASK)]
     paint = partial(_paint_task, root=root, image_size=image_size, seed=seed)
-    num_workers = min(num_workers or os.cpu_count() or 1, len(tasks))
     with tqdm(total=len(pictures), unit="picture", desc="Painting", mininterval=1, disable=not show_progress) as bar:
-        if num_workers == 1:
-            _advance(bar, map(paint, tasks))
-            return
-        with ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            _advance(bar, pool.map(paint, tasks))
+        for num_painted in in_processes(paint, tasks, num_workers or num_cores(), per_task=1):
+            bar.update(num_painted)
 
 
 def _paint_task(
@@ -314,11 +309,6 @@ def _paint_task(
         image = paint_person(picture.identity, picture.outfit, scene, image_size)
         image.save(root / picture.path, **_SAVE_OPTIONS[Path(picture.path).suffix])
     return len(numbered_pictures)
-
-
-def _advance(bar: tqdm, finished_tasks: Iterable[int]) -> None:
-    for num_painted in finished_tasks:
-        bar.update(num_painted)
 
 
 def _is_finished(output_dir: Path, parameters: dict) -> bool:

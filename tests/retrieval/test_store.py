@@ -503,7 +503,7 @@ def test_workers_by_default_where_enough_is_to_be_read(
             super().__init__(*arguments, num_workers=0, **options)
 
     monkeypatch.setattr(encoding, "IMAGES_WORTH_WORKERS", 2)
-    monkeypatch.setattr(encoding, "_num_cores", lambda: 16)
+    monkeypatch.setattr(encoding, "num_cores", lambda: 16)
     open_gallery(model, processor, photos, tmp_path / "f")
     for number in range(num_new):
         (photos[0].parent / f"{20 + number}.png").write_bytes(photos[number].read_bytes())

@@ -21,7 +21,6 @@ from fafa.synthesis.stages import (
     WholeStage,
     Workspace,
     discard_from,
-    in_processes,
     run_stages,
     write_whole,
 )
@@ -316,7 +315,3 @@ def test_a_picture_is_there_whole_or_not_at_all(tmp_path):
     with pytest.raises(OSError):
         save_picture(Torn(), tmp_path / "a.png", quality=90)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_processes_keep_the_order():
-    assert list(in_processes(abs, range(-100, 0), num_workers=2)) == list(range(100, 0, -1))

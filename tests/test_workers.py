@@ -1,0 +1,60 @@
+"""Worker processes: results in order, and an end with whatever they serve or lose."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fafa.workers import in_processes
+
+
+def test_results_come_in_order():
+    assert list(in_processes(abs, range(-100, 0), num_workers=2)) == list(range(100, 0, -1))
+
+
+def test_a_killed_worker_ends_the_run_with_a_remedy_instead_of_hanging_it():
+    with pytest.raises(RuntimeError, match=r"worker process died.*fewer workers"):
+        list(in_processes(_die, range(8), num_workers=2, per_task=1))
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    """They used to wait for work for ever, of the world painter above all."""
+    script = (
+        "import sys, time; from fafa.workers import in_processes; from pathlib import Path\n"
+        "import test_workers\n"
+        "if __name__ == '__main__': list(in_processes(test_workers.note_and_wait, [sys.argv[1]] * 4, 2, per_task=1))"
+    )
+    environment = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}  # noqa: PTH120
+    run = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], env=environment)
+    workers = _wait_for(lambda: [int(file.name) for file in tmp_path.iterdir()], "no worker started")
+    run.kill()
+    run.wait()
+    _wait_for(lambda: not any(map(_runs, workers)), "workers are left behind")
+
+
+def note_and_wait(folder: str) -> None:
+    open(f"{folder}/{os.getpid()}", "w").close()  # noqa: PTH123
+    time.sleep(600)
+
+
+def _die(number: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _runs(process: int) -> bool:
+    try:
+        with open(f"/proc/{process}/stat") as file:  # noqa: PTH123
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def _wait_for(look, message: str, seconds: float = 60):
+    end = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < end, message
+        time.sleep(0.05)
+    return found

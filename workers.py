@@ -1,0 +1,58 @@
+"""Worker processes: how many, how they start, and how they end with the run they serve. Imports little, as they do."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from typing import TypeVar
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+
+def num_cores() -> int:
+    """Those that this process may use: fewer than the machine has in a container, or under taskset."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_processes(
+    function: Callable[[Given], Made], items: Sequence[Given], num_workers: int, per_task: int = 32
+) -> Iterator[Made]:
+    """`map(function, items)` over worker processes, in order; in this process where one worker is enough.
+
+    With more than one, call it under `if __name__ == "__main__":`, as with any multiprocessing.
+
+    Args:
+        function: Of a module, or a partial of one: it must be picklable.
+        num_workers: Processes; each starts in about a second.
+        per_task: Items that travel together.
+
+    Raises:
+        RuntimeError: a worker process died. And whatever `function` raises.
+    """
+    num_workers = min(num_workers, -(-len(items) // per_task))
+    if num_workers <= 1:
+        yield from map(function, items)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=start_worker) as pool:
+        results = pool.map(function, items, chunksize=per_task)
+        try:
+            with closing(results):  # so that an interruption does not wait for all of them
+                yield from results
+        except BrokenProcessPool:
+            raise RuntimeError(
+                "a worker process died, perhaps for lack of memory. What was finished until then is kept: give the "
+                "same command again, with fewer workers if need be."
+            ) from None
+
+
+def start_worker() -> None:
+    """Prepares a worker process: its parent alone answers Ctrl-C, and it ends with its parent, even a killed one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
