@@ -62,7 +62,8 @@ def stamp_of(status: os.stat_result) -> tuple[int, int, int, int]:
     """What is quickly known of a file: size, time of change, time of its entry's last change, number of the entry.
 
     Equal stamps at one path mean equal contents: a program that sets the time of change back (`cp -p`, `rsync -t`,
-    `unzip`) cannot set the entry's. Different stamps mean nothing: after `cp -r` all differ. Then `contents_of` decides.
+    `unzip`) cannot set the entry's. Different stamps mean nothing, since after `cp -r` all differ: then `contents_of`
+    decides.
     """
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
