@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TypeVar
 
 Given = TypeVar("Given")
@@ -40,7 +40,8 @@ def in_processes(
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_workers, mp_context=context, initializer=start_worker) as pool:
-        results = pool.map(function, items, chunksize=per_task)
+        with _interrupts_withheld():
+            results = pool.map(function, items, chunksize=per_task)  # starts the processes
         try:
             with closing(results):  # so that an interruption does not wait for all of them
                 yield from results
@@ -51,8 +52,21 @@ def in_processes(
             ) from None
 
 
+@contextmanager
+def _interrupts_withheld() -> Iterator[None]:
+    """Processes started meanwhile never see Ctrl-C, not even while they are starting: their parent alone answers it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def start_worker() -> None:
-    """Prepares a worker process: its parent alone answers Ctrl-C, and it ends with its parent, even a killed one."""
+    """Prepares a worker process: it leaves Ctrl-C to its parent, and ends with its parent, even a killed one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -27,7 +28,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
         "import test_workers\n"
         "if __name__ == '__main__': list(in_processes(test_workers.note_and_wait, [sys.argv[1]] * 4, 2, per_task=1))"
     )
-    environment = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}  # noqa: PTH120
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
     run = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], env=environment)
     workers = _wait_for(lambda: [int(file.name) for file in tmp_path.iterdir()], "no worker started")
     run.kill()
@@ -35,8 +36,21 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     _wait_for(lambda: not any(map(_runs, workers)), "workers are left behind")
 
 
+def test_workers_that_are_starting_leave_ctrl_c_to_their_parent(tmp_path):
+    """Every worker used to print a traceback when Ctrl-C came while it was importing."""
+    script = (
+        "from fafa.workers import in_processes\nif __name__ == '__main__': print(*in_processes(abs, [-1, -2], 2, 1))"
+    )
+    (tmp_path / "script.py").write_text(f"import time\ntime.sleep(__name__ != '__main__')\n{script}", encoding="utf-8")
+    run = subprocess.Popen([sys.executable, tmp_path / "script.py"], stdout=subprocess.PIPE, start_new_session=True)
+    started = _wait_for(lambda: _workers_of(run.pid), "no worker started")
+    for worker in started:
+        os.kill(worker, signal.SIGINT)
+    assert run.communicate(timeout=60)[0].split() == [b"1", b"2"]
+
+
 def note_and_wait(folder: str) -> None:
-    open(f"{folder}/{os.getpid()}", "w").close()  # noqa: PTH123
+    Path(folder, str(os.getpid())).touch()
     time.sleep(600)
 
 
@@ -44,10 +58,14 @@ def _die(number: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _workers_of(process: int) -> list[int]:
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
 def _runs(process: int) -> bool:
     try:
-        with open(f"/proc/{process}/stat") as file:  # noqa: PTH123
-            return file.read().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
