@@ -1,19 +1,36 @@
 """The one reader of pictures: from anything that holds one to upright 8-bit RGB pixels.
 
 Whoever opens a picture that the program did not make itself calls it: the image processor, search, `verify`, `export`,
-sheets, and what asks image servers. Imports little: worker processes that only open images import nothing else.
+sheets, and what asks image servers. So all of them judge alike whether a picture is sound:
+
+- A file is what its contents say, whatever its name, and only the formats of photographs are opened (`PHOTO_FORMATS`).
+  Pillow knows others, and starts another program for some of them (Ghostscript for EPS).
+- A picture is sound if all its pixels can be decoded. A file that lacks its last bytes is sound if no pixel is lost.
+  Metadata never decides: what cannot be used of it is left out.
+- A picture has a budget of bytes, pixels, memory and computing time. What exceeds it is that picture's fault.
+
+A file is read whole before it is decoded. So an error of the system (`InaccessibleImageError`) and an error of the
+picture (`UnreadableImageError`) cannot be confused. Of an animation the first picture counts.
+
+Imports little: worker processes that only open images import nothing else.
 """
 
 import errno
+import logging
 import os
+import re
+import stat
 import sys
-from collections.abc import Mapping
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 try:  # an iPhone's HEIC, where it is installed; here, so that DataLoader workers open it, too
     from pillow_heif import register_heif_opener
@@ -22,19 +39,91 @@ except ImportError:
 else:
     register_heif_opener()
 
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+# As Pillow calls them; HEIF is there with pillow-heif, JXL with pillow-jxl-plugin, AVIF depends on Pillow's build.
+PHOTO_FORMATS = frozenset(
+    {"AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "MPO", "PNG", "PPM", "TIFF", "WEBP"}
+)
+
+# The budget of one picture.
+MAX_BYTES = 2**28  # of the file: an uncompressed picture of 89 megapixels
+MAX_SIDE = 65_535  # JPEG's own limit; beyond it, resizing alone needs more memory than there is
+MAX_PIXELS = 89_478_485  # decoded: where Pillow begins to warn of decompression bombs
+MAX_PHOTO_PIXELS = 2**28  # of a JPEG that can be decoded at 1/2 to 1/8 of its size: phones take 200 megapixels
+MAX_SCANS = 100  # of a JPEG; a usual progressive one has 10, and each costs a pass over the picture
+MAX_MEMORY = 2**30  # bytes while decoding; eight workers do this at once
+MAX_SECONDS = 20  # of computing, not waiting: a verdict must not depend on how busy the machine or a network drive is
+
+# Bytes that a pixel takes while it is decoded and converted: what Pillow's 4 and the 4 of a copy are not enough for.
+_BYTES_PER_PIXEL = {"AVIF": 12, "HEIF": 12, "JPEG2000": 32, "JXL": 16, "WEBP": 16}
+_STRIP_PIXELS = 2**22  # converted at a time
+_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_SCALES = (8, 4, 2)  # at which libjpeg decodes
+
 _EXIF_ORIENTATION = 0x0112
-_CHANNELS = (1, 2, 3, 4)
-# Trouble of the system, the disk or the network: says nothing about the picture, and may have passed by the next try.
-_SYSTEM_TROUBLE = {
-    *("EACCES", "EPERM", "EAGAIN", "EBUSY", "EINTR", "EIO", "EMFILE", "ENFILE", "ENOLCK", "ENOMEM", "ENODEV", "ENXIO"),
-    *("EREMOTEIO", "ESTALE", "ECONNABORTED", "ECONNRESET", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH"),
-    *("ENOTCONN", "ESHUTDOWN", "ETIMEDOUT"),
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = (5, 6, 7, 8)
+_CHANNELS = (1, 2, 3, 4)
+
+# Trouble that may have passed a moment later, on a network drive above all.
+_PASSING_TROUBLE = {
+    getattr(errno, name, None)
+    for name in (
+        *("EAGAIN", "EBUSY", "EINTR", "EIO", "EMFILE", "ENFILE", "ENODEV", "ENOLCK", "ENOMEM", "ENXIO", "EREMOTEIO"),
+        *("ECONNABORTED", "ECONNRESET", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENOTCONN"),
+        *("ESHUTDOWN", "ESTALE", "ETIMEDOUT"),
+    )
+} - {None}
+_PAUSES = (0.05, 0.2)  # seconds between attempts; short, since a dead drive makes every picture wait so long
+_NAMES_NOTHING = {errno.ENOENT, errno.ENOTDIR}
+_NO_PATH = {errno.ELOOP, errno.ENAMETOOLONG}
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
 _SOURCES = "a PIL image, an array, a tensor, a path or a mapping with 'path' or 'bytes'"
+_REMEDY = "fetch or export the file again, or leave it out"
+_AGAIN = "download it again, with the login that its address asks for"
+_OTHER_FORMAT = "convert it to PNG or JPEG, or leave it out"
+_SHRINK = "shrink or cut it, or leave it out"
+_STRANGERS = (  # how files begin that lie about where pictures are expected; what they are, and what to do
+    (rb"version https://git-lfs", "a pointer of Git LFS, the picture itself was not fetched", "run git lfs pull"),
+    (rb"\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)", "a web page, say of a login or an error", _AGAIN),
+    (rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!doctype svg[^>]*>\s*)?<svg", "an SVG drawing", _OTHER_FORMAT),
+    (rb"\s*<\?xml|\s*<Error>", "an XML document, say a server's error", _AGAIN),
+    (rb"\s*[\[{]\s*(\"|\]|\}|\{|\[)", "a JSON document, say a server's error", _AGAIN),
+    (rb"PK\x03\x04|PK\x05\x06|\x1f\x8b|BZh|\xfd7zXZ\x00|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd|.{257}ustar", "an archive",
+     "unpack it"),
+    (rb"%PDF", "a PDF document", _OTHER_FORMAT),
+    (rb"%!PS|\xc5\xd0\xd3\xc6", "a PostScript drawing, which only another program could draw", _OTHER_FORMAT),
+    (rb"8BPS", "a Photoshop document", _OTHER_FORMAT),
+    (rb"DDS |BLP[12]|FTEX|\x00\x00[\x01\x02]\x00|icns", "a texture or an icon, no photograph", _OTHER_FORMAT),
+    (rb"....ftyp(hei|hev|mif1|msf1)", "a HEIC photograph, which needs pillow-heif", "pip install pillow-heif"),
+    (rb"....ftypavi", "an AVIF photograph, which this build of Pillow lacks", "install a newer Pillow"),
+    (rb"\xff\x0a|\x00\x00\x00\x0cJXL ", "a JPEG XL photograph, which needs a plugin",
+     "pip install pillow-jxl-plugin and import pillow_jxl, or convert it"),
+    (rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI |\x00\x00\x01\xba", "a video", "export its pictures, or leave it out"),
+    (rb"\x00{16}", "full of zeros, as after a power cut or a broken download", _REMEDY),
+    (rb"[\t\n\r\x20-\x7e]{16}", "a text", _REMEDY),
+)  # fmt: skip
 
 
 class UnreadableImageError(ValueError):
-    """A file or picture that exists but cannot be decoded: truncated, empty, not an image, far too large.
+    """A file or picture that exists but cannot be decoded: truncated, empty, no photograph, beyond the budget.
 
     This is the one error that a policy of skipping corrupt images should catch: a missing file (`FileNotFoundError`)
     or a wrong type (`TypeError`) points at a broken data set or program, not at one bad picture.
@@ -42,34 +131,69 @@ class UnreadableImageError(ValueError):
     Attributes:
         source (`str`): What was being read, as named in the message.
         path (`str` or `None`): The file, where there is one.
+        reason (`str`): The message without the file's name: cause and remedy.
     """
 
     # One positional argument, so that the error survives pickling and the DataLoader's re-raise in the main process.
-    def __init__(self, message: str, source: str = "image", path: str | None = None):
+    def __init__(self, message: str, source: str = "image", path: str | None = None, reason: str | None = None):
         super().__init__(message)
         self.source = source
         self.path = path
+        self.reason = message if reason is None else reason
 
 
 class InaccessibleImageError(OSError):
     """A file that is there but cannot be read now: no permission, a disk or network drive in trouble.
 
-    It says nothing about the picture, so nobody may keep it as a verdict on the picture.
+    It says nothing about the picture, so nobody may keep it as a verdict on the picture. Troubles that may pass were
+    tried again before.
 
     Attributes:
         errno, filename: As of the operating system's error.
         source (`str`): What was being read, as named in the message.
+        reason (`str`): The message without the file's name: cause and remedy.
     """
 
-    def __init__(self, message: str, number: int | None = None, path: str | None = None):
+    def __init__(self, message: str, number: int | None = None, path: str | None = None, reason: str | None = None):
         super().__init__(message)
         self.errno, self.filename, self.source = number, path, path or "image"
+        self.reason = message if reason is None else reason
 
     def __str__(self) -> str:
         return str(self.args[0])
 
+    def __reduce__(self):  # an OSError's own forgets what was set
+        return type(self), (self.args[0], self.errno, self.filename, self.reason)
 
-def open_image(image: Any, name: str = "image") -> Image.Image:
+
+class ImageFacts(NamedTuple):
+    """What `inspect_image` tells of a sound picture.
+
+    Attributes:
+        format (`str`): As Pillow calls it: "JPEG", "PNG", ...
+        width, height (`int`): Of the upright picture, in pixels.
+    """
+
+    format: str
+    width: int
+    height: int
+
+
+class _Refused(Exception):
+    """A picture is not what may be read. The message is the cause."""
+
+    def __init__(self, cause: str, remedy: str = _REMEDY):
+        super().__init__(cause)
+        self.remedy = remedy
+
+
+def photo_formats() -> tuple[str, ...]:
+    """The formats among `PHOTO_FORMATS` that this installation decodes, in the order in which Pillow tries them."""
+    Image.init()  # imports Pillow's plugins, once
+    return tuple(name for name in Image.OPEN if name in PHOTO_FORMATS)
+
+
+def open_image(image: Any, name: str = "image", at_least: tuple[int, int] | None = None) -> Image.Image:
     """Reads one picture as an upright 8-bit RGB image.
 
     Args:
@@ -78,6 +202,10 @@ def open_image(image: Any, name: str = "image") -> Image.Image:
             both fit, arrays are read as channels last and tensors as channels first) with 1 to 4 channels: uint8,
             bool, uint16, other integers within 0..255, or floats within 0..1.
         name (`str`): How messages call the picture, for instance `"images[3]"`.
+        at_least (`tuple[int, int]`, *optional*): Width and height that are enough. A JPEG file is then decoded at 1/2,
+            1/4 or 1/8 of its size where it stays at least so large, which is several times faster; pixels differ
+            slightly from those of the whole picture, resized. Without it, a file comes in its full size, but for JPEGs
+            of more than `MAX_PIXELS` pixels.
 
     Returns:
         `PIL.Image.Image`: Mode RGB, EXIF orientation applied. Transparent parts lie over white, as a viewer shows them
@@ -87,97 +215,380 @@ def open_image(image: Any, name: str = "image") -> Image.Image:
     Raises:
         FileNotFoundError: There is no such file.
         InaccessibleImageError: The file is there, but cannot be read now; an `OSError`.
-        UnreadableImageError: The picture cannot be decoded, or exceeds Pillow's limit against decompression bombs.
+        UnreadableImageError: The picture cannot be decoded, is no photograph, or exceeds the budget.
         ValueError: An array of another rank or size, or with values that are not pixels (NaN, out of range).
         TypeError: None of the above, or an array of another dtype.
     """
     if isinstance(image, Image.Image):
-        return _decode(image, name, getattr(image, "filename", None) or None)
-    if isinstance(image, (str, os.PathLike)):
-        return _decode(image, name, os.fspath(image))
-    if isinstance(image, Mapping):
-        return _open_mapping(image, name)
+        return _from_pil(image, name)
     if isinstance(image, np.ndarray):
         return _image_from_array(image, name)
     if _is_tensor(image):
         array = image.detach().cpu()
         array = array.float().numpy() if array.is_floating_point() else array.numpy()
         return _image_from_array(array, name, channels_first=True)
-    raise TypeError(f"{name}: expected {_SOURCES}, got {type(image).__name__}.")
+    data, path = _contents(image, name)
+    return _decode(data, name, path, lambda opened: _read_pixels(opened, data, at_least))
 
 
-def _open_mapping(image: Mapping, name: str) -> Image.Image:
+def inspect_image(image: Any, name: str = "image", decode: bool = True) -> ImageFacts:
+    """Tells whether a picture is sound, as `open_image` would, and its size; of a JPEG it decodes an eighth.
+
+    Args:
+        image: A path, or a mapping with `"bytes"` or `"path"`.
+        name (`str`): How messages call the picture.
+        decode (`bool`): Whether to decode the pixels. If not, only the header is read, which is no verdict.
+
+    Raises:
+        As `open_image`.
+    """
+    data, path = _contents(image, name)
+
+    def inspect(opened: Image.Image) -> ImageFacts:
+        kind, size, is_jpeg = opened.format, opened.size, _is_jpeg(opened)
+        if decode:
+            pixels = _read_pixels(opened, data, at_least=(1, 1))
+            size = size if is_jpeg else pixels.size
+        else:
+            _check_size(opened, data)
+        if is_jpeg and _orientation(opened) in _SIDEWAYS:
+            size = size[::-1]
+        return ImageFacts(kind, *size)
+
+    return _decode(data, name, path, inspect)
+
+
+def read_image_file(path: str | os.PathLike, name: str = "image") -> bytes:
+    """The contents of a picture's file: a regular one, no larger than `MAX_BYTES`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        InaccessibleImageError: It is there, but cannot be read now. Troubles that may pass were tried again.
+        UnreadableImageError: It is a folder, a named pipe, a device, empty or too large.
+    """
+    path = os.fsdecode(path)
+    for pause in (*_PAUSES, None):
+        try:
+            return _read_file(path)
+        except OSError as error:
+            if error.errno in _PASSING_TROUBLE and pause is not None:
+                time.sleep(pause)
+                continue
+            if error.errno in _NAMES_NOTHING:
+                raise FileNotFoundError(
+                    f"{name}: no file {path!r} (current folder: {Path.cwd()}). Check the folder that paths are "
+                    "relative to; pictures behind a URL must be downloaded first."
+                ) from error
+            if error.errno in _NO_PATH:
+                raise _unreadable(name, path, error) from error
+            raise _inaccessible(name, path, error) from error
+        except (_Refused, ValueError, MemoryError) as error:  # ValueError: a NUL in the path
+            raise _unreadable(name, path, error) from error
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _read_file(path: str) -> bytes:
+    _check_file(os.stat(path))  # noqa: PTH116 - before opening, which may hang or do something to a device
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    with open(path, "rb", buffering=0, opener=lambda file, _: os.open(file, flags)) as stream:
+        _check_file(os.fstat(stream.fileno()))
+        return stream.read()
+
+
+def _check_file(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no regular file")
+        raise _Refused(f"it is {kind}", "name a picture's file")
+    if status.st_size == 0:
+        raise _Refused("it is empty")
+    if status.st_size > MAX_BYTES:
+        raise _Refused(f"a picture's file may have {MAX_BYTES:,} bytes", _SHRINK)
+
+
+def _contents(image: Any, name: str) -> tuple[bytes, str | None]:
+    """The bytes of a picture that is given as a path or a mapping, and its path if it has one."""
+    if isinstance(image, (str, os.PathLike)):
+        return read_image_file(image, name), os.fsdecode(image)
+    if not isinstance(image, Mapping):
+        raise TypeError(f"{name}: expected {_SOURCES}, got {type(image).__name__}.")
     data, path = image.get("bytes"), image.get("path")
+    path = None if path is None else os.fsdecode(path)
     if data is not None:
-        return _decode(BytesIO(data), name, path)
+        return bytes(data), path
     if path is not None:
-        return _decode(path, name, os.fspath(path))
+        return read_image_file(path, name), path
     raise TypeError(f"{name}: expected a mapping with 'bytes' or 'path', got the keys {sorted(image)}.")
 
 
-def _decode(source: Image.Image | str | os.PathLike | BytesIO, name: str, path: str | None) -> Image.Image:
-    """Opens, loads, turns upright and converts; names the picture in whatever goes wrong."""
+def _from_pil(image: Image.Image, name: str) -> Image.Image:
+    """A picture that somebody else has opened; perhaps it is not decoded yet."""
+    path = getattr(image, "filename", None)
+    path = os.fsdecode(path) if path else None
     try:
-        if isinstance(source, Image.Image):
-            return _to_rgb(source)
-        with Image.open(source) as image:
-            return _to_rgb(image)
+        if getattr(image, "tile", None) and image.format not in PHOTO_FORMATS:
+            raise _Refused(f"{image.format} is no format of photographs", "call its load() before, if it is trusted")
+        return _read_pixels(image)
     except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{name}: no file {path!r} (current folder: {Path.cwd()}). Check the folder that paths are relative to; "
-            "pictures behind a URL must be downloaded first."
-        ) from error
-    # A decoder that meets a broken file raises nearly anything: OSError, SyntaxError, struct.error, zlib.error, ...
-    except Exception as error:
-        if isinstance(error, MemoryError):
+        raise FileNotFoundError(f"{name}: no file {path!r}.") from error
+    except Exception as error:  # a decoder raises nearly anything
+        if isinstance(error, OSError) and error.errno is not None:
+            raise _inaccessible(name, path, error) from error
+        raise _unreadable(name, path, error) from error
+
+
+def _decode(data: bytes, name: str, path: str | None, use: Callable[[Image.Image], Result]) -> Result:
+    """What `use` makes of the opened picture; names the picture in whatever goes wrong."""
+    try:
+        end = time.thread_time() + MAX_SECONDS
+        if not data:
+            raise _Refused("it is empty")
+        if len(data) > MAX_BYTES:
+            raise _Refused(f"a picture's file may have {MAX_BYTES:,} bytes", _SHRINK)
+        try:
+            return use(_open(data, end))
+        except (_Refused, MemoryError):
             raise
-        where = f"{name}: {path!r}" if path else name
-        if errno.errorcode.get(getattr(error, "errno", None)) in _SYSTEM_TROUBLE:
-            raise InaccessibleImageError(
-                f"{where} cannot be read now ({error.strerror or error}). See to its permissions, or to the disk or "
-                "network drive it lies on, and start again.",
-                error.errno,
-                path,
-            ) from error
-        size = f" ({Path(path).stat().st_size} bytes)" if path and Path(path).is_file() else ""
-        raise UnreadableImageError(
-            f"{where}{size} cannot be read as an image ({type(error).__name__}: {error}). "
-            "Expected a whole picture in a format that Pillow opens; fetch or export the file again, or leave it out.",
-            source=path or name,
-            path=path,
-        ) from error
+        except Exception:  # a decoder that meets a broken file raises nearly anything
+            bare = _without_metadata(data)
+            if bare is None:
+                raise
+            try:
+                return use(_open(bare, end))
+            except Exception as error:
+                logger.debug("%s is not sound without its metadata either: %s", path or name, error)
+            raise
+    except Exception as error:
+        raise _unreadable(name, path, error, len(data)) from error
+
+
+def _unreadable(name: str, path: str | None, error: Exception, num_bytes: int | None = None) -> UnreadableImageError:
+    """The error that names a picture, for what was raised over it."""
+    if isinstance(error, MemoryError):
+        error = _Refused("there is not enough memory to decode it", _SHRINK)
+    cause = str(error) if isinstance(error, _Refused) else f"{type(error).__name__}: {error}"
+    reason = f"cannot be read as an image: {cause}. Remedy: {getattr(error, 'remedy', _REMEDY)}."
+    if num_bytes is None and path is not None:
+        with suppress(OSError, ValueError):
+            num_bytes = Path(path).stat().st_size
+    where = f"{name}: {path!r}" if path else name
+    size = "" if num_bytes is None else f" ({num_bytes} bytes)"
+    return UnreadableImageError(f"{where}{size} {reason}", source=path or name, path=path, reason=reason)
+
+
+def _inaccessible(name: str, path: str | None, error: OSError) -> InaccessibleImageError:
+    reason = (
+        f"cannot be read now ({error.strerror or error}). See to its permissions, or to the disk or network drive it "
+        "lies on, and start again."
+    )
+    where = f"{name}: {path!r}" if path else name
+    return InaccessibleImageError(f"{where} {reason}", error.errno, path, reason)
+
+
+class _Stream(BytesIO):
+    """Bytes in memory that refuse to be read on when the time is over: decoders ask for a block after another."""
+
+    def __init__(self, data: bytes, end: float):
+        super().__init__(data)
+        self._end = end
+
+    def read(self, size: int | None = -1) -> bytes:
+        if time.thread_time() > self._end:
+            raise _Refused(f"decoding it takes more than {MAX_SECONDS} seconds of computing", _SHRINK)
+        return super().read(size)
+
+
+def _open(data: bytes, end: float) -> Image.Image:
+    """The picture, its header read.
+
+    Not by `Image.open`: it refuses by its own limit of pixels, which is the whole program's, and hides why a file that
+    it recognised cannot be opened.
+    """
+    failed = None
+    for name in photo_formats():
+        factory, accepts = Image.OPEN[name]
+        accepted = accepts is None or accepts(data[:16])
+        if isinstance(accepted, str):  # the format, but this Pillow lacks its library
+            failed = _Refused(accepted, _OTHER_FORMAT)
+        elif accepted:
+            try:
+                return factory(_Stream(data, end), "")
+            except SyntaxError as error:  # not this format after all, or broken
+                failed = error
+    raise failed or _stranger(data)
+
+
+def _stranger(data: bytes) -> _Refused:
+    """What a file is, if not a photograph."""
+    start = data[:1024]
+    for pattern, kind, remedy in _STRANGERS:
+        if re.match(pattern, start, re.IGNORECASE | re.DOTALL):
+            return _Refused(f"it is {kind}", remedy)
+    return _Refused(
+        f"it is in none of the formats {', '.join(sorted(photo_formats()))}, or its first bytes are damaged"
+    )
+
+
+def _read_pixels(image: Image.Image, data: bytes | None = None, at_least: tuple[int, int] | None = None) -> Image.Image:
+    """Decodes an opened picture: upright 8-bit RGB. `data` are its bytes, where it comes of them."""
+    is_jpeg = data is not None and _is_jpeg(image)
+    _check_size(image, data)
+    if is_jpeg:
+        orientation = _orientation(image)  # in the header; before the draft changes the size
+        _draft(image, at_least and at_least[::-1] if orientation in _SIDEWAYS else at_least)
+    image.load()
+    if not is_jpeg:
+        orientation = _orientation(image)  # a PNG's may lie behind the pixels; Pillow turns a TIFF itself
+    rgb = _to_rgb(image)
+    if orientation not in _TURNS:
+        return rgb
+    rgb = rgb.transpose(_TURNS[orientation])
+    rgb.info = {}  # or it would be turned once more where it is opened again
+    return rgb
+
+
+def _check_size(image: Image.Image, data: bytes | None) -> None:
+    """Refuse what is beyond the budget, before it is decoded."""
+    width, height = image.size
+    shape, pixels = f"{width:,} x {height:,} pixels", width * height
+    if max(width, height) > MAX_SIDE:
+        raise _Refused(f"it has {shape}, and a side may have {MAX_SIDE:,}", _SHRINK)
+    most = MAX_PIXELS
+    if data is not None and _is_jpeg(image):
+        scans = _count_scans(data)
+        if scans > MAX_SCANS:
+            raise _Refused(f"it has {scans:,} scans, and a JPEG may have {MAX_SCANS}", "save it anew, or leave it out")
+        if scans > 1:
+            image.decodermaxblock = 4096  # each block may hold several scans, and the time is looked at in between
+        else:
+            most = MAX_PHOTO_PIXELS  # the decoder keeps a few lines; of several scans it keeps everything
+    most = min(most, MAX_MEMORY // _BYTES_PER_PIXEL.get(image.format, 1))
+    if pixels > most:
+        raise _Refused(f"it has {shape}, and a {image.format or 'picture'} may have {most / 1e6:.0f} million", _SHRINK)
+
+
+def _is_jpeg(image: Image.Image) -> bool:
+    return image.format in ("JPEG", "MPO")
+
+
+def _draft(image: Image.Image, at_least: tuple[int, int] | None) -> None:
+    """Have a JPEG decoded at a smaller scale, as far as its size is enough and as its number of pixels demands."""
+    width, height = image.size
+    enough = min(width // max(at_least[0], 1), height // max(at_least[1], 1)) if at_least else 1
+    scale = next((scale for scale in _SCALES if scale <= enough), 1)
+    while width * height > MAX_PIXELS * scale * scale:
+        scale *= 2
+    if scale > 1:
+        image.draft(None, (width // scale, height // scale))
+
+
+def _orientation(image: Image.Image) -> int:
+    """How the picture is stored; 1, upright, where the metadata does not tell."""
+    try:
+        value = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception as error:  # damaged metadata raise nearly anything, and are no reason to refuse the pixels
+        logger.debug("EXIF ignored: %s", error)
+        return 1
+    return value if value in _TURNS else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
     if image.mode == "RGB" and "transparency" not in image.info:
-        image.load()
         return image
     if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+        return _grey_to_8_bit(image).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgb = Image.new("RGB", image.size)
+    for box in _strips(image):  # a whole copy for each step would take the memory of five pictures
+        part = image.crop(box).convert("RGBA")
+        rgb.paste(Image.alpha_composite(Image.new("RGBA", part.size, "white"), part).convert("RGB"), box)
+    return rgb
 
 
-def _to_8_bit(values: np.ndarray) -> np.ndarray:
-    """Scales grey values of a PIL image in mode I or F, whose range no header tells, to uint8.
+def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes of a few million pixels each that cover a picture."""
+    width, height = image.size
+    rows = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        yield 0, top, width, min(top + rows, height)
+
+
+def _grey_to_8_bit(image: Image.Image) -> Image.Image:
+    """Scales a PIL image in mode I or F to mode L."""
+    parts = [np.asarray(image.crop(box)) for box in _strips(image)]
+    low, high = np.min([part.min() for part in parts]), np.max([part.max() for part in parts])  # NaN stays NaN
+    white = _white(parts[0].dtype, low, high)
+    grey = Image.new("L", image.size)
+    for box, part in zip(_strips(image), parts, strict=True):
+        grey.paste(Image.fromarray(_scale(part, white)), box)
+    return grey
+
+
+def _white(dtype: np.dtype, low: float, high: float) -> int:
+    """The value that stands for white, given the extremes; no header tells.
 
     uint16 counts from 0 to 65535. Otherwise the range is the smallest usual one that holds the values: 1 (floats),
     255 or 65535.
     """
-    top = values.max(initial=0)
-    if not (values.min(initial=0) >= 0 and top <= 65535):  # also true for NaN
-        raise ValueError(f"grey values from {values.min()} to {top}, expected 0..65535; scale them to 0..255 first")
-    if values.dtype.itemsize == 2 or top > 255:
-        white = 65535
-    elif values.dtype.kind == "f" and top <= 1:
-        white = 1
-    else:
-        white = 255
+    if not (low >= 0 and high <= 65535):  # also true for NaN
+        raise ValueError(f"grey values from {low} to {high}, expected 0..65535; scale them to 0..255 first")
+    if dtype.itemsize == 2 or high > 255:
+        return 65535
+    return 1 if dtype.kind == "f" and high <= 1 else 255
+
+
+def _scale(values: np.ndarray, white: int) -> np.ndarray:
     return np.rint(values * (255 / white)).astype(np.uint8)
+
+
+def _without_metadata(data: bytes) -> bytes | None:
+    """A JPEG or PNG with its pixels, palette, transparency and EXIF alone; None for anything else."""
+    if data.startswith(_JPEG):
+        parts = [data[:2]]
+        for marker, start, end in _jpeg_segments(data):
+            is_exif = marker == 0xE1 and data[start + 4 : start + 8] == b"Exif"
+            if marker == 0xDA:
+                parts.append(data[start:])
+            elif is_exif or marker in (0xE0, 0xEE) or marker not in (*range(0xE0, 0xF0), 0xFE):  # JFIF and Adobe stay
+                parts.append(data[start:end])
+        return b"".join(parts)
+    if data.startswith(_PNG):
+        parts, start = [data[:8]], 8
+        while start + 8 < len(data):
+            end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+            kind, chunk = data[start + 4 : start + 8], data[start:end]
+            is_whole = zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
+            if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND") or (kind == b"eXIf" and is_whole):
+                parts.append(chunk)
+            start = end
+        return b"".join(parts)
+    return None
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, start and end of each segment of a JPEG's header; the last one is that of the first scan."""
+    start = 2
+    while (start := data.find(b"\xff", start)) >= 0 and start + 4 <= len(data):
+        marker = data[start + 1]
+        if marker in (0x00, 0x01, *range(0xD0, 0xDA)):  # without contents
+            start += 2
+        elif marker == 0xFF:  # a filler
+            start += 1
+        else:
+            end = start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+            yield marker, start, end
+            if marker == 0xDA:
+                return
+            start = end
+
+
+def _count_scans(data: bytes) -> int:
+    """How many scans a JPEG has; thumbnails and pictures behind it do not count."""
+    for marker, _, end in _jpeg_segments(data):
+        if marker == 0xDA:
+            end_of_picture = data.find(b"\xff\xd9", end)
+            return 1 + data.count(b"\xff\xda", end, end_of_picture if end_of_picture >= 0 else len(data))
+    return 0
 
 
 def _image_from_array(array: np.ndarray, name: str, channels_first: bool = False) -> Image.Image:
@@ -210,7 +621,7 @@ def _array_to_8_bit(array: np.ndarray, name: str) -> np.ndarray:
     if array.dtype == np.bool_:
         return array * np.uint8(255)
     if array.dtype.newbyteorder("=") == np.uint16:
-        return _to_8_bit(array)
+        return _scale(array, _white(array.dtype, 0, 0))
     if array.dtype.kind not in "iuf":
         raise TypeError(f"{name}: an array of dtype {array.dtype} holds no pixels. Expected integers or floats.")
     low, high = array.min(), array.max()
@@ -232,4 +643,13 @@ def _is_tensor(image: Any) -> bool:
     return "torch" in sys.modules and isinstance(image, sys.modules["torch"].Tensor)
 
 
-__all__ = ["InaccessibleImageError", "UnreadableImageError", "open_image"]
+__all__ = [
+    "PHOTO_FORMATS",
+    "ImageFacts",
+    "InaccessibleImageError",
+    "UnreadableImageError",
+    "inspect_image",
+    "open_image",
+    "photo_formats",
+    "read_image_file",
+]

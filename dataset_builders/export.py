@@ -22,8 +22,8 @@ Parquet has the data set's columns. WebDataset has a column per image, which end
 `datasets` reads ahead in Parquet: streaming shards of 500 MB took it 1 GB of memory, and a third of that from tars.
 
 An export that was stopped, be it by kill -9 or a full disk, goes on after the last finished shard when the same command
-is given again. Images are checked on the way: a PNG's checksums, anything else by decoding it (JPEG at an eighth of its
-size). The first broken one stops the export; `python -m fafa.dataset_builders.verify` finds all of them beforehand.
+is given again. Images are checked on the way, as training and `python -m fafa.dataset_builders.verify` judge them. The
+first broken one stops the export; `verify` finds all of them beforehand.
 """
 
 import argparse
@@ -47,13 +47,12 @@ from datasets.arrow_writer import ParquetWriter
 from datasets.utils.py_utils import convert_file_size_to_int
 from filelock import FileLock, Timeout
 from huggingface_hub.errors import HTTPError
-from PIL import Image
 from tqdm.auto import tqdm
 
 from ..files import whole_file
+from ..image_reading_fafa import UnreadableImageError, inspect_image, read_image_file
 from . import BUILDERS, register_builders
 from .dataset_card import Statistics, finished_parts, make_dataset_card, read_about, shard_pattern
-from .images import UNREADABLE
 from .records import BadRecord, Problems
 
 logger = logging.getLogger(__name__)
@@ -374,20 +373,12 @@ def _read_records(dataset: datasets.Dataset, title: str, shard: dict, bar: tqdm)
 def _read_image(file: str) -> tuple[bytes, str, int, int]:
     """An image file's bytes, format, width and height in pixels. Raises `BadRecord` if it is broken."""
     try:
-        data = Path(file).read_bytes()
+        data = read_image_file(file)
+        return data, *inspect_image({"bytes": data})
     except FileNotFoundError:
         raise BadRecord("names an image file that is missing", file) from None
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-            if image.format == "PNG":
-                image.verify()  # its checksums
-            else:
-                image.draft("L", (1, 1))  # spares most of a JPEG's decoding
-                image.load()
-    except UNREADABLE as error:
-        raise BadRecord(_BROKEN, f"{file}: {type(error).__name__}, {error}") from error
-    return data, image.format, width, height
+    except UnreadableImageError as error:
+        raise BadRecord(_BROKEN, f"{file}: {error.reason}") from error
 
 
 def _write_parquet(stream: BinaryIO, records: Iterable[dict], features: datasets.Features) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..image_reading_fafa import UnreadableImageError, open_image
 from .components import SynthesisError
 
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
@@ -30,17 +31,17 @@ class PictureFormat:
 
 
 def open_picture(picture: Path | Image.Image) -> Image.Image:
-    """A picture as RGB.
+    """A picture as RGB; see `open_image`.
 
     Raises:
-        SynthesisError: the file is missing or damaged.
+        SynthesisError: the file is missing or damaged, or cannot be read now.
     """
     try:
-        return (picture if isinstance(picture, Image.Image) else Image.open(picture)).convert("RGB")
+        return open_image(picture)
+    except UnreadableImageError as error:
+        raise SynthesisError(f"{picture}: {error.reason} Or delete it and give the same command again.") from error
     except OSError as error:
-        raise SynthesisError(
-            f"{picture}: cannot be read as a picture ({error}). Delete it and give the same command again."
-        ) from error
+        raise SynthesisError(str(error)) from error
 
 
 def list_pictures(folder: Path) -> list[Path]:

@@ -4,6 +4,7 @@ import copy
 import doctest
 import hashlib
 import json
+import os
 import pickle
 import runpy
 import struct
@@ -350,7 +351,7 @@ class TestBadFiles:
         header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
         chunk = struct.pack(">I", len(header)) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
         (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IDAT")
-        with pytest.raises(UnreadableImageError, match=r"bomb\.png.*DecompressionBombError"):
+        with pytest.raises(UnreadableImageError, match=r"bomb\.png.*60,000 x 60,000.*may have 89 million"):
             open_image(tmp_path / "bomb.png")
 
     def test_truncated_bytes_and_unloaded_images_name_their_source(self, person, tmp_path):
@@ -362,7 +363,7 @@ class TestBadFiles:
         with pytest.raises(UnreadableImageError, match=r"images\[7\].*part/a\.png") as caught:
             open_image({"bytes": path.read_bytes(), "path": "part/a.png"}, name="images[7]")
         assert caught.value.path == "part/a.png"
-        with pytest.raises(UnreadableImageError, match=r"images\[7\] cannot") as caught:
+        with pytest.raises(UnreadableImageError, match=r"images\[7\] \(\d+ bytes\) cannot") as caught:
             open_image({"bytes": path.read_bytes(), "path": None}, name="images[7]")
         assert caught.value.source == "images[7]" and caught.value.path is None
 
@@ -372,7 +373,8 @@ class TestBadFiles:
         def no_more_files(*args, **kwargs):
             raise OSError(24, "Too many open files")
 
-        monkeypatch.setattr(Image, "open", no_more_files)
+        (tmp_path / "any.png").write_bytes(b"any")
+        monkeypatch.setattr(os, "open", no_more_files)
         with pytest.raises(OSError, match="Too many open files") as caught:
             open_image(tmp_path / "any.png")
         assert not isinstance(caught.value, UnreadableImageError)

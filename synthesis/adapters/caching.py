@@ -16,12 +16,11 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, FluxPipeline
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from ...image_reading_fafa import UnreadableImageError, open_image
+from ...image_reading_fafa import UnreadableImageError, inspect_image, open_image
 from ..components import SynthesisError
 from ..stages import REJECTED, read_lines
 
@@ -101,9 +100,8 @@ def common_size(diptychs: Sequence[Diptych], multiple: int) -> tuple[int, int]:
     size = None
     for diptych in diptychs:
         try:
-            with Image.open(diptych.file) as image:
-                found = image.size
-        except OSError:
+            found = inspect_image(diptych.file, decode=False)[1:]
+        except (OSError, UnreadableImageError):
             raise SynthesisError(f"{diptych.file}: is no readable picture; make it anew or remove its line") from None
         size = size or found
         if found != size:

@@ -1,7 +1,6 @@
 """An image model behind a URL at work: many requests at once, patient with the server, sceptical of its answers."""
 
 import base64
-import io
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ from threading import Event, Lock
 import openai
 from PIL import Image
 
+from ...image_reading_fafa import open_image
 from ..components import ImageModel, ImageRequest, PaintedImage, SynthesisError
 from .image_server import ImageServer
 
@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 _BUSY = {429, 502, 503, 504}
 _WRONG_SET_UP = {401, 403, 404}
 _UNSAFE = ("content_policy", "moderation", "safety", "nsfw")
-_UNREADABLE = (OSError, ValueError, LookupError, TypeError, SyntaxError, Image.DecompressionBombError)  # Pillow's too
 _LONGEST_PAUSE = 30.0  # seconds, unless the server asks for a longer one
 _FAILURES_IN_A_ROW = 20  # then it is the server that fails, not the requests
 
@@ -210,8 +209,8 @@ def _picture(content: bytes) -> Image.Image:
     """The picture in a server's answer. `_Failure` if there is none."""
     try:
         code = json.loads(content)["data"][0]["b64_json"]
-        return Image.open(io.BytesIO(base64.b64decode(code, validate=True))).convert("RGB")
-    except _UNREADABLE as error:
+        return open_image({"bytes": base64.b64decode(code, validate=True)}, name="the answer")
+    except (ValueError, LookupError, TypeError) as error:  # no JSON, no such fields, no base64, no picture
         start = content[:80].decode(errors="replace")
         raise _Failure(f"no picture in the answer ({_one_line(error)}): {start}") from error
 
