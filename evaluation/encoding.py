@@ -10,14 +10,8 @@ from torch import Tensor
 
 from ..modeling_fafa import FafaModel
 from ..processing_fafa import FafaProcessor
-from ..retrieval.encoding import (
-    PixelBatch,
-    batches_of,
-    collect_features,
-    describe_images,
-    encode_images,
-    read_pixels,
-)
+from ..retrieval.encoding import collect_features, describe_images, encode_images
+from ..retrieval.reading import PixelBatch, batches_of, read_pixels
 from ..retrieval.store import feature_settings
 
 if TYPE_CHECKING:
