@@ -158,7 +158,7 @@ def _encode_queries(
         batches = read_pixels(processor, images, shards, _REFERENCE, batch_size, num_workers)
     else:
         batches = (PixelBatch(rows, [], None) for rows in batches_of(shards, batch_size))
-    for rows, _, pixels in batches:
+    for rows, _, pixels, *_ in batches:
         inputs = {} if pixels is None else {"pixel_values": pixels.to(model.device)}
         if "input_ids" in needed:
             text = [captions[row] for row in rows]

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..image_reading_fafa import UnreadableImageError
+from ..loading import dead_workers_told
 from ..modeling_fafa import FafaModel
 from ..processing_fafa import FafaProcessor
 from .reading import read_pixels
@@ -110,6 +111,7 @@ def encode_images(
     return EncodedImages(features, inputs, skipped, settings)
 
 
+@dead_workers_told()
 def collect_features(
     encode: Encode,
     settings: dict[str, Any],

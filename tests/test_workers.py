@@ -29,10 +29,10 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     )
     environment = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}  # noqa: PTH120
     run = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], env=environment)
-    workers = _wait_for(lambda: [int(file.name) for file in tmp_path.iterdir()], "no worker started")
+    workers = wait_for(lambda: [int(file.name) for file in tmp_path.iterdir()], "no worker started")
     run.kill()
     run.wait()
-    _wait_for(lambda: not any(map(_runs, workers)), "workers are left behind")
+    wait_for(lambda: not any(map(runs, workers)), "workers are left behind")
 
 
 def note_and_wait(folder: str) -> None:
@@ -44,7 +44,7 @@ def _die(number: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _runs(process: int) -> bool:
+def runs(process: int) -> bool:
     try:
         with open(f"/proc/{process}/stat") as file:  # noqa: PTH123
             return file.read().rpartition(")")[2].split()[0] != "Z"
@@ -52,7 +52,7 @@ def _runs(process: int) -> bool:
         return False
 
 
-def _wait_for(look, message: str, seconds: float = 60):
+def wait_for(look, message: str, seconds: float = 60):
     end = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < end, message

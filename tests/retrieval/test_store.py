@@ -497,17 +497,12 @@ def test_workers_by_default_where_enough_is_to_be_read(
     """Of a gallery with an index, what counts is what is not in it yet."""
     started = []
 
-    class Loader(reading.DataLoader):
-        def __init__(self, *arguments, num_workers, **options):
-            started.append(num_workers)
-            super().__init__(*arguments, num_workers=0, **options)
-
     monkeypatch.setattr(reading, "IMAGES_WORTH_WORKERS", 2)
     monkeypatch.setattr(reading, "num_cores", lambda: 16)
     open_gallery(model, processor, photos, tmp_path / "f")
     for number in range(num_new):
         (photos[0].parent / f"{20 + number}.png").write_bytes(photos[number].read_bytes())
-    monkeypatch.setattr(reading, "DataLoader", Loader)
+    monkeypatch.setattr(reading, "worker_options", lambda number: started.append(number) or {"num_workers": 0})
     expected = open_gallery(model, processor, photos)
     gallery = open_gallery(model, processor, photos, tmp_path / "f", num_workers=None)
     assert started == [0, num_workers]
