@@ -14,6 +14,30 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
+class WorkerDiedError(RuntimeError):
+    """A worker process was killed; the message says what to do."""
+
+    def __init__(self):
+        super().__init__(
+            "a worker process died, perhaps for lack of memory. What was finished until then is kept: give the same "
+            "command again, with fewer workers if need be."
+        )
+
+
+def check_num_workers(num_workers: int) -> None:
+    """Refuses a number of worker processes that makes no sense here.
+
+    Raises:
+        ValueError: it is below 0, or far more than there are cores.
+    """
+    most = max(64, 8 * num_cores())
+    if not 0 <= num_workers <= most:
+        raise ValueError(
+            f"{num_workers:,} worker processes: expected 0 (none) to {most}. One for each of the {num_cores()} cores "
+            "is usually best."
+        )
+
+
 def num_cores() -> int:
     """Those that this process may use: fewer than the machine has in a container, or under taskset."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -32,7 +56,7 @@ def in_processes(
         per_task: Items that travel together.
 
     Raises:
-        RuntimeError: a worker process died. And whatever `function` raises.
+        WorkerDiedError: a worker process died, a RuntimeError. And whatever `function` raises.
     """
     num_workers = min(num_workers, -(-len(items) // per_task))
     if num_workers <= 1:
@@ -46,10 +70,7 @@ def in_processes(
             with closing(results):  # so that an interruption does not wait for all of them
                 yield from results
         except BrokenProcessPool:
-            raise RuntimeError(
-                "a worker process died, perhaps for lack of memory. What was finished until then is kept: give the "
-                "same command again, with fewer workers if need be."
-            ) from None
+            raise WorkerDiedError from None
 
 
 @contextmanager

@@ -10,14 +10,8 @@ from torch import Tensor
 
 from ..modeling_fafa import FafaModel
 from ..processing_fafa import FafaProcessor
-from ..retrieval.encoding import (
-    PixelBatch,
-    batches_of,
-    collect_features,
-    describe_images,
-    encode_images,
-    read_pixels,
-)
+from ..retrieval.encoding import collect_features, describe_images, encode_images
+from ..retrieval.reading import PixelBatch, batches_of, read_pixels
 from ..retrieval.store import feature_settings
 
 if TYPE_CHECKING:
@@ -164,7 +158,7 @@ def _encode_queries(
         batches = read_pixels(processor, images, shards, _REFERENCE, batch_size, num_workers)
     else:
         batches = (PixelBatch(rows, [], None) for rows in batches_of(shards, batch_size))
-    for rows, _, pixels in batches:
+    for rows, _, pixels, *_ in batches:
         inputs = {} if pixels is None else {"pixel_values": pixels.to(model.device)}
         if "input_ids" in needed:
             text = [captions[row] for row in rows]

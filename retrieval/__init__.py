@@ -2,7 +2,8 @@
 
 from .contact_sheet import RankedImage, RankedQuery, draw_contact_sheet
 from .encoding import EncodedImages, encode_images
-from .gallery import Gallery, SearchResult, find_images
+from .gallery import Gallery, SearchResult
+from .photo_folder import find_images
 from .store import FeatureStore
 
 __all__ = [

@@ -1,29 +1,17 @@
 """A gallery of images, encoded once and searched by image and caption, by caption alone, or by image alone."""
 
-import logging
-import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from ..modeling_fafa import FafaModel
 from ..processing_fafa import FafaProcessor
 from .encoding import EncodedImages, encode_images
+from .photo_folder import find_images
 from .store import FeatureStore, describe_image, feature_settings, input_name, input_path, path_of
-
-logger = logging.getLogger(__name__)
-
-# As Pillow calls them; HEIF is there with pillow-heif, JXL with pillow-jxl-plugin, AVIF depends on Pillow's build.
-PHOTO_FORMATS = {"AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "MPO", "PNG", "PPM", "TIFF", "WEBP"}
-# Pictures that Pillow may not open as photos, so that a gallery lacks them.
-HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
-CAMERA_SUFFIXES = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"}
-PICTURE_SUFFIXES = {*HEIF_SUFFIXES, *CAMERA_SUFFIXES, ".avif", ".jxl", ".psd", ".svg", ".tga"}
 
 
 @dataclass(frozen=True)
@@ -41,44 +29,6 @@ class SearchResult:
     score: float
     path: Path | None
     index: int
-
-
-def find_images(folder: str | Path) -> list[Path]:
-    """All image files in a folder and the folders within it, told by their suffix and sorted by name.
-
-    Photo formats that the installed Pillow opens; a warning tells how many others were left aside. An iPhone's HEIC is
-    opened where pillow-heif is installed. Links to folders are followed, each folder once.
-
-    Raises:
-        NotADirectoryError: there is no such folder.
-        ValueError: it holds no image file.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is not a folder; give the one that holds the gallery's images")
-    files, seen = [], set()
-    for place, folders, names in os.walk(folder, followlinks=True):  # rglob leaves linked folders out
-        folders.sort()
-        if (real := os.path.realpath(place)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        files += [path for name in names if (path := Path(place, name)).is_file()]
-    files.sort()
-    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in PHOTO_FORMATS}
-    images = [path for path in files if path.suffix.lower() in suffixes]
-    left_aside = Counter(path.suffix.lower() for path in files if path.suffix.lower() not in suffixes)
-    pictures = ", ".join(f"{count:,} {suffix}" for suffix, count in left_aside.items() if suffix in PICTURE_SUFFIXES)
-    warning = f"pictures left aside, which Pillow does not open as photos: {pictures}" if pictures else ""
-    if HEIF_SUFFIXES & left_aside.keys():
-        warning += " (pip install pillow-heif, and HEIC is opened)"
-    if not images:
-        hint = warning or f"expected {', '.join(sorted(suffixes))}"
-        raise ValueError(f"no image among the {len(files)} files in {folder}; {hint}")
-    if warning:
-        logger.warning("%s: %s", folder, warning)
-    logger.info("%s: %d images, %d other files left aside", folder, len(images), left_aside.total())
-    return images
 
 
 class Gallery:

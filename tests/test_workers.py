@@ -30,10 +30,10 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
     run = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], env=environment)
-    workers = _wait_for(lambda: [int(file.name) for file in tmp_path.iterdir()], "no worker started")
+    workers = wait_for(lambda: [int(file.name) for file in tmp_path.iterdir()], "no worker started")
     run.kill()
     run.wait()
-    _wait_for(lambda: not any(map(_runs, workers)), "workers are left behind")
+    wait_for(lambda: not any(map(runs, workers)), "workers are left behind")
 
 
 def test_workers_that_are_starting_leave_ctrl_c_to_their_parent(tmp_path):
@@ -43,7 +43,7 @@ def test_workers_that_are_starting_leave_ctrl_c_to_their_parent(tmp_path):
     )
     (tmp_path / "script.py").write_text(f"import time\ntime.sleep(__name__ != '__main__')\n{script}", encoding="utf-8")
     run = subprocess.Popen([sys.executable, tmp_path / "script.py"], stdout=subprocess.PIPE, start_new_session=True)
-    started = _wait_for(lambda: _workers_of(run.pid), "no worker started")
+    started = wait_for(lambda: _workers_of(run.pid), "no worker started")
     for worker in started:
         os.kill(worker, signal.SIGINT)
     assert run.communicate(timeout=60)[0].split() == [b"1", b"2"]
@@ -63,14 +63,14 @@ def _workers_of(process: int) -> list[int]:
     return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
-def _runs(process: int) -> bool:
+def runs(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
-def _wait_for(look, message: str, seconds: float = 60):
+def wait_for(look, message: str, seconds: float = 60):
     end = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < end, message

@@ -1,15 +1,19 @@
 """From rows of a SynCPR data set to a batch for `FafaModel.forward`."""
 
+import ctypes
 import logging
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from multiprocessing.sharedctypes import RawValue
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.data import get_worker_info
 
+from ..image_processing_fafa import FafaImageProcessor
 from ..image_reading_fafa import UnreadableImageError
 from ..processing_fafa import FafaProcessor
 from .augmentation import augment_person_crop
@@ -41,7 +45,7 @@ class FafaDataCollator:
     cache_images: bool = False
     seed: int = 0
     # In shared memory, so that worker processes that outlive an epoch see the next one.
-    _epoch: torch.Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.long).share_memory_(), init=False)
+    _epoch: ctypes.c_long = field(default_factory=lambda: _shared_number(), init=False, repr=False)
     _crops: dict[str, Image.Image] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
@@ -50,7 +54,7 @@ class FafaDataCollator:
 
     def set_epoch(self, epoch: int) -> None:
         """Selects the epoch whose augmentation is drawn; `FafaTrainer` calls it."""
-        self._epoch.fill_(epoch)
+        self._epoch.value = epoch
 
     def for_evaluation(self) -> "FafaDataCollator":
         """Without augmentation, with the same cache; every image has to be readable (see `unreadable`)."""
@@ -101,11 +105,10 @@ class FafaDataCollator:
         if not kept:
             raise UnreadableImageError(f"none of a batch of {len(rows)} triplets has readable images: {skipped[:3]}")
 
-        to_pixel_values = self.processor.image_processor.to_pixel_values
         captions = self.processor(text=[row["edit_caption"] for row in kept], return_tensors="pt")
         batch = {
-            "pixel_values": torch.from_numpy(to_pixel_values(references)),
-            "target_pixel_values": torch.from_numpy(to_pixel_values(targets)),
+            "pixel_values": self._pixel_values(references),
+            "target_pixel_values": self._pixel_values(targets),
             "input_ids": captions["input_ids"],
             "attention_mask": captions["attention_mask"],
             "group_ids": torch.tensor([row["cpr_id"] for row in kept]),
@@ -118,11 +121,16 @@ class FafaDataCollator:
             batch["skipped_images"] = skipped
         return batch
 
+    def _pixel_values(self, squares: list[np.ndarray]) -> "torch.Tensor | _PixelsToBe":
+        if get_worker_info() is None:
+            return torch.from_numpy(self.processor.image_processor.to_pixel_values(squares))
+        return _PixelsToBe(squares, self.processor.image_processor)
+
     def _square(self, row: dict[str, Any], column: str) -> np.ndarray:
         crop = self._crop(row[column], column)
         if self.augment:
             name = zlib.crc32(f"{column} {row[column + '_path']}".encode())
-            crop = augment_person_crop(crop, np.random.default_rng([self.seed, int(self._epoch), name]))
+            crop = augment_person_crop(crop, np.random.default_rng([self.seed, self._epoch.value, name]))
         return self.processor.image_processor.to_square(crop)
 
     def _crop(self, image: Any, column: str) -> Image.Image:
@@ -133,3 +141,24 @@ class FafaDataCollator:
         if key is not None:
             self._crops[key] = crop
         return crop
+
+
+def _shared_number() -> ctypes.c_long:
+    try:
+        return RawValue(ctypes.c_long, 0)
+    except OSError:  # no shared memory at all: then there are no workers either, see `worker_options`
+        return ctypes.c_long(0)
+
+
+class _PixelsToBe:
+    """Squares of 8-bit values in a worker; what arrives in the main process is `pixel_values`, four times as large."""
+
+    def __init__(self, squares: list[np.ndarray], image_processor: FafaImageProcessor):
+        self.squares, self.image_processor = squares, image_processor
+
+    def __reduce__(self) -> tuple:
+        return _to_pixel_values, (np.stack(self.squares), self.image_processor)
+
+
+def _to_pixel_values(squares: np.ndarray, image_processor: FafaImageProcessor) -> torch.Tensor:
+    return torch.from_numpy(image_processor.to_pixel_values(squares))

@@ -3,6 +3,8 @@
 import logging
 import math
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +16,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
 from ..image_reading_fafa import UnreadableImageError
+from ..loading import dead_workers_told, worker_options
 from .averaging import AveragedWeights
 from .batches import TripletBatches
 from .card import RunClock, RunFacts, write_training_card
@@ -274,7 +277,8 @@ class FafaTrainer(AveragedWeights, SafeTrainer):
     def get_train_dataloader(self) -> DataLoader:
         """Batches of `TripletBatches`, of which every process reads its share."""
         if not hasattr(self.train_dataset, "column_names") or isinstance(self.train_dataset, IterableDataset):
-            return super().get_train_dataloader()
+            with self._safe_workers():
+                return super().get_train_dataloader()
         args = self.args
         batches = TripletBatches(
             np.asarray(self.train_dataset["cpr_id"][:]),
@@ -285,15 +289,17 @@ class FafaTrainer(AveragedWeights, SafeTrainer):
             num_processes=args.world_size,
             process_index=args.process_index,
         )
-        loader = DataLoader(
-            self.train_dataset,
-            batch_sampler=batches,
-            collate_fn=self.data_collator,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            persistent_workers=args.dataloader_persistent_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-        )
+        with self._safe_workers():
+            loader = DataLoader(
+                self.train_dataset,
+                batch_sampler=batches,
+                collate_fn=self.data_collator,
+                num_workers=args.dataloader_num_workers,
+                multiprocessing_context=args.dataloader_multiprocessing_context,
+                pin_memory=args.dataloader_pin_memory,
+                persistent_workers=args.dataloader_persistent_workers,
+                prefetch_factor=args.dataloader_prefetch_factor,
+            )
         # Not by `accelerator.prepare`, which would divide the batches among processes once more.
         return prepare_data_loader(loader, args.device, num_processes=1, process_index=0, put_on_device=True)
 
@@ -302,9 +308,34 @@ class FafaTrainer(AveragedWeights, SafeTrainer):
         training_collator = self.data_collator
         self.data_collator = training_collator.for_evaluation()
         try:
-            return super().get_eval_dataloader(eval_dataset)
+            with self._safe_workers():
+                return super().get_eval_dataloader(eval_dataset)
         finally:
             self.data_collator = training_collator
+
+    def get_test_dataloader(self, test_dataset) -> DataLoader:
+        """The Trainer's own, with safe workers."""
+        with self._safe_workers():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _safe_workers(self) -> Iterator[None]:
+        """Within, `args` ask for workers that need no shared memory for batches, or for none; see `worker_options`."""
+        names = "num_workers", "multiprocessing_context", "persistent_workers", "prefetch_factor"
+        given = {f"dataloader_{name}": getattr(self.args, f"dataloader_{name}") for name in names}
+        options = worker_options(self.args.dataloader_num_workers, self.args.dataloader_multiprocessing_context)
+        if options["num_workers"] == 0:
+            options |= {"multiprocessing_context": None, "persistent_workers": False, "prefetch_factor": None}
+        vars(self.args).update({f"dataloader_{name}": value for name, value in options.items()})
+        try:
+            yield
+        finally:
+            vars(self.args).update(given)
+
+    def evaluation_loop(self, *args, **kwargs):
+        """The Trainer's own; a worker that is killed ends it."""
+        with dead_workers_told():
+            return super().evaluation_loop(*args, **kwargs)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """A step in chunks of `gradient_cache_size`, or the Trainer's own."""
@@ -370,6 +401,7 @@ class FafaTrainer(AveragedWeights, SafeTrainer):
 
         Raises:
             ValueError: if weights that train are in half precision.
+            WorkerDiedError: a process that reads images was killed.
         """
         for name, weight in self.model.named_parameters():
             if weight.requires_grad and weight.dtype in (torch.float16, torch.bfloat16):
@@ -378,7 +410,8 @@ class FafaTrainer(AveragedWeights, SafeTrainer):
                     "(from_pretrained(..., dtype=torch.float32)); bf16=true then still computes in half precision"
                 )
         try:
-            return super().train(*args, **kwargs)
+            with dead_workers_told():
+                return super().train(*args, **kwargs)
         finally:
             if self.skipped_images:
                 logger.warning(

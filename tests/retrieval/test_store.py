@@ -21,7 +21,7 @@ from torch.testing import assert_close
 from fafa.image_processing_fafa import FafaImageProcessor
 from fafa.image_reading_fafa import UnreadableImageError
 from fafa.processing_fafa import FafaProcessor
-from fafa.retrieval import FeatureStore, Gallery, encode_images, encoding, store
+from fafa.retrieval import FeatureStore, Gallery, encode_images, reading, store
 
 NUM_IMAGES = 11  # six shards of two, the last one of one
 
@@ -497,17 +497,12 @@ def test_workers_by_default_where_enough_is_to_be_read(
     """Of a gallery with an index, what counts is what is not in it yet."""
     started = []
 
-    class Loader(encoding.DataLoader):
-        def __init__(self, *arguments, num_workers, **options):
-            started.append(num_workers)
-            super().__init__(*arguments, num_workers=0, **options)
-
-    monkeypatch.setattr(encoding, "IMAGES_WORTH_WORKERS", 2)
-    monkeypatch.setattr(encoding, "num_cores", lambda: 16)
+    monkeypatch.setattr(reading, "IMAGES_WORTH_WORKERS", 2)
+    monkeypatch.setattr(reading, "num_cores", lambda: 16)
     open_gallery(model, processor, photos, tmp_path / "f")
     for number in range(num_new):
         (photos[0].parent / f"{20 + number}.png").write_bytes(photos[number].read_bytes())
-    monkeypatch.setattr(encoding, "DataLoader", Loader)
+    monkeypatch.setattr(reading, "worker_options", lambda number: started.append(number) or {"num_workers": 0})
     expected = open_gallery(model, processor, photos)
     gallery = open_gallery(model, processor, photos, tmp_path / "f", num_workers=None)
     assert started == [0, num_workers]

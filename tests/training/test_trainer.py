@@ -1,6 +1,8 @@
 """FafaTrainer: the released optimiser, group-aware batches, the log, resume."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from tiny_run import tiny_trainer
 
 from fafa.image_reading_fafa import UnreadableImageError
 from fafa.training import FafaDataCollator, FafaTrainer, FafaTrainingArguments
+from fafa.workers import WorkerDiedError
 
 
 def make_trainer(folder, triplets, model=None, **options) -> FafaTrainer:
@@ -213,3 +216,39 @@ def test_bf16_is_the_precision_of_a_step_with_gradient_cache_too(tmp_path, tripl
     trainer.model.qformer.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
     trainer.train()
     assert seen and all(seen)
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_read_the_batches_that_are_read_without_them(tmp_path, triplets, persistent):
+    """Their pixels travel as 8-bit values; the epoch, which decides the augmentation, reaches workers that stay."""
+    collator = FafaDataCollator(tiny_processor(), augment=True)
+    options = {"dataloader_num_workers": 2, "dataloader_persistent_workers": persistent, "data_collator": collator}
+    trainer = make_trainer(tmp_path, triplets, **options)
+    loaders = [trainer.get_train_dataloader()]
+    evaluated = list(trainer.get_eval_dataloader())
+    trainer.args.dataloader_num_workers, trainer.args.dataloader_persistent_workers = 0, False
+    loaders.append(trainer.get_train_dataloader())
+    assert [loader.num_workers for loader in loaders] == [2, 0]
+    for epoch in range(2):
+        collator.set_epoch(epoch)
+        for read, expected in zip(*loaders, strict=True):
+            assert read.keys() == expected.keys()
+            assert all(torch.equal(read[name], expected[name]) for name in expected)
+    trainer._eval_dataloaders = {}
+    assert torch.equal(evaluated[0]["pixel_values"], next(iter(trainer.get_eval_dataloader()))["pixel_values"])
+
+
+@pytest.mark.parametrize("evaluates", [False, True])
+def test_a_killed_worker_ends_training_with_a_remedy(tmp_path, triplets, evaluates):
+    """By the kernel, for want of memory: the run is not to hang or to show a traceback of torch's."""
+
+    class Deadly(FafaDataCollator):
+        def __call__(self, rows):
+            if self.augment != evaluates:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().__call__(rows)
+
+    collator = Deadly(tiny_processor(), augment=True)
+    trainer = make_trainer(tmp_path, triplets, dataloader_num_workers=1, data_collator=collator)
+    with pytest.raises(WorkerDiedError, match="fewer workers"):
+        trainer.evaluate() if evaluates else trainer.train()

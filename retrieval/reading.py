@@ -1,0 +1,114 @@
+"""Reads images in batches, ahead of the model, in worker processes where there are many."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..image_processing_fafa import FafaImageProcessor
+from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError
+from ..loading import dead_workers_told, worker_options
+from ..processing_fafa import FafaProcessor
+from ..workers import num_cores
+
+MAX_DEFAULT_WORKERS = 8
+IMAGES_WORTH_WORKERS = 256  # fewer are read before workers have started
+
+
+class PixelBatch(NamedTuple):
+    """A few images, read.
+
+    Args:
+        rows: the indices of the images that were read.
+        skipped: of those that could not be, ascending.
+        pixels: `(len(rows), 3, image_size, image_size)`; None without rows.
+        inaccessible: of those of `skipped` whose files are missing or cannot be read now, which says nothing of the
+            pictures.
+    """
+
+    rows: list[int]
+    skipped: list[int]
+    pixels: Tensor | None
+    inaccessible: Sequence[int] = ()
+
+
+def batches_of(shards: Iterable[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+    """The rows of each batch; none crosses shards."""
+    for shard in shards:
+        for start in range(0, len(shard), batch_size):
+            yield list(shard[start : start + batch_size])
+
+
+def read_pixels(
+    processor: FafaProcessor,
+    images: Sequence[Any],
+    shards: Iterable[Sequence[int]],
+    name: str,
+    batch_size: int,
+    num_workers: int | None = 0,
+    on_error: str = "raise",
+) -> Iterator[PixelBatch]:
+    """Reads and preprocesses images in batches, see `batches_of`; with workers, some batches ahead.
+
+    Args:
+        name: how errors call an image, before its number.
+        num_workers, on_error: see `encode_images`.
+
+    Raises:
+        FileNotFoundError, InaccessibleImageError, UnreadableImageError: an image is not there, or cannot be read or
+            decoded, unless it is skipped.
+        WorkerDiedError: a worker process was killed.
+    """
+    if num_workers is None:
+        shards = iter(shards)
+        first = next(shards, ())  # a short one comes where little is left
+        num_workers = min(MAX_DEFAULT_WORKERS, num_cores()) if len(first) >= IMAGES_WORTH_WORKERS else 0
+        shards = chain([first], shards)
+    loader = DataLoader(
+        _Squares(processor.image_processor, images, name),
+        batch_sampler=batches_of(shards, batch_size),
+        collate_fn=list,
+        **worker_options(num_workers),
+        generator=torch.Generator(),  # of seeds for the workers: the program's own random numbers stay as they are
+    )
+    failed = None
+    with dead_workers_told():
+        for items in loader:
+            errors = {row: item for row, item in items if isinstance(item, Exception)}
+            if errors and on_error != "skip":
+                failed = next(iter(errors.values()))
+                break  # raised below, where the workers have ended: here it would keep them until it is forgotten
+            squares = {row: item for row, item in items if row not in errors}
+            pixels = processor.image_processor.to_pixel_values(list(squares.values())) if squares else None
+            yield PixelBatch(
+                list(squares),
+                list(errors),
+                None if pixels is None else torch.from_numpy(pixels),
+                [row for row, error in errors.items() if isinstance(error, OSError)],
+            )
+    if failed is not None:
+        raise failed
+
+
+class _Squares(Dataset):
+    """Images opened and made squares one by one (in the workers of a DataLoader), or why that failed.
+
+    Squares of 8-bit values, which take a quarter of the pixels' time to come from a worker.
+    """
+
+    def __init__(self, image_processor: FafaImageProcessor, images: Sequence[Any], name: str):
+        self.image_processor, self.images, self.name = image_processor, images, name
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> tuple[int, np.ndarray | Exception]:
+        try:
+            crop = self.image_processor.to_person_crop(self.images[row], name=f"{self.name} {row}")
+        except (UnreadableImageError, FileNotFoundError, InaccessibleImageError) as error:
+            return row, error
+        return row, self.image_processor.to_square(crop)
