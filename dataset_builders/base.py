@@ -1,7 +1,7 @@
 """What the builders of this package share.
 
 `datasets` patches `open`, `os.path` and `Path` in this module and in the builders' own, for streaming: file handling
-lives elsewhere, in layout.py, records.py and hub.py.
+lives elsewhere, in layout.py, records.py, hub.py and archives.py.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """Where the files of a data set lie: annotation files and images."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
@@ -111,12 +111,20 @@ class ImageFinder:
 
 def list_folders(roots: Sequence[str]) -> list[str]:
     """Every folder below the roots, themselves included, once."""
-    return list(dict.fromkeys(folder for root in roots for folder, _, _ in os.walk(root)))
+    return list(dict.fromkeys(folder for root in roots for folder, _, _ in _walk(root)))
 
 
 def list_files(roots: Sequence[str | os.PathLike], wanted: Callable[[str], object]) -> list[Path]:
     """The files below the roots whose names are wanted, by folder depth and name."""
-    found = [
-        Path(folder, name) for root in roots for folder, _, names in os.walk(root) for name in filter(wanted, names)
-    ]
+    found = [Path(folder, name) for root in roots for folder, _, names in _walk(root) for name in filter(wanted, names)]
     return sorted(found, key=lambda file: (len(file.parts), file))
+
+
+def _walk(root: str | os.PathLike) -> Iterator[tuple[str, list[str], list[str]]]:
+    """os.walk, which by itself leaves out folders that cannot be read."""
+
+    def report(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    return os.walk(root, onerror=report)

@@ -10,8 +10,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from fafa.dataset_builders import hub, syncpr
-from fafa.dataset_builders.hub import JoinedFiles, unpack_archives
+from fafa.dataset_builders import archives, syncpr
+from fafa.dataset_builders.archives import JoinedFiles, unpack_archives
 from fafa.dataset_builders.records import DataFormatError
 
 
@@ -331,7 +331,7 @@ def test_a_truncated_tar_is_an_error(tmp_path, syncpr_root):
 def test_names_that_are_no_archives_are_left_alone(tmp_path):
     for name in ("a.png", "zip", "a.zip.txt", "a.tar.json", "a.zipped", "query.json", "z01", "a.b.c"):
         (tmp_path / name).write_bytes(b"")
-    assert hub.find_archives(tmp_path) == {}
+    assert archives.find_archives(tmp_path) == {}
 
 
 def test_joined_files_read_like_one_file(tmp_path):
