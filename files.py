@@ -1,16 +1,20 @@
 """Files: written whole or not at all, hashed, and told from one another by their contents. Knows nothing of models."""
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+SEAL = "checksum of all else here"  # the entry of a manifest that `sealed` adds
 _PIECE = 1 << 22
+_LARGEST_JSON = 256 << 20  # bytes; what is larger was not written by this package
 
 
 @contextmanager
@@ -98,9 +102,47 @@ def faults_of(folder: Path, recorded: Mapping[str, Mapping[str, int | str]], con
     """How files differ from what `record_files` noted: missing, of another size or, with `contents`, damaged."""
     for name, record in recorded.items():
         file = Path(folder, name)
-        if not file.is_file():
+        if not isinstance(record, Mapping) or not isinstance(record.get("bytes"), int):
+            yield f"{name} has no readable record of its size and contents"
+        elif not file.is_file():
             yield f"{name} is missing"
         elif (size := file.stat().st_size) != record["bytes"]:
             yield f"{name} has {size:,} bytes instead of {record['bytes']:,}"
-        elif contents and hash_file(file) != record["xxh3_128"]:
+        elif contents and hash_file(file) != record.get("xxh3_128"):
             yield f"{name} is damaged: its contents are not those that were written (checksum)"
+
+
+def read_json(file: str | os.PathLike) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON, nested too deep, or far too large; the message names the file.
+    """
+    file = Path(file)
+    if not file.is_file() and file.exists():
+        raise ValueError(f"{file}: is no file")  # a folder, a pipe: reading one could wait for ever
+    if (size := file.stat().st_size) > _LARGEST_JSON:
+        raise ValueError(f"{file}: is too large for what it should hold ({size:,} bytes)")
+    try:
+        return json.loads(file.read_bytes().decode())
+    except RecursionError:
+        raise ValueError(f"{file}: is nested too deep") from None
+    except ValueError as error:
+        raise ValueError(f"{file}: is no JSON ({error})") from None
+
+
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest with a checksum of itself, for a file of JSON; what it holds must come back from JSON as it is."""
+    rest = {name: value for name, value in manifest.items() if name != SEAL}
+    return rest | {SEAL: _hash_of(rest)}
+
+
+def is_sealed(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest that was read is as `sealed` made it, to the last value."""
+    rest = {name: value for name, value in manifest.items() if name != SEAL}
+    return manifest.get(SEAL) == _hash_of(rest)
+
+
+def _hash_of(content: Any) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
