@@ -133,7 +133,7 @@ def read_json(file: str | os.PathLike) -> Any:
 
 
 def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest with a checksum of itself, for a file of JSON; what it holds must come back from JSON as it is."""
+    """A manifest with a checksum of itself, for a file of JSON."""
     rest = {name: value for name, value in manifest.items() if name != SEAL}
     return rest | {SEAL: _hash_of(rest)}
 
@@ -145,4 +145,5 @@ def is_sealed(manifest: Mapping[str, Any]) -> bool:
 
 
 def _hash_of(content: Any) -> str:
+    content = json.loads(json.dumps(content))  # as a file gives it back: keys are texts
     return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
