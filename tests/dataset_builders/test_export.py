@@ -203,7 +203,9 @@ def test_every_file_of_an_export_has_a_checksum_and_a_damaged_shard_is_written_a
     flip_a_byte_at(shards[1], 0.5)
     assert run("SynCPR", **settings) == shards
     assert f"{shards[1].relative_to(folder)} is damaged" in caplog.text and "written anew" in caplog.text
-    assert [file.read_bytes() for file in shards] == [data for file, data in zip(files, contents) if file in shards]
+    assert [file.read_bytes() for file in shards] == [
+        data for file, data in zip(files, contents, strict=True) if file in shards
+    ]
 
 
 def test_a_damaged_shard_is_not_pushed(run, hub, syncpr_root, tmp_path):
