@@ -1,16 +1,20 @@
 """Files: written whole or not at all, hashed, and told from one another by their contents. Knows nothing of models."""
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
-_PIECE = 1 << 22
+SEAL = "checksum of all else here"  # the entry of a manifest that `sealed` adds
+_PIECE = 1 << 20
+_LARGEST_JSON = 256 << 20  # bytes; what is larger was not written by this package
 
 
 @contextmanager
@@ -47,9 +51,10 @@ def whole_file(file: Path) -> Iterator[Path]:
 def hash_file(file: str | os.PathLike) -> str:
     """A hash of a file's contents, in hexadecimal digits (xxh3_128): against mistakes and damage, not forgery."""
     digest = xxhash.xxh3_128()
-    with Path(file).open("rb") as stream:
-        while piece := stream.read(_PIECE):
-            digest.update(piece)
+    piece = memoryview(bytearray(_PIECE))
+    with Path(file).open("rb", buffering=0) as stream:
+        while size := stream.readinto(piece):
+            digest.update(piece[:size])
     return digest.hexdigest()
 
 
@@ -74,7 +79,7 @@ def contents_of(file: str | os.PathLike) -> str:
     Up to 1 MiB all is read; of more, four parts of 256 KiB, the first and the last among them. A photograph that was
     changed is compressed anew, so all its parts differ.
     """
-    part = _PIECE // 16
+    part = _PIECE // 4
     with Path(file).open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         digest = xxhash.xxh3_128()
@@ -98,9 +103,48 @@ def faults_of(folder: Path, recorded: Mapping[str, Mapping[str, int | str]], con
     """How files differ from what `record_files` noted: missing, of another size or, with `contents`, damaged."""
     for name, record in recorded.items():
         file = Path(folder, name)
-        if not file.is_file():
+        if not isinstance(record, Mapping) or not isinstance(record.get("bytes"), int):
+            yield f"{name} has no readable record of its size and contents"
+        elif not file.is_file():
             yield f"{name} is missing"
         elif (size := file.stat().st_size) != record["bytes"]:
             yield f"{name} has {size:,} bytes instead of {record['bytes']:,}"
-        elif contents and hash_file(file) != record["xxh3_128"]:
+        elif contents and hash_file(file) != record.get("xxh3_128"):
             yield f"{name} is damaged: its contents are not those that were written (checksum)"
+
+
+def read_json(file: str | os.PathLike) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON, nested too deep, or far too large; the message names the file.
+    """
+    file = Path(file)
+    if not file.is_file() and file.exists():
+        raise ValueError(f"{file}: is no file")  # a folder, a pipe: reading one could wait for ever
+    if (size := file.stat().st_size) > _LARGEST_JSON:
+        raise ValueError(f"{file}: is too large for what it should hold ({size:,} bytes)")
+    try:
+        return json.loads(file.read_bytes().decode())
+    except RecursionError:
+        raise ValueError(f"{file}: is nested too deep") from None
+    except ValueError as error:
+        raise ValueError(f"{file}: is no JSON ({error})") from None
+
+
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest with a checksum of itself, for a file of JSON."""
+    rest = {name: value for name, value in manifest.items() if name != SEAL}
+    return rest | {SEAL: _hash_of(rest)}
+
+
+def is_sealed(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest that was read is as `sealed` made it, to the last value."""
+    rest = {name: value for name, value in manifest.items() if name != SEAL}
+    return manifest.get(SEAL) == _hash_of(rest)
+
+
+def _hash_of(content: Any) -> str:
+    content = json.loads(json.dumps(content))  # as a file gives it back: keys are texts
+    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())

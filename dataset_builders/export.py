@@ -9,7 +9,7 @@ package, streaming or not: `load_dataset("exports/syncpr", split="train")`,
 
     <output>/README.md                    the data-set card: what load_dataset needs, statistics, licence note, limits
     <output>/data/train-00000.parquet     the shards; in query/ and gallery/ for ITCPR's configurations
-    <output>/export.json                  what is done already; stays here
+    <output>/export.json                  what is done already, with checksums; stays here
 
 Images keep the bytes of their files. A file that several records name is embedded with each of them, so that every
 record stands alone: SynCPR, where a picture is reference and target in turn, doubles in size. The card has both sizes.
@@ -49,7 +49,7 @@ from filelock import FileLock, Timeout
 from huggingface_hub.errors import HTTPError
 from tqdm.auto import tqdm
 
-from ..files import whole_file
+from ..files import SEAL, faults_of, hash_file, is_sealed, read_json, sealed, stamp_of, whole_file
 from ..image_reading_fafa import UnreadableImageError, inspect_image, read_image_file
 from . import BUILDERS, register_builders
 from .dataset_card import Statistics, finished_parts, make_dataset_card, read_about, shard_pattern
@@ -88,7 +88,8 @@ def export_dataset(
     """Write a data set as shards with embedded images, and its card; see the module's docstring.
 
     The same call again goes on where it was stopped, and does nothing once all is done. Other configurations may follow
-    into the same folder. A card that was edited by hand is kept.
+    into the same folder. A card that was edited by hand is kept. Finished shards are held to their checksums, and
+    damaged ones written anew; a source that was copied or touched is known by its contents.
 
     Args:
         name: A data set of this package, for instance "SynCPR".
@@ -149,6 +150,7 @@ def push_to_hub(output_dir: str | os.PathLike, repo_id: str) -> str:
 
     Raises:
         FileNotFoundError: there is no finished export.
+        ValueError: a shard is missing or damaged.
         ConnectionError: the Hub cannot be reached, or refuses.
     """
     output_dir, api = Path(output_dir), huggingface_hub.HfApi()
@@ -156,7 +158,10 @@ def push_to_hub(output_dir: str | os.PathLike, repo_id: str) -> str:
         raise FileNotFoundError(
             f"{output_dir} holds no finished export: there is no {_CARD}. Run export_dataset first."
         )
-    parts = finished_parts(json.loads((output_dir / _MANIFEST).read_text(encoding="utf-8")))
+    manifest = read_manifest(output_dir)
+    parts = finished_parts(manifest)
+    if fault := next(_faults_of_shards(output_dir, manifest), None):
+        raise ValueError(f"{output_dir}: {fault}. Give the export command again, which writes it anew.")
     try:
         url = api.create_repo(repo_id, repo_type="dataset", private=True, exist_ok=True)
         api.upload_folder(
@@ -175,6 +180,42 @@ def push_to_hub(output_dir: str | os.PathLike, repo_id: str) -> str:
     return str(url)
 
 
+def verify_export(output_dir: str | os.PathLike) -> list[str]:
+    """What is wrong with an export: a line for every shard, card or manifest that is not as it was written.
+
+    Args:
+        output_dir: of `export_dataset`.
+
+    Raises:
+        OSError: a file cannot be read now.
+    """
+    output_dir = Path(output_dir)
+    try:
+        manifest = read_manifest(output_dir)
+    except FileExistsError as error:
+        return [str(error)]
+    faults = list(_faults_of_shards(output_dir, manifest))
+    if unfinished := [part["split"] for part in manifest["parts"] if "statistics" not in part]:
+        faults.append(f"{_MANIFEST}: {', '.join(unfinished)} is not finished: give the export command again")
+    if not all("xxh3_128" in shard for part in manifest["parts"] for shard in part["shards"]):
+        faults.append(f"{_MANIFEST} is of an earlier version, without checksums: give the export command again")
+    card = output_dir / _CARD
+    if not card.is_file():
+        faults.append(f"{_CARD} is missing: give the export command again, which writes it")
+    elif hashlib.sha256(card.read_bytes()).hexdigest() not in (manifest["card"], manifest.get("card by hand")):
+        faults.append(
+            f"{_CARD} is not as it was written. If you edited it, give the export command again, which takes your card "
+            "over; if not, delete it first"
+        )
+    return faults
+
+
+def _faults_of_shards(output_dir: Path, manifest: dict) -> Iterator[str]:
+    for part in manifest["parts"]:
+        for shard in part["shards"]:
+            yield from faults_of(output_dir, {shard["file"]: shard}, contents="xxh3_128" in shard)
+
+
 @contextmanager
 def _open_manifest(output_dir: Path, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The manifest of an export, begun or new, while no other process can have it.
@@ -191,24 +232,44 @@ def _open_manifest(output_dir: Path, settings: dict[str, Any]) -> Iterator[dict[
         )
     try:
         with FileLock(output_dir / _LOCK, timeout=0):
-            yield _read_manifest(output_dir, {"version": FORMAT_VERSION, **settings})
+            yield _same_manifest(output_dir, {"version": FORMAT_VERSION, **settings})
     except Timeout:
         raise BlockingIOError(f"{output_dir} is being written by another process: wait for its end") from None
 
 
-def _read_manifest(output_dir: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    file = output_dir / _MANIFEST
-    if not file.exists():
+def _same_manifest(output_dir: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    if not (output_dir / _MANIFEST).exists():
         return {"settings": settings, "card": None, "parts": []}
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        before = manifest["settings"]
-    except (ValueError, KeyError, TypeError):
-        raise FileExistsError(f"{file} is not of an export: choose another folder") from None
+    manifest = read_manifest(output_dir)
+    before = manifest["settings"]
     if differing := [key for key in settings if before.get(key) != settings[key]]:
         difference = ", ".join(f"{key} {before.get(key)} and not {settings[key]}" for key in differing)
         raise FileExistsError(
             f"{output_dir} holds an export with {difference}: choose another folder, or delete this one"
+        )
+    return manifest
+
+
+def read_manifest(output_dir: Path) -> dict[str, Any]:
+    """What `export_dataset` noted.
+
+    Raises:
+        FileNotFoundError: there is none.
+        FileExistsError: it is damaged, or of something else.
+    """
+    file = output_dir / _MANIFEST
+    try:
+        manifest = read_json(file)
+        shards = [shard for part in manifest["parts"] for shard in part["shards"]]
+        is_whole = {"settings", "card"} <= manifest.keys() and isinstance(manifest["settings"], dict)
+        has_checksums = SEAL in manifest or any("xxh3_128" in shard for shard in shards)
+        if not is_whole or not all({"file", "first", "end", "bytes"} <= shard.keys() for shard in shards):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise FileExistsError(f"{file} is not of an export, or damaged: choose another folder") from None
+    if has_checksums and not is_sealed(manifest):
+        raise FileExistsError(
+            f"{file} is damaged (checksum): restore it from a copy, choose another folder, or empty this one"
         )
     return manifest
 
@@ -228,8 +289,8 @@ def _export_split(
         part = {"config": config, "split": split, "suffixes": suffixes, "shards": []}
         manifest["parts"].append(part)
     suffixes = part["suffixes"]  # of the shards that are there
-    _check_same_source(part["shards"], shards, output_dir)
-    done = {shard["file"]: shard for shard in part["shards"] if _is_whole(output_dir, shard)}
+    _check_same_source(part["shards"], shards, dataset, list(suffixes), output_dir, show_progress)
+    done = {shard["file"]: shard for shard in _whole_shards(part["shards"], output_dir, show_progress)}
     if missing := [shard for shard in shards if shard["file"] not in done]:
         part.pop("statistics", None)
     num_bytes, free = sum(shard["bytes"] for shard in missing), shutil.disk_usage(output_dir).free
@@ -244,13 +305,15 @@ def _export_split(
     ) as bar:
         for shard in missing:
             file, shard["images"] = output_dir / shard["file"], {name: {} for name in suffixes}
-            records = _read_records(dataset, title, shard, bar)
+            del shard["sizes and times"]
+            contents = xxhash.xxh3_128()
+            records = _read_records(dataset, title, shard, bar, contents)
             with _open_whole(file) as stream:
                 if settings["format"] == "parquet":
                     _write_parquet(stream, records, dataset.features)
                 else:
                     _write_tar(stream, records, suffixes, first=shard["first"])
-            shard["bytes"] = file.stat().st_size
+            shard |= {"contents": contents.hexdigest(), "bytes": file.stat().st_size, "xxh3_128": hash_file(file)}
             done[shard["file"]] = shard
             part["shards"] = [done[each["file"]] for each in shards if each["file"] in done]
             _write_manifest(output_dir, manifest)
@@ -269,7 +332,8 @@ def _plan_shards(
     """Look at all records and the sizes of their images, without opening these.
 
     Returns:
-        shards: of each the `first` and `end` record, about how many `bytes`, and a hash of its `source`.
+        shards: of each the `first` and `end` record, about how many `bytes`, and hashes of `texts` (with the sizes of
+            images), of the `stamps` of images, and, as earlier versions noted it, of texts with `sizes and times`.
         statistics: of the split.
         suffixes: image column -> the usual suffix of its files.
 
@@ -279,7 +343,7 @@ def _plan_shards(
     images = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
     overhead = _TAR_OVERHEAD if settings["format"] == "webdataset" else 0
     problems, statistics, seen = Problems(title, _REMEDIES), Statistics(dataset.features), {name: {} for name in images}
-    shards, digest = [], None
+    shards, digests = [], {}
     bar = tqdm(
         _read_rows(dataset), total=len(dataset), unit="record", desc=f"Reading {title}", disable=not show_progress
     )
@@ -298,9 +362,14 @@ def _plan_shards(
         size = len(text) + overhead + sum(one.st_size + overhead for one in status.values())
         if not shards or shards[-1]["bytes"] + size > settings["shard_size"]:
             shards.append({"first": number, "bytes": 0})
-            digest = xxhash.xxh3_128()
-        digest.update(text + repr([(one.st_size, one.st_mtime_ns) for one in status.values()]).encode())
-        shards[-1] |= {"end": number + 1, "bytes": shards[-1]["bytes"] + size, "source": digest.hexdigest()}
+            digests = {name: xxhash.xxh3_128() for name in ("texts", "stamps", "sizes and times")}
+        digests["texts"].update(text + repr([one.st_size for one in status.values()]).encode())
+        digests["stamps"].update(repr([stamp_of(one) for one in status.values()]).encode())
+        digests["sizes and times"].update(
+            text + repr([(one.st_size, one.st_mtime_ns) for one in status.values()]).encode()
+        )
+        shards[-1] |= {"end": number + 1, "bytes": shards[-1]["bytes"] + size}
+        shards[-1] |= {name: digest.hexdigest() for name, digest in digests.items()}
     problems.raise_if_any(num_checked=len(dataset))
     usual = {name: max(counts, key=counts.get) for name, counts in seen.items()}
     return shards, statistics, {name: suffix if suffix in _TAR_SUFFIXES else ".jpg" for name, suffix in usual.items()}
@@ -323,19 +392,34 @@ def _stat_image(file: str) -> os.stat_result:
     return status
 
 
-def _check_same_source(done: list[dict], planned: list[dict], output_dir: Path) -> None:
-    """Refuse to go on if shards that are written would be others now."""
+def _check_same_source(
+    done: list[dict],
+    planned: list[dict],
+    dataset: datasets.Dataset,
+    images: list[str],
+    output_dir: Path,
+    show_progress: bool,
+) -> None:
+    """Refuse to go on if shards that are written would be others now.
+
+    Where image files are not quite as they were, after `cp -r` for instance, their contents decide.
+    """
     now = {shard["file"]: shard for shard in planned}
     changes = []
-    for shard in done:
+    for shard in tqdm(done, unit="shard", desc="Comparing the source", disable=not show_progress):
         new = now.get(shard["file"], {"first": None, "end": None})
+        records = f"of records {shard['first']} to {shard['end'] - 1}, which are in {shard['file']}"
         if (new["first"], new["end"]) != (shard["first"], shard["end"]):
             changes.append(f"{shard['file']} would not begin or end with the same record")
-        elif new["source"] != shard["source"]:
-            changes.append(
-                f"captions, ids or image files (size, time) of records {shard['first']} to {shard['end'] - 1}, which "
-                f"are in {shard['file']}"
-            )
+        elif "contents" not in shard:  # of an earlier version
+            if new["sizes and times"] != shard["source"]:
+                changes.append(f"captions, ids or image files (size, time) {records}")
+        elif new["texts"] != shard["texts"]:
+            changes.append(f"captions, ids or the sizes of image files {records}")
+        elif new["stamps"] != shard["stamps"]:
+            if _contents_of(dataset, images, shard) != shard["contents"]:
+                changes.append(f"the contents of image files {records}")
+            shard["stamps"] = new["stamps"]
     if changes:
         raise FileExistsError(
             f"{output_dir} was made of something else than what is there now: {'; '.join(changes[:3])}"
@@ -343,13 +427,31 @@ def _check_same_source(done: list[dict], planned: list[dict], output_dir: Path) 
         )
 
 
-def _is_whole(output_dir: Path, shard: dict) -> bool:
-    file = output_dir / shard["file"]
-    return file.is_file() and file.stat().st_size == shard["bytes"]
+def _contents_of(dataset: datasets.Dataset, images: list[str], shard: dict) -> str:
+    """The hash of a shard's image files that is noted when it is written."""
+    digest = xxhash.xxh3_128()
+    for row in _read_rows(dataset, shard["first"], shard["end"]):
+        for name in images:
+            digest.update(Path(row[name]["path"]).read_bytes())
+    return digest.hexdigest()
 
 
-def _read_records(dataset: datasets.Dataset, title: str, shard: dict, bar: tqdm) -> Iterator[dict[str, Any]]:
-    """The records of a shard with their images, whose formats and sizes are noted in `shard["images"]`."""
+def _whole_shards(shards: list[dict], output_dir: Path, show_progress: bool) -> Iterator[dict]:
+    """Those that are there as they were written; the others are told, and written anew."""
+    for shard in tqdm(shards, unit="shard", desc="Checking finished shards", disable=not show_progress):
+        if fault := next(faults_of(output_dir, {shard["file"]: shard}, contents="xxh3_128" in shard), None):
+            logger.warning("%s: %s: it is written anew", output_dir, fault)
+            continue
+        if "xxh3_128" not in shard:
+            logger.warning("%s has no checksum yet: taken on trust, and noted with one", output_dir / shard["file"])
+            shard["xxh3_128"] = hash_file(output_dir / shard["file"])
+        yield shard
+
+
+def _read_records(
+    dataset: datasets.Dataset, title: str, shard: dict, bar: tqdm, contents: xxhash.xxh3_128
+) -> Iterator[dict[str, Any]]:
+    """The records of a shard with their images; formats and sizes go into `shard["images"]`, bytes into `contents`."""
     for number, row in enumerate(_read_rows(dataset, shard["first"], shard["end"]), shard["first"]):
         images = {}
         for name, notes in shard["images"].items():
@@ -360,6 +462,7 @@ def _read_records(dataset: datasets.Dataset, title: str, shard: dict, bar: tqdm)
                 problems = Problems(title, _REMEDIES)
                 problems.add(number, bad)
                 problems.raise_if_any(num_checked=number + 1)
+            contents.update(data)
             images[name] = {"bytes": data, "path": os.path.basename(file)}  # noqa: PTH119 - as above
             formats = notes.setdefault("formats", {})
             formats[kind] = formats.get(kind, 0) + 1
@@ -414,7 +517,7 @@ def _open_whole(file: Path) -> Iterator[BinaryIO]:
 
 def _write_manifest(output_dir: Path, manifest: dict) -> None:
     with _open_whole(output_dir / _MANIFEST) as stream:
-        stream.write(json.dumps(manifest, indent=1).encode())
+        stream.write(json.dumps(sealed(manifest), indent=1).encode())
 
 
 def _write_card(card: str, output_dir: Path, manifest: dict) -> None:
@@ -424,6 +527,8 @@ def _write_card(card: str, output_dir: Path, manifest: dict) -> None:
         found = hashlib.sha256(file.read_bytes()).hexdigest()
         if found not in (digest, manifest["card"]):
             logger.warning("%s was edited and is kept as it is; delete it to have it written anew.", file)
+            manifest["card by hand"] = found
+            _write_manifest(output_dir, manifest)
             return
     with _open_whole(file) as stream:
         stream.write(card.encode())

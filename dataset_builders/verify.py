@@ -8,13 +8,15 @@ gallery.json, with images. Records are held to what `load_dataset` asks of them,
 every image is decoded once.
 
     <output>/report.md, report.json    what was found; report.json lists every record with a problem
-    <output>/checked.jsonl             the images found sound: path, bytes, time, hash, width, height
+    <output>/checked.jsonl             the images found sound: path, bytes, time, hash, width, height, stamp
 
 A check that was stopped, be it by kill -9, goes on when the same command is given again; an image that was found sound
-is opened again only if its size or time has changed. Images of the same content and other remarkable things are
-listed, but are no problems: `load_dataset` accepts them.
+is opened again only if its contents have changed: they are compared wherever the file is not as it was, down to the
+time of its entry in the folder, which no program sets back. So a picture changed with size and time kept is noticed,
+and a copy of the data set is not decoded anew. Images of the same content and other remarkable things are listed, but
+are no problems: `load_dataset` accepts them.
 
-Exit status: 0 if all is sound, 1 if there are problems, 2 if the check could not be done.
+Exit status: 0 if all is sound, 1 if there are problems, 2 if the check, or a part of it, could not be done.
 """
 
 import argparse
@@ -27,6 +29,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,10 +37,11 @@ import datasets
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from ..files import whole_file
+from ..files import stamp_of, whole_file
 from ..workers import in_processes, num_cores
 from . import cirhs, itcpr, syncpr, syntbpr
 from .base import describe_differences
+from .checked import Found, as_line, look_at, read_lines
 from .dataset_card import Statistics
 from .images import ImageCheck, check_image
 from .layout import ImageFinder, Layout, local_layout
@@ -47,12 +51,16 @@ logger = logging.getLogger(__name__)
 
 _REPORT, _STATE, _LOCK = "report", "checked.jsonl", ".lock"
 _FEW = 10  # examples in report.md
+_IMAGE_COUNTS = ("named", "missing or empty", "broken", "cannot be read now", "sound")
 
 _CORRUPT, _REPEAT, _UNREADABLE = "names an image file that is broken", "repeats an earlier record", "cannot be read"
+_INACCESSIBLE = "names an image file that cannot be read now"
 _REMEDIES = REMEDIES | {
     _CORRUPT: "fetch, unpack or copy the file again, or take the record out",
     _REPEAT: "take the repetition out",
     _UNREADABLE: "fetch the file again; records after this one were not seen",
+    _INACCESSIBLE: "see to its permissions, or to the disk or network drive it lies on, and check again; this "
+    "says nothing about the image",
 }
 
 
@@ -185,12 +193,14 @@ class Images:
         paths: As written in the records, in order of appearance.
         absent: Number of an image -> the problem, of those that are missing or have 0 bytes.
         broken: Number of an image -> why it cannot be decoded.
+        inaccessible: Number of an image -> why it cannot be read now.
     """
 
     def __init__(self, finder: ImageFinder):
         self.paths: list[str] = []
         self.absent: dict[int, str] = {}
         self.broken: dict[int, str] = {}
+        self.inaccessible: dict[int, str] = {}
         self.num_opened = self.num_sound = self.num_bytes = 0
         self.widths: Counter[int] = Counter()
         self.heights: Counter[int] = Counter()
@@ -215,10 +225,13 @@ class Images:
     def check(self, state: Path, num_workers: int, show_progress: bool) -> None:
         """Open all images that are there, except those that `state` tells to be sound; add to it what is found so."""
         todo = bytearray(bool(file) for file in self._files)
-        for number, check in self._read_state(state):
-            if todo[number]:
+        known: dict[int, ImageCheck] = {}  # of files that are not quite as they were
+        for number, check, is_unchanged in self._read_state(state):
+            if todo[number] and is_unchanged:
                 todo[number] = False
                 self._add(number, check)
+            elif todo[number]:
+                known[number] = check
         numbers = [number for number, is_to_do in enumerate(todo) if is_to_do]
         bar = tqdm(
             desc="Opening images",
@@ -229,38 +242,42 @@ class Images:
         )
         with bar, state.open("a", encoding="utf-8", buffering=1) as stream:  # by lines: a killed run keeps them
             stream.write("\n")  # ends what a killed run has left of a line
-            checks = in_processes(check_image, [self._files[number] for number in numbers], num_workers)
-            with closing(checks):
-                for number, check in zip(numbers, checks, strict=True):
-                    self.num_opened += 1
-                    self._add(number, check)
-                    if not check.error:
-                        stream.write(json.dumps([self.paths[number], *check[:-1]]) + "\n")
+            tasks = [(self._files[number], known.get(number)) for number in numbers]
+            everything_found = in_processes(partial(look_at, check=check_image), tasks, num_workers)
+            with closing(everything_found):
+                for number, found in zip(numbers, everything_found, strict=True):
+                    self.num_opened += found.was_opened
+                    self._note(number, found)
+                    if not found.check.error and found.stamp:
+                        stream.write(as_line(self.paths[number], found))
                     bar.update()
 
-    def _read_state(self, state: Path) -> Iterator[tuple[int, ImageCheck]]:
-        """What an earlier check found sound and is unchanged."""
+    def _read_state(self, state: Path) -> Iterator[tuple[int, ImageCheck, bool]]:
+        """What an earlier check found sound, and whether the file is unchanged."""
         num_unread = 0
-        with state.open("a+", encoding="utf-8", errors="replace") as stream:
-            stream.seek(0)
-            for line in filter(str.strip, stream):
-                try:
-                    path, *values = json.loads(line)
-                    check = ImageCheck(*values, error="")
-                except (ValueError, TypeError):
-                    num_unread += 1
-                    continue
-                number = self._numbers.get(path)
-                if number is None or not self._files[number]:
-                    continue
-                try:
-                    status = os.stat(self._files[number])  # noqa: PTH116 - there are millions, and Path takes far longer
-                except OSError:
-                    continue
-                if (status.st_size, status.st_mtime_ns) == (check.size, check.mtime):
-                    yield number, check
+        for line in read_lines(state):
+            if line is None:
+                num_unread += 1
+                continue
+            path, check, stamp = line
+            number = self._numbers.get(path)
+            if number is None or not self._files[number]:
+                continue
+            try:
+                now = stamp_of(os.stat(self._files[number]))  # noqa: PTH116 - there are millions, and Path takes longer
+            except OSError:
+                continue
+            yield number, check, now == stamp
         if num_unread:
-            logger.warning("%s: %d lines cannot be read; their images are opened again.", state, num_unread)
+            logger.warning(
+                "%s: %d lines are broken, or of an earlier version; their images are opened again.", state, num_unread
+            )
+
+    def _note(self, number: int, found: Found) -> None:
+        if found.is_inaccessible:
+            self.inaccessible[number] = found.check.error
+        else:
+            self._add(number, found.check)
 
     def _add(self, number: int, check: ImageCheck) -> None:
         if check.error:
@@ -364,6 +381,8 @@ class Reading:
         for image, number in zip(self._named_images, self._naming_records, strict=True):
             if error := self.images.broken.get(image):
                 self._add(number, BadRecord(_CORRUPT, f"{self.images.paths[image]}: {error}"))
+            if error := self.images.inaccessible.get(image):
+                self._add(number, BadRecord(_INACCESSIBLE, f"{self.images.paths[image]}: {error}"))
 
     def _add(self, number: int, bad: BadRecord) -> None:
         self.problems[bad.problem].append((number, bad.detail))
@@ -408,6 +427,7 @@ def _make_report(name: str, layout: Layout, readings: dict[str, Reading], images
             "named": len(images.paths),
             "missing or empty": len(images.absent),
             "broken": len(images.broken),
+            "cannot be read now": len(images.inaccessible),
             "sound": images.num_sound,
             "opened": images.num_opened,
             "bytes": images.num_bytes,
@@ -439,7 +459,7 @@ def to_markdown(report: dict[str, Any]) -> str:
         lines.append("None.")
 
     lines += ["", "## Images", "", "| | |", "|---|---:|"]
-    lines += [f"| {key} | {images[key]:,} |" for key in ("named", "missing or empty", "broken", "sound")]
+    lines += [f"| {key} | {images[key]:,} |" for key in _IMAGE_COUNTS]
     lines.append(f"| megabytes | {images['bytes'] / 1e6:,.1f} |")
     lines += [
         f"| {side}, pixels | {images[side][0]:,} to {images[side][1]:,} |"
@@ -506,7 +526,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
-        return 2
+        return 130
     images = report["images"]
     for file, found in report["files"].items():
         print(f"{file}: {found['records']:,} records")
@@ -514,11 +534,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"  {where['records']:,} records: {problem}, as record {where['found'][0]['record']}")
     print(
         f"images: {images['named']:,} named, {images['opened']:,} opened now, {images['sound']:,} sound, "
-        f"{images['broken']:,} broken, {images['missing or empty']:,} missing or empty"
+        f"{images['broken']:,} broken, {images['cannot be read now']:,} that cannot be read now, "
+        f"{images['missing or empty']:,} missing or empty"
     )
     place = options.output or Path(report["root"], "verify")
     print(f"{'All is sound' if report['sound'] else 'There are problems'}: see {place / _REPORT}.md")
-    return 0 if report["sound"] else 1
+    problems = {problem for found in report["files"].values() for problem in found["problems"]}
+    return 0 if not problems else 2 if problems == {_INACCESSIBLE} else 1
 
 
 if __name__ == "__main__":

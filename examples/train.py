@@ -35,7 +35,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import yaml
 from datasets import Image, load_dataset
 from transformers import AutoModel, AutoProcessor, HfArgumentParser, set_seed
 
@@ -54,6 +53,7 @@ from fafa.training import (
 from fafa.training.adapters import add_lora, merge_lora, train_vision_blocks
 from fafa.training.card import RunFacts
 from fafa.training.trainer import held_out_rank_metrics
+from fafa.yaml_files import SettingsFileError, read_yaml
 
 logger = logging.getLogger("train")
 
@@ -219,7 +219,10 @@ def parse_arguments() -> tuple[ScriptArguments, FafaTrainingArguments, dict]:
     parser = HfArgumentParser((ScriptArguments, FafaTrainingArguments), description=__doc__.split("\n")[0])
     parser.add_argument("--config", type=Path, help="YAML file of settings, which the command line overrides.")
     config_file = parser.parse_known_args()[0].config
-    settings = {} if config_file is None else yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    try:
+        settings = {} if config_file is None else read_yaml(config_file)
+    except SettingsFileError as error:
+        parser.error(str(error))
     known = [entry.name for entry in (*fields(ScriptArguments), *fields(FafaTrainingArguments))]
     for name in settings:
         if name not in known:

@@ -12,30 +12,26 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml
+from .. import yaml_files
+from ..yaml_files import SettingsFileError
 
 Settings = TypeVar("Settings")
 
 
-class RecipeError(ValueError):
+class RecipeError(SettingsFileError):
     """A recipe cannot be used. The message names the file, the key, what was expected, and the nearest valid key."""
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """The mapping in a YAML file; see `fafa.yaml_files`.
 
     Raises:
         RecipeError: there is no such file, or it holds no mapping.
     """
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{file}: cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{file}: is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise RecipeError(f"{file}: expected a mapping of settings, found {_kind(content)}")
-    return content
+        return yaml_files.read_yaml(file)
+    except SettingsFileError as error:
+        raise RecipeError(str(error)) from None
 
 
 def read_settings(cls: type[Settings], mapping: Mapping[str, Any], where: str) -> Settings:

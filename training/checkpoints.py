@@ -3,9 +3,10 @@
 A checkpoint is written into `_unfinished/`, gets a manifest of its files, is flushed to disk, and appears as
 `checkpoint-<step>` by one rename. One that has to go leaves by a rename, too, before it is deleted. So no kill leaves a
 half-written or half-deleted folder under that name, and other tools see complete ones only.
+
+The manifest holds a checksum of every file, and one of itself: a checkpoint that was damaged later is not gone on from.
 """
 
-import errno
 import hashlib
 import json
 import logging
@@ -13,9 +14,11 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from ..files import DISK_FULL, faults_of, is_sealed, read_json, record_files, sealed
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +26,6 @@ logger = logging.getLogger(__name__)
 UNFINISHED, SET_ASIDE, LOCK = "_unfinished", "_set_aside", "_lock"
 MANIFEST = "manifest.json"
 IDENTITY_COLUMNS = ("cpr_id", "reference_image_path", "target_image_path", "edit_caption")
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class CheckpointError(RuntimeError):
@@ -42,34 +44,77 @@ def checkpoints_in(folder: Path) -> list[Path]:
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
-    """What `publish` recorded; None if there is nothing of it that can be read."""
+    """What `publish` recorded; None if there is nothing of it that can be read.
+
+    Raises:
+        OSError: it is there, but cannot be read now.
+    """
     try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        manifest = read_json(checkpoint / MANIFEST)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
-    return manifest if isinstance(manifest, dict) and "files" in manifest else None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        return None
+    return manifest if is_sealed(manifest) or not has_checksums(manifest) else None
 
 
-def fault_of(checkpoint: Path) -> str | None:
-    """What is missing in a checkpoint, by the sizes in its manifest; None if it is complete."""
+def has_checksums(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest records what files hold; those of earlier versions have their sizes alone."""
+    return not all(type(size) is int for size in manifest["files"].values())
+
+
+def faults_in(checkpoint: Path, contents: bool = True) -> Iterator[str]:
+    """What is wrong with a checkpoint by its manifest, file by file.
+
+    Args:
+        contents: whether to read every file for its checksum, or only to look for it and its size.
+
+    Raises:
+        OSError: a file is there, but cannot be read now.
+    """
     manifest = read_manifest(checkpoint)
     if manifest is None:
-        return f"no readable {MANIFEST}"
-    for name, size in manifest["files"].items():
-        file = checkpoint / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size} bytes instead of {size}"
-    return None
+        yield f"{MANIFEST} is damaged" if (checkpoint / MANIFEST).exists() else f"no readable {MANIFEST}"
+    elif has_checksums(manifest):
+        yield from faults_of(checkpoint, manifest["files"], contents)
+    else:
+        sizes = {name: {"bytes": size} for name, size in manifest["files"].items()}
+        yield from faults_of(checkpoint, sizes, contents=False)
+
+
+def fault_of(checkpoint: Path, contents: bool = True) -> str | None:
+    """The first of `faults_in` a checkpoint; None if it is complete and sound."""
+    return next(faults_in(checkpoint, contents), None)
 
 
 def newest_complete(folder: Path, at_most: int | None = None) -> Path | None:
-    """The complete checkpoint of the highest step, or of the highest up to `at_most`; None if there is none."""
+    """The complete checkpoint of the highest step, or of the highest up to `at_most`; None if there is none.
+
+    Files are not read, so that a run may ask after every checkpoint; see `newest_sound`.
+    """
     for checkpoint in reversed(checkpoints_in(folder)):
-        if (at_most is None or step_of(checkpoint) <= at_most) and fault_of(checkpoint) is None:
+        if (at_most is None or step_of(checkpoint) <= at_most) and fault_of(checkpoint, contents=False) is None:
             return checkpoint
     return None
+
+
+def newest_sound(folder: Path, at_most: int | None = None) -> tuple[Path | None, dict[Path, str]]:
+    """The checkpoint to go on from, every file of which is as it was written, and why none of the later ones is.
+
+    Args:
+        at_most: the highest step that comes into question.
+
+    Raises:
+        OSError: a file is there, but cannot be read now.
+    """
+    passed_over = {}
+    for checkpoint in reversed(checkpoints_in(folder)):
+        is_late = at_most is not None and step_of(checkpoint) > at_most
+        fault = fault_of(checkpoint, contents=not is_late)
+        if fault is None and not is_late:
+            return checkpoint, passed_over
+        passed_over[checkpoint] = fault or f"beyond step {at_most}, the last known to be good"
+    return None, passed_over
 
 
 def publish(written: Path, folder: Path, about: dict[str, Any]) -> Path:
@@ -86,9 +131,10 @@ def publish(written: Path, folder: Path, about: dict[str, Any]) -> Path:
     files = sorted(path for path in written.rglob("*") if path.is_file() and path.name != MANIFEST)
     for path in files:
         _flush(path)
-    sizes = {path.relative_to(written).as_posix(): path.stat().st_size for path in files}
+    recorded = record_files(written, [path.relative_to(written).as_posix() for path in files])
+    manifest = sealed({"files": recorded, **about})
     # Last: a folder with a manifest is complete on the disk, also after a power cut.
-    (written / MANIFEST).write_text(json.dumps({"files": sizes, **about}, indent=1), encoding="utf-8")
+    (written / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     _flush(written / MANIFEST)
     for path in [*(path for path in written.rglob("*") if path.is_dir()), written]:
         _flush(path)
@@ -159,7 +205,7 @@ def disk_is_full(folder: Path, error: BaseException) -> bool:
 
     torch and safetensors hide the operating system's error number, torch even its text.
     """
-    if getattr(error, "errno", None) in _DISK_FULL or any(f"os error {code})" in str(error) for code in _DISK_FULL):
+    if getattr(error, "errno", None) in DISK_FULL or any(f"os error {code})" in str(error) for code in DISK_FULL):
         return True
     try:
         with tempfile.TemporaryFile(dir=folder) as probe:
@@ -167,7 +213,7 @@ def disk_is_full(folder: Path, error: BaseException) -> bool:
             probe.flush()
             os.fsync(probe.fileno())
     except OSError as failed:
-        return failed.errno in _DISK_FULL
+        return failed.errno in DISK_FULL
     return False
 
 

@@ -2,11 +2,15 @@
 
 import json
 import logging
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from .checkpoints import read_manifest
+from ..files import read_json
+from .checkpoints import CheckpointError, read_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +43,10 @@ class ExactResume:
         path.write_text(json.dumps(unlogged), encoding="utf-8")
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        super()._load_rng_state(checkpoint)
+        with _refusing_objects(checkpoint):
+            super()._load_rng_state(checkpoint)
         path = Path(checkpoint or "", f"unlogged_loss_{self.args.process_index}.json")
-        unlogged = json.loads(path.read_text(encoding="utf-8")) if checkpoint and path.exists() else {}
+        unlogged = read_json(path) if checkpoint and path.exists() else {}
         if unlogged.get("processes") == self.args.world_size:
             self._globalstep_last_logged = unlogged["since_step"]
             self._tr_loss = torch.tensor(unlogged["loss"], device=self.args.device)
@@ -50,7 +55,8 @@ class ExactResume:
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """The stored state, but at the learning rate that is asked for now."""
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with _refusing_objects(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
         stored = (read_manifest(Path(checkpoint)) or {}).get("learning_rate") if checkpoint else None
         if not stored or stored == self.args.learning_rate:
             return
@@ -70,3 +76,16 @@ class ExactResume:
             self.control.should_training_stop = True
         if not self.control.should_training_stop:
             super()._run_epoch(*args, **kwargs)
+
+
+@contextmanager
+def _refusing_objects(checkpoint: str | None) -> Iterator[None]:
+    """torch reads tensors and plain values only (`weights_only`): what else a file holds could run a program."""
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(
+            f"{checkpoint} holds an object that no checkpoint needs; it was not loaded, since it could run a program "
+            f"({reason}). Go on from a checkpoint whose origin you know."
+        ) from error

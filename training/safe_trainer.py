@@ -1,7 +1,6 @@
 """A Trainer whose runs cannot be lost: locked folder, complete checkpoints, exact resume, a guard against collapse."""
 
 import contextlib
-import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 
+from ..files import read_json
 from . import checkpoints
 from .checkpoints import CheckpointError
 from .guard import COLLAPSE, CollapseGuard
@@ -36,7 +36,7 @@ class SafeTrainer(ExactResume, Trainer):
         """Trains, alone in its output folder.
 
         Args:
-            resume_from_checkpoint: True goes on from the newest complete checkpoint of the output folder (after a
+            resume_from_checkpoint: True goes on from the newest sound checkpoint of the output folder (after a
                 collapse, from the last good one), or begins if it has none; a path goes on from that one.
 
         Raises:
@@ -80,39 +80,43 @@ class SafeTrainer(ExactResume, Trainer):
                 f"{folder} has checkpoints of an earlier run, up to {present[-1].name}, which a new run would mix with "
                 "its own. Go on with it (resume_from_checkpoint=true), choose another output_dir, or remove them."
             )
-        chosen = self._newest(folder, present) if given is True else Path(given)
-        fault = checkpoints.fault_of(chosen)
-        manifest = checkpoints.read_manifest(chosen)
-        if not chosen.is_dir() or (manifest is not None and fault is not None):
+        try:
+            chosen = self._newest(folder) if given is True else Path(given)
+            fault = None if given is True else checkpoints.fault_of(chosen)
+            manifest = checkpoints.read_manifest(chosen)
+        except OSError as error:
+            raise CheckpointError(
+                f"{error.filename or folder} cannot be read now ({error.strerror or error}). See to its permissions, "
+                "or to the disk or network drive it lies on, and give the same command again."
+            ) from error
+        is_ours = (chosen / checkpoints.MANIFEST).exists()  # the stock Trainer writes none
+        if not chosen.is_dir() or (is_ours and fault is not None):
             raise CheckpointError(
                 f"{chosen} cannot be gone on from: {fault if chosen.is_dir() else 'no such folder'}. Choose another "
-                "checkpoint, or resume_from_checkpoint=true for the newest complete one of the output folder."
+                "checkpoint, or resume_from_checkpoint=true for the newest sound one of the output folder."
             )
         if manifest is None:
             logger.warning("%s: %s, so whether it is complete, and of the same data, is unknown", chosen, fault)
         else:
             self._check_same_run(chosen, manifest)
+            if not checkpoints.has_checksums(manifest):
+                logger.warning("%s has no checksums, as of an earlier version: its files are taken on trust", chosen)
         self.accelerator.wait_for_everyone()
         if self.args.should_save and chosen.parent.resolve() == folder.resolve():
             checkpoints.set_aside_after(folder, checkpoints.step_of(chosen))
             (folder / COLLAPSE).unlink(missing_ok=True)
         return str(chosen)
 
-    def _newest(self, folder: Path, present: list[Path]) -> Path:
-        report = folder / COLLAPSE
-        last_good = json.loads(report.read_text(encoding="utf-8"))["last_good_step"] if report.exists() else None
-        chosen = checkpoints.newest_complete(folder, at_most=last_good)
-        later = present if chosen is None else present[present.index(chosen) + 1 :]
-        faults = [
-            f"{path.name}: {checkpoints.fault_of(path) or f'not known to be good ({COLLAPSE})'}" for path in later
-        ]
+    def _newest(self, folder: Path) -> Path:
+        chosen, passed_over = checkpoints.newest_sound(folder, at_most=_last_good_step(folder / COLLAPSE))
         if chosen is None:
+            faults = "; ".join(f"{path.name}: {fault}" for path, fault in reversed(passed_over.items()))
             raise CheckpointError(
-                f"no checkpoint in {folder} is one to go on from ({'; '.join(faults)}). Name one all the same "
+                f"no checkpoint in {folder} is one to go on from ({faults}). Name one all the same "
                 "(resume_from_checkpoint=PATH), or begin anew in another output_dir."
             )
-        for fault in faults:
-            logger.warning("passed over %s/%s", folder, fault)
+        for path, fault in reversed(passed_over.items()):
+            logger.warning("passed over %s: %s", path, fault)
         return chosen
 
     @cached_property
@@ -201,3 +205,16 @@ class SafeTrainer(ExactResume, Trainer):
         saved = [p for p in self.model.parameters() if p.requires_grad or not adapter]
         state = [t for of_one in self.optimizer.state.values() for t in of_one.values() if isinstance(t, torch.Tensor)]
         return sum(tensor.nbytes for tensor in saved + state)
+
+
+def _last_good_step(report: Path) -> int | None:
+    """What the report of a collapse says; None if there was none."""
+    if not report.exists():
+        return None
+    try:
+        return int(read_json(report)["last_good_step"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{report} is damaged ({error}), so which checkpoint was the last good one is unknown: name one "
+            "(resume_from_checkpoint=PATH), or remove this file to go on from the newest."
+        ) from error

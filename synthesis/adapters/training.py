@@ -43,6 +43,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
+from ...files import hash_file
 from ...training import checkpoints
 from ..components import SynthesisError, free, seed_of
 from ..settings import deciding
@@ -248,9 +249,14 @@ class _Training(Stage):
             self._write_manifest(work, {})
             checkpoints.recover(folder)
         self._accelerator.wait_for_everyone()
-        newest = checkpoints.newest_complete(folder)
+        newest, passed_over = checkpoints.newest_sound(folder)
         start = checkpoints.step_of(newest) if newest else 0
-        if start >= self._last and (work.root / "adapter" / WEIGHTS).exists():
+        for path, fault in passed_over.items():
+            logger.warning("passed over %s: %s", path, fault)
+        self._accelerator.wait_for_everyone()  # all have looked
+        if self._accelerator.is_main_process:
+            checkpoints.set_aside_after(folder, start)
+        if start >= self._last and newest and _is_copied(newest / WEIGHTS, work.root / "adapter" / WEIGHTS):
             logger.info("%s has been trained for %d steps already", work.root / "adapter", start)
             return
 
@@ -463,6 +469,16 @@ class _Training(Stage):
             log=read_lines(self._log)[0],
             sheets=sorted((folder / _VALIDATION).glob("step-*.png")),
         )
+
+
+def _is_copied(original: Path, copy: Path) -> bool:
+    """Whether a copy is there, and as the original."""
+    if not copy.exists():
+        return False
+    is_equal = hash_file(original) == hash_file(copy)
+    if not is_equal:
+        logger.warning("%s is not as it was written: put there anew", copy)
+    return is_equal
 
 
 def _check_model(settings: AdapterTraining) -> str | None:

@@ -11,6 +11,7 @@ import tracemalloc
 from functools import partial
 from types import SimpleNamespace
 
+import datasets
 import huggingface_hub
 import pyarrow.parquet
 import pytest
@@ -21,6 +22,7 @@ from PIL import Image as PilImage
 
 from fafa.dataset_builders import export
 from fafa.dataset_builders.records import DataFormatError
+from fafa.files import SEAL
 
 RECORD = 600  # bytes: more than one of the tiny records, less than two
 
@@ -154,6 +156,102 @@ def test_an_export_killed_while_writing_goes_on_and_ends_the_same_to_the_byte(ru
     assert (tmp_path / "out/README.md").read_text() == (tmp_path / "whole/README.md").read_text()
 
 
+def flip_a_byte_at(file, place):
+    data = bytearray(file.read_bytes())
+    data[int(len(data) * place) - 1] ^= 1
+    file.write_bytes(data)
+
+
+def test_a_copied_or_touched_source_is_known_by_its_contents(run, syncpr_root, tmp_path, monkeypatch):
+    shards = run("SynCPR", data_dir=syncpr_root, shard_size=RECORD)
+    shards[1].unlink()
+    copy = tmp_path / "copy"
+    shutil.copytree(syncpr_root, copy, copy_function=shutil.copyfile)
+    written, write = [], export._write_parquet
+    monkeypatch.setattr(
+        export, "_write_parquet", lambda stream, *args: (written.append(stream.name), write(stream, *args))
+    )
+    assert run("SynCPR", data_dir=copy, shard_size=RECORD) == shards
+    assert written == [f"{shards[1]}.part"]
+    read = []
+    monkeypatch.setattr(export, "_contents_of", lambda *_: read.append(1))
+    run("SynCPR", data_dir=copy, shard_size=RECORD)
+    assert not read  # its stamps are known now
+
+
+@pytest.mark.parametrize("format", ["parquet", "webdataset"])
+def test_every_file_of_an_export_has_a_checksum_and_a_damaged_shard_is_written_anew(
+    run, syncpr_root, tmp_path, format, caplog
+):
+    """A flipped shard used to be "done"."""
+    settings = {
+        "data_dir": syncpr_root,
+        "shard_size": 6_000 if format == "webdataset" else 2 * RECORD,
+        "format": format,
+    }
+    shards, folder = run("SynCPR", **settings), tmp_path / "out"
+    assert export.verify_export(folder) == [] and len(shards) > 1
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != export._LOCK)
+    assert len(files) == len(shards) + 2
+    contents = [file.read_bytes() for file in files]
+    for file, data in zip(files, contents, strict=True):
+        for place in (0.1, 0.5, 1.0):
+            flip_a_byte_at(file, place)
+            (fault,) = export.verify_export(folder)
+            assert file.name in fault and ("damaged" in fault or "not as it was written" in fault)
+            file.write_bytes(data)
+    flip_a_byte_at(shards[1], 0.5)
+    assert run("SynCPR", **settings) == shards
+    assert f"{shards[1].relative_to(folder)} is damaged" in caplog.text and "written anew" in caplog.text
+    assert [file.read_bytes() for file in shards] == [
+        data for file, data in zip(files, contents, strict=True) if file in shards
+    ]
+
+
+def test_a_damaged_shard_is_not_pushed(run, hub, syncpr_root, tmp_path):
+    shards = run("SynCPR", data_dir=syncpr_root, shard_size=RECORD)
+    flip_a_byte_at(shards[2], 0.5)
+    with pytest.raises(ValueError, match=r"train-00002\.parquet is damaged.*export command again"):
+        export.push_to_hub(tmp_path / "out", "me/syncpr")
+    assert not hub.calls
+
+
+def test_an_export_of_an_earlier_version_goes_on_and_gets_checksums(run, syncpr_root, tmp_path, caplog):
+    """It noted sizes and times alone."""
+    run("SynCPR", data_dir=syncpr_root, shard_size=RECORD)
+    file = tmp_path / "out/export.json"
+    manifest = json.loads(file.read_text())
+    del manifest[SEAL]
+    for shard in manifest["parts"][0]["shards"]:
+        for name in ("texts", "stamps", "contents", "xxh3_128"):
+            del shard[name]
+        shard["source"] = "unknown"
+    file.write_text(json.dumps(manifest))
+    assert any("earlier version" in fault for fault in export.verify_export(tmp_path / "out"))
+    with pytest.raises(FileExistsError, match=r"\(size, time\) of records 0 to 0"):
+        run("SynCPR", data_dir=syncpr_root, shard_size=RECORD)
+    planned = export._plan_shards(
+        datasets.load_dataset("SynCPR", data_dir=str(syncpr_root), cache_dir=str(tmp_path / "cache"), split="train"),
+        "",
+        manifest["settings"],
+        show_progress=False,
+    )[0]
+    for shard, now in zip(manifest["parts"][0]["shards"], planned, strict=True):
+        shard["source"] = now["sizes and times"]
+    file.write_text(json.dumps(manifest))
+    run("SynCPR", data_dir=syncpr_root, shard_size=RECORD)
+    assert "no checksum yet: taken on trust" in caplog.text and export.verify_export(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{}", '{"parts": 1}', '{"parts": [{"shards": [{}]}]}', "null", "\0"])
+def test_a_manifest_of_something_else_is_refused_by_name(run, syncpr_root, tmp_path, text):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/export.json").write_text(text)
+    with pytest.raises(FileExistsError, match=r"export\.json is not of an export, or damaged"):
+        run("SynCPR", data_dir=syncpr_root)
+    assert len(export.verify_export(tmp_path / "out")) == 1
+
+
 def test_a_finished_export_is_not_written_again_but_a_lost_or_cut_shard_is(run, syncpr_root, monkeypatch):
     shards = run("SynCPR", data_dir=syncpr_root, shard_size=RECORD)
     contents = [file.read_bytes() for file in shards]
@@ -203,8 +301,11 @@ def test_a_source_that_changed_since_is_refused_and_shards_stay(run, syncpr_root
     shards = run("SynCPR", data_dir=syncpr_root, shard_size=RECORD)
     before = [file.read_bytes() for file in shards]
     if change == "image":
-        os.utime(syncpr_root / syncpr_records[2]["target_image_path"], (1, 1))
-        match = "records 2 to 2, which are in data/train-00002.parquet"
+        file = syncpr_root / syncpr_records[2]["target_image_path"]
+        status = file.stat()
+        file.write_bytes(b"x" * status.st_size)
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))  # as `cp -p` or `rsync -t`
+        match = "contents of image files of records 2 to 2, which are in data/train-00002.parquet"
     elif change == "caption":
         syncpr_records[2]["edit_caption"] = "Now in a hat."
         match = "records 2 to 2, which are in data/train-00002.parquet"
@@ -344,6 +445,7 @@ def test_a_card_that_was_edited_is_kept(run, syncpr_root, tmp_path, caplog):
     card.write_text(generated + "\nMy notes.\n")
     run("SynCPR", data_dir=syncpr_root)
     assert card.read_text().endswith("My notes.\n") and "was edited" in caplog.text
+    assert export.verify_export(tmp_path / "out") == []  # taken over
     card.unlink()
     run("SynCPR", data_dir=syncpr_root)
     assert card.read_text() == generated

@@ -1,11 +1,15 @@
+import errno
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 from PIL import Image
 
-from fafa.dataset_builders import verify
+from fafa.dataset_builders import checked, verify
+from fafa.dataset_builders.images import ImageCheck
 from fafa.dataset_builders.verify import main, verify_dataset
 
 
@@ -201,7 +205,7 @@ def test_a_check_that_was_stopped_opens_only_the_other_images(syncpr_root, opene
         return note(file)
 
     monkeypatch.setattr(verify, "check_image", stop)
-    assert main([str(syncpr_root), "--num-workers", "1"]) == 2
+    assert main([str(syncpr_root), "--num-workers", "1"]) == 130
     assert not (syncpr_root / "verify/report.json").exists()
     state.write_text(state.read_text()[:-20])  # as kill -9 may leave it
     monkeypatch.setattr(verify, "check_image", note)
@@ -228,6 +232,66 @@ def test_changed_and_broken_images_are_opened_again(syncpr_root, syncpr_records,
     assert opened == [changed.name]
     (syncpr_root / syncpr_records[3]["target_image_path"]).unlink()
     assert found(check(syncpr_root), "SynCPR.json", "names an image file that is missing")[0][0] == 3
+
+
+def test_a_picture_changed_with_size_and_time_kept_is_opened_again(syncpr_root, syncpr_records, opened):
+    """As `cp -p`, `rsync -t` and archives keep them: the first verdict used to last for ever."""
+    changed = syncpr_root / syncpr_records[2]["target_image_path"]
+    check(syncpr_root)
+    opened.clear()
+    status = changed.stat()
+    changed.write_bytes(b"x" * status.st_size)
+    os.utime(changed, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert not check(syncpr_root)["sound"] and opened == [changed.name]
+
+
+def test_a_copy_of_a_data_set_is_recognised_by_contents_and_only_what_changed_is_decoded(
+    syncpr_root, syncpr_records, tmp_path, opened
+):
+    check(syncpr_root)
+    copy = tmp_path / "copy"
+    shutil.copytree(syncpr_root, copy, copy_function=shutil.copyfile)  # as `cp -r`: with other times
+    (copy / syncpr_records[1]["target_image_path"]).write_bytes(b"no image")
+    opened.clear()
+    report = check(copy)
+    assert report["images"]["opened"] == len(opened) == 1 and report["images"]["sound"] == 11
+    opened.clear()
+    assert check(copy)["images"]["sound"] == 11 and len(opened) == 1  # the broken one, which may have been mended
+
+
+def test_states_of_earlier_versions_are_opened_again_and_rubbish_is_passed_over(syncpr_root, opened, caplog):
+    """An earlier version judged otherwise, so its verdicts count no more."""
+    check(syncpr_root)
+    state = syncpr_root / "verify/checked.jsonl"
+    lines = [json.loads(line) for line in filter(str.strip, state.read_text().splitlines())]
+    rubbish = ["[" * 9_000, "null", '{"a": 1}', "[1, 2]", json.dumps([*lines[0][:3], "zz", 4, 8, lines[0][6]])]
+    state.write_text("\n".join([*(json.dumps(line[:6]) for line in lines), *rubbish]))
+    opened.clear()
+    assert check(syncpr_root)["sound"] and len(opened) == 12
+    assert "17 lines are broken, or of an earlier version" in caplog.text
+
+
+def test_what_cannot_be_read_now_is_no_verdict_on_the_image(syncpr_root, syncpr_records, monkeypatch, capsys):
+    """A disk or network drive in trouble: neither broken nor sound, and exit status 2."""
+    path = syncpr_records[0]["target_image_path"]
+
+    def fail(file, *arguments, **options):
+        if str(file).endswith(path):
+            raise OSError(errno.EIO, "Input/output error", str(file))
+        return open(file, *arguments, **options)  # noqa: PTH123
+
+    blind = ImageCheck(0, 0, "", 0, 0, "Input/output error")
+    real = verify.check_image
+    monkeypatch.setattr(verify, "check_image", lambda file: blind if file.endswith(path) else real(file))
+    monkeypatch.setattr(checked, "open", fail, raising=False)
+    assert main([str(syncpr_root), "--num-workers", "1"]) == 2
+    report = json.loads((syncpr_root / "verify/report.json").read_text())
+    assert (report["sound"], report["images"]["broken"], report["images"]["cannot be read now"]) == (False, 0, 1)
+    ((record, detail),) = found(report, "SynCPR.json", "names an image file that cannot be read now")
+    assert record == 0 and detail.startswith(f"{path}: Input/output error")
+    assert "1 that cannot be read now" in capsys.readouterr().out
+    monkeypatch.undo()
+    assert main([str(syncpr_root), "--num-workers", "1"]) == 0
 
 
 def test_several_processes_find_the_same(syncpr_root, syncpr_records):

@@ -1,6 +1,7 @@
 """Runs that are killed, doubled, resumed wrongly or out of room lose nothing and mix nothing."""
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -11,8 +12,9 @@ import pytest
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file
-from tiny_run import names_of, tiny_trainer
+from tiny_run import flip_a_byte, names_of, tiny_trainer
 
+from fafa import files
 from fafa.training import checkpoints
 from fafa.training.checkpoints import CheckpointError, fault_of, newest_complete, publish, recover
 
@@ -105,6 +107,79 @@ def test_resume_passes_over_damaged_checkpoints_and_says_so(copied, triplets_of_
         (path / "manifest.json").unlink()
     with pytest.raises(CheckpointError, match=r"no checkpoint in .* \(checkpoint-2: no readable manifest"):
         tiny_trainer(copied, triplets_of_module).train(resume_from_checkpoint=True)
+
+
+FILES = ["config.json", "manifest.json", "model.safetensors", "optimizer.pt", "rng_state.pth", "scheduler.pt"]
+FILES += ["trainer_state.json", "training_args.bin", "unlogged_loss_0.json"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_byte_in_any_file_is_refused_by_name(run, tmp_path, name):
+    """Model and optimiser used to resume with other weights, exit status 0."""
+    assert sorted(path.name for path in (run / "checkpoint-8").iterdir()) == FILES
+    checkpoint = Path(shutil.copytree(run / "checkpoint-8", tmp_path / "checkpoint-8"))
+    flip_a_byte(checkpoint / name)
+    assert fault_of(checkpoint).startswith(f"{name} is damaged")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer_state.json", "manifest.json"])
+def test_resume_goes_on_from_the_newest_sound_checkpoint(copied, triplets_of_module, caplog, name):
+    flip_a_byte(copied / "checkpoint-8" / name)
+    with pytest.raises(CheckpointError, match=rf"checkpoint-8 cannot be gone on from: {name} is damaged.*newest sound"):
+        tiny_trainer(copied, triplets_of_module).train(resume_from_checkpoint=str(copied / "checkpoint-8"))
+    trainer = tiny_trainer(copied, triplets_of_module)
+    trainer.train(resume_from_checkpoint=True)
+    assert f"passed over {copied}/checkpoint-8: {name} is damaged" in caplog.text
+    assert trainer.state.global_step == 8 and fault_of(copied / "checkpoint-8") is None
+    assert "checkpoint-8" in names_of(copied / "_set_aside")  # nothing is thrown away
+
+
+def test_checkpoints_without_checksums_still_resume_with_a_remark(copied, triplets_of_module, caplog):
+    """Those of earlier versions record sizes."""
+    file = copied / "checkpoint-8" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["files"] = {name: record["bytes"] for name, record in manifest["files"].items()}
+    file.write_text(json.dumps(manifest))
+    tiny_trainer(copied, triplets_of_module).train(resume_from_checkpoint=True)
+    assert "checkpoint-8 has no checksums" in caplog.text
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_damaged(copied, triplets_of_module, monkeypatch):
+    """A network drive in trouble must not send the run back by hours."""
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error", "somewhere/optimizer.pt")
+
+    monkeypatch.setattr(files, "hash_file", fail)
+    with pytest.raises(CheckpointError, match=r"somewhere/optimizer\.pt cannot be read now"):
+        tiny_trainer(copied, triplets_of_module).train(resume_from_checkpoint=True)
+    assert "_set_aside" not in names_of(copied)
+
+
+@pytest.mark.parametrize("data", [b"[" * 100_000, b'{"files": [1]}', b'{"files": {"a": "b"}}', b"\xff\0", b"null"])
+def test_any_manifest_is_a_fault_and_no_traceback(tmp_path, data):
+    place = publish(write_checkpoint(tmp_path, 4), tmp_path, {})
+    (place / "manifest.json").write_bytes(data)
+    assert fault_of(place) == "manifest.json is damaged"
+
+
+def test_a_hostile_pickle_in_a_checkpoint_runs_nothing(copied, triplets_of_module, tmp_path):
+    """torch's files are read with weights_only, so checksums need not guard against forgery."""
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        folder = Path(shutil.copytree(copied / "checkpoint-8", tmp_path / f"of-{name}" / "checkpoint-8"))
+        torch.save(_Touch(str(tmp_path / "touched")), folder / name)
+        (folder / "manifest.json").unlink()
+        with pytest.raises(CheckpointError, match="checkpoint-8 holds an object that no checkpoint needs"):
+            tiny_trainer(folder.parent, triplets_of_module, max_steps=10).train(resume_from_checkpoint=str(folder))
+    assert not (tmp_path / "touched").exists()
+
+
+class _Touch:
+    def __init__(self, file: str):
+        self.file = file
+
+    def __reduce__(self):
+        return open, (self.file, "w")
 
 
 def test_a_new_run_does_not_mix_with_an_old_one(copied, tmp_path, triplets_of_module, caplog):
