@@ -19,6 +19,11 @@ once). For a stream that several workers share, cut what was loaded: `dataset.to
 """
 
 import functools
+import importlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
 
 # Name for load_dataset -> module of the builder, and the last folder of its cache: raise it when columns change.
 BUILDERS = {
@@ -34,6 +39,7 @@ def register_builders() -> None:
 
     `datasets` has no plug-ins (5.2). Every way from a name to its builder leads through `dataset_module_factory`, so
     that is wrapped for our names; this also keeps the stock code from listing millions of image files in `data_dir`.
+    A path to a folder in our layout is refused, with the call that loads it: the stock code makes something else of it.
     """
     import datasets.inspect
     import datasets.load
@@ -45,12 +51,77 @@ def register_builders() -> None:
     @functools.wraps(stock)
     def dataset_module_factory(path, revision=None, *args, data_files=None, **kwargs):
         if path not in BUILDERS:
+            _refuse_our_folder(path, kwargs.get("data_dir"))
             return stock(path, revision, *args, data_files=data_files, **kwargs)
         if data_files is not None:
-            raise ValueError(f"{path} takes data_dir=, a folder of annotations and images; no data_files=")
+            raise ValueError(
+                f"{path} takes data_dir=, a folder of annotations and images; no data_files=. "
+                f"Load it so: {_right_call(path, _folder_of(data_files))}"
+            )
         module, schema = BUILDERS[path]
         return datasets.load.DatasetModule(module, schema, {"dataset_name": path, "revision": revision})
 
     dataset_module_factory.fafa_builders = BUILDERS
     datasets.load.dataset_module_factory = dataset_module_factory
     datasets.inspect.dataset_module_factory = dataset_module_factory
+
+
+def _refuse_our_folder(path: str, data_dir: str | None) -> None:
+    """Raise `ValueError` where a path, with `data_dir` below it, leads to annotation files of ours.
+
+    What `export` writes, and any folder whose card tells `load_dataset` what is in it, stays with the stock code.
+    """
+    place = Path(path, data_dir or "")
+    is_file = place.suffix == ".json" and os.path.isfile(place)  # noqa: PTH113 - Path raises over names of any length
+    if not (is_file or os.path.isdir(place)):  # noqa: PTH112
+        return
+    folder = place.parent if is_file else place
+    if _has_configs(folder / "README.md"):
+        return
+    for name in BUILDERS:
+        names = _annotation_names(name)
+        if (is_file and place.name not in names) or not _is_ours(folder, names):
+            continue
+        raise ValueError(
+            f"{path} holds {' and '.join(names)}: it is in the layout of {name}, which is loaded by name; by its path "
+            f"alone, datasets would make another data set of it. Load it so: {_right_call(name, str(folder.resolve()))}"
+        )
+
+
+def _annotation_names(name: str) -> tuple[str, ...]:
+    builder = getattr(importlib.import_module(BUILDERS[name][0]), name)
+    return builder.BUILDER_CONFIGS[0].annotation_names
+
+
+def _is_ours(folder: Path, names: tuple[str, ...]) -> bool:
+    from .layout import annotated_folder
+
+    found = annotated_folder(folder, names)
+    if found is None or len(names) == 1:  # SynCPR.json and its like are names of ours alone
+        return found is not None
+    with (found / names[0]).open("rb") as stream:
+        return b'"instance_id"' in stream.read(1 << 16)
+
+
+def _has_configs(card: Path) -> bool:
+    if not card.is_file():
+        return False
+    with card.open(encoding="utf-8", errors="replace") as stream:
+        head = re.match(r"---\n(.*?)\n---", stream.read(1 << 20), re.DOTALL)
+    return head is not None and re.search(r"^configs:", head[1], re.MULTILINE) is not None
+
+
+def _folder_of(data_files: object) -> str:
+    if isinstance(data_files, Mapping):
+        data_files = next(iter(data_files.values()), "")
+    if isinstance(data_files, list | tuple):
+        data_files = next(iter(data_files), "")
+    is_path = isinstance(data_files, str | Path) and "*" not in str(data_files)
+    return str(Path(data_files).resolve().parent) if is_path and str(data_files) else "FOLDER"
+
+
+def _right_call(name: str, folder: str) -> str:
+    builder = getattr(importlib.import_module(BUILDERS[name][0]), name)
+    configs = [config.name for config in builder.BUILDER_CONFIGS]
+    choices = [f'"{config}", ' for config in configs] if len(configs) > 1 else [""]
+    return " or ".join(f'load_dataset("{name}", {choice}data_dir="{folder}")' for choice in choices)

@@ -342,18 +342,20 @@ class _Folder:
         is_repeated = key in self._seen
         self._seen.add(key)
         file = f"{self.path}/{path}"
+        if is_repeated:
+            self._compare(file, name, size, content)
+            return
         try:
             try:
                 handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
             except FileExistsError:
-                self._rewrite(file, name, size, content, is_repeated)
+                self._mend(file, name, size, content)
             else:
                 with open(handle, "wb", buffering=0) as stream:  # noqa: PTH123 - no path, and Path takes far longer
                     self._copy(content, stream, size, name)
         except BaseException:
-            if not is_repeated:
-                with suppress(OSError):  # a folder of this name
-                    os.unlink(file)  # noqa: PTH108 - half a file
+            with suppress(OSError):  # a folder of this name
+                os.unlink(file)  # noqa: PTH108 - half a file
             raise
 
     def _size_there(self, path: str) -> int:
@@ -381,31 +383,35 @@ class _Folder:
                 piece = piece[stream.write(piece) :]
         self._require_size(name, size, count)
 
-    def _rewrite(self, file: str, name: str, size: int, content: BinaryIO, is_repeated: bool) -> None:
-        """Compare a file of an earlier attempt, which a power cut may have left without its contents, and mend it.
-
-        Of two members of one name the second must hold what the first does.
-        """
+    def _mend(self, file: str, name: str, size: int, content: BinaryIO) -> None:
+        """See that a file of an earlier attempt holds what it should: a power cut may have left zeros in it."""
         if not stat.S_ISREG(os.lstat(file).st_mode):
             raise _file_and_folder(self.archive, name)
-        with Path(file).open("rb" if is_repeated else "rb+", buffering=0) as stream:
+        with Path(file).open("rb+", buffering=0) as stream:
             count = 0
             while piece := content.read(_PIECE):
                 count += len(piece)
                 if count > size:
                     break
-                if _read_fully(stream, len(piece)) == piece:
-                    continue
-                if is_repeated:
-                    raise _named_twice(self.archive, name)
-                stream.seek(count - len(piece))
-                while piece:
-                    piece = piece[stream.write(piece) :]
+                if _read_fully(stream, len(piece)) != piece:
+                    stream.seek(count - len(piece))
+                    while piece:
+                        piece = piece[stream.write(piece) :]
             self._require_size(name, size, count)
             if os.fstat(stream.fileno()).st_size != size:
-                if is_repeated:
-                    raise _named_twice(self.archive, name)
                 stream.truncate(size)
+
+    def _compare(self, file: str, name: str, size: int, content: BinaryIO) -> None:
+        """Of two members of one name the second must hold what the first does."""
+        try:
+            with Path(file).open("rb") as stream:
+                is_equal = os.fstat(stream.fileno()).st_size == size
+                while is_equal and (piece := content.read(_PIECE)):
+                    is_equal = stream.read(len(piece)) == piece
+        except FileNotFoundError:  # the other's name is spelt otherwise
+            is_equal = False
+        if not is_equal:
+            raise _named_twice(self.archive, name)
 
     def _require_size(self, name: str, size: int, count: int) -> None:
         if count != size:
@@ -457,7 +463,7 @@ def check_name(name: str, archive: Path, folder: Path) -> str:
 
 def _length_problem(parts: list[str], folder: Path) -> str:
     try:
-        sizes = [len(os.fsencode(part)) for part in parts]
+        sizes = [len(part) if part.isascii() else len(os.fsencode(part)) for part in parts]
     except UnicodeEncodeError:
         return "has a name that is not text"
     if max(sizes) > _LONGEST_NAME:
@@ -775,7 +781,7 @@ class _TarStream:
         if not zeros:
             rest = self.read(_PIECE)
             zeros = len(rest)
-        while rest:
+        while zeros >= tarfile.BLOCKSIZE and rest:
             if rest.strip(b"\0"):
                 raise tarfile.ReadError("what follows its last member is damaged, or belongs to another archive")
             if zeros > _LONGEST_PADDING:
@@ -815,7 +821,7 @@ class JoinedFiles(io.RawIOBase):
         """Go to an offset from the start, from here, or from the end."""
         self._position = offset + (0, self._position, self.starts[-1])[whence]
         if self._position < 0:
-            raise ValueError("it refers to what lies before its start")
+            raise OSError("it refers to what lies before its start")  # zipfile expects this kind of error
         return self._position
 
     def readinto(self, buffer) -> int:

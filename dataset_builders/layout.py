@@ -1,7 +1,9 @@
 """Where the files of a data set lie: annotation files and images."""
 
 import os
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
@@ -35,17 +37,29 @@ def local_layout(data_dir: str | os.PathLike, names: Sequence[str]) -> Layout:
         FileNotFoundError: there is no such folder, or no annotation files in it.
     """
     root = Path(data_dir).expanduser().resolve()
+    if root.is_file():
+        raise FileNotFoundError(f"{root} is a file. Pass the folder it lies in: data_dir={str(root.parent)!r}.")
     if not root.is_dir():
         raise FileNotFoundError(f"data_dir={str(data_dir)!r}: no such folder ({root}). Pass the data set's folder.")
-    for folder in (root, root / "datasets"):
-        annotations = {name: folder / name for name in names}
-        if all(file.is_file() for file in annotations.values()):
-            paths = {name: str(file) for name, file in annotations.items()}
-            return Layout(str(root), paths, tuple(dict.fromkeys([str(folder), str(root)])))
+    if folder := annotated_folder(root, names):
+        paths = {name: str(folder / name) for name in names}
+        return Layout(str(root), paths, tuple(dict.fromkeys([str(folder), str(root)])))
+    with os.scandir(root) as entries:
+        nearby = [*root.parents[:3], *sorted(Path(entry) for entry in entries if entry.is_dir())]
+    found = next((place for place in nearby if annotated_folder(place, names)), None)
     raise FileNotFoundError(
-        f"{root}: expected {' and '.join(names)} in this folder or in its subfolder datasets/. "
-        "Pass as data_dir= the folder that holds the annotation files and the image folders."
+        f"{root}: expected {' and '.join(names)} in this folder or in its subfolder datasets/. Pass as data_dir= the "
+        "folder that holds the annotation files and the image folders"
+        + (f": they are in data_dir={str(found)!r}." if found else ".")
     )
+
+
+def annotated_folder(root: Path, names: Sequence[str]) -> Path | None:
+    """The folder itself or its subfolder datasets/, whichever holds all of the annotation files; None if none does."""
+    for folder in (root, root / "datasets"):
+        if all((folder / name).is_file() for name in names):
+            return folder
+    return None
 
 
 class ImageFinder:
@@ -55,6 +69,9 @@ class ImageFinder:
     repository, whose layout is not known beforehand, any folder below them will do whose path ends as the image's
     does; failing that, leading folders of the image's path are left off, if one folder alone then fits. No folder on
     disk serves two folders of the records, so that images of one part of a data set are not taken for another's.
+
+    Names are the same whose text is: an é of one character and one of two (Unicode's NFC and NFD; macOS and its
+    archives change one into the other). Names that differ in case are not.
     """
 
     def __init__(self, layout: Layout):
@@ -62,12 +79,13 @@ class ImageFinder:
         self._places: dict[str, list[str]] = {}  # folder as written in the records -> folders on disk
         self._all_folders: list[str] | None = None
         self._serves: dict[str, str] = {}  # in a Hub repository: folder on disk -> folder as written in the records
+        self._listed: dict[str, dict[str, list[str]]] = {}  # folder -> text of a name in lower case -> the names
 
     def find(self, path: str) -> str:
         """The absolute path of an image.
 
         Raises:
-            BadRecord: no such file, or a file of 0 bytes.
+            BadRecord: no such file, one whose name differs in case, or a file of 0 bytes.
         """
         folder, _, name = path.rpartition("/")
         if folder not in self._places:
@@ -86,7 +104,38 @@ class ImageFinder:
             if index:  # its neighbours likely lie there, too
                 places.insert(0, places.pop(index))
             return file
+        return self._find_spelt_otherwise(path, [(place, name) for place in places])
+
+    def _find_spelt_otherwise(self, path: str, starts: list[tuple[str, str]]) -> str:
+        """Look for a name of the same text in folders that are listed, each once."""
+        for start, rest in (*starts, *((folder, path) for folder in self.layout.image_folders)):
+            place = start
+            for part in rest.split("/"):
+                alike = self._list(place).get(_text(part).casefold(), [])
+                same = [name for name in alike if name == part] or [
+                    name for name in alike if _text(name) == _text(part)
+                ]
+                if len(same) != 1:
+                    break
+                place = f"{place}/{same[0]}"
+            else:
+                if Path(place).is_file():
+                    if Path(place).stat().st_size == 0:
+                        raise BadRecord("names an image file of 0 bytes", path)
+                    return place
+                continue
+            if alike:
+                detail = f"{path}: the folder {place} holds {alike[0]!r}"
+                raise BadRecord("names an image file in another case", detail)
         raise BadRecord("names an image file that is missing", path)
+
+    def _list(self, folder: str) -> dict[str, list[str]]:
+        if folder not in self._listed:
+            names = self._listed[folder] = {}
+            with suppress(FileNotFoundError, NotADirectoryError):
+                for name in sorted(os.listdir(folder)):  # noqa: PTH208
+                    names.setdefault(_text(name).casefold(), []).append(name)
+        return self._listed[folder]
 
     def _find_folders(self, folder: str) -> list[str]:
         folders = [f"{start}/{folder}" if folder else start for start in self.layout.image_folders]
@@ -107,6 +156,10 @@ class ImageFinder:
             if matches:
                 return matches if len(matches) == 1 else []
         return []
+
+
+def _text(name: str) -> str:
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def list_folders(roots: Sequence[str]) -> list[str]:

@@ -5,19 +5,22 @@
 
     query.json, gallery.json                                -> /data/ITCPR/, the same names
     Celeb-reID/{train,query,gallery}/7_1_0.jpg              -> /data/ITCPR/Celeb-reID/007/7_1_0.jpg
-    last/.../{query,gallery}/000012/000012_0001.jpg         -> /data/ITCPR/LAST/000012/000012_0001.jpg
+    last/{train,.../gallery}/000012/000012_0001.jpg         -> /data/ITCPR/LAST/000012/000012_0001.jpg
+    last/.../query/000012_0001.jpg                          -> /data/ITCPR/LAST/000012/000012_0001.jpg
     prcc/rgb/test/A/001/cropped_rgb001.jpg                  -> /data/ITCPR/PRCC/rgb/test/A/001/cropped_rgb001.jpg
 
 The three are licensed; get them from their authors and unpack them. Where below its folder a picture lies does not
-matter: one of Celeb-reID is known by its name, one of LaST by its numeric folder and its name, one of PRCC by its path
-from rgb/ on. Pictures that ITCPR does not name are left out, unless --all is given.
+matter: one of Celeb-reID is known by its name, one of LaST by its numeric folder and its name or, in the flat query
+folders, by the identity that its name begins with, one of PRCC by its path from rgb/ on. Pictures that ITCPR does not
+name are left out, unless --all is given.
 
 Sources are only read. A file appears in the output whole or not at all, what is there already is left alone, and so the
 same command can be given again: after an interruption, or once a further data set is at hand. With --dry-run nothing
 is written.
 
 Exit status: 0 if all images that ITCPR names are in the output (in a dry run: can be), 1 if some are missing or two
-files contend for one place, 2 if nothing could be done. `python -m fafa.dataset_builders.verify` then opens them.
+files contend for one place, 2 if nothing could be done, 130 after Ctrl-C. `python -m fafa.dataset_builders.verify` then
+opens them.
 """
 
 import argparse
@@ -53,17 +56,21 @@ _REMEDIES = {
 }
 
 
-def _place_celeb_reid(parts: tuple[str, ...]) -> str | None:
+def _places_celeb_reid(parts: tuple[str, ...]) -> list[str]:
     match = re.fullmatch(r"(\d+)_\d+_\d+\.\w+", parts[-1])
-    return match and f"{int(match[1]):03d}/{parts[-1]}"
+    return [f"{int(match[1]):03d}/{parts[-1]}"] if match else []
 
 
-def _place_last(parts: tuple[str, ...]) -> str | None:
-    return "/".join(parts[-2:]) if len(parts) > 1 and re.fullmatch(r"\d+", parts[-2]) else None
+def _places_last(parts: tuple[str, ...]) -> list[str]:
+    """By folder (train and gallery), by the identity that the name begins with (query folders are flat), or either."""
+    by_folder = ["/".join(parts[-2:])] if len(parts) > 1 and re.fullmatch(r"\d+", parts[-2]) else []
+    match = re.match(r"(\d+)_", parts[-1])
+    by_name = [f"{match[1]}/{parts[-1]}", f"{int(match[1]):06d}/{parts[-1]}"] if match else []
+    return list(dict.fromkeys(by_folder + by_name))
 
 
-def _place_prcc(parts: tuple[str, ...]) -> str | None:
-    return "/".join(parts[parts.index("rgb") :]) if "rgb" in parts[:-1] else None
+def _places_prcc(parts: tuple[str, ...]) -> list[str]:
+    return ["/".join(parts[parts.index("rgb") :])] if "rgb" in parts[:-1] else []
 
 
 @dataclass(frozen=True)
@@ -73,19 +80,19 @@ class Source:
     Attributes:
         folder: Its folder in ITCPR.
         option: The option of the command line that names it.
-        place: Parts of a file's path, from the name of the distributed folder on -> its path below `folder`; None for
-            a file that is no picture of the data set.
+        places: Parts of a file's path, from the name of the distributed folder on -> the paths below `folder` that may
+            be its, the likeliest first; none for a file that is no picture of the data set.
     """
 
     folder: str
     option: str
-    place: Callable[[tuple[str, ...]], str | None]
+    places: Callable[[tuple[str, ...]], list[str]]
 
 
 SOURCES = (
-    Source("Celeb-reID", "--celeb-reid", _place_celeb_reid),
-    Source("LAST", "--last", _place_last),
-    Source("PRCC", "--prcc", _place_prcc),
+    Source("Celeb-reID", "--celeb-reid", _places_celeb_reid),
+    Source("LAST", "--last", _places_last),
+    Source("PRCC", "--prcc", _places_prcc),
 )
 
 
@@ -147,7 +154,7 @@ def plan_itcpr(
     for source, folder in folders.items():
         prefix = f"{source.folder}/"
         names = None if take_all else {path for path in wanted if path.startswith(prefix)}
-        found = _find_files(source, folder, names, show_progress)
+        found = _find_files(source, folder, names, plan, show_progress)
         wanted -= found.keys()
         for path, files in tqdm(found.items(), f"Comparing {source.folder}", unit=" files", disable=not show_progress):
             _add_step(plan, path, files)
@@ -194,14 +201,21 @@ def _source_names() -> list[str]:
     return [source.folder for source in SOURCES]
 
 
-def _find_files(source: Source, folder: Path, names: set[str] | None, show_progress: bool) -> dict[str, list[Path]]:
+def _find_files(
+    source: Source, folder: Path, names: set[str] | None, plan: Plan, show_progress: bool
+) -> dict[str, list[Path]]:
     """Path in ITCPR -> the files that belong there; of all pictures, or of those that are named."""
     found: dict[str, list[Path]] = {}
     for file in tqdm(_walk(folder), f"Looking through {folder}", unit=" files", disable=not show_progress):
-        place = source.place((folder.resolve().name, *file.relative_to(folder).parts))
-        path = f"{source.folder}/{place}"
-        if place and (names is None or path in names) and file.is_file():  # and not a dangling link
-            found.setdefault(path, []).append(file)
+        places = source.places((folder.resolve().name, *file.relative_to(folder).parts))
+        paths = [f"{source.folder}/{place}" for place in places]
+        paths = paths[:1] if names is None else [path for path in paths if path in names]
+        if not paths or not file.is_file():  # a dangling link
+            continue
+        if len(paths) > 1:
+            plan.contended.append(f"{file}: may be {' or '.join(paths)}; put it into a folder of its identity's number")
+            continue
+        found.setdefault(paths[0], []).append(file)
     return found
 
 
@@ -326,8 +340,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"Not done: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
-        return 2
+        print("\nInterrupted: what was written stays. The same command goes on from here.", file=sys.stderr)
+        return 130
     print("\n".join(_describe(plan, options.dry_run)))
     return 1 if plan.missing or plan.contended else 0
 

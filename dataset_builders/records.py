@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import reprlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
@@ -15,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 _PIECE = 1 << 22  # characters read at a time
 _LONGEST_RECORD = 1 << 20  # characters; real records have a few hundred
+_LONGEST_PATH, _LONGEST_NAME = 3_000, 255  # bytes; file systems take 4,095, with the folder before it, and 255
 _BLANKS = re.compile(r"[ \t\n\r]*")
 _FIRST_FEW = 5
 
@@ -25,7 +27,9 @@ REMEDIES = {
     "has a field of the wrong type": "write the field as described",
     "has an empty text": "write the text, or take the record out",
     "has a path that is not below the folder": "write paths relative to the folder, with forward slashes and no '..'",
+    "has a path that is too long": f"name the file in at most {_LONGEST_NAME} bytes, its path in {_LONGEST_PATH:,}",
     "names an image file that is missing": "copy the file to its place, or take the record out",
+    "names an image file in another case": "rename the file, or write its name as it is; upper and lower case count",
     "names an image file of 0 bytes": "copy or unpack the file again",
     "has an instance_id out of range": "number matching images from 0; -1 is for gallery images that match no query",
     "is a query without a match in the gallery": "add an image of that instance_id to it, or take the query out",
@@ -143,7 +147,7 @@ def read_records(file: str) -> Iterator[Any]:
     Raises:
         DataFormatError: the file is not a JSON list, is empty, or ends early.
     """
-    decode = json.JSONDecoder().raw_decode
+    decode = json.JSONDecoder(object_pairs_hook=_object).raw_decode
     with Path(file).open(encoding="utf-8-sig") as stream:
         text = _read(stream, file)
         position = _skip_blanks(text, 0)
@@ -162,7 +166,10 @@ def read_records(file: str) -> Iterator[Any]:
             try:
                 record, position = decode(text, position)
             except (ValueError, RecursionError) as error:
-                raise _broken(file, number, str(error), text, position) from None
+                reason = str(error)
+                if len(text) - position >= _LONGEST_RECORD and isinstance(error, json.JSONDecodeError):
+                    reason += f"; or it has more than {_LONGEST_RECORD:,} characters"
+                raise _broken(file, number, reason, text, position) from None
             yield record
             position = _skip_blanks(text, position)
             if text.startswith("]", position):
@@ -173,6 +180,15 @@ def read_records(file: str) -> Iterator[Any]:
         rest = text[position + 1 :] + _read(stream, file)
         if rest.strip():
             raise _broken(file, number, "expected nothing after the list", rest, 0)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"{_short(twice)} is in it twice")
+    return fields
 
 
 def _read(stream, file: str) -> str:
@@ -223,12 +239,22 @@ def integer_field(record: dict, field: str) -> int:
 
 
 def path_field(record: dict, field: str) -> str:
-    """The path of a field: relative, with forward slashes, never leading upwards. Raises `BadRecord`."""
+    """The path of a field: relative, with forward slashes, never leading upwards, of a length that files can have.
+
+    Raises `BadRecord`.
+    """
     path = text_field(record, field)
     leads_out = path[0] == "/" or path[1:2] == ":" or "\\" in path or "\0" in path
     if leads_out or (".." in path and ".." in path.split("/")):
-        raise BadRecord("has a path that is not below the folder", f"{field}: {path!r}")
+        raise BadRecord("has a path that is not below the folder", f"{field}: {_short(path)}")
+    if len(path) > _LONGEST_NAME // 4 and _is_too_long(path):
+        raise BadRecord("has a path that is too long", f"{field}: {_short(path)}")
     return path
+
+
+def _is_too_long(path: str) -> bool:
+    data = path.encode()
+    return len(data) > _LONGEST_PATH or max(map(len, data.split(b"/"))) > _LONGEST_NAME
 
 
 def _field(record: dict, field: str) -> Any:
@@ -240,8 +266,12 @@ def _field(record: dict, field: str) -> Any:
 
 def _kind(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", type(None): "null"}
-    shown = repr(value)
-    return f"{names.get(type(value), 'a number')}: {shown if len(shown) <= 40 else shown[:37] + '...'}"
+    return f"{names.get(type(value), 'a number')}: {_short(value)}"
+
+
+def _short(value: Any) -> str:
+    shown = reprlib.repr(value)  # of whatever depth and size
+    return shown if len(shown) <= 40 else shown[:37] + "..."
 
 
 def _is_unicode(text: str) -> bool:

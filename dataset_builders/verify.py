@@ -191,14 +191,14 @@ class Images:
 
     Attributes:
         paths: As written in the records, in order of appearance.
-        absent: Number of an image -> the problem, of those that are missing or have 0 bytes.
+        absent: Number of an image -> what is wrong, of those that are missing or have 0 bytes.
         broken: Number of an image -> why it cannot be decoded.
         inaccessible: Number of an image -> why it cannot be read now.
     """
 
     def __init__(self, finder: ImageFinder):
         self.paths: list[str] = []
-        self.absent: dict[int, str] = {}
+        self.absent: dict[int, BadRecord] = {}
         self.broken: dict[int, str] = {}
         self.inaccessible: dict[int, str] = {}
         self.num_opened = self.num_sound = self.num_bytes = 0
@@ -219,7 +219,7 @@ class Images:
                 self._files.append(self._finder.find(path))
             except BadRecord as bad:
                 self._files.append("")
-                self.absent[number] = bad.problem
+                self.absent[number] = bad
         return number
 
     def check(self, state: Path, num_workers: int, show_progress: bool) -> None:
@@ -363,7 +363,7 @@ class Reading:
         self._named_images.append(image)
         self._naming_records.append(number)
         if image in self.images.absent:
-            raise BadRecord(self.images.absent[image], path)
+            raise self.images.absent[image]
 
     def _look_for_repetitions(self) -> None:
         repeats = self._repeats.found

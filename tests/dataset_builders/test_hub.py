@@ -10,8 +10,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from fafa.dataset_builders import archives, syncpr
-from fafa.dataset_builders.archives import JoinedFiles, unpack_archives
+from fafa.dataset_builders import syncpr
 from fafa.dataset_builders.records import DataFormatError
 
 
@@ -241,108 +240,3 @@ def test_images_are_not_taken_from_another_part_of_the_data(load, hub_client, sy
     pack(syncpr_root, hub_client.snapshot)
     with pytest.raises(DataFormatError, match=r"image file that is missing"):
         load("SynCPR")
-
-
-def test_unpacking_goes_on_where_it_stopped(tmp_path, syncpr_root, monkeypatch):
-    (tmp_path / "in").mkdir()
-    one_zip_of_everything(syncpr_root, tmp_path / "in")
-    copy, written = shutil.copyfileobj, []
-
-    def copy_five_files(source, target, length):
-        written.append(target.name)
-        copy(source, target, length) if len(written) < 6 else target.write(b"half")
-        if len(written) == 6:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(shutil, "copyfileobj", copy_five_files)
-    with pytest.raises(KeyboardInterrupt):
-        unpack_archives(tmp_path / "in", tmp_path / "out")
-    assert not (tmp_path / "out/SynCPR").exists()
-
-    monkeypatch.setattr(
-        shutil, "copyfileobj", lambda source, target, length: (written.append(target.name), copy(source, target))
-    )
-    unpack_archives(tmp_path / "in", tmp_path / "out")
-    assert len(written) == 6 + 13 - 5 and written[5] == written[6]
-    for file in syncpr_root.rglob("*.png"):
-        assert (tmp_path / "out/SynCPR" / file.relative_to(tmp_path)).read_bytes() == file.read_bytes()
-
-    unpack_archives(tmp_path / "in", tmp_path / "out")
-    assert len(written) == 14
-
-
-@pytest.mark.parametrize("name", ["../evil.png", "/tmp/evil.png", "a/../../evil.png", "..\\evil.png", "C:/evil.png"])
-@pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_a_member_that_leads_out_of_the_folder_is_refused(tmp_path, name, kind):
-    (tmp_path / "in").mkdir()
-    if kind == "zip":
-        with zipfile.ZipFile(tmp_path / "in/a.zip", "w") as archive:
-            archive.writestr(name, b"evil")
-    else:
-        with tarfile.open(tmp_path / "in/a.tar", "w") as archive:
-            archive.addfile(tarfile.TarInfo(name), io.BytesIO())
-    with pytest.raises(DataFormatError, match="outside of"):
-        unpack_archives(tmp_path / "in", tmp_path / "out")
-    assert not list(tmp_path.rglob("evil.png"))
-
-
-def test_links_in_archives_are_not_followed_but_reported(tmp_path, caplog):
-    """A link to a folder outside, and then a file through it, would write anywhere."""
-    (tmp_path / "in").mkdir()
-    with tarfile.open(tmp_path / "in/a.tar", "w") as archive:
-        link = tarfile.TarInfo("link")
-        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "outside")
-        archive.addfile(link)
-        archive.addfile(tarfile.TarInfo("link/file.png"), io.BytesIO())
-    unpack_archives(tmp_path / "in", tmp_path / "out")
-    assert (tmp_path / "out/a/link/file.png").is_file() and not (tmp_path / "outside").exists()
-    assert "1 links and special files were not unpacked" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({"a.zip": b"PK, then nothing"}, "a.zip: cannot be unpacked"),
-        ({"a.tar.gz": b"not an archive"}, "a.tar.gz: cannot be unpacked"),
-        ({"a.zip.001": b"", "a.zip.003": b""}, "a.zip.003: part 2 before it is missing"),
-        ({"a.tar.gz.part-ab": b""}, "part-ab: part 1 before it is missing"),
-        ({"a.z02": b"", "a.zip": b""}, "a.z02: part 1 before it is missing"),
-        ({"a.z01": b"", "a.z02": b""}, "a.z02: the last part, a.zip, is missing"),
-        ({"a.zip": b"", "a.tar": b""}, "would be unpacked to the same folder"),
-        ({"a.7z": b""}, "a.7z: this kind of archive is not supported"),
-    ],
-)
-def test_archives_that_cannot_be_unpacked_are_named(tmp_path, files, expected):
-    for name, content in files.items():
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataFormatError, match=expected) as error:
-        unpack_archives(tmp_path, tmp_path / "out")
-    assert "Remedy:" in str(error.value)
-
-
-def test_a_truncated_tar_is_an_error(tmp_path, syncpr_root):
-    (tmp_path / "in").mkdir()
-    content = tar_bytes(syncpr_root, below=tmp_path)
-    (tmp_path / "in/a.tar.gz").write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataFormatError, match="cannot be unpacked"):
-        unpack_archives(tmp_path / "in", tmp_path / "out")
-
-
-def test_names_that_are_no_archives_are_left_alone(tmp_path):
-    for name in ("a.png", "zip", "a.zip.txt", "a.tar.json", "a.zipped", "query.json", "z01", "a.b.c"):
-        (tmp_path / name).write_bytes(b"")
-    assert archives.find_archives(tmp_path) == {}
-
-
-def test_joined_files_read_like_one_file(tmp_path):
-    content = bytes(range(200))
-    parts = []
-    for number, part in enumerate([content[:70], b"", content[70:71], content[71:]]):
-        parts.append(tmp_path / str(number))
-        parts[-1].write_bytes(part)
-    with JoinedFiles(parts) as joined, io.BufferedReader(joined, 16) as stream:
-        assert stream.read() == content
-        for start in range(0, 200, 7):
-            stream.seek(start)
-            assert stream.read(9) == content[start : start + 9]
-        assert stream.seek(-3, io.SEEK_END) == 197 and stream.read() == content[197:]

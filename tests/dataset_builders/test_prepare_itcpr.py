@@ -186,6 +186,43 @@ def test_two_files_of_one_name_and_different_content_are_both_named(sources, cap
     assert f"{file} and {target} differ" in capsys.readouterr().out
 
 
+def test_last_is_taken_from_flat_folders_as_its_own_loader_reads_it(sources, capsys):
+    """Query folders of LaST are flat: the identity is what a file's name begins with."""
+    query = sources / "last/last/test/query"
+    for file in sorted(query.glob("*/*.jpg")):
+        file.rename(query / file.name)
+    assert main(command(sources)) == 0
+    target, source = sources / "ITCPR/LAST/000002/000002_query.jpg", query / "000002_query.jpg"
+    assert target.read_bytes() == source.read_bytes()
+    other = sources / "last/last/val/query/000002_query.jpg"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"another picture")
+    assert main(command(sources)) == 1
+    assert f"{query / '000002_query.jpg'} and {other} differ" in capsys.readouterr().out
+
+
+def test_a_picture_of_last_that_two_records_may_mean_is_refused_by_name(sources, capsys):
+    """Its folder says one identity, its name another, and both are named."""
+    annotations = sources / "annotations/query.json"
+    records = json.loads(annotations.read_text())
+    records[0]["file_path"], records[1]["file_path"] = "LAST/000007/000001_odd.jpg", "LAST/000001/000001_odd.jpg"
+    annotations.write_text(json.dumps(records))
+    odd = sources / "last/last/train/000007/000001_odd.jpg"
+    (odd.parent / "other.jpg").rename(odd)
+    assert main(command(sources)) == 1
+    expected = f"{odd}: may be LAST/000007/000001_odd.jpg or LAST/000001/000001_odd.jpg"
+    assert expected in capsys.readouterr().out
+
+
+def test_ctrl_c_says_in_one_line_what_is_kept(sources, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare_itcpr.shutil, "copy2", interrupt)
+    assert main(command(sources)) == 130
+    assert "what was written stays" in capsys.readouterr().err
+
+
 def test_empty_files_are_passed_over(sources, capsys):
     (sources / "Celeb-reID/query/5_14_0.jpg").touch()  # beside a good one
     bad = sources / "Celeb-reID/gallery/4_13_0.jpg"

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -6,6 +8,8 @@ from fafa.dataset_builders import records
 from fafa.dataset_builders.records import (
     BadRecord,
     DataFormatError,
+    Problems,
+    check_records,
     integer_field,
     path_field,
     read_records,
@@ -43,6 +47,15 @@ def test_reading_in_pieces_equals_json_loads(tmp_path, monkeypatch, indent, enco
         ('[{"a": 1}] [', "nothing after the list"),
         ('[{"a": ' + "[" * 100_000 + "]", "record 0"),
         ('[{"a": ' + "1" * 10_000 + "}]", "record 0"),
+        ('[{"a": 1}, {"a": 1, "a": 2}]', "record 1 .*'a' is in it twice"),
+        ('[{"a": {"b": 1, "b": 1}}]', "record 0 .*'b' is in it twice"),
+        ('{"a": ' * 100_000, "expected a JSON list"),
+        ("[" * 100_000, "record 0"),
+        ("NaN", "expected a JSON list"),
+        ("\0" * 100, "expected a JSON list"),
+        (" " * 10_000_000, "expected a JSON list"),
+        ("[" + " " * 10_000_000, "record 0"),
+        ('[{"a": "' + "x" * 9_000_000, "record 0 .*more than 1,048,576 characters"),
     ],
 )
 def test_broken_files_are_one_error_that_names_file_and_record(tmp_path, text, expected):
@@ -57,6 +70,37 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path):
     (tmp_path / "list.json").write_bytes('[{"a": "grün"}]'.encode("latin-1"))
     with pytest.raises(DataFormatError, match="not UTF-8"):
         list(read_records(str(tmp_path / "list.json")))
+    (tmp_path / "list.json").write_text('[{"a": 1}]', encoding="utf-16")
+    with pytest.raises(DataFormatError, match="not UTF-8"):
+        list(read_records(str(tmp_path / "list.json")))
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "1e999", "1" * 4_000, "[" * 900 + "]" * 900])
+def test_a_number_that_is_none_is_refused_by_its_record(text):
+    """However large or deep it is: its text is not written out."""
+    (record,) = json.loads(f'[{{"cpr_id": {text}}}]')
+    with pytest.raises(DataFormatError, match=r"record 7 .*cpr_id is") as error:
+        check_records([record], lambda record: (integer_field(record, "cpr_id"),), Problems("list.json"), first=7)
+    assert len(str(error.value)) < 500
+
+
+def test_a_string_of_gigabytes_is_refused_in_bounded_memory(tmp_path):
+    file = tmp_path / "list.json"
+    with file.open("wb") as stream:
+        stream.write(b'[{"a": "x')
+        stream.truncate(4 << 30)  # zeros, which take no room on the disk
+    code = f"""
+import resource
+from fafa.dataset_builders.records import read_records
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20),) * 2)
+try:
+    list(read_records({str(file)!r}))
+except ValueError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "broken JSON at record 0" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(("value", "expected"), [(7, 7), ("7", 7), ("-1", -1), ("007", 7)])
@@ -79,6 +123,14 @@ def test_paths_below_the_folder_are_accepted_as_they_are(path):
 def test_paths_that_could_leave_the_folder_are_refused(path):
     with pytest.raises(BadRecord, match="not below the folder"):
         path_field({"path": path}, "path")
+
+
+@pytest.mark.parametrize("path", ["n" * 300, "衣" * 86, "a/" * 1_600 + "b.png", "a/" + "n" * 5_000])
+def test_paths_longer_than_files_can_have_are_refused(path):
+    with pytest.raises(BadRecord, match="too long") as error:
+        path_field({"path": path}, "path")
+    assert len(str(error.value)) < 200
+    assert path_field({"path": "衣" * 85}, "path") and path_field({"path": "n/" * 127 + "n" * 255}, "path")
 
 
 @pytest.mark.parametrize("value", ["", "  \n"])

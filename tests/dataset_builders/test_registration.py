@@ -1,6 +1,8 @@
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import datasets
 import pytest
@@ -46,3 +48,51 @@ def test_a_folder_and_a_hub_repository_exclude_one_another(load, syncpr_root, op
 def test_an_option_that_does_not_exist_is_refused(load, syncpr_root):
     with pytest.raises(ValueError, match="colour"):
         load("SynCPR", data_dir=syncpr_root, colour="red")
+
+
+def say(name: str, folder, *choices: str) -> str:
+    return re.escape(" or ".join(f'load_dataset("{name}", {choice}data_dir="{folder}")' for choice in choices or ("",)))
+
+
+@pytest.mark.parametrize("place", ["", "SynCPR.json", "datasets"])
+def test_a_path_to_a_folder_of_ours_is_an_error_that_names_the_right_call(load, syncpr_root, place, monkeypatch):
+    """By its path alone, datasets makes an imagefolder with one column of it."""
+    if place == "datasets":
+        (syncpr_root / place).mkdir()
+        (syncpr_root / "SynCPR.json").rename(syncpr_root / place / "SynCPR.json")
+        place = ""
+    for path in (syncpr_root / place, Path("SynCPR", place), f"./SynCPR/{place}"):
+        monkeypatch.chdir(syncpr_root.parent)
+        if str(path) == "SynCPR":
+            continue  # the name itself
+        with pytest.raises(ValueError, match=say("SynCPR", syncpr_root)):
+            load(str(path))
+    with pytest.raises(ValueError, match=say("SynCPR", syncpr_root)):
+        load(str(syncpr_root.parent), data_dir="SynCPR")
+
+
+def test_a_path_to_itcpr_names_the_call_for_both_configurations(load, itcpr_root):
+    expected = say("ITCPR", itcpr_root, '"query", ', '"gallery", ')
+    for path in (itcpr_root, itcpr_root / "query.json", itcpr_root / "gallery.json"):
+        with pytest.raises(ValueError, match=expected):
+            load(str(path))
+
+
+def test_folders_of_others_are_loaded_as_ever(load, tmp_path, syncpr_root):
+    """Also with names like ours, or with a card that tells what is in them."""
+    for name in ("query", "gallery"):
+        (tmp_path / f"other/{name}.json").parent.mkdir(exist_ok=True)
+        (tmp_path / f"other/{name}.json").write_text(json.dumps([{"a": 1}]))
+    assert load(str(tmp_path / "other"), split="train").column_names == ["a"]
+    card = "---\nconfigs:\n- config_name: default\n  data_files: SynCPR.json\n---\n"
+    (syncpr_root / "README.md").write_text(card)
+    assert "edit_caption" in load(str(syncpr_root), split="train").column_names
+
+
+def test_wrong_places_of_the_annotations_are_errors_that_name_the_right_one(load, tmp_path, syncpr_root):
+    for data_dir in (syncpr_root.parent, syncpr_root / "test2/sub_img", syncpr_root / "SynCPR.json"):
+        with pytest.raises(FileNotFoundError, match=re.escape(f"data_dir={str(syncpr_root)!r}")):
+            load("SynCPR", data_dir=data_dir)
+    for data_files in (syncpr_root / "SynCPR.json", [syncpr_root / "SynCPR.json"], {"train": syncpr_root / "a.json"}):
+        with pytest.raises(ValueError, match=say("SynCPR", syncpr_root)):
+            load("SynCPR", data_files=data_files)

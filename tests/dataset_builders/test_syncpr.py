@@ -1,12 +1,14 @@
 import json
 import logging
 import os
+import unicodedata
 
 import pytest
 from datasets import Image, load_dataset_builder
 
 from fafa.dataset_builders import syncpr
-from fafa.dataset_builders.records import DataFormatError
+from fafa.dataset_builders.layout import ImageFinder, Layout
+from fafa.dataset_builders.records import BadRecord, DataFormatError
 
 
 def rewrite(root, records):
@@ -194,3 +196,46 @@ def test_a_wrong_folder_is_an_error_that_names_what_was_expected(load, tmp_path)
 def test_the_builder_carries_reference_homepage_and_licence(syncpr_root):
     info = load_dataset_builder("SynCPR", data_dir=str(syncpr_root)).info
     assert "2311.16515" in info.citation and "a1557811266/SynCPR" in info.homepage and info.license
+
+
+def test_a_name_that_differs_in_case_is_told_with_the_name_that_is_there(load, syncpr_root, syncpr_records):
+    image = syncpr_root / syncpr_records[0]["reference_image_path"]
+    image.rename(image.with_name(image.name.upper()))
+    folder = syncpr_root / "test2/sub_img/img_right"
+    folder.rename(folder.with_name("IMG_right"))
+    with pytest.raises(DataFormatError, match="in another case") as error:
+        load("SynCPR", data_dir=syncpr_root)
+    message = str(error.value)
+    assert f"0-1_left.png: the folder {image.parent} holds '0-1_LEFT.PNG'" in message
+    assert f"1-1_right.png: the folder {folder.parent} holds 'IMG_right'" in message
+    assert "upper and lower case count" in message and "unpack all" not in message
+
+
+@pytest.mark.parametrize("written", ["NFC", "NFD"])
+def test_names_of_one_text_are_one_name_however_it_is_written(load, syncpr_root, syncpr_records, written):
+    """macOS and its archives write an é as two characters, annotation files mostly as one."""
+    on_disk = {"NFC": "NFD", "NFD": "NFC"}[written]
+    for record in syncpr_records:
+        for side in ("reference_image_path", "target_image_path"):
+            path = record[side].replace("test2", "Émile").replace("-1_", "-é_")
+            (syncpr_root / unicodedata.normalize(on_disk, path)).parent.mkdir(parents=True, exist_ok=True)
+            (syncpr_root / record[side]).rename(syncpr_root / unicodedata.normalize(on_disk, path))
+            record[side] = unicodedata.normalize(written, path)
+    (syncpr_root / "SynCPR.json").write_text(json.dumps(syncpr_records))
+    dataset = load("SynCPR", data_dir=syncpr_root, split="train")
+    assert [row["reference_image"].getpixel((0, 0))[0] for row in dataset] == [0, 1, 2, 3, 4, 5]
+    assert dataset["reference_image_path"][0] == syncpr_records[0]["reference_image_path"], "as in the records"
+
+
+def test_folders_are_listed_once_however_many_images_are_missing(tmp_path, monkeypatch):
+    listed = []
+    list_folder = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: (listed.append(folder), list_folder(folder))[1])
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/0.png").write_bytes(b"x")
+    finder = ImageFinder(Layout(str(tmp_path), {}, (str(tmp_path),)))
+    for number in range(1, 50):
+        with pytest.raises(BadRecord, match="missing"):
+            finder.find(f"a/{number}.png")
+    assert finder.find("a/0.png") == f"{tmp_path}/a/0.png"
+    assert len(listed) == len(set(listed)) <= 2
