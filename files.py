@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import xxhash
 
@@ -104,3 +105,50 @@ def faults_of(folder: Path, recorded: Mapping[str, Mapping[str, int | str]], con
             yield f"{name} has {size:,} bytes instead of {record['bytes']:,}"
         elif contents and hash_file(file) != record["xxh3_128"]:
             yield f"{name} is damaged: its contents are not those that were written (checksum)"
+
+
+def printable(text: str | os.PathLike) -> str:
+    """A path or another text as it may be shown: on one line, escapes for what no terminal prints or what it obeys.
+
+    A file's name may hold any bytes: some are no UTF-8 (Python keeps those as surrogates, which no stream takes), some
+    break lines, and some give a terminal orders. The result is for people; it does not lead to the file.
+    """
+    return "".join(char if char.isprintable() else _escaped(char) for char in os.fspath(text))
+
+
+def _escaped(char: str) -> str:
+    if 0xDC80 <= ord(char) <= 0xDCFF:  # how Python keeps a byte that is no UTF-8
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode()
+
+
+def check_output_file(file: str | os.PathLike) -> None:
+    """Looks, before long work, whether a file can be written; folders that are missing are made later.
+
+    Raises:
+        OSError: it cannot; the message says what to do.
+    """
+    file = Path(file)
+    if file.is_dir():
+        raise IsADirectoryError(f"{printable(file)} is a folder: give the name of a file")
+    check_output_folder(file.parent)
+
+
+def check_output_folder(folder: str | os.PathLike) -> None:
+    """Looks, before long work, whether files can be written into a folder, which need not be there.
+
+    Raises:
+        OSError: they cannot; the message says what to do.
+    """
+    folder = Path(folder)
+    there = folder
+    while not (there.exists() or there.is_symlink()) and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise NotADirectoryError(f"{printable(there)} is no folder: nothing can be written to {printable(folder)}")
+    try:
+        TemporaryFile(dir=there).close()  # rights alone tell too little: of a full disk, of /proc, of root
+    except OSError as error:
+        raise OSError(
+            f"no file can be written into {printable(there)} ({error.strerror}): choose another place, or see to it"
+        ) from error
