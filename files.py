@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -113,7 +114,9 @@ def printable(text: str | os.PathLike) -> str:
     A file's name may hold any bytes: some are no UTF-8 (Python keeps those as surrogates, which no stream takes), some
     break lines, and some give a terminal orders. The result is for people; it does not lead to the file.
     """
-    return "".join(char if char.isprintable() else _escaped(char) for char in os.fspath(text))
+    return "".join(
+        char if char.isprintable() or unicodedata.category(char) == "Zs" else _escaped(char) for char in os.fspath(text)
+    )
 
 
 def _escaped(char: str) -> str:

@@ -2,8 +2,11 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from PIL import Image
@@ -88,12 +91,11 @@ def test_a_folder_that_may_not_be_read_is_named(folder, mode):
         "try: find_images(sys.argv[1] + '/trip/deep')\n"
         "except (OSError, ValueError) as error: print(error)"
     )
-    for parent in folder.parents:  # pytest's folders are root's alone
-        if parent.is_relative_to(folder.parents[2]):
-            parent.chmod(0o755)
-    (folder / "trip" / "deep").chmod(mode)
-    run = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
-    (folder / "trip" / "deep").chmod(0o755)
+    with TemporaryDirectory() as place:  # not within pytest's folders, which are root's alone
+        Path(place).chmod(0o755)
+        photos = shutil.copytree(folder, Path(place, "photos"))
+        (photos / "trip" / "deep").chmod(mode)
+        run = subprocess.run([sys.executable, "-c", code, photos], capture_output=True, text=True, check=True)
     assert "['a.jpg', 'b.jpg'] ['deep']" in run.stdout
     assert "may not be read" in run.stderr and "trip/deep" in run.stderr
     assert ("deep cannot be listed: Permission denied" if mode == 0 else "deep; what may not be read") in run.stdout
