@@ -4,9 +4,11 @@ import errno
 import json
 import os
 import shutil
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import xxhash
@@ -148,3 +150,52 @@ def is_sealed(manifest: Mapping[str, Any]) -> bool:
 def _hash_of(content: Any) -> str:
     content = json.loads(json.dumps(content))  # as a file gives it back: keys are texts
     return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
+
+
+def printable(text: str | os.PathLike) -> str:
+    """A path or another text as it may be shown: on one line, escapes for what no terminal prints or what it obeys.
+
+    A file's name may hold any bytes: some are no UTF-8 (Python keeps those as surrogates, which no stream takes), some
+    break lines, and some give a terminal orders. The result is for people; it does not lead to the file.
+    """
+    return "".join(
+        char if char.isprintable() or unicodedata.category(char) == "Zs" else _escaped(char) for char in os.fspath(text)
+    )
+
+
+def _escaped(char: str) -> str:
+    if 0xDC80 <= ord(char) <= 0xDCFF:  # how Python keeps a byte that is no UTF-8
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode()
+
+
+def check_output_file(file: str | os.PathLike) -> None:
+    """Looks, before long work, whether a file can be written; folders that are missing are made later.
+
+    Raises:
+        OSError: it cannot; the message says what to do.
+    """
+    file = Path(file)
+    if file.is_dir():
+        raise IsADirectoryError(f"{printable(file)} is a folder: give the name of a file")
+    check_output_folder(file.parent)
+
+
+def check_output_folder(folder: str | os.PathLike) -> None:
+    """Looks, before long work, whether files can be written into a folder, which need not be there.
+
+    Raises:
+        OSError: they cannot; the message says what to do.
+    """
+    folder = Path(folder)
+    there = folder
+    while not (there.exists() or there.is_symlink()) and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise NotADirectoryError(f"{printable(there)} is no folder: nothing can be written to {printable(folder)}")
+    try:
+        TemporaryFile(dir=there).close()  # rights alone tell too little: of a full disk, of /proc, of root
+    except OSError as error:
+        raise OSError(
+            f"no file can be written into {printable(there)} ({error.strerror}): choose another place, or see to it"
+        ) from error

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..commands import command
+from ..files import check_output_file
 from .intervals import paired_bootstrap, sign_test
 from .report import EvaluationReport, aligned_table, read_report, write_whole
 
@@ -131,15 +133,20 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="a file for the page; by default it is printed")
     arguments = parser.parse_args()
     try:
+        if arguments.output is not None:
+            check_output_file(arguments.output)
         first, second = read_report(arguments.first), read_report(arguments.second)
         page = compare_reports(first, second, arguments.mode, arguments.against, (arguments.first, arguments.second))
         if arguments.output is None:
             print(page, end="")
         else:
             write_whole(arguments.output, page)
+    except BrokenPipeError:
+        raise  # `... | head`
     except (OSError, ValueError) as error:
         parser.error(str(error))
 
 
 if __name__ == "__main__":
-    main()
+    with command():
+        main()

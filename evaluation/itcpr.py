@@ -82,7 +82,7 @@ def evaluate_itcpr(
     num_matches = MatchRanker(query_ids, gallery_ids).num_matches
     captions, sources = queries["caption"][:], queries["source"][:]
     groups = {
-        "source": _members(sources, sorted(set(sources))),
+        "source": _members(list(map(_source_group, sources)), sorted(set(map(_source_group, sources)))),
         "caption length": _members([_caption_length(caption) for caption in captions], list(CAPTION_LENGTHS)),
     }
     members = {OVERALL: torch.ones(len(query_ids), dtype=torch.bool)} | groups["source"] | groups["caption length"]
@@ -265,6 +265,12 @@ def _intervals(
 def _members(labels: list[str], names: list[str]) -> dict[str, Tensor]:
     """Which queries have each label, `(num_queries,)` booleans; labels that none has are left out."""
     return {name: torch.tensor([label == name for label in labels]) for name in names if name in labels}
+
+
+def _source_group(source: str) -> str:
+    """The name of a source's group; one that is called like another group is marked as a source."""
+    is_taken = source in (OVERALL, *CAPTION_LENGTHS) or source.startswith("source: ")
+    return f"source: {source}" if is_taken else source
 
 
 def _caption_length(caption: str) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..files import printable, whole_file
 from .metrics import QueryResults
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ _HEADINGS = {
 class EvaluationReport:
     """Metrics of each kind of query over all queries and groups of them, in percent, and every query's results.
 
-    A mode is "image+caption", "caption", "image" or "late-fusion"; a group "overall", a source or a caption length.
+    A mode is "image+caption", "caption", "image" or "late-fusion"; a group "overall", a source or a caption length
+    (a source called like another group is "source: overall").
 
     Args:
         metrics: mode -> group -> metric -> percentage.
@@ -210,11 +212,15 @@ def read_report(path: str | Path) -> EvaluationReport:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that it is either whole or as it was; its folder is made if need be."""
+    """Writes a file so that it is either whole or as it was; its folder is made if need be.
+
+    Raises:
+        OSError: it cannot be written, say on a full disk.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    with whole_file(path) as part:
+        # A file's name may hold a byte that is no UTF-8, and JSON reads the escape as that name again.
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def aligned_table(header: Sequence[str], rows: Sequence[Sequence[str]], num_text: int = 1) -> str:
@@ -225,7 +231,7 @@ def aligned_table(header: Sequence[str], rows: Sequence[Sequence[str]], num_text
         rows: of cells.
         num_text: how many columns, the first ones, hold text; the others are flush right.
     """
-    lines = [[cell.replace("|", r"\|").replace("\n", " ") for cell in line] for line in (header, *rows)]
+    lines = [[printable(cell.replace("\n", " ")).replace("|", r"\|") for cell in line] for line in (header, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * width if index < num_text else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
     lines.insert(1, rule)

@@ -21,7 +21,9 @@ import torch
 from datasets import load_dataset
 
 from fafa import FafaModel, FafaProcessor, __version__
+from fafa.commands import check_numbers, command
 from fafa.evaluation import QUERY_MODES, evaluate_itcpr, write_report
+from fafa.files import check_output_folder, printable
 from fafa.model_card import add_results_to_card
 
 # Set by `accelerate launch` and torchrun. All processes encode; the first one reports.
@@ -45,17 +47,22 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--update-card", action="store_true", help="add the results to the card in the model's folder")
     parser.add_argument("--no-pictures", action="store_true", help="tables only: no curves, no sheets of queries")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    check_numbers(parser, arguments, "batch_size", "num_workers")
+    if arguments.update_card and not Path(arguments.model).is_dir():
+        parser.error(f"--update-card changes the card in the model's folder, but {arguments.model} is none here")
+    return arguments
 
 
-def main() -> None:
+def main(arguments: argparse.Namespace) -> None:
     """Evaluate, print, write."""
-    arguments = parse_arguments()
     pictures = not arguments.no_pictures
     if pictures:
         import fafa.evaluation.pictures  # noqa: F401 - that matplotlib is missing is better known before than after
     if RANK == 0:
-        arguments.output.mkdir(parents=True, exist_ok=True)  # likewise, that it cannot be made
+        check_output_folder(arguments.output)  # likewise, that nothing can be written there
+        if arguments.update_card:
+            check_output_folder(arguments.model)
 
     # 1. The model and its processor.
     model = FafaModel.from_pretrained(arguments.model, dtype=getattr(torch, arguments.dtype)).to(arguments.device)
@@ -93,7 +100,7 @@ def main() -> None:
     # 4. The table, and the files.
     print(report.to_markdown())
     for path in write_report(report, arguments.output, *((queries, gallery) if pictures else ())):
-        print(f"written: {path}")
+        print(f"written: {printable(path)}")
 
     # 5. The model's card, where it is asked for.
     if arguments.update_card:
@@ -104,4 +111,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":  # workers that read images may import this file
-    main()
+    given = parse_arguments()
+    with command(
+        kept="Without --features nothing is kept of what was encoded."
+        if given.features is None
+        else f"What was encoded is kept in {printable(given.features)}: the same command goes on from there."
+    ):
+        main(given)

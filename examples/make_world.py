@@ -9,6 +9,8 @@ the formats of the real data sets, so everything that reads `world/SynCPR` and `
 import argparse
 from pathlib import Path
 
+from fafa.commands import check_numbers, command
+from fafa.files import check_output_folder, printable
 from fafa.synthesis.world import make_world
 
 
@@ -23,12 +25,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--height", type=int, default=192, help="of the pictures, in pixels; they are half as wide")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=None, help="painting processes; default: one per core")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.workers == 0:
+        parser.error("--workers is 0, expected a number from 1")
+    check_numbers(parser, arguments, "workers")
+    return arguments
 
 
-def main() -> None:
+def main(arguments: argparse.Namespace) -> None:
     """Make the world and say where it is."""
-    arguments = parse_arguments()
+    check_output_folder(arguments.output)
 
     # 1. Paint. A folder that already holds this very world is reused; any other content is an error.
     world = make_world(
@@ -43,9 +49,11 @@ def main() -> None:
     )
 
     # 2. Say where things are.
-    print(f"training set: {world / 'SynCPR'}")
-    print(f"test set:     {world / 'ITCPR'}")
+    print(f"training set: {printable(world / 'SynCPR')}")
+    print(f"test set:     {printable(world / 'ITCPR')}")
 
 
 if __name__ == "__main__":  # painting starts processes, which import this file
-    main()
+    given = parse_arguments()
+    with command(kept=f"{printable(given.output)} holds a part of the world: the same command makes it whole."):
+        main(given)

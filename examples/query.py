@@ -8,6 +8,10 @@ about 15 ms per small photograph on one CPU core, and 0.1 s per photograph of 12
 file, which `--num-workers` processes do at once; the full model wants a GPU, and `--dtype bfloat16` there. What to
 expect: the tiny model has only ever seen painted people, and its answers over real photographs mean nothing. The full
 model was trained for crops that show one person each.
+
+What is left out: photographs that cannot be read; what programs keep beside photographs, such as previews and waste
+baskets (`--include-rubbish` takes it); what `--exclude` names; and the query's own photograph, with its exact copies,
+which would be ranked first and tell nothing (`--keep-query-photo` shows it). The output says how many of each.
 """
 
 import argparse
@@ -17,7 +21,9 @@ from pathlib import Path
 import torch
 
 from fafa import FafaModel, FafaProcessor
-from fafa.retrieval import Gallery, RankedImage, RankedQuery, draw_contact_sheet, find_images
+from fafa.commands import check_numbers, command
+from fafa.files import printable
+from fafa.retrieval import Gallery, RankedImage, RankedQuery, check_sheet, draw_contact_sheet, find_images
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -31,6 +37,17 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("result.png"), help="where to write the picture")
     parser.add_argument("--index", type=Path, help="folder that keeps the gallery's features between searches")
     parser.add_argument("--on-error", choices=["skip", "raise"], default="skip", help="at a photo that cannot be read")
+    parser.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave out files or folders, such as '*_small*'",
+    )
+    parser.add_argument(
+        "--include-rubbish", action="store_true", help="search previews, waste baskets and the like, too"
+    )
+    parser.add_argument("--keep-query-photo", action="store_true", help="show it and its copies among the results")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="precision of the model")
     parser.add_argument("--batch-size", type=int, default=64)
@@ -40,52 +57,60 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.image is None and arguments.caption is None:
         parser.error("a query needs --image, --caption or both")
-    if arguments.top < 1:
-        parser.error(f"--top is {arguments.top}, expected a number from 1")
+    check_numbers(parser, arguments, "top", "batch_size", "num_workers")
     return arguments
 
 
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
     """Encode, search, draw."""
-    args = parse_arguments()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("fafa").setLevel(logging.INFO)
 
-    # 1. The model and its processor.
+    # 1. What would be of no use, and is better known before: a picture that cannot be written, an empty folder.
+    check_sheet(args.output, max_results=args.top)
+    folder, output = args.gallery.absolute(), args.output.resolve()
+    photos = find_images(folder, args.exclude, args.include_rubbish)
+    photos = [path for path in photos if path.resolve() != output]  # the picture of the last search
+
+    # 2. The model and its processor; then the query, which may be of no use, too.
     model = FafaModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device)
     processor = FafaProcessor.from_pretrained(args.model)
+    processor(images=args.image, text=args.caption)
 
-    # 2. The gallery, encoded once: with an index, a later search reads the features, and an interrupted one goes on.
-    try:
-        processor(images=args.image, text=args.caption)  # a photo or caption that is of no use is better known before
-        folder, output = args.gallery.absolute(), args.output.resolve()
-        photos = [path for path in find_images(folder) if path.resolve() != output]  # the picture of the last search
-        gallery = Gallery.from_images(
-            model,
-            processor,
-            photos,
-            batch_size=args.batch_size,
-            on_error=args.on_error,
-            num_workers=args.num_workers,
-            features_dir=args.index,
-            folder=folder,
-        )
-    except (OSError, ValueError) as error:  # no such folder, another model's index, no image that can be read, ...
-        raise SystemExit(str(error)) from error
+    # 3. The gallery, encoded once: with an index, a later search reads the features, and an interrupted one goes on.
+    gallery = Gallery.from_images(
+        model,
+        processor,
+        photos,
+        batch_size=args.batch_size,
+        on_error=args.on_error,
+        num_workers=args.num_workers,
+        features_dir=args.index,
+        folder=folder,
+    )
 
-    # 3. The search.
-    results = gallery.search(image=args.image, caption=args.caption, top=args.top)
+    # 4. The search.
+    own = [args.image] if args.image and not args.keep_query_photo else []
+    results = gallery.search(image=args.image, caption=args.caption, top=args.top, exclude=own)
+    if not results:
+        raise ValueError("the gallery holds nothing but the query's own photograph; --keep-query-photo shows it")
     print(f"{'rank':>4}  {'score':>6}  image")
     for result in results:
-        print(f"{result.rank:>4}  {result.score:>6.3f}  {result.path.relative_to(gallery.folder)}")
+        print(f"{result.rank:>4}  {result.score:>6.3f}  {printable(result.path.relative_to(gallery.folder))}")
 
-    # 4. The picture. Nobody knows which photographs are right, so all frames are grey.
+    # 5. The picture. Nobody knows which photographs are right, so all frames are grey.
     row = RankedQuery(args.image, args.caption, [RankedImage(result.path, result.score) for result in results])
     searched = f"{len(gallery)} images searched, {len(gallery.skipped)} unreadable and skipped"
     title = f"Search in {args.gallery.resolve().name}"
     draw_contact_sheet([row], args.output, title=title, subtitle=searched, max_results=args.top)
-    print(f"picture: {args.output}")
+    print(f"picture: {printable(args.output)}")
 
 
 if __name__ == "__main__":  # processes that read images may import this file
-    main()
+    given = parse_arguments()
+    with command(
+        kept="Without --index nothing is kept of a search."
+        if given.index is None
+        else f"What was encoded is kept in {printable(given.index)}: the same command goes on from there."
+    ):
+        main(given)

@@ -13,7 +13,9 @@ import torch
 from datasets import load_dataset
 
 import fafa
-from fafa.retrieval import Gallery, RankedImage, RankedQuery, draw_contact_sheet
+from fafa.commands import check_numbers, command
+from fafa.files import printable
+from fafa.retrieval import Gallery, RankedImage, RankedQuery, check_sheet, draw_contact_sheet
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -31,18 +33,21 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--num-workers", type=int, help="processes that read images (default: one a core, up to 8; 0 for few images)"
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    check_numbers(parser, args, "num_queries", "batch_size", "num_workers")
+    return args
 
 
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
     """Encode, rank, draw."""
-    args = parse_arguments()
-
-    # 1. The model and the test set.
-    model = fafa.FafaModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device)
-    processor = fafa.FafaProcessor.from_pretrained(args.model)
+    # 1. The test set and the model. That the picture cannot be drawn or written is better known before.
+    check_sheet(args.output)
     queries = load_dataset("ITCPR", "query", data_dir=args.data, split="test")
     gallery_set = load_dataset("ITCPR", "gallery", data_dir=args.data, split="test")
+    num_queries = min(args.num_queries, len(queries))
+    check_sheet(args.output, num_queries)
+    model = fafa.FafaModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device)
+    processor = fafa.FafaProcessor.from_pretrained(args.model)
 
     # 2. Encode the gallery once.
     gallery = Gallery.from_dataset(
@@ -51,7 +56,6 @@ def main() -> None:
     instance_ids = list(gallery_set["instance_id"])
 
     # 3. Rank it for queries drawn at random.
-    num_queries = min(args.num_queries, len(queries))
     chosen = sorted(random.Random(args.seed).sample(range(len(queries)), num_queries))
     rows = []
     for query in queries.select(chosen):
@@ -74,8 +78,10 @@ def main() -> None:
         subtitle=f"{num_queries} of {len(queries):,} test queries drawn at random (seed {args.seed}), gallery of "
         f"{len(gallery):,} images; {hits} of {num_queries} correct at rank 1",
     )
-    print(f"{hits} of these {num_queries} queries correct at rank 1; picture: {args.output}")
+    print(f"{hits} of these {num_queries} queries correct at rank 1; picture: {printable(args.output)}")
 
 
 if __name__ == "__main__":  # processes that read images may import this file
-    main()
+    given = parse_arguments()
+    with command(kept="Nothing was written."):
+        main(given)

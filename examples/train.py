@@ -39,7 +39,9 @@ from datasets import Image, load_dataset
 from transformers import AutoModel, AutoProcessor, HfArgumentParser, set_seed
 
 from fafa import FafaConfig, FafaImageProcessor, FafaModel, FafaProcessor
+from fafa.commands import command
 from fafa.dataset_builders.syncpr import SynCPR
+from fafa.files import check_output_folder, printable
 from fafa.processing_fafa import build_tokenizer
 from fafa.training import (
     CheckpointError,
@@ -109,12 +111,11 @@ class ScriptArguments:
             raise ValueError("merge_adapter is for a run with adapters: set lora_rank, too")
 
 
-def main() -> None:
+def main(script: ScriptArguments, training: FafaTrainingArguments, recipe: dict) -> None:
     """Runs the steps below."""
-    # 1. Settings: YAML file first, command line over it. The seed comes before anything random happens.
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    script, training, recipe = parse_arguments()
+    # 1. The seed, before anything random happens; and that nothing can be written is better known before.
     set_seed(training.seed)
+    check_output_folder(training.output_dir)
 
     # 2. Data. Images stay paths: the collator opens them, batch by batch, so that a bad file is reported by its name.
     triplets = load_dataset("SynCPR", split="train", data_dir=script.data_dir)
@@ -241,4 +242,11 @@ def parse_arguments() -> tuple[ScriptArguments, FafaTrainingArguments, dict]:
 
 
 if __name__ == "__main__":
-    main()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    with command():
+        settings = parse_arguments()
+    with command(
+        kept=f"The checkpoints in {printable(settings[1].output_dir)} are kept: the same command goes on from the last "
+        "one with --resume_from_checkpoint true."
+    ):
+        main(*settings)

@@ -1,6 +1,6 @@
 """Search: a gallery encoded once, its features kept in a folder, ranked results, and the picture of them."""
 
-from .contact_sheet import RankedImage, RankedQuery, draw_contact_sheet
+from .contact_sheet import RankedImage, RankedQuery, check_sheet, draw_contact_sheet
 from .encoding import EncodedImages, encode_images
 from .gallery import Gallery, SearchResult
 from .photo_folder import find_images
@@ -13,6 +13,7 @@ __all__ = [
     "RankedImage",
     "RankedQuery",
     "SearchResult",
+    "check_sheet",
     "draw_contact_sheet",
     "encode_images",
     "find_images",

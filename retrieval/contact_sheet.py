@@ -3,6 +3,7 @@
 Pillow alone does the drawing, so the sheet can be made wherever a model runs.
 """
 
+import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from ..files import check_output_file, printable, whole_file
 from ..image_reading_fafa import open_image
 
 PAGE, CARD, INK, GREY, FAINT = "#eef1f5", "#ffffff", "#16202c", "#66717f", "#e3e8ee"
@@ -19,6 +21,13 @@ GREEN, RED, NEUTRAL, AMBER = "#12934a", "#d8343c", "#8d9aaa", "#a15c07"
 MARGIN, PADDING, GAP, FRAME = 36, 18, 12, 5  # pixels, as are all lengths here
 THUMB_WIDTH, CAPTION_WIDTH, HEADER_HEIGHT, LABEL_HEIGHT = 108, 236, 128, 28
 TITLE_SIZE, CAPTION_SIZE, SMALL_SIZE = 30, 18, 15
+RESULTS_LEFT = MARGIN + PADDING + THUMB_WIDTH + PADDING + CAPTION_WIDTH + 2 * PADDING
+TALLEST_SHAPE = 2.0
+
+# Formats that a sheet may have, by Pillow's names, and how long a side they hold.
+LONGEST_SIDE = {"PNG": 1 << 20, "TIFF": 1 << 20, "BMP": 1 << 20, "JPEG": 65_500, "PDF": 65_500, "WEBP": 16_383}
+MOST_PIXELS = 100_000_000  # 300 MB, of some 3,500 results
+MANY = 100  # results, from which on they are kept smaller until they are drawn
 
 
 @dataclass
@@ -70,9 +79,12 @@ def draw_contact_sheet(
 ) -> Image.Image:
     """Draws one row per query: reference image, caption, then the first `max_results` images, framed by correctness.
 
+    More than ten results of a query are drawn in several lines, so that the sheet is about as wide as high.
+
     Args:
         rows: the queries, drawn from top to bottom.
-        path: where to write the picture (usually a .png; missing folders are made); None only returns it.
+        path: where to write the picture (usually a .png; missing folders are made), see `check_sheet`; None only
+            returns it.
         title: the headline.
         subtitle: a line below the headline, for example how the queries were chosen.
         max_results: how many images of each query are shown.
@@ -83,54 +95,123 @@ def draw_contact_sheet(
         The sheet, an RGB image.
 
     Raises:
-        ValueError: there is no row, or no row has a result.
+        ValueError: there is no row, or no row has a result; the sheet would be too large, or its file's suffix says no
+            format for it.
         UnreadableImageError: an image cannot be opened.
+        OSError: the file cannot be written.
     """
-    columns = min(max_results, max((len(row.results) for row in rows), default=0))
-    if columns < 1:
+    most_results = min(max_results, max((len(row.results) for row in rows), default=0))
+    if most_results < 1:
         raise ValueError(f"nothing to draw: {len(rows)} queries, none with a result to show")
-    shown = [[(result, open_small(result.image)) for result in row.results[:columns]] for row in rows]
+    check_sheet(path, len(rows), most_results)
+    many = len(rows) * most_results > MANY
+    shown = [[(result, open_small(result.image, many)) for result in row.results[:most_results]] for row in rows]
 
     thumb_height = _common_height([image for results in shown for _, image in results])
-    row_height = PADDING + thumb_height + LABEL_HEIGHT + PADDING // 2
-    results_left = MARGIN + PADDING + THUMB_WIDTH + PADDING + CAPTION_WIDTH + 2 * PADDING
-    width = results_left + columns * (THUMB_WIDTH + GAP) - GAP + PADDING + MARGIN
-    # One result alone still leaves room for the title and the legend.
-    width = max(width, 960)
-    height = HEADER_HEIGHT + len(rows) * (row_height + GAP) - GAP + MARGIN
+    layout = _Layout(len(rows), most_results, thumb_height)
+    width, height, columns = layout.width, layout.height, layout.columns
 
     pen = Pen(Image.new("RGB", (width, height), PAGE), font)
     truths = {result.correct for results in shown for result, _ in results}
     _draw_header(pen, title, subtitle, truths)
     pen.text((MARGIN + PADDING, HEADER_HEIGHT - 24), "query", SMALL_SIZE, GREY)
-    pen.text((results_left, HEADER_HEIGHT - 24), "gallery images, most similar first", SMALL_SIZE, GREY)
+    pen.text((RESULTS_LEFT, HEADER_HEIGHT - 24), "gallery images, most similar first", SMALL_SIZE, GREY)
     for number, (row, results) in enumerate(zip(rows, shown, strict=True)):
-        top = HEADER_HEIGHT + number * (row_height + GAP)
-        pen.rounded((MARGIN, top, width - MARGIN, top + row_height), CARD, radius=14)
+        top = HEADER_HEIGHT + number * (layout.row_height + GAP)
+        pen.rounded((MARGIN, top, width - MARGIN, top + layout.row_height), CARD, radius=14)
         beyond = row.first_match_rank is not None and row.first_match_rank > len(results)
         note = f"target at rank {row.first_match_rank:,}" if beyond else ""
         _draw_query(pen, row, note, (MARGIN + PADDING, top + PADDING), thumb_height)
         for rank, (result, image) in enumerate(results, start=1):
-            left = results_left + (rank - 1) * (THUMB_WIDTH + GAP)
-            _draw_result(pen, result, image, rank, (left, top + PADDING), thumb_height)
+            line, column = divmod(rank - 1, columns)
+            corner = RESULTS_LEFT + column * (THUMB_WIDTH + GAP), top + PADDING + line * (layout.line_height + GAP)
+            _draw_result(pen, result, image, rank, corner, thumb_height)
 
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        pen.sheet.save(path)
+        with whole_file(Path(path)) as part:
+            pen.sheet.save(part, format=_format_of(path))
     return pen.sheet
 
 
-def open_small(image: Image.Image | str | Path) -> Image.Image:
+def check_sheet(path: str | Path | None, num_queries: int = 1, max_results: int = 10) -> None:
+    """Looks whether a sheet can be drawn and written, which is better known before its images are searched.
+
+    Args:
+        path: where it shall be written; None looks at its size alone.
+        num_queries: its rows.
+        max_results: images in a row.
+
+    Raises:
+        ValueError: the suffix is that of no format for it, or the sheet is larger than its format or this program
+            allows; the message says what to change.
+        OSError: nothing can be written there.
+    """
+    layout = _Layout(num_queries, max_results, round((THUMB_WIDTH - 2 * FRAME) * TALLEST_SHAPE) + 2 * FRAME)
+    contents = f"{num_queries:,} queries of {max_results:,} results" if num_queries > 1 else f"{max_results:,} results"
+    size = f"a sheet of {contents} may have {layout.width:,} x {layout.height:,} pixels"
+    if layout.width * layout.height > MOST_PIXELS:
+        raise ValueError(f"{size}, more than {MOST_PIXELS:,} in all: draw fewer")
+    if path is None:
+        return
+    check_output_file(path)
+    longest = LONGEST_SIDE[_format_of(path)]
+    if max(layout.width, layout.height) > longest:
+        raise ValueError(
+            f"{size}, but {Path(path).suffix} holds at most {longest:,} a side: choose .png, or draw fewer"
+        )
+
+
+def _format_of(path: str | Path) -> str:
+    suffixes = Image.registered_extensions()
+    known = sorted(suffix for suffix, name in suffixes.items() if name in LONGEST_SIDE and name in Image.SAVE)
+    suffix = Path(path).suffix.lower()
+    if suffix not in known:
+        raise ValueError(
+            f"{printable(path)}: {suffix or 'no suffix'} says no format for a picture; use {', '.join(known)}"
+        )
+    return suffixes[suffix]
+
+
+class _Layout:
+    """Where things are on a sheet.
+
+    Args:
+        num_rows: queries.
+        most_results: of a query, drawn in lines of at least ten.
+        thumb_height: of each.
+    """
+
+    def __init__(self, num_rows: int, most_results: int, thumb_height: int):
+        self.columns = min(most_results, max(10, math.ceil(math.sqrt(2 * most_results))))
+        num_lines = math.ceil(most_results / self.columns)
+        self.line_height = thumb_height + LABEL_HEIGHT
+        self.row_height = PADDING + num_lines * (self.line_height + GAP) - GAP + PADDING // 2
+        width = RESULTS_LEFT + self.columns * (THUMB_WIDTH + GAP) - GAP + PADDING + MARGIN
+        self.width = max(width, 960)  # one result alone still leaves room for the title and the legend
+        self.height = HEADER_HEIGHT + num_rows * (self.row_height + GAP) - GAP + MARGIN
+
+
+def open_small(image: Image.Image | str | Path, many: bool = False) -> Image.Image:
     """An image no larger than a sheet can show: those of all rows are held at a time, and photographs are large."""
-    opened, limit = open_image(image), (4 * THUMB_WIDTH, 8 * THUMB_WIDTH)
+    scale = 2 if many else 4
+    opened, limit = _not_too_thin(open_image(image)), (scale * THUMB_WIDTH, 2 * scale * THUMB_WIDTH)
     fits = opened.width <= limit[0] and opened.height <= limit[1]
     return opened if fits else ImageOps.contain(opened, limit, Image.Resampling.LANCZOS)
+
+
+def _not_too_thin(image: Image.Image) -> Image.Image:
+    """The same, but a panorama of 200 to 1 is made thicker: it would vanish in a thumbnail."""
+    least = math.ceil(max(image.size) / (THUMB_WIDTH - 2 * FRAME))
+    if min(image.size) >= least:
+        return image
+    return image.resize((max(image.width, least), max(image.height, least)))
 
 
 def _common_height(images: list[Image.Image]) -> int:
     """One thumbnail height for the sheet, by the median shape: tall for person crops, lower for photographs."""
     shapes = sorted(image.height / image.width for image in images)
-    shape = min(2.0, max(1.0, shapes[len(shapes) // 2]))
+    shape = min(TALLEST_SHAPE, max(1.0, shapes[len(shapes) // 2]))
     return round((THUMB_WIDTH - 2 * FRAME) * shape) + 2 * FRAME
 
 
@@ -237,7 +318,7 @@ def _draw_query(pen: Pen, row: RankedQuery, note: str, corner: tuple[int, int], 
     left, top = corner
     bottom = top + thumb_height
     if row.image is not None:
-        pen.thumbnail(open_image(row.image), (left, top, left + THUMB_WIDTH, bottom), FAINT)
+        pen.thumbnail(_not_too_thin(open_image(row.image)), (left, top, left + THUMB_WIDTH, bottom), FAINT)
         kind = "image alone" if row.caption is None else "image + caption"
     else:
         pen.rounded((left, top, left + THUMB_WIDTH, bottom), PAGE, radius=9)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..files import printable
 from ..image_reading_fafa import UnreadableImageError
 from ..loading import dead_workers_told
 from ..modeling_fafa import FafaModel
@@ -186,4 +187,4 @@ def _checked(encode: Encode, names: Sequence[str]) -> Encode:
 
 def _some(names: Sequence[str], shown: int = 5) -> str:
     """The first few names, and how many more there are."""
-    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+    return ", ".join(map(printable, names[:shown])) + (f" and {len(names) - shown} more" if len(names) > shown else "")

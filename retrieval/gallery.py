@@ -1,5 +1,6 @@
 """A gallery of images, encoded once and searched by image and caption, by caption alone, or by image alone."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,11 +8,14 @@ from typing import Any
 
 import torch
 
+from ..files import printable
 from ..modeling_fafa import FafaModel
 from ..processing_fafa import FafaProcessor
 from .encoding import EncodedImages, encode_images
-from .photo_folder import find_images
+from .photo_folder import copies_of, find_images
 from .store import FeatureStore, describe_image, feature_settings, input_name, input_path, path_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,18 @@ class Gallery:
         return len(self.features)
 
     @classmethod
-    def from_folder(cls, model: FafaModel, processor: FafaProcessor, folder: str | Path, **options) -> "Gallery":
+    def from_folder(
+        cls,
+        model: FafaModel,
+        processor: FafaProcessor,
+        folder: str | Path,
+        exclude: Sequence[str] = (),
+        rubbish: bool = False,
+        **options,
+    ) -> "Gallery":
         """Encodes every image in a folder and the folders within it; see `find_images` and `from_images`."""
-        return cls.from_images(model, processor, find_images(Path(folder).absolute()), folder=folder, **options)
+        images = find_images(Path(folder).absolute(), exclude, rubbish)
+        return cls.from_images(model, processor, images, folder=folder, **options)
 
     @classmethod
     def from_dataset(
@@ -170,21 +183,39 @@ class Gallery:
             raise ValueError("the scores hold NaN or infinity: the model's weights or the stored features are damaged")
         return scores
 
-    def search(self, image: Any = None, caption: str | None = None, top: int | None = 10) -> list[SearchResult]:
+    def search(
+        self,
+        image: Any = None,
+        caption: str | None = None,
+        top: int | None = 10,
+        exclude: Sequence[str | Path] = (),
+    ) -> list[SearchResult]:
         """The images most similar to a query, best first; equal scores keep the gallery's order.
 
         Args:
             image: the reference image; see `scores`.
             caption: the relative caption; see `scores`.
             top: how many results; None ranks the whole gallery.
+            exclude: files that shall not be among the results, nor copies of them under other names; such as the
+                query's own photograph.
         """
         if top is not None and top < 1:
             raise ValueError(f"top is {top}, expected a number from 1, or None for the whole gallery")
         scores = self.scores(image, caption)
-        order = scores.argsort(descending=True, stable=True)[:top].tolist()
-        return [
-            SearchResult(rank, scores[index].item(), self.paths[index], index) for rank, index in enumerate(order, 1)
-        ]
+        order = scores.argsort(descending=True, stable=True).tolist()
+        is_excluded, left_out = copies_of(exclude), []
+        results: list[SearchResult] = []
+        for index in order:
+            if len(results) == top:
+                break
+            path = self.paths[index]
+            if exclude and is_excluded(path):
+                left_out.append(printable(path))
+            else:
+                results.append(SearchResult(len(results) + 1, scores[index].item(), path, index))
+        if left_out:
+            logger.info("left out of the results, as excluded: %s", ", ".join(left_out))
+        return results
 
     def save(self, folder: str | Path) -> None:
         """Writes the features and a manifest naming images, model and processor settings, for `load`."""

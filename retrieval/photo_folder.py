@@ -1,11 +1,16 @@
-"""Finds the photographs in a folder."""
+"""Finds the photographs in a folder, and leaves out what programs put beside them."""
 
 import logging
 import os
+import re
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import translate
 from pathlib import Path
 
 from PIL import Image
+
+from ..files import contents_of, printable
 
 logger = logging.getLogger(__name__)
 
@@ -16,40 +21,164 @@ HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
 CAMERA_SUFFIXES = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"}
 PICTURE_SUFFIXES = {*HEIF_SUFFIXES, *CAMERA_SUFFIXES, ".avif", ".jxl", ".psd", ".svg", ".tga"}
 
+# Previews, waste baskets, versions and side files, whoever made them; in any case. None is a photograph of its own.
+RUBBISH = (
+    *("@eadir", "#recycle", "@recycle", "@tmp", "#snapshot", ".@__thumb", ".@upload_cache", ".recycle"),  # NAS
+    *(
+        ".thumbnails",
+        ".thumb",
+        ".thumbs",
+        ".trash",
+        ".trash-*",
+        ".trashes",
+        ".trashed-*",
+        "lost+found",
+    ),  # Linux, phones
+    *("$recycle.bin", "system volume information", ".picasaoriginals", ".dtrash"),  # Windows, albums
+    *("._*", ".appledouble", "__macosx", ".spotlight-v100", ".fseventsd", ".documentrevisions-v100"),  # macOS
+    *("*.lrdata", "*.lrlibrary/previews", "*.photoslibrary/resources", "*.photoslibrary/database"),  # Lightroom, Photos
+    *("*.cocatalog", "*.aplibrary/thumbnails", "*.aplibrary/previews", ".stversions"),
+    *(".git", ".hg", ".svn", ".cache", ".dropbox.cache", "node_modules", "__pycache__", ".ipynb_checkpoints"),
+)
 
-def find_images(folder: str | Path) -> list[Path]:
+
+class FoundImages(list[Path]):
+    """Paths of images, sorted, and what was met beside them.
+
+    Attributes:
+        unreadable: folders whose contents could not be listed, and entries that are neither files nor folders for all
+            that the system tells.
+        left_out: by pattern, how many folders and pictures were left out by it.
+    """
+
+    def __init__(self, paths: Sequence[Path], unreadable: Sequence[Path], left_out: Counter[str]):
+        super().__init__(paths)
+        self.unreadable, self.left_out = list(unreadable), left_out
+
+
+def find_images(folder: str | Path, exclude: Sequence[str] = (), rubbish: bool = False) -> FoundImages:
     """All image files in a folder and the folders within it, told by their suffix and sorted by name.
 
     Photo formats that the installed Pillow opens; a warning tells how many others were left aside. An iPhone's HEIC is
-    opened where pillow-heif is installed. Links to folders are followed, each folder once.
+    opened where pillow-heif is installed. Links to folders are followed, each folder once. A folder that may not be
+    listed is named in a warning.
+
+    Args:
+        folder: where to look.
+        exclude: patterns (`*`, `?`, `[...]`) of files and folders to leave out: of a name, or, with a slash, of a path
+            within `folder`.
+        rubbish: whether to take also what programs keep beside photographs: previews, waste baskets and the like, see
+            `RUBBISH`.
 
     Raises:
         NotADirectoryError: there is no such folder.
+        PermissionError: it may not be listed.
         ValueError: it holds no image file.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is not a folder; give the one that holds the gallery's images")
-    files, seen = [], set()
-    for place, folders, names in os.walk(folder, followlinks=True):  # rglob leaves linked folders out
-        folders.sort()
+        raise NotADirectoryError(f"{printable(folder)} is not a folder; give the one that holds the gallery's images")
+    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in PHOTO_FORMATS}
+    patterns = _Patterns(exclude, () if rubbish else RUBBISH)
+    files, seen, unreadable, left_out = [], set(), [], Counter()
+
+    def is_taken(path: Path, counts: bool) -> bool:
+        pattern = patterns.matching(path.relative_to(folder))
+        if pattern is not None and counts:
+            left_out[pattern] += 1
+        return pattern is None
+
+    def note(error: OSError) -> None:
+        if Path(error.filename) == folder:
+            raise PermissionError(f"{printable(folder)} cannot be listed: {error.strerror}") from error
+        unreadable.append(Path(error.filename))
+
+    for place, folders, names in os.walk(folder, onerror=note, followlinks=True):  # rglob leaves linked folders out
         if (real := os.path.realpath(place)) in seen:
             folders.clear()
             continue
         seen.add(real)
-        files += [path for name in names if (path := Path(place, name)).is_file()]
+        folders[:] = sorted(name for name in folders if is_taken(Path(place, name), counts=True))
+        for name in names:
+            path = Path(place, name)
+            if is_taken(path, counts=path.suffix.lower() in suffixes) and _is_file(path, unreadable):
+                files.append(path)
     files.sort()
-    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in PHOTO_FORMATS}
+    unreadable = list(dict.fromkeys(unreadable))
+
     images = [path for path in files if path.suffix.lower() in suffixes]
     left_aside = Counter(path.suffix.lower() for path in files if path.suffix.lower() not in suffixes)
-    pictures = ", ".join(f"{count:,} {suffix}" for suffix, count in left_aside.items() if suffix in PICTURE_SUFFIXES)
-    warning = f"pictures left aside, which Pillow does not open as photos: {pictures}" if pictures else ""
-    if HEIF_SUFFIXES & left_aside.keys():
-        warning += " (pip install pillow-heif, and HEIC is opened)"
+    warnings = []
+    if unreadable:
+        named = ", ".join(printable(path) for path in unreadable[:5])
+        more = f" and {len(unreadable) - 5:,} more" if len(unreadable) > 5 else ""
+        warnings.append(f"what may not be read, so that its images are missing: {named}{more}")
+    if left_aside.keys() & PICTURE_SUFFIXES:
+        pictures = ", ".join(
+            f"{count:,} {suffix}" for suffix, count in left_aside.items() if suffix in PICTURE_SUFFIXES
+        )
+        hint = " (pip install pillow-heif, and HEIC is opened)" if HEIF_SUFFIXES & left_aside.keys() else ""
+        warnings.append(f"pictures left aside, which Pillow does not open as photos: {pictures}{hint}")
+    excluded = ", ".join(f"{count:,} {printable(pattern)}" for pattern, count in sorted(left_out.items()))
     if not images:
-        hint = warning or f"expected {', '.join(sorted(suffixes))}"
-        raise ValueError(f"no image among the {len(files)} files in {folder}; {hint}")
-    if warning:
-        logger.warning("%s: %s", folder, warning)
-    logger.info("%s: %d images, %d other files left aside", folder, len(images), left_aside.total())
-    return images
+        hints = [*warnings, *([f"left out: {excluded}"] if excluded else [])]
+        hint = "; ".join(hints) or f"expected {', '.join(sorted(suffixes))}"
+        raise ValueError(f"no image among the {len(files)} files in {printable(folder)}; {hint}")
+    for warning in warnings:
+        logger.warning("%s: %s", printable(folder), warning)
+    logger.info("%s: %s images, %s other files left aside", printable(folder), f"{len(images):,}", left_aside.total())
+    if excluded:
+        logger.info("%s: folders and pictures left out as no photographs: %s", printable(folder), excluded)
+    return FoundImages(images, unreadable, left_out)
+
+
+class _Patterns:
+    """Of names, and of paths within the folder, each in one expression: they are tried on every file."""
+
+    def __init__(self, exclude: Sequence[str], rubbish: Sequence[str]):
+        given = [(pattern.strip("/"), translate(pattern.strip("/"))) for pattern in exclude]
+        known = [(pattern, f"(?i:{'(?:.*/)?' * ('/' in pattern)}{translate(pattern)})") for pattern in rubbish]
+        self.of_names = [entry for entry in (*given, *known) if "/" not in entry[0]]
+        self.of_paths = [entry for entry in (*given, *known) if "/" in entry[0]]
+        self.names, self.paths = (
+            re.compile("|".join(f"({expression})" for _, expression in entries) or r"(?!)")
+            for entries in (self.of_names, self.of_paths)
+        )
+
+    def matching(self, path: Path) -> str | None:
+        """The first pattern that a path, relative to the folder, matches."""
+        if found := self.names.match(path.name):
+            return self.of_names[found.lastindex - 1][0]
+        if found := self.paths.match(path.as_posix()):
+            return self.of_paths[found.lastindex - 1][0]
+        return None
+
+
+def _is_file(path: Path, unreadable: list[Path]) -> bool:
+    """Whether it is a file, or leads to one; in a folder that may be listed but not entered nobody knows."""
+    try:
+        return path.is_file()
+    except PermissionError:
+        unreadable.append(path.parent)
+    except OSError:  # say of a disk in trouble
+        unreadable.append(path)
+    return False
+
+
+def copies_of(files: Iterable[str | Path]) -> Callable[[Path | None], bool]:
+    """A test of whether a file is one of these, or holds the same contents; what cannot be read is not.
+
+    Raises:
+        FileNotFoundError: one of `files` is not there.
+    """
+    files = list(files)
+    sizes = {Path(file).stat().st_size for file in files}
+    contents = {contents_of(file) for file in files}
+
+    def is_copy(path: Path | None) -> bool:
+        try:
+            return path is not None and path.stat().st_size in sizes and contents_of(path) in contents
+        except OSError:
+            return False
+
+    return is_copy

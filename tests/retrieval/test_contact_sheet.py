@@ -1,10 +1,12 @@
 """What a person reads off the contact sheet: frames, ranks, captions, notes."""
 
+import errno
+
 import numpy as np
 import pytest
 from PIL import Image, ImageChops, ImageColor
 
-from fafa.retrieval import RankedImage, RankedQuery, draw_contact_sheet
+from fafa.retrieval import RankedImage, RankedQuery, check_sheet, draw_contact_sheet
 from fafa.retrieval.contact_sheet import AMBER, FRAME, GREEN, NEUTRAL, RED
 
 
@@ -151,3 +153,59 @@ def test_nothing_to_draw_is_an_error():
         draw_contact_sheet([])
     with pytest.raises(ValueError, match="1 queries, none with a result"):
         draw_contact_sheet([RankedQuery(person(), "x")])
+
+
+def test_many_results_take_several_lines_in_the_order_of_rank():
+    """A thousand in one line were 120,494 pixels wide, and a JPEG of 600 failed after the search."""
+    truths = [True] * 10 + [False] * 3
+    one, two = (
+        draw_contact_sheet([RankedQuery(person(), "x", results(*truths[:number]))], max_results=number)
+        for number in (10, 13)
+    )
+    assert frames(two) == [[GREEN] * 10, [RED] * 3]
+    assert two.width == one.width and one.height < two.height < 2 * one.height
+    many = draw_contact_sheet([RankedQuery(None, "x", results(*[None] * 120))], max_results=120)
+    assert 0.5 < many.width / many.height < 2
+
+
+@pytest.mark.parametrize("size", [(1, 400), (400, 1), (1970, 10), (10, 1970)])
+def test_a_very_thin_picture_is_drawn_as_a_line(size, tmp_path):
+    """It vanished when it was fitted into its thumbnail, and the sheet with it."""
+    row = RankedQuery(person("orange", size), "x", [RankedImage(person("orange", size))])
+    assert holds(draw_contact_sheet([row]), "orange")
+
+
+@pytest.mark.parametrize(
+    ("name", "num_queries", "max_results", "message"),
+    [
+        ("sheet.webp", 70, 10, r"70 queries of 10 results .* \.webp holds at most 16,383 a side: choose \.png"),
+        ("sheet.jpg", 300, 1, r"\.jpg holds at most 65,500"),
+        ("sheet.png", 1, 100_000, "more than 100,000,000 in all: draw fewer"),
+        ("sheet.heif", 1, 1, r"sheet\.heif: \.heif says no format for a picture; use .*\.jpg"),
+        ("sheet", 1, 1, "no suffix says no format"),
+    ],
+)
+def test_a_sheet_that_its_file_cannot_hold_is_known_beforehand(tmp_path, name, num_queries, max_results, message):
+    with pytest.raises(ValueError, match=message):
+        check_sheet(tmp_path / name, num_queries, max_results)
+
+
+@pytest.mark.parametrize(("name", "number"), [("sheet.jpg", 600), ("sheet.webp", 1000), ("sheet.png", 3000)])
+def test_hundreds_of_results_fit(tmp_path, name, number):
+    check_sheet(tmp_path / "new" / "folder" / name, max_results=number)
+    check_sheet(None, max_results=number)
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_last_one(tmp_path, monkeypatch):
+    row = RankedQuery(person(), "x", results(None))
+    draw_contact_sheet([row], tmp_path / "sheet.png")
+    before = (tmp_path / "sheet.png").read_bytes()
+
+    def fill_the_disk(self, path, **options):
+        path.write_bytes(b"half a picture")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fill_the_disk)
+    with pytest.raises(OSError, match="disk is full"):
+        draw_contact_sheet([row], tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").read_bytes() == before and len(list(tmp_path.iterdir())) == 1

@@ -1,7 +1,9 @@
 """The example scripts of this room, with the options that a person gives."""
 
 import json
+import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -77,7 +79,7 @@ def test_query_leaves_its_own_picture_out_of_the_gallery(launch, model_folder, p
 def test_query_in_half_precision_shows_what_was_left_aside(launch, model_folder, photos, tmp_path, monkeypatch, caplog):
     monkeypatch.delitem(Image.EXTENSION, ".heic", raising=False)
     (photos / "IMG_1.HEIC").write_bytes(b"")
-    options = ["--model", model_folder, "--gallery", photos, "--image", photos / "one.jpg", "--dtype", "bfloat16"]
+    options = ["--model", model_folder, "--gallery", photos, "--caption", "a hat", "--dtype", "bfloat16"]
     printed = launch("query.py", *options, "--index", tmp_path / "index", "--output", tmp_path / "result.png")
     assert "one.jpg" in printed
     assert json.loads((tmp_path / "index" / "manifest.json").read_text())["settings"]["model"]["dtype"] == "bfloat16"
@@ -86,7 +88,7 @@ def test_query_in_half_precision_shows_what_was_left_aside(launch, model_folder,
 
 def test_query_skips_unreadable_photographs_unless_told_otherwise(launch, model_folder, photos, tmp_path, caplog):
     (photos / "broken.jpg").write_bytes(b"no picture")
-    options = ["--model", model_folder, "--gallery", photos, "--image", photos / "one.jpg"]
+    options = ["--model", model_folder, "--gallery", photos, "--caption", "a hat"]
     options += ["--output", tmp_path / "result.png"]
     with pytest.raises(SystemExit, match=r"broken\.jpg"):
         launch("query.py", *options, "--on-error", "raise")
@@ -101,12 +103,71 @@ def test_query_skips_unreadable_photographs_unless_told_otherwise(launch, model_
         (["--image", "no/such.jpg"], r"no file 'no/such\.jpg'"),
         (["--caption", "..."], "holds no word"),
         (["--caption", "a hat", "--gallery", "no/such"], "is not a folder"),
+        (["--caption", "a hat", "--output", "result.xyz"], r"result\.xyz: \.xyz says no format.*; use .*\.png"),
+        (["--caption", "a hat", "--output", "result"], "no suffix says no format"),
+        (["--caption", "a hat", "--output", "."], "is a folder: give the name of a file"),
+        (["--caption", "a hat", "--output", "/dev/null/result.png"], "/dev/null is no folder"),
+        (["--caption", "a hat", "--output", "/proc/result.png"], "no file can be written into /proc"),
+        (["--caption", "a hat", "--top", "1000000"], "draw fewer"),
     ],
 )
 def test_query_says_what_is_wrong_before_it_encodes(launch, model_folder, photos, tmp_path, capsys, options, message):
     with pytest.raises(SystemExit, match=message):
         launch("query.py", "--model", model_folder, "--gallery", photos, "--index", tmp_path / "index", *options)
     assert "encoding" not in capsys.readouterr().err and not (tmp_path / "index").exists()
+
+
+@pytest.mark.parametrize(
+    "option", [["--top", "0"], ["--batch-size", "0"], ["--num-workers", "-1"], ["--num-workers", "100000"]]
+)
+def test_query_refuses_senseless_numbers_at_once(launch, capsys, option):
+    with pytest.raises(SystemExit):
+        launch("query.py", "--model", "m", "--gallery", "g", "--caption", "c", *option)
+    assert f"{option[0]}" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_query_leaves_its_own_photograph_out_unless_told_otherwise(launch, model_folder, photos, tmp_path, caplog):
+    """It was ranked first for 11 of 100 queries, also where the gallery held it under another name."""
+    (photos / "copy.jpg").write_bytes((photos / "one.jpg").read_bytes())
+    options = ["--model", model_folder, "--gallery", photos, "--image", photos / "one.jpg"]
+    options += ["--output", tmp_path / "result.png"]
+    printed = launch("query.py", *options, "--top", "2")
+    assert "two.png" in printed and "three.webp" in printed and "one.jpg" not in printed and "copy.jpg" not in printed
+    assert "left out of the results" in caplog.text and "copy.jpg" in caplog.text
+    whole = launch("query.py", *options, "--keep-query-photo")
+    assert "one.jpg" in whole and "copy.jpg" in whole
+    for name in ("two.png", "three.webp"):
+        (photos / name).unlink()
+    with pytest.raises(SystemExit, match="nothing but the query's own photograph; --keep-query-photo"):
+        launch("query.py", *options)
+
+
+def test_query_leaves_rubbish_and_exclusions_out(launch, model_folder, photos, tmp_path, caplog):
+    (photos / "@eaDir").mkdir()
+    (photos / "@eaDir" / "preview.jpg").write_bytes((photos / "one.jpg").read_bytes())
+    options = ["--model", model_folder, "--gallery", photos, "--caption", "a hat", "--output", tmp_path / "result.png"]
+    printed = launch("query.py", *options, "--exclude", "three.*", "--exclude", "two.png")
+    assert "one.jpg" in printed and "preview" not in printed and "three" not in printed and "two" not in printed
+    assert "1 @eadir, 1 three.*, 1 two.png" in caplog.text
+    assert "preview.jpg" in launch("query.py", *options, "--include-rubbish")
+
+
+def test_query_prints_names_that_are_no_utf8(model_folder, photos, tmp_path):
+    """In most languages' settings, unlike in C.UTF-8, Python's output takes no byte outside UTF-8."""
+    (photos / "one.jpg").rename(os.fsdecode(os.fsencode(photos) + b"/caf\xe9\n\x1b[31m.jpg"))
+    options = ["--model", model_folder, "--gallery", photos, "--caption", "a hat", "--output", tmp_path / "result.png"]
+    options += ["--index", tmp_path / "index"]
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict", "HF_HUB_OFFLINE": "1"}
+    for _ in range(2):
+        run = subprocess.run(
+            [sys.executable, EXAMPLES / "query.py", *options],
+            env=environment,
+            capture_output=True,
+            check=False,
+            text=True,
+        )
+        assert run.returncode == 0, run.stderr
+        assert r"caf\xe9\n\x1b[31m.jpg" in run.stdout
 
 
 def test_query_needs_an_image_or_a_caption(launch, capsys):

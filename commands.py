@@ -1,0 +1,92 @@
+"""How commands end: Ctrl-C, a full disk and bad input in one sentence that says what to do, faults with a traceback."""
+
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .files import DISK_FULL, printable
+from .workers import WorkerDiedError, check_num_workers
+
+INTERRUPTED, READER_GONE = 130, 141  # exit statuses, as shells give them to whom SIGINT or SIGPIPE ended
+
+
+@contextmanager
+def command(kept: str = "", user_errors: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Runs a command: what its user can mend ends it with one sentence on stderr and exit status 1.
+
+    That is any OSError, a worker process that was killed, memory that does not suffice, and a ValueError or ImportError
+    of FAFA's own, whose messages are written for people. Anything else is a fault, and keeps its traceback. Ctrl-C ends
+    it with status 130, a closed pipe (`... | head`) without a word. Characters that the terminal lacks are escaped.
+
+    Args:
+        kept: a sentence or two on what is kept when it is interrupted or the disk is full, and how to go on.
+        user_errors: further ones whose messages say what to do.
+
+    Raises:
+        SystemExit: with the exit status, or the sentence.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+        sys.stdout.flush()  # here, so that a pipe that is closed is noticed here
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0":  # one of the processes that `accelerate launch` started
+            print(f"\ninterrupted. {kept}".rstrip(), file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - or Python complains once more when it ends
+        raise SystemExit(READER_GONE) from None
+    except Exception as error:
+        message = _message(error, kept, user_errors)
+        if message is None:
+            raise
+        raise SystemExit(message) from error
+
+
+def _message(error: BaseException, kept: str, user_errors: tuple[type[Exception], ...]) -> str | None:
+    """What to tell of an error; None for a fault of the program."""
+    if type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
+        return _message(error.__cause__, kept, user_errors)  # `datasets` wraps what its builders raise
+    if isinstance(error, OSError):
+        file = "" if error.filename is None else printable(error.filename)
+        if error.errno in DISK_FULL:
+            place = f" ({file} could not be written)" if file else ""
+            return f"the disk is full{place}. {kept} Make room, and give the same command again.".replace("  ", " ")
+        plain = error.strerror and file and type(error).__str__ is OSError.__str__
+        return f"{file}: {error.strerror}" if plain else str(error)
+    if isinstance(error, (WorkerDiedError, *user_errors)):
+        return str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        first_line = str(error).partition("\n")[0]
+        return f"the memory does not suffice ({first_line or 'MemoryError'}); try a smaller batch, or fewer workers"
+    if isinstance(error, (ValueError, ImportError)) and _is_of_fafa(error):
+        return str(error)
+    return None
+
+
+def _is_of_fafa(error: BaseException) -> bool:
+    """Whether it was raised in this package, or in the script that is run."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is None or trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] in ("fafa", "__main__")
+
+
+def check_numbers(parser: ArgumentParser, arguments: Namespace, *names: str) -> None:
+    """Refuses numbers that make no sense, in one line: workers as `check_num_workers` does, others below 1."""
+    for name in names:
+        number = getattr(arguments, name)
+        option = "--" + name.replace("_", "-")
+        if number is None:
+            continue
+        if "workers" not in name and number < 1:
+            parser.error(f"{option} is {number}, expected a number from 1")
+        if "workers" in name:
+            try:
+                check_num_workers(number)
+            except ValueError as error:
+                parser.error(f"{option}: {error}")

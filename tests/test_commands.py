@@ -1,0 +1,242 @@
+"""How commands end: one sentence for what their user can mend, a traceback for faults, and exit statuses as in shells."""
+
+import errno
+import io
+import os
+import signal
+import subprocess
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+import pytest
+from test_workers import runs, wait_for
+from tiny import tiny_model, tiny_processor
+
+from fafa.commands import check_numbers, command
+from fafa.files import check_output_file, check_output_folder, printable
+from fafa.workers import WorkerDiedError, check_num_workers
+
+ROOT = Path(__file__).parent.parent
+PAUSED = """
+import runpy, sys, time
+{imports}
+def pause(*arguments, **options):
+    print("paused", flush=True)
+    time.sleep(600)
+{patch}
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def stop(error, kept="All is kept."):
+    """What a command that meets the error prints last, by its exit."""
+    with pytest.raises(SystemExit) as stopped, command(kept):
+        raise error
+    return stopped.value.code
+
+
+def test_ctrl_c_ends_with_one_line_and_status_130(capsys):
+    assert stop(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "\ninterrupted. All is kept.\n"
+
+
+def test_a_full_disk_is_told_with_what_is_kept_and_how_to_go_on():
+    error = OSError(errno.ENOSPC, "No space left on device", "/data/results.json")
+    assert stop(error) == (
+        "the disk is full (/data/results.json could not be written). All is kept. Make room, and give the same command "
+        "again."
+    )
+
+
+def test_what_the_user_can_mend_is_one_sentence():
+    assert stop(PermissionError(13, "Permission denied", "a\nb")) == r"a\nb: Permission denied"
+    assert stop(FileNotFoundError("there is no index: make one")) == "there is no index: make one"
+    assert "fewer workers" in stop(WorkerDiedError())
+    assert "memory does not suffice" in stop(MemoryError())
+    with pytest.raises(SystemExit, match="is usually best"), command():
+        check_num_workers(-1)
+
+
+def test_an_error_within_datasets_is_told_by_its_cause():
+    """`datasets` wraps what the builders raise: 'An error occurred while generating the dataset'."""
+
+    class DatasetGenerationError(Exception):
+        pass
+
+    error = DatasetGenerationError("An error occurred")
+    error.__cause__ = FileNotFoundError("query.json is missing")
+    assert stop(error) == "query.json is missing"
+
+
+def test_faults_of_the_program_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError), command():
+        _ = 1 / 0
+    with pytest.raises(ValueError, match="invalid literal"), command():
+        ArgumentParser().error = int("x")
+
+
+def test_output_that_the_terminal_lacks_is_escaped(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    with command():
+        print("café \udce9")
+    assert stream.buffer.getvalue() == rb"caf\xe9 \udce9" + b"\n"
+
+
+def test_a_closed_pipe_ends_without_a_word():
+    code = "from fafa.commands import command\nwith command():\n    while True: print('line')"
+    run = subprocess.run(
+        ["bash", "-c", '"$0" -c "$1" | head -n 1; exit ${PIPESTATUS[0]}', sys.executable, code],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (141, "line\n", "")
+
+
+@pytest.mark.parametrize(("name", "value"), [("top", 0), ("batch_size", -3), ("num_workers", 10**6), ("workers", -1)])
+def test_numbers_without_sense_are_refused_by_option(capsys, name, value):
+    with pytest.raises(SystemExit) as stopped:
+        check_numbers(ArgumentParser(), Namespace(**{name: value}), name)
+    assert stopped.value.code == 2 and f"--{name.replace('_', '-')}" in capsys.readouterr().err
+    check_numbers(ArgumentParser(), Namespace(**{name: None}), name)
+    check_numbers(ArgumentParser(), Namespace(**{name: 2}), name)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("plain é 中 🎒　x", "plain é 中 🎒　x"),
+        ("caf\udce9", r"caf\xe9"),
+        ("a\nb\r\tc", r"a\nb\r\tc"),
+        ("\x1b[31mred", r"\x1b[31mred"),
+        ("\u202egpj.exe", r"\u202egpj.exe"),
+        ("\ud800", r"\ud800"),
+    ],
+)
+def test_printable_is_what_a_terminal_takes_and_does_not_obey(name, shown):
+    assert printable(name) == printable(Path(name)) == shown
+    printable(name).encode("utf-8")
+
+
+def test_outputs_are_checked_before_anything_is_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    check_output_file(tmp_path / "new" / "folder" / "file.md")
+    check_output_file(tmp_path / "file")
+    check_output_folder(tmp_path / "new")
+    for check, path, message in (
+        (check_output_file, tmp_path, "is a folder: give the name of a file"),
+        (check_output_file, tmp_path / "file" / "page.md", "file is no folder"),
+        (check_output_folder, tmp_path / "file", "file is no folder"),
+        (check_output_folder, Path("/proc/results"), "no file can be written into /proc"),
+    ):
+        with pytest.raises(OSError, match=message):
+            check(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    from fafa.synthesis.world import make_world
+
+    folder = tmp_path_factory.mktemp("world")
+    tiny_model().save_pretrained(folder / "model")
+    tiny_processor().save_pretrained(folder / "model")
+    make_world(folder / "world", num_diptychs=24, num_queries=6, gallery_size=40, num_workers=1)
+    return folder
+
+
+SEARCH = ["query.py", "--model", "model", "--caption", "a hat", "--gallery", "world/ITCPR", "--num-workers", "1"]
+RESULTS = ["show_results.py", "--model", "model", "--data", "world/ITCPR"]
+EVALUATION = ["evaluate_itcpr.py", "--model", "model", "--data", "world/ITCPR", "--no-pictures"]
+TRAINING = ["train.py", "--config", str(ROOT / "examples/configs/quickstart.yaml"), "--data_dir", "world/SynCPR"]
+TRAINING += ["--batch_size", "4", "--dataloader_num_workers", "1", "--cache_images", "false", "--output_dir", "run"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "patched", "kept"),
+    [
+        ([*SEARCH, "--index", "index"], "fafa.FafaModel.from_pretrained", "kept in index: the same command goes on"),
+        (SEARCH, "fafa.FafaModel.get_target_features", "Without --index nothing is kept"),
+        (RESULTS, "fafa.retrieval.draw_contact_sheet", "Nothing was written"),
+        ([*EVALUATION, "--features", "features"], "fafa.FafaModel.score", "kept in features: the same command goes on"),
+        (TRAINING, "fafa.FafaModel.forward", "with --resume_from_checkpoint true"),
+        (["make_world.py", "--workers", "2"], "tqdm.auto.tqdm.update", "the same command makes it whole"),
+    ],
+    ids=["loading", "encoding", "drawing", "scoring", "training", "painting"],
+)
+def test_ctrl_c_shows_no_traceback_and_leaves_no_process(world, tmp_path, arguments, patched, kept):
+    """In a terminal it goes to the workers, too, and all of them showed one."""
+    for name in ("model", "world"):
+        (tmp_path / name).symlink_to(world / name)
+    imports = "import fafa, fafa.retrieval, tqdm.auto"
+    code = PAUSED.format(imports=imports, patch=f"{patched} = pause")
+    environment = os.environ | {
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_CACHE": str(world / "cache"),
+        "PYTHONPATH": str(ROOT),
+    }
+    environment["FAFA_TEST_RUN"] = marker = f"{tmp_path.name}-{os.getpid()}"
+    run = subprocess.Popen(
+        [sys.executable, "-c", code, str(ROOT / "examples" / arguments[0]), *arguments[1:]],
+        cwd=tmp_path,
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while (line := run.stdout.readline()) != "paused\n":
+        assert line, run.stderr.read()
+    processes = processes_of(marker)
+    os.killpg(run.pid, signal.SIGINT)
+    _, errors = run.communicate(timeout=120)
+    assert run.returncode == 130, errors
+    assert "Traceback" not in errors and errors.rstrip().splitlines()[-1].startswith("interrupted. "), errors
+    assert kept in errors.rstrip().splitlines()[-1]
+    assert run.pid in processes
+    wait_for(lambda: not any(map(runs, processes)), "processes are left behind")
+
+
+def processes_of(marker):
+    """Those whose environment holds it."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if marker.encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            pass
+    return found
+
+
+def test_a_full_disk_at_the_report_keeps_the_features(world, tmp_path):
+    """It showed a traceback; the features were there, and the same command goes on from them."""
+    options = [
+        *EVALUATION[1:],
+        "--features",
+        tmp_path / "features",
+        "--output",
+        tmp_path / "results",
+        "--modes",
+        "caption",
+    ]
+    (tmp_path / "results").mkdir()
+    mount = f"mount -t tmpfs -o size=4k tmpfs {tmp_path / 'results'}"
+    if subprocess.run(["unshare", "--mount", "bash", "-c", mount], capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount")
+    program = [sys.executable, ROOT / "examples" / EVALUATION[0], *options]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(world / "cache")}
+    full, freed = (
+        subprocess.run(
+            [*prefix, *program], cwd=world, env=environment, capture_output=True, text=True, check=False, timeout=300
+        )
+        for prefix in (["unshare", "--mount", "bash", "-c", f'{mount} && exec "$0" "$@"'], [])
+    )
+    last = full.stderr.rstrip().splitlines()[-1]
+    assert full.returncode == 1 and "Traceback" not in full.stderr, full.stderr
+    assert "disk is full" in last and "kept in" in last and "Make room, and give the same command again" in last
+    assert freed.returncode == 0 and "encoding gallery" not in freed.stderr, freed.stderr
+    assert (tmp_path / "results" / "results.md").exists()
