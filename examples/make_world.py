@@ -7,6 +7,7 @@ the formats of the real data sets, so everything that reads `world/SynCPR` and `
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from fafa.synthesis.world import make_world
@@ -26,26 +27,35 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
-    """Make the world and say where it is."""
+def main() -> int:
+    """Make the world and say where it is; returns the exit status."""
     arguments = parse_arguments()
 
-    # 1. Paint. A folder that already holds this very world is reused; any other content is an error.
-    world = make_world(
-        arguments.output,
-        num_diptychs=arguments.diptychs,
-        diptychs_per_quadruple=arguments.diptychs_per_quadruple,
-        num_queries=arguments.queries,
-        gallery_size=arguments.gallery,
-        image_size=(arguments.height, arguments.height // 2),
-        seed=arguments.seed,
-        num_workers=arguments.workers,
-    )
+    # 1. Paint. A folder that already holds this very world is reused, what is damaged in it is painted again; any other
+    #    content is an error.
+    try:
+        world = make_world(
+            arguments.output,
+            num_diptychs=arguments.diptychs,
+            diptychs_per_quadruple=arguments.diptychs_per_quadruple,
+            num_queries=arguments.queries,
+            gallery_size=arguments.gallery,
+            image_size=(arguments.height, arguments.height // 2),
+            seed=arguments.seed,
+            num_workers=arguments.workers,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command begins this world again.", file=sys.stderr)
+        return 130
 
     # 2. Say where things are.
     print(f"training set: {world / 'SynCPR'}")
     print(f"test set:     {world / 'ITCPR'}")
+    return 0
 
 
 if __name__ == "__main__":  # painting starts processes, which import this file
-    main()
+    sys.exit(main())
