@@ -8,6 +8,7 @@
                           or query.json and gallery.json          `python -m fafa.dataset_builders.verify` does
     painted world         world.json, checksums.json              the checksum of every file
     export                export.json                             the checksums of shards, card and export.json
+    synthesis             runs.jsonl                              the checksums of finished chunks and their pictures
     training checkpoint   checkpoint-<step>                       the checksums of all files and of manifest.json
     features of images    features-*.safetensors, inputs-*.jsonl  the checksums of shards, list and manifest.json
     model                 config.json and *.safetensors           nothing was recorded: headers, sizes, finite weights
@@ -99,7 +100,7 @@ def _recognise(folder: Path, levels: int) -> Iterator[tuple[Path, str]]:
     names = set(is_folder)
     if kinds := [kind for kind, is_there in _SIGNS.items() if is_there(folder, names)]:
         yield from ((folder, kind) for kind in kinds)
-    if kinds in ([], ["model"]) and levels:
+    if kinds in ([], ["model"], ["synthesis"]) and levels:
         for name in sorted((name for name in names if is_folder[name]), key=_by_number):
             if not name.startswith((".", "_")):  # such as _unfinished and _set_aside of a run
                 yield from _recognise(folder / name, levels - 1)
@@ -140,6 +141,13 @@ def _check_export(folder: Path, options: Options) -> Verdict:
     from .dataset_builders.export import verify_export
 
     return Verdict(folder, "export", verify_export(folder, options.show_progress), [])
+
+
+def _check_synthesis(folder: Path, options: Options) -> Verdict:
+    from .synthesis.stages import verify_workspace
+
+    remark = "the data set it made is checked by itself" if (folder / "assemble").is_dir() else ""
+    return Verdict(folder, "synthesis", verify_workspace(folder, options.show_progress), [], remark)
 
 
 def _check_checkpoint(folder: Path, options: Options) -> Verdict:
@@ -206,6 +214,7 @@ _SIGNS: dict[str, Callable[[Path, set[str]], bool]] = {
     "data set": _is_data_set,
     "painted world": lambda folder, names: bool(names & {"world.json", "checksums.json"}),
     "export": lambda folder, names: "export.json" in names,
+    "synthesis": lambda folder, names: "runs.jsonl" in names,
     "training checkpoint": lambda folder, names: re.fullmatch(r"checkpoint-\d+", folder.resolve().name) is not None,
     "features of images": lambda folder, names: any(
         re.fullmatch(r"(features-.*\.safetensors|inputs-.*\.jsonl)", name) for name in names
@@ -220,6 +229,7 @@ _CHECKS: dict[str, Callable[[Path, Options], Verdict]] = {
     "data set": _check_data_set,
     "painted world": _check_world,
     "export": _check_export,
+    "synthesis": _check_synthesis,
     "training checkpoint": _check_checkpoint,
     "features of images": _check_features,
     "model": _check_model,
