@@ -322,11 +322,8 @@ def test_a_picture_is_there_whole_or_not_at_all(tmp_path):
 
 def test_a_flipped_byte_in_any_file_of_a_workspace_is_named(tmp_path, capsys):
     """A changed caption or picture used to be taken without a word."""
-    workspace, stages = (
-        Workspace(tmp_path / "work", num_chunks=2, show_progress=False),
-        [Numbers(count=4, chunk_size=2)],
-    )
-    run_stages(stages, workspace)
+    workspace = Workspace(tmp_path / "work", num_chunks=2, show_progress=False)
+    run_stages([Numbers(count=4, chunk_size=2), Doubled()], workspace)
     assert verify_workspace(workspace.root) == []
     files = [
         file for file in workspace.root.rglob("*") if file.is_file() and file.suffix in (".jsonl", ".json", ".txt")
