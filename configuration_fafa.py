@@ -6,6 +6,25 @@ from transformers.models.blip_2.configuration_blip_2 import Blip2QFormerConfig, 
 
 BERT_VOCAB_WITH_DEC = 30523
 
+# Far above every model that somebody trains, far below what hangs a machine before the first error.
+_MOST = {
+    "hidden_size": 65_536,
+    "intermediate_size": 262_144,
+    "num_hidden_layers": 1_000,
+    "num_attention_heads": 1_024,
+    "image_size": 4_096,
+    "patch_size": 4_096,
+    "vocab_size": 10_000_000,
+    "max_position_embeddings": 65_536,
+    "cross_attention_frequency": 1_000,
+    "num_query_tokens": 4_096,
+    "projection_dim": 65_536,
+    "mfr_hidden_size": 65_536,
+    "fd_sample_size": 100_000_000,
+}
+_MOST_PATCHES = 65_536  # attention over them takes their square
+_MOST_WEIGHTS = 10**11  # a hundred times the released model; 400 GB in float32
+
 
 @strict
 class FafaConfig(PreTrainedConfig):
@@ -121,6 +140,62 @@ class FafaConfig(PreTrainedConfig):
         defaults = {"vision_config": vision, "qformer_config": qformer, "freeze_vision": False, **small}
         return cls(**{**defaults, **kwargs})
 
+    def validate_sizes(self):
+        """Part of `@strict`: sizes are whole numbers that a machine can hold, refused before anything is allocated."""
+        for where, part in {
+            "": self,
+            "vision_config.": self.vision_config,
+            "qformer_config.": self.qformer_config,
+        }.items():
+            for name, most in _MOST.items():
+                value = getattr(part, name, None)
+                if value is None or (where == "qformer_config." and name in ("image_size", "patch_size")):
+                    continue
+                if type(value) is not int or not 1 <= value <= most:
+                    raise ValueError(f"{where}{name} is {_short(value)}, expected a whole number from 1 to {most:,}")
+        for where, part in {"vision_config": self.vision_config, "qformer_config": self.qformer_config}.items():
+            if part.hidden_size % part.num_attention_heads:
+                raise ValueError(
+                    f"{where}.hidden_size is {part.hidden_size}, expected a multiple of its num_attention_heads, "
+                    f"{part.num_attention_heads}"
+                )
+        vision = self.vision_config
+        if vision.patch_size > vision.image_size or (vision.image_size // vision.patch_size) ** 2 > _MOST_PATCHES:
+            raise ValueError(
+                f"vision_config.patch_size is {vision.patch_size} for an image_size of {vision.image_size}: expected "
+                f"one that cuts it into 1 to {_MOST_PATCHES:,} patches"
+            )
+        if (weights := self._estimate_weights()) > _MOST_WEIGHTS:
+            raise ValueError(
+                f"the sizes come to some {weights:,} weights, expected at most {_MOST_WEIGHTS:,}: see hidden_size, "
+                "intermediate_size, num_hidden_layers and vocab_size of vision_config and qformer_config"
+            )
+
+    def _estimate_weights(self) -> int:
+        vision, qformer = self.vision_config, self.qformer_config
+        blocks = vision.num_hidden_layers * vision.hidden_size * (4 * vision.hidden_size + 2 * vision.intermediate_size)
+        blocks += (
+            qformer.num_hidden_layers
+            * qformer.hidden_size
+            * (6 * qformer.hidden_size + 2 * vision.hidden_size + 4 * qformer.intermediate_size)
+        )
+        words = (qformer.vocab_size + qformer.max_position_embeddings) * qformer.hidden_size
+        heads = qformer.hidden_size * (2 * self.projection_dim + 3 * self.mfr_hidden_size + self.num_query_tokens)
+        return blocks + words + heads
+
+    def validate_numbers(self):
+        """Part of `@strict`: weights, margins, epsilons, dropouts and scales are finite, and in their ranges."""
+        for name in ("itc_weight", "fd_weight", "mfr_weight"):
+            _check_number(name, getattr(self, name), 0, 1e6)
+        _check_number("fd_margin", self.fd_margin, -1, 1)
+        _check_number("temperature_init", self.temperature_init, 0, 1e6)
+        _check_number("vision_norm_eps", self.vision_norm_eps, 0, 1)
+        for where, part in {"vision_config": self.vision_config, "qformer_config": self.qformer_config}.items():
+            for name in ("layer_norm_eps", "attention_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob"):
+                if hasattr(part, name):
+                    _check_number(f"{where}.{name}", getattr(part, name), 0, 1)
+            _check_number(f"{where}.initializer_range", part.initializer_range, 0, 100)
+
     def validate_tokens(self):
         """Part of `@strict`: the score needs `num_top_tokens` target tokens to average."""
         if not 1 <= self.num_top_tokens <= self.num_query_tokens:
@@ -148,6 +223,18 @@ class FafaConfig(PreTrainedConfig):
         positions = self.qformer_config.max_position_embeddings
         if self.max_text_length > positions:
             raise ValueError(f"max_text_length is {self.max_text_length}, but the Q-Former has {positions} positions")
+        if self.max_text_length < 3:
+            raise ValueError(f"max_text_length is {self.max_text_length}, expected 3 at least: [CLS], a token, [SEP]")
+
+
+def _check_number(name: str, value: float, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:  # NaN is nowhere
+        raise ValueError(f"{name} is {_short(value)}, expected a number from {low} to {high:g}")
+
+
+def _short(value: object) -> str:
+    text = repr(value) if not isinstance(value, int) or abs(value) < 10**40 else "a number of very many digits"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 __all__ = ["FafaConfig"]

@@ -33,6 +33,7 @@ from tqdm import tqdm
 from transformers import Blip2Config
 
 from .configuration_fafa import FafaConfig
+from .files import read_json
 from .image_processing_fafa import FafaImageProcessor
 from .model_card import make_model_card, markdown_table
 from .modeling_fafa import FafaModel
@@ -321,7 +322,7 @@ def config_from_blip2_folder(folder: Path) -> FafaConfig:
     The epsilon behind the vision tower stays at 1e-5: BLIP-2 was trained so, and transformers' class, which has one
     epsilon for all of the tower, is what differs.
     """
-    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    fields = read_json(folder / "config.json")
     if fields.get("model_type") != "blip-2":
         raise ValueError(f"{folder / 'config.json'}: model_type is {fields.get('model_type')!r}, expected 'blip-2'")
     blip2 = Blip2Config(**fields)
@@ -383,7 +384,7 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     names = ["model.safetensors"]
     if index.exists():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(read_json(index)["weight_map"].values()))
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
         raise FileNotFoundError(f"{folder}: no {', '.join(missing)}; expected a model saved with safetensors")
@@ -422,7 +423,7 @@ def read_vocabulary(source: str | Path) -> dict[str, int] | Path:
         return path
     if not path.exists():
         raise FileNotFoundError(f"{path.parent}: no vocab.txt and no tokenizer.json; give another with --tokenizer")
-    fields = json.loads(path.read_text(encoding="utf-8"))
+    fields = read_json(path)
     vocabulary = dict(fields["model"]["vocab"])
     # <image> is a placeholder of Blip2Processor: it stands for no word and has no row among the word embeddings.
     vocabulary |= {token["content"]: token["id"] for token in fields["added_tokens"] if token["content"] != "<image>"}

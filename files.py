@@ -12,6 +12,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 import xxhash
+from tqdm.auto import tqdm
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 SEAL = "checksum of all else here"  # the entry of a manifest that `sealed` adds
@@ -101,9 +102,16 @@ def record_files(folder: Path, names: Iterable[str]) -> dict[str, dict[str, int 
     }
 
 
-def faults_of(folder: Path, recorded: Mapping[str, Mapping[str, int | str]], contents: bool = True) -> Iterator[str]:
-    """How files differ from what `record_files` noted: missing, of another size or, with `contents`, damaged."""
-    for name, record in recorded.items():
+def faults_of(
+    folder: Path, recorded: Mapping[str, Mapping[str, int | str]], contents: bool = True, show_progress: bool = False
+) -> Iterator[str]:
+    """How files differ from what `record_files` noted: missing, of another size or, with `contents`, damaged.
+
+    Raises:
+        OSError: a file is there, but cannot be read now.
+    """
+    bar = tqdm(recorded.items(), unit="file", desc=f"Checking {Path(folder).name}", delay=1, disable=not show_progress)
+    for name, record in bar:
         file = Path(folder, name)
         if not isinstance(record, Mapping) or not isinstance(record.get("bytes"), int):
             yield f"{name} has no readable record of its size and contents"

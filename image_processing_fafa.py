@@ -11,6 +11,7 @@ is the same to the last bit (Pillow 12; Pillow 13 computes some resizes in anoth
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any, TypedDict
 
 import numpy as np
@@ -23,6 +24,8 @@ from transformers.utils import is_torch_tensor
 from .image_reading_fafa import MAX_PIXELS, UnreadableImageError, open_image
 
 _DRAFT_MARGIN = 2  # of a drafted photograph over the size that it is resized to: the resize still averages
+
+_MOST_PIXELS = 4096  # of a side: a picture of this size takes 200 MB as float32; the released model reads 224
 
 
 class FafaImagesKwargs(TypedDict, total=False):
@@ -188,11 +191,37 @@ class FafaImageProcessor(PilBackend):
         kwargs = super()._standardize_kwargs(default_to_square=True, **kwargs)
         kwargs["person_size"] = SizeDict(**get_size_dict(person_size, param_name="person_size"))
         for name in ("person_size", "size"):
-            if not (kwargs[name].height and kwargs[name].width):
-                raise ValueError(f'{name}: expected {{"height": ..., "width": ...}}, got {dict(kwargs[name])}.')
+            if not (kwargs[name] and kwargs[name].height and kwargs[name].width):
+                raise ValueError(
+                    f'{name}: expected {{"height": ..., "width": ...}}, got {kwargs[name] and dict(kwargs[name])}.'
+                )
+            for side, pixels in dict(kwargs[name]).items():
+                if type(pixels) is not int or not 1 <= pixels <= _MOST_PIXELS:
+                    raise ValueError(f"{name}: expected a {side} from 1 to {_MOST_PIXELS} pixels, got {pixels!r:.40}.")
         if kwargs["size"].height != kwargs["size"].width:
             raise ValueError(f"size: the model reads squares, got {dict(kwargs['size'])}.")
+        _check_values(kwargs)
         return kwargs
+
+
+def _check_values(settings: dict[str, Any]) -> None:
+    """Refuses, by name, what would fail or give no pixels later, at the first picture."""
+    for name, hint in FafaImagesKwargs.__annotations__.items():
+        value = settings.get(name)
+        if hint == bool | None and not (value is None or isinstance(value, bool)):
+            raise ValueError(f"{name}: expected true or false, got {value!r}.")
+    filters = list(PILImageResampling)
+    if settings.get("resample") is not None and settings["resample"] not in filters:
+        raise ValueError(f"resample: expected one of {', '.join(map(str, filters))}, got {settings['resample']!r}.")
+    for name in ("image_mean", "image_std", "rescale_factor"):
+        if (value := settings.get(name)) is None:
+            continue
+        values, counts = list(np.ravel(value)), (1,) if name == "rescale_factor" else (1, 3)
+        if len(values) not in counts or not all(isinstance(one, Real) and abs(one) < 1e9 for one in values):
+            one_each = "" if name == "rescale_factor" else " or three, one a channel"
+            raise ValueError(f"{name}: expected a finite number{one_each}, got {value!r:.100}.")
+        if name != "image_mean" and min(values) <= 0:
+            raise ValueError(f"{name}: expected numbers above 0, got {value!r}.")
 
 
 def _as_batch(images: Any) -> Iterable[Any]:

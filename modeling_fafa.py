@@ -229,6 +229,7 @@ class FafaModel(FafaPreTrainedModel):
     """
 
     def __init__(self, config: FafaConfig):
+        config.validate()  # once more: settings given to `from_pretrained` change it after it was made
         super().__init__(config)
         qformer_size = config.qformer_config.hidden_size
         self.vision_model = Blip2VisionModel._from_config(config.vision_config)

@@ -14,6 +14,8 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from ..files import read_json
+
 _MEANINGS = {
     "reference_image": "the person as they are",
     "target_image": "the same person as the edit caption asks for",
@@ -263,7 +265,7 @@ def _find_world(data_dir: str | os.PathLike | None) -> dict[str, Any] | None:
     for file in [folder / "world.json", folder.parent / "world.json"] if folder else []:
         if file.is_file():
             try:
-                return {key: value for key, value in json.loads(file.read_text("utf-8")).items() if key != "finished"}
+                return {key: value for key, value in read_json(file).items() if key != "finished"}
             except (ValueError, AttributeError) as error:
                 raise ValueError(f"{file}: expected the JSON object that make_world writes, but {error}") from None
     return None

@@ -180,7 +180,7 @@ def push_to_hub(output_dir: str | os.PathLike, repo_id: str) -> str:
     return str(url)
 
 
-def verify_export(output_dir: str | os.PathLike) -> list[str]:
+def verify_export(output_dir: str | os.PathLike, show_progress: bool = False) -> list[str]:
     """What is wrong with an export: a line for every shard, card or manifest that is not as it was written.
 
     Args:
@@ -194,7 +194,7 @@ def verify_export(output_dir: str | os.PathLike) -> list[str]:
         manifest = read_manifest(output_dir)
     except FileExistsError as error:
         return [str(error)]
-    faults = list(_faults_of_shards(output_dir, manifest))
+    faults = list(_faults_of_shards(output_dir, manifest, show_progress))
     if unfinished := [part["split"] for part in manifest["parts"] if "statistics" not in part]:
         faults.append(f"{_MANIFEST}: {', '.join(unfinished)} is not finished: give the export command again")
     if not all("xxh3_128" in shard for part in manifest["parts"] for shard in part["shards"]):
@@ -210,10 +210,11 @@ def verify_export(output_dir: str | os.PathLike) -> list[str]:
     return faults
 
 
-def _faults_of_shards(output_dir: Path, manifest: dict) -> Iterator[str]:
-    for part in manifest["parts"]:
-        for shard in part["shards"]:
-            yield from faults_of(output_dir, {shard["file"]: shard}, contents="xxh3_128" in shard)
+def _faults_of_shards(output_dir: Path, manifest: dict, show_progress: bool = False) -> Iterator[str]:
+    shards = {shard["file"]: shard for part in manifest["parts"] for shard in part["shards"]}
+    for has_checksum in (True, False):
+        chosen = {file: shard for file, shard in shards.items() if ("xxh3_128" in shard) is has_checksum}
+        yield from faults_of(output_dir, chosen, has_checksum, show_progress)
 
 
 @contextmanager

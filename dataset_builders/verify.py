@@ -194,6 +194,7 @@ class Images:
         absent: Number of an image -> what is wrong, of those that are missing or have 0 bytes.
         broken: Number of an image -> why it cannot be decoded.
         inaccessible: Number of an image -> why it cannot be read now.
+        changed: Numbers of the images with other contents than when they were found sound.
     """
 
     def __init__(self, finder: ImageFinder):
@@ -201,6 +202,7 @@ class Images:
         self.absent: dict[int, BadRecord] = {}
         self.broken: dict[int, str] = {}
         self.inaccessible: dict[int, str] = {}
+        self.changed: list[int] = []
         self.num_opened = self.num_sound = self.num_bytes = 0
         self.widths: Counter[int] = Counter()
         self.heights: Counter[int] = Counter()
@@ -247,6 +249,8 @@ class Images:
             with closing(everything_found):
                 for number, found in zip(numbers, everything_found, strict=True):
                     self.num_opened += found.was_opened
+                    if number in known and found.check.content not in ("", known[number].content):
+                        self.changed.append(number)
                     self._note(number, found)
                     if not found.check.error and found.stamp:
                         stream.write(as_line(self.paths[number], found))
@@ -433,6 +437,7 @@ def _make_report(name: str, layout: Layout, readings: dict[str, Reading], images
             "bytes": images.num_bytes,
             "width": [min(images.widths), max(images.widths)] if images.widths else [],
             "height": [min(images.heights), max(images.heights)] if images.heights else [],
+            "changed since they were found sound": [images.paths[number] for number in images.changed],
             "of the same content": copies,
         },
     }
@@ -466,7 +471,12 @@ def to_markdown(report: dict[str, Any]) -> str:
         for side in ("width", "height")
         if images[side]
     ]
+    changed = images["changed since they were found sound"]
+    lines.append(f"| changed since they were found sound | {len(changed):,} |")
     lines.append(f"| of the same content as another | {sum(map(len, copies)):,} in {len(copies):,} groups |")
+    if changed:
+        lines += ["", "Changed since they were found sound:", "", *(f"- {path}" for path in changed[:_FEW])]
+        lines += _and_more(changed)
     if copies:
         lines += ["", "Of the same content:", "", *(f"- {_first_few(group)}" for group in copies[:_FEW])]
         lines += _and_more(copies)

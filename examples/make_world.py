@@ -36,7 +36,8 @@ def main(arguments: argparse.Namespace) -> None:
     """Make the world and say where it is."""
     check_output_folder(arguments.output)
 
-    # 1. Paint. A folder that already holds this very world is reused; any other content is an error.
+    # 1. Paint. A folder that already holds this very world is reused, what is damaged in it is painted again; any other
+    #    content is an error.
     world = make_world(
         arguments.output,
         num_diptychs=arguments.diptychs,
@@ -55,5 +56,5 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":  # painting starts processes, which import this file
     given = parse_arguments()
-    with command(kept=f"{printable(given.output)} holds a part of the world: the same command makes it whole."):
+    with command(kept=f"{printable(given.output)} holds a part of the world: the same command begins it again."):
         main(given)

@@ -103,8 +103,15 @@ class ScriptArguments:
 
     def __post_init__(self):
         if isinstance(self.model_options, str):  # from the command line; a YAML file gives the fields themselves
-            self.model_options = json.loads(self.model_options)
+            try:
+                self.model_options = json.loads(self.model_options)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(
+                    f"model_options is no JSON ({error}), expected such as '{{\"fda_alpha\": 1.0}}'"
+                ) from None
         self.model_options = self.model_options or {}
+        if not isinstance(self.model_options, dict):
+            raise ValueError(f"model_options is {self.model_options!r:.60}, expected fields of FafaConfig and values")
         if self.trainable_vision_blocks and self.lora_rank:
             raise ValueError("lora_rank trains adapters beside frozen weights: leave out trainable_vision_blocks")
         if self.merge_adapter and not self.lora_rank:

@@ -8,6 +8,8 @@ from .measuring import StatisticsSettings
 from .planning import Estimates
 from .stages import Stage, Workspace
 
+_MOST_CHUNKS = 100_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(ABC):
@@ -30,6 +32,11 @@ class Recipe(ABC):
     def __post_init__(self):
         if self.chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1: {self.chunk_size}")
+        if self.num_chunks > _MOST_CHUNKS:
+            raise ValueError(
+                f"{self.count:,} texts at chunk_size {self.chunk_size:,} make {self.num_chunks:,} files a stage, "
+                f"expected at most {_MOST_CHUNKS:,}: raise chunk_size"
+            )
 
     @property
     @abstractmethod

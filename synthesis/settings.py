@@ -17,6 +17,12 @@ from ..yaml_files import SettingsFileError
 
 Settings = TypeVar("Settings")
 
+# Whole numbers above these are slips of the keyboard, which would plan, allocate or wait without end.
+_MOST = {"count": 100_000_000, "chunk_size": 1_000_000, "realistic": 1_000, "diverse": 1_000, "per_prompt": 1_000}
+_MOST |= {"width": 8_192, "height": 8_192, "size": 8_192, "num_workers": 1_024, "concurrency": 100_000}
+_MOST |= {"practice": 1_000_000, "batch_size": 100_000, "device_batch_size": 100_000, "rank": 65_536}
+_MOST_OF_OTHERS = 10**9  # except for seeds
+
 
 class RecipeError(SettingsFileError):
     """A recipe cannot be used. The message names the file, the key, what was expected, and the nearest valid key."""
@@ -58,6 +64,10 @@ def read_settings(cls: type[Settings], mapping: Mapping[str, Any], where: str) -
     if missing:
         raise RecipeError(f"{where}: add {' and '.join(missing)}")
     values = {name: _read(hints[name], value, f"{where}: {name}") for name, value in mapping.items()}
+    for name, value in values.items():
+        most = _MOST.get(name, _MOST_OF_OTHERS)
+        if type(value) is int and not name.startswith("seed") and abs(value) > most:
+            raise RecipeError(f"{where}: {name}: expected a whole number up to {most:,}, found {value:,}")
     try:
         return cls(**values)
     except ValueError as error:

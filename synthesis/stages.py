@@ -2,6 +2,7 @@
 
     DIR/<stage>/00000.jsonl        the finished records of a chunk, in order; rejected ones with "rejected": reason
     DIR/<stage>/00000.part.jsonl   records of a chunk that is being worked on, in any order
+    DIR/<stage>/00000.sums.json    checksums of the finished chunk and its pictures, for `python -m fafa.verify DIR`
     DIR/<stage>/manifest.json      settings, models, versions of libraries; counts once all chunks are there
     DIR/runs.jsonl                 a line per chunk and run: when, how long, how many items, what it cost
 
@@ -30,6 +31,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
+from ..files import faults_of, is_sealed, read_json, record_files, sealed
 from .components import ImageRequest, Record, SynthesisError
 from .pictures import save_picture
 from .settings import deciding, differences
@@ -115,11 +117,14 @@ class Workspace:
     def manifest(self, stage: str) -> dict[str, Any]:
         """The manifest of a stage; empty before its first run."""
         try:
-            return json.loads((self.folder(stage) / MANIFEST).read_text(encoding="utf-8"))
+            manifest = read_json(self.folder(stage) / MANIFEST)
+            if not isinstance(manifest, dict) or "settings" not in manifest:
+                raise ValueError
         except FileNotFoundError:
             return {}
         except ValueError:
-            raise SynthesisError(f"{self.folder(stage) / MANIFEST} is no JSON: restore it, or --redo {stage}") from None
+            raise SynthesisError(f"{self.folder(stage) / MANIFEST} is damaged: restore it, or --redo {stage}") from None
+        return manifest
 
     def counts(self, stage: str) -> dict[str, Any]:
         """Of a finished stage: items, and how many were rejected for which reason."""
@@ -222,6 +227,8 @@ class ItemStage(Stage):
             to_do = {
                 chunk: len(items) for chunk in work.own_chunks if (items := self._lacking(work, chunk)) is not None
             }
+            for chunk in set(work.own_chunks).difference(to_do):
+                self._tell_of_changes(work, chunk)
             if any(to_do.values()):
                 self.prepare()
             if to_do:
@@ -264,6 +271,14 @@ class ItemStage(Stage):
                         logger.warning("%s: the files of item %s are gone: made again", file, record["id"])
         return found, is_damaged
 
+    def _tell_of_changes(self, work: Workspace, chunk: int) -> None:
+        """Warns of a finished chunk that somebody edited, or that is damaged: it is taken as it is."""
+        file = work.file(self.name, chunk)
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+            name = f"{self.name}/{file.name}"
+            if fault := next(faults_of(work.root, {name: read_json(_sums(file))["files"][name]}), None):
+                logger.warning("%s: taken as it is; --redo %s would make it anew", fault, self.name)
+
     def _run_chunk(self, work: Workspace, chunk: int, advance: Callable[[], None]) -> None:
         file = work.file(self.name, chunk)
         try:
@@ -291,7 +306,11 @@ class ItemStage(Stage):
                 raise SynthesisError(f"{file}: stage {self.name} made no record of {', '.join(absent[:5])}")
             # What was made of items not asked for today (a judge's scores under other bounds) stays, at the end.
             asked_for = [stored.pop(item["id"]) for item in items]
-            work.write(self.name, chunk, [*asked_for, *stored.values()])
+            records = [*asked_for, *stored.values()]
+            work.write(self.name, chunk, records)
+            names = [f"{self.name}/{file.name}", *(name for record in records for name in self.files(record))]
+            sums = sealed({"files": record_files(work.root, dict.fromkeys(names))})
+            write_whole(_sums(file), json.dumps(sums, indent=1, ensure_ascii=False) + "\n")
             _part(file).unlink(missing_ok=True)
         finally:
             lock.release()
@@ -613,7 +632,7 @@ def read_lines(file: Path) -> tuple[list[Record], int]:
         for line in stream:
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 record = None
             if isinstance(record, dict) and line.endswith(b"\n"):
                 records.append(record)
@@ -654,6 +673,42 @@ def as_json_list(records: Iterable[Record], file: Path) -> int:
 
 def _part(file: Path) -> Path:
     return file.with_suffix(".part.jsonl")
+
+
+def _sums(file: Path) -> Path:
+    return file.with_suffix(".sums.json")
+
+
+def verify_workspace(root: Path, show_progress: bool = False) -> list[str]:
+    """What is wrong with the finished chunks of all stages: a line for every file that is not as it was made.
+
+    Raises:
+        OSError: a file cannot be read now.
+    """
+    root, faults = Path(root), []
+    for folder in sorted(path.parent for path in root.glob(f"*/{MANIFEST}")):
+        try:
+            manifest = Workspace(root, 0).manifest(folder.name)
+        except SynthesisError as error:
+            faults.append(str(error).removeprefix(f"{root}/"))
+            continue
+        chunks = [file for file in sorted(folder.glob("[0-9]*.jsonl")) if not file.name.endswith(".part.jsonl")]
+        if "made" in manifest:  # by a stage that makes all at once
+            if chunks and fingerprint(chunks) != manifest["made"]:
+                faults.append(f"{folder.name}/{chunks[0].name} to {chunks[-1].name} are not as they were made")
+            continue
+        for file in chunks:
+            name = _sums(file).relative_to(root).as_posix()
+            try:
+                sums = read_json(_sums(file))
+                if not is_sealed(sums):
+                    raise ValueError
+                faults += faults_of(root, sums["files"], show_progress=show_progress)
+            except FileNotFoundError:
+                faults.append(f"{name} is missing: the chunk is of an earlier version, or was moved here")
+            except (ValueError, KeyError, TypeError, AttributeError):
+                faults.append(f"{name} is damaged")
+    return faults
 
 
 def _cut_torn_line(file: Path) -> None:

@@ -1,4 +1,4 @@
-"""How commands end: one sentence for what their user can mend, a traceback for faults, and exit statuses as in shells."""
+"""How commands end: a sentence for what their user can mend, a traceback for faults, exit statuses as in shells."""
 
 import errno
 import io

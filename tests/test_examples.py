@@ -75,6 +75,20 @@ def test_unknown_setting_is_refused_with_the_nearest(world, tmp_path):
     assert run.returncode != 0 and "no setting 'lerning_rate'; did you mean 'learning_rate'?" in run.stderr
 
 
+def test_settings_that_cannot_be_used_are_one_line_and_no_traceback(world, tmp_path):
+    """Integer keys, bytes and deep nesting in a configuration used to end in tracebacks from deep inside."""
+    config = tmp_path / "mine.yaml"
+    for text, message in [
+        ("max_steps: 2\n1: 2\n", f"{config}, line 2: the key 1 is no text to YAML"),
+        ("model_options: 5\n", "model_options is 5, expected fields of FafaConfig"),
+    ]:
+        config.write_text(text)
+        run = train(world, tmp_path / "model", "--config", str(config), check=False)
+        assert run.returncode == 2 and message in run.stderr and "Traceback" not in run.stderr
+    run = train(world, tmp_path / "model", "--model_options", "[" * 100_000, check=False)
+    assert run.returncode == 2 and "model_options is no JSON" in run.stderr and "Traceback" not in run.stderr
+
+
 @pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_configurations_have_only_known_settings(config, world, tmp_path):
     """Parsed for real, up to the point where the named model or data would be read."""

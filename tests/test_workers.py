@@ -1,5 +1,6 @@
 """Worker processes: results in order, and an end with whatever they serve or lose."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,8 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from fafa.workers import in_processes
+
+ROOT = Path(__file__).parent.parent
+CAPTIONS = ("reference_caption", "target_caption", "edit_caption")
 
 
 def test_results_come_in_order():
@@ -47,6 +52,32 @@ def test_workers_that_are_starting_leave_ctrl_c_to_their_parent(tmp_path):
     for worker in started:
         os.kill(worker, signal.SIGINT)
     assert run.communicate(timeout=60)[0].split() == [b"1", b"2"]
+
+
+COMMANDS = {
+    "world": ["examples/make_world.py", "--diptychs", "5000", "--workers", "2", "--output"],
+    "verify": ["-m", "fafa.verify", "--num-workers", "2"],
+    "verify data set": ["-m", "fafa.dataset_builders.verify", "--num-workers", "2"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_killed_command_leaves_no_process_behind(name, tmp_path):
+    """The painter of the world, above all, used to leave its workers waiting for ever."""
+    folder = tmp_path / "data"
+    if name != "world":
+        (folder / "images").mkdir(parents=True)
+        records = []
+        for number in range(200):  # more than one task each, and too many to be done within a moment
+            Image.new("RGB", (64, 64), (number, 0, 0)).save(folder / f"images/{number + 1}.png")
+            paths = dict.fromkeys(("reference_image_path", "target_image_path"), f"images/{number + 1}.png")
+            records.append(paths | dict.fromkeys(CAPTIONS, f"text {number}") | {"cpr_id": number})
+        (folder / "SynCPR.json").write_text(json.dumps(records))
+    run = subprocess.Popen([sys.executable, *COMMANDS[name], str(folder)], cwd=ROOT, stderr=subprocess.DEVNULL)
+    workers = wait_for(lambda: len(found := _workers_of(run.pid)) == 2 and found, "no two workers started")
+    run.kill()
+    run.wait()
+    wait_for(lambda: not any(map(runs, workers)), "workers are left behind")
 
 
 def note_and_wait(folder: str) -> None:

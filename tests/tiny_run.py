@@ -1,7 +1,6 @@
 """A tiny training run for the tests of everything around its steps."""
 
 import gc
-import os
 from pathlib import Path
 
 from tiny import tiny_model, tiny_processor
@@ -46,11 +45,3 @@ def tiny_trainer(folder, triplets, model=None, **options) -> FafaTrainer:
 def names_of(folder) -> list[str]:
     """Folders in an output folder."""
     return sorted(path.name for path in Path(folder).iterdir() if path.is_dir())
-
-
-def flip_a_byte(file: Path) -> None:
-    """One bit in the middle of a file, with size and time kept, as a failing disk does it."""
-    status, data = file.stat(), bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
-    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))

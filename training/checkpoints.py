@@ -63,7 +63,7 @@ def has_checksums(manifest: Mapping[str, Any]) -> bool:
     return not all(type(size) is int for size in manifest["files"].values())
 
 
-def faults_in(checkpoint: Path, contents: bool = True) -> Iterator[str]:
+def faults_in(checkpoint: Path, contents: bool = True, show_progress: bool = False) -> Iterator[str]:
     """What is wrong with a checkpoint by its manifest, file by file.
 
     Args:
@@ -76,7 +76,7 @@ def faults_in(checkpoint: Path, contents: bool = True) -> Iterator[str]:
     if manifest is None:
         yield f"{MANIFEST} is damaged" if (checkpoint / MANIFEST).exists() else f"no readable {MANIFEST}"
     elif has_checksums(manifest):
-        yield from faults_of(checkpoint, manifest["files"], contents)
+        yield from faults_of(checkpoint, manifest["files"], contents, show_progress)
     else:
         sizes = {name: {"bytes": size} for name, size in manifest["files"].items()}
         yield from faults_of(checkpoint, sizes, contents=False)

@@ -1,7 +1,8 @@
 """Diptychs and prompts as FLUX.1 sees them, encoded once and kept on disk.
 
 A file is named by what it is the encoding of (the picture's bytes or the prompt, the model and its revision), so that
-several runs may share a folder. Files are written whole or not at all; one that is damaged is made anew.
+several runs may share a folder. Files are written whole or not at all, with a checksum; one that is damaged is made
+anew.
 """
 
 import gc
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import xxhash
 from diffusers import AutoencoderKL, FluxPipeline
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -27,6 +29,7 @@ from ..stages import REJECTED, read_lines
 logger = logging.getLogger(__name__)
 
 LATENTS, TEXT = "latents", "text"
+_CHECKSUM = "xxh3_128"
 _TENSORS = {LATENTS: {"latents"}, TEXT: {"prompt_embeds", "pooled_prompt_embeds"}}
 
 
@@ -170,15 +173,19 @@ class Cache:
         return self.folder / f"{kind}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.safetensors"
 
     def _is_whole(self, kind: str, what: str) -> bool:
-        """Whether a file is there with all it should hold; the check reads its header, which gives its length."""
+        """Whether a file is there, and holds what was written; those of earlier versions have no checksum."""
         file = self._file(kind, what)
         if not file.exists():
             return False
         try:
             with safe_open(file, "pt") as tensors:
-                if set(tensors.keys()) == _TENSORS[kind]:
-                    return True
-            fault = "other tensors than expected"
+                noted = (tensors.metadata() or {}).get(_CHECKSUM)
+                fault = "other tensors than expected" if set(tensors.keys()) != _TENSORS[kind] else None
+                if not fault and noted:
+                    found = {name: tensors.get_tensor(name) for name in _TENSORS[kind]}
+                    fault = None if _hash_of(found) == noted else "its checksum"
+            if not fault:
+                return True
         except SafetensorError as error:
             fault = str(error)
         logger.warning("%s is damaged (%s): made anew", file, fault)
@@ -187,10 +194,20 @@ class Cache:
     def _write(self, file: Path, tensors: dict[str, torch.Tensor]) -> None:
         part = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         try:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, part)
+            tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(tensors, part, {_CHECKSUM: _hash_of(tensors)})
             part.replace(file)
         finally:
             part.unlink(missing_ok=True)
+
+
+def _hash_of(tensors: dict[str, torch.Tensor]) -> str:
+    """Of contiguous tensors on the CPU, by name."""
+    digest = xxhash.xxh3_128()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tuple(tensors[name].shape)} {tensors[name].dtype}")
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -6,6 +6,7 @@
     <output>/ITCPR/query.json, gallery.json                        the test set
     <output>/ITCPR/{Celeb-reID,PRCC,LAST}/...                      its pictures
     <output>/world.json                                            how the world was made
+    <output>/checksums.json                                        of all these files, once it is finished
 
 As in SynCPR, a quadruple is two outfits A and B with a caption each and an edit caption for either direction, painted
 for several people; `cpr_id` numbers quadruple and direction. As in ITCPR, a gallery picture is correct when its
@@ -13,10 +14,11 @@ for several people; `cpr_id` numbers quadruple and direction. As in ITCPR, a gal
 """
 
 import json
+import logging
 import os
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
+from ...files import faults_of, is_sealed, read_json, record_files, sealed, whole_file
 from ...workers import in_processes, num_cores
 from .captions import describe_change, describe_outfit
 from .painter import paint_person
@@ -39,11 +42,21 @@ from .people import (
     sample_scene,
 )
 
+logger = logging.getLogger(__name__)
+
 WORLD_VERSION = 1  # raise it whenever the same parameters give other bytes
 SOURCES = ("Celeb-reID", "PRCC", "LAST")
 
 _TRAINING, _TEST, _PICTURE = range(3)  # streams of random numbers under one seed
-_MAX_QUERIES, _MAX_GROUP = 1_000, 40  # more people who look different would be hard to find
+_MANIFEST, _CHECKSUMS = "world.json", "checksums.json"
+_LIMITS = {  # least and most
+    "num_diptychs": (1, 1_000_000),  # 40 GB of pictures; the plan alone takes 2 GB of memory
+    "diptychs_per_quadruple": (1, 40),  # more people who look different would be hard to find
+    "num_queries": (1, 1_000),  # the same
+    "gallery_size": (1, 1_000_000),
+    "seed": (0, 2**63 - 1),
+}
+_SIDES = (16, 4_096)  # pixels
 _LOOKALIKES = 2  # other people in the asked-for clothes, per query
 _PICTURES_PER_TASK = 64
 _SAVE_OPTIONS = {".jpg": {"quality": 92}, ".png": {"compress_level": 1, "compress_type": zlib.Z_RLE}}  # fast
@@ -72,7 +85,8 @@ def make_world(
     """Paint a small world of people; the same arguments give the same bytes, whatever the number of workers.
 
     Args:
-        output_dir: Folder to write; created if need be. A finished world of the same parameters is reused.
+        output_dir: Folder to write; created if need be. A finished world of the same parameters is reused; pictures
+            that are missing or damaged in it are painted again.
         num_diptychs: Pairs of pictures to train on; each gives two triplets, one per direction.
         diptychs_per_quadruple: People painted per quadruple, give or take one.
         num_queries: Test queries.
@@ -101,29 +115,55 @@ def make_world(
         "version": WORLD_VERSION,
     }
     _check_parameters(parameters)
+    if num_workers is not None and num_workers < 1:
+        raise ValueError(f"num_workers must be at least 1: {num_workers}")
     output_dir = Path(output_dir)
-    if _is_finished(output_dir, parameters):
+    damaged = _find_damaged(output_dir, parameters)
+    if damaged is not None and not damaged:
         return output_dir
 
     triplets, training_pictures = plan_training(num_diptychs, diptychs_per_quadruple, seed)
     queries, gallery, test_pictures = plan_test(num_queries, gallery_size, seed)
 
-    _write_json(output_dir / "world.json", {"finished": False, **parameters})
+    _write_json(output_dir / _MANIFEST, {"finished": False, **parameters})
     # The test set comes first, so that its pictures do not depend on the size of the training set.
-    paint_pictures([*test_pictures, *training_pictures], output_dir, image_size, seed, num_workers, show_progress)
+    pictures = [*test_pictures, *training_pictures]
+    paint_pictures(pictures, output_dir, image_size, seed, num_workers, show_progress, damaged)
     _write_json(output_dir / "SynCPR/SynCPR.json", triplets)
     _write_json(output_dir / "ITCPR/query.json", queries)
     _write_json(output_dir / "ITCPR/gallery.json", gallery)
-    _write_json(output_dir / "world.json", {"finished": True, **parameters})
+    files = ["SynCPR/SynCPR.json", "ITCPR/query.json", "ITCPR/gallery.json", *(picture.path for picture in pictures)]
+    _write_json(output_dir / _CHECKSUMS, sealed({"world": parameters, "files": record_files(output_dir, files)}))
+    _write_json(output_dir / _MANIFEST, {"finished": True, **parameters})
     return output_dir
 
 
+def verify_world(folder: str | os.PathLike, show_progress: bool = False) -> list[str]:
+    """What is wrong with a painted world: a line for every file that is missing or not as it was painted.
+
+    Raises:
+        OSError: a file cannot be read now.
+    """
+    folder = Path(folder)
+    try:
+        manifest, checksums = read_json(folder / _MANIFEST), read_json(folder / _CHECKSUMS)
+        is_finished = manifest == {"finished": True, **checksums["world"]}
+        if not is_sealed(checksums):
+            return [f"{_CHECKSUMS} is damaged: its contents are not those that were written (checksum)"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return [f"{_MANIFEST} or {_CHECKSUMS} is missing, damaged or of an earlier version ({error})"]
+    faults = [] if is_finished else [f"{_MANIFEST} is damaged, or the world is not finished"]
+    return [*faults, *faults_of(folder, checksums["files"], show_progress=show_progress)]
+
+
 def _check_parameters(parameters: dict) -> None:
-    for name, most in {"num_diptychs": None, "diptychs_per_quadruple": _MAX_GROUP, "num_queries": _MAX_QUERIES}.items():
-        if parameters[name] < 1 or (most and parameters[name] > most):
-            raise ValueError(f"{name} must be at least 1{f' and at most {most}' if most else ''}: {parameters[name]}")
-    if min(parameters["image_size"]) < 16:
-        raise ValueError(f"image_size must be at least 16 pixels either way: {parameters['image_size']}")
+    for name, (least, most) in _LIMITS.items():
+        if type(parameters[name]) is not int or not least <= parameters[name] <= most:
+            raise ValueError(f"{name} must be a whole number from {least} to {most:,}: {parameters[name]!r:.40}")
+    if not all(type(side) is int and _SIDES[0] <= side <= _SIDES[1] for side in parameters["image_size"]):
+        raise ValueError(
+            f"image_size must be {_SIDES[0]} to {_SIDES[1]:,} pixels either way: {parameters['image_size']!r:.60}"
+        )
 
 
 def plan_training(num_diptychs: int, diptychs_per_quadruple: int, seed: int) -> tuple[list[dict], list[Picture]]:
@@ -288,14 +328,15 @@ def paint_pictures(
     seed: int,
     num_workers: int | None = None,
     show_progress: bool = True,
+    wanted: Collection[str] | None = None,
 ) -> None:
-    """Paint every picture and save it under `root`; PNG or JPEG by its file name."""
+    """Paint every picture, or those whose paths are wanted, and save it under `root`; PNG or JPEG by its file name."""
     for folder in sorted({(root / picture.path).parent for picture in pictures}):
         folder.mkdir(parents=True, exist_ok=True)
-    numbered = list(enumerate(pictures))
+    numbered = [(number, one) for number, one in enumerate(pictures) if wanted is None or one.path in wanted]
     tasks = [numbered[start : start + _PICTURES_PER_TASK] for start in range(0, len(numbered), _PICTURES_PER_TASK)]
     paint = partial(_paint_task, root=root, image_size=image_size, seed=seed)
-    with tqdm(total=len(pictures), unit="picture", desc="Painting", mininterval=1, disable=not show_progress) as bar:
+    with tqdm(total=len(numbered), unit="picture", desc="Painting", mininterval=1, disable=not show_progress) as bar:
         for num_painted in in_processes(paint, tasks, num_workers or num_cores(), per_task=1):
             bar.update(num_painted)
 
@@ -311,24 +352,51 @@ def _paint_task(
     return len(numbered_pictures)
 
 
-def _is_finished(output_dir: Path, parameters: dict) -> bool:
-    """Whether the folder already holds this very world; an error if it holds anything else."""
+def _find_damaged(output_dir: Path, parameters: dict) -> set[str] | None:
+    """Files of this very world that are missing or damaged; None if it is not finished.
+
+    Raises:
+        FileExistsError: the folder holds anything else.
+    """
+    if output_dir.exists() and not output_dir.is_dir():
+        raise FileExistsError(f"{output_dir} is a file: choose another folder")
     if not output_dir.exists() or not any(output_dir.iterdir()):
-        return False
-    manifest = output_dir / "world.json"
-    if not manifest.exists():
+        return None
+    if not (output_dir / _MANIFEST).exists():
         raise FileExistsError(f"{output_dir} is not empty and holds no world.json: choose another folder, or empty it")
-    found = json.loads(manifest.read_text(encoding="utf-8"))
-    finished = found.pop("finished", False)
-    differing = [name for name in parameters if found.get(name) != parameters[name]]
-    if differing:
+    try:
+        found = read_json(output_dir / _MANIFEST)
+        is_finished = found.pop("finished", False)
+    except (ValueError, AttributeError):
+        raise FileExistsError(
+            f"{output_dir / _MANIFEST} is damaged, or of something else: choose another folder, or delete this one"
+        ) from None
+    if differing := [name for name in parameters if found.get(name) != parameters[name]]:
         difference = ", ".join(f"{name}={found.get(name)} and not {parameters[name]}" for name in differing)
         raise FileExistsError(
             f"{output_dir} holds a world made with {difference}: choose another folder, or delete this one"
         )
-    return finished
+    if not is_finished:
+        return None
+    try:
+        checksums = read_json(output_dir / _CHECKSUMS)
+        files = checksums["files"]
+        if not is_sealed(checksums):
+            raise ValueError("its own checksum")
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
+        logger.warning("%s has no whole %s (%s): painted again", output_dir, _CHECKSUMS, error)
+        return None
+    damaged = {}
+    for name, record in files.items():
+        if fault := next(faults_of(output_dir, {name: record}), None):
+            damaged[name] = fault
+    if damaged:
+        few = "; ".join(list(damaged.values())[:3])
+        logger.warning("%s: %d files are missing or damaged, and made again: %s", output_dir, len(damaged), few)
+    return set(damaged)
 
 
 def _write_json(path: Path, content: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    with whole_file(path) as part:
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -15,6 +15,7 @@ import datasets
 import huggingface_hub
 import pyarrow.parquet
 import pytest
+from damage import flip_a_byte
 from datasets import Image
 from filelock import FileLock
 from huggingface_hub.errors import HfHubHTTPError
@@ -156,12 +157,6 @@ def test_an_export_killed_while_writing_goes_on_and_ends_the_same_to_the_byte(ru
     assert (tmp_path / "out/README.md").read_text() == (tmp_path / "whole/README.md").read_text()
 
 
-def flip_a_byte_at(file, place):
-    data = bytearray(file.read_bytes())
-    data[int(len(data) * place) - 1] ^= 1
-    file.write_bytes(data)
-
-
 def test_a_copied_or_touched_source_is_known_by_its_contents(run, syncpr_root, tmp_path, monkeypatch):
     shards = run("SynCPR", data_dir=syncpr_root, shard_size=RECORD)
     shards[1].unlink()
@@ -196,11 +191,11 @@ def test_every_file_of_an_export_has_a_checksum_and_a_damaged_shard_is_written_a
     contents = [file.read_bytes() for file in files]
     for file, data in zip(files, contents, strict=True):
         for place in (0.1, 0.5, 1.0):
-            flip_a_byte_at(file, place)
+            flip_a_byte(file, place)
             (fault,) = export.verify_export(folder)
             assert file.name in fault and ("damaged" in fault or "not as it was written" in fault)
             file.write_bytes(data)
-    flip_a_byte_at(shards[1], 0.5)
+    flip_a_byte(shards[1], 0.5)
     assert run("SynCPR", **settings) == shards
     assert f"{shards[1].relative_to(folder)} is damaged" in caplog.text and "written anew" in caplog.text
     assert [file.read_bytes() for file in shards] == [
@@ -210,7 +205,7 @@ def test_every_file_of_an_export_has_a_checksum_and_a_damaged_shard_is_written_a
 
 def test_a_damaged_shard_is_not_pushed(run, hub, syncpr_root, tmp_path):
     shards = run("SynCPR", data_dir=syncpr_root, shard_size=RECORD)
-    flip_a_byte_at(shards[2], 0.5)
+    flip_a_byte(shards[2], 0.5)
     with pytest.raises(ValueError, match=r"train-00002\.parquet is damaged.*export command again"):
         export.push_to_hub(tmp_path / "out", "me/syncpr")
     assert not hub.calls
@@ -349,14 +344,14 @@ def cut(data: bytes) -> bytes:
     return data[: len(data) // 2]
 
 
-def flip_a_byte(data: bytes) -> bytes:
+def flip_a_pixel(data: bytes) -> bytes:
     middle = data.index(b"IDAT") + 8
     return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
 
 @pytest.mark.parametrize(
     ("break_it", "format", "record"),
-    [(cut, "PNG", 4), (cut, "JPEG", 4), (flip_a_byte, "PNG", 4), (lambda data: b"not an image", "PNG", 0)],
+    [(cut, "PNG", 4), (cut, "JPEG", 4), (flip_a_pixel, "PNG", 4), (lambda data: b"not an image", "PNG", 0)],
 )
 def test_a_broken_image_stops_with_its_record_and_file_and_once_repaired_the_export_goes_on(
     run, syncpr_root, syncpr_records, break_it, format, record

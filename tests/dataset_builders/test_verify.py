@@ -242,7 +242,14 @@ def test_a_picture_changed_with_size_and_time_kept_is_opened_again(syncpr_root, 
     status = changed.stat()
     changed.write_bytes(b"x" * status.st_size)
     os.utime(changed, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert not check(syncpr_root)["sound"] and opened == [changed.name]
+    report = check(syncpr_root)
+    assert not report["sound"] and opened == [changed.name]
+    assert report["images"]["changed since they were found sound"] == [syncpr_records[2]["target_image_path"]]
+    write_image(changed, shade=99)  # sound, but another: told, though no problem
+    report = check(syncpr_root)
+    assert report["sound"] and report["images"]["changed since they were found sound"]
+    page = (syncpr_root / "verify/report.md").read_text()
+    assert f"Changed since they were found sound:\n\n- {syncpr_records[2]['target_image_path']}" in page
 
 
 def test_a_copy_of_a_data_set_is_recognised_by_contents_and_only_what_changed_is_decoded(

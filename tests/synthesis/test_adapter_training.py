@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from damage import flip_a_byte
 from diffusers import FluxPipeline
 from PIL import Image
 from safetensors.torch import load_file
@@ -243,7 +244,7 @@ def test_how_many_diptychs_go_through_the_model_at_once_decides_nothing(settings
         torch.testing.assert_close(weights(tmp_path)[name], tensor, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "other"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "other", "flipped"])
 def test_a_damaged_encoding_is_made_anew(flux, diptychs, tmp_path, damage, caplog):
     cache = Cache(tmp_path, Encoders(str(flux), revision=None, max_sequence_length=32, dtype="float32"))
     pictures, num_rejected = read_diptychs(diptychs)
@@ -256,7 +257,10 @@ def test_a_damaged_encoding_is_made_anew(flux, diptychs, tmp_path, damage, caplo
     before = fill()
     assert len(before) == 4
     latents, text = (next(tmp_path.glob(f"{kind}-*")) for kind in ("latents", "text"))
-    latents.write_bytes({"cut": latents.read_bytes()[:-8], "empty": b"", "other": text.read_bytes()}[damage])
+    if damage == "flipped":  # used to be trained on
+        flip_a_byte(latents, 0.9)
+    else:
+        latents.write_bytes({"cut": latents.read_bytes()[:-8], "empty": b"", "other": text.read_bytes()}[damage])
     assert fill() == before
     assert caplog.text.count("made anew") == 1 and latents.name in caplog.text
     assert "1 prompts were cut" in caplog.text

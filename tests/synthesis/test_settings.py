@@ -125,6 +125,16 @@ def settings_of(file: Path) -> dict[str, Any]:
         ("judge.model.revision", 7, ": judge: model: revision: expected a text or nothing, found a whole number (7)"),
         # A value that makes no sense
         ("quadruples.count", 0, ": quadruples: count must be at least 1: 0"),
+        # An absurd one used to plan without end
+        (
+            "quadruples.count",
+            10**18,
+            ": quadruples: count: expected a whole number up to 100,000,000, found 1,000,000,000,000,000,000",
+        ),
+        ("quadruples.count", 60_000_000, "make 120,000 files a stage, expected at most 100,000: raise chunk_size"),
+        ("diptychs.realistic", 10**18, ": diptychs: realistic: expected a whole number up to 1,000"),
+        ("diptychs.painter.height", 60_000, ": diptychs: painter: height: expected a whole number up to 8,192"),
+        ("chunk_size", 10**18, ": chunk_size: expected a whole number up to 1,000,000"),
         ("diptychs.prompt", "{caption_c}", ": diptychs: prompt: knows {caption_a} and {caption_b} alone"),
         ("filter.bounds.quality", {}, ": filter: bounds: quality: give at_least, at_most or both"),
         ("quadruples.writer.prompt", "a {place}", "the slot {place} of 'a {place}' needs a pool of 1 phrases or more"),

@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from damage import flip_a_byte
 
 from fafa.synthesis.components import SynthesisError
 from fafa.synthesis.pictures import save_picture
@@ -22,8 +23,10 @@ from fafa.synthesis.stages import (
     Workspace,
     discard_from,
     run_stages,
+    verify_workspace,
     write_whole,
 )
+from fafa.verify import main
 
 
 class Numbers(ItemStage):
@@ -315,3 +318,35 @@ def test_a_picture_is_there_whole_or_not_at_all(tmp_path):
     with pytest.raises(OSError):
         save_picture(Torn(), tmp_path / "a.png", quality=90)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_flipped_byte_in_any_file_of_a_workspace_is_named(tmp_path, capsys):
+    """A changed caption or picture used to be taken without a word."""
+    workspace = Workspace(tmp_path / "work", num_chunks=2, show_progress=False)
+    run_stages([Numbers(count=4, chunk_size=2), Doubled()], workspace)
+    assert verify_workspace(workspace.root) == []
+    files = [
+        file for file in workspace.root.rglob("*") if file.is_file() and file.suffix in (".jsonl", ".json", ".txt")
+    ]
+    files = [file for file in files if file.name not in ("runs.jsonl", "manifest.json")]
+    assert len(files) == 2 * 2 + 4 + 2
+    for file in files:
+        whole = file.read_bytes()
+        flip_a_byte(file, 0.4)
+        assert any(file.parent.name in fault for fault in verify_workspace(workspace.root)), file
+        assert main([str(workspace.root), "--quiet"]) == 1
+        assert file.name in capsys.readouterr().out
+        file.write_bytes(whole)
+    assert verify_workspace(workspace.root) == []
+    (workspace.root / "numbers/manifest.json").write_text("[" * 100_000)
+    assert verify_workspace(workspace.root) == ["numbers/manifest.json is damaged: restore it, or --redo numbers"]
+
+
+def test_an_edited_chunk_is_taken_as_it_is_and_told(tmp_path, caplog):
+    workspace = Workspace(tmp_path, num_chunks=1, show_progress=False)
+    run_stages([Numbers(count=2, chunk_size=2)], workspace)
+    file = workspace.file("numbers", 0)
+    file.write_text(file.read_text().replace('"square": 1', '"square": 7'))
+    run_stages([again := Numbers(count=2, chunk_size=2)], workspace)
+    assert not again.made and workspace.read("numbers", 0)[1]["square"] == 7
+    assert "numbers/00000.jsonl is damaged" in caplog.text and "--redo numbers would make it anew" in caplog.text

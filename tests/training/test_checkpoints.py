@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from damage import flip_a_byte
 from filelock import FileLock
 from safetensors.torch import load_file
-from tiny_run import flip_a_byte, names_of, tiny_trainer
+from tiny_run import names_of, tiny_trainer
 
 from fafa import files
 from fafa.training import checkpoints

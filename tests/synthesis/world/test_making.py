@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import flip_a_byte
 from PIL import Image
 
-from fafa.synthesis.world.making import make_world, plan_test, plan_training
+from fafa.synthesis.world.making import make_world, plan_test, plan_training, verify_world
 from fafa.synthesis.world.people import is_test_identity, is_test_outfit, look_different
 
 SMALL = {"num_diptychs": 10, "num_queries": 3, "gallery_size": 20, "image_size": (64, 32), "show_progress": False}
@@ -264,12 +266,44 @@ def test_an_interrupted_world_is_completed(world, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "argument, value",
-    [("num_diptychs", 0), ("diptychs_per_quadruple", 1000), ("num_queries", 0), ("image_size", (8, 4))],
+    [
+        *(("num_diptychs", 0), ("diptychs_per_quadruple", 1000), ("num_queries", 0), ("image_size", (8, 4))),
+        # These used to plan without end, or to end in a traceback from deep inside
+        *(("num_diptychs", 10**18), ("num_queries", 10**18), ("gallery_size", 10**18), ("image_size", (10**9, 16))),
+        *(("num_diptychs", 2.5), ("num_diptychs", True), ("seed", -1), ("seed", 10**30), ("num_workers", 0)),
+    ],
 )
 def test_arguments_out_of_range_are_named(tmp_path, argument, value):
     with pytest.raises(ValueError, match=argument):
         make_world(tmp_path / "world", **{**SMALL, argument: value})
     assert not (tmp_path / "world").exists()
+
+
+def test_a_finished_world_that_was_damaged_is_mended_to_the_byte(world, tmp_path, caplog):
+    """`finished` used to be believed, whatever had happened to the pictures since."""
+    copy = shutil.copytree(world, tmp_path / "world")
+    assert verify_world(copy) == []
+    changed, lost = sorted(copy.rglob("*.png"))[:2]
+    flip_a_byte(changed)
+    lost.unlink()
+    (copy / "ITCPR/query.json").write_text("[]")
+    damaged = [str(file.relative_to(copy)) for file in (copy / "ITCPR/query.json", changed, lost)]
+    assert [fault.split()[0] for fault in verify_world(copy)] == damaged
+    untouched = sorted(copy.rglob("*.png"))[-1].stat().st_mtime_ns
+    make_world(copy, num_workers=1, **SMALL)
+    assert "3 files are missing or damaged, and made again: ITCPR/query.json has 2 bytes" in caplog.text
+    assert digests(copy) == digests(world) and sorted(copy.rglob("*.png"))[-1].stat().st_mtime_ns == untouched
+    (copy / "checksums.json").unlink()  # as of earlier versions
+    assert "checksums.json" in verify_world(copy)[0]
+    make_world(copy, num_workers=1, **SMALL)
+    assert digests(copy) == digests(world)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "null", "{", '{"finished": true}'])
+def test_a_manifest_of_something_else_is_refused_by_name(tmp_path, text):
+    (tmp_path / "world.json").write_text(text)
+    with pytest.raises(FileExistsError, match=r"world\.json is damaged|num_diptychs=None and not 10"):
+        make_world(tmp_path, num_workers=1, **SMALL)
 
 
 def test_the_example_makes_a_world(tmp_path):
@@ -280,3 +314,6 @@ def test_the_example_makes_a_world(tmp_path):
     assert str(tmp_path / "world" / "SynCPR") in output
     assert len(read(tmp_path / "world/SynCPR/SynCPR.json")) == 4
     assert len(read(tmp_path / "world/ITCPR/gallery.json")) == 5
+    refused = subprocess.run([*command, "--diptychs", str(10**18)], capture_output=True, text=True, check=False)
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert "num_diptychs must be a whole number from 1 to 1,000,000" in refused.stderr
