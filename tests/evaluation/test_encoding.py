@@ -83,7 +83,7 @@ def test_other_captions_or_another_vocabulary_are_refused(model, processor, quer
     with pytest.raises(ValueError, match=r"input 4 .*'red'.*\(now .*'blue'"):
         encode_queries(model, processor, changed, **arguments)
     shuffled = FafaProcessor(processor.image_processor, build_tokenizer([*WORDS[:5], *WORDS[:4:-1]]))
-    with pytest.raises(ValueError, match=r"captions vocabulary"):
+    with pytest.raises(ValueError, match=r"captions tokenizer"):
         encode_queries(model, shuffled, queries, **arguments)
 
 

@@ -277,7 +277,7 @@ def test_index_that_is_absent_foreign_or_mixed_is_refused(model, processor, phot
         Gallery.load(tmp_path / "index", model, processor)
 
     inputs.write_text(inputs.read_text().replace("a.png", "b.png"))
-    with pytest.raises(ValueError, match="do not fit together"):
+    with pytest.raises(ValueError, match=rf"{inputs.name} is missing or damaged .its checksum"):
         Gallery.load(tmp_path / "index", model, processor)
     inputs.unlink()
     with pytest.raises(ValueError, match=rf"{inputs.name} is missing"):
