@@ -128,7 +128,7 @@ def _acting_adapters(model: FafaModel) -> list[Any]:
             list(module.active_adapters),
             list(module.merged_adapters),
             bool(module.disable_adapters),
-            getattr(module, "scaling", None),
+            [getattr(module, "scaling", {}).get(adapter) for adapter in module.active_adapters],
         ]
         for name, module in model.named_modules()
         if hasattr(module, "merged_adapters") and hasattr(module, "disable_adapters")

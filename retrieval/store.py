@@ -357,11 +357,17 @@ class FeatureStore:
             if line.get("path") not in names and identity not in found
         }
         renamed = sum(inputs[row].get("path") not in before for row in reused)
+        known = {*self._identities} - held.keys()
+        again = sum(identity in known for identity in identities)
         logger.info(
-            "%s: features of %d images reused%s, %d to encode (new, changed, or unreadable before), %d removed images left out",
-            self.folder, len(reused), f" ({renamed} of them under other names)" if renamed else "",
-            len(inputs) - len(reused), len(removed),
-        )  # fmt: skip
+            "%s: features of %d images reused%s, %d new or changed images to encode, %d removed images left out%s",
+            self.folder,
+            len(reused),
+            f" ({renamed} of them under other names)" if renamed else "",
+            len(inputs) - len(reused) - again,
+            len(removed),
+            f", {again} that had no features yet to try again" if again else "",
+        )
 
     def _refuse_another_gallery(
         self, inputs: Sequence[dict[str, Any]], identities: set[str], images_folder: Path | None

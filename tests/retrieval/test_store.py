@@ -480,7 +480,7 @@ def change_photos(photos):
     for name, content in {
         "-1": 20,
         "055": 21,
-        "12": b"no picture",
+        "12": b"no picture either",
         "03": b"",
         "04": 22,
         "06": 23,
@@ -503,13 +503,14 @@ def test_a_gallery_whose_images_change_encodes_only_new_and_changed_ones(
     with caplog.at_level(logging.INFO):
         gallery = open_gallery(model, processor, photos, tmp_path / "f")
     assert spy.num_images == 4, "two new, two changed; the other two are unreadable"
-    assert "features of 5 images reused, 7 to encode (new, changed, or unreadable before), 2 removed" in caplog.text
+    assert "features of 5 images reused, 6 new or changed images to encode, 2 removed images left out" in caplog.text
+    assert "left out, 1 that had no features yet to try again" in caplog.text
     assert_close(gallery.features, expected.features)  # in the order of the images, whatever was reused
     assert gallery.paths == expected.paths and gallery.skipped == expected.skipped and len(gallery.skipped) == 3
 
     loaded = Gallery.load(tmp_path / "f", model, processor)
     assert torch.equal(loaded.features, gallery.features) and loaded.paths == expected.paths
-    assert len(list((tmp_path / "f").iterdir())) == 2 + 3 + 3, "nothing is left of the store before"
+    assert len(list((tmp_path / "f").iterdir())) == 2 + 3 + 4, "nothing is left of the store before"
     again = open_gallery(model, processor, photos, tmp_path / "f")
     assert torch.equal(again.features, gallery.features) and spy.num_images == 4
 
