@@ -17,7 +17,6 @@ from fafa.retrieval.fingerprint import (
     tokenizer_fingerprint,
 )
 
-
 SMALL = {
     "vision_config": {
         "hidden_size": 16,
