@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ..modeling_fafa import FafaModel
 from ..processing_fafa import FafaProcessor
-from ..retrieval.encoding import collect_features, describe_images, encode_images
+from ..retrieval.encoding import collect_features, describe_images, encode_images, unchanged
+from ..retrieval.fingerprint import feature_settings, model_fingerprint
 from ..retrieval.reading import PixelBatch, batches_of, read_pixels
-from ..retrieval.store import feature_settings
+from ..retrieval.store import FeatureStore
 
 if TYPE_CHECKING:
     import datasets
@@ -65,6 +66,7 @@ def encode_targets(
         device=model.device,
         features_dir=features_dir,
         progress=progress,
+        identify=False,
     ).features
 
 
@@ -102,27 +104,42 @@ def encode_queries(
     needed = _arguments(modes)
     captions = queries["caption"][:] if "input_ids" in needed else None
     images = _undecoded(queries) if "pixel_values" in needed else None
-    files = None if images is None else describe_images(images, _REFERENCE, contents=features_dir is not None)
+    fingerprint = model_fingerprint(model)
+    groups = [list(modes)] if features_dir is None else [[mode] for mode in modes]
+    settings, known = [], {}
+    for group in groups:
+        needed = _arguments(group)
+        settings.append(
+            feature_settings(
+                model,
+                processor,
+                kind=f"query of {', '.join(group)}",
+                shape=(len(group), model.config.projection_dim),
+                images="pixel_values" in needed,
+                captions="input_ids" in needed,
+                fingerprint=fingerprint,
+            )
+        )
+        if features_dir is not None:  # a store of another model is better known before all images are read
+            known |= FeatureStore.known_inputs(Path(features_dir, group[0]), settings[-1])
+    identify = features_dir is not None
+    files = None
+    if images is not None:
+        files = describe_images(images, _REFERENCE, None, identify, identify, known, progress=progress)
 
     features = {}
-    for group in [modes] if features_dir is None else [[mode] for mode in modes]:
+    for group, of_group in zip(groups, settings, strict=True):
         needed = _arguments(group)
         inputs = [
             ({"caption": captions[row]} if "input_ids" in needed else {})
             | (files[row] if "pixel_values" in needed else {})
             for row in range(len(queries))
         ]
-        settings = feature_settings(
-            model,
-            processor,
-            kind=f"query of {', '.join(group)}",
-            shape=(len(group), model.config.projection_dim),
-            images="pixel_values" in needed,
-            captions="input_ids" in needed,
-        )
         encoded, _ = collect_features(
-            partial(_encode_queries, model, processor, captions, images, group, batch_size, num_workers),
-            settings,
+            unchanged(
+                partial(_encode_queries, model, processor, captions, images, group, batch_size, num_workers), inputs
+            ),
+            of_group,
             inputs,
             # In memory, NaN is found by who ranks.
             None if features_dir is None else [f"query {row} ({group[0]})" for row in range(len(queries))],

@@ -3,7 +3,9 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -11,11 +13,15 @@ import torch
 from ..files import printable
 from ..modeling_fafa import FafaModel
 from ..processing_fafa import FafaProcessor
-from .encoding import EncodedImages, encode_images
+from .encoding import EncodedImages, encode_images, some
+from .fingerprint import dtype_name, feature_settings
+from .identity import changes_since, describe_image, input_name, input_path, path_of
 from .photo_folder import copies_of, find_images
-from .store import FeatureStore, describe_image, feature_settings, input_name, input_path, path_of
+from .store import DTYPES, FeatureStore
 
 logger = logging.getLogger(__name__)
+
+_IMAGES_AT_ONCE = 1024  # looked at for NaN
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,12 @@ class Gallery:
     Attributes:
         features: `(num_images, num_query_tokens, projection_dim)`, unit length; after `save` and `load` a memory map.
         paths: the file of each image, None where there is none.
-        skipped: the images left out as unreadable (`on_error="skip"`).
+        skipped: the images left out, because they could not be read (`on_error="skip"`).
         folder: the folder that was encoded, or None.
+
+    Raises:
+        TypeError: features that are no tensor of floating-point numbers, a model or processor of another kind.
+        ValueError: no image, features of another shape than the model's, as many paths, or NaN among the features.
     """
 
     def __init__(
@@ -62,13 +72,11 @@ class Gallery:
         folder: Path | None = None,
         encoded: EncodedImages | None = None,
     ):
-        if features.ndim != 3 or len(features) != len(paths):
-            raise ValueError(
-                f"expected features (num_images, num_query_tokens, projection_dim) for {len(paths)} images, got "
-                f"{tuple(features.shape)}"
-            )
+        _check_model(model, processor)
+        paths = _checked_paths(paths)
+        _check_features(features, len(paths), (model.config.num_query_tokens, model.config.projection_dim))
         self.model, self.processor = model.eval(), processor
-        self.features, self.paths, self.skipped, self.folder = features, list(paths), list(skipped), folder
+        self.features, self.paths, self.skipped, self.folder = features, paths, list(skipped), folder
         if encoded is None:
             inputs = [_describe(path, folder) for path in self.paths] + [{"path": name} for name in self.skipped]
             settings = feature_settings(model, processor, "target", features.shape[1:], features.dtype)
@@ -105,6 +113,8 @@ class Gallery:
         """Encodes the images of a `datasets.Dataset`, which need not have files; options as for `from_images`."""
         from datasets import Image
 
+        if column not in dataset.column_names:
+            raise ValueError(f"the data set has no column {column!r}; it has {', '.join(dataset.column_names)}")
         # Undecoded, an image comes with its path, which an error can name.
         images = dataset.cast_column(column, Image(decode=False))[column]
         return cls.from_images(model, processor, images, **options)
@@ -130,23 +140,27 @@ class Gallery:
             processor: the model's own.
             images: paths, PIL images, or whatever else `open_image` takes.
             batch_size: images encoded at a time.
-            on_error: `"raise"` stops at an image that cannot be decoded; `"skip"` leaves it out, lists it in
-                `Gallery.skipped` and warns at the end. A missing file is an error either way.
+            on_error: `"raise"` stops at an image that cannot be decoded, or cannot be read now; `"skip"` leaves it out,
+                lists it in `Gallery.skipped` and warns at the end. A missing file is an error either way.
             dtype: of the stored features; None keeps the model's. float16 halves the space (scores change by ~1e-4).
             progress: whether to show a progress bar.
             num_workers: processes that read images; 0 reads in this one; None is one a core, up to 8, or 0 for few
                 images.
             features_dir: a folder that keeps the features while they are encoded, so that an interrupted run goes on
                 where it stopped and another finds them there; `load` opens it, too. Where images were added, changed
-                or removed since (by path, size and time of change), only the new and changed ones are encoded; that
-                and the removed ones are logged. See `encode_images`.
+                or removed since, only the new and changed ones, and those that could not be read, are encoded; that
+                and the removed ones are logged. Images are told by their contents: after renaming, copying or moving
+                them nothing is encoded again. See `encode_images`.
             folder: the folder that the images lie in, if any, which may move later.
 
         Raises:
             UnreadableImageError: an image cannot be decoded.
+            InaccessibleImageError: an image is there, but cannot be read now; an OSError.
             ValueError: there is nothing to encode, the model's features are not finite, or `features_dir` holds those
-                of another model, processor or precision, or of none of these images.
+                of another model, processor or precision, or of another gallery.
+            OSError: `features_dir` cannot be written to, which is known before anything is encoded.
         """
+        _check_model(model, processor)
         folder = None if folder is None else Path(folder).absolute()
         options = {"features_dir": features_dir, "folder": folder, "progress": progress, "update": True}
         encoded = encode_images(model, processor, images, batch_size, num_workers, on_error, dtype, **options)
@@ -170,12 +184,18 @@ class Gallery:
             `(num_images,)`, fp32, in [-1, 1], in the order of `paths`.
 
         Raises:
-            ValueError: neither image nor caption is given, or a score is not a finite number.
-            UnreadableImageError: the image cannot be decoded.
+            ValueError: neither image nor caption is given, or several, or a score is not a finite number.
+            TypeError: an image or caption of another kind.
+            UnreadableImageError: the image cannot be decoded. FileNotFoundError, InaccessibleImageError: it is not
+                there, or cannot be read now.
         """
         if image is None and caption is None:
             raise ValueError("a query needs an image, a caption or both; neither was given")
+        if not isinstance(caption, (str, NoneType)):
+            raise TypeError(f"caption is a {type(caption).__name__}, expected one caption (str)")
         inputs = self.processor(images=image, text=caption, return_tensors="pt").to(self.model.device)
+        if len(inputs.get("pixel_values", [None])) != 1:
+            raise ValueError(f"a query has one image, got {len(inputs['pixel_values'])}; search for each by itself")
         with torch.no_grad():
             query = self.model.get_query_features(**inputs)  # (1, projection_dim)
             scores = self.model.score(query.to(self.features.device), self.features)[0].cpu()
@@ -198,7 +218,12 @@ class Gallery:
             top: how many results; None ranks the whole gallery.
             exclude: files that shall not be among the results, nor copies of them under other names; such as the
                 query's own photograph.
+
+        Raises:
+            ValueError, TypeError: `top` is no whole number from 1. And as `scores`.
         """
+        if top is not None and (isinstance(top, bool) or not isinstance(top, Integral)):
+            raise TypeError(f"top is {top!r}, expected a whole number from 1, or None for the whole gallery")
         if top is not None and top < 1:
             raise ValueError(f"top is {top}, expected a number from 1, or None for the whole gallery")
         scores = self.scores(image, caption)
@@ -218,9 +243,14 @@ class Gallery:
         return results
 
     def save(self, folder: str | Path) -> None:
-        """Writes the features and a manifest naming images, model and processor settings, for `load`."""
-        dtype = str(self.features.dtype).removeprefix("torch.")
-        settings = self._settings | {"features": self._settings["features"] | {"dtype": dtype}}
+        """Writes the features and a manifest naming images, model and processor settings, for `load`.
+
+        Raises:
+            OSError: they cannot be written there; an index that was there stays.
+        """
+        settings = self._settings | {
+            "features": self._settings["features"] | {"dtype": dtype_name(self.features.dtype)}
+        }
         FeatureStore.write(folder, settings, self._inputs, self.features, self._skipped_rows, self.folder)
 
     @classmethod
@@ -230,29 +260,100 @@ class Gallery:
         model: FafaModel,
         processor: FafaProcessor,
         folder: str | Path | None = None,
+        check_images: bool = True,
     ) -> "Gallery":
         """Opens what `save` wrote; features stay on disk until they are used.
+
+        All features are compared with their checksums, and the images' files with what was noted of them; a warning
+        tells how many have changed or are gone since, and a search ranks by their features all the same.
 
         Args:
             index: the folder given to `save`, or as `features_dir` to an encoding that was finished.
             model: the model that made the features.
             processor: its processor.
-            folder: where the images are now, if the folder that was encoded has moved.
+            folder: where the images are now, if the folder that was encoded has moved. (If both moved together, it is
+                found.)
+            check_images: whether to look after the images' files. It takes some 10 microseconds a file, and reads up
+                to 1 MiB of each whose times differ, as all do after copying.
 
         Raises:
             FileNotFoundError: there is no index in that folder.
-            ValueError: the features come from another model, from other image processor settings, are incomplete or do
-                not fit the manifest.
+            ValueError: the features come from another model, from other image processor settings, are incomplete or
+                damaged, or do not fit the manifest.
         """
-        store = FeatureStore.open(index)
+        _check_model(model, processor)
         shape = (model.config.num_query_tokens, model.config.projection_dim)
-        store.check(feature_settings(model, processor, "target", shape))
-        features, skipped = store.read()
+        settings = feature_settings(model, processor, "target", shape)
+        while True:
+            store = FeatureStore.open(index)
+            store.check(settings)
+            try:
+                features, skipped = store.read()
+                break
+            except (OSError, ValueError):
+                if not store.is_replaced():  # by another process, just now
+                    raise
         encoded = EncodedImages(features, store.inputs, skipped, store.settings)
         folder = Path(folder).absolute() if folder else store.images_folder
         left_out = set(skipped)
         paths = [input_path(image, folder) for row, image in enumerate(store.inputs) if row not in left_out]
+        if check_images:
+            _warn_of_changes(encoded, folder)
         return cls(model, processor, features, paths, _skipped_names(encoded, folder), folder, encoded)
+
+
+def _warn_of_changes(encoded: EncodedImages, folder: Path | None) -> None:
+    left_out, total = set(encoded.skipped), len(encoded.inputs)
+    changes = changes_since([line for row, line in enumerate(encoded.inputs) if row not in left_out], folder)
+    told = {
+        "have other contents than when they were encoded": changes.changed,
+        "are gone": changes.gone,
+        "cannot be read now": changes.inaccessible,
+    }
+    if parts := [f"{len(names):,} {what}: {some(names, 3)}" for what, names in told.items() if names]:
+        logger.warning(
+            "of %d images in the index, %s. A search ranks them by the features they had; encode the folder again to "
+            "follow the changes, or say where the images are now (folder=...).",
+            total, "; ".join(parts),
+        )  # fmt: skip
+    if left_out:
+        logger.warning(
+            "%d of %d images are not in the index, for they could not be read: %s. They are tried again when the "
+            "folder is encoded again.",
+            len(left_out), total, some(_skipped_names(encoded, folder)),
+        )  # fmt: skip
+
+
+def _check_model(model: Any, processor: Any) -> None:
+    if not hasattr(model, "get_target_features"):
+        raise TypeError(f"model is a {type(model).__name__}, expected a FafaModel")
+    if not hasattr(processor, "image_processor"):
+        raise TypeError(f"processor is a {type(processor).__name__}, expected a FafaProcessor")
+
+
+def _checked_paths(paths: Sequence[str | Path | None]) -> list[Path | None]:
+    if isinstance(paths, (str, Path)):
+        raise TypeError(f"paths is a {type(paths).__name__}, expected one path, or None, for each image")
+    return [path if path is None else Path(path) for path in paths]
+
+
+def _check_features(features: torch.Tensor, num_images: int, shape: tuple[int, int]) -> None:
+    if not isinstance(features, torch.Tensor):
+        raise TypeError(f"features is a {type(features).__name__}, expected a tensor")
+    if dtype_name(features.dtype) not in DTYPES:
+        raise TypeError(f"the features are {features.dtype}, expected {', '.join(sorted(DTYPES))}")
+    if features.shape != (num_images, *shape):
+        raise ValueError(
+            f"expected features (num_images, num_query_tokens, projection_dim) = {(num_images, *shape)} for "
+            f"{num_images} images, got {tuple(features.shape)}"
+        )
+    if num_images == 0:
+        raise ValueError("a gallery needs at least one image")
+    for start in range(0, num_images, _IMAGES_AT_ONCE):
+        finite = features[start : start + _IMAGES_AT_ONCE].isfinite().flatten(1).all(dim=1)
+        if not finite.all():
+            number = start + int(finite.logical_not().nonzero()[0])
+            raise ValueError(f"the features of image {number} hold NaN or infinity: encode the images again")
 
 
 def _skipped_names(encoded: EncodedImages, folder: Path | None) -> list[str]:
@@ -262,4 +363,4 @@ def _skipped_names(encoded: EncodedImages, folder: Path | None) -> list[str]:
 def _describe(path: Path | None, folder: Path | None) -> dict[str, Any]:
     if path is not None and path.exists():
         return describe_image(path, "gallery image", folder)
-    return {"path": None if path is None else str(path.absolute())}
+    return {"path": None if path is None else str(path.absolute()), "contents": None}

@@ -5,10 +5,10 @@ import torch
 from datasets import Dataset, Features, Image, Value
 from tiny import WORDS, tiny_model
 
+from fafa import image_processing_fafa
 from fafa.evaluation import QUERY_MODES, encode_queries, encode_targets
 from fafa.image_reading_fafa import UnreadableImageError
 from fafa.processing_fafa import FafaProcessor, build_tokenizer
-from fafa.retrieval import encoding
 
 OPTIONS = {"batch_size": 3, "progress": False}
 CAPTIONS = ["a red coat", "now with a blue bag", "in a hat", "a coat", "red"]
@@ -63,8 +63,10 @@ def test_modes_may_be_added_later(model, processor, queries, tmp_path, monkeypat
 
 
 def test_reference_images_are_read_once_for_all_modes(model, processor, queries, monkeypatch):
-    opened, open_image = [], encoding.open_image
-    monkeypatch.setattr(encoding, "open_image", lambda image, name: opened.append(name) or open_image(image, name))
+    opened, open_image = [], image_processing_fafa.open_image
+    monkeypatch.setattr(
+        image_processing_fafa, "open_image", lambda *given, **more: opened.append(given) or open_image(*given, **more)
+    )
     encode_queries(model, processor, queries, **OPTIONS)
     assert len(opened) == 5
 
@@ -83,7 +85,7 @@ def test_other_captions_or_another_vocabulary_are_refused(model, processor, quer
     with pytest.raises(ValueError, match=r"input 4 .*'red'.*\(now .*'blue'"):
         encode_queries(model, processor, changed, **arguments)
     shuffled = FafaProcessor(processor.image_processor, build_tokenizer([*WORDS[:5], *WORDS[:4:-1]]))
-    with pytest.raises(ValueError, match=r"captions vocabulary"):
+    with pytest.raises(ValueError, match=r"captions tokenizer"):
         encode_queries(model, shuffled, queries, **arguments)
 
 

@@ -277,7 +277,7 @@ def test_index_that_is_absent_foreign_or_mixed_is_refused(model, processor, phot
         Gallery.load(tmp_path / "index", model, processor)
 
     inputs.write_text(inputs.read_text().replace("a.png", "b.png"))
-    with pytest.raises(ValueError, match="do not fit together"):
+    with pytest.raises(ValueError, match=rf"{inputs.name} is missing or damaged .its checksum"):
         Gallery.load(tmp_path / "index", model, processor)
     inputs.unlink()
     with pytest.raises(ValueError, match=rf"{inputs.name} is missing"):
@@ -385,6 +385,124 @@ def test_dataset_column_with_and_without_files(model, processor, photos, tmp_pat
     assert first.path is None and paths[first.index] == expected.search(caption="red coat")[0].path
 
 
-def test_features_must_fit_the_images(model, processor):
-    with pytest.raises(ValueError, match="for 2 images"):
-        Gallery(model, processor, torch.zeros(3, 8, 64), [None, None])
+FEATURES = torch.nn.functional.normalize(torch.ones(2, 8, 64), dim=-1)
+
+
+def with_nan():
+    features = FEATURES.clone()
+    features[1, 2, 3] = torch.nan
+    return features
+
+
+CONSTRUCTED = {
+    "more features than paths": ({"features": torch.zeros(3, 8, 64)}, ValueError, "for 2 images, got .3, 8, 64"),
+    "no image": ({"features": torch.zeros(0, 8, 64), "paths": []}, ValueError, "at least one image"),
+    "one vector an image": ({"features": torch.zeros(2, 64)}, ValueError, r"got \(2, 64\)"),
+    "another dimension": ({"features": torch.zeros(2, 8, 63)}, ValueError, r"\(2, 8, 64\) .*, got \(2, 8, 63\)"),
+    "another number of tokens": ({"features": torch.zeros(2, 9, 64)}, ValueError, r"got \(2, 9, 64\)"),
+    "NaN": ({"features": with_nan()}, ValueError, "features of image 1 hold NaN"),
+    "infinity": ({"features": FEATURES / 0}, ValueError, "features of image 0 hold NaN or infinity"),
+    "integers": ({"features": FEATURES.long()}, TypeError, "are torch.int64, expected"),
+    "an array": ({"features": FEATURES.numpy()}, TypeError, "features is a ndarray, expected a tensor"),
+    "nothing": ({"features": None}, TypeError, "features is a NoneType"),
+    "paths as text": ({"paths": "ab"}, TypeError, "paths is a str"),
+    "a model's name": ({"model": "models/fafa"}, TypeError, "model is a str, expected a FafaModel"),
+    "no processor": ({"processor": None}, TypeError, "processor is a NoneType, expected a FafaProcessor"),
+}
+
+
+@pytest.mark.parametrize(("changed", "kind", "message"), CONSTRUCTED.values(), ids=CONSTRUCTED)
+def test_a_gallery_of_anything_else_is_refused_in_one_line(model, processor, changed, kind, message):
+    arguments = {"model": model, "processor": processor, "features": FEATURES, "paths": [None, None]} | changed
+    with pytest.raises(kind, match=rf"^[^\n]*{message}[^\n]*$"):
+        Gallery(**arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_gallery_in_any_precision_is_searched_saved_and_loaded(model, processor, tmp_path, dtype):
+    gallery = Gallery(model, processor, FEATURES.to(dtype), ["a.jpg", None])
+    gallery.save(tmp_path / "index")
+    loaded = Gallery.load(tmp_path / "index", model, processor)
+    assert loaded.features.dtype == dtype and torch.equal(loaded.features, gallery.features)
+    assert loaded.paths == [Path("a.jpg").absolute(), None] and len(loaded.search(caption="red")) == 2
+
+
+ASKED = {
+    "top: a fraction": ({"caption": "red", "top": 2.5}, TypeError, "top is 2.5, expected a whole number"),
+    "top: NaN": ({"caption": "red", "top": float("nan")}, TypeError, "top is nan"),
+    "top: text": ({"caption": "red", "top": "3"}, TypeError, "top is '3'"),
+    "top: yes": ({"caption": "red", "top": True}, TypeError, "top is True"),
+    "top: none at all": ({"caption": "red", "top": -1}, ValueError, "top is -1"),
+    "caption: a number": ({"caption": 3}, TypeError, "caption is a int, expected one caption"),
+    "caption: several": ({"caption": ["red", "blue"]}, TypeError, "caption is a list"),
+    "caption: empty": ({"caption": ""}, ValueError, "no word"),
+    "image: a number": ({"image": 3}, TypeError, "got int"),
+    "image: several": ({"image": ["a.png", "trip/d.png"]}, ValueError, "a query has one image, got 2"),
+    "image: none of several": ({"image": []}, ValueError, "images is empty"),
+    "image: not there": ({"image": "nowhere.png"}, FileNotFoundError, r"nowhere\.png"),
+    "image: a folder": ({"image": "trip"}, (OSError, ValueError), "trip"),
+    "image: no picture": ({"image": "notes.txt"}, UnreadableImageError, r"notes\.txt"),
+    "image: an array of NaN": ({"image": np.full((4, 4, 3), np.nan)}, ValueError, "without NaN"),
+}
+
+
+@pytest.mark.parametrize(("query", "kind", "message"), ASKED.values(), ids=ASKED)
+def test_a_query_of_anything_else_is_refused_in_one_line(model, processor, photos, monkeypatch, query, kind, message):
+    """Of several images or captions the first one was searched for, and the others forgotten."""
+    monkeypatch.chdir(photos)
+    gallery = Gallery(model, processor, FEATURES, [None, None])
+    with pytest.raises(kind, match=rf"^[^\n]*{message}[^\n]*$"):
+        gallery.search(**query)
+    assert len(gallery.search(caption="red", top=np.int64(1))) == 1
+
+
+ENCODED = {
+    "images: a path": ({"images": "photos/"}, TypeError, "images is a str, expected a sequence"),
+    "images: one picture": ({"images": Image.new("RGB", (4, 8))}, TypeError, "images is a Image"),
+    "images: a generator": ({"images": (each for each in "ab")}, TypeError, "images is a generator"),
+    "batch_size: a fraction": ({"batch_size": 1.5}, ValueError, "batch_size is 1.5, expected a whole number"),
+    "batch_size: text": ({"batch_size": "8"}, ValueError, "batch_size is '8'"),
+    "dtype: text": ({"dtype": "float16"}, TypeError, "dtype is 'float16', expected .*torch.float16"),
+    "dtype: integers": ({"dtype": torch.int8}, TypeError, "dtype is torch.int8"),
+    "on_error: unknown": ({"on_error": "ignore"}, ValueError, "on_error is 'ignore'"),
+    "a model's name": ({"model": "models/fafa"}, TypeError, "model is a str, expected a FafaModel"),
+}
+
+
+@pytest.mark.parametrize(("changed", "kind", "message"), ENCODED.values(), ids=ENCODED)
+def test_encoding_anything_else_is_refused_in_one_line(model, processor, photos, changed, kind, message):
+    arguments = {"model": model, "processor": processor, "images": [photos / "a.png"], "progress": False} | changed
+    with pytest.raises(kind, match=rf"^[^\n]*{message}[^\n]*$"):
+        Gallery.from_images(**arguments)
+
+
+def test_places_that_features_cannot_be_kept_in_are_known_before_images_are_read(
+    model, processor, photos, tmp_path, monkeypatch
+):
+    gallery = Gallery(model, processor, FEATURES, [None, None])
+    (tmp_path / "file").write_text("not to be lost")
+    for place in (tmp_path / "file", tmp_path / "file" / "within"):
+        with pytest.raises(OSError, match=rf"^[^\n]*a file is in the way[^\n]*{place.name}[^\n]*$"):
+            gallery.save(place)
+        monkeypatch.setattr("fafa.retrieval.identity.contents_of", None)
+        with pytest.raises(OSError, match="a file is in the way"):
+            open_gallery(model, processor, photos, features_dir=place)
+        with pytest.raises(FileNotFoundError, match=rf"{place.name} (is a file|holds no features)"):
+            Gallery.load(place, model, processor)
+    assert (tmp_path / "file").read_text() == "not to be lost"
+    with pytest.raises(TypeError):
+        Gallery.load(None, model, processor)
+
+
+def test_an_unknown_column_is_refused_with_those_that_there_are(model, processor):
+    datasets = pytest.importorskip("datasets")
+    dataset = datasets.Dataset.from_dict({"photo": ["a.png"], "name": ["a"]})
+    with pytest.raises(ValueError, match="no column 'image'; it has photo, name"):
+        Gallery.from_dataset(model, processor, dataset)
+
+
+def test_another_models_index_is_refused_before_images_are_read(model, processor, photos, tmp_path, monkeypatch):
+    open_gallery(model, processor, photos, features_dir=tmp_path / "index")
+    monkeypatch.setattr("fafa.retrieval.identity.contents_of", None)
+    with pytest.raises(ValueError, match="model fingerprint"):
+        open_gallery(tiny_model(seed=1), processor, photos, features_dir=tmp_path / "index")

@@ -1,0 +1,181 @@
+"""What decides features: a hash over all of a model's weights and settings, and the settings of its processor."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor
+
+from ..modeling_fafa import FafaModel
+from ..processing_fafa import FafaProcessor
+
+# Settings of a configuration, or of those within it, that provably decide no feature. Whatever is not named counts.
+NOT_DECIDING = {
+    # Names and versions. The precision stands in a manifest by itself.
+    *("_name_or_path", "architectures", "auto_map", "transformers_version", "dtype", "torch_dtype"),
+    # What is returned, and labels of classes, which there are none of.
+    *("return_dict", "output_attentions", "output_hidden_states", "id2label", "label2id", "problem_type"),
+    # How weights begin, and what acts in training alone.
+    *("initializer_range", "attention_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob"),
+    *("distribution_uncertainty", "freeze_vision"),
+    # Losses and the score, which come after the features.
+    *("temperature_init", "fda_alpha", "fda_divergence", "itc_weight", "fd_weight", "fd_margin", "fd_scope"),
+    *("fd_sample_size", "mfr_weight", "mfr_mask_ratio", "mfr_hidden_size", "num_top_tokens"),
+    # Read by the builders of processors: what a processor has of it stands among its own settings.
+    "max_text_length",
+}
+WEIGHTS_OF_LOSSES = {"mfr_predictor", "temperature"}  # likewise
+_PIECE = 1 << 24  # values converted at a time
+
+
+def model_fingerprint(model: FafaModel) -> str:
+    """A short name for all of a model that decides features: every weight and buffer, configuration, acting adapters.
+
+    Floats count as they are in bfloat16, so that a gallery encoded in bf16 on a GPU is searched by the same model in
+    fp32. It is computed anew every time (of the full model's 1.2 billion weights in about two seconds), since weights
+    may change in place. It guards against mistakes, not against forgery.
+
+    Raises:
+        ValueError: weights are not in memory (offloaded, or never loaded).
+    """
+    settings = [_deciding(model.config.to_dict()), _acting_adapters(model)]
+    digest = xxhash.xxh3_128(json.dumps(settings, sort_keys=True, default=str).encode())
+    weights = {_plain(name): weight for name, weight in (*model.state_dict().items(), *model.named_buffers())}
+    for name, weight in sorted(weights.items()):
+        if not WEIGHTS_OF_LOSSES.intersection(name.split(".")):
+            _add(digest, name, weight)
+    return digest.hexdigest()
+
+
+def feature_settings(
+    model: FafaModel,
+    processor: FafaProcessor,
+    kind: str,
+    shape: Sequence[int],
+    dtype: torch.dtype | None = None,
+    images: bool = True,
+    captions: bool = False,
+    fingerprint: str | None = None,
+) -> dict[str, Any]:
+    """What decides the features of an image (or query), as it stands in a manifest.
+
+    Args:
+        kind: what they are: "target", or the kind of query.
+        shape: of the features of one input.
+        dtype: of the stored features; None is the model's.
+        images: whether the features come from images; captions: whether from captions.
+        fingerprint: the model's, if it has just been computed.
+    """
+    settings = {
+        "model": {
+            "name": model.config._name_or_path,
+            "revision": getattr(model.config, "_commit_hash", None),
+            "fingerprint": fingerprint or model_fingerprint(model),
+            "dtype": ", ".join(sorted({dtype_name(weight.dtype) for weight in model.parameters()})),
+        },
+        "features": {
+            "kind": kind,
+            "dtype": dtype_name(dtype or _features_dtype(model)),
+            "shape": list(shape),
+        },
+    }
+    if images:
+        # Through JSON, as a manifest gives it back: no tuples.
+        settings["image_processor"] = json.loads(processor.image_processor.to_json_string())
+    if captions:
+        settings["captions"] = {
+            "tokenizer": tokenizer_fingerprint(processor.tokenizer),
+            "max_text_length": processor.max_text_length,
+            "clean_captions": processor.clean_captions,
+        }
+    return settings
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """A hash over all that turns a caption into ids: vocabulary, normaliser, splitting, special tokens, what is cut."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        whole = {
+            "vocabulary": tokenizer.get_vocab(),
+            "settings": tokenizer.init_kwargs,
+            "class": type(tokenizer).__name__,
+        }
+    else:
+        whole = json.loads(backend.to_str())
+        del whole["truncation"], whole["padding"]  # the last call's; a processor gives them with every call
+    whole["special tokens"] = tokenizer.special_tokens_map
+    whole["sides"] = [tokenizer.truncation_side, tokenizer.padding_side]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration, and those within it, without what decides no feature."""
+    return {
+        name: _deciding(value) if isinstance(value, Mapping) else value
+        for name, value in config.items()
+        if name not in NOT_DECIDING
+    }
+
+
+def _acting_adapters(model: FafaModel) -> list[Any]:
+    """Of every layer with PEFT's adapters: which of them act, and how strongly. Their weights are among the others."""
+    return [
+        [
+            _plain(name),
+            list(module.active_adapters),
+            list(module.merged_adapters),
+            bool(module.disable_adapters),
+            [getattr(module, "scaling", {}).get(adapter) for adapter in module.active_adapters],
+        ]
+        for name, module in model.named_modules()
+        if hasattr(module, "merged_adapters") and hasattr(module, "disable_adapters")
+    ]
+
+
+def _plain(name: str) -> str:
+    return name.replace("_orig_mod.", "")  # of a compiled model
+
+
+def _add(digest: xxhash.xxh3_128, name: str, value: Any) -> None:
+    """Feeds a weight to a hash, piece by piece from wherever it lies; or what quantised layers hold in its place."""
+    if not isinstance(value, Tensor):
+        if isinstance(value, (list, tuple)):
+            value = dict(enumerate(value))
+        if isinstance(value, Mapping):
+            for part, inner in value.items():
+                _add(digest, f"{name}.{part}", inner)
+        else:
+            digest.update(f"{name} {value!r};".encode())
+        return
+    value = value.detach()
+    if value.is_meta:
+        raise ValueError(f"the weight {name} is not in memory, so the model cannot be told from others: load it whole")
+    if value.is_quantized:
+        scale = (
+            (value.q_scale(), value.q_zero_point())
+            if value.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric)
+            else (value.q_per_channel_scales(), value.q_per_channel_zero_points(), value.q_per_channel_axis())
+        )
+        return _add(digest, name, (value.int_repr(), str(value.qscheme()), *scale))
+    if hasattr(value, "__tensor_flatten__"):  # quantised by a library that makes its own kind of tensor
+        parts, context = value.__tensor_flatten__()
+        return _add(digest, name, {**{part: getattr(value, part) for part in parts}, "context": str(context)})
+    if value.is_complex():
+        value = torch.view_as_real(value)
+    kind = torch.bfloat16 if value.is_floating_point() else value.dtype
+    digest.update(f"{name} {tuple(value.shape)} {kind};".encode())
+    for piece in value.reshape(-1).split(_PIECE):
+        digest.update(piece.to("cpu", kind).contiguous().view(torch.uint8).numpy())
+
+
+def _features_dtype(model: FafaModel) -> torch.dtype:
+    weight = model.vision_projection.weight  # packed integers, or a method, in a quantised layer
+    return weight.dtype if isinstance(weight, Tensor) and weight.is_floating_point() else model.dtype
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """As a manifest names it: "float32"."""
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,194 @@
+"""What tells one image from another: its contents, wherever it lies; and what of that is known without reading it."""
+
+import json
+import stat
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
+
+import xxhash
+
+from ..files import contents_of, stamp_of
+from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError, open_image
+
+# A file that changed so shortly before it was looked at might change again without another time of change.
+FRESH_NS = 2 * 10**9
+# What says where an image lay, and not which one it is.
+_WHEREABOUTS = ("path", "stamp", "fresh")
+
+
+class Changes(NamedTuple):
+    """Of images that were encoded, what has become of the files since, by their names.
+
+    Args:
+        changed: there is another picture under the name.
+        gone: there is none.
+        inaccessible: nobody can tell now.
+    """
+
+    changed: list[str]
+    gone: list[str]
+    inaccessible: list[str]
+
+
+def path_of(image: Any) -> Path | None:
+    """The file of an image as `open_image` takes it; None where there is none."""
+    path = image.get("path") if isinstance(image, Mapping) else image
+    return Path(path) if isinstance(path, (str, Path)) else None
+
+
+def describe_image(
+    image: Any,
+    name: str,
+    folder: Path | None = None,
+    contents: bool = True,
+    known: Mapping[str, dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Tells an image from others, without decoding it where it is a file.
+
+    Args:
+        image: as `open_image` takes it.
+        name: how messages call it.
+        folder: stores the path relative to it.
+        contents: whether to read what tells it from others; else of a file only the stamp is noted.
+        known: descriptions by path: a file whose stamp is unchanged is not read.
+
+    Returns:
+        `path`: of its file, None without one. `contents`: equal for equal images, see `files.contents_of`; None where
+        it is no file that can be read so. `stamp`: see `files.stamp_of`, and `fresh`, where the file changed so
+        shortly before that the stamp is not to be relied on.
+
+    Raises:
+        FileNotFoundError: there is no such file. InaccessibleImageError: it cannot be read now.
+    """
+    path, data = path_of(image), image.get("bytes") if isinstance(image, Mapping) else None
+    if path is None or data is not None:
+        return _describe_picture(image, data, name, folder, contents)
+    stored = _stored_path(path, name, folder)
+    try:
+        status, now = path.stat(), time.time_ns()
+        stamp = list(stamp_of(status))
+        before = (known or {}).get(stored, {})
+        if before.get("stamp") == stamp and not before.get("fresh"):
+            return before
+        description = {"path": stored, "contents": None, "stamp": stamp}
+        if now - max(status.st_mtime_ns, status.st_ctime_ns) < FRESH_NS:
+            description["fresh"] = True
+        if contents and stat.S_ISREG(status.st_mode):  # of what is no file, opening it tells what is wrong
+            description["contents"] = contents_of(path)
+    except (FileNotFoundError, NotADirectoryError):
+        open_image(image, name)  # the same error, with the image's name and what to do
+        raise
+    except OSError as error:
+        raise InaccessibleImageError(
+            f"{name}: '{path}' cannot be read now ({error.strerror or error}). See to its permissions, or to the disk "
+            "or network drive it lies on, and start again.",
+            error.errno,
+            str(path),
+        ) from error
+    except ValueError as error:  # a NUL
+        raise UnreadableImageError(f"{name}: {str(path)!r} is no path of a file ({error})", path=str(path)) from error
+    return description
+
+
+def _describe_picture(image: Any, data: bytes | None, name: str, folder: Path | None, contents: bool) -> dict[str, Any]:
+    path = path_of(image)
+    stored = path and (_stored_path(path, name, folder) if path.is_absolute() else str(path))
+    description = {"path": stored, "contents": None}
+    if contents:
+        digest = xxhash.xxh3_128()
+        if data is not None:
+            digest.update(data)
+            description["contents"] = f"bytes {len(data)}-{digest.hexdigest()}"
+        else:
+            with suppress(UnreadableImageError):  # is reported, or skipped, by who encodes it
+                pixels = open_image(image, name)
+                digest.update(pixels.tobytes())
+                description["contents"] = f"pixels {pixels.width}x{pixels.height}-{digest.hexdigest()}"
+    return description
+
+
+def _stored_path(path: Path, name: str, folder: Path | None) -> str:
+    absolute = path.absolute()
+    if folder is None:
+        return str(absolute)
+    if not absolute.is_relative_to(folder) or ".." in absolute.relative_to(folder).parts:
+        raise ValueError(
+            f"{name}, {absolute}, does not lie in folder={folder}; give one that holds all images, or none"
+        )
+    return absolute.relative_to(folder).as_posix()
+
+
+def describe_absent(image: Any, name: str, folder: Path | None = None) -> dict[str, Any]:
+    """Describes an image whose file cannot be read now, or is not there any more."""
+    path = path_of(image)
+    return {"path": path and _stored_path(path, name, folder), "contents": None}
+
+
+def identity_of(description: Mapping[str, Any]) -> str:
+    """All that tells an input from others, and not where it lies: its contents (else its path), and its caption."""
+    known = {name: value for name, value in description.items() if name not in _WHEREABOUTS}
+    if known.get("contents") is None and description.get("path") is not None:
+        known["path"] = description["path"]
+    return json.dumps(known, sort_keys=True)
+
+
+def is_changed(description: Mapping[str, Any], folder: Path | None = None) -> bool:
+    """Whether an image's file is another than was described, by its stamp."""
+    if description.get("stamp") is None:
+        return False
+    try:
+        return list(stamp_of(input_path(description, folder).stat())) != description["stamp"]
+    except OSError:  # it is gone now, but until then it was what was described
+        return False
+
+
+def changes_since(descriptions: Sequence[Mapping[str, Any]], folder: Path | None = None) -> Changes:
+    """Compares files with what was noted of them: their stamps, and the contents where those differ."""
+    changes = Changes([], [], [])
+    for row, before in enumerate(descriptions):
+        if before.get("contents") is None or "stamp" not in before:
+            continue
+        name, path = input_name(before, row, folder), input_path(before, folder)
+        try:
+            status = path.stat()
+            same_stamp = list(stamp_of(status)) == before["stamp"] and not before.get("fresh")
+            if not same_stamp and contents_of(path) != before["contents"]:
+                changes.changed.append(name)
+        except (FileNotFoundError, NotADirectoryError):
+            changes.gone.append(name)
+        except OSError:
+            changes.inaccessible.append(name)
+    return changes
+
+
+def input_path(description: Mapping[str, Any], folder: Path | None = None) -> Path | None:
+    """The file that `describe_image` described, with the same `folder`; None where there was none."""
+    return None if description.get("path") is None else Path(folder or "", description["path"])
+
+
+def input_name(description: Mapping[str, Any], row: int, folder: Path | None = None) -> str:
+    """The path of an image, or its number where it has none."""
+    return str(input_path(description, folder) or f"image {row}")
+
+
+def fault_of(description: Any, has_folder: bool) -> str | None:
+    """What is wrong with a description that was read from a file, or None.
+
+    Args:
+        has_folder: whether paths are relative to a folder, which they then must not leave.
+    """
+    if not isinstance(description, dict):
+        return "it is no record"
+    for field in ("path", "contents", "caption"):
+        if not isinstance(description.get(field), (str, type(None))):
+            return f"its {field} is no text"
+    stamp = description.get("stamp")
+    if stamp is not None and not (isinstance(stamp, list) and len(stamp) == 4 and all(type(n) is int for n in stamp)):
+        return "its stamp is not four whole numbers"
+    path = PurePath(description.get("path") or "")
+    if has_folder and (path.is_absolute() or ".." in path.parts):
+        return f"its path {str(path)!r} leads out of the images' folder"
+    return None
