@@ -20,6 +20,7 @@ import logging
 import os
 import re
 import stat
+import struct
 import sys
 import time
 import zlib
@@ -57,9 +58,11 @@ MAX_MEMORY = 2**30  # bytes while decoding; eight workers do this at once
 MAX_SECONDS = 20  # of computing, not waiting: a verdict must not depend on how busy the machine or a network drive is
 
 # Bytes that a pixel takes while it is decoded and converted: what Pillow's 4 and the 4 of a copy are not enough for.
-_BYTES_PER_PIXEL = {"AVIF": 12, "HEIF": 12, "JPEG2000": 32, "JXL": 16, "WEBP": 16}
+_BYTES_PER_PIXEL = {"AVIF": 12, "HEIF": 12, "JPEG2000": 24, "JXL": 16, "WEBP": 16}
 _STRIP_PIXELS = 2**22  # converted at a time
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_JPEG_EMPTY = {0x00, 0x01, *range(0xD0, 0xDA)}  # markers without contents
+_JPEG_METADATA = {*range(0xE1, 0xF0), 0xFE} - {0xEE}  # not JFIF's and Adobe's, which tell of colours
 _SCALES = (8, 4, 2)  # at which libjpeg decodes
 
 _EXIF_ORIENTATION = 0x0112
@@ -73,6 +76,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
+_EXIF_INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # type of an entry -> struct's
 _CHANNELS = (1, 2, 3, 4)
 
 # Trouble that may have passed a moment later, on a network drive above all.
@@ -228,7 +232,7 @@ def open_image(image: Any, name: str = "image", at_least: tuple[int, int] | None
         array = array.float().numpy() if array.is_floating_point() else array.numpy()
         return _image_from_array(array, name, channels_first=True)
     data, path = _contents(image, name)
-    return _decode(data, name, path, lambda opened: _read_pixels(opened, data, at_least))
+    return _decode(data, name, path, lambda opened: _read_pixels(opened, at_least))
 
 
 def inspect_image(image: Any, name: str = "image", decode: bool = True) -> ImageFacts:
@@ -244,16 +248,13 @@ def inspect_image(image: Any, name: str = "image", decode: bool = True) -> Image
     """
     data, path = _contents(image, name)
 
-    def inspect(opened: Image.Image) -> ImageFacts:
-        kind, size, is_jpeg = opened.format, opened.size, _is_jpeg(opened)
+    def inspect(opened: _Opened) -> ImageFacts:
+        kind, size = opened.image.format, opened.image.size  # before a draft changes it
         if decode:
-            pixels = _read_pixels(opened, data, at_least=(1, 1))
-            size = size if is_jpeg else pixels.size
+            _read_pixels(opened, at_least=(1, 1))
         else:
-            _check_size(opened, data)
-        if is_jpeg and _orientation(opened) in _SIDEWAYS:
-            size = size[::-1]
-        return ImageFacts(kind, *size)
+            _check_size(opened)
+        return ImageFacts(kind, *(size[::-1] if opened.orientation in _SIDEWAYS else size))
 
     return _decode(data, name, path, inspect)
 
@@ -327,7 +328,9 @@ def _from_pil(image: Image.Image, name: str) -> Image.Image:
     try:
         if getattr(image, "tile", None) and image.format not in PHOTO_FORMATS:
             raise _Refused(f"{image.format} is no format of photographs", "call its load() before, if it is trusted")
-        return _read_pixels(image)
+        _check_size(_Opened(image))
+        image.load()
+        return _turn(_to_rgb(image), _pil_orientation(image))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{name}: no file {path!r}.") from error
     except Exception as error:  # a decoder raises nearly anything
@@ -336,28 +339,24 @@ def _from_pil(image: Image.Image, name: str) -> Image.Image:
         raise _unreadable(name, path, error) from error
 
 
-def _decode(data: bytes, name: str, path: str | None, use: Callable[[Image.Image], Result]) -> Result:
+def _pil_orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception as error:  # damaged metadata raise nearly anything, and are no reason to refuse the pixels
+        logger.debug("EXIF ignored: %s", error)
+        return 1
+    return value if value in _TURNS else 1
+
+
+def _decode(data: bytes, name: str, path: str | None, use: Callable[["_Opened"], Result]) -> Result:
     """What `use` makes of the opened picture; names the picture in whatever goes wrong."""
     try:
-        end = time.thread_time() + MAX_SECONDS
         if not data:
             raise _Refused("it is empty")
         if len(data) > MAX_BYTES:
             raise _Refused(f"a picture's file may have {MAX_BYTES:,} bytes", _SHRINK)
-        try:
-            return use(_open(data, end))
-        except (_Refused, MemoryError):
-            raise
-        except Exception:  # a decoder that meets a broken file raises nearly anything
-            bare = _without_metadata(data)
-            if bare is None:
-                raise
-            try:
-                return use(_open(bare, end))
-            except Exception as error:
-                logger.debug("%s is not sound without its metadata either: %s", path or name, error)
-            raise
-    except Exception as error:
+        return use(_open(data, time.thread_time() + MAX_SECONDS))
+    except Exception as error:  # a decoder that meets a broken file raises nearly anything
         raise _unreadable(name, path, error, len(data)) from error
 
 
@@ -389,20 +388,49 @@ class _Stream(BytesIO):
 
     def __init__(self, data: bytes, end: float):
         super().__init__(data)
-        self._end = end
+        self._end, self._num_reads = end, 0
 
     def read(self, size: int | None = -1) -> bytes:
-        if time.thread_time() > self._end:
+        self._num_reads += 1
+        is_due = size != 1 or self._num_reads % 64 == 0  # headers are read byte by byte, faster than the clock
+        if is_due and time.thread_time() > self._end:
             raise _Refused(f"decoding it takes more than {MAX_SECONDS} seconds of computing", _SHRINK)
         return super().read(size)
 
 
-def _open(data: bytes, end: float) -> Image.Image:
-    """The picture, its header read.
+class _Opened(NamedTuple):
+    """A picture of which the header is read, and what it takes to decode it.
+
+    Attributes:
+        image: Not decoded yet.
+        orientation: By EXIF or XMP; 1, upright, if they do not tell.
+        num_scans: Of a JPEG; 0 for other formats.
+    """
+
+    image: Image.Image
+    orientation: int = 1
+    num_scans: int = 0
+
+
+def _open(data: bytes, end: float) -> _Opened:
+    """Finds the format and reads the header.
 
     Not by `Image.open`: it refuses by its own limit of pixels, which is the whole program's, and hides why a file that
     it recognised cannot be opened.
     """
+    if data.startswith(_JPEG):
+        data, exif, xmp, num_scans = _bare_jpeg(data)
+        return _Opened(_identify(data, end), _orientation(exif, xmp), num_scans)
+    if data.startswith(_PNG):
+        data, exif, xmp = _bare_png(data)
+        return _Opened(_identify(data, end), _orientation(exif, xmp))
+    image = _identify(data, end)
+    if image.format == "TIFF":  # turned by Pillow as it is decoded
+        return _Opened(image)
+    return _Opened(image, _orientation(image.info.get("exif"), image.info.get("xmp")))
+
+
+def _identify(data: bytes, end: float) -> Image.Image:
     failed = None
     for name in photo_formats():
         factory, accepts = Image.OPEN[name]
@@ -428,46 +456,42 @@ def _stranger(data: bytes) -> _Refused:
     )
 
 
-def _read_pixels(image: Image.Image, data: bytes | None = None, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """Decodes an opened picture: upright 8-bit RGB. `data` are its bytes, where it comes of them."""
-    is_jpeg = data is not None and _is_jpeg(image)
-    _check_size(image, data)
-    if is_jpeg:
-        orientation = _orientation(image)  # in the header; before the draft changes the size
+def _read_pixels(opened: _Opened, at_least: tuple[int, int] | None = None) -> Image.Image:
+    """Decodes a picture within the budget: upright 8-bit RGB."""
+    image, orientation, num_scans = opened
+    _check_size(opened)
+    if num_scans:
         _draft(image, at_least and at_least[::-1] if orientation in _SIDEWAYS else at_least)
     image.load()
-    if not is_jpeg:
-        orientation = _orientation(image)  # a PNG's may lie behind the pixels; Pillow turns a TIFF itself
-    rgb = _to_rgb(image)
-    if orientation not in _TURNS:
-        return rgb
-    rgb = rgb.transpose(_TURNS[orientation])
-    rgb.info = {}  # or it would be turned once more where it is opened again
+    rgb = _turn(_to_rgb(image), orientation)
+    rgb.info = {}  # its metadata are spent: where it is opened again, nothing of them may count once more
     return rgb
 
 
-def _check_size(image: Image.Image, data: bytes | None) -> None:
+def _turn(rgb: Image.Image, orientation: int) -> Image.Image:
+    if orientation not in _TURNS:
+        return rgb
+    rgb = rgb.transpose(_TURNS[orientation])
+    rgb.info = {}  # as above
+    return rgb
+
+
+def _check_size(opened: _Opened) -> None:
     """Refuse what is beyond the budget, before it is decoded."""
+    image, _, num_scans = opened
     width, height = image.size
-    shape, pixels = f"{width:,} x {height:,} pixels", width * height
+    shape, most = f"{width:,} x {height:,} pixels", MAX_PIXELS
     if max(width, height) > MAX_SIDE:
         raise _Refused(f"it has {shape}, and a side may have {MAX_SIDE:,}", _SHRINK)
-    most = MAX_PIXELS
-    if data is not None and _is_jpeg(image):
-        scans = _count_scans(data)
-        if scans > MAX_SCANS:
-            raise _Refused(f"it has {scans:,} scans, and a JPEG may have {MAX_SCANS}", "save it anew, or leave it out")
-        if scans > 1:
-            image.decodermaxblock = 4096  # each block may hold several scans, and the time is looked at in between
-        else:
-            most = MAX_PHOTO_PIXELS  # the decoder keeps a few lines; of several scans it keeps everything
+    if num_scans > MAX_SCANS:
+        raise _Refused(f"it has {num_scans:,} scans, and a JPEG may have {MAX_SCANS}", "save it anew, or leave it out")
+    if num_scans > 1:
+        image.decodermaxblock = 4096  # each block may hold several scans, and the time is looked at in between
+    elif num_scans == 1:
+        most = MAX_PHOTO_PIXELS  # the decoder keeps a few lines; of several scans it keeps everything
     most = min(most, MAX_MEMORY // _BYTES_PER_PIXEL.get(image.format, 1))
-    if pixels > most:
+    if width * height > most:
         raise _Refused(f"it has {shape}, and a {image.format or 'picture'} may have {most / 1e6:.0f} million", _SHRINK)
-
-
-def _is_jpeg(image: Image.Image) -> bool:
-    return image.format in ("JPEG", "MPO")
 
 
 def _draft(image: Image.Image, at_least: tuple[int, int] | None) -> None:
@@ -481,14 +505,29 @@ def _draft(image: Image.Image, at_least: tuple[int, int] | None) -> None:
         image.draft(None, (width // scale, height // scale))
 
 
-def _orientation(image: Image.Image) -> int:
-    """How the picture is stored; 1, upright, where the metadata does not tell."""
-    try:
-        value = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception as error:  # damaged metadata raise nearly anything, and are no reason to refuse the pixels
-        logger.debug("EXIF ignored: %s", error)
-        return 1
+def _orientation(exif: bytes | None, xmp: bytes | None) -> int:
+    """How a picture is stored, by its EXIF, or else its XMP; 1, upright, where neither tells.
+
+    Pillow reads all tags, warns of those that are damaged, or raises nearly anything; this one is all that counts.
+    """
+    value = _exif_orientation(exif) if isinstance(exif, bytes) else None
+    if value is None and isinstance(xmp, bytes) and (match := re.search(rb'tiff:Orientation(?:="|>)([1-8])', xmp)):
+        value = int(match[1])
     return value if value in _TURNS else 1
+
+
+def _exif_orientation(exif: bytes) -> int | None:
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None or len(exif) < 10:
+        return None
+    (start,) = struct.unpack_from(f"{order}I", exif, 4)
+    (num_entries,) = struct.unpack(f"{order}H", exif[start : start + 2].ljust(2, b"\0"))
+    entries = exif[start + 2 : start + 2 + 12 * num_entries]
+    for tag, kind, count, content in struct.iter_unpack(f"{order}HHI4s", entries[: len(entries) // 12 * 12]):
+        if tag == _EXIF_ORIENTATION and kind in _EXIF_INTEGERS and count == 1:
+            return struct.unpack_from(f"{order}{_EXIF_INTEGERS[kind]}", content)[0]
+    return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -541,54 +580,47 @@ def _scale(values: np.ndarray, white: int) -> np.ndarray:
     return np.rint(values * (255 / white)).astype(np.uint8)
 
 
-def _without_metadata(data: bytes) -> bytes | None:
-    """A JPEG or PNG with its pixels, palette, transparency and EXIF alone; None for anything else."""
-    if data.startswith(_JPEG):
-        parts = [data[:2]]
-        for marker, start, end in _jpeg_segments(data):
-            is_exif = marker == 0xE1 and data[start + 4 : start + 8] == b"Exif"
-            if marker == 0xDA:
-                parts.append(data[start:])
-            elif is_exif or marker in (0xE0, 0xEE) or marker not in (*range(0xE0, 0xF0), 0xFE):  # JFIF and Adobe stay
-                parts.append(data[start:end])
-        return b"".join(parts)
-    if data.startswith(_PNG):
-        parts, start = [data[:8]], 8
-        while start + 8 < len(data):
-            end = start + 12 + int.from_bytes(data[start : start + 4], "big")
-            kind, chunk = data[start + 4 : start + 8], data[start:end]
-            is_whole = zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
-            if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND") or (kind == b"eXIf" and is_whole):
-                parts.append(chunk)
-            start = end
-        return b"".join(parts)
-    return None
-
-
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and end of each segment of a JPEG's header; the last one is that of the first scan."""
-    start = 2
+def _bare_jpeg(data: bytes) -> tuple[bytes, bytes | None, bytes | None, int]:
+    """A JPEG without metadata, its EXIF and XMP, and its number of scans (of the first picture, if more follow)."""
+    parts, exif, xmp, start = [data[:2]], None, None, 2
     while (start := data.find(b"\xff", start)) >= 0 and start + 4 <= len(data):
         marker = data[start + 1]
-        if marker in (0x00, 0x01, *range(0xD0, 0xDA)):  # without contents
+        if marker in _JPEG_EMPTY:
             start += 2
-        elif marker == 0xFF:  # a filler
+            continue
+        if marker == 0xFF:  # a filler
             start += 1
-        else:
-            end = start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
-            yield marker, start, end
-            if marker == 0xDA:
-                return
-            start = end
+            continue
+        end = start + 2 + max(2, int.from_bytes(data[start + 2 : start + 4], "big"))
+        if marker == 0xDA:  # the first scan
+            last = data.find(b"\xff\xd9", end)
+            num_scans = 1 + data.count(b"\xff\xda", end, last if last >= 0 else len(data))
+            return b"".join([*parts, data[start:]]), exif, xmp, num_scans
+        segment = data[start:end]
+        if marker == 0xE1 and segment[4:10] == b"Exif\0\0":
+            exif = exif or segment[4:]
+        elif marker == 0xE1:
+            xmp = xmp or segment[4:]
+        if marker not in _JPEG_METADATA:
+            parts.append(segment)
+        start = end
+    return data, exif, xmp, 1  # there is no scan, which Pillow will tell
 
 
-def _count_scans(data: bytes) -> int:
-    """How many scans a JPEG has; thumbnails and pictures behind it do not count."""
-    for marker, _, end in _jpeg_segments(data):
-        if marker == 0xDA:
-            end_of_picture = data.find(b"\xff\xd9", end)
-            return 1 + data.count(b"\xff\xda", end, end_of_picture if end_of_picture >= 0 else len(data))
-    return 0
+def _bare_png(data: bytes) -> tuple[bytes, bytes | None, bytes | None]:
+    """A PNG with what its first picture needs, its EXIF and XMP."""
+    parts, exif, xmp, start = [data[:8]], None, None, 8
+    while start + 8 <= len(data):
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        kind = data[start + 4 : start + 8]
+        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+            parts.append(data[start:end])
+        elif kind == b"eXIf" and zlib.crc32(data[start + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big"):
+            exif = exif or data[start + 8 : end - 4]
+        elif kind == b"iTXt" and data.startswith(b"XML:com.adobe.xmp", start + 8):
+            xmp = xmp or data[start + 8 : end - 4]
+        start = end
+    return b"".join(parts), exif, xmp
 
 
 def _image_from_array(array: np.ndarray, name: str, channels_first: bool = False) -> Image.Image:

@@ -31,7 +31,8 @@ class FafaDataCollator:
         with_captions: add the target captions, which the contrastive term (`itc_weight`) reads.
         on_error: `"raise"` stops at an image that cannot be decoded; `"skip"` leaves its triplet out, names
             it in the log and in the batch's `skipped_images`, which `FafaTrainer` counts; held-out triplets it leaves
-            out before training. A missing file always raises.
+            out before training. A missing file always raises, and so does one that cannot be read now (no permission, a
+            drive in trouble): that says nothing about the image, and training would go on with few of them.
         cache_images: keep every decoded and resized crop in memory (13 kB each at 96 x 48), for small data sets that
             are read many times. Worker processes would each fill a cache of their own: it is for reading without them.
         seed: of the augmentation. What is drawn depends on seed, epoch and image alone, not on the number of worker
@@ -66,7 +67,7 @@ class FafaDataCollator:
         """The numbers of rows with an image that cannot be decoded, and that image.
 
         Raises:
-            FileNotFoundError: for a missing image.
+            FileNotFoundError: for a missing image. InaccessibleImageError: for one that cannot be read now.
         """
         found = {}
         for number, row in enumerate(rows):
@@ -87,7 +88,7 @@ class FafaDataCollator:
 
         Raises:
             UnreadableImageError: for an image that cannot be decoded, unless skipped; for a batch with no image left.
-            FileNotFoundError: for a missing image.
+            FileNotFoundError: for a missing image. InaccessibleImageError: for one that cannot be read now.
         """
         references, targets, kept, skipped = [], [], [], []
         for row in rows:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from ...image_reading_fafa import UnreadableImageError, inspect_image, open_image
+from ...image_reading_fafa import UnreadableImageError, inspect_image, open_image, read_image_file
 from ..components import SynthesisError
 from ..stages import REJECTED, read_lines
 
@@ -85,9 +85,9 @@ def read_diptychs(file: Path) -> tuple[list[Diptych], int]:
             raise SynthesisError(f'{file}, line {number}: expected the texts "image" and "prompt"')
         picture = file.parent / record["image"]
         try:
-            content = hashlib.sha256(picture.read_bytes()).hexdigest()
-        except OSError as error:
-            raise SynthesisError(f"{file}, line {number}: {picture} cannot be read ({error.strerror})") from None
+            content = hashlib.sha256(read_image_file(picture, "picture")).hexdigest()
+        except (OSError, UnreadableImageError) as error:
+            raise SynthesisError(f"{file}, line {number}: {picture} cannot be read ({error})") from None
         diptychs.append(Diptych(picture, content, record["prompt"]))
     if not diptychs:
         raise SynthesisError(f"{file}: there is no diptych in it to train on")
@@ -246,7 +246,9 @@ class _Encoding:
         try:
             image = open_image(file)
         except UnreadableImageError as error:
-            raise SynthesisError(f"{error}; make it anew or remove its line") from None
+            raise SynthesisError(f"{error} Or make it anew, or remove its line.") from None
+        except OSError as error:
+            raise SynthesisError(str(error)) from None
         pixels = self._pipeline.image_processor.preprocess(image).to(self._device, torch.float32)
         latents = vae.encode(pixels).latent_dist.mode()[0]
         return {"latents": (latents - vae.config.shift_factor) * vae.config.scaling_factor}

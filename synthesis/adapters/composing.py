@@ -298,6 +298,8 @@ def _join_pictures(item: Record, settings: FolderDiptychs, work_root: Path, chun
                 is_unreadable = isinstance(error, UnreadableImageError)
                 unusable[photograph.path] = "cannot be read as a picture" if is_unreadable else str(error)
                 logger.warning("%s is not used: %s", Path(settings.root, photograph.path), error)
+            except OSError as error:  # says nothing about the photograph, so that the stage must not go on without it
+                raise SynthesisError(str(error)) from error
         left = [photograph for photograph in left if photograph.path not in unusable]
         if len(halves) < 2:
             continue

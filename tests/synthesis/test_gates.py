@@ -96,7 +96,7 @@ def test_a_further_seam_is_found():
 def test_a_damaged_picture_names_the_file_and_the_remedy(tmp_path):
     picture(0).save(tmp_path / "left.png")
     (tmp_path / "right.png").write_bytes(b"no picture")
-    with pytest.raises(SynthesisError, match=r"right\.png: cannot be read as a picture .* Delete it"):
+    with pytest.raises(SynthesisError, match=r"right\.png: cannot be read as an image.* delete it"):
         open_halves({"id": "7-2", "left": "left.png", "right": "right.png"}, tmp_path)
 
 

@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from odd_images import png
 from PIL import Image
 
 from fafa.synthesis.components import ImageRequest, SynthesisError
@@ -92,7 +93,9 @@ def requests(count: int, **changes) -> list[ImageRequest]:
 
 
 def test_pictures_come_as_asked_for_whatever_goes_wrong_on_the_way(serve):
-    """Every request fails once, in one of six ways."""
+    """Every request fails once, in one of eight ways."""
+    drawing, bomb = io.BytesIO(), png(60_000, 60_000, rows=b"")
+    Image.new("RGB", (24, 16)).save(drawing, "EPS")  # for which Pillow would start Ghostscript
 
     def trouble(body, times):
         ways = [
@@ -101,6 +104,8 @@ def test_pictures_come_as_asked_for_whatever_goes_wrong_on_the_way(serve):
             (200, b"<html>garbage"),
             (200, {"error": {"message": "in a 200"}}),
             (200, {"data": [{"b64_json": "AAAA"}]}),
+            (200, {"data": [{"b64_json": base64.b64encode(drawing.getvalue()).decode()}]}),
+            (200, {"data": [{"b64_json": base64.b64encode(bomb).decode()}]}),
             (200, painted(body, size=(8, 8))),
         ]
         return ways[int(body["prompt"].split()[1]) % len(ways)] if times == 1 else None

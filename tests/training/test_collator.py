@@ -1,5 +1,7 @@
 """Batches: shapes, augmentation as released, and images that cannot be read."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ from PIL import Image
 from tiny import GOLDEN, golden_tensors, tiny_model, tiny_processor
 
 from fafa import FafaImageProcessor
-from fafa.image_reading_fafa import UnreadableImageError
+from fafa.image_reading_fafa import InaccessibleImageError, UnreadableImageError
 from fafa.training import FafaDataCollator
 from fafa.training.augmentation import apply_augmentation, augment_person_crop
 
@@ -92,3 +94,18 @@ def test_missing_image_is_never_skipped(triplets):
     Path(triplets[0]["reference_image"]["path"]).unlink()
     with pytest.raises(FileNotFoundError, match="0-0_left"):
         FafaDataCollator(tiny_processor(), on_error="skip")([triplets[0]])
+
+
+def test_an_image_that_cannot_be_read_now_is_never_skipped(triplets, monkeypatch):
+    """A network drive that went away would leave a training run with few images, or none."""
+    path, os_open = triplets[0]["reference_image"]["path"], os.open
+
+    def denied(file, *args, **kwargs):
+        if str(file) == path:
+            raise PermissionError(errno.EACCES, "Permission denied", file)
+        return os_open(file, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", denied)
+    for collate in (FafaDataCollator.__call__, FafaDataCollator.unreadable):
+        with pytest.raises(InaccessibleImageError, match=r"0-0_left.*Permission denied"):
+            collate(FafaDataCollator(tiny_processor(), on_error="skip"), [triplets[0]])
