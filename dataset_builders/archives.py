@@ -554,6 +554,18 @@ def _check_extent(archive: zipfile.ZipFile, joined: "JoinedFiles", is_split: boo
         raise zipfile.BadZipFile("other bytes follow its end")
 
 
+def _name_in_zip(member: zipfile.ZipInfo) -> str:
+    """The name, which zipfile cuts at a NUL and, unless it is marked as UTF-8, takes for that of an old PC.
+
+    macOS and Info-ZIP write UTF-8 without the mark; the names of an old PC are no UTF-8 but by an odd chance.
+    """
+    name = member.orig_filename
+    if not (name.isascii() or member.flag_bits & 0x800):
+        with suppress(UnicodeError):
+            return name.encode("cp437").decode("utf-8")
+    return name
+
+
 def _check_zip(archive: Path, members: list[zipfile.ZipInfo], folder: Path) -> set[str]:
     """The folders of a zip; refuses members that cannot be unpacked."""
     fold = _folding(next(place for place in (folder, *folder.parents) if place.is_dir()))
@@ -561,7 +573,7 @@ def _check_zip(archive: Path, members: list[zipfile.ZipInfo], folder: Path) -> s
     repeated: dict[int, set[tuple[int, int]]] = {}
     folders: set[str] = set()
     for member in members:
-        path = check_name(member.orig_filename, archive, folder)  # zipfile cuts the other at a NUL
+        path = check_name(_name_in_zip(member), archive, folder)
         if member.flag_bits & 1:
             raise DataFormatError(
                 f"{archive}: its member {_shown(path)} is encrypted. Remedy: unpack it by hand and pass data_dir=."
@@ -583,7 +595,7 @@ def _check_zip(archive: Path, members: list[zipfile.ZipInfo], folder: Path) -> s
         if hash(fold(folder_of_file)) in files:
             raise _file_and_folder(archive, folder_of_file)
     for member in members if repeated else ():
-        path = check_name(member.orig_filename, archive, folder)
+        path = check_name(_name_in_zip(member), archive, folder)
         if (contents := repeated.get(hash(fold(path)))) is not None:
             contents.add((member.file_size, member.CRC))
             if len(contents) > 1:
@@ -595,13 +607,13 @@ def _unpack_zip(parts: Sequence[Path], folder: _Folder) -> None:
     with _open_zip(parts) as (archive, members):
         folder.make_folders(_check_zip(parts[0], members, folder.path))
         for member in tqdm(members, f"Unpacking {parts[0].name}", unit=" files"):
-            folder.member = member.filename
+            folder.member = _name_in_zip(member)
             mode = member.external_attr >> 16
             if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-                folder.left_out.append(member.filename)
+                folder.left_out.append(folder.member)
                 continue
             with archive.open(member) as content:
-                folder.write(member.orig_filename, member.file_size, content)
+                folder.write(folder.member, member.file_size, content)
 
 
 def _unpack_tar(parts: Sequence[Path], folder: _Folder) -> None:

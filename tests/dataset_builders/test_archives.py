@@ -315,6 +315,11 @@ ACCEPTED = {
     "tar: an empty one": ({"x.tar": tarred()}, {}),
     "zip: a comment": ({"x.zip": zipped(("a", b"1"))[:-2] + b"\x03\0abc"}, {"x/a": b"1"}),
     "zip: names as Windows writes them": ({"x.zip": zipped(("a\\b", b"1"))}, {"x/a/b": b"1"}),
+    "zip: UTF-8 without its mark, as of macOS": (
+        {"x.zip": patched(zipped(("ab", b"1")), ab="é".encode())},
+        {"x/é": b"1"},
+    ),
+    "zip: names of an old PC": ({"x.zip": patched(zipped(("ab", b"1")), ab=b"\x82b")}, {"x/éb": b"1"}),
     "names that Windows reserves": ({"x.tar": tarred(("NUL", b"1"), ("a.", b"2"))}, {"x/NUL": b"1", "x/a.": b"2"}),
     "names that differ in case": ({"x.zip": zipped(("A", b"1"), ("a", b"2"))}, {"x/A": b"1", "x/a": b"2"}),
     "one name twice, one content": ({"x.tar": tarred(("a", b"1"), ("./a", b"1"))}, {"x/a": b"1"}),
