@@ -3,7 +3,7 @@
 from .contact_sheet import RankedImage, RankedQuery, draw_contact_sheet
 from .encoding import EncodedImages, encode_images
 from .gallery import Gallery, SearchResult, find_images
-from .store import FeatureStore
+from .store import FeatureStore, verify_store
 
 __all__ = [
     "EncodedImages",
@@ -15,4 +15,5 @@ __all__ = [
     "draw_contact_sheet",
     "encode_images",
     "find_images",
+    "verify_store",
 ]

