@@ -134,8 +134,7 @@ def encode_images(
 
     def encode(shards: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], list[int], Tensor]]:
         for batch in read_pixels(processor, images, shards, "gallery image", batch_size, num_workers, on_error):
-            errors = getattr(batch, "errors", {})
-            passing.update(row for row, error in errors.items() if not isinstance(error, UnreadableImageError))
+            passing.update(getattr(batch, "inaccessible", ()))
             features = torch.empty(0, *shape)
             if batch.pixels is not None:
                 features = model.get_target_features(pixel_values=batch.pixels.to(model.device))

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ..image_reading_fafa import UnreadableImageError
 from ..modeling_fafa import FafaModel
 from ..processing_fafa import FafaProcessor
 from .encoding import EncodedImages, encode_images, some
 from .fingerprint import dtype_name, feature_settings
-from .identity import changes_since, describe_image, input_name, input_path, path_of
+from .identity import changes_since, describe_absent, describe_image, input_name, input_path, path_of
 from .store import DTYPES, FeatureStore
 
 logger = logging.getLogger(__name__)
@@ -124,7 +125,8 @@ class Gallery:
         self.model, self.processor = model.eval(), processor
         self.features, self.paths, self.skipped, self.folder = features, paths, list(skipped), folder
         if encoded is None:
-            inputs = [_describe(path, folder) for path in self.paths] + [{"path": name} for name in self.skipped]
+            left_out = [Path(name) if Path(name).is_absolute() else None for name in self.skipped]
+            inputs = [_describe(path, folder) for path in (*self.paths, *left_out)]
             settings = feature_settings(model, processor, "target", features.shape[1:], features.dtype)
             encoded = EncodedImages(features, inputs, list(range(len(paths), len(inputs))), settings)
         # What `save` writes. As it is now: the model may be trained on before.
@@ -383,6 +385,7 @@ def _skipped_names(encoded: EncodedImages, folder: Path | None) -> list[str]:
 
 
 def _describe(path: Path | None, folder: Path | None) -> dict[str, Any]:
-    if path is not None and path.exists():
-        return describe_image(path, "gallery image", folder)
-    return {"path": None if path is None else str(path.absolute()), "contents": None}
+    try:
+        return describe_image(path, "gallery image", folder, contents=path is not None)
+    except (OSError, UnreadableImageError):  # features need no file
+        return describe_absent(path, "gallery image", folder)

@@ -238,6 +238,18 @@ def test_what_becomes_readable_without_a_change_of_the_file_is_encoded(
     assert_close(Gallery.load(tmp_path / "f", model, processor).features, expected)
 
 
+READ_PIXELS = encoding.read_pixels
+
+
+class FailedBatch(NamedTuple):
+    """What `PixelBatch` says of images that cannot be read now."""
+
+    rows: list
+    skipped: list
+    pixels: torch.Tensor | None
+    inaccessible: list
+
+
 def fail_to_read(monkeypatch, numbers, kind):
     """From now on these images cannot be read, whatever their files hold."""
     read = READ_PIXELS
@@ -249,19 +261,10 @@ def fail_to_read(monkeypatch, numbers, kind):
                 raise next(iter(errors.values()))
             kept = [row not in errors for row in batch.rows]
             rows = [row for row in batch.rows if row not in errors]
-            yield FailedBatch(rows, [*batch.skipped, *errors], batch.pixels[kept] if rows else None, errors)
+            inaccessible = list(errors) if kind is InaccessibleImageError else []
+            yield FailedBatch(rows, [*batch.skipped, *errors], batch.pixels[kept] if rows else None, inaccessible)
 
     monkeypatch.setattr(encoding, "read_pixels", read_some)
-
-
-READ_PIXELS = encoding.read_pixels
-
-
-class FailedBatch(NamedTuple):
-    rows: list
-    skipped: list
-    pixels: torch.Tensor | None
-    errors: dict
 
 
 def test_passing_troubles_are_counted_named_and_not_stored(model, processor, photos, tmp_path, caplog, monkeypatch):
