@@ -4,7 +4,7 @@ from .contact_sheet import RankedImage, RankedQuery, check_sheet, draw_contact_s
 from .encoding import EncodedImages, encode_images
 from .gallery import Gallery, SearchResult
 from .photo_folder import find_images
-from .store import FeatureStore
+from .store import FeatureStore, verify_store
 
 __all__ = [
     "EncodedImages",
@@ -17,4 +17,5 @@ __all__ = [
     "draw_contact_sheet",
     "encode_images",
     "find_images",
+    "verify_store",
 ]

@@ -410,6 +410,8 @@ class FeatureStore:
             except FileNotFoundError:
                 pass
             except DamagedShardError:
+                if not writable:
+                    raise
                 with suppress(Timeout), _lock(self.folder, number).acquire(timeout=0):  # else another is about it
                     try:
                         self.read_shard(number)
@@ -524,7 +526,7 @@ class FeatureStore:
         """All features, `(num_read, ...)` in the order of inputs, and the rows without, which could not be read.
 
         One shard on a CPU is memory-mapped: it stays on the disk until it is used. Several are copied one by one. All
-        bytes are compared with their checksums, which takes a pass over them (0.1 s a GB and core).
+        bytes are compared with their checksums, which takes a pass over them (0.15 s a GB).
 
         Raises:
             ValueError: a shard is missing or damaged.

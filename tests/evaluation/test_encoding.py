@@ -1,11 +1,13 @@
 """Features of queries and gallery, in memory and kept in a folder."""
 
+import shutil
+
 import pytest
 import torch
 from datasets import Dataset, Features, Image, Value
 from tiny import WORDS, tiny_model
 
-from fafa import image_processing_fafa
+from fafa import FafaModel, image_processing_fafa
 from fafa.evaluation import QUERY_MODES, encode_queries, encode_targets
 from fafa.image_reading_fafa import UnreadableImageError
 from fafa.processing_fafa import FafaProcessor, build_tokenizer
@@ -87,6 +89,51 @@ def test_other_captions_or_another_vocabulary_are_refused(model, processor, quer
     shuffled = FafaProcessor(processor.image_processor, build_tokenizer([*WORDS[:5], *WORDS[:4:-1]]))
     with pytest.raises(ValueError, match=r"captions tokenizer"):
         encode_queries(model, shuffled, queries, **arguments)
+
+
+def relu(model):
+    model.config.vision_config.hidden_act = "relu"
+    return FafaModel(model.config).eval()
+
+
+def one_value(model):
+    model.qformer.encoder.layer[1].attention.attention.query.weight.data[3, 5] += 0.1
+    return model
+
+
+@pytest.mark.parametrize("change", [relu, one_value])
+def test_features_of_a_model_that_differs_in_one_setting_or_value_are_refused(
+    model, processor, queries, tmp_path, monkeypatch, change
+):
+    """Evaluation with kept features reported Rank-1 87.5 where the model has 25.0."""
+    encode_targets(model, processor, queries, features_dir=tmp_path / "targets", **OPTIONS)
+    encode_queries(model, processor, queries, ["image"], features_dir=tmp_path / "queries", **OPTIONS)
+    other = change(tiny_model())
+    other.load_state_dict(model.state_dict() if change is relu else other.state_dict())
+    monkeypatch.setattr("fafa.retrieval.identity.contents_of", None)  # known before a file is read
+    with pytest.raises(ValueError, match="model fingerprint"):
+        encode_targets(other, processor, queries, features_dir=tmp_path / "targets", **OPTIONS)
+    with pytest.raises(ValueError, match="model fingerprint"):
+        encode_queries(other, processor, queries, ["image"], features_dir=tmp_path / "queries", **OPTIONS)
+
+
+def test_a_test_set_that_was_copied_needs_no_encoding(model, processor, queries, itcpr_root, tmp_path, monkeypatch):
+    targets = encode_targets(model, processor, queries, features_dir=tmp_path / "targets", **OPTIONS)
+    kept = encode_queries(model, processor, queries, features_dir=tmp_path / "queries", **OPTIONS)
+    copy = shutil.copytree(itcpr_root, tmp_path / "copy", copy_function=shutil.copyfile)
+    copied = as_queries(sorted(copy.glob("*/query/*.png"))[:5], CAPTIONS)
+    forbid(model, monkeypatch)
+    assert torch.equal(encode_targets(model, processor, copied, features_dir=tmp_path / "targets", **OPTIONS), targets)
+    read = encode_queries(model, processor, copied, features_dir=tmp_path / "queries", **OPTIONS)
+    assert all(torch.equal(read[mode], kept[mode]) for mode in kept)
+
+
+def test_a_reference_image_with_other_contents_is_refused(model, processor, queries, itcpr_root, tmp_path):
+    encode_queries(model, processor, queries, ["image"], features_dir=tmp_path / "f", **OPTIONS)
+    first, second, *_ = sorted(itcpr_root.glob("*/query/*.png"))
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(ValueError, match=r"input 0 .*0\.png' \(its contents have changed\), of 5 inputs"):
+        encode_queries(model, processor, queries, ["image"], features_dir=tmp_path / "f", **OPTIONS)
 
 
 def test_query_features_that_are_not_finite_are_not_kept(model, processor, queries, tmp_path):

@@ -427,6 +427,15 @@ def test_a_gallery_in_any_precision_is_searched_saved_and_loaded(model, processo
     assert loaded.paths == [Path("a.jpg").absolute(), None] and len(loaded.search(caption="red")) == 2
 
 
+def test_a_gallery_that_was_put_together_is_saved_with_its_folder(model, processor, photos, tmp_path):
+    paths = [photos / "a.png", photos / "gone.png"]
+    arguments = {"skipped": [str(photos / "cut.png"), "image 7"], "folder": photos}
+    Gallery(model, processor, FEATURES, paths, **arguments).save(tmp_path / "index")
+    loaded = Gallery.load(tmp_path / "index", model, processor)
+    assert loaded.paths == paths and loaded.folder == photos
+    assert loaded.skipped == [str(photos / "cut.png"), "image 3"]
+
+
 ASKED = {
     "top: a fraction": ({"caption": "red", "top": 2.5}, TypeError, "top is 2.5, expected a whole number"),
     "top: NaN": ({"caption": "red", "top": float("nan")}, TypeError, "top is nan"),

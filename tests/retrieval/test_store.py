@@ -238,6 +238,9 @@ def test_what_becomes_readable_without_a_change_of_the_file_is_encoded(
     assert_close(Gallery.load(tmp_path / "f", model, processor).features, expected)
 
 
+READ_PIXELS = encoding.read_pixels
+
+
 def fail_to_read(monkeypatch, numbers, kind):
     """From now on these images cannot be read, whatever their files hold."""
     read = READ_PIXELS
@@ -253,9 +256,6 @@ def fail_to_read(monkeypatch, numbers, kind):
             yield PixelBatch(rows, [*batch.skipped, *errors], batch.pixels[kept] if rows else None, passing)
 
     monkeypatch.setattr(encoding, "read_pixels", read_some)
-
-
-READ_PIXELS = encoding.read_pixels
 
 
 def test_passing_troubles_are_counted_named_and_not_stored(model, processor, photos, tmp_path, caplog, monkeypatch):
@@ -294,6 +294,47 @@ def test_files_that_cannot_be_opened_now_cost_no_features(model, processor, phot
         with pytest.raises(InaccessibleImageError, match=r"gallery image 3: .*03\.png' cannot be read now"):
             open_gallery(model, processor, photos, tmp_path / "f", on_error="raise")
     assert len(open_gallery(model, processor, photos, tmp_path / "f")) == 12
+
+
+def test_an_index_that_cannot_be_written_to_serves_as_it_is(model, processor, photos, tmp_path, monkeypatch):
+    """On a read-only medium: neither what could be tried again nor where the images lie now is noted."""
+    photos[3].write_bytes(b"no picture")
+    expected = open_gallery(model, processor, photos, tmp_path / "f")
+    photos[4].rename(photos[4].with_name("035.png"))
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(store.os, "access", lambda *_: False)
+    for name in ("_lock", "whole_file", "prepare_folder"):
+        monkeypatch.setattr(store, name, refuse)
+    gallery = open_gallery(model, processor, photos, tmp_path / "f")
+    assert torch.equal(gallery.features, expected.features) and gallery.skipped == [str(photos[3])]
+
+
+def test_names_outside_utf_8_are_kept(model, processor, photos, tmp_path):
+    odd = photos[0].rename(os.fsdecode(os.fsencode(photos[0].parent) + b"/caf\xe9.png"))
+    open_gallery(model, processor, photos, tmp_path / "f")
+    assert odd in Gallery.load(tmp_path / "f", model, processor).paths
+    assert odd in open_gallery(model, processor, photos, tmp_path / "f").paths
+
+
+def test_two_runs_try_again_what_could_not_be_read(model, processor, photos, tmp_path, monkeypatch):
+    fail_to_read(monkeypatch, set(range(0, NUM_IMAGES, 2)), UnreadableImageError)
+    open_gallery(model, processor, photos, tmp_path / "f")
+    monkeypatch.undo()
+    monkeypatch.setattr(store, "INPUTS_PER_SHARD", 2)
+    expected, results = encode(model, processor, photos), []
+    threads = [
+        threading.Thread(target=lambda: results.append(open_gallery(model, processor, photos, tmp_path / "f")))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 2 and torch.equal(results[0].features, results[1].features)
+    assert_close(results[0].features, expected)
 
 
 def test_an_image_that_changes_while_it_is_encoded_is_not_stored_as_what_it_was(
