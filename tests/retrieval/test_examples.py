@@ -247,7 +247,6 @@ def test_show_results_frames_by_instance_id(show_results, itcpr, model, processo
         (["--output", "."], "is a folder"),
         (["--output", "/dev/null/sheet.png"], "/dev/null is no folder"),
         (["--data", "no/such"], "no/such"),
-        (["--model", "no/such"], "no/such"),
     ],
 )
 def test_show_results_says_what_is_wrong_before_it_encodes(launch, model_folder, itcpr, capsys, options, message):
@@ -273,6 +272,7 @@ def test_query_skips_photographs_without_permission(model_folder, photos, tmp_pa
     with TemporaryDirectory() as place:  # not within pytest's folders, which are root's alone
         Path(place).chmod(0o777)
         gallery, model = (shutil.copytree(folder, Path(place, folder.name)) for folder in (photos, model_folder))
+        model.chmod(0o755)
         shutil.copytree(photos, gallery / "secret")
         (gallery / "secret").chmod(0)
         (gallery / "one.jpg").chmod(0)
