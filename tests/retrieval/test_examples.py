@@ -272,7 +272,8 @@ def test_query_skips_photographs_without_permission(model_folder, photos, tmp_pa
     with TemporaryDirectory() as place:  # not within pytest's folders, which are root's alone
         Path(place).chmod(0o777)
         gallery, model = (shutil.copytree(folder, Path(place, folder.name)) for folder in (photos, model_folder))
-        model.chmod(0o755)
+        for entry in (model, *model.iterdir()):
+            entry.chmod(0o755)
         shutil.copytree(photos, gallery / "secret")
         (gallery / "secret").chmod(0)
         (gallery / "one.jpg").chmod(0)
