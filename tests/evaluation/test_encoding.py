@@ -8,7 +8,6 @@ from tiny import WORDS, tiny_model
 from fafa.evaluation import QUERY_MODES, encode_queries, encode_targets
 from fafa.image_reading_fafa import UnreadableImageError
 from fafa.processing_fafa import FafaProcessor, build_tokenizer
-from fafa.retrieval import encoding
 
 OPTIONS = {"batch_size": 3, "progress": False}
 CAPTIONS = ["a red coat", "now with a blue bag", "in a hat", "a coat", "red"]
@@ -63,8 +62,13 @@ def test_modes_may_be_added_later(model, processor, queries, tmp_path, monkeypat
 
 
 def test_reference_images_are_read_once_for_all_modes(model, processor, queries, monkeypatch):
-    opened, open_image = [], encoding.open_image
-    monkeypatch.setattr(encoding, "open_image", lambda image, name: opened.append(name) or open_image(image, name))
+    opened, image_processor = [], type(processor.image_processor)
+    to_person_crop = image_processor.to_person_crop
+    monkeypatch.setattr(
+        image_processor,
+        "to_person_crop",
+        lambda self, image, name: opened.append(name) or to_person_crop(self, image, name),
+    )
     encode_queries(model, processor, queries, **OPTIONS)
     assert len(opened) == 5
 
