@@ -57,7 +57,7 @@ def _message(error: BaseException, kept: str, user_errors: tuple[type[Exception]
             place = f" ({file} could not be written)" if file else ""
             return f"the disk is full{place}. {kept} Make room, and give the same command again.".replace("  ", " ")
         plain = error.strerror and file and type(error).__str__ is OSError.__str__
-        return f"{file}: {error.strerror}" if plain else str(error)
+        return f"{file}: {error.strerror}" if plain else " ".join(str(error).split())
     if isinstance(error, (WorkerDiedError, *user_errors)):
         return str(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

@@ -253,7 +253,7 @@ if __name__ == "__main__":
     with command():
         settings = parse_arguments()
     with command(
-        kept=f"The checkpoints in {printable(settings[1].output_dir)} are kept: the same command goes on from the last "
-        "one with --resume_from_checkpoint true."
+        kept=f"Checkpoints in {printable(settings[1].output_dir)} are kept: the same command goes on from the last one "
+        "with --resume_from_checkpoint true."
     ):
         main(*settings)

@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset, Features, Image, Value
 from tiny import WORDS, tiny_model
 
-from fafa import FafaModel, image_processing_fafa
+from fafa import FafaModel
 from fafa.evaluation import QUERY_MODES, encode_queries, encode_targets
 from fafa.image_reading_fafa import UnreadableImageError
 from fafa.processing_fafa import FafaProcessor, build_tokenizer
@@ -65,9 +65,12 @@ def test_modes_may_be_added_later(model, processor, queries, tmp_path, monkeypat
 
 
 def test_reference_images_are_read_once_for_all_modes(model, processor, queries, monkeypatch):
-    opened, open_image = [], image_processing_fafa.open_image
+    opened, image_processor = [], type(processor.image_processor)
+    to_person_crop = image_processor.to_person_crop
     monkeypatch.setattr(
-        image_processing_fafa, "open_image", lambda *given, **more: opened.append(given) or open_image(*given, **more)
+        image_processor,
+        "to_person_crop",
+        lambda self, image, name: opened.append(name) or to_person_crop(self, image, name),
     )
     encode_queries(model, processor, queries, **OPTIONS)
     assert len(opened) == 5

@@ -197,6 +197,26 @@ def test_caption_lengths_are_counted_in_words(model, processor, test_set):
     assert report.metrics["caption"]["7 to 9 words"] == pytest.approx(expected)
 
 
+def test_sources_called_like_another_group_have_groups_of_their_own(model, processor, test_set):
+    """A source called "overall" took the place of all queries in every table."""
+    queries, gallery = test_set
+    sources = ["overall", "overall", "up to 6 words", "source: overall", "PRCC", "PRCC", "PRCC"]
+    renamed = queries.remove_columns("source").add_column("source", sources)
+    report = evaluate_itcpr(model, processor, renamed, gallery, modes=["caption"], progress=False)
+    expected = evaluate_itcpr(model, processor, queries, gallery, modes=["caption"], progress=False)
+    assert report.metrics["caption"]["overall"] == expected.metrics["caption"]["overall"]
+    assert report.num_queries == {
+        "overall": 7,
+        "PRCC": 3,
+        "source: overall": 2,
+        "source: source: overall": 1,
+        "source: up to 6 words": 1,
+        "up to 6 words": 7,
+    }
+    assert [query["source"] for query in report.queries] == sources
+    assert "| source: overall " in report.to_page()
+
+
 def test_intervals_enclose_their_metrics(model, processor, test_set):
     report = evaluate_itcpr(model, processor, *test_set, progress=False)
     assert evaluate_itcpr(model, processor, *test_set, progress=False).intervals == report.intervals

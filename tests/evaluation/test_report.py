@@ -55,6 +55,14 @@ def test_written_report_reads_back(report, tmp_path):
     assert json.loads(text)["metrics"]["caption"]["overall"]["rank-1"] == 25.0
 
 
+def test_a_path_that_is_no_utf8_does_not_end_the_report(report, tmp_path):
+    """It raised UnicodeEncodeError after hours of encoding; what is read back leads to the folder again."""
+    report.settings["data"] = "/data/caf\udce9\n"
+    write_report(report, tmp_path / "results")
+    assert read_report(tmp_path / "results") == report
+    assert r"/data/caf\xe9" in (tmp_path / "results" / "results.md").read_text(encoding="utf-8")
+
+
 def test_no_picture_of_an_earlier_report_stays(report, tmp_path, monkeypatch):
     write_report(report, tmp_path)
     for file in (*PICTURES.values(), "notes.png"):

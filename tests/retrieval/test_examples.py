@@ -3,9 +3,11 @@
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -236,3 +238,52 @@ def test_show_results_frames_by_instance_id(show_results, itcpr, model, processo
     counts = {colour: count for count, colour in sheet.getcolors(maxcolors=1 << 24)}
     assert counts[ImageColor.getrgb(GREEN)] > 10_000
     assert counts.get(ImageColor.getrgb(RED), 0) < 10  # a pixel of a photo may be of any colour
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--output", "sheet.xyz"], "says no format"),
+        (["--output", "."], "is a folder"),
+        (["--output", "/dev/null/sheet.png"], "/dev/null is no folder"),
+        (["--data", "no/such"], "no/such"),
+    ],
+)
+def test_show_results_says_what_is_wrong_before_it_encodes(launch, model_folder, itcpr, capsys, options, message):
+    with pytest.raises(SystemExit, match=message):
+        launch("show_results.py", "--model", model_folder, "--data", itcpr, *options)
+    assert "encoding" not in capsys.readouterr().err
+
+
+def test_show_results_is_interrupted_with_one_line(launch, model_folder, itcpr, tmp_path, capsys, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fafa.retrieval.draw_contact_sheet", interrupt)
+    with pytest.raises(SystemExit) as stopped:
+        launch("show_results.py", "--model", model_folder, "--data", itcpr, "--output", tmp_path / "sheet.png")
+    assert stopped.value.code == 130 and capsys.readouterr().err.endswith("interrupted. Nothing was written.\n")
+
+
+def test_query_skips_photographs_without_permission(model_folder, photos, tmp_path):
+    """One of them ended the search, although its default skips, and a folder of them was missing without a word."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        pytest.skip("takes on another user's rights")
+    with TemporaryDirectory() as place:  # not within pytest's folders, which are root's alone
+        Path(place).chmod(0o777)
+        gallery, model = (shutil.copytree(folder, Path(place, folder.name)) for folder in (photos, model_folder))
+        for entry in (model, *model.iterdir()):
+            entry.chmod(0o755)
+        shutil.copytree(photos, gallery / "secret")
+        (gallery / "secret").chmod(0)
+        (gallery / "one.jpg").chmod(0)
+        code = "import os, runpy, sys; import fafa.retrieval; os.seteuid(65534); sys.argv = sys.argv[1:]\n"
+        code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+        options = ["--model", model, "--gallery", gallery, "--caption", "a hat", "--output", Path(place, "result.png")]
+        command = [sys.executable, "-c", code, EXAMPLES / "query.py", *options]
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": place}
+        run = subprocess.run(command, env=environment, capture_output=True, check=False, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "two.png" in run.stdout and "three.webp" in run.stdout and "one.jpg" not in run.stdout
+    assert "1 of 3 images unreadable and skipped" in run.stderr and "one.jpg" in run.stderr
+    assert "may not be read" in run.stderr and "secret" in run.stderr
