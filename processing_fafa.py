@@ -73,6 +73,9 @@ def _read_vocabulary(vocab: Mapping[str, int] | Iterable[str] | str | Path) -> l
     return list(vocab)
 
 
+_MOST_TOKENS = 65_536  # as many positions as a configuration may have
+
+
 class FafaProcessor(ProcessorMixin):
     """Prepares queries (picture, caption, or both) and targets (pictures) for `FafaModel`.
 
@@ -101,6 +104,13 @@ class FafaProcessor(ProcessorMixin):
 
     def __init__(self, image_processor=None, tokenizer=None, max_text_length=32, clean_captions=True):
         super().__init__(image_processor, tokenizer)
+        if type(max_text_length) is not int or not 3 <= max_text_length <= _MOST_TOKENS:
+            raise ValueError(
+                f"max_text_length: expected a whole number from 3 ([CLS], a token, [SEP]) to {_MOST_TOKENS:,}, got "
+                f"{max_text_length!r:.40}."
+            )
+        if not isinstance(clean_captions, bool):
+            raise ValueError(f"clean_captions: expected true or false, got {clean_captions!r:.40}.")
         self.max_text_length = max_text_length
         self.clean_captions = clean_captions
 

@@ -45,19 +45,32 @@ def read_yaml(file: str | Path) -> dict[str, Any]:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SettingsFileError(f"{file}: cannot be read: it is no text in UTF-8 ({error.reason})") from None
-    try:
-        content = _read(text)
-    except _Refused as error:
-        raise SettingsFileError(f"{file}{error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise SettingsFileError(f"{file}{place}: is no YAML: {reason}") from None
+    content = parse_yaml(text, str(file))
     if not isinstance(content, dict):
         kind = {list: "a list", str: "a text", type(None): "nothing"}.get(type(content), type(content).__name__)
         raise SettingsFileError(f"{file}: expected a mapping of settings, found {kind}")
     return content
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """What a text in YAML holds.
+
+    Args:
+        text: see the module's docstring for what is taken.
+        where: the file, for messages.
+
+    Raises:
+        SettingsFileError: it is not taken.
+    """
+    try:
+        return _read(text)
+    except _Refused as error:
+        raise SettingsFileError(f"{where}{error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise SettingsFileError(f"{where}{place}: is no YAML: {reason}") from None
 
 
 class _Refused(Exception):

@@ -15,6 +15,7 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..files import read_json
+from ..yaml_files import parse_yaml
 
 _MEANINGS = {
     "reference_image": "the person as they are",
@@ -211,6 +212,7 @@ def read_about(file: str | os.PathLike) -> tuple[str, dict[str, Any]]:
     if not text.startswith("---"):
         return text.strip(), {}
     try:
+        parse_yaml(text.split("---", 2)[1], "the head")  # bounds what the card's own reader would follow without end
         card = DatasetCard(text)
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{file}: expected YAML between the two lines of --- at its head, but {error}") from None

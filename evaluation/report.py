@@ -201,7 +201,7 @@ def read_report(path: str | Path) -> EvaluationReport:
         raise FileNotFoundError(f"{path} does not exist; {remedy}")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # no JSON, or no UTF-8
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, nested too deep
         raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
     names = {entry.name for entry in fields(EvaluationReport)}
     found = set(record) if isinstance(record, dict) else set()

@@ -1,11 +1,12 @@
-"""Settings of the image processor that no picture could be made with: refused by name, before any picture."""
+"""Settings of the processors that nothing could be made with: refused by name, before any picture or caption."""
 
 import json
 import math
 
 import pytest
+from tiny import tiny_processor
 
-from fafa import FafaImageProcessor
+from fafa import FafaImageProcessor, FafaProcessor
 
 ABSURD = [
     ({"size": 50_000}, "size: expected a height from 1 to 4096 pixels, got 50000"),
@@ -45,6 +46,18 @@ def test_absurd_settings_are_refused_by_name_also_from_a_folder(tmp_path, settin
 def test_absurd_settings_for_one_call_are_refused_by_name():
     with pytest.raises(ValueError, match="size: expected a height from 1 to 4096 pixels, got 50000"):
         FafaImageProcessor()([], size=50_000)
+
+
+@pytest.mark.parametrize("settings", [{"max_text_length": value} for value in (0, -5, 10**18, "32", True, math.nan)])
+def test_absurd_settings_of_captions_are_refused_by_name_also_from_a_folder(tmp_path, settings):
+    processor = tiny_processor()
+    with pytest.raises(ValueError, match="max_text_length: expected a whole number from 3"):
+        FafaProcessor(processor.image_processor, processor.tokenizer, **settings)
+    processor.save_pretrained(tmp_path)
+    file = tmp_path / "processor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    with pytest.raises(ValueError, match="max_text_length: expected a whole number from 3"):
+        FafaProcessor.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("settings", [{"image_mean": 0.5, "image_std": [1, 1, 1]}, {"resample": 0}, {"size": 4096}])

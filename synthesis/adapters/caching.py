@@ -205,7 +205,7 @@ def _hash_of(tensors: dict[str, torch.Tensor]) -> str:
     """Of contiguous tensors on the CPU, by name."""
     digest = xxhash.xxh3_128()
     for name in sorted(tensors):
-        digest.update(f"{name} {tuple(tensors[name].shape)} {tensors[name].dtype}")
+        digest.update(f"{name} {tuple(tensors[name].shape)} {tensors[name].dtype}".encode())
         digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 

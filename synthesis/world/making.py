@@ -386,10 +386,10 @@ def _find_damaged(output_dir: Path, parameters: dict) -> set[str] | None:
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
         logger.warning("%s has no whole %s (%s): painted again", output_dir, _CHECKSUMS, error)
         return None
-    damaged = {}
-    for name, record in files.items():
-        if fault := next(faults_of(output_dir, {name: record}), None):
-            damaged[name] = fault
+    damaged: dict[str, str] = {}
+    if next(faults_of(output_dir, files), None):  # a second look, file by file, only if there is anything
+        faults = ((name, next(faults_of(output_dir, {name: record}), None)) for name, record in files.items())
+        damaged = {name: fault for name, fault in faults if fault}
     if damaged:
         few = "; ".join(list(damaged.values())[:3])
         logger.warning("%s: %d files are missing or damaged, and made again: %s", output_dir, len(damaged), few)

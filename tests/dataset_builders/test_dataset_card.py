@@ -137,9 +137,10 @@ def test_about_without_a_head_is_text_and_a_broken_head_is_told(tmp_path):
     about = tmp_path / "about.md"
     about.write_text("# Ours\n\nBy us.\n")
     assert read_about(about) == ("# Ours\n\nBy us.", {})
-    about.write_text("---\nlicense: [\n---\nBy us.\n")
-    with pytest.raises(ValueError, match=r"about\.md: expected YAML"):
-        read_about(about)
+    for head in ("license: [", "license: " + "[" * 10_000, "tags: &a [*a]", "license: !!python/name:os.system"):
+        about.write_text(f"---\n{head}\n---\nBy us.\n")
+        with pytest.raises(ValueError, match=r"about\.md: expected YAML"):
+            read_about(about)
 
 
 def test_a_painted_world_says_so_and_gives_its_parameters(make_card, tmp_path):
