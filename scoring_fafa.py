@@ -58,7 +58,8 @@ def topk_mean_similarity(
     # Autocast would turn even products of fp32 tensors into half precision.
     with torch.autocast(queries.device.type, enabled=False):
         wants_gradients = torch.is_grad_enabled() and (queries.requires_grad or targets.requires_grad)
-        if wants_gradients or torch.compiler.is_compiling():  # a compiler makes its own blocks, buffers and threads
+        # A compiler makes its own blocks, buffers and threads.
+        if wants_gradients or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return _plain_scores(queries.float(), targets.float(), num_top_tokens, max_elements)
         with torch.no_grad():
             return _scores(queries.float(), targets, num_top_tokens, max_elements)
@@ -107,11 +108,10 @@ def _scores(queries: Tensor, targets: Tensor, k: int, max_elements: int) -> Tens
             planes = _token_products(queries[down], block, piece, buffers)
             scores[down, across] = _sum_of_largest(planes, k, buffers).div_(k).T
 
-    is_small = len(blocks) == 1 and rows * min(columns, num_targets) <= SMALL_PLANE
-    if is_small or not _may_leave_thread(queries, targets):
-        score_blocks()
-    else:
+    if _may_leave_thread(queries, targets):
         _in_threads(score_blocks, blocks)
+    else:
+        score_blocks()
     return scores
 
 
@@ -244,7 +244,7 @@ def _in_threads(work: Callable[[], None], blocks: deque) -> None:
     for each other at its end by spinning: some 200 times for a block. Where one of them has a core together with
     another process, all wait for its turn every time.
     """
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_cores = _num_cores()
     workers = _WORKERS.get(os.getpid())
     if workers is None:
         # Threads start as they are needed; there is room for several callers at once.
@@ -265,6 +265,8 @@ def _in_threads(work: Callable[[], None], blocks: deque) -> None:
         with suppress(RuntimeError):  # no thread can be started: too many on this machine, or Python is about to end
             for _ in range(min(torch.get_num_threads(), num_cores, len(blocks))):
                 shares.append(workers.pool.submit(share))
+        while wait(shares, timeout=0.1).not_done:  # Ctrl-C may reach another thread, which does not wake this one
+            pass
         for done in shares:
             done.result()
     except BaseException:  # Ctrl-C as well
@@ -273,6 +275,11 @@ def _in_threads(work: Callable[[], None], blocks: deque) -> None:
     finally:
         wait(shares)  # they write into the caller's memory
     work()  # what is left, if threads could not be started
+
+
+def _num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _keep_to_one_core(workers: _Workers) -> bool:
@@ -291,7 +298,7 @@ def _keep_to_one_core(workers: _Workers) -> bool:
             is_set.wait()
             torch.set_num_threads(usual)
 
-        restorer = threading.Thread(target=restore)
+        restorer = threading.Thread(target=restore, name="fafa-restoring")
         try:
             restorer.start()
         except RuntimeError:  # too many threads on this machine
