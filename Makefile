@@ -19,6 +19,10 @@ SEED ?= 0
 BIN := $(VENV)/bin
 # Nothing here needs the Hub: tests and quickstart must not wait for it, nor differ with it.
 export HF_HUB_OFFLINE = 1
+# Threads that have done their share of an operation sleep instead of spinning. Training the small model is made of many
+# small operations: beside other busy processes on two cores its steps took six times as long with threads that spin.
+OMP_WAIT_POLICY ?= passive
+export OMP_WAIT_POLICY
 # --no-compile: half of the installation would be compiling modules that nobody imports; Python compiles on first use.
 INSTALL := $(BIN)/pip install --disable-pip-version-check --quiet --no-compile -c constraints.txt
 

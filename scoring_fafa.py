@@ -3,11 +3,23 @@
 Model, losses, evaluation and search all call `topk_mean_similarity`; nothing else computes a score.
 """
 
+import math
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+FEW_QUERIES = 32  # below, reading the targets takes longer than multiplying them
+SMALL_PLANE = 4096  # entries of a plane at which starting an operation takes about as long as the operation itself
 
 
 def topk_mean_similarity(
@@ -15,15 +27,18 @@ def topk_mean_similarity(
 ) -> Tensor:
     """Scores every query against every target by the mean of the k largest of its token similarities (paper, FDA).
 
-    Products are formed block by block, in fp32 whatever the inputs' precision, so that the tensor of queries x targets
-    x tokens never exists. Gradients flow to inputs that ask for them.
+    Products are formed block by block, in fp32 whatever the inputs' precision, so that neither the tensor of queries x
+    targets x tokens nor an fp32 copy of all targets ever exists. Gradients flow to inputs that ask for them.
+
+    On a CPU, without gradients, blocks are shared among as many threads as torch uses in the calling thread
+    (`torch.get_num_threads()`), each on one core. Scores do not depend on their number.
 
     Args:
         queries: `(num_queries, dim)`, unit length.
         targets: `(num_targets, num_tokens, dim)`, each token of unit length.
         num_top_tokens: k, from 1 to `num_tokens`.
-        max_elements: token similarities in a block; by default 2^21 on a CPU, where they stay in its cache, 2^26
-            elsewhere.
+        max_elements: token similarities in a block, and entries of its fp32 copy of targets in half precision; by
+            default 2^21 on a CPU, a block for each thread, 2^26 elsewhere.
 
     Returns:
         `(num_queries, num_targets)`, fp32, in [-1, 1].
@@ -42,13 +57,15 @@ def topk_mean_similarity(
         max_elements = 2**21 if queries.device.type == "cpu" else 2**26
     # Autocast would turn even products of fp32 tensors into half precision.
     with torch.autocast(queries.device.type, enabled=False):
-        if torch.is_grad_enabled() and (queries.requires_grad or targets.requires_grad):
-            return _differentiable_scores(queries.float(), targets.float(), num_top_tokens, max_elements)
+        wants_gradients = torch.is_grad_enabled() and (queries.requires_grad or targets.requires_grad)
+        # A compiler makes its own blocks, buffers and threads.
+        if wants_gradients or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return _plain_scores(queries.float(), targets.float(), num_top_tokens, max_elements)
         with torch.no_grad():
             return _scores(queries.float(), targets, num_top_tokens, max_elements)
 
 
-def _differentiable_scores(queries: Tensor, targets: Tensor, k: int, max_elements: int) -> Tensor:
+def _plain_scores(queries: Tensor, targets: Tensor, k: int, max_elements: int) -> Tensor:
     rows = max(1, max_elements // max(1, targets.shape[0] * targets.shape[1]))
     tokens = targets.flatten(0, 1)  # (targets * tokens, dim)
     blocks = [
@@ -59,38 +76,97 @@ def _differentiable_scores(queries: Tensor, targets: Tensor, k: int, max_element
 
 
 def _scores(queries: Tensor, targets: Tensor, k: int, max_elements: int) -> Tensor:
-    num_queries, (num_targets, num_tokens, _) = len(queries), targets.shape
-    scores = torch.empty(num_queries, num_targets, device=queries.device)
+    num_queries, (num_targets, num_tokens, dim) = len(queries), targets.shape
+    scores = torch.empty(num_queries, num_targets, dtype=torch.float32, device=queries.device)
     rows = max(1, min(num_queries, max_elements // num_tokens, 1024))
-    columns = max(1, max_elements // (rows * num_tokens))
-    for left in range(0, num_targets, columns):
-        block = targets[left : left + columns].float()
-        for top in range(0, num_queries, rows):
-            products = _token_products(queries[top : top + rows], block)  # (targets, tokens, queries)
-            scores[top : top + rows, left : left + columns] = _sum_of_largest(products.unbind(dim=1), k).T
-    return scores.div_(k)
-
-
-def _token_products(queries: Tensor, targets: Tensor) -> Tensor:
-    """(q, d) and (g, n, d) to (g, n, q)."""
+    piece = max(1, max_elements // (num_tokens * dim))  # targets whose copy in fp32 keeps to the budget
+    columns = max(1, max_elements // (num_tokens * rows))
     if queries.device.type != "cpu":
-        return targets @ queries.T
+        columns = columns if targets.dtype == torch.float32 else min(columns, piece)
+    elif rows < FEW_QUERIES:  # pieces are gathered: planes of so few rows would be short
+        columns = min(columns, SMALL_PLANE)
+    else:
+        columns = min(columns, piece)
+    # The blocks depend on nothing but sizes: so do the last bits of the scores.
+    blocks = deque(
+        (slice(left, left + columns), slice(top, top + rows))
+        for left in range(0, num_targets, columns)
+        for top in range(0, num_queries, rows)
+    )
+
+    def score_blocks() -> None:
+        """Takes blocks until none is left; runs in several threads at once."""
+        buffers = _Buffers()
+        taken, block = None, targets
+        while blocks:
+            try:
+                across, down = blocks.popleft()
+            except IndexError:  # another thread was faster
+                return
+            if across != taken:
+                taken, block = across, targets[across]
+            planes = _token_products(queries[down], block, piece, buffers)
+            scores[down, across] = _sum_of_largest(planes, k, buffers).div_(k).T
+
+    if _may_leave_thread(queries, targets):
+        _in_threads(score_blocks, blocks)
+    else:
+        score_blocks()
+    return scores
+
+
+class _Buffers(dict):
+    """fp32 memory of one thread, which its blocks write over in turn: pages touched for the first time are dear."""
+
+    def take(self, name: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        """A tensor of this shape in the memory of this name, whose earlier content is lost."""
+        size = math.prod(shape)
+        if name not in self or len(self[name]) < size:
+            self[name] = torch.empty(size, dtype=torch.float32, device=device)
+        return self[name][:size].view(shape)
+
+
+def _token_products(queries: Tensor, targets: Tensor, piece: int, buffers: _Buffers) -> Tensor:
+    """(q, d) and (g, n, d) to (n, g, q) in fp32, converting at most `piece` targets at a time."""
+    (num_targets, num_tokens, dim), num_queries = targets.shape, len(queries)
+    shape = num_tokens, num_targets, num_queries
+    if targets.dtype != torch.float32 and num_targets > piece:
+        products = buffers.take("products", shape, queries.device)
+        for start in range(0, num_targets, piece):
+            part = slice(start, start + piece)
+            products[:, part] = _token_products(queries, targets[part], piece, buffers)
+        return products
+    if targets.dtype != torch.float32:
+        targets = buffers.take("targets", targets.shape, targets.device).copy_(targets)
+    if queries.device.type != "cpu":
+        return (targets @ queries.T).permute(1, 0, 2)
+    if len(queries) >= FEW_QUERIES and _matmul_is_fast():
+        products = buffers.take("products", shape, queries.device)
+        return torch.bmm(targets.permute(1, 0, 2), queries.T.expand(num_tokens, dim, num_queries), out=products)
     # A 1x1 convolution is the same product, and on a CPU it goes to oneDNN, which uses AVX-512 on every make of
     # processor: twice as fast as matmul (MKL) on AMD's. Channels last, so nothing is copied.
     pixels = targets[:, None].permute(0, 3, 1, 2)  # (g, d, 1, n)
     kernels = queries[:, None, None].permute(0, 3, 1, 2)  # (q, d, 1, 1)
-    return F.conv2d(pixels, kernels)[:, :, 0].permute(0, 2, 1)
+    return F.conv2d(pixels, kernels)[:, :, 0].permute(2, 0, 1)
 
 
-def _sum_of_largest(planes: tuple[Tensor, ...], k: int) -> Tensor:
-    """Sums the k largest of n equally shaped tensors, entry by entry, overwriting them.
+@cache
+def _matmul_is_fast() -> bool:
+    """Whether the processor is Intel's, for which MKL is made. Its products have the convolution's bits there, lie
+    in the order in which they are needed and go into memory that is kept."""
+    read = getattr(torch.cpu, "get_capabilities", dict)  # since torch 2.10
+    return torch.backends.mkl.is_available() and "Intel" in read().get("cpu_name", "")
+
+
+def _sum_of_largest(planes: Tensor, k: int, buffers: _Buffers) -> Tensor:
+    """Sums the k largest of n planes, `(n, ...)`, entry by entry, overwriting them.
 
     Sorting each entry's short token axis is slow; a fixed network of max and min over whole planes selects the same at
     memory speed (15 times faster than `torch.topk` on a CPU).
     """
-    planes = list(planes)
     network, largest = _selection_network(len(planes), k)
-    spare = torch.empty_like(planes[0])
+    spare = buffers.take("spare", planes.shape[1:], planes.device)
+    planes = list(planes.unbind())
     for high, low, keep_low in network:
         if keep_low:
             torch.maximum(planes[high], planes[low], out=spare)
@@ -125,7 +201,13 @@ def _selection_network(n: int, k: int) -> tuple[list[tuple[int, int, bool]], lis
         if len(wires) == 1:
             return wires
         first = largest(wires[: len(wires) // 2], True)
-        second = largest(wires[len(wires) // 2 :], True)[::-1]
+        second = largest(wires[len(wires) // 2 :], True)
+        if in_order and len(first) == len(second) == 2 and k >= 4:
+            # Two pairs in order take three comparators (Batcher's odd-even merge), one fewer than a bitonic merger.
+            (a, b), (c, d) = first, second
+            network.extend([(a, c, True), (b, d, True), (c, b, True)])
+            return [a, c, b, d]
+        second = second[::-1]
         surplus = max(0, len(first) + len(second) - k)
         network.extend(
             (high, low, False) for high, low in zip(first[len(first) - surplus :], second[:surplus], strict=True)
@@ -136,3 +218,93 @@ def _selection_network(n: int, k: int) -> tuple[list[tuple[int, int, bool]], lis
         return merged
 
     return network, largest(list(range(n)), False)
+
+
+def _may_leave_thread(queries: Tensor, targets: Tensor) -> bool:
+    """Whether other threads may do the work: they do not see a mode (counting, tracing) that is on in this one."""
+    is_plain = type(queries) is Tensor and type(targets) is Tensor and _get_current_dispatch_mode() is None
+    return is_plain and queries.device.type == "cpu" and torch.get_num_threads() > 1
+
+
+class _Workers(NamedTuple):
+    """The threads of one process."""
+
+    pool: ThreadPoolExecutor
+    setting: threading.Lock  # held while a thread changes torch's settings
+    own: threading.local
+
+
+_WORKERS: dict[int, _Workers] = {}  # by process: one that was forked has this, but not the threads of its parent
+
+
+def _in_threads(work: Callable[[], None], blocks: deque) -> None:
+    """Calls `work`, which takes blocks until none is left, in as many threads as torch would use, at once.
+
+    Each is a thread of Python that keeps to one core. torch's own threads share out every single operation and wait
+    for each other at its end by spinning: some 200 times for a block. Where one of them has a core together with
+    another process, all wait for its turn every time.
+    """
+    num_cores = _num_cores()
+    workers = _WORKERS.get(os.getpid())
+    if workers is None:
+        # Threads start as they are needed; there is room for several callers at once.
+        pool = ThreadPoolExecutor(4 * num_cores, "fafa-scoring")
+        workers = _WORKERS.setdefault(os.getpid(), _Workers(pool, threading.Lock(), threading.local()))
+
+    def share() -> None:
+        try:
+            if _keep_to_one_core(workers):
+                with torch.inference_mode():  # whatever the caller's: modes are a thread's own
+                    work()
+        except BaseException:
+            blocks.clear()  # the other threads end with their present block
+            raise
+
+    shares: list[Future] = []
+    try:
+        with suppress(RuntimeError):  # no thread can be started: too many on this machine, or Python is about to end
+            for _ in range(min(torch.get_num_threads(), num_cores, len(blocks))):
+                shares.append(workers.pool.submit(share))
+        while wait(shares, timeout=0.1).not_done:  # Ctrl-C may reach another thread, which does not wake this one
+            pass
+        for done in shares:
+            done.result()
+    except BaseException:  # Ctrl-C as well
+        blocks.clear()
+        raise
+    finally:
+        wait(shares)  # they write into the caller's memory
+    work()  # what is left, if threads could not be started
+
+
+def _num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _keep_to_one_core(workers: _Workers) -> bool:
+    """Makes torch use one core in the present thread and in no other; whether that worked.
+
+    `torch.set_num_threads` sets the number of the thread that calls it, and of all threads that have not used torch
+    yet. A second thread, which then ends, puts the latter right again.
+    """
+    if getattr(workers.own, "keeps_to_one_core", False):
+        return True
+    with workers.setting:
+        usual = torch.get_num_threads()
+        is_set = threading.Event()
+
+        def restore() -> None:
+            is_set.wait()
+            torch.set_num_threads(usual)
+
+        restorer = threading.Thread(target=restore, name="fafa-restoring")
+        try:
+            restorer.start()
+        except RuntimeError:  # too many threads on this machine
+            return False
+        torch.set_num_threads(1)
+        is_set.set()
+        restorer.join()
+    workers.own.keeps_to_one_core = True
+    return True

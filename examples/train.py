@@ -23,7 +23,8 @@ FDA, KL(prediction ‖ label), has hardly a gradient while all scores are alike,
    Rank-1 doubles. From the first step on, such batches learn slowly.
 3. From step 950 FAFA's own loss (`contrastive_steps` ends), with α = 0: here only the own target counts as correct.
 
-Large batches and few patches (16 an image) make the most of two cores.
+Large batches and few patches (16 an image) make the most of two cores. Where other processes are busy on them as well,
+`OMP_WAIT_POLICY=passive` in the environment keeps torch's threads from spinning (the Makefile sets it).
 """
 
 import difflib

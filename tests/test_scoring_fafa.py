@@ -1,11 +1,69 @@
-"""The one scoring function: every path of it against the plain definition."""
+"""The one scoring function: every path of it against the plain definition, and its threads."""
+
+import multiprocessing
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from torch.nn.functional import normalize
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
 
+from fafa import scoring_fafa
 from fafa.scoring_fafa import topk_mean_similarity
 
 equal = torch.testing.assert_close
+BLOCK = 2**12  # token similarities: 25 blocks of the features below
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    """torch uses two threads, and those that score start anew."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr(scoring_fafa, "_WORKERS", {})
+    monkeypatch.setattr(scoring_fafa, "_num_cores", lambda: 2)
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def features():
+    generator = torch.Generator().manual_seed(0)
+    queries, targets = torch.randn(40, 16, generator=generator), torch.randn(300, 8, 16, generator=generator)
+    return normalize(queries, dim=-1), normalize(targets, dim=-1)
+
+
+@pytest.fixture(scope="module")
+def plain(features):
+    return torch.einsum("qd,gnd->qgn", *features).topk(3).values.mean(-1)
+
+
+def score(features) -> torch.Tensor:
+    return topk_mean_similarity(*features, 3, BLOCK)
+
+
+def score_in_a_process(features, connection) -> None:
+    torch.set_num_threads(2)
+    connection.send(score(features).numpy())
+
+
+class Scores(torch.utils.data.Dataset):
+    """Scores where a DataLoader's worker reads."""
+
+    def __init__(self, features):
+        self.features = features
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        torch.set_num_threads(2)
+        return score(self.features)
 
 
 def test_score_in_chunks_equals_whole_and_has_gradients():
@@ -62,3 +120,172 @@ def test_swapped_scoring_arguments_fail():
         topk_mean_similarity(torch.randn(4, 6), targets, 2)
     with pytest.raises(ValueError, match="num_top_tokens is 4"):
         topk_mean_similarity(queries, targets, 4)
+
+
+@pytest.mark.parametrize("num_queries", [1, 2, 31, 32, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_threads_give_the_bits_of_one_thread(two_threads, features, num_queries, dtype):
+    queries, targets = features[0][:num_queries], features[1].to(dtype)
+    in_threads = topk_mean_similarity(queries, targets, 3, BLOCK)
+    torch.set_num_threads(1)
+    alone = topk_mean_similarity(queries, targets, 3, BLOCK)
+    assert torch.equal(in_threads, alone)
+    equal(alone, torch.einsum("qd,gnd->qgn", queries, targets.float()).topk(3).values.mean(-1), rtol=0, atol=1e-6)
+
+
+def test_threads_settings_are_as_they_were_for_the_caller_and_all_other_threads(two_threads, features, monkeypatch):
+    """`torch.set_num_threads` in one thread changes what threads get that have not used torch yet."""
+
+    def settings() -> tuple[int, str]:
+        return torch.get_num_threads(), torch.__config__.parallel_info()
+
+    inside = []
+
+    def sum_of_largest(*arguments):
+        inside.append((threading.current_thread(), torch.get_num_threads()))
+        return original(*arguments)
+
+    original = scoring_fafa._sum_of_largest
+    monkeypatch.setattr(scoring_fafa, "_sum_of_largest", sum_of_largest)
+    with ThreadPoolExecutor(1) as older, ThreadPoolExecutor(1) as newer:
+        before = settings()
+        assert older.submit(settings).result() == before
+        score(features)
+        assert settings() == before
+        assert older.submit(settings).result() == before
+        assert newer.submit(settings).result() == before
+    assert len(inside) > 20
+    assert {number for _, number in inside} == {1}
+    assert threading.current_thread() not in {thread for thread, _ in inside}
+
+
+def test_no_thread_holds_more_than_a_block_whatever_the_shapes(features):
+    """Two gigabytes for one query against 200,000 images in half precision: their copy in fp32 was not counted."""
+
+    class Largest(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            result = function(*arguments, **(keywords or {}))
+            if isinstance(result, torch.Tensor) and result.untyped_storage().data_ptr() not in inputs:
+                sizes.append(result.untyped_storage().nbytes())
+            return result
+
+    for num_queries in (1, 31, 32, 700):
+        for dtype in (torch.float32, torch.bfloat16):
+            queries, targets = torch.randn(num_queries, 16), features[1].to(dtype)
+            inputs, sizes = {tensor.untyped_storage().data_ptr() for tensor in (queries, targets)}, []
+            with Largest():
+                scores = topk_mean_similarity(queries, targets, 3, BLOCK)
+            assert sizes
+            assert max(size for size in sizes if size != scores.nbytes) <= 4 * BLOCK, (num_queries, dtype)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad, torch.inference_mode])
+def test_threads_score_in_every_mode(two_threads, features, plain, mode):
+    with mode():
+        scores = score(features)
+        assert scores.is_inference() == (mode is torch.inference_mode)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(score(features), scores)
+    equal(scores, plain, rtol=0, atol=1e-6)
+    with torch.inference_mode():
+        inference = [tensor.clone() for tensor in features]
+    assert torch.equal(score(inference), scores)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.equal(score(features), scores)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_many_threads_may_score_at_once(two_threads, features):
+    expected = score(features)
+    with ThreadPoolExecutor(8) as callers:
+        assert all(torch.equal(scores, expected) for scores in callers.map(score, [features] * 24))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_a_forked_process_scores_although_it_has_no_thread_of_its_parent(two_threads, features):
+    expected = score(features)
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=score_in_a_process, args=(features, sender))
+    process.start()
+    try:
+        assert receiver.poll(60), "the child hangs"
+        assert torch.equal(torch.from_numpy(receiver.recv()), expected)
+        process.join(60)
+        assert process.exitcode == 0
+    finally:
+        process.kill()
+    loader = DataLoader(Scores(features), batch_size=None, num_workers=1, multiprocessing_context="fork", timeout=60)
+    assert all(torch.equal(scores, expected) for scores in loader)
+
+
+def test_an_error_in_a_thread_is_the_callers(two_threads, features, monkeypatch):
+    expected = score(features)
+    calls = []
+
+    def fail(*arguments):
+        calls.append(arguments)
+        raise MemoryError("no memory for a block")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring_fafa, "_sum_of_largest", fail)
+        with pytest.raises(MemoryError, match="no memory for a block"):
+            score(features)
+    assert len(calls) <= 2  # nobody went on
+    assert torch.equal(score(features), expected)
+
+
+def test_an_interrupt_ends_all_threads_soon(two_threads, features, monkeypatch):
+    expected = score(features)
+    calls = []
+
+    def interrupt(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        time.sleep(0.1)
+        return original(*arguments)
+
+    original = scoring_fafa._sum_of_largest
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring_fafa, "_sum_of_largest", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            score(features)
+    assert len(calls) < 10  # of 25
+    assert torch.equal(score(features), expected)
+
+
+@pytest.mark.parametrize("name", ["fafa-scoring", "fafa-restoring"])
+def test_where_no_thread_can_be_started_the_caller_scores_alone(two_threads, features, monkeypatch, name):
+    """A container may bound the number of threads."""
+    torch.set_num_threads(1)
+    expected = score(features)
+    torch.set_num_threads(2)
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name.startswith(name):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert torch.equal(score(features), expected)
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_compilers_tracers_and_modes_see_the_whole_work(two_threads, features, plain):
+    """They see what happens in the calling thread."""
+    with torch.no_grad():
+        compiled = torch.compile(score, backend="eager", fullgraph=True)
+        equal(compiled(features), plain, rtol=0, atol=1e-6)
+        traced = torch.jit.trace(lambda *features: score(features), features, check_trace=False)
+        other = features[0].flip(0).contiguous()
+        equal(traced(other, features[1]), plain.flip(0), rtol=0, atol=1e-6)
+    with FlopCounterMode(display=False) as counter:
+        score(features)
+    assert counter.get_total_flops() == 2 * 40 * 300 * 8 * 16

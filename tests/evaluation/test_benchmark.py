@@ -18,11 +18,14 @@ def test_the_plain_ways_give_the_metrics_of_the_package(way):
 
 
 def test_the_page_says_what_was_found():
+    idle, busy = (scoring["measure_in_turns"](8, 24, number) for number in (0, 1))
     runs = [scoring["measure"](way, 4, 16) for way, *_ in scoring["RUNS"]]
-    record = scoring["summarize"](runs)
+    record = scoring["summarize"](runs, idle, busy, load=0.5)
     assert record["equal_metrics_on_slice"]
     page = scoring["to_markdown"](record)
     assert "are equal" in page
     assert page.count("\n| fafa |") == 2
-    runs[2]["metrics"]["mAP"] += 1
-    assert "NOT EQUAL" in scoring["to_markdown"](scoring["summarize"](runs))
+    assert page.count("\n| no busy processes |") == page.count("\n| 1 busy processes |") == 3
+    assert scoring["processor_name"]() in page
+    runs[1]["metrics"]["mAP"] += 1
+    assert "NOT EQUAL" in scoring["to_markdown"](scoring["summarize"](runs, idle, busy, load=0.5))
