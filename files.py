@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 SEAL = "checksum of all else here"  # the entry of a manifest that `sealed` adds
 _PIECE = 1 << 20
+_UNCOMPRESSED = {b"BM", b"II", b"MM", b"P4", b"P5", b"P6", b"Pf", b"PF"}  # how BMP, TIFF and PPM begin
 _LARGEST_JSON = 256 << 20  # bytes; what is larger was not written by this package
 
 
@@ -80,14 +81,17 @@ def contents_of(file: str | os.PathLike) -> str:
     """What tells a file from others wherever it lies: its size, and a hash of all of it, or of parts of a large one.
 
     Up to 1 MiB all is read; of more, four parts of 256 KiB, the first and the last among them. A photograph that was
-    changed is compressed anew, so all its parts differ.
+    changed is compressed anew, so all its parts differ. Formats that need not be compressed are read whole.
     """
     part = _PIECE // 4
     with Path(file).open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         digest = xxhash.xxh3_128()
-        if size <= 4 * part:
-            digest.update(stream.read())
+        start = stream.read(2)
+        stream.seek(0)
+        if size <= 4 * part or start in _UNCOMPRESSED:
+            while piece := stream.read(_PIECE):
+                digest.update(piece)
         else:
             for number in range(4):
                 stream.seek((size - part) * number // 3)

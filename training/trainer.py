@@ -183,12 +183,24 @@ class ResumableOneCycle(OneCycleLR):
         super().load_state_dict({name: value for name, value in state_dict.items() if name not in length})
 
 
+def undecoded(dataset):
+    """A `datasets.Dataset` whose images come as paths or bytes, for the one reader to judge; anything else as it is.
+
+    Decoded by `datasets`, a broken picture ends training without a name, whatever the collator's `on_error`.
+    """
+    for name, feature in (getattr(dataset, "features", None) or {}).items():
+        if type(feature).__name__ == "Image" and feature.decode:
+            dataset = dataset.cast_column(name, type(feature)(mode=feature.mode, decode=False))
+    return dataset
+
+
 class FafaTrainer(AveragedWeights, SafeTrainer):
     """Trainer with one-cycle schedule, group-aware batches, and the loss terms in the log."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._check_settings()
+        self.train_dataset, self.eval_dataset = undecoded(self.train_dataset), undecoded(self.eval_dataset)
         if self.is_fsdp_enabled:  # it shards no scalars; `_save` undoes this
             self.model.temperature = torch.nn.Parameter(self.model.temperature.detach().reshape(1))
         self.facts = RunFacts()

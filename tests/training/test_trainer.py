@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import Image
 from tiny import GOLDEN, tiny_model, tiny_processor
 from tiny_run import tiny_trainer
 
@@ -124,6 +125,18 @@ def test_skipped_images_are_counted_and_reported(tmp_path, triplets, caplog):
     assert trainer.skipped_images == {str(broken): 6}  # two triplets hold it, in three epochs
     assert "1 images could not be read; triplets were left out 6 times" in caplog.text
     assert broken.name in caplog.records[-1].message
+
+
+def test_images_that_datasets_would_decode_are_judged_by_the_one_reader(tmp_path, triplets):
+    """A broken picture among them ended training by an error that named neither file nor triplet."""
+    broken = tmp_path / "0-0_left.png"
+    broken.write_bytes(b"no image")
+    for column in ("reference_image", "target_image"):
+        triplets = triplets.cast_column(column, Image())
+    collator = FafaDataCollator(tiny_processor(), on_error="skip")
+    trainer = make_trainer(tmp_path, triplets, data_collator=collator, eval_dataset=triplets, max_steps=3)
+    trainer.train()
+    assert set(trainer.skipped_images) == {str(broken)}
 
 
 def test_unreadable_held_out_images_are_left_out_once_and_for_all(tmp_path, triplets, caplog):

@@ -1,0 +1,79 @@
+"""Files: whole or not at all, told from one another by contents, and checked."""
+
+import errno
+import os
+
+import pytest
+
+from fafa.files import contents_of, faults_of, hash_file, record_files, stamp_of, whole_file
+
+MIB = 1 << 20
+
+
+def test_a_file_that_was_not_finished_replaces_nothing(tmp_path):
+    file = tmp_path / "a.json"
+    file.write_text("before")
+    with pytest.raises(KeyboardInterrupt), whole_file(file) as part:
+        part.write_text("half")
+        raise KeyboardInterrupt
+    assert file.read_text() == "before" and list(tmp_path.iterdir()) == [file]
+    with whole_file(file) as part:
+        part.write_text("after")
+    assert file.read_text() == "after" and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_full_disk_is_told_with_the_file_and_the_remedy(tmp_path):
+    with (
+        pytest.raises(OSError, match=r"the disk is full \(.* MiB free\).*Make room.*a\.json"),
+        whole_file(tmp_path / "a.json"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("size", [0, 10, MIB, MIB + 1, 3 * MIB])
+def test_contents_are_told_by_size_first_and_last_bytes(tmp_path, size):
+    file, other = tmp_path / "a.jpg", tmp_path / "b.jpg"
+    data = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    file.write_bytes(data)
+    other.write_bytes(data)
+    assert contents_of(file) == contents_of(other)
+    for changed in (data + b"x", data[:-1] + b"x" if size else b"x", b"x" + data[1:] if size else b"xy"):
+        other.write_bytes(changed)
+        assert contents_of(file) != contents_of(other)
+
+
+@pytest.mark.parametrize("start", [b"BM", b"II*\0", b"MM\0*", b"P6\n"])
+def test_one_pixel_anywhere_in_a_large_uncompressed_picture_counts(tmp_path, start):
+    """Compressed anew, a picture changes everywhere; these are changed in place."""
+    file = tmp_path / "picture"
+    data = bytearray(start + bytes(4 * MIB))
+    file.write_bytes(data)
+    before = contents_of(file)
+    data[MIB + 400_000] = 1  # in none of the parts that are read of a compressed one
+    file.write_bytes(data)
+    assert contents_of(file) != before
+
+
+def test_a_stamp_tells_a_file_whose_time_and_size_were_kept(tmp_path):
+    file, other = tmp_path / "a.jpg", tmp_path / "b.jpg"
+    file.write_bytes(b"one")
+    other.write_bytes(b"two")
+    before = stamp_of(file.stat())
+    assert stamp_of(file.stat()) == before
+    os.utime(other, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
+    other.replace(file)
+    assert stamp_of(file.stat())[:2] == before[:2] and stamp_of(file.stat()) != before
+
+
+def test_missing_short_and_damaged_files_are_named(tmp_path):
+    for name in "abcd":
+        (tmp_path / name).write_bytes(name.encode() * 100)
+    recorded = record_files(tmp_path, "abcd")
+    assert list(faults_of(tmp_path, recorded)) == [] and recorded["a"]["xxh3_128"] == hash_file(tmp_path / "a")
+    (tmp_path / "a").unlink()
+    (tmp_path / "b").write_bytes(b"b")
+    (tmp_path / "c").write_bytes(b"c" * 99 + b"d")
+    faults = list(faults_of(tmp_path, recorded))
+    assert faults[:2] == ["a is missing", "b has 1 bytes instead of 100"]
+    assert faults[2].startswith("c is damaged") and len(faults) == 3
+    assert len(list(faults_of(tmp_path, recorded, contents=False))) == 2
