@@ -32,6 +32,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import Blip2Config
 
+from .commands import command
 from .configuration_fafa import FafaConfig
 from .files import read_json
 from .image_processing_fafa import FafaImageProcessor
@@ -613,11 +614,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the output")
     options = vars(parser.parse_args(arguments))
     options["dtype"] = getattr(torch, options["dtype"])
-    try:
+    with command(kept="Nothing is kept: delete what was written, and give the same command again."):
         conversion = convert_checkpoint(**options)
-    except (ValueError, OSError) as error:
-        parser.exit(1, f"error: {error}\n")
-    print(report(conversion, options["output"]))
+        print(report(conversion, options["output"]))
 
 
 if __name__ == "__main__":

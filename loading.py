@@ -1,4 +1,4 @@
-"""Worker processes of DataLoaders: their batches need no shared memory, and a killed worker ends the run.
+"""Reading data: images left to the one reader, and workers that need no shared memory and hang no run.
 
 Torch's workers hand tensors over in shared memory, of which a container has 64 MB by default: where it is full, a batch
 is lost in a thread of the worker, and the run waits for it for ever. Here tensors travel through the workers' pipe.
@@ -23,6 +23,17 @@ import torch
 from .workers import WorkerDiedError, check_num_workers, start_worker
 
 logger = logging.getLogger(__name__)
+
+
+def undecoded(dataset):
+    """A `datasets.Dataset` whose images come as paths or bytes, for the one reader to judge; anything else as it is.
+
+    What `datasets` cannot decode ends a run by an error that names no file, and cannot be skipped.
+    """
+    for name, feature in (getattr(dataset, "features", None) or {}).items():
+        if type(feature).__name__ == "Image" and feature.decode:
+            dataset = dataset.cast_column(name, type(feature)(mode=feature.mode, decode=False))
+    return dataset
 
 
 def worker_options(num_workers: int, start_method: str | None = None) -> dict[str, Any]:

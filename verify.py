@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .files import read_json
+from .workers import WorkerDiedError
 
 logger = logging.getLogger(__name__)
 
@@ -261,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     num_faults += len(verdict.faults)
                     num_unchecked += len(verdict.unchecked)
                     _show(verdict)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, WorkerDiedError) as error:
                 num_unchecked += 1
                 print(f"Not checked: {error}", file=sys.stderr)
     except KeyboardInterrupt:

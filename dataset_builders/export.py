@@ -49,6 +49,7 @@ from filelock import FileLock, Timeout
 from huggingface_hub.errors import HTTPError
 from tqdm.auto import tqdm
 
+from ..commands import command
 from ..files import SEAL, faults_of, hash_file, is_sealed, read_json, sealed, stamp_of, whole_file
 from ..image_reading_fafa import UnreadableImageError, inspect_image, read_image_file
 from . import BUILDERS, register_builders
@@ -555,7 +556,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--about", metavar="FILE.md", help="for the card: how the data was made, and YAML for its head")
     parser.add_argument("--push-to-hub", metavar="REPO", help="upload it to owner/name; a new repository is private")
     options = parser.parse_args(arguments)
-    try:
+    with command(kept="Finished shards stay: the same command goes on from there."):
         shards = export_dataset(
             options.name,
             options.config,
@@ -569,8 +570,6 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{options.output}: a card, and shards: {len(shards):,}, {num_bytes:,} bytes")
         if options.push_to_hub:
             print(f"uploaded: {push_to_hub(options.output, options.push_to_hub)}")
-    except (OSError, ValueError) as error:
-        parser.exit(1, f"error: {error}\n")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 
-from .records import BadRecord
+from .records import INACCESSIBLE, BadRecord
 
 
 @dataclass(frozen=True)
@@ -85,17 +85,20 @@ class ImageFinder:
         """The absolute path of an image.
 
         Raises:
-            BadRecord: no such file, one whose name differs in case, or a file of 0 bytes.
+            BadRecord: no such file, one whose name differs in case, that cannot be read now, or of 0 bytes.
         """
         folder, _, name = path.rpartition("/")
         if folder not in self._places:
             self._places[folder] = self._find_folders(folder)
-        places = self._places[folder]
+        places, trouble = self._places[folder], None
         for index, place in enumerate(places):
             file = f"{place}/{name}"
             try:
                 status = os.stat(file)  # noqa: PTH116 - there are millions, and Path takes far longer
-            except OSError:
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:  # a folder that may not be entered, a drive in trouble
+                trouble = error
                 continue
             if not S_ISREG(status.st_mode):
                 continue
@@ -104,6 +107,8 @@ class ImageFinder:
             if index:  # its neighbours likely lie there, too
                 places.insert(0, places.pop(index))
             return file
+        if trouble is not None:
+            raise BadRecord(INACCESSIBLE, f"{path}: {trouble.strerror}")
         return self._find_spelt_otherwise(path, [(place, name) for place in places])
 
     def _find_spelt_otherwise(self, path: str, starts: list[tuple[str, str]]) -> str:

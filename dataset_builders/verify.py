@@ -45,7 +45,7 @@ from .checked import Found, as_line, look_at, read_lines
 from .dataset_card import Statistics
 from .images import ImageCheck, check_image
 from .layout import ImageFinder, Layout, local_layout
-from .records import REMEDIES, BadRecord, DataFormatError, Repeats, path_field, read_records
+from .records import INACCESSIBLE, REMEDIES, BadRecord, DataFormatError, Repeats, path_field, read_records
 
 logger = logging.getLogger(__name__)
 
@@ -54,13 +54,10 @@ _FEW = 10  # examples in report.md
 _IMAGE_COUNTS = ("named", "missing or empty", "broken", "cannot be read now", "sound")
 
 _CORRUPT, _REPEAT, _UNREADABLE = "names an image file that is broken", "repeats an earlier record", "cannot be read"
-_INACCESSIBLE = "names an image file that cannot be read now"
 _REMEDIES = REMEDIES | {
     _CORRUPT: "fetch, unpack or copy the file again, or take the record out",
     _REPEAT: "take the repetition out",
     _UNREADABLE: "fetch the file again; records after this one were not seen",
-    _INACCESSIBLE: "see to its permissions, or to the disk or network drive it lies on, and check again; this "
-    "says nothing about the image",
 }
 
 
@@ -386,7 +383,7 @@ class Reading:
             if error := self.images.broken.get(image):
                 self._add(number, BadRecord(_CORRUPT, f"{self.images.paths[image]}: {error}"))
             if error := self.images.inaccessible.get(image):
-                self._add(number, BadRecord(_INACCESSIBLE, f"{self.images.paths[image]}: {error}"))
+                self._add(number, BadRecord(INACCESSIBLE, f"{self.images.paths[image]}: {error}"))
 
     def _add(self, number: int, bad: BadRecord) -> None:
         self.problems[bad.problem].append((number, bad.detail))
@@ -550,7 +547,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     place = options.output or Path(report["root"], "verify")
     print(f"{'All is sound' if report['sound'] else 'There are problems'}: see {place / _REPORT}.md")
     problems = {problem for found in report["files"].values() for problem in found["problems"]}
-    return 0 if not problems else 2 if problems == {_INACCESSIBLE} else 1
+    return 0 if not problems else 2 if problems == {INACCESSIBLE} else 1
 
 
 if __name__ == "__main__":

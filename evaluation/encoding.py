@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..loading import undecoded
 from ..modeling_fafa import FafaModel
 from ..processing_fafa import FafaProcessor
 from ..retrieval.encoding import collect_features, describe_images, encode_images, unchanged
@@ -59,7 +60,7 @@ def encode_targets(
     return encode_images(
         model,
         processor,
-        _undecoded(gallery),
+        undecoded(gallery)["image"],
         batch_size,
         num_workers,
         dtype=dtype,
@@ -103,7 +104,7 @@ def encode_queries(
     model.eval()
     needed = _arguments(modes)
     captions = queries["caption"][:] if "input_ids" in needed else None
-    images = _undecoded(queries) if "pixel_values" in needed else None
+    images = undecoded(queries)["image"] if "pixel_values" in needed else None
     fingerprint = model_fingerprint(model)
     groups = [list(modes)] if features_dir is None else [[mode] for mode in modes]
     settings, known = [], {}
@@ -186,10 +187,3 @@ def _encode_queries(
 
 def _arguments(modes: Sequence[str]) -> set[str]:
     return {argument for mode in modes for argument in QUERY_MODES[mode]}
-
-
-def _undecoded(dataset: "datasets.Dataset") -> Sequence[Any]:
-    """Its images as paths or bytes: an error can name the file, and what decodes them is `open_image`."""
-    from datasets import Image
-
-    return dataset.cast_column("image", Image(decode=False))["image"]

@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..loading import undecoded
 from ..retrieval import RankedImage, RankedQuery, draw_contact_sheet
 from .metrics import chance_metrics
 from .report import PICTURES, EvaluationReport
@@ -102,6 +103,7 @@ def draw_sheets(
         "worst": (by_rank, "those whose first correct image ranks lowest"),
         "random": (sorted(some), f"drawn at random (seed {seed})"),
     }
+    queries, gallery = undecoded(queries), undecoded(gallery)
     for name, (chosen, reason) in sheets.items():
         sheet = draw_contact_sheet(
             [_sheet_row(report, index, queries, gallery, gallery_ids) for index in chosen[:SHEET_QUERIES]],

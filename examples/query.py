@@ -47,6 +47,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--include-rubbish", action="store_true", help="search previews, waste baskets and the like, too"
     )
+    parser.add_argument(
+        "--exact-pixels",
+        action="store_true",
+        help="decode large photographs in full, as the released code does: slower, scores differ a little",
+    )
     parser.add_argument("--keep-query-photo", action="store_true", help="show it and its copies among the results")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="precision of the model")
@@ -75,6 +80,7 @@ def main(args: argparse.Namespace) -> None:
     # 2. The model and its processor; then the query, which may be of no use, too.
     model = FafaModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device)
     processor = FafaProcessor.from_pretrained(args.model)
+    processor.image_processor.draft_photographs = not args.exact_pixels
     processor(images=args.image, text=args.caption)
 
     # 3. The gallery, encoded once: with an index, a later search reads the features, and an interrupted one goes on.

@@ -15,6 +15,7 @@ from datasets import load_dataset
 import fafa
 from fafa.commands import check_numbers, command
 from fafa.files import printable
+from fafa.loading import undecoded
 from fafa.retrieval import Gallery, RankedImage, RankedQuery, check_sheet, draw_contact_sheet
 
 
@@ -44,6 +45,7 @@ def main(args: argparse.Namespace) -> None:
     check_sheet(args.output)
     queries = load_dataset("ITCPR", "query", data_dir=args.data, split="test")
     gallery_set = load_dataset("ITCPR", "gallery", data_dir=args.data, split="test")
+    queries, gallery_set = undecoded(queries), undecoded(gallery_set)  # the package's own reader opens the images
     num_queries = min(args.num_queries, len(queries))
     check_sheet(args.output, num_queries)
     model = fafa.FafaModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device)

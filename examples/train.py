@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from datasets import Image, load_dataset
+from datasets import load_dataset
 from transformers import AutoModel, AutoProcessor, HfArgumentParser, set_seed
 
 from fafa import FafaConfig, FafaImageProcessor, FafaModel, FafaProcessor
@@ -125,10 +125,8 @@ def main(script: ScriptArguments, training: FafaTrainingArguments, recipe: dict)
     set_seed(training.seed)
     check_output_folder(training.output_dir)
 
-    # 2. Data. Images stay paths: the collator opens them, batch by batch, so that a bad file is reported by its name.
+    # 2. Data. The trainer takes images as paths, and its collator opens them: a bad file is reported by its name.
     triplets = load_dataset("SynCPR", split="train", data_dir=script.data_dir)
-    for column in ("reference_image", "target_image"):
-        triplets = triplets.cast_column(column, Image(decode=False))
 
     # 3. Validation: whole quadruples of the training set are held out. The test set never selects a model.
     train_rows, validation_rows = hold_out_quadruples(

@@ -12,6 +12,7 @@ import torch
 
 from ..files import printable
 from ..image_reading_fafa import UnreadableImageError
+from ..loading import undecoded
 from ..modeling_fafa import FafaModel
 from ..processing_fafa import FafaProcessor
 from .encoding import EncodedImages, encode_images, some
@@ -113,12 +114,11 @@ class Gallery:
         cls, model: FafaModel, processor: FafaProcessor, dataset: Any, column: str = "image", **options
     ) -> "Gallery":
         """Encodes the images of a `datasets.Dataset`, which need not have files; options as for `from_images`."""
-        from datasets import Image
 
         if column not in dataset.column_names:
             raise ValueError(f"the data set has no column {column!r}; it has {', '.join(dataset.column_names)}")
         # Undecoded, an image comes with its path, which an error can name.
-        images = dataset.cast_column(column, Image(decode=False))[column]
+        images = undecoded(dataset)[column]
         return cls.from_images(model, processor, images, **options)
 
     @classmethod

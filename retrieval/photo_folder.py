@@ -11,11 +11,10 @@ from pathlib import Path
 from PIL import Image
 
 from ..files import contents_of, printable
+from ..image_reading_fafa import photo_formats
 
 logger = logging.getLogger(__name__)
 
-# As Pillow calls them; HEIF is there with pillow-heif, JXL with pillow-jxl-plugin, AVIF depends on Pillow's build.
-PHOTO_FORMATS = {"AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "MPO", "PNG", "PPM", "TIFF", "WEBP"}
 # Pictures that Pillow may not open as photos, so that a gallery lacks them.
 HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
 CAMERA_SUFFIXES = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"}
@@ -24,20 +23,11 @@ PICTURE_SUFFIXES = {*HEIF_SUFFIXES, *CAMERA_SUFFIXES, ".avif", ".jxl", ".psd", "
 # Previews, waste baskets, versions and side files, whoever made them; in any case. None is a photograph of its own.
 RUBBISH = (
     *("@eadir", "#recycle", "@recycle", "@tmp", "#snapshot", ".@__thumb", ".@upload_cache", ".recycle"),  # NAS
-    *(
-        ".thumbnails",
-        ".thumb",
-        ".thumbs",
-        ".trash",
-        ".trash-*",
-        ".trashes",
-        ".trashed-*",
-        "lost+found",
-    ),  # Linux, phones
+    *(".thumbnails", ".thumb", ".thumbs", ".trash", ".trash-*", ".trashes", ".trashed-*"),  # Linux, phones
     *("$recycle.bin", "system volume information", ".picasaoriginals", ".dtrash"),  # Windows, albums
     *("._*", ".appledouble", "__macosx", ".spotlight-v100", ".fseventsd", ".documentrevisions-v100"),  # macOS
     *("*.lrdata", "*.lrlibrary/previews", "*.photoslibrary/resources", "*.photoslibrary/database"),  # Lightroom, Photos
-    *("*.cocatalog", "*.aplibrary/thumbnails", "*.aplibrary/previews", ".stversions"),
+    *("*.cocatalog", "*.aplibrary/thumbnails", "*.aplibrary/previews", ".stversions", "lost+found"),
     *(".git", ".hg", ".svn", ".cache", ".dropbox.cache", "node_modules", "__pycache__", ".ipynb_checkpoints"),
 )
 
@@ -78,7 +68,8 @@ def find_images(folder: str | Path, exclude: Sequence[str] = (), rubbish: bool =
     folder = Path(folder)
     if not folder.is_dir():
         raise NotADirectoryError(f"{printable(folder)} is not a folder; give the one that holds the gallery's images")
-    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in PHOTO_FORMATS}
+    formats = photo_formats()
+    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
     patterns = _Patterns(exclude, () if rubbish else RUBBISH)
     files, seen, unreadable, left_out = [], set(), [], Counter()
 

@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
 from ..image_reading_fafa import UnreadableImageError
-from ..loading import dead_workers_told, worker_options
+from ..loading import dead_workers_told, undecoded, worker_options
 from .averaging import AveragedWeights
 from .batches import TripletBatches
 from .card import RunClock, RunFacts, write_training_card
@@ -181,17 +181,6 @@ class ResumableOneCycle(OneCycleLR):
         """Takes over the position in the cycle, not its length."""
         length = ("total_steps", "_schedule_phases")
         super().load_state_dict({name: value for name, value in state_dict.items() if name not in length})
-
-
-def undecoded(dataset):
-    """A `datasets.Dataset` whose images come as paths or bytes, for the one reader to judge; anything else as it is.
-
-    Decoded by `datasets`, a broken picture ends training without a name, whatever the collator's `on_error`.
-    """
-    for name, feature in (getattr(dataset, "features", None) or {}).items():
-        if type(feature).__name__ == "Image" and feature.decode:
-            dataset = dataset.cast_column(name, type(feature)(mode=feature.mode, decode=False))
-    return dataset
 
 
 class FafaTrainer(AveragedWeights, SafeTrainer):
