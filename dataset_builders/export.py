@@ -322,10 +322,15 @@ def _export_split(
     part["statistics"] = statistics.to_dict()
     part["features"] = dataset.features.to_dict()
     part["example"] = {
-        name: f"an image of {value.width} x {value.height} pixels" if name in suffixes else value
-        for name, value in dataset[0].items()
+        name: _describe_image(value["path"]) if name in suffixes else value
+        for name, value in next(_read_rows(dataset, end=1)).items()
     }
     _write_manifest(output_dir, manifest)
+
+
+def _describe_image(file: str) -> str:
+    _, width, height = inspect_image(file, decode=False)  # not by `datasets`, which refuses other pictures
+    return f"an image of {width} x {height} pixels"
 
 
 def _plan_shards(

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from odd_images import UPRIGHT, odd_images, picture, write_odd_images
 from PIL import Image
@@ -91,11 +92,18 @@ def test_export_judges_as_the_reader_does(verdicts, sound, tmp_path):
             root = _itcpr(tmp_path / str(number), {file: ""})
             with pytest.raises(DataFormatError, match=re.escape(file.name)):
                 _export(root, tmp_path / f"{number}-shards")
-    shards = _export(_itcpr(tmp_path, dict.fromkeys(sound)), tmp_path / "shards")
-    import pyarrow.parquet as pq
-
+    shards = _export(_itcpr(tmp_path, sorted(sound)), tmp_path / "shards")
     images = [row["bytes"] for shard in shards for row in pq.read_table(shard, columns=["image"])["image"].to_pylist()]
     assert sorted(images) == sorted(file.read_bytes() for file in sound)
+
+
+@pytest.mark.parametrize("name", ["exif_resolution_text.jpg", "text_bomb.png", "animated_without_control.png"])
+def test_the_card_of_an_export_is_written_whatever_its_first_picture(verdicts, tmp_path, name):
+    """`datasets` decoded it for the card, and refused it after all shards were written."""
+    file = next(file for file in verdicts if file.name == name)
+    _export(_itcpr(tmp_path, [file]), tmp_path / "shards")
+    width, height = verdicts[file]
+    assert f"an image of {width} x {height} pixels" in (tmp_path / "shards/README.md").read_text()
 
 
 def test_search_judges_as_the_reader_does(verdicts, sound, tmp_path):
