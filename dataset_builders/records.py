@@ -32,7 +32,7 @@ REMEDIES = {
     "names an image file that is missing": "copy the file to its place, or take the record out",
     "names an image file in another case": "rename the file, or write its name as it is; upper and lower case count",
     "names an image file of 0 bytes": "copy or unpack the file again",
-    INACCESSIBLE: "see to its permissions, or to the disk or network drive it lies on, and start again; the image may be sound",
+    INACCESSIBLE: "see to its permissions, or to the disk or network drive it lies on, and start again",
     "has an instance_id out of range": "number matching images from 0; -1 is for gallery images that match no query",
     "is a query without a match in the gallery": "add an image of that instance_id to it, or take the query out",
 }

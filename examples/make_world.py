@@ -56,5 +56,5 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":  # painting starts processes, which import this file
     given = parse_arguments()
-    with command(kept=f"{printable(given.output)} holds a part of the world: the same command begins it again."):
+    with command(kept=f"{printable(given.output)} holds a part of the world: the same command makes it whole."):
         main(given)

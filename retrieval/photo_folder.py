@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..files import contents_of, printable
-from ..image_reading_fafa import photo_formats
+from ..image_reading_fafa import PHOTO_FORMATS
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +68,7 @@ def find_images(folder: str | Path, exclude: Sequence[str] = (), rubbish: bool =
     folder = Path(folder)
     if not folder.is_dir():
         raise NotADirectoryError(f"{printable(folder)} is not a folder; give the one that holds the gallery's images")
-    formats = photo_formats()
-    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
+    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in PHOTO_FORMATS}
     patterns = _Patterns(exclude, () if rubbish else RUBBISH)
     files, seen, unreadable, left_out = [], set(), [], Counter()
 

@@ -1,5 +1,7 @@
 """A tiny model with random weights and its processor, in memory and in a folder."""
 
+import logging
+
 import pytest
 from tiny import tiny_model, tiny_processor
 
@@ -20,3 +22,12 @@ def model_folder(model, processor, tmp_path_factory):
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def level_of_messages():
+    """Examples that run in this process set it for the rest of theirs."""
+    logger = logging.getLogger("fafa")
+    before = logger.level
+    yield
+    logger.setLevel(before)
