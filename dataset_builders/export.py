@@ -22,7 +22,7 @@ Parquet has the data set's columns. WebDataset has a column per image, which end
 `datasets` reads ahead in Parquet: streaming shards of 500 MB took it 1 GB of memory, and a third of that from tars.
 
 An export that was stopped, be it by kill -9 or a full disk, goes on after the last finished shard when the same command
-is given again. Images are checked on the way, as training and `python -m fafa.dataset_builders.verify` judge them. The
+is given again. Images are checked on the way, as training and `python -m fafa.verify` judge them. The
 first broken one stops the export; `verify` finds all of them beforehand.
 """
 
@@ -70,7 +70,7 @@ _TAR_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tif
 _BROKEN = "names a file that is not a whole image"
 _REMEDIES = {
     _BROKEN: "export or fetch the file again, or take the record out, and give the same command again: finished shards "
-    "stay. `python -m fafa.dataset_builders.verify` finds all such files",
+    "stay. `python -m fafa.verify` finds all such files",
 }
 
 
