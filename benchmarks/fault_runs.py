@@ -358,6 +358,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Run everything, write the record and the page."""
     arguments = parse_arguments()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have background jobs, and their children, ignore it
     if arguments.work.exists() and any(arguments.work.iterdir()):
         raise SystemExit(f"{arguments.work} is not empty: give a new folder")
     chance = random.Random(arguments.seed)
