@@ -121,13 +121,14 @@ def jobs(world: Path) -> dict[str, Job]:
         "config": ROOT / "examples/configs/quickstart.yaml",
         "data_dir": syncpr,
         "output_dir": "{out}",
-        "max_steps": 30,
+        "max_steps": 12,
+        "max_validation_triplets": 32,
         "batch_size": 16,
         "per_device_eval_batch_size": 16,
-        "caption_steps": 5,
-        "contrastive_steps": 10,
-        "eval_steps": 6,
-        "save_steps": 6,
+        "caption_steps": 3,
+        "contrastive_steps": 6,
+        "eval_steps": 3,
+        "save_steps": 3,
         "dataloader_num_workers": 2,
         "cache_images": "false",
     }
@@ -358,7 +359,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Run everything, write the record and the page."""
     arguments = parse_arguments()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have background jobs, and their children, ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, as would their own
     if arguments.work.exists() and any(arguments.work.iterdir()):
         raise SystemExit(f"{arguments.work} is not empty: give a new folder")
     chance = random.Random(arguments.seed)
