@@ -76,7 +76,8 @@ def describe_image(
         description = {"path": stored, "contents": None, "stamp": stamp}
         if now - max(status.st_mtime_ns, status.st_ctime_ns) < FRESH_NS:
             description["fresh"] = True
-        if contents and stat.S_ISREG(status.st_mode):  # of what is no file, opening it tells what is wrong
+        # Of what is no file, or empty, opening it tells what is wrong; reading it (/proc/kmsg, say) might never end.
+        if contents and stat.S_ISREG(status.st_mode) and status.st_size:
             description["contents"] = contents_of(path)
     except (FileNotFoundError, NotADirectoryError):
         open_image(image, name)  # the same error, with the image's name and what to do

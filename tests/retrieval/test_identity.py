@@ -244,3 +244,11 @@ def test_an_in_memory_gallery_that_was_saved_is_followed(model, processor, photo
 def test_a_path_does_not_lead_out_of_the_folder(model, processor, photos):
     with pytest.raises(ValueError, match=r"gallery image 0, .*does not lie in folder="):
         Gallery.from_images(model, processor, [photos / "trip" / ".." / "a.png"], folder=photos / "trip")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.touch], ids=["a pipe", "empty, as /proc/kmsg seems"])
+def test_what_might_block_for_ever_is_not_read_to_tell_it_from_others(tmp_path, monkeypatch, make):
+    """A link to /proc/kmsg among the photographs hung the search."""
+    make(tmp_path / "a.jpg")
+    monkeypatch.setattr(identity, "contents_of", None)  # would be called
+    assert identity.describe_image(tmp_path / "a.jpg", "image 0")["contents"] is None
