@@ -1,6 +1,6 @@
 """Every long command, stopped, starved and doubled: is the result the same, is a process left, is there a traceback?
 
-    python benchmarks/fault_runs.py --work /tmp/faults            # three quarters of an hour on two cores
+    python benchmarks/fault_runs.py --work /tmp/faults            # half an hour on two cores
     python benchmarks/fault_runs.py --work /tmp/faults --jobs search verify --faults "full disk"
 
 The commands are those of README on a painted world of 60 people: painting it, training, evaluation, search with an
@@ -46,7 +46,7 @@ from fafa.workers import num_cores
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 DESCRIPTORS, SHARED_MEMORY = 64, "64m"
-DISKS = (0.1, 0.5, 0.9)  # of what the undisturbed run wrote
+DISKS = (0.2, 0.7)  # of what the undisturbed run wrote
 PATIENCE = 900  # seconds after which a command counts as hanging
 GRACE = 15  # seconds in which processes of a command that ended may end, too
 SIGNALS = ("kill -9", "Ctrl-C", "SIGTERM")
@@ -350,7 +350,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="an empty or new folder")
     parser.add_argument("--jobs", nargs="+", help="some of the commands; default: all")
     parser.add_argument("--faults", nargs="+", choices=FAULTS, default=FAULTS, metavar="FAULT")
-    parser.add_argument("--trials", type=int, default=3, help="of a command under a signal")
+    parser.add_argument("--trials", type=int, default=1, help="of a command under a signal")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the record and the page")
     return parser.parse_args()
@@ -379,7 +379,7 @@ def main() -> None:
             continue
         found[name] = {}
         for fault in arguments.faults:
-            moments = [chance.uniform(0.1, 1) for _ in range(arguments.trials if fault in SIGNALS else 1)]
+            moments = [chance.uniform(0.2, 0.9) for _ in range(arguments.trials if fault in SIGNALS else 1)]
             if fault in NEED_MOUNT and os.geteuid() != 0:
                 found[name][fault] = {"skipped": "needs the right to mount"}
                 continue
@@ -390,7 +390,7 @@ def main() -> None:
         "processor": processor_name(),
         "cores": num_cores(),
         "command": "python benchmarks/fault_runs.py --work DIR"
-        + (f" --trials {arguments.trials}" if arguments.trials != 3 else ""),
+        + (f" --trials {arguments.trials}" if arguments.trials != 1 else ""),
         "jobs": found,
     }
     arguments.results.mkdir(parents=True, exist_ok=True)
