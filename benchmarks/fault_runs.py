@@ -141,7 +141,6 @@ def jobs(world: Path) -> dict[str, Job]:
             ["examples/make_world.py", "--diptychs", "240", "--queries", "30", "--gallery", "400", "--output", "{out}"],
             files_of("*/**/*"),
         ),
-        "training": Job(["examples/train.py", *options], files_of("model.safetensors")),
         "evaluation": Job(
             ["examples/evaluate_itcpr.py", *evaluate, "--features", "{out}/features", "--output", "{out}/results"],
             report_in("results/results.json", "date", "seconds", "features_dir"),
@@ -161,6 +160,7 @@ def jobs(world: Path) -> dict[str, Job]:
             ["-m", "fafa.synthesis", "painter", "--limit", "40", "--quiet", "--output", "{out}"],
             files_of("SynCPR/**/*"),
         ),
+        "training": Job(["examples/train.py", *options], files_of("model.safetensors")),
     }
 
 
@@ -323,24 +323,26 @@ def to_markdown(record: dict) -> str:
     lines = [
         "# Faults: every long command stopped, starved and doubled",
         "",
-        f"{record['date']}, {record['processor']}, {record['cores']} cores, `{record['command']}`.",
-        "After each disturbed run the same command ran to its end; *equal* counts how often it then had made what an",
-        "undisturbed run makes.",
+        "`python benchmarks/fault_runs.py --work DIR`. After each disturbed run the same command ran to its end; *equal*",
+        "counts how often it then had made what an undisturbed run makes. *Disturbed* are runs that ended with another",
+        "status than 0; what they said stands below.",
         "",
         "| command | fault | trials | disturbed | equal | tracebacks | processes left | hung |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for job, faults in record["jobs"].items():
-        for fault, row in faults.items():
-            if "skipped" in row:
-                lines.append(f"| {job} | {fault} | {row['skipped']} | | | | | |")
-                continue
+    for name, job in record["jobs"].items():
+        for fault, row in job["faults"].items():
             names = ("trials", "disturbed", "equal", "tracebacks", "left", "hung")
-            lines.append(f"| {job} | {fault} | {' | '.join(str(row[name]) for name in names)} |")
-    lines += ["", "*Disturbed*: runs that ended with another status than 0. What they said:", ""]
-    for job, faults in record["jobs"].items():
-        for fault, row in faults.items():
-            lines += [f"- {job}, {fault}: {message}" for message in row.get("messages", ())]
+            values = [row["skipped"]] if "skipped" in row else [str(row[column]) for column in names]
+            lines.append(f"| {name} | {fault} | {' | '.join(values)} |")
+    lines += ["", "| command | date | processor | cores |", "|---|---|---|---:|"]
+    lines += [
+        f"| {name} | {job['date']} | {job['processor']} | {job['cores']} |" for name, job in record["jobs"].items()
+    ]
+    lines.append("")
+    for name, job in record["jobs"].items():
+        for fault, row in job["faults"].items():
+            lines += [f"- {name}, {fault}: {message}" for message in row.get("messages", ())]
     return "\n".join(lines) + "\n"
 
 
@@ -367,7 +369,8 @@ def main() -> None:
     chosen = {
         name: job for name, job in jobs(world).items() if not arguments.jobs or name in (*arguments.jobs, "world")
     }
-    found: dict[str, dict] = {}
+    record_file = arguments.results / "fault_runs.json"
+    record = json.loads(record_file.read_text(encoding="utf-8")) if record_file.exists() else {"jobs": {}}
     for name, job in chosen.items():
         work = arguments.work / name
         work.mkdir(parents=True)
@@ -377,26 +380,23 @@ def main() -> None:
         print(f"{name}: {clean['seconds']:.0f} s undisturbed, {clean['bytes']:,} bytes", flush=True)
         if arguments.jobs and name not in arguments.jobs:
             continue
-        found[name] = {}
+        found = {}
         for fault in arguments.faults:
             moments = [chance.uniform(0.2, 0.9) for _ in range(arguments.trials if fault in SIGNALS else 1)]
             if fault in NEED_MOUNT and os.geteuid() != 0:
-                found[name][fault] = {"skipped": "needs the right to mount"}
+                found[fault] = {"skipped": "needs the right to mount"}
                 continue
-            row = found[name][fault] = try_out(fault, runner, work, clean, moments)
+            row = found[fault] = try_out(fault, runner, work, clean, moments)
             print(f"  {fault}: { ({key: value for key, value in row.items() if key != 'messages'}) }", flush=True)
-    record = {
-        "date": date.today().isoformat(),
-        "processor": processor_name(),
-        "cores": num_cores(),
-        "command": "python benchmarks/fault_runs.py --work DIR"
-        + (f" --trials {arguments.trials}" if arguments.trials != 1 else ""),
-        "jobs": found,
-    }
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    (arguments.results / "fault_runs.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (arguments.results / "fault_runs.md").write_text(to_markdown(record), encoding="utf-8")
-    print(to_markdown(record))
+        record["jobs"][name] = {
+            "date": date.today().isoformat(),
+            "processor": processor_name(),
+            "cores": num_cores(),
+            "faults": found,
+        }
+        arguments.results.mkdir(parents=True, exist_ok=True)  # job by job: one that is repeated replaces its rows
+        record_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        record_file.with_suffix(".md").write_text(to_markdown(record), encoding="utf-8")
 
 
 if __name__ == "__main__":
