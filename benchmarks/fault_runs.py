@@ -323,9 +323,9 @@ def to_markdown(record: dict) -> str:
     lines = [
         "# Faults: every long command stopped, starved and doubled",
         "",
-        "`python benchmarks/fault_runs.py --work DIR`. After each disturbed run the same command ran to its end; *equal*",
-        "counts how often it then had made what an undisturbed run makes. *Disturbed* are runs that ended with another",
-        "status than 0; what they said stands below.",
+        "`python benchmarks/fault_runs.py --work DIR`. After each disturbed run the same command ran to its end;",
+        "*equal* counts how often it then had made what an undisturbed run makes. *Disturbed* are runs that ended with",
+        "another status than 0; what they said stands below.",
         "",
         "| command | fault | trials | disturbed | equal | tracebacks | processes left | hung |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
