@@ -760,7 +760,8 @@ def to_markdown(record: dict[str, dict]) -> str:
         "# Hostile inputs",
         "",
         f"{processors}, `python benchmarks/hostile_inputs.py --work DIR`.",
-        f"Every command had 6 GB of address space and two minutes; the longest took {max(row['seconds'] for row in rows):.0f} s, and the most memory that one held was "
+        "Every command had 6 GB of address space and two minutes; "
+        f"the longest took {max(row['seconds'] for row in rows):.0f} s, and the most memory that one held was "
         f"{max(row['peak'] for row in rows):,} MB, libraries included.",
         "",
         f"| group | tried | {' | '.join(verdicts)} | date | seconds |",
