@@ -2,6 +2,7 @@
 
 import os
 import sys
+import textwrap
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,6 +75,41 @@ def _is_of_fafa(error: BaseException) -> bool:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return trace is None or trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] in ("fafa", "__main__")
+
+
+@contextmanager
+def loading(model: str) -> Iterator[None]:
+    """Names the model, whatever the libraries raise at a folder with damaged, foreign or absurd files.
+
+    Raises:
+        ValueError: it cannot be loaded. Errors of the disk and of memory stay what they are.
+    """
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
+        cause: BaseException = error
+        while type(cause).__name__.startswith("StrictDataclass") and cause.__cause__ is not None:
+            cause = cause.__cause__  # the sentence of a configuration's own, without its wrapping
+        reason = textwrap.shorten(f"{type(cause).__name__}: {cause}", 500, placeholder=" ...")
+        raise ValueError(
+            f"{printable(model)}: no model can be loaded from it ({reason}). Its files are damaged, incomplete or of "
+            "something else: fetch or save it again"
+        ) from error
+
+
+def check_device(parser: ArgumentParser, device: str) -> None:
+    """Refuses a device that this machine or this torch does not have, in one line."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        parser.error(f"--device {device} cannot be used here: {reason}")
 
 
 def check_numbers(parser: ArgumentParser, arguments: Namespace, *names: str) -> None:

@@ -164,6 +164,8 @@ class FafaProcessor(ProcessorMixin):
         for index, caption in enumerate(captions):
             if not isinstance(caption, str):
                 raise TypeError(f"text[{index}]: expected a caption (str), got {type(caption).__name__}.")
+            if any("\ud800" <= letter <= "\udfff" for letter in caption):  # from a command line that is not UTF-8, say
+                raise ValueError(f"text[{index}]: the caption {caption[:60]!a} holds bytes that are no text in UTF-8.")
         cleaned = [clean_caption(caption) for caption in captions] if self.clean_captions else captions
         encoded = self.tokenizer(
             cleaned, truncation=True, max_length=max_length, return_token_type_ids=False, return_attention_mask=True

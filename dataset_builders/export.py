@@ -119,7 +119,10 @@ def export_dataset(
             f"expected a data set among {', '.join(BUILDERS)} and a format among {', '.join(SUFFIXES)}: got {name!r} "
             f"and {format!r}"
         )
-    settings = {"dataset": name, "format": format, "shard_size": convert_file_size_to_int(shard_size)}
+    try:
+        settings = {"dataset": name, "format": format, "shard_size": convert_file_size_to_int(shard_size)}
+    except ValueError:
+        raise ValueError(f"shard_size is {shard_size!r}, expected a size such as '500MB' or '2GB'") from None
     if settings["shard_size"] <= 0:
         raise ValueError(f"shard_size must be above 0: {shard_size}")
     about_text, about_metadata = read_about(about) if about is not None else ("", {})

@@ -21,7 +21,7 @@ import torch
 from datasets import load_dataset
 
 from fafa import FafaModel, FafaProcessor, __version__
-from fafa.commands import check_numbers, command
+from fafa.commands import check_device, check_numbers, command, loading
 from fafa.evaluation import QUERY_MODES, evaluate_itcpr, write_report
 from fafa.files import check_output_folder, printable
 from fafa.model_card import add_results_to_card
@@ -49,6 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--no-pictures", action="store_true", help="tables only: no curves, no sheets of queries")
     arguments = parser.parse_args()
     check_numbers(parser, arguments, "batch_size", "num_workers")
+    check_device(parser, arguments.device)
     if arguments.update_card and not Path(arguments.model).is_dir():
         parser.error(f"--update-card changes the card in the model's folder, but {arguments.model} is none here")
     return arguments
@@ -65,8 +66,10 @@ def main(arguments: argparse.Namespace) -> None:
             check_output_folder(arguments.model)
 
     # 1. The model and its processor.
-    model = FafaModel.from_pretrained(arguments.model, dtype=getattr(torch, arguments.dtype)).to(arguments.device)
-    processor = FafaProcessor.from_pretrained(arguments.model)
+    with loading(arguments.model):
+        model = FafaModel.from_pretrained(arguments.model, dtype=getattr(torch, arguments.dtype))
+        processor = FafaProcessor.from_pretrained(arguments.model)
+    model.to(arguments.device)
 
     # 2. The test set. Images are opened later, when they are encoded.
     queries = load_dataset("ITCPR", "query", data_dir=arguments.data, split="test")

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from fafa import FafaModel, FafaProcessor
-from fafa.commands import check_numbers, command
+from fafa.commands import check_device, check_numbers, command, loading
 from fafa.files import printable
 from fafa.retrieval import Gallery, RankedImage, RankedQuery, check_sheet, draw_contact_sheet, find_images
 
@@ -63,6 +63,7 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.image is None and arguments.caption is None:
         parser.error("a query needs --image, --caption or both")
     check_numbers(parser, arguments, "top", "batch_size", "num_workers")
+    check_device(parser, arguments.device)
     return arguments
 
 
@@ -78,8 +79,10 @@ def main(args: argparse.Namespace) -> None:
     photos = [path for path in photos if path.resolve() != output]  # the picture of the last search
 
     # 2. The model and its processor; then the query, which may be of no use, too.
-    model = FafaModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device)
-    processor = FafaProcessor.from_pretrained(args.model)
+    with loading(args.model):
+        model = FafaModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype))
+        processor = FafaProcessor.from_pretrained(args.model)
+    model.to(args.device)
     processor.image_processor.draft_photographs = not args.exact_pixels
     processor(images=args.image, text=args.caption)
 

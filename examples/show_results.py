@@ -13,7 +13,7 @@ import torch
 from datasets import load_dataset
 
 import fafa
-from fafa.commands import check_numbers, command
+from fafa.commands import check_device, check_numbers, command, loading
 from fafa.files import printable
 from fafa.loading import undecoded
 from fafa.retrieval import Gallery, RankedImage, RankedQuery, check_sheet, draw_contact_sheet
@@ -36,6 +36,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     args = parser.parse_args()
     check_numbers(parser, args, "num_queries", "batch_size", "num_workers")
+    check_device(parser, args.device)
     return args
 
 
@@ -48,8 +49,10 @@ def main(args: argparse.Namespace) -> None:
     queries, gallery_set = undecoded(queries), undecoded(gallery_set)  # the package's own reader opens the images
     num_queries = min(args.num_queries, len(queries))
     check_sheet(args.output, num_queries)
-    model = fafa.FafaModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype)).to(args.device)
-    processor = fafa.FafaProcessor.from_pretrained(args.model)
+    with loading(args.model):
+        model = fafa.FafaModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype))
+        processor = fafa.FafaProcessor.from_pretrained(args.model)
+    model.to(args.device)
 
     # 2. Encode the gallery once.
     gallery = Gallery.from_dataset(

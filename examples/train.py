@@ -33,14 +33,14 @@ import logging
 from argparse import Namespace
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import torch
 from datasets import load_dataset
 from transformers import AutoModel, AutoProcessor, HfArgumentParser, set_seed
 
 from fafa import FafaConfig, FafaImageProcessor, FafaModel, FafaProcessor
-from fafa.commands import command
+from fafa.commands import command, loading
 from fafa.dataset_builders.syncpr import SynCPR
 from fafa.files import check_output_folder, printable
 from fafa.processing_fafa import build_tokenizer
@@ -113,6 +113,11 @@ class ScriptArguments:
         self.model_options = self.model_options or {}
         if not isinstance(self.model_options, dict):
             raise ValueError(f"model_options is {self.model_options!r:.60}, expected fields of FafaConfig and values")
+        dtype = getattr(torch, self.vision_dtype or "float32", None)
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise ValueError(f"vision_dtype is {self.vision_dtype!r}, expected such as float32, bfloat16 or float16")
+        if self.lora_rank < 0:
+            raise ValueError(f"lora_rank is {self.lora_rank}, expected a number from 0 (no adapters)")
         if self.trainable_vision_blocks and self.lora_rank:
             raise ValueError("lora_rank trains adapters beside frozen weights: leave out trainable_vision_blocks")
         if self.merge_adapter and not self.lora_rank:
@@ -144,8 +149,9 @@ def main(script: ScriptArguments, training: FafaTrainingArguments, recipe: dict)
         model, processor = make_tiny_model(train_set, script.model_options)
     else:
         # In fp32 whatever the folder's precision: in half of it, updates of 2e-6 round away.
-        model = AutoModel.from_pretrained(script.model, dtype=torch.float32, **script.model_options)
-        processor = AutoProcessor.from_pretrained(script.model)
+        with loading(script.model):
+            model = AutoModel.from_pretrained(script.model, dtype=torch.float32, **script.model_options)
+            processor = AutoProcessor.from_pretrained(script.model)
         if getattr(model, "peft_config", None):
             raise ValueError(f"{script.model} holds an adapter: start from its merged model (merge_adapter), or resume")
     if script.trainable_vision_blocks is not None:
@@ -237,6 +243,14 @@ def parse_arguments() -> tuple[ScriptArguments, FafaTrainingArguments, dict]:
             parser.error(
                 f"{config_file}: there is no setting {name!r}" + f"; did you mean {nearest[0]!r}?" * len(nearest)
             )
+    hints = get_type_hints(ScriptArguments) | get_type_hints(FafaTrainingArguments)
+    for name, value in settings.items():
+        types = tuple(get_origin(one) or one for one in get_args(hints[name]) or (hints[name],))
+        if not _is_fit(value, types):
+            expected = " or ".join(one.__name__ for one in types if one is not type(None))
+            parser.error(f"{config_file}: {name} is {value!r:.60}, expected {expected}")
+        if type(value) in (int, float) and str in types and not {int, float} & set(types):
+            settings[name] = str(value)
     parser.set_defaults(**settings)
     try:
         script, training, _ = parser.parse_args_into_dataclasses()
@@ -245,6 +259,15 @@ def parse_arguments() -> tuple[ScriptArguments, FafaTrainingArguments, dict]:
     # Parsed over None for every setting, so that what is not None was on the command line, as it was given.
     given = vars(parser.parse_args(namespace=Namespace(**dict.fromkeys(known))))
     return script, training, settings | {name: given[name] for name in known if given[name] is not None}
+
+
+def _is_fit(value, types: tuple) -> bool:
+    """Whether a value of a YAML file may stand for a setting; argparse reads texts, and takes all else as it is."""
+    if isinstance(value, (list, dict)):
+        return type(value) in types
+    if isinstance(value, (bool, int, float)) and (numbers := {bool, int, float} & set(types)):
+        return type(value) in numbers or (type(value) is int and float in numbers)
+    return True
 
 
 if __name__ == "__main__":

@@ -276,6 +276,8 @@ class Pen:
         """Breaks text into lines of `width` pixels; what `max_lines` cannot hold ends in an ellipsis."""
         lines = [""]
         for word in self.drawable(text).split():
+            if len(lines) > max_lines:  # what follows is not shown, and may be a book
+                break
             longer = f"{lines[-1]} {word}".strip()
             if self.text_width(longer, size) <= width:
                 lines[-1] = longer
@@ -283,6 +285,8 @@ class Pen:
             if lines[-1]:
                 lines.append("")
             for char in word:  # only a word wider than the line is broken
+                if len(lines) > max_lines:
+                    break
                 if self.text_width(lines[-1] + char, size) > width:
                     lines.append("")
                 lines[-1] += char

@@ -107,8 +107,8 @@ def find_images(folder: str | Path, exclude: Sequence[str] = (), rubbish: bool =
         pictures = ", ".join(
             f"{count:,} {suffix}" for suffix, count in left_aside.items() if suffix in PICTURE_SUFFIXES
         )
-        hint = " (pip install pillow-heif, and HEIC is opened)" if HEIF_SUFFIXES & left_aside.keys() else ""
-        warnings.append(f"pictures left aside, which Pillow does not open as photos: {pictures}{hint}")
+        hint = "; HEIC is opened after pip install pillow-heif" if HEIF_SUFFIXES & left_aside.keys() else ""
+        warnings.append(f"pictures left aside, whose formats are not searched here: {pictures}{hint}")
     excluded = ", ".join(f"{count:,} {printable(pattern)}" for pattern, count in sorted(left_out.items()))
     if not images:
         hints = [*warnings, *([f"left out: {excluded}"] if excluded else [])]

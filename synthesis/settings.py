@@ -145,7 +145,7 @@ def _read_one_of(hints: tuple[Any, ...], value: Any, where: str) -> Any:
     kinds = {hint.kind: hint for hint in hints if is_dataclass(hint) and hasattr(hint, "kind")}
     if kinds and isinstance(value, Mapping):
         kind = value.get("kind")
-        if kind not in kinds:
+        if not isinstance(kind, str) or kind not in kinds:
             nearest = difflib.get_close_matches(str(kind), kinds, n=1)
             hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
             raise RecipeError(f"{where}: expected kind: {' or '.join(kinds)}; found {_short(kind)}{hint}")

@@ -64,6 +64,8 @@ class Workspace:
                 self.root.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError):
                 raise SynthesisError(f"{self.root}: a file is in the way. Give another --output.") from None
+            except FileNotFoundError:  # though parents are made: /proc and its like
+                raise SynthesisError(f"{self.root}: no folder can be made there. Give another --output.") from None
 
     @property
     def own_chunks(self) -> range:

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import pytest
 from test_workers import runs, wait_for
 from tiny import tiny_model, tiny_processor
 
-from fafa.commands import check_numbers, command
+from fafa import TINY_CHECKPOINT, FafaModel, FafaProcessor
+from fafa.commands import check_device, check_numbers, command, loading
 from fafa.files import check_output_file, check_output_folder, printable
 from fafa.workers import WorkerDiedError, check_num_workers
 
@@ -250,3 +252,52 @@ def test_a_full_disk_at_the_report_keeps_the_features(world, tmp_path):
     freed = evaluate()
     assert freed.returncode == 0 and (tmp_path / "results" / "results.md").exists(), freed.stderr
     assert len(kept) == 2 and shards() == kept
+
+
+NO_MODEL = {
+    "an absurd size": (
+        "config.json",
+        '"num_hidden_layers": 3',
+        '"num_hidden_layers": 1000000000',
+        "ValueError: vision_",
+    ),
+    "a list": ("config.json", None, "[]", "TypeError"),
+    "nested deep": ("config.json", None, "[" * 100_000, "RecursionError"),
+    "an activation of no kind": ("config.json", '"hidden_act": "gelu"', '"hidden_act": "os.system"', "KeyError"),
+    "no dtype": ("config.json", '"dtype": "float32"', '"dtype": "float1000"', "AttributeError"),
+    "no weights": ("model.safetensors", None, "version https://git-lfs.github.com", "SafetensorError"),
+    "no words": ("tokenizer.json", None, "", "JSONDecodeError"),
+    "no processor": ("processor_config.json", None, "[]", "AttributeError"),
+}
+
+
+@pytest.mark.parametrize("case", NO_MODEL)
+def test_a_folder_with_damaged_or_absurd_files_of_a_model_is_named_in_one_line(tmp_path, case):
+    """Sizes that FafaConfig refuses, and what other libraries raise, used to end commands in tracebacks."""
+    name, old, new, reason = NO_MODEL[case]
+    model = shutil.copytree(TINY_CHECKPOINT, tmp_path / "model")
+    text = new if old is None else (model / name).read_text().replace(old, new)
+    (model / name).write_text(text)
+    with pytest.raises(SystemExit) as stopped, command(), loading(str(model)):
+        FafaModel.from_pretrained(model, dtype="auto")
+        FafaProcessor.from_pretrained(model)
+    message = stopped.value.code
+    assert message.startswith(f"{model}: no model can be loaded from it ({reason}") and "fetch or save" in message
+    assert "\n" not in message and len(message) < 1_000
+
+
+def test_errors_of_the_disk_and_of_memory_are_not_blamed_on_the_model():
+    for error in (FileNotFoundError("there is no such model"), PermissionError(13, "Permission denied", "a")):
+        with pytest.raises(type(error)), loading("model"):
+            raise error
+    with pytest.raises(MemoryError), loading("model"):
+        raise MemoryError
+
+
+@pytest.mark.parametrize("device", ["toaster", "cuda:99", "cpu:x", ""])
+def test_a_device_that_is_not_there_is_one_line(device, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        check_device(ArgumentParser(), device)
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert stopped.value.code == 2 and f"--device {device} cannot be used here: " in message and len(message) < 300
+    check_device(ArgumentParser(), "cpu")

@@ -81,6 +81,11 @@ def test_settings_that_cannot_be_used_are_one_line_and_no_traceback(world, tmp_p
     for text, message in [
         ("max_steps: 2\n1: 2\n", f"{config}, line 2: the key 1 is no text to YAML"),
         ("model_options: 5\n", "model_options is 5, expected fields of FafaConfig"),
+        ("data_dir: [1]\n", f"{config}: data_dir is [1], expected str"),
+        ("max_steps: 1.5\n", f"{config}: max_steps is 1.5, expected int"),
+        ("lora_rank: -1\n", "lora_rank is -1, expected a number from 0"),
+        ("vision_dtype: int8\n", "vision_dtype is 'int8', expected such as float32"),
+        (f"seed: {2**40}\n", f"seed is {2**40}, expected a whole number from 0 to 4,294,967,295"),
     ]:
         config.write_text(text)
         run = train(world, tmp_path / "model", "--config", str(config), check=False)

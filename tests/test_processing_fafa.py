@@ -131,6 +131,12 @@ class TestCaptions:
         with pytest.raises(ValueError, match=r"text\[1\]: .*holds no word.*leave text out"):
             processor(text=["black", empty], return_tensors="pt")
 
+    @pytest.mark.parametrize("broken", ["caf\udce9", "\ud800", "a coat " * 100 + "\udfff"])
+    def test_caption_of_bytes_that_are_no_text(self, processor, broken):
+        """As the command line hands them over; the tokenizer raised a TypeError that names nothing."""
+        with pytest.raises(ValueError, match=r"^text\[1\]: the caption '[\x20-\x7e]+' holds bytes that are no text in"):
+            processor(text=["black", broken])
+
     @pytest.mark.parametrize("wrong", [None, 3, ["black"], b"black"])
     def test_caption_that_is_no_string(self, processor, wrong):
         with pytest.raises(TypeError, match=rf"text\[1\]: expected a caption \(str\), got {type(wrong).__name__}"):

@@ -156,6 +156,8 @@ def hold_out_quadruples(
             parent[root(group)] = root(first_group_of.setdefault(path, group))
     quadruples = np.array([root(group) for group in range(len(parent))])[groups]
     names = np.unique(quadruples)
+    if not 0 <= fraction <= 1:  # false for NaN
+        raise ValueError(f"the fraction to hold out is {fraction}, expected a number between 0 and 1")
     num_held_out = round(len(names) * fraction)
     if not 0 < num_held_out < len(names):
         raise ValueError(

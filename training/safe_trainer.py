@@ -90,6 +90,11 @@ class SafeTrainer(ExactResume, Trainer):
                 "or to the disk or network drive it lies on, and give the same command again."
             ) from error
         is_ours = (chosen / checkpoints.MANIFEST).exists()  # the stock Trainer writes none
+        if chosen.is_dir() and not is_ours and not (chosen / "trainer_state.json").exists():
+            raise CheckpointError(
+                f"{chosen} cannot be gone on from: it is no checkpoint, without trainer_state.json. Choose "
+                "another, or resume_from_checkpoint=true for the newest sound one of the output folder."
+            )
         if not chosen.is_dir() or (is_ours and fault is not None):
             raise CheckpointError(
                 f"{chosen} cannot be gone on from: {fault if chosen.is_dir() else 'no such folder'}. Choose another "

@@ -5,7 +5,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -105,6 +105,14 @@ class FafaTrainingArguments(TrainingArguments):
     def __post_init__(self):
         if self.metric_for_best_model is None and (self.load_best_model_at_end or self.early_stopping_patience):
             self.metric_for_best_model = "rank-1"  # the loss depends on the size of the batch
+        for entry in fields(self):
+            if isinstance(value := getattr(self, entry.name), float) and not math.isfinite(value):
+                raise ValueError(f"{entry.name} is {value}, expected a finite number")
+        if not isinstance(self.learning_rate, (str, type(None))) and self.learning_rate < 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}, expected a number from 0")
+        for name in ("seed", "data_seed"):
+            if (value := getattr(self, name)) is not None and not 0 <= value < 2**32:
+                raise ValueError(f"{name} is {value}, expected a whole number from 0 to {2**32 - 1:,}, as numpy's")
         super().__post_init__()
         if self.n_gpu > 1:  # the Trainer would split each batch, and with it the loss, among them
             logger.warning(

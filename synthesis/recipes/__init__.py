@@ -39,6 +39,6 @@ def read_recipe(file: Path) -> Recipe:
     """
     content = read_yaml(file)
     kind = content.pop("kind", None)
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise RecipeError(f"{file}: expected kind: {' or '.join(KINDS)}; found {kind!r}")
     return read_settings(KINDS[kind], content, str(file))

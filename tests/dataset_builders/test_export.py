@@ -510,3 +510,11 @@ def test_an_unfinished_export_is_not_pushed(hub, tmp_path):
 def test_the_command_ends_with_the_reason(tmp_path):
     with pytest.raises(SystemExit, match="no such folder"):  # Python prints it, and ends with 1
         export.main(["SynCPR", "--data-dir", str(tmp_path / "nowhere"), "--output", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize("size", ["lots", "0", "-5MB", "5 parsecs", ""])
+def test_a_size_that_is_none_is_refused_by_name_and_no_traceback(syncpr_root, tmp_path, size):
+    arguments = ["SynCPR", "--data-dir", str(syncpr_root), "--output", str(tmp_path / "out"), f"--shard-size={size}"]
+    with pytest.raises(SystemExit, match=r"^shard_size "):
+        export.main(arguments)
+    assert not (tmp_path / "out").exists()

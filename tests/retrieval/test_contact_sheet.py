@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageChops, ImageColor
 
 from fafa.retrieval import RankedImage, RankedQuery, check_sheet, draw_contact_sheet
-from fafa.retrieval.contact_sheet import AMBER, FRAME, GREEN, NEUTRAL, RED
+from fafa.retrieval.contact_sheet import AMBER, FRAME, GREEN, NEUTRAL, RED, Pen
 
 
 def person(colour="steelblue", size=(48, 96)):
@@ -97,6 +97,18 @@ def test_a_caption_is_drawn_whole_when_it_fits_and_shortened_when_not():
     words = "in a long red coat with a blue backpack and white shoes"
     assert changed_box(sheet(words), sheet(f"{words} now"))
     assert changed_box(sheet("and " * 300), sheet("and " * 301)) is None
+
+
+def test_of_a_caption_that_is_a_book_no_more_is_measured_than_is_drawn(monkeypatch):
+    """A caption of a million characters took most of a minute."""
+    measured = []
+    text_width = Pen.text_width
+    monkeypatch.setattr(Pen, "text_width", lambda pen, text, size: measured.append(text) or text_width(pen, text, size))
+    pen = Pen(Image.new("RGB", (200, 100)), None)
+    for caption in ("coat " * 20_000, "c" * 100_000):
+        measured.clear()
+        lines = pen.wrap(caption, 16, 150, max_lines=3)
+        assert len(lines) == 3 and lines[-1].endswith("...") and len(measured) < 300
 
 
 def test_blanks_and_invisible_characters_do_not_show():

@@ -103,6 +103,8 @@ def settings_of(file: Path) -> dict[str, Any]:
         ("gates.1.detector.model", MISSING, ": gates[1]: detector: add model"),
         # A kind that there is not
         ("kind", "tripels", ": expected kind: triplets or text-image; found 'tripels'"),
+        ("kind", ["triplets"], ": expected kind: triplets or text-image; found ['triplets']"),
+        ("quadruples.writer.model.kind", {"a": 1}, ": quadruples: writer: model: expected kind: "),
         (
             "diptychs.painter.kind",
             "difusers",

@@ -350,3 +350,9 @@ def test_an_edited_chunk_is_taken_as_it_is_and_told(tmp_path, caplog):
     run_stages([again := Numbers(count=2, chunk_size=2)], workspace)
     assert not again.made and workspace.read("numbers", 0)[1]["square"] == 7
     assert "numbers/00000.jsonl is damaged" in caplog.text and "--redo numbers would make it anew" in caplog.text
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a place where no folder can be made")
+def test_a_place_where_no_folder_can_be_made_is_named_and_no_traceback():
+    with pytest.raises(SynthesisError, match=r"^/proc/none: no folder can be made there\. Give another --output\.$"):
+        Workspace(Path("/proc/none"), 1)

@@ -97,6 +97,12 @@ def test_both_directions_and_shared_images_stay_on_one_side():
         assert len(held_out) == 2 and held_out[0] // 2 == held_out[1] // 2 and len(train) == 4
 
 
+@pytest.mark.parametrize("fraction", [float("nan"), 2, -1, float("inf")])
+def test_a_share_that_is_none_is_refused_by_name(fraction):
+    with pytest.raises(ValueError, match=f"the fraction to hold out is {fraction}, expected a number between 0 and 1"):
+        hold_out_quadruples([0, 1], ["a", "b"], ["c", "d"], fraction=fraction)
+
+
 def test_an_empty_side_is_refused():
     with pytest.raises(ValueError, match="leaves one side empty"):
         hold_out_quadruples([0, 1], ["a", "b"], ["c", "d"], fraction=0.1)

@@ -164,6 +164,14 @@ def test_any_manifest_is_a_fault_and_no_traceback(tmp_path, data):
     assert fault_of(place) == "manifest.json is damaged"
 
 
+def test_a_folder_that_is_no_checkpoint_is_named(triplets_of_module, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(
+        CheckpointError, match="empty cannot be gone on from: it is no checkpoint, without trainer_state"
+    ):
+        tiny_trainer(tmp_path / "run", triplets_of_module).train(resume_from_checkpoint=str(tmp_path / "empty"))
+
+
 def test_a_hostile_pickle_in_a_checkpoint_runs_nothing(copied, triplets_of_module, tmp_path):
     """torch's files are read with weights_only, so checksums need not guard against forgery."""
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):

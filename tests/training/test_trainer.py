@@ -198,6 +198,22 @@ def test_processes_share_a_batch_size_evenly(tmp_path, monkeypatch):
         FafaTrainingArguments(**settings, batch_size=8, per_device_train_batch_size=8)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("learning_rate", float("nan")),
+        ("learning_rate", -0.1),
+        ("weight_decay", float("inf")),
+        ("seed", -1),
+        ("data_seed", 2**32),
+    ],
+)
+def test_numbers_that_nothing_can_be_trained_with_are_refused_by_name(tmp_path, name, value):
+    """NaN and large seeds ended in tracebacks of other libraries, after the data had been read."""
+    with pytest.raises(ValueError, match=f"{name} is {value}, expected"):
+        FafaTrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True, **{name: value})
+
+
 @pytest.mark.parametrize("options", [{}, {"ema_decay": 0.9}], ids=str)
 def test_half_precision_weights_do_not_train(tmp_path, triplets, options):
     """Unless they are frozen, as in `vision_dtype`."""
