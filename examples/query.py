@@ -30,7 +30,12 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="folder or Hub name of a FafaModel with its processor")
-    parser.add_argument("--gallery", required=True, type=Path, help="folder of photographs, with its subfolders")
+    parser.add_argument(
+        "--gallery",
+        required=True,
+        type=Path,
+        help="folder of photographs, with its subfolders and what links in it lead to",
+    )
     parser.add_argument("--image", help="reference photo of the person")
     parser.add_argument("--caption", help="what the person looks like, or what differs from the photo")
     parser.add_argument("--top", type=int, default=10, help="how many results")

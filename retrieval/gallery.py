@@ -241,7 +241,7 @@ class Gallery:
             else:
                 results.append(SearchResult(len(results) + 1, scores[index].item(), path, index))
         if left_out:
-            logger.info("left out of the results, as excluded: %s", ", ".join(left_out))
+            logger.info("left out of the results, as one to exclude or a copy of it: %s", ", ".join(left_out))
         return results
 
     def save(self, folder: str | Path) -> None:

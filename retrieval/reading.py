@@ -1,5 +1,6 @@
 """Reads images in batches, ahead of the model, in worker processes where there are many."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError
 from ..loading import dead_workers_told, worker_options
 from ..processing_fafa import FafaProcessor
 from ..workers import num_cores
+
+logger = logging.getLogger(__name__)
 
 MAX_DEFAULT_WORKERS = 8
 IMAGES_WORTH_WORKERS = 256  # fewer are read before workers have started
@@ -82,6 +85,8 @@ def read_pixels(
             if errors and on_error != "skip":
                 failed = next(iter(errors.values()))
                 break  # raised below, where the workers have ended: here it would keep them until it is forgotten
+            for error in errors.values():
+                logger.info("left out: %s", error)
             squares = {row: item for row, item in items if row not in errors}
             pixels = processor.image_processor.to_pixel_values(list(squares.values())) if squares else None
             yield PixelBatch(

@@ -1,5 +1,6 @@
 """Batches of images, read by workers or without them: the same pixels, and everybody's fault its own."""
 
+import logging
 import os
 import signal
 
@@ -79,3 +80,14 @@ def test_senseless_numbers_are_refused(model, processor, photos):
         encode_images(model, processor, photos, num_workers=100_000)
     with pytest.raises(ValueError, match="batch_size is 0"):
         encode_images(model, processor, photos, batch_size=0)
+
+
+def test_each_image_that_is_left_out_is_told_with_its_reason(processor, tmp_path, caplog):
+    """Of many only five names were told, of none why."""
+    caplog.set_level(logging.INFO, "fafa")
+    files = [tmp_path / f"{number}.png" for number in range(8)]
+    for file in files:
+        file.write_bytes(b"<html>")
+    list(read_pixels(processor, files, [range(8)], "image", 4, on_error="skip"))
+    for file in files:
+        assert f"{str(file)!r} (6 bytes) cannot be read as an image: it is a web page" in caplog.text
