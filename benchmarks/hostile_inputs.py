@@ -195,7 +195,8 @@ def _be_the_command(trial: Trial, log: Path) -> None:
 def classify(trial: Trial, name: str, outcome: Outcome) -> tuple[str, str]:
     """What happened to one input, by the text that names it: one of `GOOD` or a fault; and the line that tells."""
     lines = outcome.output.strip().splitlines() or [""]
-    telling = ([line for line in lines if name and name in line] or lines[-1:])[-1]
+    naming = [line for line in lines if name and name in line] or lines[-1:]
+    telling = naming[0 if trial.expected == "skipped" else -1]  # a summary of all that were skipped may follow
     if trial.harm is not None and trial.harm.exists():
         return "harm done", telling
     if outcome.status is None:
@@ -739,7 +740,7 @@ def rows_of(group: str, trials: Iterator[Trial], place: Place) -> Iterator[dict]
             verdict, line = classify(trial, text, outcome)
             yield {
                 "group": group,
-                "input": name,
+                "input": name.replace(str(place.work), "…"),
                 "command": trial.command,
                 "expected": trial.expected,
                 "verdict": verdict,

@@ -1,5 +1,6 @@
 """The training example, launched as a person would: two steps, a resume, its card, and its mistakes."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -81,17 +82,46 @@ def test_settings_that_cannot_be_used_are_one_line_and_no_traceback(world, tmp_p
     for text, message in [
         ("max_steps: 2\n1: 2\n", f"{config}, line 2: the key 1 is no text to YAML"),
         ("model_options: 5\n", "model_options is 5, expected fields of FafaConfig"),
-        ("data_dir: [1]\n", f"{config}: data_dir is [1], expected str"),
-        ("max_steps: 1.5\n", f"{config}: max_steps is 1.5, expected int"),
-        ("lora_rank: -1\n", "lora_rank is -1, expected a number from 0"),
-        ("vision_dtype: int8\n", "vision_dtype is 'int8', expected such as float32"),
-        (f"seed: {2**40}\n", f"seed is {2**40}, expected a whole number from 0 to 4,294,967,295"),
     ]:
         config.write_text(text)
         run = train(world, tmp_path / "model", "--config", str(config), check=False)
         assert run.returncode == 2 and message in run.stderr and "Traceback" not in run.stderr
     run = train(world, tmp_path / "model", "--model_options", "[" * 100_000, check=False)
     assert run.returncode == 2 and "model_options is no JSON" in run.stderr and "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data_dir: [1]", "mine.yaml: data_dir is [1], expected str"),
+        ("max_steps: 1.5", "mine.yaml: max_steps is 1.5, expected int"),
+        ("cache_images: 2", "mine.yaml: cache_images is 2, expected bool"),
+        ("learning_rate: {a: 1}", "mine.yaml: learning_rate is {'a': 1}, expected float"),
+        ("learning_rate: 'nan'", "learning_rate is nan, expected a finite number"),
+        ("lora_rank: -1", "lora_rank is -1, expected a number from 0"),
+        ("vision_dtype: int8", "vision_dtype is 'int8', expected such as float32"),
+        (f"seed: {2**40}", f"seed is {2**40}, expected a whole number from 0 to 4,294,967,295"),
+    ],
+)
+def test_values_of_another_kind_are_refused_by_name_before_data_is_read(tmp_path, monkeypatch, capsys, text, message):
+    """A list as folder, half a step and a seed that numpy does not take ended in tracebacks, some after minutes."""
+    (tmp_path / "mine.yaml").write_text(text)
+    arguments = [
+        "--config",
+        str(tmp_path / "mine.yaml"),
+        "--output_dir",
+        str(tmp_path / "model"),
+        "--report_to",
+        "none",
+    ]
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    spec = importlib.util.spec_from_file_location("train_example", ROOT / "examples/train.py")
+    example = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "train_example", example)  # where its dataclasses look for their types
+    spec.loader.exec_module(example)
+    with pytest.raises(SystemExit) as stopped:
+        example.parse_arguments()
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)

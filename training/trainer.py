@@ -17,6 +17,7 @@ from transformers.trainer_utils import EvalPrediction
 
 from ..image_reading_fafa import UnreadableImageError
 from ..loading import dead_workers_told, undecoded, worker_options
+from ..retrieval.encoding import some
 from .averaging import AveragedWeights
 from .batches import TripletBatches
 from .card import RunClock, RunFacts, write_training_card
@@ -427,7 +428,7 @@ class FafaTrainer(AveragedWeights, SafeTrainer):
                     "%d images could not be read; triplets were left out %d times because of them: %s",
                     len(self.skipped_images),
                     sum(self.skipped_images.values()),
-                    ", ".join(sorted(self.skipped_images)),
+                    some(sorted(self.skipped_images)),
                 )
 
 
