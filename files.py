@@ -175,6 +175,11 @@ def printable(text: str | os.PathLike) -> str:
     )
 
 
+def some(names: Sequence[str], shown: int = 5) -> str:
+    """The first few names, and how many more there are."""
+    return ", ".join(map(printable, names[:shown])) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+
+
 def _escaped(char: str) -> str:
     if 0xDC80 <= ord(char) <= 0xDCFF:  # how Python keeps a byte that is no UTF-8
         return f"\\x{ord(char) - 0xDC00:02x}"

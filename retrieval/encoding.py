@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..files import printable
+from ..files import some
 from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError
 from ..loading import dead_workers_told
 from ..modeling_fafa import FafaModel
@@ -302,8 +302,3 @@ def _checked(encode: Encode, names: Sequence[str]) -> Encode:
             yield rows, skipped, features
 
     return encode_and_check
-
-
-def some(names: Sequence[str], shown: int = 5) -> str:
-    """The first few names, and how many more there are."""
-    return ", ".join(map(printable, names[:shown])) + (f" and {len(names) - shown} more" if len(names) > shown else "")

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from ..files import printable
+from ..files import printable, some
 from ..image_reading_fafa import UnreadableImageError
 from ..loading import undecoded
 from ..modeling_fafa import FafaModel
 from ..processing_fafa import FafaProcessor
-from .encoding import EncodedImages, encode_images, some
+from .encoding import EncodedImages, encode_images
 from .fingerprint import dtype_name, feature_settings
 from .identity import changes_since, describe_absent, describe_image, input_name, input_path, path_of
 from .photo_folder import copies_of, find_images

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
 
+from ..files import some
 from ..image_reading_fafa import UnreadableImageError
 from ..loading import dead_workers_told, undecoded, worker_options
-from ..retrieval.encoding import some
 from .averaging import AveragedWeights
 from .batches import TripletBatches
 from .card import RunClock, RunFacts, write_training_card
