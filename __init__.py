@@ -4,8 +4,11 @@ Importing `fafa` is light: classes load on first use, and registration with tran
 `datasets.load_dataset` happens when those libraries are themselves imported (see registration.py).
 """
 
+import sys
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
+from types import TracebackType
 
 from .registration import register_with_libraries
 
@@ -36,4 +39,14 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_EXPORTS])
 
 
+def _tell_of_interrupt(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Ctrl-C while a command is still importing, before `commands.command` answers it: a word, and no traceback."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("\ninterrupted.", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+if any(pair[0] == "-m" and pair[1].startswith("fafa.") for pair in pairwise(sys.orig_argv)):
+    sys.excepthook = _tell_of_interrupt
 register_with_libraries()

@@ -301,3 +301,11 @@ def test_a_device_that_is_not_there_is_one_line(device, capsys):
     message = capsys.readouterr().err.splitlines()[-1]
     assert stopped.value.code == 2 and f"--device {device} cannot be used here: " in message and len(message) < 300
     check_device(ArgumentParser(), "cpu")
+
+
+def test_ctrl_c_while_a_command_imports_shows_no_traceback(tmp_path):
+    """Importing takes seconds, in which a person changes their mind."""
+    (tmp_path / "xxhash.py").write_text("raise KeyboardInterrupt")
+    command = [sys.executable, "-m", "fafa.verify", "--help"]
+    run = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    assert run.returncode in (-signal.SIGINT, 130) and run.stderr.strip() == "interrupted."
