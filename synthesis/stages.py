@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from ..files import faults_of, is_sealed, read_json, record_files, sealed
+from ..files import DISK_FULL, faults_of, is_sealed, read_json, record_files, sealed
 from .components import ImageRequest, Record, SynthesisError
 from .pictures import save_picture
 from .settings import deciding, differences
@@ -42,7 +42,6 @@ REJECTED = "rejected"
 MANIFEST, RUNS = "manifest.json", "runs.jsonl"
 _LIBRARIES = ("fafa", "numpy", "pillow", "torch", "transformers", "diffusers", "peft", "openai", "rensa")
 _WAIT = 2.0  # seconds between looks at what other shards have done
-_OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 Given, Made = TypeVar("Given"), TypeVar("Made")
 
@@ -597,7 +596,7 @@ def reporting_files(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         place = error.filename or folder
-        if error.errno in _OUT_OF_SPACE:
+        if error.errno in DISK_FULL:
             raise SynthesisError(
                 f"{place}: the disk is full. Make room and give the same command again: what is finished stays."
             ) from error

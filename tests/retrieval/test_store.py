@@ -319,20 +319,21 @@ def test_names_outside_utf_8_are_kept(model, processor, photos, tmp_path):
     assert odd in open_gallery(model, processor, photos, tmp_path / "f").paths
 
 
+def twice_at_once(run):
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def test_two_runs_try_again_what_could_not_be_read(model, processor, photos, tmp_path, monkeypatch):
     fail_to_read(monkeypatch, set(range(0, NUM_IMAGES, 2)), UnreadableImageError)
     open_gallery(model, processor, photos, tmp_path / "f")
     monkeypatch.undo()
     monkeypatch.setattr(store, "INPUTS_PER_SHARD", 2)
     expected, results = encode(model, processor, photos), []
-    threads = [
-        threading.Thread(target=lambda: results.append(open_gallery(model, processor, photos, tmp_path / "f")))
-        for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    twice_at_once(lambda: results.append(open_gallery(model, processor, photos, tmp_path / "f")))
     assert len(results) == 2 and torch.equal(results[0].features, results[1].features)
     assert_close(results[0].features, expected)
 
@@ -640,14 +641,7 @@ def test_two_runs_that_find_a_changed_gallery_share_the_work(model, processor, p
         paint(photos[0].parent / f"{number}.png", number)
     expected = open_gallery(model, processor, photos).features
     spy, results = Spy(model, monkeypatch), []
-    threads = [
-        threading.Thread(target=lambda: results.append(open_gallery(model, processor, photos, tmp_path / "f")))
-        for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    twice_at_once(lambda: results.append(open_gallery(model, processor, photos, tmp_path / "f")))
     assert len(results) == 2 and torch.equal(results[0].features, results[1].features)
     assert_close(results[0].features, expected)
     assert spy.num_images == 6
