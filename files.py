@@ -1,12 +1,14 @@
 """Files: written whole or not at all, hashed, and told from one another by their contents. Knows nothing of models."""
 
 import errno
+import fcntl
 import json
 import os
 import shutil
+import threading
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -25,18 +27,54 @@ _LARGEST_JSON = 256 << 20  # bytes; what is larger was not written by this packa
 def whole_file(file: Path) -> Iterator[Path]:
     """A path to write to, beside `file`, which becomes `file` when all went well, and goes when it did not.
 
-    What has its name is whole and on the disk, also after a power cut.
+    What has its name is whole and on the disk, also after a power cut. Of several processes that write one file at the
+    same time, the last to finish wins.
 
     Raises:
         OSError: it cannot be written; for a full disk the message tells the space that is left.
     """
+    with _own_part(file) as part, full_disk_told(file):
+        try:
+            yield part
+            with part.open("rb") as stream:  # not to write: it may be a link to a file on a read-only disk
+                os.fsync(stream.fileno())
+            part.replace(file)
+        except BaseException:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _own_part(file: Path) -> Iterator[Path]:
+    """Where to write what becomes `file`: one name always, so that a killed run's goes, or a spare one.
+
+    The spare one is for when another process, or thread, is writing there. An empty file lies there.
+    """
     part = file.with_name(f"{file.name}.part")
-    part.unlink(missing_ok=True)  # of a run that was killed
+    only = fcntl.LOCK_EX | fcntl.LOCK_NB
+    with ExitStack() as stack:
+        try:
+            if part.is_symlink():
+                part.unlink()
+            elif part.exists():
+                with part.open("rb") as left:
+                    fcntl.flock(left, only)  # or somebody writes it
+                    if os.path.samestat(os.fstat(left.fileno()), part.lstat()):  # or it just became its writer's `file`
+                        part.unlink()  # rather than written over: it may be a link to a file of the user's
+            stream = stack.enter_context(part.open("xb"))
+            fcntl.flock(stream, only)
+            is_own = os.path.samestat(os.fstat(stream.fileno()), part.lstat())  # or another took it for a killed run's
+        except OSError:
+            is_own = False
+        yield part if is_own else file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}.part")
+
+
+@contextmanager
+def full_disk_told(file: Path) -> Iterator[None]:
+    """Around writing a file: an error for a full disk, which often has no name, names it and the space that is left."""
     try:
-        yield part
-        with part.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        part.replace(file)
+        yield
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
@@ -47,9 +85,6 @@ def whole_file(file: Path) -> Iterator[Path]:
             "stays. Make room, and give the same command again",
             str(file),
         ) from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def hash_file(file: str | os.PathLike) -> str:

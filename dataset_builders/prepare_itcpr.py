@@ -289,6 +289,7 @@ def carry_out(plan: Plan, mode: str = "copy", show_progress: bool = True) -> Non
 def _write(source: Path, target: Path, mode: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(target) as part:
+        part.unlink(missing_ok=True)
         if mode == "copy":
             shutil.copy2(source, part)
         elif mode == "symlink":

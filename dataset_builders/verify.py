@@ -37,7 +37,7 @@ import datasets
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from ..files import stamp_of, whole_file
+from ..files import full_disk_told, stamp_of, whole_file
 from ..workers import in_processes, num_cores
 from . import cirhs, itcpr, syncpr, syntbpr
 from .base import describe_differences
@@ -239,7 +239,8 @@ class Images:
             unit=" images",
             disable=not show_progress,
         )
-        with bar, state.open("a", encoding="utf-8", buffering=1) as stream:  # by lines: a killed run keeps them
+        # By lines: a killed run keeps them.
+        with bar, full_disk_told(state), state.open("a", encoding="utf-8", buffering=1) as stream:
             stream.write("\n")  # ends what a killed run has left of a line
             tasks = [(self._files[number], known.get(number)) for number in numbers]
             everything_found = in_processes(partial(look_at, check=check_image), tasks, num_workers)

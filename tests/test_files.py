@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 
 import pytest
 
@@ -20,6 +21,39 @@ def test_a_file_that_was_not_finished_replaces_nothing(tmp_path):
     with whole_file(file) as part:
         part.write_text("after")
     assert file.read_text() == "after" and list(tmp_path.iterdir()) == [file]
+
+
+def test_writers_of_one_file_at_the_same_time_do_not_touch_one_another_s_work(tmp_path):
+    file = tmp_path / "result.png"
+    (tmp_path / "result.png.part").write_text("of a run that was killed")
+    first_writes, second_is_done = threading.Event(), threading.Event()
+
+    def write_first():
+        with whole_file(file) as part:
+            part.write_text("first")
+            first_writes.set()
+            second_is_done.wait(10)
+
+    first = threading.Thread(target=write_first)
+    first.start()
+    assert first_writes.wait(10)
+    with whole_file(file) as part:
+        part.write_text("second")
+    assert file.read_text() == "second"
+    second_is_done.set()
+    first.join()
+    assert file.read_text() == "first" and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_link_that_a_killed_run_left_is_not_written_through(tmp_path):
+    source = tmp_path / "a user's photograph"
+    source.write_text("precious")
+    for link in ("symlink_to", "hardlink_to"):
+        getattr(tmp_path / "copy.jpg.part", link)(source)
+        with whole_file(tmp_path / "copy.jpg") as part:
+            part.write_text("new")
+        assert source.read_text() == "precious" and (tmp_path / "copy.jpg").read_text() == "new"
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_full_disk_is_told_with_the_file_and_the_remedy(tmp_path):

@@ -301,6 +301,20 @@ def test_what_cannot_be_read_now_is_no_verdict_on_the_image(syncpr_root, syncpr_
     assert main([str(syncpr_root), "--num-workers", "1"]) == 0
 
 
+def test_a_full_disk_is_told_with_the_file_and_the_next_check_goes_on(syncpr_root, opened, monkeypatch, capsys):
+    def as_line(path, found):
+        if len(opened) > 6:  # an error of a stream has no file's name
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return checked.as_line(path, found)
+
+    with monkeypatch.context() as full:
+        full.setattr(verify, "as_line", as_line)
+        assert main([str(syncpr_root), "--num-workers", "1"]) == 2
+    told = capsys.readouterr().err
+    assert "the disk is full" in told and "Make room" in told and str(syncpr_root / "verify") in told
+    assert check(syncpr_root)["sound"]
+
+
 def test_several_processes_find_the_same(syncpr_root, syncpr_records):
     """More images than one task takes; the broken one is in the last."""
     records = []
