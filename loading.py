@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from multiprocessing.queues import Queue
 from multiprocessing.reduction import ForkingPickler
@@ -136,7 +136,8 @@ def _watch(workers: list[multiprocessing.Process], writer) -> None:
             for worker in running.values():
                 worker.kill()
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, writer.fileno(), inheritable=False)
+            with suppress(OSError):  # of a queue that is closed already
+                os.dup2(nowhere, writer.fileno(), inheritable=False)
             os.close(nowhere)
             return
 
@@ -149,6 +150,10 @@ def _ended_well(worker: multiprocessing.Process) -> bool:
             pass  # it has got them already
         else:
             return news.si_code == os.CLD_EXITED and news.si_status == 0
+    for _ in range(100):
+        if worker.exitcode is not None:
+            break
+        time.sleep(0.01)  # the main thread is between getting the news and noting it
     return worker.exitcode == 0
 
 

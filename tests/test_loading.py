@@ -12,6 +12,7 @@ import torch
 from test_workers import runs, wait_for
 from torch.utils.data import DataLoader, Dataset
 
+from fafa import loading
 from fafa.loading import dead_workers_told, worker_options
 from fafa.workers import WorkerDiedError
 
@@ -114,6 +115,18 @@ def test_a_killed_worker_ends_the_run_even_while_it_sends(persistent, in_thread,
     for worker in multiprocessing.active_children():
         worker.join(30)
     assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_ended_well_is_no_dead_one_while_its_end_is_being_noted():
+    """The main thread gets the news and notes it a moment later; in between a watcher finds neither."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+
+    class Worker:
+        pid, codes = ended.pid, iter([None, None, 0, 0])
+        exitcode = property(lambda self: next(self.codes))
+
+    assert loading._ended_well(Worker())
 
 
 def test_a_batch_that_cannot_be_sent_ends_the_run_instead_of_being_waited_for():
