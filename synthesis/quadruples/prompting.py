@@ -7,8 +7,10 @@ from typing import ClassVar
 
 from ..components import Record, SynthesisError, TextModel, TextRequest, seed_of
 from ..models import ChatModel, ServerModel
-from ..models.asking import UnusableAnswer, as_messages, ask, check_attempts
-from .checks import CheckSettings, fault_of, known_languages
+from ..models.asking import as_messages, ask, check_attempts
+from ..replies import UnusableAnswer
+from ..replies.languages import known_languages
+from .checks import CheckSettings, fault_of
 from .drawing import Template
 from .parsing import parse_quadruple
 from .writing import FIELDS, QuadrupleWriter

@@ -10,11 +10,11 @@ import numpy as np
 
 from ..components import Part, Record, TextModel, TextRequest, seed_of
 from ..models import ChatModel, ServerModel
-from ..models.asking import as_messages, ask
+from ..models.asking import as_messages, ask, check_asking
 from ..quadruples.drawing import Template
+from ..replies import read_sentence
 from ..world.captions import describe_outfit
 from ..world.people import outfit_as_dict, sample_outfit
-from .sentences import check_asking, plain_sentence
 
 
 class PromptWriter(Part, ABC):
@@ -91,6 +91,7 @@ class RoughTemplatePrompts:
         attempts: How often it is asked until the answer can be used. Needs a `temperature` above 0.
         min_words: Of a prompt.
         max_words: Of a prompt; CLIP, which many painters read with, sees about 55.
+        language: ISO 639-1 code of the language that prompts must be in.
     """
 
     kind: ClassVar[str] = "rough-template"
@@ -103,6 +104,7 @@ class RoughTemplatePrompts:
     attempts: int = 3
     min_words: int = 8
     max_words: int = 55
+    language: str = "en"
 
     def __post_init__(self) -> None:
         self.drawing.draw(0)  # refuses templates that cannot be filled
@@ -145,7 +147,8 @@ class _RoughTemplateWriter(PromptWriter):
             return TextRequest(name, messages, seed_of(seed, "prompt", name, attempt))
 
         def read(_: str, text: str) -> str:
-            return plain_sentence(text, settings.min_words, settings.max_words)
+            asked = settings.request.replace("{outline}", "")
+            return read_sentence(text, settings.min_words, settings.max_words, settings.language, question=asked)
 
         for answer in ask(self.model, ids, request, read, settings.attempts):
             outline, drawn = settings.drawing.draw(seed_of(seed, "prompt", answer.item))
