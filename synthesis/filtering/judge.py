@@ -11,10 +11,9 @@ from ..models import ChatModel, ServerModel
 from ..models.asking import as_messages, ask, check_attempts
 from ..quadruples.writing import FIELDS
 from ..replies import quoted, read_marks
+from ..templates import check_template, fill_template
 
 LOWEST, HIGHEST = 1, 10  # marks; scores are these brought to 0 ... 1
-
-_SLOT = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,7 @@ class Question:
     scores: list[str]
 
     def __post_init__(self):
-        for slot in _SLOT.findall(self.prompt):
-            if slot not in FIELDS:
-                raise ValueError(f"the prompt has a slot {{{slot}}}; it can have {', '.join(FIELDS)}")
+        check_template("prompt", self.prompt, FIELDS, needed=[], other_braces=True)
         for name in self.scores:
             if not re.fullmatch(r"[a-z][a-z_]*", name):
                 raise ValueError(f"a score's name is of small letters and underscores: {name!r}")
@@ -98,7 +95,7 @@ class _VisionLanguageJudge(Judge):
         def request(item: tuple[Record, int], attempt: int) -> TextRequest:
             record, number = item
             question = settings.questions[number]
-            prompt = _SLOT.sub(lambda slot: quoted(record[slot[1]]), question.prompt)
+            prompt = fill_template(question.prompt, {name: quoted(record[name]) for name in FIELDS})
             return TextRequest(
                 id=f"{record['id']}/{number}",
                 messages=as_messages(settings.system, prompt),

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 from ..components import SynthesisError, TextModel, TextRequest
 from ..replies import UnusableAnswer
+from ..replies.languages import is_known
 
 Item, Value = TypeVar("Item"), TypeVar("Value")
 
@@ -109,12 +110,14 @@ def as_messages(system: str, text: str) -> list[dict[str, str]]:
     return [*messages, {"role": "user", "content": text}]
 
 
-def check_asking(attempts: int, min_words: int, max_words: int) -> None:
+def check_asking(attempts: int, min_words: int, max_words: int, language: str) -> None:
     """Refuse settings by which no text can be had.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: a number is out of range, or nobody can tell the language.
     """
     check_attempts(attempts)
+    if not is_known(language):
+        raise ValueError(f"language {language!r} is unknown; use a code such as 'en'")
     if not 1 <= min_words <= max_words:
         raise ValueError(f"min_words must be at least 1 and at most max_words: {min_words}, {max_words}")

@@ -11,7 +11,7 @@ way a text came, `faults` says whether it can stand in a data set, with the help
 from .answering import UnusableAnswer, answer_part, is_refusal, quoted
 from .faults import fault_of_text
 from .marks import read_marks
-from .sentences import read_sentence
+from .sentences import read_sentence, unquoted
 
 __all__ = [
     "UnusableAnswer",
@@ -21,4 +21,5 @@ __all__ = [
     "quoted",
     "read_marks",
     "read_sentence",
+    "unquoted",
 ]

@@ -103,9 +103,9 @@ def is_foreign(text: str, language: str) -> bool:
     return len(words) >= _ENOUGH_WORDS and 8 * known < len(words) and _is_doubtful(text, language)
 
 
-def known_languages() -> list[str]:
-    """The codes that a language can be named by."""
-    return list(_language_identifier().labels)
+def is_known(language: str) -> bool:
+    """Whether texts can be told to be in the language of this code."""
+    return language in _FUNCTION_WORDS or language in _OWN_SCRIPTS or language in _language_identifier().labels
 
 
 def _counts(words: list[str], language: str) -> tuple[int, int]:

@@ -140,15 +140,15 @@ def _bare(text: str) -> str:
         for around in (_AROUND, _GREETING, _LEAD, _LABEL):
             shorter = around.sub("", text)
             text = shorter if shorter.strip() else text
-        if len(text) > 1 and _QUOTES.get(text[0]) == text[-1] and text[-1] not in text[1:-1]:
-            text = text[1:-1]
-        elif (
-            len(text) > 1
-            and text[0] in '"“'
-            and text.rstrip(".")[-1:] in ('"', "”")
-            and len(re.findall('["“”]', text)) == 2
-        ):
-            text = text.rstrip(".")[1:-1]
+        text = unquoted(text)
+    return text
+
+
+def unquoted(text: str) -> str:
+    """The text without quotation marks around the whole of it; those of a part of it stay."""
+    end = len(text.rstrip("."))
+    if end > 1 and _QUOTES.get(text[0]) == text[end - 1] and not set(text[1 : end - 1]) & {text[0], text[end - 1]}:
+        return text[1 : end - 1]
     return text
 
 

@@ -16,6 +16,7 @@ from ..components import Part, Record, TextModel, TextRequest, seed_of
 from ..models import ChatModel, ServerModel
 from ..models.asking import as_messages, ask, check_asking
 from ..replies import read_sentence
+from ..templates import check_template, fill_template
 from ..world.captions import describe_outfit
 from ..world.people import outfit_from_dict
 
@@ -63,7 +64,7 @@ class _ModelCaptionSettings:
 
     def __post_init__(self) -> None:
         _check_captions(self.captions)
-        check_asking(self.attempts, self.min_words, self.max_words)
+        check_asking(self.attempts, self.min_words, self.max_words, self.language)
 
     @property
     def slots(self) -> frozenset[str]:
@@ -84,6 +85,10 @@ class InstructionCaptions(_ModelCaptionSettings):
     """Settings of captions by a vision-language model that is always asked the same."""
 
     kind: ClassVar[str] = "instruction"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_template("instruction", self.instruction, [])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +113,7 @@ class TemplateCaptions(_ModelCaptionSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if "{template}" not in self.instruction:
-            raise ValueError(f"instruction must hold {{template}}: {self.instruction!r:.80}")
+        check_template("instruction", self.instruction, ["template"])
         for name in ("openings", "bodies", "endings"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must hold at least one text")
@@ -178,7 +182,7 @@ class _ModelCaptions(CaptionWriter):
             return settings.instruction
         rng = np.random.default_rng(seed_of(seed, "template", name))
         template = rng.choice(settings.num_templates, size=settings.captions, replace=False)[number]
-        return settings.instruction.replace("{template}", settings.template(int(template)))
+        return fill_template(settings.instruction, {"template": settings.template(int(template))})
 
 
 def _captioned(name: str, found: dict[int, str], faults: dict[int, str]) -> Record:

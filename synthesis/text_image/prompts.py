@@ -13,6 +13,7 @@ from ..models import ChatModel, ServerModel
 from ..models.asking import as_messages, ask, check_asking
 from ..quadruples.drawing import Template
 from ..replies import read_sentence
+from ..templates import check_template, fill_template
 from ..world.captions import describe_outfit
 from ..world.people import outfit_as_dict, sample_outfit
 
@@ -108,9 +109,8 @@ class RoughTemplatePrompts:
 
     def __post_init__(self) -> None:
         self.drawing.draw(0)  # refuses templates that cannot be filled
-        check_asking(self.attempts, self.min_words, self.max_words)
-        if "{outline}" not in self.request:
-            raise ValueError(f"request must hold {{outline}}: {self.request!r:.80}")
+        check_asking(self.attempts, self.min_words, self.max_words, self.language)
+        check_template("request", self.request, ["outline"])
 
     @cached_property
     def drawing(self) -> Template:
@@ -128,7 +128,7 @@ class RoughTemplatePrompts:
     def preview(self, item: str, seed: int) -> str:
         """What the model is asked for an item."""
         outline, _ = self.drawing.draw(seed_of(seed, "prompt", item))
-        return self.request.replace("{outline}", outline)
+        return fill_template(self.request, {"outline": outline})
 
 
 class _RoughTemplateWriter(PromptWriter):

@@ -214,7 +214,10 @@ def test_settings_come_from_yaml_and_mistakes_are_named():
     for change, message in (
         ({"questions": []}, "give at least one question"),
         ({"questions": recipe["questions"] * 2}, "asked for twice: agreement_b"),
-        ({"questions": [{"prompt": "{caption}", "scores": ["x"]}]}, "the prompt has a slot {caption}; it can have"),
+        (
+            {"questions": [{"prompt": "{caption}", "scores": ["x"]}]},
+            "prompt: there is no field {caption}; did you mean {caption_",
+        ),
         ({"questions": [{"prompt": "?", "scores": ["Image quality"]}]}, "small letters and underscores"),
         ({"attempts": 0}, "attempts must be at least 1"),
     ):

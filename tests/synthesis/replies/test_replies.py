@@ -2,7 +2,7 @@
 
 import pytest
 
-from fafa.synthesis.adapters.composing import CAPTION_INSTRUCTION
+from fafa.synthesis.adapters.captions import CAPTION_INSTRUCTION
 from fafa.synthesis.replies import UnusableAnswer, fault_of_text, is_refusal, quoted, read_sentence
 
 CAPTION = "A woman in an off-white coat and black boots waits at a bus stop."
