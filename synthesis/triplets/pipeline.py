@@ -49,6 +49,7 @@ from ..stages import (
     Workspace,
     WritingStage,
 )
+from ..templates import check_template, fill_template
 from ..world.things import ThingsWriter
 from ..world.things_painter import ThingsPainter
 from .assembly import FORMATS, AssemblySettings, assemble, data_set_files, kept_triplets, triplet_of
@@ -93,10 +94,7 @@ class DiptychSettings(PictureFormat):
         super().__post_init__()
         if min(self.realistic, self.diverse) < 0 or self.realistic + self.diverse < 1:
             raise ValueError(f"realistic and diverse: at least one diptych, not {self.realistic} and {self.diverse}")
-        try:
-            self.prompt.format(caption_a="", caption_b="")
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(f"prompt: knows {{caption_a}} and {{caption_b}} alone ({error!r})") from None
+        check_template("prompt", self.prompt, ["caption_a", "caption_b"])
 
 
 @dataclass(frozen=True)
@@ -229,7 +227,7 @@ class _Diptychs(PaintingStage):
             "id": name,
             "quadruple": quadruple["id"],
             "number": number,
-            "prompt": self._diptychs.prompt.format(caption_a=quadruple["caption_a"], caption_b=quadruple["caption_b"]),
+            "prompt": fill_template(self._diptychs.prompt, quadruple),
             "seed": seed,
             "strength": 1.0 if is_realistic else round(float(np.random.default_rng([seed, 0]).uniform()), 3),
             "scene": quadruple,
