@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 Record = dict[str, Any]
+REJECTED = "rejected"  # the field of a record that says why it is not used
 
 
 def free(default: Any) -> Any:

@@ -11,6 +11,7 @@ give a triplet in each direction.
 """
 
 import difflib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..components import Gate, Record, seed_of
+from ..components import REJECTED, Gate, ImageRequest, Record, SynthesisError, seed_of
 from ..filtering.clip import ClipGate
 from ..filtering.detectors import PeopleGate
 from ..filtering.gates import AspectGate, BlankGate, BlurGate, SeamGate, TwinGate, open_halves
@@ -39,7 +40,6 @@ from ..recipe import Recipe
 from ..settings import deciding
 from ..splitting import Split, SplitSettings
 from ..stages import (
-    REJECTED,
     DataSetStage,
     ItemStage,
     PaintingStage,
@@ -48,6 +48,7 @@ from ..stages import (
     WholeStage,
     Workspace,
     WritingStage,
+    free_memory,
 )
 from ..world.things import ThingsWriter
 from ..world.things_painter import ThingsPainter
@@ -235,6 +236,10 @@ class _Diptychs(PaintingStage):
             "scene": quadruple,
         }
 
+    def trial_request(self, pair: Record, folder: Path) -> ImageRequest:
+        prompt = self._diptychs.prompt.format(caption_a=pair["caption_a"], caption_b=pair["caption_b"])
+        return replace(super().trial_request(pair, folder), prompt=prompt)
+
 
 class _Halves(PartStage):
     """Cuts diptychs in two."""
@@ -260,6 +265,10 @@ class _Halves(PartStage):
                 diptychs = list(threads.map(lambda item: open_picture(work.root / item["image"]), some))
                 yield from threads.map(save, some, self.part.split(diptychs))
 
+    def trial(self, pair: Record, folder: Path) -> Record:
+        self.part.split([open_picture(folder / pair["image"])])
+        return {"id": pair["id"]}  # a detector of photographs need not find painted people
+
     def _save(self, item: Record, split: Split | str, work: Workspace, chunk: int) -> Record:
         """Saves the halves; returns their record, or that of the rejected diptych."""
         record = {name: item[name] for name in ("id", "quadruple", "number")}
@@ -282,6 +291,24 @@ class _Gates(ItemStage):
         self._gate_settings = recipe.gates
         self.settings = {"gates": deciding(recipe.gates)}
         self._gates: list[Gate] = []
+
+    @property
+    def works_with(self) -> Any:
+        return self._gate_settings
+
+    def try_out(self, pair: Record, folder: Path) -> None:
+        try:
+            self.prepare()
+            for settings, gate in zip(self._gate_settings, self._gates, strict=True):
+                (scores,) = gate.score([pair], [open_halves(pair, folder)])
+                if strange := [name for name, score in scores.items() if not math.isfinite(score)]:
+                    raise SynthesisError(
+                        f"stage gates: {settings.kind} measures {strange[0]} as {scores[strange[0]]} of a picture in "
+                        "order: its weights are damaged or overflow; take another model"
+                    )
+        finally:
+            self.release()
+            free_memory()
 
     def prepare(self) -> None:
         self._gates = [settings.load() for settings in self._gate_settings]
@@ -331,6 +358,10 @@ class _Judgements(PartStage):
                 yield {"id": judgement.id, "scores": dict(judgement.scores)}
             else:
                 yield {"id": judgement.id, REJECTED: judgement.fault}
+
+    def trial(self, pair: Record, folder: Path) -> Record:
+        (judgement,) = self.part.judge([pair], folder)
+        return {"id": pair["id"]} | ({REJECTED: judgement.fault} if judgement.fault is not None else {})
 
 
 class _Filter(WholeStage):
@@ -401,6 +432,13 @@ class _Statistics(WholeStage):
     def sources(self) -> list[str]:
         stages = ["quadruples", "distinct", "diptychs", "split", "gates", "judgements", "filter"]
         return [name for name in stages if name != "judgements" or self._recipe.judge]
+
+    @property
+    def works_with(self) -> Any:
+        return self._recipe.statistics
+
+    def try_out(self, pair: Record, folder: Path) -> None:
+        self._recipe.statistics.try_out()
 
     def make(self, work: Workspace) -> dict[str, Any]:
         from ..statistics import write_statistics
