@@ -102,7 +102,7 @@ def _run(options: argparse.Namespace) -> int:
         (reason, count), *_ = reasons.items()
         raise SynthesisError(
             f"nothing was kept: stage {empty} rejected all {sum(reasons.values()):,} items, {count:,} of them for "
-            f"{reason!r}. {remedy_of(reason)}. They lie in {work.folder(empty)}; when it is mended, give --redo {empty}."
+            f"{reason!r}. {remedy_of(reason)}. They lie in {work.folder(empty)}; once mended, give --redo {empty}."
         )
     if shard[0] == 0 and not options.until:
         print(recipe.next_steps(work))

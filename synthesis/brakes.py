@@ -16,10 +16,10 @@ from .components import REJECTED, Record, SynthesisError
 _HASTE = 20  # rejected items on end, in the order of arrival, that stand for a text in a row: see `Brake.add`
 _LONGEST_EXAMPLE = 160  # characters of what a model said
 _REMEDIES = {  # by what is in a reason
+    r"black|one colour": "The weights or the dtype are not fit: set dtype: bfloat16 or float32, or take whole weights",
     r"cut off": "The answers do not come to their end: turn the model's thinking off, or raise max_tokens "
     "(max_new_tokens)",
     r"refus|moderat|filter": "The model will not do it: change the prompt, or take another model",
-    r"black|one colour": "The weights or the dtype are not fit: set dtype: bfloat16 or float32, or take whole weights",
     r"JSON|mark|empty|schema": "The model does not keep to the form that it is asked for: change the prompt, or take "
     "another model",
     r"seam": "The pictures cannot be cut in two: look at some of them, then at the painter's adapter and prompt",

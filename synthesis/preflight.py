@@ -7,10 +7,8 @@ not after the days that the stages before them take.
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from .brakes import why_rejected
 from .components import REJECTED, ImageRequest, Record, SynthesisError
@@ -18,6 +16,7 @@ from .painters.world import WorldPainter
 from .pictures import save_picture
 from .quadruples.grammar import GrammarWriter
 from .recipe import Recipe
+from .settings import uses_models
 from .stages import ItemStage, Stage, Workspace, discard_from, run_stages, write_whole
 
 logger = logging.getLogger(__name__)
@@ -26,17 +25,6 @@ CANARY = "canary"  # the folder, in that of the synthesis
 _PASSED = "passed.json"
 _TIMES_CANARY = 10  # texts of a recipe that are worth a canary
 _FEWEST_ITEMS = 8  # that are no chance if all of them are rejected
-_MODELS = ("model", "sentences")  # settings that name a model
-
-
-def uses_models(settings: Any) -> bool:
-    """Whether a part's settings name a model or a server: what the package paints and writes itself needs no trial."""
-    if isinstance(settings, (list, tuple)):
-        return any(map(uses_models, settings))
-    if not is_dataclass(settings):
-        return False
-    values = {entry.name: getattr(settings, entry.name) for entry in fields(settings)}
-    return any((name in _MODELS and value is not None) or uses_models(value) for name, value in values.items())
 
 
 def try_models(stages: Sequence[Stage], work: Workspace) -> None:
@@ -102,7 +90,7 @@ def run_canary(recipe: Recipe, work: Workspace, num_stages: int) -> None:
         SynthesisError: a stage cannot do its work, or rejects everything.
     """
     count, folder = recipe.brakes.canary, work.root / CANARY
-    has_models = any(uses_models(stage.works_with) for stage in recipe.stages()[:num_stages])
+    has_models = any(uses_models(stage.works_with) for stage in recipe.stages())
     if not count or work.shard[0] or not has_models or recipe.count < _TIMES_CANARY * count:
         return
     passed = _passed(folder)

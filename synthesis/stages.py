@@ -34,7 +34,7 @@ from tqdm.auto import tqdm
 
 from ..files import DISK_FULL, faults_of, is_sealed, read_json, record_files, sealed
 from .brakes import Brake, Braked, Brakes, check_usable
-from .components import REJECTED, ImageRequest, PaintedImage, Record, SynthesisError, seed_of
+from .components import CONTROL, REJECTED, ImageRequest, PaintedImage, Record, SynthesisError, seed_of
 from .pictures import is_one_colour, save_picture
 from .settings import deciding, differences
 
@@ -145,6 +145,8 @@ class Workspace:
         """Of a finished stage: items, and how many were rejected for which reason."""
         reasons, items = Counter(), 0
         for record in self.records(stage):
+            if CONTROL in record:
+                continue
             items += 1
             if REJECTED in record:
                 reasons[record[REJECTED]] += 1

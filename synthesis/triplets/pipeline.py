@@ -11,8 +11,9 @@ give a triplet in each direction.
 """
 
 import difflib
+import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,13 +22,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..components import REJECTED, Gate, ImageRequest, Record, SynthesisError, seed_of
+from ..components import CONTROL, REJECTED, Gate, ImageRequest, Record, SynthesisError, seed_of
 from ..filtering.clip import ClipGate
+from ..filtering.controls import JudgeControls, check_controls, controlled_ids, controls_of, count_controls
 from ..filtering.detectors import PeopleGate
 from ..filtering.gates import AspectGate, BlankGate, BlurGate, SeamGate, TwinGate, open_halves
 from ..filtering.judge import VisionLanguageJudge
 from ..filtering.onlooker import Onlooker
-from ..filtering.thresholds import DIRECTIONS, Thresholds
+from ..filtering.thresholds import DIRECTIONS, UNIT, Thresholds
 from ..painters.diffusion import DiffusionPainter
 from ..painters.image_server import ImageServer
 from ..painters.world import WorldPainter
@@ -37,7 +39,7 @@ from ..quadruples.grammar import GrammarWriter
 from ..quadruples.near_duplicates import NearDuplicateSettings, reject_near_duplicates
 from ..quadruples.prompting import LanguageModelWriter
 from ..recipe import Recipe
-from ..settings import deciding
+from ..settings import deciding, uses_models
 from ..splitting import Split, SplitSettings
 from ..stages import (
     DataSetStage,
@@ -49,12 +51,16 @@ from ..stages import (
     Workspace,
     WritingStage,
     free_memory,
+    read_lines,
 )
 from ..world.things import ThingsWriter
 from ..world.things_painter import ThingsPainter
 from .assembly import FORMATS, AssemblySettings, assemble, data_set_files, kept_triplets, triplet_of
 
+logger = logging.getLogger(__name__)
+
 _AT_ONCE = 64  # pictures opened together
+_WATCHED = 400  # of the latest judgements of controls and of their pairs
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,9 @@ class DiptychSettings(PictureFormat):
             self.prompt.format(caption_a="", caption_b="")
         except (KeyError, IndexError, ValueError) as error:
             raise ValueError(f"prompt: knows {{caption_a}} and {{caption_b}} alone ({error!r})") from None
+        for slot in ("{caption_a}", "{caption_b}"):
+            if slot not in self.prompt:
+                raise ValueError(f"prompt: add {slot}, or all pictures show the same: {self.prompt!r:.80}")
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,7 @@ class TripletRecipe(Recipe):
         split: How they are cut in two.
         gates: Cheap measures of every pair.
         judge: Who looks at pairs that the gates let through; None to decide by the gates alone.
+        controls: Pairs spoilt on purpose by which a judge with a model is controlled.
         filter: The bounds of all scores.
         assemble: The data set.
     """
@@ -125,6 +135,7 @@ class TripletRecipe(Recipe):
         default_factory=list
     )
     judge: Onlooker | VisionLanguageJudge | None = None
+    controls: JudgeControls = field(default_factory=JudgeControls, metadata={"free": True})
     filter: Thresholds = field(default_factory=Thresholds)
     assemble: AssemblySettings = field(default_factory=AssemblySettings)
 
@@ -138,6 +149,8 @@ class TripletRecipe(Recipe):
                 nearest = difflib.get_close_matches(name, scores, n=1)
                 hint = f"did you mean {nearest[0]!r}?" if nearest else f"they give {', '.join(scores) or 'no scores'}."
                 raise ValueError(f"filter: bounds: neither a gate nor the judge measures {name!r}; {hint}")
+        scales = {name: scale for gate in self.gates for name, scale in zip(gate.names, gate.scales, strict=True)}
+        self.filter.check_scales(scales | dict.fromkeys(self.judge.names if self.judge else (), UNIT))
 
     @property
     def gate_scores(self) -> list[str]:
@@ -346,18 +359,63 @@ class _Judgements(PartStage):
         self._bounds = recipe.filter.among(recipe.gate_scores)
         # Bounds say which pairs are judged, not what is said of them: with others, no judgement is made twice.
         self.settings = {"judge": deciding(recipe.judge)}
+        self._names, self._seed, self._all_bounds = recipe.judge.names, recipe.seed, recipe.filter
+        self._controls = recipe.controls if uses_models(recipe.judge) else JudgeControls(per_chunk=0)
+        self._judge = str(getattr(getattr(recipe.judge, "model", None), "model", recipe.judge.kind))
+        self._recent: dict[str, Record] = {}  # judgements of controls, and of the pairs that they are made of
+        self._has_warned = False
 
     def items(self, work: Workspace, chunk: int) -> list[Record]:
         scores = {record["id"]: record["scores"] for record in work.read(self.source, chunk)}
-        decided = ((pair, self._bounds.decide(scores[pair["id"]])) for pair in pairs_with_texts(work, chunk))
-        return [pair for pair, reasons in decided if not all(reasons.values())]
+        pairs = pairs_with_texts(work, chunk)
+        decided = ((pair, self._bounds.decide(scores[pair["id"]])) for pair in pairs)
+        judged = [pair for pair, reasons in decided if not all(reasons.values())]
+        controls = controls_of(pairs, self._controls, self._seed, self._names)
+        if not controls or self._was_judged_without(work, chunk):
+            return judged
+        return [item for pair in judged for item in (pair, controls.get(pair["id"])) if item]
+
+    def _was_judged_without(self, work: Workspace, chunk: int) -> bool:
+        """Whether the chunk is finished and has no controls: nobody need start the judge again for them."""
+        file = work.file(self.name, chunk)
+        return file.exists() and not any(CONTROL in record for record in read_lines(file)[0])
+
+    def run(self, work: Workspace) -> None:
+        super().run(work)
+        if self._controls.per_chunk:
+            own = (record for chunk in work.own_chunks for record in work.read(self.name, chunk))
+            self._check(own)
 
     def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
+        controls = {item["id"]: item[CONTROL] for item in items if CONTROL in item}
+        stored, _ = self._stored(work, chunk)
+        watched = controlled_ids([*items, *stored.values()])
+        self._watch(record for record in stored.values() if record["id"] in watched)
         for judgement in self.part.judge(iter(items), work.root):
+            record: Record = {"id": judgement.id}
+            if judgement.id in controls:
+                record[CONTROL] = controls[judgement.id]
             if judgement.fault is None:
-                yield {"id": judgement.id, "scores": dict(judgement.scores)}
+                record["scores"] = dict(judgement.scores)
             else:
-                yield {"id": judgement.id, REJECTED: judgement.fault}
+                record[REJECTED] = judgement.fault
+            yield record
+            if judgement.id in watched:
+                self._watch([record])
+
+    def _watch(self, records: Iterable[Record]) -> None:
+        """Looks at the last controls at once: a judge may also go bad on the way."""
+        self._recent |= {record["id"]: record for record in records}
+        self._recent = dict(list(self._recent.items())[-_WATCHED:])
+        self._check(self._recent.values())
+
+    def _check(self, records: Iterable[Record]) -> None:
+        """Stops, or warns once, where the judge does not tell spoilt pairs apart."""
+        tally = count_controls(records, self._all_bounds)
+        warning = tally and check_controls(tally, self._controls, self._judge)
+        if warning and not self._has_warned:
+            logger.warning("%s", warning)
+            self._has_warned = True
 
     def trial(self, pair: Record, folder: Path) -> Record:
         (judgement,) = self.part.judge([pair], folder)
@@ -453,6 +511,7 @@ class _Statistics(WholeStage):
             stages={name: work.counts(name) for name in self.sources()},
             quadruples=self._kept(work, "distinct"),
             scores=self._scores(work),
+            controls=self._controls(work),
             bounds={name: (bound.at_least, bound.at_most) for name, bound in recipe.filter.bounds.items()},
             kept=kept_triplets(work),
             rejected=self._rejected(work),
@@ -464,6 +523,13 @@ class _Statistics(WholeStage):
 
     def results(self, work: Workspace) -> list[Path]:
         return [work.folder(self.name) / name for name in ("statistics.md", "statistics.json")]
+
+    def _controls(self, work: Workspace) -> dict[str, Any] | None:
+        """What the judge said of its controls; None where there were none."""
+        if not self._recipe.judge:
+            return None
+        tally = count_controls(work.records("judgements"), self._recipe.filter)
+        return tally and tally.as_dict()
 
     def _texts_and_pictures(self, work: Workspace) -> tuple[list[str], list[tuple[Path, str]]]:
         if not self._recipe.statistics.needs_models:
