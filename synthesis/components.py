@@ -17,6 +17,8 @@ from typing import Any
 from PIL import Image
 
 Record = dict[str, Any]
+REJECTED = "rejected"  # the field of a record that says why it is not used
+CONTROL = "control"  # the field of a record that is of no item, but of a control of the judge
 
 
 def free(default: Any) -> Any:

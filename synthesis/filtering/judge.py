@@ -15,6 +15,8 @@ from ..templates import check_template, fill_template
 
 LOWEST, HIGHEST = 1, 10  # marks; scores are these brought to 0 ... 1
 
+_SLOTS = [f"{{{name}}}" for name in FIELDS]
+_SLOT = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True)
 class Question:
@@ -36,6 +38,9 @@ class Question:
                 raise ValueError(f"a score's name is of small letters and underscores: {name!r}")
         if not self.scores:
             raise ValueError("scores must name at least one mark")
+        of_texts = [name for name in self.scores if name.startswith(("agreement", "follows"))]
+        if of_texts and not _SLOT.search(self.prompt):
+            raise ValueError(f"the prompt asks for {of_texts[0]} and shows no text: add {' or '.join(_SLOTS)}")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from ..components import SynthesisError, TextModel, TextReply, TextRequest
 from ..pictures import open_picture
+from .dtypes import check_dtype
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -155,6 +156,7 @@ class LoadedChatModel(TextModel):
             raise SynthesisError(
                 f"{settings.model}: its weights do not fit into memory. Choose a smaller model, or device: auto."
             ) from error
+        check_dtype(self.model, settings.dtype, settings.model)
         self.about = {
             "kind": settings.kind,
             "model": settings.model,
