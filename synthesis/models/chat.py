@@ -244,14 +244,15 @@ class LoadedChatModel(TextModel):
         self.usage["requests"] += 1
         self.usage["input tokens"] += prompt.length
         self.usage["output tokens"] += len(tokens)
+        is_whole = ended or (grammar is not None and grammar.is_accepting())
         fault = None
         if grammar is not None and grammar.is_error():
             fault = f"its schema could not be followed ({_line(grammar.get_error())})"
-        elif not ended and not (grammar is not None and grammar.is_accepting()):
+        elif not is_whole:
             fault = f"cut off at {self.settings.max_new_tokens} tokens"
         elif not text:
             fault = "an empty answer"
-        return TextReply(prompt.request.id, text, fault)
+        return TextReply(prompt.request.id, text, fault, "stop" if is_whole else "length")
 
     def _prompt(self, request: TextRequest) -> _Prompt | TextReply:
         """The tensors of a request, or why it cannot be asked."""
@@ -273,7 +274,8 @@ class LoadedChatModel(TextModel):
         length = inputs["input_ids"].shape[1]
         room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if room is not None and length + self.settings.max_new_tokens > room:
-            return TextReply(request.id, "", f"the model reads {room} tokens, too few for a prompt of {length}")
+            fault = f"the model reads {room} tokens, too few for a prompt of {length}"
+            return TextReply(request.id, "", fault, None)
         padded = {}
         for name, tensor in inputs.items():
             if tensor.shape == inputs["input_ids"].shape:

@@ -106,7 +106,7 @@ def test_answers_by_a_schema_fulfil_it_beside_free_ones(folders):
     requests = [ask(f"person {item}", str(item), item, schema=SCHEMA if item % 2 else None) for item in range(8)]
     replies = {int(reply.id): reply for reply in load(folders["chat"], max_new_tokens=60).answer(requests)}
     for item in (1, 3, 5, 7):
-        assert replies[item].fault is None
+        assert (replies[item].fault, replies[item].finish_reason) == (None, "stop")
         answer = json.loads(replies[item].text)
         assert set(answer) == {"caption", "score"}
         assert len(answer["caption"]) <= 10 and 0 <= answer["score"] <= 10
@@ -117,6 +117,7 @@ def test_an_answer_cut_by_its_length_is_a_fault(folders):
     (reply,) = load(folders["chat"], max_new_tokens=5).answer([ask("a", schema=SCHEMA)])
     assert reply.text.startswith('{"c')
     assert reply.fault == "cut off at 5 tokens"
+    assert reply.finish_reason == "length"
 
 
 def test_control_tokens_in_a_text_do_not_act(folders):
