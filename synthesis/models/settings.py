@@ -1,9 +1,27 @@
 """What a recipe says of a language model. Loading it imports torch or openai; reading the recipe does not."""
 
+import difflib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..components import TextModel, free
+from ..servers.address import check_base_url, check_key_variable
+
+# What a request can do without, and a recipe can therefore leave out.
+FIELDS = ("temperature", "top_p", "seed", "max_tokens", "response_format")
+_BODY_IS_READ = ("model", "messages", "prompt", "n", "best_of", "stream", "stream_options", "tools", "tool_choice")
+_BODY_IS_READ += ("functions", "function_call", "modalities", "audio", "echo")
+_KEYS = ("api_key", "apikey", "api-key", "key", "authorization", "token", "access_token", "password", "secret")
+_OF_CLIENTS = ("extra_body", "extra_headers", "extra_query")
+# Further fields of the servers that people use, against slips of the pen; a server may know others.
+_OPTIONS = ("frequency_penalty", "presence_penalty", "repetition_penalty", "top_k", "min_p", "typical_p", "stop")
+_OPTIONS += ("stop_token_ids", "logit_bias", "logprobs", "min_tokens", "max_completion_tokens", "ignore_eos")
+_OPTIONS += ("reasoning_effort", "reasoning", "thinking", "thinking_budget", "enable_thinking", "include_reasoning")
+_OPTIONS += ("separate_reasoning", "chat_template_kwargs", "verbosity", "service_tier", "store", "user", "metadata")
+_OPTIONS += ("provider", "models", "route", "transforms", "structured_outputs", "guided_decoding_backend")
+_OPTIONS += ("mm_processor_kwargs", "cache_prompt", "keep_alive", "num_ctx", "safe_prompt", "prompt_cache_key")
 
 
 def _check_positive(settings: Any, *names: str) -> None:
@@ -22,6 +40,48 @@ def _check_sampling(settings: Any) -> None:
         )
     if not 0 < settings.top_p <= 1:
         raise ValueError(f"{settings.kind}: top_p is {settings.top_p}, and must be above 0 and at most 1")
+
+
+def check_options(options: Mapping[str, Any], known: tuple[str, ...], own: tuple[str, ...]) -> None:
+    """Refuse further fields of a request that cannot be meant.
+
+    Args:
+        options: By name, as the recipe gives them.
+        known: Names of which a similar one is a slip.
+        own: Names that have a setting, or are decided here.
+
+    Raises:
+        ValueError: the message begins with "options".
+    """
+    for name, value in options.items():
+        where = f"options: {name}"
+        if name in own:
+            raise ValueError(f"{where} is decided elsewhere: use the setting of that name, if there is one")
+        if name in _OF_CLIENTS:
+            raise ValueError(f"{where} is a word of openai's client: write its fields under options themselves")
+        if name.lower() in _KEYS:
+            raise ValueError(f"{where}: a key never belongs into a recipe: see api_key_variable")
+        for word in [name, *(value if name == "chat_template_kwargs" and isinstance(value, Mapping) else [])]:
+            close = difflib.get_close_matches(word, [*known, *own], n=1, cutoff=0.85)
+            if word not in known and close:
+                raise ValueError(f"options: {word} is not known; did you mean {close[0]!r}?")
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where} cannot be sent as JSON: {error}") from None
+
+
+def check_left_out(leave_out: list[str], known: tuple[str, ...]) -> None:
+    """Refuse to leave out what is not known.
+
+    Raises:
+        ValueError: the message begins with "leave_out".
+    """
+    for name in leave_out:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it knows {', '.join(known)}"
+            raise ValueError(f"leave_out: there is no field {name!r} that can be left out; {hint}")
 
 
 @dataclass(frozen=True)
@@ -78,10 +138,17 @@ class ServerModel:
     Attributes:
         model: Name that the server knows it by.
         base_url: Up to and with "/v1".
-        api_key_variable: Name of the environment variable that holds the key; None for servers that want none.
+        api_key_variable: Name of the environment variable that holds the key; None for servers that want none. A key
+            goes to the host that its name is known for, to this machine, or to where `FAFA_KEY_HOSTS` says; see
+            `fafa.synthesis.servers.address`.
         max_tokens: The longest answer; what is longer is a fault.
         temperature: Of sampling.
         top_p: Share of the probability that is sampled from.
+        options: Further fields of every request that the server knows, such as `reasoning_effort: low` or
+            `chat_template_kwargs: {enable_thinking: false}`.
+        leave_out: Fields that the server does not take: "temperature", "top_p", "seed", "max_tokens" (name another
+            under `options`, or none), "response_format" (schemas are put into words). What a server refuses by name is
+            left out anyway, with a warning, and noted in the manifest.
         image_size: Pictures are shrunk until no side has more pixels than this.
         concurrency: Requests under way at once.
         requests_per_minute: At most so many are sent, repeats included; None for as many as the server takes.
@@ -100,6 +167,9 @@ class ServerModel:
     max_tokens: int = 512
     temperature: float = 1.0
     top_p: float = 0.95
+    # None, so that what was begun before there were these settings can be gone on with.
+    options: dict[str, Any] | None = None
+    leave_out: list[str] | None = None
     image_size: int = 768
     concurrency: int = free(32)
     requests_per_minute: float | None = free(None)
@@ -114,14 +184,23 @@ class ServerModel:
         _check_sampling(self)
         if self.max_retries < 0:
             raise ValueError(f"{self.kind}: max_retries is {self.max_retries}, and must be 0 or more")
-        if not self.base_url.startswith(("http://", "https://")):
-            raise ValueError(f'{self.kind}: base_url is "{self.base_url}", and must start with http:// or https://')
+        own = [*_BODY_IS_READ, *FIELDS]
+        if "max_tokens" not in (self.leave_out or ()):
+            own.append("max_completion_tokens")
+        try:
+            check_base_url(self.base_url)
+            check_key_variable(self.api_key_variable)
+            check_left_out(self.leave_out or [], FIELDS)
+            check_options(self.options or {}, _OPTIONS, tuple(own))
+        except ValueError as error:
+            raise ValueError(f"{self.kind}: {error}") from None
 
     def load(self) -> TextModel:
         """Asks the server one thing, so that a wrong URL, name or key shows before any work is done.
 
         Raises:
-            SynthesisError: the server cannot be reached, refuses the key, or does not know the model.
+            SynthesisError: the server cannot be reached, refuses the key, or does not know the model; or nobody but the
+                recipe says that the server gets the key.
         """
         from .server import LoadedServerModel
 
