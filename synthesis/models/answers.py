@@ -1,27 +1,16 @@
 """What a server's answer says: sceptical of every field, for few servers keep to the whole of OpenAI's protocol."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..servers.failures import Failed, page_title
+from ..servers.failures import Failed, kind_of
 
 # The words of other servers for "stop" and "length".
 _DONE = {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "stop_str"}
 _CUT_OFF = {"length", "max_tokens", "max_new_tokens", "model_length"}
 _FILTERED = {"content_filter", "safety", "recitation", "prohibited_content", "blocklist", "refusal"}
-
-
-class ErrorAnswer(Failed):
-    """A server answered well by HTTP, and what it said is an error.
-
-    Attributes:
-        code: The HTTP status that it names in its place; None if it names none.
-    """
-
-    def __init__(self, detail: str, code: int | None) -> None:
-        super().__init__("an error in place of an answer", detail)
-        self.code = code
 
 
 @dataclass(frozen=True)
@@ -43,20 +32,19 @@ class ChatAnswer:
     tokens: dict[str, int] = field(default_factory=dict)
 
 
-def read_answer(content: bytes) -> ChatAnswer:
+def read_answer(body: Mapping[str, Any]) -> ChatAnswer:
     """What is in an answer.
 
     Raises:
         Failed: it is none, said in words that can be counted.
     """
-    body = read_object(content)
     if not isinstance(choices := body.get("choices"), list) or not choices:
         raise Failed("an answer without choices", _short(body))
     choice = choices[0]
     if not isinstance(choice, dict):
-        raise Failed("an answer without choices", f"the first is {_kind(choice)}")
+        raise Failed("an answer without choices", f"the first is {kind_of(choice)}")
     if not isinstance(message := choice.get("message"), dict):
-        pieces = "a piece of a stream" if "delta" in choice else _kind(message)
+        pieces = "a piece of a stream" if "delta" in choice else kind_of(message)
         raise Failed("an answer without a message", f"in its place is {pieces}")
     text, refusal = _text_of(message.get("content"))
     said = message.get("refusal")
@@ -76,39 +64,12 @@ def read_answer(content: bytes) -> ChatAnswer:
     )
 
 
-def read_object(content: bytes) -> dict[str, Any]:
-    """The mapping that an answer consists of.
-
-    Raises:
-        Failed: it is something else, or an error.
-    """
-    try:
-        body = json.loads(content)
-    except (ValueError, RecursionError):
-        if not content.strip():
-            raise Failed("an answer without a word") from None
-        if content.lstrip().startswith((b"data:", b"event:")):
-            raise Failed("an answer in pieces (a stream), which was not asked for") from None
-        shown = page_title(content) or content[:80].decode(errors="replace")
-        raise Failed("an answer that is no JSON", shown) from None
-    if isinstance(body, list) and len(body) == 1 and isinstance(body[0], dict) and "error" in body[0]:
-        body = body[0]
-    if not isinstance(body, dict):
-        raise Failed("an answer that is no JSON object", f"it is {_kind(body)}")
-    if error := body.get("error"):
-        code = error.get("code") or error.get("status") if isinstance(error, dict) else None
-        code = int(code) if str(code).isdecimal() and 400 <= int(code) < 600 else None
-        message = error.get("message", error) if isinstance(error, dict) else error
-        raise ErrorAnswer(message if isinstance(message, str) else _short(message), code)
-    return body
-
-
 def _text_of(content: Any) -> tuple[str, str | None]:
     """Text and refusal of a message's content: a text, or a list of parts, of which thoughts are left out."""
     if content is None or isinstance(content, str):
         return content or "", None
     if not isinstance(content, list):
-        raise Failed("an answer whose content is no text", f"it is {_kind(content)}")
+        raise Failed("an answer whose content is no text", f"it is {kind_of(content)}")
     texts, refusal = [], None
     for part in content:
         kind = part.get("type", "text") if isinstance(part, dict) else None
@@ -119,7 +80,7 @@ def _text_of(content: Any) -> tuple[str, str | None]:
         elif kind == "refusal" and isinstance(part.get("refusal"), str):
             refusal = part["refusal"]
         elif kind not in ("thinking", "reasoning", "redacted_thinking"):
-            raise Failed("an answer with a part that is no text", f"of type {_short(kind or _kind(part))}")
+            raise Failed("an answer with a part that is no text", f"of type {_short(kind or kind_of(part))}")
     return "".join(texts), refusal
 
 
@@ -131,11 +92,6 @@ def _reason(reason: Any) -> str | None:
         if reason in names:
             return word
     return reason
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "a mapping", list: "a list", str: "a text", type(None): "nothing", bool: "true or false"}
-    return names.get(type(value), "a number")
 
 
 def _short(value: Any) -> str:

@@ -8,14 +8,13 @@ in another is asked in the other from then on.
 import base64
 import io
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..components import TextRequest
 from ..pictures import open_picture
-from ..servers.failures import Failed, Refused
+from ..servers.failures import Failed, Refused, is_unknown, refused_field
 
 if TYPE_CHECKING:
     from .settings import ServerModel
@@ -23,13 +22,6 @@ if TYPE_CHECKING:
 _SCHEMAS = ("json_schema", "json_object", "in words")
 # Statuses at which another form may help. 500 is what some servers stumble with over what they do not know.
 FORM_STATUSES = {400, 404, 405, 415, 422, 500, 501}
-# A server has something against a field as such, rather than against its value.
-_UNKNOWN = re.compile(
-    r"unsupported|n[o']t (currently )?support|unknown|unrecogni[sz]ed|unexpected|extra_forbidden|extra (input|field)"
-    r"|not (permitted|allowed|accepted|available)|cannot (both|find|be (used|set|specified))|can't be (used|set)"
-    r"|only one of|no longer|deprecated|(invalid|not a valid) (field|parameter|argument|property|key)",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -103,7 +95,7 @@ class Form:
             return replace(self, left_out=self.left_out | {"max_tokens"})
         if schema and self.schemas != _SCHEMAS[-1]:
             words = error.words if isinstance(error, Refused) else ""
-            is_field = "response_format" in words and "json" not in words.lower() and _UNKNOWN.search(words)
+            is_field = "response_format" in words and "json" not in words.lower() and is_unknown(words)
             return replace(self, schemas=_SCHEMAS[-1 if is_field else _SCHEMAS.index(self.schemas) + 1])
         return None
 
@@ -119,19 +111,14 @@ class Form:
 
     def _refused_field(self, error: Failed) -> str | None:
         """The first field that is sent and that the server says it does not take."""
-        if not isinstance(error, Refused) or not _UNKNOWN.search(error.words):
-            return None
         sent = [name for name in ("seed", "top_p", "temperature") if name not in self.left_out]
-        if "max_tokens" not in self.left_out:
-            sent.append(self.length_field)
-        if error.parameter in sent:
-            return error.parameter
-        if error.parameter == "response_format":
-            return None
-        named = [name for name in sent if re.search(rf"(?<!\w){name}(?!\w)", error.words)]
-        if not named and "max_tokens" in sent and "max_completion_tokens" in error.words:
-            return "max_tokens"
-        return named[0] if named else None
+        if "max_tokens" in self.left_out:
+            return refused_field(error, sent)
+        if name := refused_field(error, [*sent, self.length_field]):
+            return name
+        # Some only name what they would take.
+        other = self.length_field == "max_tokens" and refused_field(error, ["max_completion_tokens"])
+        return "max_tokens" if other else None
 
 
 def as_messages_with_pictures(request: TextRequest, image_size: int) -> list[dict[str, Any]]:

@@ -21,8 +21,8 @@ from PIL import Image
 from ..components import SynthesisError, TextModel, TextReply, TextRequest
 from ..servers.address import Address
 from ..servers.connection import connect, exchange
-from ..servers.failures import Away, Failed, Refused, failure_of
-from .answers import ChatAnswer, ErrorAnswer, read_answer, read_object
+from ..servers.failures import Away, Failed, Refused, read_body
+from .answers import ChatAnswer, read_answer
 from .forms import Form, as_messages_with_pictures
 
 if TYPE_CHECKING:
@@ -253,8 +253,8 @@ class LoadedServerModel(TextModel):
         """The models that a server lists; None if it lists none there."""
         try:
             answer = await asyncio.wait_for(exchange(client, self.address, path, None, 30.0, MOST_BYTES), 30.0)
-            entries = read_object(answer.content).get("data") if answer.status == 200 else None
-        except (Failed, asyncio.TimeoutError):
+            entries = read_body(self.address, *answer).get("data")
+        except (Failed, SynthesisError, asyncio.TimeoutError):
             return None
         if not isinstance(entries, list):
             return None
@@ -280,15 +280,7 @@ class LoadedServerModel(TextModel):
         )
         try:
             # The transport bounds every wait for some bytes; this bounds all of them together.
-            status, headers, content = await asyncio.wait_for(asking, settings.timeout)
-            if status >= 300:
-                raise failure_of(self.address, status, headers, content)
-            try:
-                answer = read_answer(content)
-            except ErrorAnswer as error:
-                if error.code is not None and error.code < 500:
-                    raise failure_of(self.address, error.code, headers, content) from error
-                raise
+            answer = read_answer(read_body(self.address, *await asyncio.wait_for(asking, settings.timeout)))
         except asyncio.TimeoutError as error:
             raise Failed(f"no answer within {settings.timeout:g} s") from error
         except Away as error:

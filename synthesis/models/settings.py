@@ -1,20 +1,16 @@
 """What a recipe says of a language model. Loading it imports torch or openai; reading the recipe does not."""
 
-import difflib
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..components import TextModel, free
 from ..servers.address import check_base_url, check_key_variable
+from ..servers.options import check_left_out, check_options
 
 # What a request can do without, and a recipe can therefore leave out.
 FIELDS = ("temperature", "top_p", "seed", "max_tokens", "response_format")
 _BODY_IS_READ = ("model", "messages", "prompt", "n", "best_of", "stream", "stream_options", "tools", "tool_choice")
 _BODY_IS_READ += ("functions", "function_call", "modalities", "audio", "echo")
-_KEYS = ("api_key", "apikey", "api-key", "key", "authorization", "token", "access_token", "password", "secret")
-_OF_CLIENTS = ("extra_body", "extra_headers", "extra_query")
 # Further fields of the servers that people use, against slips of the pen; a server may know others.
 _OPTIONS = ("frequency_penalty", "presence_penalty", "repetition_penalty", "top_k", "min_p", "typical_p", "stop")
 _OPTIONS += ("stop_token_ids", "logit_bias", "logprobs", "min_tokens", "max_completion_tokens", "ignore_eos")
@@ -40,48 +36,6 @@ def _check_sampling(settings: Any) -> None:
         )
     if not 0 < settings.top_p <= 1:
         raise ValueError(f"{settings.kind}: top_p is {settings.top_p}, and must be above 0 and at most 1")
-
-
-def check_options(options: Mapping[str, Any], known: tuple[str, ...], own: tuple[str, ...]) -> None:
-    """Refuse further fields of a request that cannot be meant.
-
-    Args:
-        options: By name, as the recipe gives them.
-        known: Names of which a similar one is a slip.
-        own: Names that have a setting, or are decided here.
-
-    Raises:
-        ValueError: the message begins with "options".
-    """
-    for name, value in options.items():
-        where = f"options: {name}"
-        if name in own:
-            raise ValueError(f"{where} is decided elsewhere: use the setting of that name, if there is one")
-        if name in _OF_CLIENTS:
-            raise ValueError(f"{where} is a word of openai's client: write its fields under options themselves")
-        if name.lower() in _KEYS:
-            raise ValueError(f"{where}: a key never belongs into a recipe: see api_key_variable")
-        for word in [name, *(value if name == "chat_template_kwargs" and isinstance(value, Mapping) else [])]:
-            close = difflib.get_close_matches(word, [*known, *own], n=1, cutoff=0.85)
-            if word not in known and close:
-                raise ValueError(f"options: {word} is not known; did you mean {close[0]!r}?")
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{where} cannot be sent as JSON: {error}") from None
-
-
-def check_left_out(leave_out: list[str], known: tuple[str, ...]) -> None:
-    """Refuse to leave out what is not known.
-
-    Raises:
-        ValueError: the message begins with "leave_out".
-    """
-    for name in leave_out:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it knows {', '.join(known)}"
-            raise ValueError(f"leave_out: there is no field {name!r} that can be left out; {hint}")
 
 
 @dataclass(frozen=True)

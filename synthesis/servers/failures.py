@@ -4,7 +4,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -89,6 +89,15 @@ class Refused(Failed):
         self.words = words
 
 
+# A server has something against a field as such, rather than against its value.
+_UNKNOWN = re.compile(
+    r"unsupported|n[o']t (currently )?support|unknown|unrecogni[sz]ed|unexpected|extra_forbidden|extra (input|field)"
+    r"|not (permitted|allowed|accepted|available)|cannot (both|find|be (used|set|specified))|can't be (used|set)"
+    r"|only one of|no longer|deprecated|(invalid|not a valid) (field|parameter|argument|property|key)",
+    re.IGNORECASE,
+)
+
+
 def failure_of(address: Address, status: int, headers: Mapping[str, str], content: bytes) -> Failed | SynthesisError:
     """What an error of HTTP means; a SynthesisError if the work has to end.
 
@@ -123,6 +132,56 @@ def failure_of(address: Address, status: int, headers: Mapping[str, str], conten
         place = address.line(headers.get("location", "?").partition("?")[0])
         return Refused(name, f"it sends on to {place}; set base_url to where the server is", status)
     return Refused(name, detail, status, parameter=parameter, words=words)
+
+
+def read_body(address: Address, status: int, headers: Mapping[str, str], content: bytes) -> dict[str, Any]:
+    """The mapping that an answer consists of.
+
+    Raises:
+        Failed, Away, Refused: it is something else, or an error.
+        SynthesisError: it is an error with which the work has to end.
+    """
+    if status >= 300:
+        raise failure_of(address, status, headers, content)
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        if not content.strip():
+            raise Failed("an answer without a word") from None
+        if content.lstrip().startswith((b"data:", b"event:")):
+            raise Failed("an answer in pieces (a stream), which was not asked for") from None
+        shown = page_title(content) or content[:80].decode(errors="replace")
+        raise Failed("an answer that is no JSON", address.line(shown)) from None
+    if isinstance(body, list) and len(body) == 1 and isinstance(body[0], dict) and "error" in body[0]:  # Gemini
+        body = body[0]
+    if not isinstance(body, dict):
+        raise Failed("an answer that is no JSON object", f"it is {kind_of(body)}")
+    if error := body.get("error"):
+        code = str(error.get("code") or error.get("status")) if isinstance(error, dict) else ""
+        message, *_ = error_in(content)
+        if code.isdecimal() and 400 <= int(code) < 500:
+            raise failure_of(address, int(code), headers, content)
+        if _CONTENT.search(f"{code} {message}") or _BILLING.search(f"{code} {message}"):
+            raise failure_of(address, 400, headers, content)
+        raise Failed("an error in place of an answer", address.line(message))
+    return body
+
+
+def refused_field(error: Failed, sent: Sequence[str]) -> str | None:
+    """The first of the fields that are sent of which a server says that it does not take them; None if it says no such.
+
+    Words like "seed" may come from the request itself, so whether this is so has to be tried out.
+    """
+    if not isinstance(error, Refused) or error.filtered or not _UNKNOWN.search(error.words):
+        return None
+    if error.parameter is not None:
+        return error.parameter if error.parameter in sent else None
+    return next((name for name in sent if re.search(rf"(?<!\w){name}(?!\w)", error.words)), None)
+
+
+def is_unknown(words: str) -> bool:
+    """Whether a server says that it does not know or take something."""
+    return bool(_UNKNOWN.search(words))
 
 
 def error_in(content: bytes) -> tuple[str, str, str | None]:
@@ -173,6 +232,12 @@ def retry_after(headers: Mapping[str, str]) -> float:
         if not math.isnan(seconds):
             return max(0.0, seconds)
     return 0.0
+
+
+def kind_of(value: Any) -> str:
+    """What a value of JSON is, in a word."""
+    names = {dict: "a mapping", list: "a list", str: "a text", type(None): "nothing", bool: "true or false"}
+    return names.get(type(value), "a number")
 
 
 def _text(message: Any) -> str:
