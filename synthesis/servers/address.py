@@ -45,7 +45,8 @@ def check_base_url(base_url: str) -> None:
     Raises:
         ValueError: the message begins with "base_url is".
     """
-    shown = f'base_url is "{hide_in_urls(base_url)}"'
+    shown = re.sub(r"([?#]).*", rf"\1{_HIDDEN}", hide_in_urls(base_url), flags=re.DOTALL)
+    shown = f'base_url is "{shown}"'
     if not base_url.startswith(("http://", "https://")):
         raise ValueError(f"{shown}, and must start with http:// or https://")
     try:
