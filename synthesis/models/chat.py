@@ -25,6 +25,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from ..components import SynthesisError, TextModel, TextReply, TextRequest
 from ..pictures import open_picture
+from .vision import load_whole
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -91,7 +92,12 @@ class _Picker:
         for row, grammar in enumerate(self.grammars):
             if grammar is not None and not self.ended[row]:
                 scores[row].masked_fill_(~self._allowed(grammar, scores), -torch.inf)
-        best = scores.topk(min(CANDIDATES, scores.shape[1]), dim=1)
+        best = scores.topk(min(CANDIDATES, scores.shape[1]), dim=1)  # counts NaN as the largest of all
+        if best.values[:, 0].isnan().any():
+            raise SynthesisError(
+                "its scores of the next word are no numbers (NaN): set dtype: bfloat16 or float32, or fetch its "
+                "weights again"
+            )
         values, tokens = best.values.cpu().double(), best.indices.cpu()
         picked = torch.zeros(len(tokens), dtype=torch.long)
         if self.temperature > 0:
@@ -140,7 +146,8 @@ class LoadedChatModel(TextModel):
                 else AutoTokenizer.from_pretrained(settings.model, revision=settings.revision)
             )
             auto = AutoModelForImageTextToText if self.sees else AutoModelForCausalLM
-            self.model = auto.from_pretrained(
+            self.model = load_whole(
+                auto,
                 settings.model,
                 revision=settings.revision,
                 dtype=settings.dtype,
@@ -179,8 +186,8 @@ class LoadedChatModel(TextModel):
         """One reply per request, batch by batch; up to a batch of each padded length waits to be filled.
 
         Raises:
-            SynthesisError: a single request does not fit into memory, a picture cannot be read, or a schema cannot
-                be obeyed.
+            SynthesisError: a single request does not fit into memory, a picture cannot be read, a schema cannot be
+                obeyed, or what the model computes is no number.
         """
         waiting: dict[tuple, list[_Prompt]] = defaultdict(list)
         for request in requests:
@@ -229,7 +236,10 @@ class LoadedChatModel(TextModel):
         settings = self.settings
         seeds = [row.request.seed for row in rows]
         picker = _Picker(seeds, grammars, self.ends, settings.temperature, settings.top_p)
-        output = self.model.generate(**inputs, logits_processor=[picker])
+        try:
+            output = self.model.generate(**inputs, logits_processor=[picker])
+        except SynthesisError as error:
+            raise SynthesisError(f"{settings.model}: {error}") from error
         written = output[:, inputs["input_ids"].shape[1] :].tolist()
         return [
             self._reply(prompt, tokens, picker.ended[row], grammars[row])
