@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    for chatty in ("httpx", "openai"):
+    for chatty in ("httpx", "httpx2", "openai"):  # the library beneath openai has had two names
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         return _run(options)

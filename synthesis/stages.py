@@ -507,7 +507,9 @@ class WritingStage(PartStage):
         """
         super().check_settings(work)
         last = self._count // self._chunk_size  # earlier chunks cannot hold too many
-        files = [file for file in work.folder(self.name).glob("*.jsonl") if int(file.name.partition(".")[0]) >= last]
+        files = [
+            file for file in work.folder(self.name).glob("[0-9]*.jsonl") if int(file.name.partition(".")[0]) >= last
+        ]
         stored = max((int(record["id"]) + 1 for file in files for record in read_lines(file)[0]), default=0)
         if stored > self._count:
             raise SynthesisError(
