@@ -170,7 +170,7 @@ class Statistics:
         """The results, as JSON can hold them."""
         return {
             "records": self.records,
-            "ids": {name: _count_groups(counter) for name, counter in self.ids.items()},
+            "ids": {name: _count_groups(counter, name == "instance_id") for name, counter in self.ids.items()},
             "values": {name: counter for name, counter in self.values.items() if len(counter) <= _MAX_VALUES},
             "captions": {
                 name: {
@@ -192,13 +192,13 @@ class Statistics:
         }
 
 
-def _count_groups(counter: Counter) -> dict[str, Any]:
-    sizes = [count for value, count in counter.items() if value != _NO_MATCH]
+def _count_groups(counter: Counter, has_distractors: bool) -> dict[str, Any]:
+    sizes = [count for value, count in counter.items() if not (has_distractors and value == _NO_MATCH)]
     return {
         "groups": len(sizes),
         "records": sum(sizes),
         "sizes": {str(size): count for size, count in sorted(Counter(sizes).items())},
-        "distractors": counter[_NO_MATCH],
+        "distractors": counter[_NO_MATCH] if has_distractors else 0,
     }
 
 

@@ -45,7 +45,16 @@ from .checked import Found, as_line, look_at, read_lines
 from .dataset_card import Statistics
 from .images import ImageCheck, check_image
 from .layout import ImageFinder, Layout, local_layout
-from .records import INACCESSIBLE, REMEDIES, BadRecord, DataFormatError, Repeats, path_field, read_records
+from .records import (
+    INACCESSIBLE,
+    REMEDIES,
+    BadRecord,
+    DataFormatError,
+    Repeats,
+    path_field,
+    read_records,
+    require_object,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -340,8 +349,10 @@ class Reading:
             self.notes.append(f"Not the published file, or not all of it: {different}.")
 
     def _check(self, number: int, record: Any) -> None:
-        if type(record) is not dict:
-            self._add(number, BadRecord("is not a JSON object", f"it is {record!r:.40}"))
+        try:
+            require_object(record)
+        except BadRecord as bad:
+            self._add(number, bad)
             return
         values = {}
         for (field, read), column in zip(self.annotations.fields.items(), self._columns, strict=True):
