@@ -36,6 +36,7 @@ from .commands import command
 from .configuration_fafa import FafaConfig
 from .files import read_json
 from .image_processing_fafa import FafaImageProcessor
+from .markdown_text import plain
 from .model_card import make_model_card, markdown_table
 from .modeling_fafa import FafaModel
 from .processing_fafa import FafaProcessor, build_tokenizer
@@ -562,7 +563,7 @@ PRETRAINED_BLIP2 = (
 
 def _model_card(conversion: Conversion, source: str | Path, files: list[Path]) -> str:
     fresh = ", ".join(f"`{name}`" for name in conversion.fresh)
-    digests = markdown_table(["file", "sha256"], [[path.name, f"`{_sha256(path)}`"] for path in files])
+    digests = markdown_table(["file", "sha256"], [[plain(path.name), f"`{_sha256(path)}`"] for path in files])
     return make_model_card(
         conversion.config,
         num_parameters=sum(math.prod(shape) for shape in conversion.shapes.values()),

@@ -1,6 +1,5 @@
 """The processor of FAFA: a picture of a person and a caption in, tensors for `FafaModel` out."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,34 +8,10 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.models.bert.tokenization_bert import BertTokenizer
 from transformers.processing_utils import ProcessorMixin
 
+from .captions_fafa import clean_caption
 from .image_processing_fafa import FafaImageProcessor
 
 _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-
-
-def clean_caption(text: str, max_words: int = 50) -> str:
-    r"""Cleans a caption as the released code does: lower case, `.!"()*#:;~` to blanks, blanks folded, words limited.
-
-    Args:
-        text (`str`): The caption.
-        max_words (`int`): Words, as separated by blanks, beyond this number are cut off.
-
-    Returns:
-        `str`: The cleaned caption; empty if nothing is left.
-
-    Examples:
-
-    ```python
-    >>> from fafa.processing_fafa import clean_caption
-
-    >>> clean_caption("Wearing a RED coat;  no hat.")
-    'wearing a red coat no hat'
-
-    ```
-    """
-    text = re.sub(r'[.!"()*#:;~]', " ", text.lower())
-    text = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")
-    return " ".join(text.split(" ")[:max_words])
 
 
 def build_tokenizer(vocab: Mapping[str, int] | Iterable[str] | str | Path) -> BertTokenizer:

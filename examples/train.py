@@ -43,6 +43,7 @@ from fafa import FafaConfig, FafaImageProcessor, FafaModel, FafaProcessor
 from fafa.commands import command, loading
 from fafa.dataset_builders.syncpr import SynCPR
 from fafa.files import check_output_folder, printable
+from fafa.markdown_text import code, public
 from fafa.processing_fafa import build_tokenizer
 from fafa.training import (
     CheckpointError,
@@ -180,7 +181,7 @@ def main(script: ScriptArguments, training: FafaTrainingArguments, recipe: dict)
         compute_metrics=held_out_rank_metrics(model),
         processing_class=processor,
     )
-    start = "random weights (`FafaConfig.tiny`)" if script.model == "tiny" else f"`{script.model}`"
+    start = "random weights (`FafaConfig.tiny`)" if script.model == "tiny" else code(public(script.model))
     trainer.facts = RunFacts(
         about=f"Trained from {start} by `examples/train.py`.",
         dataset=script.data_dir or SynCPR.HUB_REPO_ID,

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..markdown_text import plain
 from .components import Record, SynthesisError, seed_of
 from .filtering.controls import control_rows, order_sentence
 from .stages import REJECTED, write_whole
@@ -298,7 +299,7 @@ def _page(found: Mapping[str, Any], pictures: Sequence[str]) -> dict[str, list[s
         for score, entry in found["scores"].items()
     ]
     return {
-        f"# {name}: statistics of the synthesis": [
+        f"# {plain(name)}: statistics of the synthesis": [
             table(["", "here", *(["published"] if published else [])], overview),
             _OVERVIEW_NOTE,
             *shown(pictures, "groups.png", "lengths.png"),
@@ -392,8 +393,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown; "None." without rows."""
     if not rows:
         return "None."
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+    lines = [" | ".join(map(plain, line)) for line in (header, *rows)]
+    lines.insert(1, " | ".join(["---"] * len(header)))
+    return "\n".join(f"| {line} |" for line in lines)
 
 
 def _num_kept(counts: Mapping[str, Any]) -> int:
