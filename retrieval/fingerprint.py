@@ -78,7 +78,7 @@ def feature_settings(
         },
         "features": {
             "kind": kind,
-            "dtype": dtype_name(dtype or _features_dtype(model)),
+            "dtype": dtype_name(dtype or model.features_dtype),
             "shape": list(shape),
         },
     }
@@ -169,11 +169,6 @@ def _add(digest: xxhash.xxh3_128, name: str, value: Any) -> None:
     digest.update(f"{name} {tuple(value.shape)} {kind};".encode())
     for piece in value.reshape(-1).split(_PIECE):
         digest.update(piece.to("cpu", kind).contiguous().view(torch.uint8).numpy())
-
-
-def _features_dtype(model: FafaModel) -> torch.dtype:
-    weight = model.vision_projection.weight  # packed integers, or a method, in a quantised layer
-    return weight.dtype if isinstance(weight, Tensor) and weight.is_floating_point() else model.dtype
 
 
 def dtype_name(dtype: torch.dtype) -> str:
