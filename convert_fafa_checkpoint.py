@@ -38,7 +38,7 @@ from .files import read_json
 from .image_processing_fafa import FafaImageProcessor
 from .model_card import make_model_card, markdown_table
 from .modeling_fafa import FafaModel
-from .processing_fafa import FafaProcessor, build_tokenizer
+from .processing_fafa import FafaProcessor, build_tokenizer, vocabulary_hash
 
 logger = logging.getLogger(__name__)
 
@@ -506,6 +506,7 @@ def convert_checkpoint(
     conversion.dropped |= set_aside
 
     processor = build_processor(config, tokenizer or "bert-base-uncased")
+    config.vocabulary_hash = vocabulary_hash(processor.tokenizer)
     output.mkdir(parents=True, exist_ok=True)
     processor.save_pretrained(output)
     _write_weights(conversion, state_dict, output, dtype, max_shard_size)

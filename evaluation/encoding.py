@@ -180,7 +180,8 @@ def _encode_queries(
         inputs = {} if pixels is None else {"pixel_values": pixels.to(model.device)}
         if "input_ids" in needed:
             text = [captions[row] for row in rows]
-            inputs |= processor(text=text, return_tensors="pt").to(model.device)
+            names = [f"caption of query {row}" for row in rows]
+            inputs |= processor(text=text, names=names, return_tensors="pt").to(model.device)
         encoded = [model.get_query_features(**{name: inputs[name] for name in QUERY_MODES[mode]}) for mode in modes]
         yield rows, [], torch.stack(encoded, dim=1)
 
