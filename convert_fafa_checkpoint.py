@@ -37,7 +37,7 @@ from .files import check_empty, check_output_folder, printable, read_json, some,
 from .image_processing_fafa import FafaImageProcessor
 from .markdown_text import plain
 from .model_card import make_model_card, markdown_table
-from .processing_fafa import FafaProcessor, build_tokenizer
+from .processing_fafa import FafaProcessor, build_tokenizer, vocabulary_hash
 from .released_weights import (
     BLOCKS_OF_VISION_WIDTH,
     SHOWN,
@@ -217,6 +217,7 @@ def convert_checkpoint(
         raise ValueError(f"{printable(source)}: {error}") from error
     conversion.dropped |= set_aside
 
+    config.vocabulary_hash = vocabulary_hash(processor.tokenizer)
     with whole_folder(output, last="config.json") as folder:
         processor.save_pretrained(folder)
         _write_weights(conversion, state_dict, folder, dtype, max_shard_size)

@@ -23,6 +23,7 @@ from .losses_fafa import (
     spread_mask,
 )
 from .scoring_fafa import topk_mean_similarity
+from .weights_fafa import beside_adapter, refuse_incomplete, refuse_unsound_weights
 
 
 @dataclass
@@ -77,6 +78,44 @@ class FafaPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_attention_backend = True
     _no_split_modules = ["Blip2EncoderLayer", "Blip2QFormerLayer", "Blip2TextEmbeddings", "Blip2VisionEmbeddings"]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path,
+        *model_args,
+        allow_missing=None,
+        allow_unexpected=None,
+        output_loading_info=False,
+        **kwargs,
+    ):
+        """Loads a model as transformers does, but refuses one of which weights are missing, foreign or unsound.
+
+        Args:
+            pretrained_model_name_or_path: a folder, or a repository of the Hub; of a model or of an adapter (LoRA).
+            allow_missing: names or patterns (`"mfr_predictor.*"`) of weights that may be missing and begin anew, or
+                True. `ignore_mismatched_sizes=True` allows those of another shape.
+            allow_unexpected: names or patterns of weights that may be left over, or True.
+            output_loading_info: return a pair of the model and what transformers tells of the loading.
+            kwargs: all other options of `PreTrainedModel.from_pretrained`.
+
+        Raises:
+            UnsoundModelError: weights are missing, foreign, not finite, or integers; a ValueError.
+        """
+        source = beside_adapter(pretrained_model_name_or_path, kwargs)
+        model, info = super().from_pretrained(source, *model_args, output_loading_info=True, **kwargs)
+        own = model.__dict__.pop("_loading_info", None)  # of a model with an adapter, `info` is the adapter's
+        missing, unexpected = set(info["missing_keys"]), set(info["unexpected_keys"])
+        if own is not None:
+            missing, unexpected = missing | own.missing_keys, unexpected | own.unexpected_keys
+        name = pretrained_model_name_or_path or "the state dict"
+        refuse_incomplete(name, missing, unexpected, allow_missing, allow_unexpected)
+        refuse_unsound_weights(name, model)
+        return (model, info) if output_loading_info else model
+
+    def _adjust_missing_and_unexpected_keys(self, loading_info):
+        super()._adjust_missing_and_unexpected_keys(loading_info)
+        self._loading_info = loading_info
 
     @torch.no_grad()
     def _init_weights(self, module):

@@ -181,7 +181,8 @@ def _encode_queries(
         inputs = {} if pixels is None else {"pixel_values": pixels.to(model.device)}
         if "input_ids" in needed:
             text = [captions[row] for row in rows]
-            inputs |= processor(text=text, return_tensors="pt").to(model.device)
+            names = [f"caption of query {row}" for row in rows]
+            inputs |= processor(text=text, names=names, return_tensors="pt").to(model.device)
         encoded = []
         for mode in modes:
             given = {name: inputs[name] for name in QUERY_MODES[mode]}

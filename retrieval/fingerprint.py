@@ -24,8 +24,8 @@ NOT_DECIDING = {
     # Losses and the score, which come after the features.
     *("temperature_init", "fda_alpha", "fda_divergence", "itc_weight", "fd_weight", "fd_margin", "fd_scope"),
     *("fd_sample_size", "mfr_weight", "mfr_mask_ratio", "mfr_hidden_size", "num_top_tokens"),
-    # Read by the builders of processors: what a processor has of it stands among its own settings.
-    "max_text_length",
+    # Of the processor, whose own settings and tokenizer stand in a manifest.
+    *("max_text_length", "vocabulary_hash"),
 }
 WEIGHTS_OF_LOSSES = {"mfr_predictor", "temperature"}  # likewise
 _PIECE = 1 << 24  # values converted at a time

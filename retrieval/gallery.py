@@ -14,6 +14,7 @@ from ..checks_fafa import check_features
 from ..files import printable, some
 from ..image_reading_fafa import UnreadableImageError
 from ..loading import undecoded
+from ..model_folder import check_fit
 from ..modeling_fafa import FafaModel
 from ..processing_fafa import FafaProcessor
 from .encoding import EncodedImages, encode_images
@@ -332,6 +333,7 @@ def _check_model(model: Any, processor: Any) -> None:
         raise TypeError(f"model is a {type(model).__name__}, expected a FafaModel")
     if not hasattr(processor, "image_processor"):
         raise TypeError(f"processor is a {type(processor).__name__}, expected a FafaProcessor")
+    check_fit(model, processor)
 
 
 def _checked_paths(paths: Sequence[str | Path | None]) -> list[Path | None]:

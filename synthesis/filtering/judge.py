@@ -18,6 +18,7 @@ LOWEST, HIGHEST = 1, 10  # marks; scores are these brought to 0 ... 1
 _SLOTS = [f"{{{name}}}" for name in FIELDS]
 _SLOT = re.compile(r"\{(\w+)\}")
 
+
 @dataclass(frozen=True)
 class Question:
     """One request about a pair.
