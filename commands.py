@@ -89,7 +89,7 @@ def loading(model: str) -> Iterator[None]:
     except (OSError, MemoryError):
         raise
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":
+        if type(error).__name__ in ("OutOfMemoryError", "UnsoundModelError"):  # the latter's message says it all
             raise
         cause: BaseException = error
         while type(cause).__name__.startswith("StrictDataclass") and cause.__cause__ is not None:

@@ -60,6 +60,7 @@ class FafaConfig(PreTrainedConfig):
             (released code: 0.8; not in the paper).
         freeze_vision: train the Q-Former side only; the LayerNorm after the tower is trained, as in the released code.
         max_text_length: tokens of a caption, [CLS] and [SEP] among them; read by the processor's builders.
+        vocabulary_hash: of the tokenizer that the weights belong to (`processing_fafa.vocabulary_hash`); None: unknown.
     """
 
     model_type = "fafa"
@@ -86,6 +87,7 @@ class FafaConfig(PreTrainedConfig):
     distribution_uncertainty: float | int = 0.0
     freeze_vision: bool = True
     max_text_length: int = 32
+    vocabulary_hash: str | None = None
 
     def __post_init__(self, **kwargs):
         if not isinstance(self.vision_config, PreTrainedConfig):

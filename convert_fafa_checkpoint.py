@@ -15,306 +15,57 @@ times the size of the source, whatever the dtype of the output.
 import argparse
 import hashlib
 import json
-import logging
 import math
-import pickle
+import os
 import re
-import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download, split_torch_state_dict_into_shards
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 from transformers import Blip2Config
 
-from .commands import command
+from .checkpoint_files import check_regular_file, read_checkpoint, read_safetensors, weight_files
+from .commands import command, loading
 from .configuration_fafa import FafaConfig
-from .files import read_json
+from .files import check_empty, check_output_folder, printable, read_json, some, whole_folder
 from .image_processing_fafa import FafaImageProcessor
+from .markdown_text import plain
 from .model_card import make_model_card, markdown_table
-from .modeling_fafa import FafaModel
-from .processing_fafa import FafaProcessor, build_tokenizer
+from .processing_fafa import FafaProcessor, build_tokenizer, vocabulary_hash
+from .released_weights import (
+    BLOCKS_OF_VISION_WIDTH,
+    SHOWN,
+    Conversion,
+    check_heads,
+    check_values,
+    config_from_tensors,
+    convert_state_dict,
+    plan_conversion,
+    read_vision_tower,
+    released_names,
+)
 
-logger = logging.getLogger(__name__)
-
-# From a name in FafaModel to the released (LAVIS) name: every pattern is applied, in this order.
-RELEASED_NAMES = [
-    (r"^vision_model\.embeddings\.class_embedding$", "visual_encoder.cls_token"),
-    (r"^vision_model\.embeddings\.position_embedding$", "visual_encoder.pos_embed"),
-    (r"^vision_model\.embeddings\.patch_embedding\.", "visual_encoder.patch_embed.proj."),
-    (r"^vision_model\.post_layernorm\.", "ln_vision."),
-    (r"^vision_model\.encoder\.layers\.(\d+)\.layer_norm([12])\.", r"visual_encoder.blocks.\1.norm\2."),
-    (r"^vision_model\.encoder\.layers\.(\d+)\.self_attn\.projection\.", r"visual_encoder.blocks.\1.attn.proj."),
-    (r"^vision_model\.encoder\.layers\.(\d+)\.self_attn\.", r"visual_encoder.blocks.\1.attn."),
-    (r"^vision_model\.encoder\.layers\.(\d+)\.mlp\.", r"visual_encoder.blocks.\1.mlp."),
-    (r"^embeddings\.", "Qformer.bert.embeddings."),
-    (r"^qformer\.layernorm\.", "Qformer.bert.embeddings.LayerNorm."),
-    (r"^qformer\.encoder\.", "Qformer.bert.encoder."),
-    (r"attention\.attention\.", "attention.self."),
-    (r"^vision_projection\.", "vision_proj."),
-    (r"^text_projection\.", "text_proj."),
-    (r"^temperature$", "temp"),
-    (r"^mfr_predictor\.", "mlm_predictor.predictor."),
+__all__ = [
+    "BLOCKS_OF_VISION_WIDTH",
+    "Conversion",
+    "config_from_blip2_folder",
+    "config_from_tensors",
+    "convert_checkpoint",
+    "convert_state_dict",
+    "plan_conversion",
+    "read_checkpoint",
+    "released_names",
+    "report",
 ]
 
-# Tensors of a released file from which sizes are read, with their ranks.
-SIZE_KEYS = {
-    "query_tokens": 3,
-    "vision_proj.weight": 2,
-    "visual_encoder.patch_embed.proj.weight": 4,
-    "visual_encoder.pos_embed": 3,
-    "visual_encoder.blocks.0.mlp.fc1.weight": 2,
-    "Qformer.bert.embeddings.word_embeddings.weight": 2,
-    "Qformer.bert.embeddings.position_embeddings.weight": 2,
-    "Qformer.bert.encoder.layer.0.intermediate_query.dense.weight": 2,
-}
-
-HEADS_OF_VISION_WIDTH = {1408: 16, 1024: 16}  # EVA ViT-g, ViT-L
-HEADS_OF_QFORMER_WIDTH = {768: 12}  # BERT-base
-BLOCKS_OF_VISION_WIDTH = {1408: 39}  # BLIP-2 reads ViT-g before its 40th block
-
-CAPTION_HEAD = "BLIP-2's word predictor for writing captions; retrieval has no use for it"
-MATCHING_HEAD = "BLIP-2's image-text matching head; FAFA scores by similarity"
-COUNTER = "a constant counter of positions, made anew by the model"
-BOOKKEEPING = "training state beside the weights"
-BEYOND_THE_TOWER = "BLIP-2 reads the tower before its last block, and has its own LayerNorm (ln_vision) behind it"
-
-
-@dataclass
-class Conversion:
-    """What becomes of a checkpoint.
-
-    Args:
-        config: configuration of the model.
-        sources: name in FafaModel → names in the source; two for a joint bias of query, key and value.
-        dropped: name in the source → why it has no place in FafaModel.
-        fresh: name in FafaModel → its initial value, for what BLIP-2 pre-training does not have.
-        shapes: name in FafaModel → shape.
-    """
-
-    config: FafaConfig
-    sources: dict[str, tuple[str, ...]]
-    dropped: dict[str, str]
-    fresh: dict[str, Tensor]
-    shapes: dict[str, tuple[int, ...]]
-
-    @property
-    def is_trained_fafa(self) -> bool:
-        """Whether the source holds FAFA's own parts, rather than BLIP-2's pre-training alone."""
-        return not self.fresh
-
-    def tensor(self, state_dict: Mapping[str, Tensor], name: str) -> Tensor:
-        """The tensor of FafaModel called `name`, in the source's dtype."""
-        if name in self.fresh:
-            return self.fresh[name]
-        parts = [state_dict[source] for source in self.sources[name]]
-        if len(parts) == 1:
-            return parts[0]
-        query_bias, value_bias = parts
-        return torch.cat([query_bias, torch.zeros_like(query_bias), value_bias])  # the key has no trained bias
-
-
-def convert_state_dict(state_dict: Mapping[str, Tensor], config: FafaConfig) -> dict[str, Tensor]:
-    """Renames a released FAFA, LAVIS BLIP-2 or `Blip2ForImageTextRetrieval` state dict for FafaModel.
-
-    Args:
-        state_dict: names to tensors.
-        config: configuration of the model that will load the result; see `config_from_tensors`.
-
-    Returns:
-        names in FafaModel to tensors: exactly `FafaModel(config).state_dict()`'s names and shapes, in the source's
-        dtypes. Parts that BLIP-2 pre-training lacks have initial values; both these and what is dropped are logged.
-
-    Raises:
-        ValueError: if keys are missing, unexpected or of another shape; one error that lists them all.
-    """
-    conversion = plan_conversion(state_dict, config)
-    for name, reason in conversion.dropped.items():
-        logger.info("dropped %s: %s", name, reason)
-    for name in conversion.fresh:
-        logger.info("initialised %s: not part of BLIP-2 pre-training", name)
-    return {name: conversion.tensor(state_dict, name) for name in conversion.shapes}
-
-
-def plan_conversion(state_dict: Mapping[str, Tensor], config: FafaConfig) -> Conversion:
-    """Finds a source for every tensor of the model, and a reason for every tensor that is left; see its callers."""
-    with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in FafaModel(config).state_dict().items()}
-    is_released = _has_released_names(state_dict)
-    sources = {name: released_names(name) if is_released else (name,) for name in shapes}
-    fresh = {name: _initial_value(name, shapes[name], config) for name in _absent_from_blip2(sources, state_dict)}
-    sources = {name: keys for name, keys in sources.items() if name not in fresh}
-
-    # The parts of a joint bias have the same share of its shape each; all else has the shape of its target.
-    wanted = {
-        key: shapes[name] if len(keys) == 1 else (shapes[name][0] // 3,)
-        for name, keys in sources.items()
-        for key in keys
-    }
-    droppable = _droppable(config, is_released)
-    dropped = {key: droppable[key][1] for key in state_dict if key in droppable and key not in wanted}
-    _check(state_dict, wanted, {key: droppable[key][0] for key in dropped})
-    return Conversion(config, sources, dropped, fresh, shapes)
-
-
-def released_names(name: str) -> tuple[str, ...]:
-    """Names in the released code of what FafaModel calls `name`: one, or two for a joint bias of query, key, value."""
-    for pattern, replacement in RELEASED_NAMES:
-        name = re.sub(pattern, replacement, name)
-    if name.endswith(".attn.qkv.bias"):
-        prefix = name.removesuffix("qkv.bias")
-        return prefix + "q_bias", prefix + "v_bias"
-    return (name,)
-
-
-def _has_released_names(state_dict: Mapping[str, Tensor]) -> bool:
-    return any(key.startswith(("Qformer.", "visual_encoder.")) for key in state_dict)
-
-
-def _absent_from_blip2(sources: dict[str, tuple[str, ...]], state_dict: Mapping[str, Tensor]) -> list[str]:
-    """Names of FafaModel's own parts when the source is BLIP-2; a source with some of a part must have all of it."""
-    predictor = [name for name in sources if name.startswith("mfr_predictor.")]
-    absent = [] if any(sources[name][0] in state_dict for name in predictor) else predictor
-    # LAVIS has a temperature, Hugging Face's class has none.
-    if absent and not _has_released_names(state_dict) and "temperature" not in state_dict:
-        absent.append("temperature")
-    return absent
-
-
-def _initial_value(name: str, shape: tuple[int, ...], config: FafaConfig) -> Tensor:
-    """As `FafaModel` initialises it, but the same in every conversion."""
-    if name == "temperature":
-        return torch.tensor(float(config.temperature_init))
-    if name.endswith(".bias"):
-        return torch.zeros(shape)
-    generator = torch.Generator().manual_seed(0)
-    return torch.normal(0.0, config.qformer_config.initializer_range, shape, generator=generator)
-
-
-def _droppable(config: FafaConfig, is_released: bool) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Names in the source without a place in FafaModel: their shapes, and why they have none."""
-    hidden = config.qformer_config.hidden_size
-    vocabulary, positions = config.qformer_config.vocab_size, config.qformer_config.max_position_embeddings
-    droppable = {"itm_head.weight": ((2, hidden), MATCHING_HEAD), "itm_head.bias": ((2,), MATCHING_HEAD)}
-    if not is_released:
-        return droppable | {"embeddings.position_ids": ((1, positions), COUNTER)}
-    caption_head = {
-        "bias": (vocabulary,),
-        "decoder.weight": (vocabulary, hidden),
-        "decoder.bias": (vocabulary,),
-        "transform.dense.weight": (hidden, hidden),
-        "transform.dense.bias": (hidden,),
-        "transform.LayerNorm.weight": (hidden,),
-        "transform.LayerNorm.bias": (hidden,),
-    }
-    droppable |= {f"Qformer.cls.predictions.{key}": (shape, CAPTION_HEAD) for key, shape in caption_head.items()}
-    return droppable | {"Qformer.bert.embeddings.position_ids": ((1, positions), COUNTER)}
-
-
-def _check(state_dict: Mapping[str, Tensor], wanted: dict[str, tuple], dropped: dict[str, tuple]) -> None:
-    expected = wanted | dropped
-    found = {
-        key: tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        for key, value in state_dict.items()
-    }
-    problems = [f"missing     {key} {shape}" for key, shape in wanted.items() if key not in found]
-    problems += [f"unexpected  {key} {shape}" for key, shape in found.items() if key not in expected]
-    problems += [
-        f"mis-shaped  {key} {found[key]}, expected {shape}"
-        for key, shape in expected.items()
-        if key in found and found[key] != shape
-    ]
-    if problems:
-        raise ValueError(
-            f"{len(problems)} keys of the checkpoint do not fit FafaModel; nothing was converted:\n  "
-            + "\n  ".join(problems)
-            + "\nIs the file whole, and from the code that it is said to be from? Shapes are compared with the "
-            + f"configuration, read from {', '.join(SIZE_KEYS)} unless given."
-        )
-
-
-def config_from_tensors(
-    state_dict: Mapping[str, Tensor], vision_heads: int | None = None, qformer_heads: int | None = None
-) -> FafaConfig:
-    """Reads the configuration from a state dict with released names.
-
-    Args:
-        state_dict: names to tensors, the vision tower among them.
-        vision_heads: attention heads of the vision tower, which no tensor tells; None: BLIP-2's 16 at ViT-g's width.
-        qformer_heads: attention heads of the Q-Former; None: 12 at BERT-base's width.
-
-    Raises:
-        ValueError: if a tensor that tells a size is missing or of another rank, if the tower is CLIP's, or if the
-            heads of an unknown width are not given.
-    """
-    if "visual_encoder.ln_pre.weight" in state_dict:
-        raise ValueError(
-            "visual_encoder.ln_pre.weight: the vision tower is CLIP's ViT-L, with a LayerNorm before its first block "
-            "for which transformers' Blip2VisionModel has no place. Only EVA towers (ViT-g) can be converted"
-        )
-    wrong = [f"{key} (missing)" for key in SIZE_KEYS if key not in state_dict]
-    wrong += [
-        f"{key} (shape {tuple(state_dict[key].shape)}, expected {rank} axes)"
-        for key, rank in SIZE_KEYS.items()
-        if key in state_dict and state_dict[key].ndim != rank
-    ]
-    if wrong:
-        raise ValueError(f"cannot read the model's sizes from {', '.join(wrong)}; is this a FAFA or BLIP-2 checkpoint?")
-
-    sizes = {key: tuple(state_dict[key].shape) for key in SIZE_KEYS}
-    vision_width, _, patch_size, _ = sizes["visual_encoder.patch_embed.proj.weight"]
-    num_patches = sizes["visual_encoder.pos_embed"][1] - 1
-    vocab_size, qformer_width = sizes["Qformer.bert.embeddings.word_embeddings.weight"]
-    num_positions = sizes["Qformer.bert.embeddings.position_embeddings.weight"][0]
-    num_query_tokens = sizes["query_tokens"][1]
-    vision_config = {
-        "hidden_size": vision_width,
-        "intermediate_size": sizes["visual_encoder.blocks.0.mlp.fc1.weight"][0],
-        "num_hidden_layers": 1 + max(_numbers(state_dict, r"visual_encoder\.blocks\.(\d+)\.")),
-        "num_attention_heads": _heads("--vision-heads", vision_heads, vision_width, HEADS_OF_VISION_WIDTH),
-        "image_size": patch_size * math.isqrt(num_patches),
-        "patch_size": patch_size,
-    }
-    num_layers = 1 + max(_numbers(state_dict, r"Qformer\.bert\.encoder\.layer\.(\d+)\."))
-    cross_layers = _numbers(state_dict, r"Qformer\.bert\.encoder\.layer\.(\d+)\.crossattention\.")
-    qformer_config = {
-        "vocab_size": vocab_size,
-        "hidden_size": qformer_width,
-        "intermediate_size": sizes["Qformer.bert.encoder.layer.0.intermediate_query.dense.weight"][0],
-        "num_hidden_layers": num_layers,
-        "num_attention_heads": _heads("--qformer-heads", qformer_heads, qformer_width, HEADS_OF_QFORMER_WIDTH),
-        "max_position_embeddings": num_positions,
-        "cross_attention_frequency": cross_layers[1] - cross_layers[0] if len(cross_layers) > 1 else num_layers,
-    }
-    predictor = state_dict.get("mlm_predictor.predictor.0.bias")
-    return FafaConfig(
-        vision_config=vision_config,
-        qformer_config=qformer_config,
-        num_query_tokens=num_query_tokens,
-        projection_dim=sizes["vision_proj.weight"][0],
-        num_top_tokens=min(FafaConfig.num_top_tokens, num_query_tokens),
-        mfr_hidden_size=FafaConfig.mfr_hidden_size if predictor is None else len(predictor),
-        max_text_length=min(FafaConfig.max_text_length, num_positions),
-    )
-
-
-def _numbers(state_dict: Mapping[str, Tensor], pattern: str) -> list[int]:
-    """The different layer numbers that the pattern's group finds in the names, ascending."""
-    return sorted({int(match[1]) for match in (re.match(pattern, key) for key in state_dict) if match})
-
-
-def _heads(option: str, given: int | None, width: int, known: dict[int, int]) -> int:
-    heads = given or known.get(width)
-    if heads is None:
-        raise ValueError(f"no tensor tells the number of attention heads, and width {width} is unknown: give {option}")
-    if width % heads:
-        raise ValueError(f"{option} is {heads}, which does not divide the width {width}")
-    return heads
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_LARGEST_VOCABULARY = 64 << 20  # bytes of a vocab.txt; BERT's has 0.2 MB
 
 
 def config_from_blip2_folder(folder: Path) -> FafaConfig:
@@ -323,90 +74,22 @@ def config_from_blip2_folder(folder: Path) -> FafaConfig:
     The epsilon behind the vision tower stays at 1e-5: BLIP-2 was trained so, and transformers' class, which has one
     epsilon for all of the tower, is what differs.
     """
-    fields = read_json(folder / "config.json")
-    if fields.get("model_type") != "blip-2":
-        raise ValueError(f"{folder / 'config.json'}: model_type is {fields.get('model_type')!r}, expected 'blip-2'")
-    blip2 = Blip2Config(**fields)
-    positions = blip2.qformer_config.max_position_embeddings
-    return FafaConfig(
-        vision_config=blip2.vision_config,
-        qformer_config=blip2.qformer_config,
-        num_query_tokens=blip2.num_query_tokens,
-        projection_dim=blip2.image_text_hidden_size,
-        num_top_tokens=min(FafaConfig.num_top_tokens, blip2.num_query_tokens),
-        max_text_length=min(FafaConfig.max_text_length, positions),
-    )
-
-
-def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Opens a `.pt`, `.pth` or `.safetensors` file, memory-mapped, without running code from it.
-
-    Returns:
-        the state dict, and what lies beside it in the file with the reason why it is dropped.
-
-    Raises:
-        ValueError: if the file is broken, or holds anything but tensors and plain values.
-    """
-    if path.suffix == ".safetensors":
-        return read_safetensors([path]), {}
-    try:
-        # Files of torch < 1.6 are not zip archives, and cannot be memory-mapped.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise ValueError(
-            f"{path} was refused: it is broken, or holds more than tensors and plain values, which could run code. "
-            f"Expected a checkpoint of a state dict; fetch it again from its authors. ({error})"
-        ) from error
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        return dict(content["model"]), {key: BOOKKEEPING for key in content if key != "model"}
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected a state dict or {{'model': state dict}}")
-    return dict(content), {}
-
-
-def read_safetensors(paths: list[Path]) -> dict[str, Tensor]:
-    """State dict of one or several safetensors files, memory-mapped.
-
-    Raises:
-        ValueError: if a file is broken.
-    """
-    state_dict = {}
-    for path in paths:
-        try:
-            with safe_open(path, framework="pt") as file:
-                state_dict |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no iteration)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is broken; fetch it again from its authors. ({error})") from error
-    return state_dict
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a Hugging Face model folder."""
-    index = folder / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.exists():
-        names = sorted(set(read_json(index)["weight_map"].values()))
-    missing = [name for name in names if not (folder / name).exists()]
-    if missing:
-        raise FileNotFoundError(f"{folder}: no {', '.join(missing)}; expected a model saved with safetensors")
-    return [folder / name for name in names]
-
-
-def read_vision_tower(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Opens the file of a vision tower that LAVIS publishes apart (`eva_vit_g.pth`), and names it as in a whole model.
-
-    Returns:
-        the state dict with names under `visual_encoder.`, and the names that BLIP-2 does not use, with the reason.
-    """
-    tower, dropped = read_checkpoint(path)
-    last_used = BLOCKS_OF_VISION_WIDTH.get(tower["cls_token"].shape[-1]) if "cls_token" in tower else None
-    beyond = re.compile(r"(norm|fc_norm|head)\.(weight|bias)$")
-    for key in list(tower):
-        block = re.match(r"blocks\.(\d+)\.", key)
-        if beyond.match(key) or (block and last_used and int(block[1]) >= last_used):
-            dropped[f"{key} (of {path.name})"] = BEYOND_THE_TOWER
-            del tower[key]
-    return {f"visual_encoder.{key}": tensor for key, tensor in tower.items()}, dropped
+    file = folder / "config.json"
+    fields = read_json(file)
+    model_type = fields.get("model_type") if isinstance(fields, dict) else None
+    if model_type != "blip-2":
+        raise ValueError(f"{printable(file)}: model_type is {model_type!r}, expected 'blip-2'")
+    with loading(str(file)):
+        blip2 = Blip2Config(**fields)
+        positions = blip2.qformer_config.max_position_embeddings
+        return FafaConfig(
+            vision_config=blip2.vision_config,
+            qformer_config=blip2.qformer_config,
+            num_query_tokens=blip2.num_query_tokens,
+            projection_dim=blip2.image_text_hidden_size,
+            num_top_tokens=min(FafaConfig.num_top_tokens, blip2.num_query_tokens),
+            max_text_length=min(FafaConfig.max_text_length, positions),
+        )
 
 
 def read_vocabulary(source: str | Path) -> dict[str, int] | Path:
@@ -414,20 +97,36 @@ def read_vocabulary(source: str | Path) -> dict[str, int] | Path:
 
     Raises:
         FileNotFoundError: if there is none, or the Hub cannot be reached.
+        ValueError: if it is damaged, of another kind, or no file.
     """
     path = Path(source)
     if not path.exists():
         path = _from_hub(str(source), "--tokenizer", ["vocab.txt", "tokenizer.json"])
     if path.is_dir():
         path = path / "vocab.txt" if (path / "vocab.txt").exists() else path / "tokenizer.json"
-    if path.suffix == ".txt":
-        return path
     if not path.exists():
-        raise FileNotFoundError(f"{path.parent}: no vocab.txt and no tokenizer.json; give another with --tokenizer")
+        raise FileNotFoundError(
+            f"{printable(path.parent)}: no vocab.txt and no tokenizer.json; give another with --tokenizer"
+        )
+    check_regular_file(path)
+    if path.suffix == ".txt":
+        if (size := path.stat().st_size) > _LARGEST_VOCABULARY:
+            raise ValueError(f"{printable(path)} is too large for a vocabulary ({size:,} bytes)")
+        return path
     fields = read_json(path)
-    vocabulary = dict(fields["model"]["vocab"])
-    # <image> is a placeholder of Blip2Processor: it stands for no word and has no row among the word embeddings.
-    vocabulary |= {token["content"]: token["id"] for token in fields["added_tokens"] if token["content"] != "<image>"}
+    try:
+        vocabulary = dict(fields["model"]["vocab"])
+        # <image> is a placeholder of Blip2Processor: it stands for no word and has no row among the word embeddings.
+        vocabulary |= {
+            token["content"]: token["id"] for token in fields["added_tokens"] if token["content"] != "<image>"
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{printable(path)} holds no WordPiece vocabulary ({type(error).__name__}: {error}); give another with "
+            "--tokenizer"
+        ) from error
+    if strange := [repr(number) for number in vocabulary.values() if type(number) is not int]:
+        raise ValueError(f"{printable(path)}: ids of words are whole numbers, got {some(strange)}")
     return vocabulary
 
 
@@ -443,7 +142,10 @@ def _from_hub(repo_id: str, argument: str, patterns: list[str]) -> Path:
 
 def build_processor(config: FafaConfig, tokenizer: str | Path) -> FafaProcessor:
     """The processor that fits the model; its tokens and the rows of the word embeddings must be equally many."""
-    words = build_tokenizer(read_vocabulary(tokenizer))
+    try:
+        words = build_tokenizer(read_vocabulary(tokenizer))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"tokenizer {tokenizer} is no text ({error}); give another with --tokenizer") from error
     rows = config.qformer_config.vocab_size
     if len(words) != rows:
         raise ValueError(
@@ -481,39 +183,62 @@ def convert_checkpoint(
         what was taken from where, dropped and initialised.
 
     Raises:
-        ValueError: if the source does not fit (every key named), or the tokenizer does not fit the source.
+        ValueError: if an option makes no sense, if the source is damaged or does not fit (every key named), or if the
+            tokenizer does not fit the source.
         FileNotFoundError: if the source or the tokenizer is not there.
         FileExistsError: if `output` holds something.
     """
+    options = {"--vision-heads": vision_heads, "--qformer-heads": qformer_heads, "--vision-weights": vision_weights}
+    given = {option: value for option, value in options.items() if value is not None}
+    _check_options(given, dtype, max_shard_size)
     output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"{output} exists already; name a folder that is absent or empty")
+    check_empty(output)
+    check_output_folder(output)
     path = Path(source)
     if not path.exists():
         path = _from_hub(str(source), "SOURCE", ["*.json", "*.safetensors", "vocab.txt"])
+    if path.is_dir() and given:
+        raise ValueError(f"{', '.join(given)}: a folder says this itself; leave it out")
+    set_aside: dict[str, str] = {}
+    if path.is_dir():
+        files = weight_files(path)
+        config, tokenizer = config_from_blip2_folder(path), tokenizer or path
+        state_dict = read_safetensors(files)
+    else:
+        files = [path] if vision_weights is None else [path, Path(vision_weights)]
+        state_dict, set_aside = _read_released(path, vision_weights)
     try:
-        if path.is_dir():
-            files, set_aside = weight_files(path), {}
-            state_dict, config = read_safetensors(files), config_from_blip2_folder(path)
-            tokenizer = tokenizer or path
-        else:
-            files = [path] if vision_weights is None else [path, Path(vision_weights)]
-            state_dict, set_aside = _read_released(path, vision_weights)
+        if not path.is_dir():
             config = config_from_tensors(state_dict, vision_heads, qformer_heads)
         conversion = plan_conversion(state_dict, config)
+        processor = build_processor(config, tokenizer or "bert-base-uncased")
+        check_values(conversion, state_dict)
     except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
+        raise ValueError(f"{printable(source)}: {error}") from error
     conversion.dropped |= set_aside
 
-    processor = build_processor(config, tokenizer or "bert-base-uncased")
-    output.mkdir(parents=True, exist_ok=True)
-    processor.save_pretrained(output)
-    _write_weights(conversion, state_dict, output, dtype, max_shard_size)
-    (output / "README.md").write_text(_model_card(conversion, source, files), encoding="utf-8")
-    # Last, so that an interrupted conversion leaves nothing that could be taken for a model.
-    config.architectures, config.dtype = ["FafaModel"], dtype
-    config.save_pretrained(output)
+    config.vocabulary_hash = vocabulary_hash(processor.tokenizer)
+    with whole_folder(output, last="config.json") as folder:
+        processor.save_pretrained(folder)
+        _write_weights(conversion, state_dict, folder, dtype, max_shard_size)
+        (folder / "README.md").write_text(_model_card(conversion, source, files), encoding="utf-8")
+        config.architectures, config.dtype = ["FafaModel"], dtype
+        config.save_pretrained(folder)
     return conversion
+
+
+def _check_options(given: dict[str, Any], dtype: torch.dtype, max_shard_size: str) -> None:
+    """Refuses by name what no conversion can be made with."""
+    for option in ("--vision-heads", "--qformer-heads"):
+        if option in given:
+            check_heads(option, given[option])
+    if "--vision-weights" in given:
+        check_regular_file(given["--vision-weights"])
+    if dtype not in DTYPES.values():
+        raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(map(str, DTYPES.values()))}")
+    match = re.fullmatch(r"([0-9]{1,9})(KB|MB|GB)", max_shard_size) if isinstance(max_shard_size, str) else None
+    if match is None or int(match[1]) == 0:
+        raise ValueError(f"max_shard_size is {max_shard_size!r}, expected a size above 0 such as '300MB' or '2GB'")
 
 
 def _read_released(path: Path, vision_weights: str | Path | None) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -539,10 +264,29 @@ def _write_weights(
     split = split_torch_state_dict_into_shards(sizes, max_shard_size=max_shard_size)
     for filename, names in tqdm(split.filename_to_tensors.items(), desc="writing", unit="file"):
         shard = {name: conversion.tensor(state_dict, name).to(dtype, copy=True).contiguous() for name in names}
-        save_file(shard, output / filename, metadata={"format": "pt"})
+        if beyond := [name for name, tensor in shard.items() if not torch.isfinite(tensor).all()]:
+            raise ValueError(
+                f"{some(beyond, SHOWN)}: weights beyond what {str(dtype).removeprefix('torch.')} can hold; "
+                "choose another --dtype"
+            )
+        _save_file(shard, output / filename)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (output / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _save_file(tensors: dict[str, Tensor], file: Path) -> None:
+    """Writes a safetensors file that others may read as any file; of a full disk it tells as all writing does."""
+    file.touch()
+    mode = file.stat().st_mode
+    try:
+        save_file(tensors, file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(file)) from error
+    file.chmod(mode)  # safetensors makes one that its owner alone can read
 
 
 def _sha256(path: Path) -> str:
@@ -562,7 +306,7 @@ PRETRAINED_BLIP2 = (
 
 def _model_card(conversion: Conversion, source: str | Path, files: list[Path]) -> str:
     fresh = ", ".join(f"`{name}`" for name in conversion.fresh)
-    digests = markdown_table(["file", "sha256"], [[path.name, f"`{_sha256(path)}`"] for path in files])
+    digests = markdown_table(["file", "sha256"], [[plain(path.name), f"`{_sha256(path)}`"] for path in files])
     return make_model_card(
         conversion.config,
         num_parameters=sum(math.prod(shape) for shape in conversion.shapes.values()),
@@ -611,10 +355,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--vision-weights", help="file of the vision tower, where SOURCE lacks it (eva_vit_g.pth)")
     parser.add_argument("--vision-heads", type=int, help="attention heads of the vision tower (ViT-g: 16)")
     parser.add_argument("--qformer-heads", type=int, help="attention heads of the Q-Former (BERT-base: 12)")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the output")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="float32", help="of the output")
     options = vars(parser.parse_args(arguments))
-    options["dtype"] = getattr(torch, options["dtype"])
-    with command(kept="Nothing is kept: delete what was written, and give the same command again."):
+    options["dtype"] = DTYPES[options["dtype"]]
+    with command(kept="Nothing was written: give the same command again."):
         conversion = convert_checkpoint(**options)
         print(report(conversion, options["output"]))
 

@@ -20,6 +20,8 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 SEAL = "checksum of all else here"  # the entry of a manifest that `sealed` adds
 _PIECE = 1 << 20
 _UNCOMPRESSED = {b"BM", b"II", b"MM", b"P4", b"P5", b"P6", b"Pf", b"PF"}  # how BMP, TIFF and PPM begin
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP}  # of file systems that have none
+_INCOMPLETE = ".incomplete"  # the folder that `whole_folder` writes to, or the end of its name
 _LARGEST_JSON = 256 << 20  # bytes; what is larger was not written by this package
 
 
@@ -68,6 +70,71 @@ def _own_part(file: Path) -> Iterator[Path]:
         except OSError:
             is_own = False
         yield part if is_own else file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}.part")
+
+
+@contextmanager
+def whole_folder(folder: str | os.PathLike, last: str) -> Iterator[Path]:
+    """A folder to write to, whose files become those of `folder` when all went well, and go when it did not.
+
+    It lies beside `folder`, and takes its name at the end; within it where `folder` is there and empty, since a mount
+    point or the current folder cannot be replaced. What a killed run left in it goes.
+
+    Args:
+        folder: absent or empty; those above it are made.
+        last: the file without which the others are nothing. It comes last where files have to be moved one by one.
+
+    Raises:
+        FileExistsError: `folder` holds something, or another process writes it just now.
+        OSError: it cannot be written; for a full disk the message tells the space that is left.
+    """
+    name, folder = printable(folder), Path(folder).resolve()
+    check_empty(folder)
+    is_there = folder.is_dir()
+    part = folder / _INCOMPLETE if is_there else folder.with_name(f".{folder.name}{_INCOMPLETE}")
+    if part.is_symlink():
+        part.unlink()  # rather than empty what it leads to
+    part.mkdir(parents=True, exist_ok=True)
+    with full_disk_told(folder), (part / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise FileExistsError(f"{name} is being written by another process: wait for it, or end it") from error
+        moved: list[Path] = []
+        try:
+            for left in part.iterdir():
+                if left.name != ".lock":
+                    shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+            yield part
+            for file in filter(Path.is_file, part.rglob("*")):
+                with file.open("rb") as stream:
+                    os.fsync(stream.fileno())
+            check_empty(folder)
+            if not is_there:
+                Path(lock.name).unlink()
+                part.rename(folder)
+                return
+            for file in sorted(part.iterdir(), key=lambda file: (file.name == last, file.name)):
+                if file.name != ".lock":
+                    moved.append(file.rename(folder / file.name))
+            shutil.rmtree(part)
+        except BaseException:
+            for path in [*reversed(moved), part]:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            raise
+
+
+def check_empty(folder: str | os.PathLike) -> None:
+    """Looks, before long work, whether `whole_folder` may write a folder: it is absent, or empty.
+
+    What a killed run left there, and `whole_folder` removes, does not count.
+
+    Raises:
+        FileExistsError: it is a file, or holds something.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {_INCOMPLETE}):
+        raise FileExistsError(f"{printable(folder)} exists already; name a folder that is absent or empty")
 
 
 @contextmanager

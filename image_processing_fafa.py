@@ -9,8 +9,9 @@ is the same to the last bit (Pillow 12; Pillow 13 computes some resizes in anoth
     to_pixel_values rescale, CLIP mean and std -> float32 (num_images, 3, 224, 224)
 """
 
+import difflib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any, TypedDict
 
@@ -19,6 +20,7 @@ from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature, get_size_dict
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling, SizeDict
+from transformers.processing_utils import ImagesKwargs
 from transformers.utils import is_torch_tensor
 
 from .image_reading_fafa import MAX_PIXELS, UnreadableImageError, open_image
@@ -28,7 +30,7 @@ _DRAFT_MARGIN = 2  # of a drafted photograph over the size that it is resized to
 _MOST_PIXELS = 4096  # of a side: a picture of this size takes 200 MB as float32; the released model reads 224
 
 
-class FafaImagesKwargs(TypedDict, total=False):
+class FafaImageProcessorKwargs(TypedDict, total=False):
     """Settings of `FafaImageProcessor`; its docstring explains them."""
 
     do_person_resize: bool | None
@@ -42,6 +44,23 @@ class FafaImagesKwargs(TypedDict, total=False):
     image_mean: list[float] | None
     image_std: list[float] | None
     draft_photographs: bool | None
+
+
+# Of transformers' settings for images, those that are no choice here: what they must be, and why.
+_FIXED_SETTINGS = {
+    "do_convert_rgb": (True, "the model reads RGB"),
+    "do_resize": (True, "the model reads images of one size; do_person_resize and do_pad_square say how they get it"),
+    "default_to_square": (True, "the model reads squares"),
+    "do_center_crop": (False, "a crop could lose the person; do_pad_square says how an image becomes a square"),
+    "crop_size": (None, "a crop could lose the person; do_pad_square says how an image becomes a square"),
+    "do_pad": (None, "do_pad_square says whether images are padded"),
+    "pad_size": (None, "do_pad_square pads to the longer side"),
+    "data_format": ("channels_first", "the model reads channels first"),
+    "image_seq_length": (None, "captions hold no placeholders for images"),
+}
+_FOR_A_CALL = {"return_tensors", "input_data_format", "device"}  # honoured there, but not kept
+# Kept by transformers beside the settings.
+_NO_SETTINGS = {"image_processor_type", "feature_extractor_type", "processor_class", "auto_map", "backend"}
 
 
 class FafaImageProcessor(PilBackend):
@@ -77,7 +96,7 @@ class FafaImageProcessor(PilBackend):
     ```
     """
 
-    valid_kwargs = FafaImagesKwargs
+    valid_kwargs = FafaImageProcessorKwargs
     model_input_names = ["pixel_values"]
 
     do_person_resize = True
@@ -92,30 +111,62 @@ class FafaImageProcessor(PilBackend):
     image_std = OPENAI_CLIP_STD
     draft_photographs = False
 
-    def preprocess(self, images: Any, return_tensors: str | None = None, **settings) -> BatchFeature:
+    def __init__(self, **settings: Any):
+        """See the class.
+
+        Raises:
+            TypeError: a setting is unknown, or is one of transformers' that cannot be honoured.
+            ValueError: it has an impossible value.
+        """
+        kept = {name: value for name, value in settings.items() if name.startswith("_") or name in _NO_SETTINGS}
+        super().__init__(
+            **self._refuse_foreign({name: settings[name] for name in settings if name not in kept}), **kept
+        )
+
+    def preprocess(
+        self,
+        images: Any,
+        return_tensors: str | None = None,
+        names: Sequence[str] | None = None,
+        input_data_format: str | None = None,
+        device: Any = None,
+        **settings: Any,
+    ) -> BatchFeature:
         """Opens and transforms one picture or a batch. Calling the image processor does the same.
 
         Args:
             images: One source as `open_image` takes it, a sequence of such (kinds may be mixed), or a rank-4 array or
                 tensor.
             return_tensors (`"pt"`, `"np"` or `None`): The type of the result; `None` is numpy as well.
-            settings: Settings that replace the saved ones for this call.
+            names (sequence of `str`, *optional*): How messages call the pictures; by default `images[3]`.
+            input_data_format (`str`, *optional*): Where arrays and tensors have their channels, `"channels_first"` or
+                `"channels_last"`; by default it is told from their shapes.
+            device (`str` or `torch.device`, *optional*): Where the result shall be, with `return_tensors="pt"`.
+            settings: Settings that replace the saved ones for this call, and those of transformers' `ImagesKwargs`;
+                what FAFA cannot honour is refused.
 
         Returns:
             `BatchFeature` with `pixel_values`, float32 of shape (num_images, 3, size, size); one picture gives a batch
             of one.
 
         Raises:
-            As `open_image`, naming the picture by its index; `ValueError` for an empty batch; `TypeError` for an
-            unknown setting.
+            As `open_image`, naming the picture; `ValueError` for an empty batch, another number of names, or a device
+            without `return_tensors="pt"`; `TypeError` for a setting that is unknown or cannot be honoured.
         """
         if settings:
-            return self._with_settings(settings).preprocess(images, return_tensors)
-        squares = [
-            self.to_square(self.to_person_crop(image, name=f"images[{index}]"))
-            for index, image in enumerate(_as_batch(images))
-        ]
-        return BatchFeature({"pixel_values": self.to_pixel_values(squares)}, tensor_type=return_tensors)
+            return self._with_settings(settings).preprocess(images, return_tensors, names, input_data_format, device)
+        if device is not None and return_tensors != "pt":
+            raise ValueError(f"device={str(device)!r} is for tensors: give return_tensors='pt', too.")
+        images = _as_batch(images)
+        if names is not None and len(names) != len(images):
+            raise ValueError(f"names: {len(names)} for {len(images)} images. Expected one each.")
+        squares = []
+        for index, image in enumerate(images):
+            name = f"images[{index}]" if names is None else str(names[index])
+            crop = self.to_person_crop(_in_layout(image, input_data_format, name), name)
+            squares.append(self.to_square(crop))
+        inputs = BatchFeature({"pixel_values": self.to_pixel_values(squares)}, tensor_type=return_tensors)
+        return inputs if device is None else inputs.to(device)
 
     def to_person_crop(self, image: Any, name: str = "image") -> Image.Image:
         """Opens a picture (see `open_image`) and resizes it to `person_size`, where training augments it."""
@@ -181,11 +232,26 @@ class FafaImageProcessor(PilBackend):
         return image if image.size == target else image.resize(target, self.resample)
 
     def _with_settings(self, settings: dict[str, Any]) -> "FafaImageProcessor":
-        known = self.valid_kwargs.__annotations__
-        if unknown := sorted(settings.keys() - known.keys()):
-            raise TypeError(f"unknown setting {', '.join(unknown)}; FafaImageProcessor has {', '.join(known)}.")
-        given = {name: value for name, value in settings.items() if value is not None}
-        return type(self)(**{**self.to_dict(), **given})
+        given = {name: value for name, value in self._refuse_foreign(settings).items() if value is not None}
+        return type(self)(**{**self.to_dict(), **given}) if given else self
+
+    def _refuse_foreign(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """The settings that are this class's own; those of transformers are left out where they ask for what is so."""
+        own = self.valid_kwargs.__annotations__
+        for name, value in settings.items():
+            if name in own or (value is None and name in ImagesKwargs.__annotations__) or name == "disable_grouping":
+                continue  # the last is about torchvision's speed, and decides nothing
+            has = f"FafaImageProcessor has {', '.join(own)}"
+            if name in _FOR_A_CALL:
+                raise TypeError(f"{name} is for a call, and is not kept; {has}.")
+            if name not in _FIXED_SETTINGS:
+                nearest = difflib.get_close_matches(name, own, n=1)
+                hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+                raise TypeError(f"unknown setting {name}{hint}; {has}.")
+            expected, reason = _FIXED_SETTINGS[name]
+            if getattr(value, "value", value) != expected:
+                raise TypeError(f"{name}={value!r:.60} cannot be honoured: {reason}; {has}.")
+        return {name: value for name, value in settings.items() if name in own}
 
     def _standardize_kwargs(self, person_size: Any = None, **kwargs) -> dict[str, Any]:
         kwargs = super()._standardize_kwargs(default_to_square=True, **kwargs)
@@ -206,7 +272,7 @@ class FafaImageProcessor(PilBackend):
 
 def _check_values(settings: dict[str, Any]) -> None:
     """Refuses, by name, what would fail or give no pixels later, at the first picture."""
-    for name, hint in FafaImagesKwargs.__annotations__.items():
+    for name, hint in FafaImageProcessorKwargs.__annotations__.items():
         value = settings.get(name)
         if hint == bool | None and not (value is None or isinstance(value, bool)):
             raise ValueError(f"{name}: expected true or false, got {value!r}.")
@@ -224,7 +290,23 @@ def _check_values(settings: dict[str, Any]) -> None:
             raise ValueError(f"{name}: expected numbers above 0, got {value!r}.")
 
 
-def _as_batch(images: Any) -> Iterable[Any]:
+def _in_layout(image: Any, layout: str | None, name: str) -> Any:
+    """An array or tensor of known layout as an array with channels last, which nobody takes for another; else as is."""
+    layout = getattr(layout, "value", layout)
+    if layout not in (None, "none", "channels_first", "channels_last"):
+        raise ValueError(f"input_data_format: expected 'channels_first' or 'channels_last', got {layout!r:.60}.")
+    is_tensor = is_torch_tensor(image)
+    if layout in (None, "none") or not (is_tensor or isinstance(image, np.ndarray)) or image.ndim != 3:
+        return image
+    array = image.numpy(force=True) if is_tensor else image
+    if layout == "channels_first":
+        array = np.moveaxis(array, 0, -1)
+    if not 1 <= array.shape[2] <= 4:
+        raise ValueError(f"{name}: an array of shape {tuple(image.shape)} has no channels where {layout!r} says.")
+    return array
+
+
+def _as_batch(images: Any) -> Sequence[Any]:
     if isinstance(images, (np.ndarray, Sequence)) or is_torch_tensor(images):
         is_batch = images.ndim == 4 if hasattr(images, "ndim") else not isinstance(images, (str, bytes))
         if is_batch and len(images) == 0:

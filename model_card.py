@@ -6,6 +6,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .configuration_fafa import FafaConfig
+from .markdown_text import loadable, plain, public
 
 _TAGS = ["fafa", "composed-person-retrieval", "image-retrieval"]
 _CARD = """---
@@ -60,14 +61,14 @@ measured across groups of people.
 
 _LOAD = """from fafa import FafaModel, FafaProcessor
 
-processor = FafaProcessor.from_pretrained("{folder}")
-model = FafaModel.from_pretrained("{folder}").eval()"""
+processor = FafaProcessor.from_pretrained({folder})
+model = FafaModel.from_pretrained({folder}).eval()"""
 _LOAD_ADAPTER = """from peft import PeftModel
 from fafa import FafaModel, FafaProcessor
 
-processor = FafaProcessor.from_pretrained("{folder}")
-base = FafaModel.from_pretrained("{base}")
-model = PeftModel.from_pretrained(base, "{folder}").eval()"""
+processor = FafaProcessor.from_pretrained({folder})
+base = FafaModel.from_pretrained({base})
+model = PeftModel.from_pretrained(base, {folder}).eval()"""
 
 
 def make_model_card(
@@ -85,12 +86,12 @@ def make_model_card(
     Args:
         config: of the model.
         num_parameters: of the model.
-        title: of the page.
-        about: one paragraph on where the weights come from.
+        title: of the page, plain text.
+        about: one paragraph of Markdown on where the weights come from; see `markdown_text` for names in it.
         sections: heading -> Markdown, between the example and the closing sections that all cards share.
         metadata: arguments of `huggingface_hub.ModelCardData`, beside the library and the tags.
         folder: what the example loads: a name on the Hub, or a placeholder.
-        adapter_of: for a folder that holds a LoRA adapter alone: the model that it belongs to.
+        adapter_of: for a folder that holds a LoRA adapter alone: the model that it belongs to, a name or a path.
     """
     metadata = ModelCardData(
         library_name="transformers" if adapter_of is None else "peft",
@@ -98,9 +99,11 @@ def make_model_card(
         **(metadata or {}),
     )
     return _CARD.format(
-        title=title,
+        title=plain(title),
         about=about,
-        load=(_LOAD if adapter_of is None else _LOAD_ADAPTER).format(folder=folder, base=adapter_of),
+        load=(_LOAD if adapter_of is None else _LOAD_ADAPTER).format(
+            folder=loadable(folder), base=loadable(adapter_of or "")
+        ),
         sections="\n\n".join(f"## {heading}\n\n{text.strip()}" for heading, text in sections.items()),
         metadata=metadata.to_yaml(),
         config=config,
@@ -153,7 +156,7 @@ def add_results_to_card(
 
     Args:
         folder: of the model, with its README.md.
-        dataset: the test set: a name on the Hub ("a1557811266/ITCPR") or a folder.
+        dataset: the test set: a name on the Hub ("a1557811266/ITCPR") or a folder, which the card calls by its name.
         metrics: kind of query ("image+caption" first) -> name of the metric -> percentage over all queries.
         num_queries: how many queries.
         num_gallery: images in the gallery.
@@ -169,12 +172,13 @@ def add_results_to_card(
         )
     card = ModelCard.load(path)
     mode, headline = next(iter(metrics.items()))
-    description = f"{dataset}, {mode}"
+    dataset_name = public(dataset)
+    description = f"{dataset_name}, {mode}"
     others = [result for result in card.data.eval_results or [] if result.dataset_name != description]
     card.data.model_name = card.data.model_name or Path(folder).resolve().name
     card.data.eval_results = others + retrieval_results(headline, dataset, description, dataset_split="test")
     table = percent_table(metrics, corner="query")
-    heading = f"## Results on {dataset}\n"
+    heading = f"## Results on {plain(dataset_name)}\n"
     section = f"{heading}\n{num_queries:,} queries, gallery of {num_gallery:,} images; percent.\n\n{table}\n\n"
     former = re.compile(rf"^{re.escape(heading)}.*?(?=^## |\Z)", re.M | re.S)
     if former.search(card.text):

@@ -1,42 +1,23 @@
 """The processor of FAFA: a picture of a person and a caption in, tensors for `FafaModel` out."""
 
-import re
+import difflib
+import hashlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import get_worker_info
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.models.bert.tokenization_bert import BertTokenizer
-from transformers.processing_utils import ProcessorMixin
+from transformers.processing_utils import ImagesKwargs, ProcessorMixin, TextKwargs
 
+from .captions_fafa import clean_caption
 from .image_processing_fafa import FafaImageProcessor
 
+logger = logging.getLogger(__name__)
+
 _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-
-
-def clean_caption(text: str, max_words: int = 50) -> str:
-    r"""Cleans a caption as the released code does: lower case, `.!"()*#:;~` to blanks, blanks folded, words limited.
-
-    Args:
-        text (`str`): The caption.
-        max_words (`int`): Words, as separated by blanks, beyond this number are cut off.
-
-    Returns:
-        `str`: The cleaned caption; empty if nothing is left.
-
-    Examples:
-
-    ```python
-    >>> from fafa.processing_fafa import clean_caption
-
-    >>> clean_caption("Wearing a RED coat;  no hat.")
-    'wearing a red coat no hat'
-
-    ```
-    """
-    text = re.sub(r'[.!"()*#:;~]', " ", text.lower())
-    text = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")
-    return " ".join(text.split(" ")[:max_words])
 
 
 def build_tokenizer(vocab: Mapping[str, int] | Iterable[str] | str | Path) -> BertTokenizer:
@@ -76,6 +57,36 @@ def _read_vocabulary(vocab: Mapping[str, int] | Iterable[str] | str | Path) -> l
 _MOST_TOKENS = 65_536  # as many positions as a configuration may have
 
 
+def vocabulary_hash(tokenizer: Any, of: str | None = None) -> str:
+    """A short name for which token has which id: the number of tokens, and a hash over them.
+
+    Args:
+        of: an earlier hash; then as many tokens count as did there, so that tokens added since change nothing.
+    """
+    ids = tokenizer.get_vocab()
+    size = len(ids) if of is None else int(of.partition(":")[0]) if of.partition(":")[0].isdecimal() else 0
+    lines = sorted(f"{index} {token}\n" for token, index in ids.items() if index < size)
+    return f"{size}:{hashlib.sha256(''.join(lines).encode()).hexdigest()[:32]}"
+
+
+# Of transformers' settings for text: what they must be, and why. All others are honoured.
+_A_CAPTION_ALONE = "a query has one caption, which goes in as text"
+_NO_PLACEHOLDERS = "captions hold no placeholders for images"
+_FIXED_TEXT_SETTINGS = {
+    "text_pair": (None, _A_CAPTION_ALONE),
+    "text_target": (None, _A_CAPTION_ALONE),
+    "text_pair_target": (None, _A_CAPTION_ALONE),
+    "add_special_tokens": (True, "the feature of a caption is read at its [CLS]"),
+    "is_split_into_words": (False, "captions are sentences; join their words by blanks"),
+    "stride": (0, "what is cut off a caption has no use"),
+    "return_overflowing_tokens": (False, "what is cut off a caption has no use"),
+    "return_token_type_ids": (False, "the Q-Former has no token types"),
+    "return_mm_token_type_ids": (False, _NO_PLACEHOLDERS),
+    "return_text_replacement_offsets": (False, _NO_PLACEHOLDERS),
+    "sanitize_control_tokens": (False, "there are no chats; control tokens in captions are told of as unknown words"),
+}
+
+
 class FafaProcessor(ProcessorMixin):
     """Prepares queries (picture, caption, or both) and targets (pictures) for `FafaModel`.
 
@@ -85,6 +96,11 @@ class FafaProcessor(ProcessorMixin):
         max_text_length (`int`): Ids per caption at most, `[CLS]` and `[SEP]` included; longer captions are cut. 32 is
             what the released model is built with; 128 is its class default.
         clean_captions (`bool`): Pass captions through `clean_caption` first, as the released code does everywhere.
+        vocabulary_hash (`str`, *optional*): Of the tokenizer, see `vocabulary_hash`. Saved with the processor, so that
+            a tokenizer file that was lost or replaced is noticed when it is loaded.
+
+    Raises:
+        ValueError: a setting is impossible, or the tokenizer is none for captions, or not the one that was saved.
 
     Examples:
 
@@ -102,52 +118,61 @@ class FafaProcessor(ProcessorMixin):
     ```
     """
 
-    def __init__(self, image_processor=None, tokenizer=None, max_text_length=32, clean_captions=True):
+    def __init__(
+        self, image_processor=None, tokenizer=None, max_text_length=32, clean_captions=True, vocabulary_hash=None
+    ):
         super().__init__(image_processor, tokenizer)
-        if type(max_text_length) is not int or not 3 <= max_text_length <= _MOST_TOKENS:
-            raise ValueError(
-                f"max_text_length: expected a whole number from 3 ([CLS], a token, [SEP]) to {_MOST_TOKENS:,}, got "
-                f"{max_text_length!r:.40}."
-            )
+        _check_length("max_text_length", max_text_length)
         if not isinstance(clean_captions, bool):
             raise ValueError(f"clean_captions: expected true or false, got {clean_captions!r:.40}.")
+        _check_tokenizer(tokenizer, vocabulary_hash)
         self.max_text_length = max_text_length
         self.clean_captions = clean_captions
+        self.vocabulary_hash = vocabulary_hash
+        self._told = set()  # what is said of captions once, not for each
 
     def __call__(
         self,
         images: Any = None,
         text: str | Sequence[str] | None = None,
-        return_tensors: str | None = None,
-        padding: bool | str = "longest",
-        max_length: int | None = None,
+        *,
+        names: Sequence[str] | None = None,
+        **settings: Any,
     ) -> BatchFeature:
         """Prepares pictures, captions, or pairs of them.
 
         Args:
             images: One picture or a batch, as [`FafaImageProcessor.preprocess`] takes them.
             text (`str` or sequence of `str`): One caption or a batch; with `images`, one per picture.
-            return_tensors (`"pt"`, `"np"` or `None`): The type of the results.
-            padding (`"longest"`, `"max_length"` or `False`): The released code pads to `max_length`; the mask makes
-                both equal, and the longest of the batch costs less.
-            max_length (`int`, *optional*): Replaces `max_text_length` for this call.
+            names (sequence of `str`, *optional*): How messages call the pictures and captions: `"query 100"`, a
+                record, a file. By default by their places in what was given: `text[3]`.
+            settings: transformers' own for text and images, by themselves or in `text_kwargs`, `images_kwargs` and
+                `common_kwargs`; what FAFA cannot honour is refused. The usual ones:
+
+                return_tensors (`"pt"`, `"np"` or `None`): The type of the results.
+                padding (`"longest"`, `"max_length"` or `False`; by default `"longest"`): The released code pads to
+                    `max_length`; the mask makes both equal, and the longest of the batch costs less.
+                max_length (`int`): Replaces `max_text_length` for this call.
+                truncation (`bool`, by default `True`): Whether longer captions are cut; the first is told of.
 
         Returns:
             `BatchFeature` with, for images, `pixel_values` (num_images, 3, size, size), float32; and for text
             `input_ids` and `attention_mask` (num_captions, length), integers.
 
         Raises:
-            ValueError: Neither images nor text, unequal numbers of them, or a caption in which no word is left after
-                the clean-up. Unreadable pictures: see `open_image`.
-            TypeError: A caption that is not a string.
+            ValueError: Neither images nor text, unequal numbers of them, a caption in which no word is left after the
+                clean-up or of which the tokenizer knows no word, or an impossible setting. Unreadable pictures: see
+                `open_image`.
+            TypeError: A caption that is not a string, or a setting that is unknown or cannot be honoured.
         """
+        for_text, for_images = self._sort_settings(settings)
         if images is None and text is None:
             raise ValueError("FafaProcessor: expected images, text or both, got neither.")
         inputs = {}
         if images is not None:
-            inputs.update(self.image_processor(images, return_tensors=return_tensors))
+            inputs.update(self.image_processor(images, names=names, **for_images))
         if text is not None:
-            inputs.update(self._tokenize(text, return_tensors, padding, max_length or self.max_text_length))
+            inputs.update(self._tokenize(text, names, **for_text))
         if images is not None and text is not None:
             num_images, num_captions = len(inputs["pixel_values"]), len(inputs["input_ids"])
             if num_images != num_captions:
@@ -157,27 +182,139 @@ class FafaProcessor(ProcessorMixin):
                 )
         return BatchFeature(inputs)
 
-    def _tokenize(self, text, return_tensors: str | None, padding: bool | str, max_length: int) -> dict[str, Any]:
+    def _sort_settings(self, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Which settings of a call go to the tokenizer, and which to the image processor.
+
+        Raises:
+            TypeError: a setting is unknown, or cannot be honoured. ValueError: one is given twice.
+        """
+        known = {
+            "text_kwargs": set(TextKwargs.__annotations__),
+            "images_kwargs": {*ImagesKwargs.__annotations__, *self.image_processor.valid_kwargs.__annotations__},
+        }
+        for name in ("videos", "videos_kwargs", "audio", "audio_kwargs"):
+            if settings.pop(name, None):
+                raise TypeError(f"{name}: FafaProcessor takes pictures and captions only.")
+        common = settings.pop("common_kwargs", None) or {}
+        nested = {kind: settings.pop(kind, None) or {} for kind in known}
+        for kind, names in known.items():
+            if twice := sorted(names & nested[kind].keys() & settings.keys()):
+                raise ValueError(f"{', '.join(twice)}: given twice, by itself and in {kind}. Leave out one.")
+            _refuse_unknown(nested[kind], names)
+        everything = set.union(*known.values())
+        _refuse_unknown(common, everything)
+        _refuse_unknown(settings, everything, also=("images", "text", "names", "common_kwargs", *known))
+        sorted_ones = [
+            {name: value for name, value in (common | settings).items() if name in names} | nested[kind]
+            for kind, names in known.items()
+        ]
+        for name, (expected, reason) in _FIXED_TEXT_SETTINGS.items():
+            value = sorted_ones[0].pop(name, None)
+            if value is not None and value != expected:
+                raise TypeError(f"{name}={value!r:.60} cannot be honoured: {reason}.")
+        return tuple(sorted_ones)
+
+    def _tokenize(
+        self,
+        text: str | Sequence[str],
+        names: Sequence[str] | None = None,
+        return_tensors: str | None = None,
+        padding: bool | str | None = None,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        return_attention_mask: bool | None = None,
+        **settings: Any,
+    ) -> dict[str, Any]:
         captions = list(text) if isinstance(text, Iterable) and not isinstance(text, str) else [text]
         if not captions:
             raise ValueError("text is empty. Expected at least one caption.")
-        for index, caption in enumerate(captions):
+        if names is not None and len(names) != len(captions):
+            raise ValueError(f"names: {len(names)} for {len(captions)} captions. Expected one each.")
+        if names is None:
+            names = ["text"] if isinstance(text, str) else [f"text[{index}]" for index in range(len(captions))]
+        for name, caption in zip(names, captions, strict=True):
             if not isinstance(caption, str):
-                raise TypeError(f"text[{index}]: expected a caption (str), got {type(caption).__name__}.")
+                raise TypeError(f"{name}: expected a caption (str), got {type(caption).__name__}.")
             if any("\ud800" <= letter <= "\udfff" for letter in caption):  # from a command line that is not UTF-8, say
-                raise ValueError(f"text[{index}]: the caption {caption[:60]!a} holds bytes that are no text in UTF-8.")
+                raise ValueError(f"{name}: the caption {caption[:60]!a} holds bytes that are no text in UTF-8.")
         cleaned = [clean_caption(caption) for caption in captions] if self.clean_captions else captions
+        if max_length is None:
+            max_length = self.max_text_length
+        _check_length("max_length", max_length)
+        truncation = True if truncation is None else truncation
         encoded = self.tokenizer(
-            cleaned, truncation=True, max_length=max_length, return_token_type_ids=False, return_attention_mask=True
+            cleaned,
+            truncation=truncation,
+            max_length=max_length,
+            padding="longest" if padding is None else padding,
+            return_token_type_ids=False,
+            return_attention_mask=True,
+            **{name: value for name, value in settings.items() if value is not None},
         )
-        num_special_tokens = self.tokenizer.num_special_tokens_to_add()
-        for index, ids in enumerate(encoded["input_ids"]):
-            if len(ids) <= num_special_tokens:
+        lengths = [sum(mask) for mask in encoded["attention_mask"]]
+        self._look_at(names, captions, cleaned, encoded["input_ids"], lengths, max_length if truncation else None)
+        if return_attention_mask is False:
+            if any(length < len(ids) for length, ids in zip(lengths, encoded["input_ids"], strict=True)):
                 raise ValueError(
-                    f"text[{index}]: the caption {captions[index]!r} holds no word. Expected what the target looks "
-                    "like; for a query without a caption leave text out."
+                    "return_attention_mask=False: some captions were padded, and without the mask the padding would "
+                    "count as words. Leave it out, or give captions of one length."
                 )
-        return self.tokenizer.pad(encoded, padding=padding, max_length=max_length, return_tensors=return_tensors)
+            del encoded["attention_mask"]
+        return BatchFeature(dict(encoded), tensor_type=return_tensors)
+
+    def _look_at(
+        self,
+        names: Sequence[str],
+        captions: Sequence[str],
+        cleaned: Sequence[str],
+        ids: Sequence[Sequence[int]],
+        lengths: Sequence[int],
+        max_length: int | None,
+    ) -> None:
+        """Refuses captions that say nothing, and tells of the first that says less than was written."""
+        unknown_id, num_special = self.tokenizer.unk_token_id, self.tokenizer.num_special_tokens_to_add()
+        for name, caption, clean, tokens, length in zip(names, captions, cleaned, ids, lengths, strict=True):
+            num_unknown = tokens.count(unknown_id)
+            if length <= num_special:
+                raise ValueError(
+                    f"{name}: the caption {caption!r} holds no word. Expected what the target looks like; for a query "
+                    "without a caption leave text out."
+                )
+            if num_unknown == length - num_special:
+                raise ValueError(
+                    f"{name}: no word of the caption {caption[:200]!r} is among the {len(self.tokenizer):,} of this "
+                    "model's vocabulary, so that it would say nothing. Expected the language that the model was "
+                    "trained in; for a query without a caption leave text out."
+                )
+            if num_unknown and self._is_first("unknown"):
+                words = [word for word in clean.split() if unknown_id in self.tokenizer.encode(word)]
+                logger.warning(
+                    "%s: the caption %r holds what is not in this model's vocabulary, and is read without it: %s. "
+                    "Further captions of the kind are not told of.",
+                    *(name, caption[:200], ", ".join(words[:10]) or self.tokenizer.unk_token),
+                )
+            if length == max_length and self._is_first("cut"):
+                num_tokens = len(self.tokenizer(clean, verbose=False)["input_ids"])
+                if num_tokens > max_length:
+                    logger.warning(
+                        "%s: the caption %r has %d tokens, and is cut after %d (max_text_length). Further captions of "
+                        "the kind are not told of.",
+                        *(name, caption[:200], num_tokens, max_length),
+                    )
+                else:
+                    self._told.discard("cut")
+
+    def _is_first(self, what: str) -> bool:
+        """Whether to tell of something now: once in a process, and of workers in the first alone."""
+        worker = get_worker_info()
+        if what in self._told or (worker is not None and worker.id > 0):
+            return False
+        self._told.add(what)
+        return True
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as they are saved, with the hash of the tokenizer as it is now."""
+        return {**super().to_dict(), "vocabulary_hash": vocabulary_hash(self.tokenizer)}
 
     @property
     def unused_input_names(self) -> list[str]:
@@ -191,4 +328,36 @@ class FafaProcessor(ProcessorMixin):
         FafaImageProcessor.register_for_auto_class()
 
 
-__all__ = ["FafaProcessor", "build_tokenizer", "clean_caption"]
+def _check_length(name: str, length: Any) -> None:
+    if type(length) is not int or not 3 <= length <= _MOST_TOKENS:
+        raise ValueError(
+            f"{name}: expected a whole number from 3 ([CLS], a token, [SEP]) to {_MOST_TOKENS:,}, got {length!r:.40}."
+        )
+
+
+def _check_tokenizer(tokenizer: Any, recorded: str | None) -> None:
+    """Refuses a tokenizer without words, as transformers makes one where its file is missing, and another's."""
+    if missing := [name for name in ("pad", "unk", "cls", "sep") if getattr(tokenizer, f"{name}_token_id") is None]:
+        raise ValueError(
+            f"tokenizer: it has no {', '.join(f'{name}_token' for name in missing)}. Expected BERT's kind, see "
+            "build_tokenizer; of a folder, tokenizer_config.json may be missing or another model's."
+        )
+    if not tokenizer.get_vocab().keys() - {*tokenizer.all_special_tokens, *_SPECIAL_TOKENS}:
+        raise ValueError("tokenizer: it knows no word. Of a folder, tokenizer.json is missing, or not the model's.")
+    if recorded is not None and vocabulary_hash(tokenizer, recorded) != recorded:
+        raise ValueError(
+            "tokenizer: it gives ids to other words than the one that this processor was saved with. Of a folder, "
+            "tokenizer.json is damaged, or was replaced: take it from where the model came from."
+        )
+
+
+def _refuse_unknown(settings: Mapping[str, Any], known: Iterable[str], also: Iterable[str] = ()) -> None:
+    for name in settings:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, [*known, *also], n=1)
+            raise TypeError(
+                f"{name}: unknown setting of FafaProcessor" + "".join(f"; did you mean {one}?" for one in nearest)
+            )
+
+
+__all__ = ["FafaProcessor", "build_tokenizer", "clean_caption", "vocabulary_hash"]

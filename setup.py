@@ -29,7 +29,7 @@ EXTRAS = {
     "synthesis": [
         "accelerate>=1.6",
         "datasets>=4.0",
-        "diffusers>=0.36",
+        "diffusers>=0.40",
         "json_repair>=0.40",
         "llguidance>=1.0",
         "matplotlib>=3.9",

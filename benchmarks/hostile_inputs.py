@@ -53,6 +53,7 @@ import fafa.training
 from fafa.commands import command
 from fafa.dataset_builders.archives import unpack_archives
 from fafa.files import read_json, record_files, sealed
+from fafa.markdown_text import plain
 from fafa.retrieval import store
 from fafa.synthesis.world import make_world
 
@@ -777,13 +778,8 @@ def to_markdown(record: dict[str, dict]) -> str:
     lines += ["", "| group | input | command | expected | what happened |", "|---|---|---|---|---|"]
     for row in rows:
         cells = [row["group"], row["input"], row["command"], row["expected"], f"{row['verdict']}: {row['line']}"]
-        lines.append(f"| {' | '.join(_cell(text) for text in cells)} |")
+        lines.append(f"| {' | '.join(map(plain, cells))} |")
     return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-    return shown.replace("|", "\\|").replace("<", "&lt;").replace("`", "'").strip()
 
 
 def parse_arguments() -> argparse.Namespace:

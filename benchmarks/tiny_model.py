@@ -20,8 +20,8 @@ from ablation import RESULTS, TEST_SEEDS, read_test_sets
 from scoring import processor_name
 from torch import Tensor
 
-from fafa import FafaModel, FafaProcessor
 from fafa.evaluation import QUERY_MODES, retrieval_metrics
+from fafa.model_folder import load_model
 from fafa.synthesis.world import make_world
 
 METRICS = ("rank-1", "rank-5", "rank-10", "mAP", "mINP")
@@ -30,7 +30,7 @@ METRICS = ("rank-1", "rank-5", "rank-10", "mAP", "mINP")
 @torch.no_grad()
 def evaluate(folder: Path, work: Path) -> dict[str, dict[str, float]]:
     """Metrics of each kind of query, mean over the galleries."""
-    model, processor = FafaModel.from_pretrained(folder).eval(), FafaProcessor.from_pretrained(folder)
+    model, processor = load_model(folder)
     found: dict[str, list[dict[str, float]]] = {mode: [] for mode in QUERY_MODES}
     for inputs, pixels, query_ids, gallery_ids in read_test_sets(work, processor):
         targets: Tensor = model.get_target_features(pixels)

@@ -13,8 +13,10 @@ import yaml
 from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from ..files import read_json
+from ..markdown_text import block, plain
 from ..yaml_files import parse_yaml
 
 _MEANINGS = {
@@ -74,9 +76,7 @@ every record that names it, so that each record stands alone.
 
 The first record of {example_of}:
 
-```json
 {example}
-```
 
 ## How it was made
 
@@ -106,9 +106,7 @@ _LAYOUTS = {
 _PAINTED = """Painted by a program, `fafa.synthesis.world`: nobody in these pictures exists. They have the format
 of {name}, and show that code works, not what people look like. The parameters:
 
-```json
-{parameters}
-```"""
+{parameters}"""
 _DESCRIBED = """{description} See <{homepage}>.
 
 That describes the published data set; this export is of that or of other data in its format, and the statistics above
@@ -170,7 +168,7 @@ class Statistics:
         """The results, as JSON can hold them."""
         return {
             "records": self.records,
-            "ids": {name: _count_groups(counter) for name, counter in self.ids.items()},
+            "ids": {name: _count_groups(counter, name == "instance_id") for name, counter in self.ids.items()},
             "values": {name: counter for name, counter in self.values.items() if len(counter) <= _MAX_VALUES},
             "captions": {
                 name: {
@@ -192,13 +190,13 @@ class Statistics:
         }
 
 
-def _count_groups(counter: Counter) -> dict[str, Any]:
-    sizes = [count for value, count in counter.items() if value != _NO_MATCH]
+def _count_groups(counter: Counter, has_distractors: bool) -> dict[str, Any]:
+    sizes = [count for value, count in counter.items() if not (has_distractors and value == _NO_MATCH)]
     return {
         "groups": len(sizes),
         "records": sum(sizes),
         "sizes": {str(size): count for size, count in sorted(Counter(sizes).items())},
-        "distractors": counter[_NO_MATCH],
+        "distractors": counter[_NO_MATCH] if has_distractors else 0,
     }
 
 
@@ -211,8 +209,11 @@ def read_about(file: str | os.PathLike) -> tuple[str, dict[str, Any]]:
     text = Path(file).read_text(encoding="utf-8")
     if not text.startswith("---"):
         return text.strip(), {}
+    head = REGEX_YAML_BLOCK.match(text)
     try:
-        parse_yaml(text.split("---", 2)[1], "the head")  # bounds what the card's own reader would follow without end
+        parse_yaml(
+            head[2] if head else text.split("---", 2)[1], "the head"
+        )  # bounds what the card's own reader would follow without end
         card = DatasetCard(text)
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{file}: expected YAML between the two lines of --- at its head, but {error}") from None
@@ -244,17 +245,18 @@ def make_dataset_card(
     world = _find_world(data_dir)
     title = metadata.get("pretty_name", f"A painted world in the format of {name}" if world else name)
     if world:
-        about = "\n\n".join(filter(None, [about, _PAINTED.format(name=name, parameters=json.dumps(world))]))
-    terms = [f"Licence: {metadata['license']}."] if "license" in metadata else [_CHOOSE_LICENSE] if world else []
+        painted = _PAINTED.format(name=name, parameters=block(json.dumps(world), "json"))
+        about = "\n\n".join(filter(None, [about, painted]))
+    terms = [f"Licence: {plain(metadata['license'])}."] if "license" in metadata else [_CHOOSE_LICENSE] if world else []
     return _CARD.format(
         metadata=_make_metadata(parts, format, {"pretty_name": title, **metadata}, painted=world is not None),
-        title=title,
+        title=plain(title),
         snippet="\n".join(_load_line(part) for part in parts),
         layout=_LAYOUTS[format],
         statistics=_table(["", *map(_place, parts)], _statistics_rows(parts)),
         columns=_table(["column", "type", "meaning"], _column_rows(parts, format)),
         example_of=_place(parts[0]),
-        example=json.dumps(parts[0]["example"], indent=2, ensure_ascii=False),
+        example=block(json.dumps(parts[0]["example"], indent=2, ensure_ascii=False), "json"),
         made=about or _DESCRIBED.format(description=info.description, homepage=info.homepage),
         license=" ".join([_PAINTED_LICENSE if world else info.license, *terms]),
         citation=info.citation.strip(),
@@ -380,7 +382,7 @@ def _span(numbers: Iterable[int]) -> str:
 
 
 def _listing(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name}: {count:,}" for name, count in counts.items())
+    return ", ".join(f"{plain(name)}: {count:,}" for name, count in counts.items())
 
 
 def _megabytes(num_bytes: int) -> str:

@@ -23,6 +23,7 @@ from .records import (
     BadRecord,
     Problems,
     Repeats,
+    caption_field,
     check_records,
     integer_field,
     path_field,
@@ -77,7 +78,7 @@ _GALLERY_FIELDS = {
     "file_path": path_field,
 }
 FIELDS = {  # of a record, in the order of the columns, and how each is read
-    "query": {"caption": text_field} | _GALLERY_FIELDS | {"instance_id": _query_instance},
+    "query": {"caption": caption_field} | _GALLERY_FIELDS | {"instance_id": _query_instance},
     "gallery": _GALLERY_FIELDS,
 }
 

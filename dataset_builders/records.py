@@ -12,6 +12,9 @@ from typing import Any
 
 from datasets.exceptions import DatasetGenerationError
 
+from ..captions_fafa import has_word
+from ..files import printable
+
 logger = logging.getLogger(__name__)
 
 _PIECE = 1 << 22  # characters read at a time
@@ -27,6 +30,7 @@ REMEDIES = {
     "lacks a field": "add the field, or fetch the annotation file again",
     "has a field of the wrong type": "write the field as described",
     "has an empty text": "write the text, or take the record out",
+    "has a caption without a word": "write what the caption shall say, or take the record out",
     "has a path that is not below the folder": "write paths relative to the folder, with forward slashes and no '..'",
     "has a path that is too long": f"name the file in at most {_LONGEST_NAME} bytes, its path in {_LONGEST_PATH:,}",
     "names an image file that is missing": "copy the file to its place, or take the record out",
@@ -51,7 +55,7 @@ class BadRecord(Exception):
 
     def __init__(self, problem: str, detail: str):
         super().__init__(problem, detail)
-        self.problem, self.detail = problem, detail
+        self.problem, self.detail = problem, printable(detail)  # which may hold a path or text of the record's
 
 
 class Problems:
@@ -131,8 +135,7 @@ def check_records(
     rows, number = [], first - 1
     for number, record in enumerate(records, first):
         try:
-            if type(record) is not dict:
-                raise BadRecord("is not a JSON object", f"it is {_kind(record)}")
+            require_object(record)
             rows.append(read_row(record))
         except BadRecord as bad:
             problems.add(number, bad)
@@ -213,6 +216,12 @@ def _broken(file: str, number: int, reason: str, text: str, position: int) -> Da
     )
 
 
+def require_object(record: Any) -> None:
+    """Refuse what is no JSON object. Raises `BadRecord`."""
+    if type(record) is not dict:
+        raise BadRecord("is not a JSON object", f"it is {_kind(record)}")
+
+
 def read_fields(record: dict, fields: dict[str, Callable[[dict, str], Any]]) -> list:
     """The values of the fields of a record, each read as told. Raises `BadRecord`."""
     return [read(record, name) for name, read in fields.items()]
@@ -220,23 +229,36 @@ def read_fields(record: dict, fields: dict[str, Callable[[dict, str], Any]]) -> 
 
 def text_field(record: dict, field: str) -> str:
     """The text of a field; not blank. Raises `BadRecord`."""
-    value = _field(record, field)
+    value = field_of(record, field)
     if type(value) is not str:
-        raise BadRecord("has a field of the wrong type", f"{field} is {_kind(value)}, expected a text")
+        raise wrong_type(field, value, "a text")
     if not value or value.isspace():
         raise BadRecord("has an empty text", field)
-    if not (value.isascii() or _is_unicode(value)):
-        raise BadRecord("has a field of the wrong type", f"{field} holds half a surrogate pair, expected Unicode text")
+    require_unicode(field, value)
     return value
+
+
+def require_unicode(field: str, text: str) -> None:
+    """Refuse text that no file can hold. Raises `BadRecord`."""
+    if not (text.isascii() or _is_unicode(text)):
+        raise BadRecord("has a field of the wrong type", f"{field} holds half a surrogate pair, expected Unicode text")
+
+
+def caption_field(record: dict, field: str) -> str:
+    """The caption of a field: a text of which a word is left once it is cleaned for a model. Raises `BadRecord`."""
+    caption = text_field(record, field)
+    if not has_word(caption):
+        raise BadRecord("has a caption without a word", f"{field} is {_short(caption)}")
+    return caption
 
 
 def integer_field(record: dict, field: str) -> int:
     """The integer of a field; a text such as "12" is read as 12. Raises `BadRecord`."""
-    value = _field(record, field)
+    value = field_of(record, field)
     if type(value) is str and re.fullmatch(r"-?[0-9]{1,19}", value):
         value = int(value)
     if type(value) is not int or not -(2**63) <= value < 2**63:
-        raise BadRecord("has a field of the wrong type", f"{field} is {_kind(value)}, expected a 64-bit integer")
+        raise wrong_type(field, value, "a 64-bit integer")
     return value
 
 
@@ -259,11 +281,17 @@ def _is_too_long(path: str) -> bool:
     return len(data) > _LONGEST_PATH or max(map(len, data.split(b"/"))) > _LONGEST_NAME
 
 
-def _field(record: dict, field: str) -> Any:
+def field_of(record: dict, field: str) -> Any:
+    """What a field holds, whatever it is. Raises `BadRecord`."""
     try:
         return record[field]
     except KeyError:
         raise BadRecord("lacks a field", f"no {field}") from None
+
+
+def wrong_type(field: str, value: Any, expected: str) -> BadRecord:
+    """The error for a field that holds another kind of thing than is expected of it."""
+    return BadRecord("has a field of the wrong type", f"{field} is {_kind(value)}, expected {expected}")
 
 
 def _kind(value: Any) -> str:

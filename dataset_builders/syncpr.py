@@ -18,7 +18,16 @@ import pyarrow as pa
 
 from .base import FolderBuilder, FolderConfig, report_counts, to_table
 from .layout import ImageFinder, Layout
-from .records import Problems, Repeats, check_records, integer_field, path_field, read_fields, read_records, text_field
+from .records import (
+    Problems,
+    Repeats,
+    caption_field,
+    check_records,
+    integer_field,
+    path_field,
+    read_fields,
+    read_records,
+)
 
 PUBLISHED = {"records": 1_153_230, "groups": 177_530}  # counted in the published file; the paper says 1,153,220
 
@@ -48,9 +57,9 @@ CITATION = """\
 """
 
 FIELDS = {  # of a record, in the order of the columns, and how each is read
-    "edit_caption": text_field,
-    "reference_caption": text_field,
-    "target_caption": text_field,
+    "edit_caption": caption_field,
+    "reference_caption": caption_field,
+    "target_caption": caption_field,
     "cpr_id": integer_field,
     "reference_image_path": path_field,
     "target_image_path": path_field,

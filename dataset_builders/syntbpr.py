@@ -23,15 +23,17 @@ import pyarrow as pa
 from .base import FolderBuilder, FolderConfig, report_counts, to_table
 from .layout import ImageFinder, Layout
 from .records import (
-    BadRecord,
     Problems,
     Repeats,
+    caption_field,
     check_records,
+    field_of,
     integer_field,
     path_field,
     read_fields,
     read_records,
-    text_field,
+    require_unicode,
+    wrong_type,
 )
 
 CITATION = """\
@@ -61,27 +63,26 @@ FEATURES = datasets.Features(
 
 
 def captions_field(record: dict, field: str) -> tuple[str, ...]:
-    """The texts of a field, at least one. Raises `BadRecord`."""
-    value = _present(record, field)
+    """The captions of a field, at least one. Raises `BadRecord`."""
+    value = field_of(record, field)
     if type(value) is not list or not value:
-        raise BadRecord("has a field of the wrong type", f"{field} is {value!r:.40}, expected a list of texts")
-    return tuple(text_field({name: text}, name) for name, text in ((f"{field}[{i}]", t) for i, t in enumerate(value)))
+        raise wrong_type(field, value, "a list of texts")
+    by_name = {f"{field}[{number}]": text for number, text in enumerate(value)}
+    return tuple(caption_field(by_name, name) for name in by_name)
 
 
 def provenance_field(record: dict, field: str) -> str:
     """The object of a field as JSON; it has a source. Raises `BadRecord`."""
-    value = _present(record, field)
+    value = field_of(record, field)
     source = value.get("source") if type(value) is dict else None
     if source not in SOURCES:
-        expected = f"an object whose source is {' or '.join(SOURCES)}"
-        raise BadRecord("has a field of the wrong type", f"{field} is {value!r:.60}, expected {expected}")
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _present(record: dict, field: str) -> object:
-    if field not in record:
-        raise BadRecord("lacks a field", f"no {field}")
-    return record[field]
+        raise wrong_type(field, value, f"an object whose source is {' or '.join(SOURCES)}")
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise wrong_type(field, value, "an object without NaN and infinity, which JSON does not know") from None
+    require_unicode(field, text)
+    return text
 
 
 FIELDS = {  # of a record, in the order of the columns, and how each is read

@@ -38,6 +38,7 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from ..files import full_disk_told, stamp_of, whole_file
+from ..markdown_text import plain
 from ..workers import in_processes, num_cores
 from . import cirhs, itcpr, syncpr, syntbpr
 from .base import describe_differences
@@ -45,7 +46,16 @@ from .checked import Found, as_line, look_at, read_lines
 from .dataset_card import Statistics
 from .images import ImageCheck, check_image
 from .layout import ImageFinder, Layout, local_layout
-from .records import INACCESSIBLE, REMEDIES, BadRecord, DataFormatError, Repeats, path_field, read_records
+from .records import (
+    INACCESSIBLE,
+    REMEDIES,
+    BadRecord,
+    DataFormatError,
+    Repeats,
+    path_field,
+    read_records,
+    require_object,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -340,8 +350,10 @@ class Reading:
             self.notes.append(f"Not the published file, or not all of it: {different}.")
 
     def _check(self, number: int, record: Any) -> None:
-        if type(record) is not dict:
-            self._add(number, BadRecord("is not a JSON object", f"it is {record!r:.40}"))
+        try:
+            require_object(record)
+        except BadRecord as bad:
+            self._add(number, bad)
             return
         values = {}
         for (field, read), column in zip(self.annotations.fields.items(), self._columns, strict=True):
@@ -446,7 +458,7 @@ def to_markdown(report: dict[str, Any]) -> str:
     images, copies = report["images"], report["images"]["of the same content"]
     verdict = "All is sound." if report["sound"] else "**There are problems.**"
     lines = [
-        f"# Check of {report['root']}",
+        f"# Check of {plain(report['root'])}",
         "",
         f"{report['date']}, a data set of {report['format']}'s format. {verdict}",
         "",
@@ -456,7 +468,7 @@ def to_markdown(report: dict[str, Any]) -> str:
     for file, found in report["files"].items():
         for problem, where in found["problems"].items():
             lines.append(f"- {file}: {where['records']:,} records, each of which {problem}. Remedy: {where['remedy']}.")
-            lines += [f"  - record {one['record']}: {one['detail']}" for one in where["found"][:_FEW]]
+            lines += [f"  - record {one['record']}: {plain(one['detail'])}" for one in where["found"][:_FEW]]
             lines += _and_more(where["found"], indent="  ")
     if report["sound"]:
         lines.append("None.")
@@ -473,7 +485,7 @@ def to_markdown(report: dict[str, Any]) -> str:
     lines.append(f"| changed since they were found sound | {len(changed):,} |")
     lines.append(f"| of the same content as another | {sum(map(len, copies)):,} in {len(copies):,} groups |")
     if changed:
-        lines += ["", "Changed since they were found sound:", "", *(f"- {path}" for path in changed[:_FEW])]
+        lines += ["", "Changed since they were found sound:", "", *(f"- {plain(path)}" for path in changed[:_FEW])]
         lines += _and_more(changed)
     if copies:
         lines += ["", "Of the same content:", "", *(f"- {_first_few(group)}" for group in copies[:_FEW])]
@@ -492,7 +504,7 @@ def _and_more(found: Sequence, indent: str = "") -> list[str]:
 
 
 def _first_few(found: Sequence[str]) -> str:
-    return ", ".join([*found[:_FEW], *["..."] * (len(found) > _FEW)])
+    return ", ".join([*map(plain, found[:_FEW]), *["..."] * (len(found) > _FEW)])
 
 
 def _statistics_lines(counts: dict[str, Any]) -> Iterator[str]:
@@ -503,7 +515,8 @@ def _statistics_lines(counts: dict[str, Any]) -> Iterator[str]:
         if ids["distractors"]:
             yield f"| {name} -1 | | {ids['distractors']:,} | |"
     for name, values in counts["values"].items():
-        yield from ["", f"| {name} | records |", "|---|---:|", *(f"| {key} | {n:,} |" for key, n in values.items())]
+        rows = [f"| {plain(key)} | {number:,} |" for key, number in values.items()]
+        yield from ["", f"| {name} | records |", "|---|---:|", *rows]
     if counts["captions"]:
         header = "| captions | distinct | words: shortest | mean | longest | distinct words |"
         yield from ["", header, "|---|---:|---:|---:|---:|---:|"]

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..commands import command
 from ..files import check_output_file
+from ..markdown_text import plain, public
 from .intervals import paired_bootstrap, sign_test
 from .report import EvaluationReport, aligned_table, read_report, write_whole
 
@@ -59,11 +60,12 @@ def compare_reports(
     ranks = np.stack([ranked.first_rank.numpy() for ranked in results], axis=1)
     won, lost = (ranks[:, 0] > 1) & (ranks[:, 1] == 1), (ranks[:, 0] == 1) & (ranks[:, 1] > 1)
 
+    models = [public(report.settings.get("model", "unknown")) for report in (first, second)]
     parts = [
         "# A against B",
         "\n".join(
-            f"- {letter}: {name}, model {report.settings.get('model', 'unknown')}, {wanted}"
-            for letter, (report, wanted, name) in zip("AB", runs, strict=True)
+            f"- {letter}: {plain(public(name))}, model {plain(model)}, {plain(wanted)}"
+            for letter, model, (_, wanted, name) in zip("AB", models, runs, strict=True)
         ),
         f"{len(ranks):,} queries, gallery of {first.num_gallery:,} images, percent:",
         _difference_table(values, *paired_bootstrap(differences, seed=seed)),

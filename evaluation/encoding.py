@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..checks_fafa import AlikeFeatures
 from ..loading import undecoded
 from ..modeling_fafa import FafaModel
 from ..processing_fafa import FafaProcessor
@@ -142,8 +143,7 @@ def encode_queries(
             ),
             of_group,
             inputs,
-            # In memory, NaN is found by who ranks.
-            None if features_dir is None else [f"query {row} ({group[0]})" for row in range(len(queries))],
+            [f"query {row} ({', '.join(group)})" for row in range(len(queries))],
             "encoding queries" if features_dir is None else f"encoding queries ({group[0]})",
             batch_size,
             model.device,
@@ -176,12 +176,18 @@ def _encode_queries(
         batches = read_pixels(processor, images, shards, _REFERENCE, batch_size, num_workers)
     else:
         batches = (PixelBatch(rows, [], None) for rows in batches_of(shards, batch_size))
+    alike = {mode: AlikeFeatures() for mode in modes}
     for rows, _, pixels, *_ in batches:
         inputs = {} if pixels is None else {"pixel_values": pixels.to(model.device)}
         if "input_ids" in needed:
             text = [captions[row] for row in rows]
-            inputs |= processor(text=text, return_tensors="pt").to(model.device)
-        encoded = [model.get_query_features(**{name: inputs[name] for name in QUERY_MODES[mode]}) for mode in modes]
+            names = [f"caption of query {row}" for row in rows]
+            inputs |= processor(text=text, names=names, return_tensors="pt").to(model.device)
+        encoded = []
+        for mode in modes:
+            given = {name: inputs[name] for name in QUERY_MODES[mode]}
+            encoded.append(model.get_query_features(**given))
+            alike[mode].check(encoded[-1], *(tensor for name, tensor in given.items() if name != "attention_mask"))
         yield rows, [], torch.stack(encoded, dim=1)
 
 

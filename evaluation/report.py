@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..files import printable, whole_file
+from ..files import whole_file
+from ..markdown_text import plain, public
 from .metrics import QueryResults
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class EvaluationReport:
             sheets = [f"[{name}]({file})" for name, file in pictures.items() if not file.endswith(".png")]
             parts.append(f"Sheets of queries and the images ranked first ({self.main_mode}): {', '.join(sheets)}.")
         if self.settings:
-            parts += ["## Settings", aligned_table(["", ""], _flat(self.settings), num_text=2)]
+            parts += ["## Settings", aligned_table(["", ""], _flat(public(self.settings)), num_text=2)]
         return "\n\n".join(parts) + "\n"
 
     def _group_table(self, kind: str, names: list[str]) -> str:
@@ -229,9 +230,9 @@ def aligned_table(header: Sequence[str], rows: Sequence[Sequence[str]], num_text
     Args:
         header: of the columns.
         rows: of cells.
-        num_text: how many columns, the first ones, hold text; the others are flush right.
+        num_text: how many columns, the first ones, hold text, of whatever origin; the others are numbers, flush right.
     """
-    lines = [[printable(cell.replace("\n", " ")).replace("|", r"\|") for cell in line] for line in (header, *rows)]
+    lines = [[*map(plain, line[:num_text]), *line[num_text:]] for line in (header, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * width if index < num_text else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
     lines.insert(1, rule)

@@ -20,11 +20,12 @@ from pathlib import Path
 import torch
 from datasets import load_dataset
 
-from fafa import FafaModel, FafaProcessor, __version__
+from fafa import __version__
 from fafa.commands import check_device, check_numbers, command, loading
 from fafa.evaluation import QUERY_MODES, evaluate_itcpr, write_report
 from fafa.files import check_output_folder, printable
 from fafa.model_card import add_results_to_card
+from fafa.model_folder import load_model
 
 # Set by `accelerate launch` and torchrun. All processes encode; the first one reports.
 RANK, LOCAL_RANK = (int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK"))
@@ -67,8 +68,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     # 1. The model and its processor.
     with loading(arguments.model):
-        model = FafaModel.from_pretrained(arguments.model, dtype=getattr(torch, arguments.dtype))
-        processor = FafaProcessor.from_pretrained(arguments.model)
+        model, processor = load_model(arguments.model, dtype=getattr(torch, arguments.dtype))
     model.to(arguments.device)
 
     # 2. The test set. Images are opened later, when they are encoded.

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import torch
 
-from fafa import FafaModel, FafaProcessor
 from fafa.commands import check_device, check_numbers, command, loading
 from fafa.files import printable
+from fafa.model_folder import load_model
 from fafa.retrieval import Gallery, RankedImage, RankedQuery, check_sheet, draw_contact_sheet, find_images
 
 
@@ -85,8 +85,7 @@ def main(args: argparse.Namespace) -> None:
 
     # 2. The model and its processor; then the query, which may be of no use, too.
     with loading(args.model):
-        model = FafaModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype))
-        processor = FafaProcessor.from_pretrained(args.model)
+        model, processor = load_model(args.model, dtype=getattr(torch, args.dtype))
     model.to(args.device)
     processor.image_processor.draft_photographs = not args.exact_pixels
     processor(images=args.image, text=args.caption)

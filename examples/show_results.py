@@ -12,10 +12,10 @@ import random
 import torch
 from datasets import load_dataset
 
-import fafa
 from fafa.commands import check_device, check_numbers, command, loading
 from fafa.files import printable
 from fafa.loading import undecoded
+from fafa.model_folder import load_model
 from fafa.retrieval import Gallery, RankedImage, RankedQuery, check_sheet, draw_contact_sheet
 
 
@@ -50,8 +50,7 @@ def main(args: argparse.Namespace) -> None:
     num_queries = min(args.num_queries, len(queries))
     check_sheet(args.output, num_queries)
     with loading(args.model):
-        model = fafa.FafaModel.from_pretrained(args.model, dtype=getattr(torch, args.dtype))
-        processor = fafa.FafaProcessor.from_pretrained(args.model)
+        model, processor = load_model(args.model, dtype=getattr(torch, args.dtype))
     model.to(args.device)
 
     # 2. Encode the gallery once.

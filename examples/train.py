@@ -37,13 +37,15 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 import torch
 from datasets import load_dataset
-from transformers import AutoModel, AutoProcessor, HfArgumentParser, set_seed
+from transformers import HfArgumentParser, set_seed
 
 from fafa import FafaConfig, FafaImageProcessor, FafaModel, FafaProcessor
 from fafa.commands import command, loading
 from fafa.dataset_builders.syncpr import SynCPR
 from fafa.files import check_output_folder, printable
-from fafa.processing_fafa import build_tokenizer
+from fafa.markdown_text import code, public
+from fafa.model_folder import load_model
+from fafa.processing_fafa import build_tokenizer, vocabulary_hash
 from fafa.training import (
     CheckpointError,
     FafaDataCollator,
@@ -150,8 +152,7 @@ def main(script: ScriptArguments, training: FafaTrainingArguments, recipe: dict)
     else:
         # In fp32 whatever the folder's precision: in half of it, updates of 2e-6 round away.
         with loading(script.model):
-            model = AutoModel.from_pretrained(script.model, dtype=torch.float32, **script.model_options)
-            processor = AutoProcessor.from_pretrained(script.model)
+            model, processor = load_model(script.model, dtype=torch.float32, **script.model_options)
         if getattr(model, "peft_config", None):
             raise ValueError(f"{script.model} holds an adapter: start from its merged model (merge_adapter), or resume")
     if script.trainable_vision_blocks is not None:
@@ -180,7 +181,7 @@ def main(script: ScriptArguments, training: FafaTrainingArguments, recipe: dict)
         compute_metrics=held_out_rank_metrics(model),
         processing_class=processor,
     )
-    start = "random weights (`FafaConfig.tiny`)" if script.model == "tiny" else f"`{script.model}`"
+    start = "random weights (`FafaConfig.tiny`)" if script.model == "tiny" else code(public(script.model))
     trainer.facts = RunFacts(
         about=f"Trained from {start} by `examples/train.py`.",
         dataset=script.data_dir or SynCPR.HUB_REPO_ID,
@@ -214,7 +215,7 @@ def make_tiny_model(train_set, options: dict) -> tuple[FafaModel, FafaProcessor]
     """A tiny FAFA with random weights, and its processor, whose vocabulary is that of the training captions."""
     captions = [*train_set["edit_caption"][:], *train_set["target_caption"][:]]
     tokenizer = build_tokenizer(build_vocabulary(captions))
-    config = FafaConfig.tiny(vocab_size=len(tokenizer), **options)
+    config = FafaConfig.tiny(vocab_size=len(tokenizer), vocabulary_hash=vocabulary_hash(tokenizer), **options)
     # People are stretched to the square that the released model pads them to: no patch is spent on black borders.
     square = {"height": config.vision_config.image_size, "width": config.vision_config.image_size}
     image_processor = FafaImageProcessor(person_size=square, size=square)

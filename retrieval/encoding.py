@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..checks_fafa import AlikeFeatures, check_features
 from ..files import some
 from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError
 from ..loading import dead_workers_told
@@ -82,8 +83,9 @@ def encode_images(
     Raises:
         FileNotFoundError, UnreadableImageError: an image is not there, or cannot be decoded.
         InaccessibleImageError: it is there, but cannot be read now; an OSError.
-        ValueError: there is nothing to encode, features are not finite, or `features_dir` holds features of another
-            model, processor, precision or list of images (with `update`, of another gallery), or is damaged.
+        ValueError: there is nothing to encode, features cannot be right (not finite, zero, all alike), or
+            `features_dir` holds features of another model, processor, precision or list of images (with `update`, of
+            another gallery), or is damaged.
         TypeError: `images` is no sequence, or `dtype` not one of floating-point numbers.
         OSError: the features cannot be written, which is known before images are read, or the disk is full; what was
             written stays.
@@ -113,6 +115,7 @@ def encode_images(
     )
     names = [input_name(description, row, folder) for row, description in enumerate(inputs)]
     passing = set()  # rows that may well be read the next time
+    alike = AlikeFeatures()
 
     def encode(shards: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], list[int], Tensor]]:
         for batch in read_pixels(processor, images, shards, "gallery image", batch_size, num_workers, on_error):
@@ -120,6 +123,7 @@ def encode_images(
             features = torch.empty(0, *shape)
             if batch.pixels is not None:
                 features = model.get_target_features(pixel_values=batch.pixels.to(model.device))
+                alike.check(features, batch.pixels)
             yield batch.rows, batch.skipped, features
 
     features, skipped = collect_features(
@@ -160,7 +164,7 @@ def collect_features(
     encode: Encode,
     settings: dict[str, Any],
     inputs: Sequence[dict[str, Any]],
-    names: Sequence[str] | None,
+    names: Sequence[str],
     label: str,
     batch_size: int,
     device: str | torch.device,
@@ -175,7 +179,7 @@ def collect_features(
         encode: encodes shards, see `Encode`.
         settings: what decides the features, see `feature_settings`.
         inputs: a description of each input, see `describe_image`.
-        names: how an error calls inputs whose features are not finite; None does not look.
+        names: how an error calls inputs whose features cannot be right.
         label: of the progress bar.
         device: where the features shall be.
         update: see `encode_images`.
@@ -184,8 +188,7 @@ def collect_features(
         features `(num_read, ...)`, and the rows that were skipped.
     """
     _check_batch_size(batch_size)
-    if names is not None:
-        encode = _checked(encode, names)
+    encode = _checked(encode, names)
     bar = tqdm(total=len(inputs), desc=label, unit="image", disable=not progress or not _is_first())
     with bar:
         if features_dir is not None:
@@ -288,17 +291,11 @@ def unchanged(
 
 
 def _checked(encode: Encode, names: Sequence[str]) -> Encode:
-    """The same, but NaN and infinity are an error that names where they are."""
+    """The same, but features that cannot be right are an error that names them, see `check_features`."""
 
     def encode_and_check(shards: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], list[int], Tensor]]:
         for rows, skipped, features in encode(shards):
-            finite = features.isfinite().flatten(1).all(dim=1)
-            if not finite.all():
-                broken = [names[row] for row, is_finite in zip(rows, finite.tolist(), strict=True) if not is_finite]
-                raise ValueError(
-                    f"the features of {some(broken)} hold NaN or infinity: the model's weights are damaged, or its "
-                    "precision too low (use bf16 rather than fp16)"
-                )
+            check_features(features, "", [names[row] for row in rows])
             yield rows, skipped, features
 
     return encode_and_check

@@ -24,8 +24,8 @@ NOT_DECIDING = {
     # Losses and the score, which come after the features.
     *("temperature_init", "fda_alpha", "fda_divergence", "itc_weight", "fd_weight", "fd_margin", "fd_scope"),
     *("fd_sample_size", "mfr_weight", "mfr_mask_ratio", "mfr_hidden_size", "num_top_tokens"),
-    # Read by the builders of processors: what a processor has of it stands among its own settings.
-    "max_text_length",
+    # Of the processor, whose own settings and tokenizer stand in a manifest.
+    *("max_text_length", "vocabulary_hash"),
 }
 WEIGHTS_OF_LOSSES = {"mfr_predictor", "temperature"}  # likewise
 _PIECE = 1 << 24  # values converted at a time
@@ -78,7 +78,7 @@ def feature_settings(
         },
         "features": {
             "kind": kind,
-            "dtype": dtype_name(dtype or _features_dtype(model)),
+            "dtype": dtype_name(dtype or model.features_dtype),
             "shape": list(shape),
         },
     }
@@ -169,11 +169,6 @@ def _add(digest: xxhash.xxh3_128, name: str, value: Any) -> None:
     digest.update(f"{name} {tuple(value.shape)} {kind};".encode())
     for piece in value.reshape(-1).split(_PIECE):
         digest.update(piece.to("cpu", kind).contiguous().view(torch.uint8).numpy())
-
-
-def _features_dtype(model: FafaModel) -> torch.dtype:
-    weight = model.vision_projection.weight  # packed integers, or a method, in a quantised layer
-    return weight.dtype if isinstance(weight, Tensor) and weight.is_floating_point() else model.dtype
 
 
 def dtype_name(dtype: torch.dtype) -> str:

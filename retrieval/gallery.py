@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
+from ..checks_fafa import check_features
 from ..files import printable, some
 from ..image_reading_fafa import UnreadableImageError
 from ..loading import undecoded
+from ..model_folder import check_fit
 from ..modeling_fafa import FafaModel
 from ..processing_fafa import FafaProcessor
 from .encoding import EncodedImages, encode_images
@@ -23,7 +25,7 @@ from .store import DTYPES, FeatureStore
 
 logger = logging.getLogger(__name__)
 
-_IMAGES_AT_ONCE = 1024  # looked at for NaN
+_IMAGES_AT_ONCE = 1024  # looked at
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Gallery:
 
     Raises:
         TypeError: features that are no tensor of floating-point numbers, a model or processor of another kind.
-        ValueError: no image, features of another shape than the model's, as many paths, or NaN among the features.
+        ValueError: no image, features of another shape than the model's, as many paths, or that cannot be right.
     """
 
     def __init__(
@@ -331,6 +333,7 @@ def _check_model(model: Any, processor: Any) -> None:
         raise TypeError(f"model is a {type(model).__name__}, expected a FafaModel")
     if not hasattr(processor, "image_processor"):
         raise TypeError(f"processor is a {type(processor).__name__}, expected a FafaProcessor")
+    check_fit(model, processor)
 
 
 def _checked_paths(paths: Sequence[str | Path | None]) -> list[Path | None]:
@@ -353,12 +356,7 @@ def _check_features(features: torch.Tensor, num_images: int, shape: tuple[int, i
         raise ValueError("a gallery needs at least one image")
     for start in range(0, num_images, _IMAGES_AT_ONCE):
         block = features[start : start + _IMAGES_AT_ONCE]
-        if block.sum(dtype=torch.promote_types(block.dtype, torch.float32)).isfinite():
-            continue  # ten times as quick as looking at each value
-        finite = block.isfinite().flatten(1).all(dim=1)
-        if not finite.all():
-            number = start + int(finite.logical_not().nonzero()[0])
-            raise ValueError(f"the features of image {number} hold NaN or infinity: encode the images again")
+        check_features(block, "image", range(start, start + len(block)))
 
 
 def _skipped_names(encoded: EncodedImages, folder: Path | None) -> list[str]:

@@ -14,7 +14,9 @@ import os
 import sys
 from pathlib import Path
 
+from .brakes import remedy_of
 from .components import SynthesisError
+from .preflight import discard_canary, run_canary, try_models
 from .recipes import find_recipe, read_recipe
 from .settings import RecipeError
 from .stages import Stage, Workspace, discard_from, position_of, reporting_files, run_stages, write_whole
@@ -43,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    for chatty in ("httpx", "openai"):
+    for chatty in ("httpx", "httpx2", "openai"):  # the library beneath openai has had two names
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         return _run(options)
@@ -74,9 +76,11 @@ def _run(options: argparse.Namespace) -> int:
     _take_own_gpu()
 
     stages = recipe.stages()
-    work = Workspace(options.output, recipe.num_chunks, shard, show_progress=not options.quiet and shard[0] == 0)
+    show_progress = not options.quiet and shard[0] == 0
+    work = Workspace(options.output, recipe.num_chunks, shard, show_progress, recipe.brakes)
     if options.redo:
         _discard(options.redo, stages, work, processes)
+        discard_canary(recipe, work, options.redo)
     if options.until:
         stages = stages[: position_of(options.until, stages) + 1]
     for stage in stages:
@@ -84,16 +88,37 @@ def _run(options: argparse.Namespace) -> int:
     if shard[0] == 0:
         with reporting_files(work.root):
             write_whole(work.root / "recipe.yaml", file.read_text(encoding="utf-8"))
+    if recipe.brakes.preflight:
+        try_models(recipe.stages()[: len(stages)], work)
+    run_canary(recipe, work, len(stages))
     unfinished = run_stages(stages, work, wait=processes > 1)
     if unfinished:
         print(unfinished)
-    elif shard[0] == 0:
+        return 0
+    if shard[0] == 0:
         print(_summary(stages, work))
-        if options.until:
-            return 0
-        is_empty = not next(iter(work.manifest("assemble")["counts"].values()))
-        print(f"Nothing was kept: {work.folder('statistics')} tells why." if is_empty else recipe.next_steps(work))
+    if empty := _stage_that_kept_nothing(stages, work):
+        reasons = work.manifest(empty)["counts"]["rejected"]
+        (reason, count), *_ = reasons.items()
+        raise SynthesisError(
+            f"nothing was kept: stage {empty} rejected all {sum(reasons.values()):,} items, {count:,} of them for "
+            f"{reason!r}. {remedy_of(reason)}. They lie in {work.folder(empty)}; once mended, give --redo {empty}."
+        )
+    if shard[0] == 0 and not options.until:
+        print(recipe.next_steps(work))
     return 0
+
+
+def _stage_that_kept_nothing(stages: list[Stage], work: Workspace) -> str | None:
+    """The first of the stages on the way to the last one that had items and kept none; None if all kept some."""
+    by_name = {stage.name: stage for stage in stages}
+    found, stage = None, stages[-1]
+    while stage is not None:
+        counts = work.manifest(stage.name).get("counts", {})
+        if counts.get("items") and counts["items"] == sum(counts["rejected"].values()):
+            found = stage.name
+        stage = by_name.get(stage.source)
+    return found
 
 
 def _discard(name: str, stages: list[Stage], work: Workspace, processes: int) -> None:

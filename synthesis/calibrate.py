@@ -21,10 +21,12 @@ from .filtering.calibration import (
     cut_in_halves,
     draw_sample,
     find_thresholds,
+    read_judgements,
     read_pairs,
     read_verdicts,
     write_form,
 )
+from .filtering.controls import count_controls
 from .filtering.thresholds import Thresholds
 from .settings import RecipeError, read_settings, read_yaml
 from .stages import reporting_files
@@ -106,7 +108,10 @@ def _report(options: argparse.Namespace, output: Path, pairs: list[Pair], presen
     if not learned or not unseen:
         raise SynthesisError(f"{options.verdicts}: all verdicts are of one quadruple; judge more pairs")
     found = find_thresholds(learned, options.precision)
-    result = write_report(output, options.folder.name, (learned, unseen), empty, options.precision, present, found)
+    controls = count_controls(read_judgements(options.folder), present)
+    result = write_report(
+        output, options.folder.name, (learned, unseen), empty, options.precision, present, found, controls
+    )
     return (
         f"Bounds for a precision of {options.precision:g} are in {output / RECIPE}; on {result.good + result.bad:,} "
         f"verdicts that they were not found on they have precision {result.precision:.3f} and recall "

@@ -17,6 +17,8 @@ from typing import Any
 from PIL import Image
 
 Record = dict[str, Any]
+REJECTED = "rejected"  # the field of a record that says why it is not used
+CONTROL = "control"  # the field of a record that is of no item, but of a control of the judge
 
 
 def free(default: Any) -> Any:
@@ -74,11 +76,14 @@ class TextReply:
         id: The request's.
         text: The answer as it came; empty where there is none.
         fault: Why the answer cannot be used ("cut off at 512 tokens", "refused by the server"); None if it can.
+        finish_reason: Why the model ended, in the words of OpenAI's protocol: "stop" if it was done, "length" if it was
+            cut off, "content_filter", or what else a server says; None if there is no answer, or a server never tells.
     """
 
     id: str
     text: str
     fault: str | None = None
+    finish_reason: str | None = "stop"
 
 
 class TextModel(Part, ABC):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from .components import SynthesisError
 from .pictures import list_pictures
 from .text_image.measures import ClipMeasures, measure_pictures
@@ -43,6 +45,21 @@ class StatisticsSettings:
         """Whether there is anything to measure."""
         return bool(self.clip or self.sentences)
 
+    def try_out(self) -> None:
+        """Load the models, one after the other, and look for the photographs, before there is anything to measure.
+
+        Raises:
+            SynthesisError: as `measure`.
+        """
+        if self.reference:
+            self._photographs()
+        if self.sentences:
+            from .quadruples.diversity import embedding_spread
+
+            embedding_spread(["a red coat", "a blue hat"], self.sentences)
+        if self.clip and not np.isfinite(self.clip.load().encode_captions(["a red coat"])).all():
+            raise SynthesisError(f"{self.clip.model}: gives no numbers: its weights are damaged; take another model")
+
     def measure(self, captions: Sequence[str], pairs: Sequence[tuple[Path, str]], seed: int) -> dict[str, float]:
         """The measures of these captions, and of these pictures and their captions.
 
@@ -63,11 +80,15 @@ class StatisticsSettings:
             found |= embedding_spread(captions, self.sentences, max_texts=self.sample, seed=seed)
         chosen = self._draw(pairs, seed)
         if self.clip and _are_enough({picture for picture, _ in chosen}, "pictures"):
-            reference = self._draw(list_pictures(Path(self.reference)), seed) if self.reference else []
-            if len(reference) == 1:
-                raise SynthesisError(f"{self.reference}: expected two pictures at least, found one: add more")
+            reference = self._draw(self._photographs(), seed) if self.reference else []
             pictures, texts = zip(*chosen, strict=True)
             found |= measure_pictures(self.clip.load(), pictures, texts, reference)
+        return found
+
+    def _photographs(self) -> list[Path]:
+        found = list_pictures(Path(self.reference))
+        if len(found) == 1:
+            raise SynthesisError(f"{self.reference}: expected two pictures at least, found one: add more")
         return found
 
     def _draw(self, items: Sequence[Item], seed: int) -> list[Item]:

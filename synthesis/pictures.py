@@ -10,6 +10,7 @@ from PIL import Image
 from ..image_reading_fafa import UnreadableImageError, open_image
 from .components import SynthesisError
 
+_ONE_COLOUR = 2  # levels by which it may waver in JPEG
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
@@ -42,6 +43,12 @@ def open_picture(picture: Path | Image.Image) -> Image.Image:
         raise SynthesisError(f"{picture}: {error.reason} Or delete it and give the same command again.") from error
     except OSError as error:
         raise SynthesisError(str(error)) from error
+
+
+def is_one_colour(image: Image.Image) -> bool:
+    """Whether a picture shows nothing: black, or any other colour all over."""
+    extrema = image.convert("RGB").getextrema()
+    return all(highest - lowest <= _ONE_COLOUR for lowest, highest in extrema)
 
 
 def list_pictures(folder: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from .brakes import Brakes
 from .measuring import StatisticsSettings
 from .planning import Estimates
 from .stages import Stage, Workspace
@@ -18,6 +19,7 @@ class Recipe(ABC):
     Attributes:
         statistics: What is measured of the data set.
         estimates: Assumptions for the plan.
+        brakes: What is tried before the first item, and when a stage that rejects everything is stopped.
         seed: Of everything random.
         chunk_size: Texts per file. Shards share the chunks out, so there should be many more of these.
     """
@@ -26,6 +28,7 @@ class Recipe(ABC):
 
     statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
     estimates: Estimates = field(default_factory=Estimates, metadata={"free": True})
+    brakes: Brakes = field(default_factory=Brakes, metadata={"free": True})
     seed: int = 0
     chunk_size: int = 500
 

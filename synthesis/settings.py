@@ -21,6 +21,7 @@ Settings = TypeVar("Settings")
 _MOST = {"count": 100_000_000, "chunk_size": 1_000_000, "realistic": 1_000, "diverse": 1_000, "per_prompt": 1_000}
 _MOST |= {"width": 8_192, "height": 8_192, "size": 8_192, "num_workers": 1_024, "concurrency": 100_000}
 _MOST |= {"practice": 1_000_000, "batch_size": 100_000, "device_batch_size": 100_000, "rank": 65_536}
+_MODELS = ("model", "sentences")  # settings that name a model
 _MOST_OF_OTHERS = 10**9  # except for seeds
 
 
@@ -85,6 +86,16 @@ def deciding(settings: Any) -> Any:
     if isinstance(settings, (list, tuple)):
         return [deciding(value) for value in settings]
     return str(settings) if isinstance(settings, Path) else settings
+
+
+def uses_models(settings: Any) -> bool:
+    """Whether a part's settings name a model or a server: what the package paints and writes itself needs no trial."""
+    if isinstance(settings, (list, tuple)):
+        return any(map(uses_models, settings))
+    if not is_dataclass(settings):
+        return False
+    values = {entry.name: getattr(settings, entry.name) for entry in fields(settings)}
+    return any((name in _MODELS and value is not None) or uses_models(value) for name, value in values.items())
 
 
 def differences(before: Any, after: Any, where: str = "") -> list[str]:

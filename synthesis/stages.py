@@ -5,6 +5,7 @@
     DIR/<stage>/00000.sums.json    checksums of the finished chunk and its pictures, for `python -m fafa.verify DIR`
     DIR/<stage>/manifest.json      settings, models, versions of libraries; counts once all chunks are there
     DIR/runs.jsonl                 a line per chunk and run: when, how long, how many items, what it cost
+    DIR/braked-<stage>.jsonl       what was rejected when a stage was stopped for it, until it goes on
 
 The cut into chunks follows from the recipe alone. A shard `i/n` takes every n-th chunk, so that files come out the same
 whatever the number of shards. A record counts once its line is whole; a kill costs the items in flight and no more.
@@ -22,23 +23,23 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from ..files import DISK_FULL, faults_of, is_sealed, read_json, record_files, sealed
-from .components import ImageRequest, Record, SynthesisError
-from .pictures import save_picture
+from .brakes import Brake, Braked, Brakes, check_usable
+from .components import CONTROL, REJECTED, ImageRequest, PaintedImage, Record, SynthesisError, seed_of
+from .pictures import is_one_colour, save_picture
 from .settings import deciding, differences
 
 logger = logging.getLogger(__name__)
 
-REJECTED = "rejected"
 MANIFEST, RUNS = "manifest.json", "runs.jsonl"
 _LIBRARIES = ("fafa", "numpy", "pillow", "torch", "transformers", "diffusers", "peft", "openai", "rensa")
 _WAIT = 2.0  # seconds between looks at what other shards have done
@@ -54,10 +55,19 @@ class Workspace:
         num_chunks: Into how many chunks the recipe is cut.
         shard: `(i, n)`: this process takes the chunks whose number leaves i when divided by n.
         show_progress: Whether to show progress bars.
+        brakes: When to stop a stage that rejects everything.
     """
 
-    def __init__(self, root: Path, num_chunks: int, shard: tuple[int, int] = (0, 1), show_progress: bool = True):
+    def __init__(
+        self,
+        root: Path,
+        num_chunks: int,
+        shard: tuple[int, int] = (0, 1),
+        show_progress: bool = True,
+        brakes: Brakes | None = None,
+    ):
         self.root, self.num_chunks, self.shard, self.show_progress = Path(root), num_chunks, shard, show_progress
+        self.brakes = brakes or Brakes()
         with reporting_files(self.root):
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
@@ -115,6 +125,10 @@ class Workspace:
         """The finished records of all chunks, those that are missing, too."""
         return [self.file(stage, chunk) for chunk in range(self.num_chunks)]
 
+    def braked(self, stage: str) -> Path:
+        """Where what was rejected lies to be looked at while a stage is stopped for it."""
+        return self.root / f"braked-{stage}.jsonl"
+
     def manifest(self, stage: str) -> dict[str, Any]:
         """The manifest of a stage; empty before its first run."""
         try:
@@ -131,6 +145,8 @@ class Workspace:
         """Of a finished stage: items, and how many were rejected for which reason."""
         reasons, items = Counter(), 0
         for record in self.records(stage):
+            if CONTROL in record:
+                continue
             items += 1
             if REJECTED in record:
                 reasons[record[REJECTED]] += 1
@@ -153,6 +169,22 @@ class Stage(ABC):
 
     def __init__(self) -> None:
         self.about: dict[str, Any] = {}
+
+    @property
+    def works_with(self) -> Any:
+        """The settings of what it loads for its work; None if that is nothing."""
+        return None
+
+    def try_out(self, pair: Record, folder: Path) -> None:  # noqa: B027 - most stages have nothing to try
+        """Load what it works with, and try that on something small; for stages with models, before the first item.
+
+        Args:
+            pair: A painted pair with its texts, see `preflight.paint_pair`.
+            folder: What its paths are relative to.
+
+        Raises:
+            SynthesisError: it cannot be loaded, or gives nothing that can be used.
+        """
 
     @abstractmethod
     def run(self, work: Workspace) -> None:
@@ -233,13 +265,55 @@ class ItemStage(Stage):
             if any(to_do.values()):
                 self.prepare()
             if to_do:
-                with self._progress(work, sum(to_do.values())) as advance:
-                    for chunk in to_do:
-                        self._run_chunk(work, chunk, advance)
-                self.release()
-                free_memory()
+                try:
+                    self._run_chunks(work, to_do)
+                finally:
+                    self.release()
+                    free_memory()
+                work.braked(self.name).unlink(missing_ok=True)
             if not work.missing(self.name) and (to_do or "counts" not in work.manifest(self.name)):
                 self._write_manifest(work, {"counts": work.counts(self.name)})
+
+    def _run_chunks(self, work: Workspace, to_do: Mapping[int, int]) -> None:
+        """Make what these chunks lack, so many items of each.
+
+        Raises:
+            SynthesisError: also if the brake stopped it. What was rejected on the way there is forgotten, so that it is
+                tried again, and the data set becomes what it would have been without the mishap.
+        """
+        brake = Brake(self.name, work.brakes)
+        try:
+            with self._progress(work, sum(to_do.values())) as advance:
+                for chunk in to_do:
+                    self._run_chunk(work, chunk, brake, advance)
+        except Braked as error:
+            records = self._forget(work, error.stretch)
+            write_whole(work.braked(self.name), "".join(map(as_line, records)))
+            raise SynthesisError(
+                f"{error} What was rejected lies in {work.braked(self.name)}. Then give the same command again: what "
+                "was kept stays, and these are tried again. When a stage is stopped, `brakes:` in the recipe says."
+            ) from None
+
+    def _forget(self, work: Workspace, stretch: Sequence[tuple[int, Record]]) -> list[Record]:
+        """Take these records out of their chunks, which are unfinished then; returns them."""
+        forgotten: dict[int, set[str]] = {}
+        for chunk, record in stretch:
+            forgotten.setdefault(chunk, set()).add(record["id"])
+        for chunk, names in forgotten.items():
+            file = work.file(self.name, chunk)
+            with FileLock(file.with_name(f".{file.stem}.lock")):
+                stored, _ = self._stored(work, chunk)
+                left = [record for name, record in stored.items() if name not in names]
+                write_whole(_part(file), "".join(map(as_line, left)))
+                for finished in (file, _sums(file)):
+                    finished.unlink(missing_ok=True)
+        return [record for _, record in stretch]
+
+    def is_done(self, work: Workspace) -> bool:
+        """Whether there is nothing left to do for this shard."""
+        if any(not work.file(self.name, chunk).exists() for chunk in work.own_chunks):
+            return False
+        return all(self._lacking(work, chunk) is None for chunk in work.own_chunks)
 
     def is_complete(self, work: Workspace) -> bool:
         """Whether every chunk, of all shards, holds a record of every item."""
@@ -280,7 +354,7 @@ class ItemStage(Stage):
             if fault := next(faults_of(work.root, {name: read_json(_sums(file))["files"][name]}), None):
                 logger.warning("%s: taken as it is; --redo %s would make it anew", fault, self.name)
 
-    def _run_chunk(self, work: Workspace, chunk: int, advance: Callable[[], None]) -> None:
+    def _run_chunk(self, work: Workspace, chunk: int, brake: Brake, advance: Callable[[], None]) -> None:
         file = work.file(self.name, chunk)
         try:
             lock = FileLock(file.with_name(f".{file.stem}.lock"), timeout=0)
@@ -296,13 +370,16 @@ class ItemStage(Stage):
             lacking = [item for item in items if item["id"] not in stored]
             if lacking:
                 _cut_torn_line(_part(file))
-                with _part(file).open("a", encoding="utf-8") as journal:
-                    for record in self.process(lacking, work, chunk):
+                brake.begin(chunk, [item["id"] for item in lacking])
+                made = (record for record in self.process(lacking, work, chunk))  # it can be closed, whatever it is
+                with _part(file).open("a", encoding="utf-8") as journal, closing(made):
+                    for record in made:
                         journal.write(as_line(record))
                         journal.flush()
                         stored[record["id"]] = record
                         count += 1
                         advance()
+                        brake.add(record)
             if absent := [item["id"] for item in items if item["id"] not in stored]:
                 raise SynthesisError(f"{file}: stage {self.name} made no record of {', '.join(absent[:5])}")
             # What was made of items not asked for today (a judge's scores under other bounds) stays, at the end.
@@ -353,6 +430,8 @@ class PartStage(ItemStage):
         settings: Of the part; it is loaded when there is something to do.
     """
 
+    most_trials: ClassVar[int] = 8  # one of which must be usable: some answers are not, of the best models, too
+
     def __init__(self, settings: Any):
         super().__init__()
         self._part_settings = settings
@@ -368,6 +447,27 @@ class PartStage(ItemStage):
                 raise SynthesisError(f"stage {self.name}: {error}. Correct the recipe.") from error
             self.about = self._part.about
         return self._part
+
+    @property
+    def works_with(self) -> Any:
+        """The settings of the part."""
+        return self._part_settings
+
+    def try_out(self, pair: Record, folder: Path) -> None:
+        """See `Stage.try_out`."""
+        tried: list[Record] = []
+        try:
+            while len(tried) < self.most_trials and all(REJECTED in record for record in tried):
+                tried.append(self.trial(pair | {"id": f"preflight-{len(tried)}"}, folder))
+        finally:
+            self.release()
+            free_memory()
+        check_usable(self.name, tried)
+
+    def trial(self, pair: Record, folder: Path) -> Record:
+        """What the part makes of a painted pair, or of nothing but its id: a record, maybe a rejected one."""
+        _ = self.part
+        return {"id": pair["id"]}
 
     def prepare(self) -> None:
         """Load the part."""
@@ -407,7 +507,9 @@ class WritingStage(PartStage):
         """
         super().check_settings(work)
         last = self._count // self._chunk_size  # earlier chunks cannot hold too many
-        files = [file for file in work.folder(self.name).glob("*.jsonl") if int(file.name.partition(".")[0]) >= last]
+        files = [
+            file for file in work.folder(self.name).glob("[0-9]*.jsonl") if int(file.name.partition(".")[0]) >= last
+        ]
         stored = max((int(record["id"]) + 1 for file in files for record in read_lines(file)[0]), default=0)
         if stored > self._count:
             raise SynthesisError(
@@ -424,6 +526,11 @@ class WritingStage(PartStage):
         """Their texts."""
         return self.part.write((item["id"] for item in items), self._seed)
 
+    def trial(self, pair: Record, folder: Path) -> Record:
+        """A text of another number than any item has."""
+        (record,) = self.part.write([pair["id"]], self._seed)
+        return record
+
 
 class PaintingStage(PartStage):
     """A stage that paints a picture of every item.
@@ -437,6 +544,8 @@ class PaintingStage(PartStage):
         image_quality: Of JPEG.
     """
 
+    most_trials = 3
+
     def __init__(self, painter: Any, image_format: str, image_quality: int):
         super().__init__(painter)
         self._format, self._quality = image_format, image_quality
@@ -449,17 +558,35 @@ class PaintingStage(PartStage):
         """What the image model is asked for."""
         return ImageRequest(item["id"], item["prompt"], item["seed"], item.get("strength", 1.0), item["scene"])
 
+    def trial_request(self, pair: Record, folder: Path) -> ImageRequest:
+        """What it is asked for before the first item."""
+        return ImageRequest(pair["id"], pair["caption_a"], seed_of(self.name, pair["id"]), scene=pair)
+
+    def trial(self, pair: Record, folder: Path) -> Record:
+        """See `PartStage.trial`."""
+        (painted,) = self.part.paint([self.trial_request(pair, folder)])
+        fault = fault_of(painted)
+        return {"id": pair["id"]} | ({REJECTED: fault} if fault else {})
+
     def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
         """The pictures, saved, and a record of each."""
         records = {item["id"]: {key: value for key, value in item.items() if key != "scene"} for item in items}
         for painted in self.part.paint(self.request(item, work) for item in items):
             record = records[painted.id]
-            if painted.image is None:
-                yield record | {REJECTED: painted.fault}
+            if fault := fault_of(painted):
+                yield record | {REJECTED: fault}
                 continue
             image = f"{self.name}/images/{chunk:05d}/{painted.id}.{self._format}"
             save_picture(painted.image, work.root / image, self._quality)
             yield record | {"image": image} | painted.facts
+
+
+def fault_of(painted: PaintedImage) -> str | None:
+    """Why a picture cannot be used, whoever painted it; None if it can."""
+    if painted.image is None:
+        return painted.fault or "no picture"
+    # Of an adapter or a model that is broken in a way that no fault tells of.
+    return "a picture of one colour" if is_one_colour(painted.image) else None
 
 
 class WholeStage(Stage):

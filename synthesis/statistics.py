@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..markdown_text import plain
 from .components import Record, SynthesisError, seed_of
+from .filtering.controls import control_rows, order_sentence
 from .stages import REJECTED, write_whole
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ def write_statistics(
     stages: Mapping[str, Mapping[str, Any]] | None = None,
     quadruples: Iterable[Record] = (),
     scores: Iterable[Mapping[str, float]] = (),
+    controls: Mapping[str, Any] | None = None,
     bounds: Mapping[str, tuple[float | None, float | None]] | None = None,
     kept: Iterable[Record] = (),
     rejected: Iterable[Record] = (),
@@ -80,6 +83,7 @@ def write_statistics(
             per item of "diptychs".
         quadruples: Those kept, for diversity and for what they are about.
         scores: Of each pair, by name.
+        controls: Of the judge, see `filtering.controls.ControlTally.as_dict`; None where there are none.
         bounds: Of scores: lowest and highest that is kept, drawn into their histograms.
         kept: Triplets that were kept: `id`, `left`, `right`, `edit_ab`, `edit_ba`, and "ab" or "ba" as `direction`.
         rejected: Triplets or pairs that were rejected: the same, and the reason as `rejected`. Where there are no
@@ -108,6 +112,7 @@ def write_statistics(
         "kept of all possible triplets": counted["triplets"] / possible if possible else None,
         "stages": stages,
         "scores": {score: _describe(values) for score, values in columns.items()},
+        **({"controls": dict(controls)} if controls else {}),
         "coverage": coverage,
         "measures": diversity | dict(measures or {}),
     }
@@ -294,7 +299,7 @@ def _page(found: Mapping[str, Any], pictures: Sequence[str]) -> dict[str, list[s
         for score, entry in found["scores"].items()
     ]
     return {
-        f"# {name}: statistics of the synthesis": [
+        f"# {plain(name)}: statistics of the synthesis": [
             table(["", "here", *(["published"] if published else [])], overview),
             _OVERVIEW_NOTE,
             *shown(pictures, "groups.png", "lengths.png"),
@@ -305,6 +310,7 @@ def _page(found: Mapping[str, Any], pictures: Sequence[str]) -> dict[str, list[s
             "Dashed lines in the picture are the bounds between which a triplet is kept.",
             *shown(pictures, "scores.png"),
         ],
+        **({"## The judge's controls": control_section(found["controls"])} if "controls" in found else {}),
         "## What the quadruples are about": [
             "The share of the quadruples in which a value occurs.",
             coverage_table(found["coverage"]),
@@ -315,6 +321,19 @@ def _page(found: Mapping[str, Any], pictures: Sequence[str]) -> dict[str, list[s
         ],
         "## Pairs": shown(pictures, "kept.jpg", "rejected.jpg"),
     }
+
+
+def control_section(controls: Mapping[str, Any]) -> list[str]:
+    """What is known of how well the judge looks; `controls` as for `write_statistics`."""
+    header = ["spoilt pairs", "shown", "told apart", "kept by the judge's bounds"]
+    sentence = order_sentence(controls)
+    return [
+        "Some pairs were shown to the judge once more, spoilt on purpose. Told apart are those that got lower marks "
+        "than the pair that they were made of. Marks without a look tell half of them apart at most; bounds that keep "
+        "many of them keep faulty pairs.",
+        table(header, list(control_rows(controls))),
+        *([sentence] if sentence else []),
+    ]
 
 
 def write_page(folder: Path, found: Mapping[str, Any], sections: Mapping[str, Sequence[str]]) -> None:
@@ -374,8 +393,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown; "None." without rows."""
     if not rows:
         return "None."
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+    lines = [" | ".join(map(plain, line)) for line in (header, *rows)]
+    lines.insert(1, " | ".join(["---"] * len(header)))
+    return "\n".join(f"| {line} |" for line in lines)
 
 
 def _num_kept(counts: Mapping[str, Any]) -> int:

@@ -14,6 +14,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from threading import Thread
 from typing import Any
 
@@ -37,7 +38,25 @@ WORDS = [
     "walks",
 ]
 
-Said = str | tuple[int, str]
+
+@dataclass(frozen=True)
+class Raw:
+    """An answer as it stands, whatever the protocol says.
+
+    Attributes:
+        content: Bytes, or a value that is sent as JSON.
+        status: Of HTTP.
+        headers: Further ones.
+        endless: Whether the content is sent again and again, without end.
+    """
+
+    content: Any
+    status: int = 200
+    headers: list[str] = field(default_factory=list)
+    endless: bool = False
+
+
+Said = str | tuple[int, str] | Raw
 Answer = Callable[[dict[str, Any], random.Random], Said | Awaitable[Said]]
 
 
@@ -49,7 +68,7 @@ def last_text(body: Mapping[str, Any]) -> str:
 
 def schema_of(body: Mapping[str, Any]) -> dict[str, Any] | None:
     """The JSON schema that was asked for, in its field or in words."""
-    if "response_format" in body:
+    if "json_schema" in body.get("response_format", {}):
         return body["response_format"]["json_schema"]["schema"]
     _, marker, words = last_text(body).partition("by this JSON schema:\n")
     return json.loads(words) if marker else None
@@ -96,7 +115,7 @@ class StubServer:
         answer: Answer = answer_anything,
         *,
         faults: Mapping[str, float] | None = None,
-        refuses: Mapping[str, str] | None = None,
+        refuses: Mapping[str, str | Raw] | None = None,
         model: str = "tiny",
         key: str | None = None,
         delay: float = 0.0,
@@ -107,9 +126,9 @@ class StubServer:
 
         Args:
             answer: From the body of a request and its own random numbers, what it is answered; a tuple of a status and
-                a message for an error. It may be a coroutine function, to take its time.
+                a message for an error, or something `Raw`. It may be a coroutine function, to take its time.
             faults: Rates by name, of `PASSING` and `LASTING`.
-            refuses: Fields of a request that get it a 400, and its message.
+            refuses: Fields of a request that get it a 400, and its message, or another answer.
             model: The only one there is.
             key: Of the API; None if none is asked for.
             delay: Seconds that every answer takes.
@@ -181,18 +200,23 @@ class StubServer:
                 self._under_way -= 1
                 if reply is None:
                     break
-                status, content, headers = reply
+                status, content, headers, endless = (*reply, False)[:4]
                 payload = content if isinstance(content, bytes) else json.dumps(content).encode()
-                lines = [f"HTTP/1.1 {status} -", "Content-Type: application/json", f"Content-Length: {len(payload)}"]
+                length = "Connection: close" if endless else f"Content-Length: {len(payload)}"
+                lines = [f"HTTP/1.1 {status} -", "Content-Type: application/json", length]
                 writer.write("\r\n".join([*lines, *headers, "", ""]).encode() + payload)
                 await writer.drain()
+                while endless:
+                    writer.write(payload)
+                    await writer.drain()
+                    await asyncio.sleep(0.01)
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass  # Whoever asked has gone, or the server is falling over.
         finally:
             writer.transport.abort()
 
-    async def _respond(self, head: str, fields: dict[str, str], raw: bytes) -> tuple[int, Any, list[str]] | None:
-        """Status, content and further headers; None to hang up."""
+    async def _respond(self, head: str, fields: dict[str, str], raw: bytes) -> tuple | None:
+        """Status, content and further headers, and whether it goes on without end; None to hang up."""
         if self.key is not None and fields.get("authorization") != f"bearer {self.key}".lower():
             return _error(401, "Incorrect API key provided")
         if head.startswith("get /v1/models"):
@@ -203,10 +227,10 @@ class StubServer:
         self.bodies.append(body)
         if body["model"] != self.model:
             return _error(404, f"The model `{body['model']}` does not exist.")
-        for field, message in self.refuses.items():
-            if field in body:
+        for name, message in self.refuses.items():
+            if name in body:
                 self.counts["refused"] += 1
-                return _error(400, message)
+                return _as_reply(message) if isinstance(message, Raw) else _error(400, message)
         about = json.dumps([body["messages"], body.get("seed"), schema_of(body)], sort_keys=True)
         digest = hashlib.sha256(about.encode()).hexdigest()[:16]
         self._asked[digest] += 1
@@ -228,6 +252,8 @@ class StubServer:
         text = self.answer(body, random.Random(digest))
         if inspect.isawaitable(text):
             text = await text
+        if isinstance(text, Raw):
+            return _as_reply(text)
         if isinstance(text, tuple):
             self.counts[str(text[0])] += 1
             return _error(*text)
@@ -277,6 +303,16 @@ class StubServer:
             ],
             "usage": {"prompt_tokens": read, "completion_tokens": len((text or "").split()), "total_tokens": 0},
         }
+
+
+def completion(content: Any, finish_reason: Any = "stop", **more: Any) -> dict[str, Any]:
+    """A well-formed answer around any content."""
+    message = {"role": "assistant", "content": content}
+    return {"model": "tiny", "choices": [{"index": 0, "finish_reason": finish_reason, "message": message}], **more}
+
+
+def _as_reply(raw: Raw) -> tuple[int, Any, list[str], bool]:
+    return raw.status, raw.content, raw.headers, raw.endless
 
 
 def _error(status: int, message: str) -> tuple[int, Any, list[str]]:

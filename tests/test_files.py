@@ -2,11 +2,13 @@
 
 import errno
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
 
-from fafa.files import contents_of, faults_of, hash_file, record_files, stamp_of, whole_file
+from fafa.files import contents_of, faults_of, hash_file, record_files, stamp_of, whole_file, whole_folder
 
 MIB = 1 << 20
 
@@ -54,6 +56,53 @@ def test_a_link_that_a_killed_run_left_is_not_written_through(tmp_path):
             part.write_text("new")
         assert source.read_text() == "precious" and (tmp_path / "copy.jpg").read_text() == "new"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+KILLED = """
+import sys, time
+from fafa.files import whole_folder
+with whole_folder(sys.argv[1], last="config.json") as folder:
+    (folder / "weights").write_text("half")
+    print("writing", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_folder_is_whole_or_not_there_and_a_killed_run_s_part_goes_with_the_next(is_there, tmp_path):
+    """Beside a folder that is absent, within one that is empty, as mount points are, which cannot be replaced."""
+    folder = tmp_path / "above" / "model"
+    if is_there:
+        folder.mkdir(parents=True)
+    with subprocess.Popen([sys.executable, "-c", KILLED, folder], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "writing\n"
+        with pytest.raises(FileExistsError, match="is being written by another process"):
+            whole_folder(folder, last="config.json").__enter__()
+        process.kill()
+    with pytest.raises(KeyboardInterrupt), whole_folder(folder, last="config.json") as part:
+        assert [path.name for path in part.iterdir()] == [".lock"]
+        (part / "config.json").write_text("half")
+        raise KeyboardInterrupt
+    assert list((tmp_path / "above").iterdir()) == ([folder] if is_there else [])
+    with whole_folder(folder, last="config.json") as part:
+        (part / "config.json").write_text("{}")
+        (part / "sub").mkdir()
+        (part / "sub" / "weights").write_text("all")
+        assert not (folder / "config.json").exists()
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "sub"]
+    assert list((tmp_path / "above").iterdir()) == [folder]
+    with pytest.raises(FileExistsError, match="name a folder that is absent or empty"):
+        whole_folder(folder, last="config.json").__enter__()
+
+
+def test_a_folder_that_somebody_else_filled_meanwhile_is_left_as_it_is(tmp_path):
+    folder = tmp_path / "model"
+    with pytest.raises(FileExistsError), whole_folder(folder, last="config.json") as part:
+        (part / "config.json").write_text("{}")
+        folder.mkdir()
+        (folder / "precious").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert [path.name for path in folder.iterdir()] == ["precious"]
 
 
 def test_a_full_disk_is_told_with_the_file_and_the_remedy(tmp_path):

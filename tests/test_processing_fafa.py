@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-from fafa import FafaImageProcessor, FafaProcessor, processing_fafa
+from fafa import FafaImageProcessor, FafaProcessor, captions_fafa, processing_fafa
 from fafa.processing_fafa import build_tokenizer, clean_caption
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
@@ -47,8 +47,9 @@ class TestCleanCaption:
         assert clean_caption("one two. three", max_words=2) == "one two"
 
     def test_docstring_examples(self):
-        results = doctest.testmod(processing_fafa)
-        assert results.attempted > 0 and results.failed == 0
+        for module in (processing_fafa, captions_fafa):
+            results = doctest.testmod(module)
+            assert results.attempted > 0 and results.failed == 0
 
 
 class TestTokenizer:
@@ -215,7 +216,8 @@ class TestSaving:
         FafaProcessor.register_for_auto_class()
         self.save(processor, tmp_path / "model")
         saved = {path.name for path in (tmp_path / "model").glob("*.py")}
-        assert saved == {"processing_fafa.py", "image_processing_fafa.py", "image_reading_fafa.py"}
+        parts = ("processing", "captions", "image_processing", "image_reading")
+        assert saved == {f"{part}_fafa.py" for part in parts}
         script = """
 import json, sys
 sys.modules["fafa"] = sys.modules["torchvision"] = None

@@ -16,6 +16,7 @@ import yaml
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from ..markdown_text import block, code, public
 from ..model_card import hub_id, make_model_card, markdown_table, percent_table, retrieval_results
 from .curves import draw_curves
 
@@ -112,7 +113,7 @@ def training_card(trainer, panels: list[str], model_name: str, **metadata) -> st
     adapter = getattr(model, "peft_config", {}).get("default")
     base_model = facts.base_model or getattr(adapter, "base_model_name_or_path", None)
     held_out, dataset = _held_out_metrics(trainer), facts.dataset or "the training set"
-    results = retrieval_results(held_out, dataset, f"held-out quadruples of {dataset}", dataset_split="train")
+    results = retrieval_results(held_out, dataset, f"held-out quadruples of {public(dataset)}", dataset_split="train")
     sections = {
         "Held-out results": _results_section(trainer, held_out),
         "Training data": _data_section(trainer),
@@ -175,7 +176,7 @@ def _data_section(trainer) -> str:
             groups = len(np.unique(np.asarray(dataset["cpr_id"][:])))
             rows.append([name, f"{len(dataset):,}", f"{groups:,}"])
     if trainer.facts.dataset:
-        lines.append(f"`{trainer.facts.dataset}`; a group is a quadruple's one direction (`cpr_id`).")
+        lines.append(f"{code(public(trainer.facts.dataset))}; a group is a quadruple's one direction (`cpr_id`).")
     if rows:
         lines.append(markdown_table(["part", "triplets", "groups"], rows))
     if trainer.skipped_images:
@@ -254,10 +255,12 @@ def _duration(seconds: float) -> str:
 
 
 def _settings_section(facts: RunFacts, world_size: int) -> str:
-    """The YAML file and the command that repeat the run; access tokens stay out of both."""
-    plain = json.loads(json.dumps(facts.settings, default=str))  # enumerations and paths as they are written
+    """The YAML file and the command that repeat the run; access tokens and folders of this machine stay out of both."""
+    written = json.loads(json.dumps(facts.settings, default=str))  # enumerations and paths as they are written
     settings = {
-        name: value for name, value in plain.items() if name != "resume_from_checkpoint" and not name.endswith("_token")
+        name: public(value)
+        for name, value in written.items()
+        if name != "resume_from_checkpoint" and not name.endswith("_token")
     }
     if not settings:
         return ""
@@ -265,9 +268,9 @@ def _settings_section(facts: RunFacts, world_size: int) -> str:
     lines = [f"{launch} {facts.script}", *(_flag(name, value) for name, value in settings.items() if value is not None)]
     command = " \\\n  ".join(lines)
     return (
-        f"All that was set; the rest are defaults. As a file for `--config`:\n\n"
-        f"```yaml\n{yaml.safe_dump(settings, sort_keys=False)}```\n\n"
-        f"<details><summary>The same as a command</summary>\n\n```bash\n{command}\n```\n\n</details>"
+        f"All that was set; the rest are defaults. Paths of the machine are names here. As a file for `--config`:\n\n"
+        f"{block(yaml.safe_dump(settings, sort_keys=False), 'yaml')}\n\n"
+        f"<details><summary>The same as a command</summary>\n\n{block(command, 'bash')}\n\n</details>"
     )
 
 

@@ -3,7 +3,7 @@
 import ctypes
 import logging
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from multiprocessing.sharedctypes import RawValue
 from typing import Any, Literal
@@ -13,12 +13,15 @@ import torch
 from PIL import Image
 from torch.utils.data import get_worker_info
 
+from ..files import printable
 from ..image_processing_fafa import FafaImageProcessor
 from ..image_reading_fafa import UnreadableImageError
 from ..processing_fafa import FafaProcessor
 from .augmentation import augment_person_crop
 
 logger = logging.getLogger(__name__)
+
+_CAPTIONS_AT_ONCE = 1_000  # checked before training
 
 
 @dataclass
@@ -78,6 +81,37 @@ class FafaDataCollator:
                 found[number] = error.source
         return found
 
+    def check_captions(self, *datasets: Any) -> None:
+        """Looks before training whether the processor takes every caption, each wording once.
+
+        `load_dataset` has refused captions without a word; others depend on the vocabulary, or come from data sets of
+        one's own. A stream is not looked through: of that, the batch names the triplet.
+
+        Args:
+            datasets: with the columns of `__call__`; what else a trainer may hold is passed over.
+
+        Raises:
+            ValueError: a caption is not taken; the message names its triplet.
+        """
+        for dataset in datasets:
+            columns = getattr(dataset, "column_names", None) or ()
+            for column in self._caption_columns if hasattr(dataset, "select") else ():
+                if column in columns:
+                    self._check_column(dataset, column)
+
+    def _check_column(self, dataset: Any, column: str) -> None:
+        first: dict[Any, int] = {}
+        for row, caption in enumerate(dataset[column][:]):
+            first.setdefault(caption, row)
+        captions = list(first)
+        for start in range(0, len(captions), _CAPTIONS_AT_ONCE):
+            block = captions[start : start + _CAPTIONS_AT_ONCE]
+            self._tokens([{column: caption} for caption in block], column, lambda row: dataset[first[row[column]]])
+
+    @property
+    def _caption_columns(self) -> tuple[str, ...]:
+        return ("edit_caption", "target_caption") if self.with_captions else ("edit_caption",)
+
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Makes a batch of rows with `reference_image`, `target_image`, their `…_path`s, `edit_caption`, `cpr_id`.
 
@@ -89,6 +123,7 @@ class FafaDataCollator:
         Raises:
             UnreadableImageError: for an image that cannot be decoded, unless skipped; for a batch with no image left.
             FileNotFoundError: for a missing image. InaccessibleImageError: for one that cannot be read now.
+            ValueError: a caption is not taken by the processor, or a `cpr_id` is no whole number; it names the triplet.
         """
         references, targets, kept, skipped = [], [], [], []
         for row in rows:
@@ -106,21 +141,43 @@ class FafaDataCollator:
         if not kept:
             raise UnreadableImageError(f"none of a batch of {len(rows)} triplets has readable images: {skipped[:3]}")
 
-        captions = self.processor(text=[row["edit_caption"] for row in kept], return_tensors="pt")
+        captions = self._tokens(kept, "edit_caption")
         batch = {
             "pixel_values": self._pixel_values(references),
             "target_pixel_values": self._pixel_values(targets),
             "input_ids": captions["input_ids"],
             "attention_mask": captions["attention_mask"],
-            "group_ids": torch.tensor([row["cpr_id"] for row in kept]),
+            "group_ids": torch.tensor([_group_id(row) for row in kept]),
         }
         if self.with_captions:
-            captions = self.processor(text=[row["target_caption"] for row in kept], return_tensors="pt")
+            captions = self._tokens(kept, "target_caption")
             batch["caption_input_ids"] = captions["input_ids"]
             batch["caption_attention_mask"] = captions["attention_mask"]
         if self.on_error == "skip":
             batch["skipped_images"] = skipped
         return batch
+
+    def _tokens(
+        self, rows: list[dict[str, Any]], column: str, whole: Callable[[dict], dict] = lambda row: row
+    ) -> Mapping[str, torch.Tensor]:
+        """A column of captions as ids; the error for one that the processor does not take names its triplet.
+
+        Args:
+            whole: of a row that may hold the caption alone, the one that tells which triplet it is.
+        """
+        try:
+            return self.processor(text=[row[column] for row in rows], return_tensors="pt")
+        except (TypeError, ValueError):
+            for row in rows:
+                try:
+                    self.processor(text=[row[column]])
+                except (TypeError, ValueError) as error:
+                    reason = f"{str(error).removeprefix('text[0]: '):.400}"  # of a caption of a megabyte, its beginning
+                    raise ValueError(
+                        f"the {column} of {_name_of(whole(row))} cannot be trained on: {reason} Write the caption "
+                        "anew, or take the record out of the data set."
+                    ) from error
+            raise
 
     def _pixel_values(self, squares: list[np.ndarray]) -> "torch.Tensor | _PixelsToBe":
         if get_worker_info() is None:
@@ -142,6 +199,18 @@ class FafaDataCollator:
         if key is not None:
             self._crops[key] = crop
         return crop
+
+
+def _group_id(row: dict[str, Any]) -> int:
+    if isinstance(row["cpr_id"], (bool, np.bool_)) or not isinstance(row["cpr_id"], (int, np.integer)):
+        raise ValueError(f"the cpr_id of {_name_of(row)} is {row['cpr_id']!r:.40}, expected a whole number")
+    return row["cpr_id"]
+
+
+def _name_of(row: dict[str, Any]) -> str:
+    """Which triplet of the annotation file a row is: its images and its group."""
+    images = " and ".join(printable(str(row.get(f"{side}_image_path"))) for side in ("reference", "target"))
+    return f"the triplet of {images} (cpr_id {row.get('cpr_id')!r:.40})"
 
 
 def _shared_number() -> ctypes.c_long:

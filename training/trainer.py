@@ -208,6 +208,8 @@ class FafaTrainer(AveragedWeights, SafeTrainer):
             self.eval_dataset = self._readable(self.eval_dataset)
         if self.args.early_stopping_patience:
             self.add_callback(EarlyStopping(self.args.early_stopping_patience))
+        if hasattr(self.data_collator, "check_captions"):
+            self.data_collator.check_captions(self.train_dataset, self.eval_dataset)
         if hasattr(self.data_collator, "set_epoch"):
             self.add_callback(CollatorEpoch(self.data_collator))
         warmup = self.args.contrastive_steps, self.args.caption_steps

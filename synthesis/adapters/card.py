@@ -1,5 +1,6 @@
 """What an adapter says about itself: its card, the curve of its loss, and sheets of pictures painted on the way."""
 
+import json
 import logging
 import shutil
 import textwrap
@@ -11,6 +12,7 @@ from typing import Any
 import yaml
 from PIL import Image, ImageDraw, ImageFont
 
+from ...markdown_text import block, code, loadable, public
 from ...training.curves import draw_curves
 
 logger = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ _CARD = """---
 
 # Diptychs of one person: an adapter for FLUX.1
 
-A LoRA for the transformer of `{model}`.
+A LoRA for the transformer of {model}.
 With it the model paints one picture that holds two photographs of the same person side by side, in other clothes or
 another place, as the prompt says. Cut in two, such pictures make training triplets for composed person retrieval.
 
@@ -41,10 +43,10 @@ another place, as the prompt says. Cut in two, such pictures make training tripl
 import torch
 from diffusers import FluxPipeline
 
-pipeline = FluxPipeline.from_pretrained("{model}", torch_dtype=torch.bfloat16).to("cuda")
+pipeline = FluxPipeline.from_pretrained({quoted_model}, torch_dtype=torch.bfloat16).to("cuda")
 pipeline.load_lora_weights("path/to/this/folder", adapter_name="diptych")
 pipeline.set_adapters("diptych", 1.0)  # from 0 (the model as it was) to 1
-prompt = {prompt!r}
+prompt = {prompt}
 image = pipeline(prompt, width={width}, height={height}).images[0]
 ```
 
@@ -61,9 +63,7 @@ The adapter has {parameters:,} parameters. Loss over the {window} at the end: {l
 
 {pictures}
 
-```yaml
 {settings}
-```
 
 Versions: {versions}.
 
@@ -157,8 +157,9 @@ def write_card(
     num_rejected = about["rejected diptychs"]
     text = _CARD.format(
         metadata=yaml.safe_dump(_metadata(settings["model"]), sort_keys=False).strip(),
-        model=settings["model"],
-        prompt=about["prompt"],
+        model=code(public(settings["model"])),
+        quoted_model=loadable(settings["model"]),
+        prompt=json.dumps(about["prompt"]),
         width=about["size"][0],
         height=about["size"][1],
         num_diptychs=about["diptychs"],
@@ -171,7 +172,7 @@ def write_card(
         window=f"{len(last)} steps" if len(last) > 1 else "step",
         loss=sum(entry["loss"] for entry in last) / len(last),
         pictures="\n\n".join(pictures),
-        settings=yaml.safe_dump({"training": dict(settings)}, sort_keys=False, width=110).strip(),
+        settings=block(yaml.safe_dump({"training": public(dict(settings))}, sort_keys=False, width=110), "yaml"),
         versions=", ".join(f"{name} {version(name)}" for name in _LIBRARIES),
         licence=_licence(about["takes guidance"]),
     )

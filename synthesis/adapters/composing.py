@@ -6,12 +6,11 @@
 
 Each half is filled without distortion: the photograph is scaled, its shape kept, until it covers the half; what stands
 out is cut off, in equal parts at the left and right, or at the bottom, so that heads stay. A photograph that would lose
-more than `max_cut` of its area is not used, nor is one that is too small or cannot be read; each is named with its
-reason.
+more than `max_cut` of its area is not used, nor is one that is too small, cannot be read, or is the same picture as
+another of that person; each is named with its reason.
 """
 
 import hashlib
-import json
 import logging
 import re
 from collections import Counter
@@ -19,27 +18,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from string import Formatter
 from typing import ClassVar
 
 from PIL import Image, ImageOps
 
 from ...image_reading_fafa import UnreadableImageError, open_image
 from ...workers import in_processes
-from ..components import Record, SynthesisError, TextRequest, free, seed_of
+from ..components import Record, SynthesisError, free, seed_of
 from ..models import ChatModel, ServerModel
+from ..models.asking import check_asking
 from ..pictures import save_picture
-from ..settings import deciding
-from ..stages import REJECTED, ItemStage, PartStage, Workspace, as_line, read_lines, write_whole
+from ..stages import REJECTED, ItemStage, Workspace, as_line, write_whole
+from ..templates import check_template, fill_template
+from .captions import CAPTION_INSTRUCTION, PhotographCaptions
 
 logger = logging.getLogger(__name__)
 
 DIPTYCH_PROMPT = "two photographs of the same person side by side; left: {caption_a}; right: {caption_b}"
-CAPTION_INSTRUCTION = (
-    "Describe the person in this photograph in one sentence of 15 to 30 words: apparent gender and age group, hair, "
-    "upper and lower clothing with colours, shoes, what they carry, posture, viewpoint and surroundings. "
-    "Name nobody, guess nothing that cannot be seen, and say nothing about the photograph's quality."
-)
 METADATA = "metadata.jsonl"
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 _PEOPLE_PER_CHUNK = 64
@@ -64,6 +59,10 @@ class FolderDiptychs:
         captions: JSONL file of lines `{"image": path below root, "caption": text}`; None if there is none.
         captioner: Model that writes the captions which that file lacks; None: diptychs without captions are left out.
         instruction: What the captioner is asked.
+        attempts: How often it is asked until the answer can be used. Needs a `temperature` above 0.
+        min_words: Of its captions.
+        max_words: Of its captions.
+        language: ISO 639-1 code of the language that its captions must be in.
         seed: Of the choice of pairs and sides, and of the captions.
         num_workers: Processes that compose.
     """
@@ -80,6 +79,10 @@ class FolderDiptychs:
     captions: str | None = None
     captioner: ChatModel | ServerModel | None = None
     instruction: str = CAPTION_INSTRUCTION
+    attempts: int = 3
+    min_words: int = 5
+    max_words: int = 60
+    language: str = "en"
     seed: int = 0
     num_workers: int = free(4)
 
@@ -92,12 +95,9 @@ class FolderDiptychs:
             raise ValueError("pattern needs a group (?P<identity>...)")
         if unknown := set(groups) - {"identity", "camera", "clothes"}:
             raise ValueError(f"pattern may have groups identity, camera and clothes, not {', '.join(sorted(unknown))}")
-        try:
-            blanks = {name for _, name, _, _ in Formatter().parse(self.prompt) if name is not None}
-        except ValueError:
-            blanks = set()
-        if blanks != {"caption_a", "caption_b"}:
-            raise ValueError("prompt needs {caption_a} and {caption_b}, and no other braces")
+        check_template("prompt", self.prompt, ["caption_a", "caption_b"])
+        check_template("instruction", self.instruction, [])
+        check_asking(self.attempts, self.min_words, self.max_words, self.language)
         for name in ("per_identity", "width", "height", "min_height", "num_workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -161,11 +161,13 @@ def compose(settings: FolderDiptychs, folder: Path) -> Path:
     names = sorted(people)
     work = Workspace(folder, -(-len(names) // _PEOPLE_PER_CHUNK))
     _Pictures(settings, {name: people[name] for name in names}, num_passed_over).run(work)
-    _Captions(settings).run(work)
+    PhotographCaptions(settings).run(work)
     records = list(_diptychs(settings, work))
     write_whole(work.root / METADATA, "".join(map(as_line, records)))
     made = [record for record in records if REJECTED not in record]
     num_unusable = sum(len(record["unusable"]) for record in work.records("pictures"))
+    for reason, count in work.counts("captions")["rejected"].items():
+        logger.warning("%d photographs have no caption: %s", count, reason)
     logger.info(
         "%s: %d diptychs of %d people; left out: %d diptychs without captions, %d pictures that could not be used (see "
         "pictures/*.jsonl), %d that the pattern does not fit",
@@ -285,12 +287,15 @@ def _join_pictures(item: Record, settings: FolderDiptychs, work_root: Path, chun
 
     left = sorted(item["photographs"], key=lambda photograph: rank(photograph.path))
     used, paired, diptychs, unusable = Counter(), set(), [], {}
+    known: dict[str, str] = {}  # photographs by what they show: the adapter would learn to paint one picture twice
     while len(diptychs) < settings.per_identity and (pair := next_pair(left, used, paired)):
         pair = sorted(pair, key=lambda photograph: rank("side", str(len(diptychs)), photograph.path))
         halves = []
         for photograph in pair:
             try:
                 picture = open_image(Path(settings.root, photograph.path))
+                if (first := known.setdefault(_digest(picture), photograph.path)) != photograph.path:
+                    raise ValueError(f"the same picture as {first}")
                 halves.append(
                     fill(picture, settings.width // 2, settings.height, settings.min_height, settings.max_cut)
                 )
@@ -317,71 +322,9 @@ def _join_pictures(item: Record, settings: FolderDiptychs, work_root: Path, chun
     return record if diptychs else record | {REJECTED: "fewer than two usable photographs"}
 
 
-class _Captions(PartStage):
-    """Finds or writes a caption for each photograph that is part of a diptych."""
-
-    name, source = "captions", "pictures"
-
-    def __init__(self, settings: FolderDiptychs):
-        super().__init__(settings.captioner)
-        self._settings = settings
-        self._known = _read_captions(Path(settings.captions)) if settings.captions else {}
-        known = json.dumps(self._known, sort_keys=True).encode()
-        self.settings = {
-            "captions": hashlib.sha256(known).hexdigest()[:16] if settings.captions else None,
-            "captioner": deciding(settings.captioner),
-            "instruction": settings.instruction,
-            "seed": settings.seed,
-        }
-
-    def prepare(self) -> None:
-        """Nothing yet: a captioner is needed only where captions are missing."""
-
-    def items(self, work: Workspace, chunk: int) -> list[Record]:
-        paths = {path: None for record in work.kept("pictures", chunk) for path in _sources(record)}
-        return [{"id": path} for path in paths]
-
-    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
-        unknown = []
-        for item in items:
-            if item["id"] in self._known:
-                yield _captioned(item["id"], self._known[item["id"]])
-            elif self._settings.captioner is None:
-                yield {"id": item["id"], REJECTED: f"no caption in {Path(self._settings.captions).name}"}
-            else:
-                unknown.append(item["id"])
-        for reply in self.part.answer(map(self._request, unknown)) if unknown else ():
-            yield {"id": reply.id, REJECTED: reply.fault} if reply.fault else _captioned(reply.id, reply.text)
-
-    def _request(self, path: str) -> TextRequest:
-        return TextRequest(
-            id=path,
-            messages=[{"role": "user", "content": self._settings.instruction}],
-            seed=seed_of(self._settings.seed, "captions", path),
-            images=[Path(self._settings.root, path)],
-        )
-
-
-def _sources(record: Record) -> Iterator[str]:
-    for diptych in record["diptychs"]:
-        yield from diptych["sources"]
-
-
-def _captioned(path: str, text: str) -> Record:
-    """The record of a caption on one line, without quotes around it or a full stop behind it."""
-    caption = " ".join(text.split()).strip("\"'“” ").rstrip(".")
-    return {"id": path, "caption": caption} if caption else {"id": path, REJECTED: "the caption is empty"}
-
-
-def _read_captions(file: Path) -> dict[str, str]:
-    try:
-        records, damaged = read_lines(file)
-    except OSError as error:
-        raise SynthesisError(f"{file}: the captions cannot be read ({error.strerror})") from None
-    damaged += sum(not all(isinstance(record.get(key), str) for key in ("image", "caption")) for record in records)
-    if damaged:
-        raise SynthesisError(f'{file}: {damaged} lines are not {{"image": path, "caption": text}}; mend or remove them')
-    return {record["image"]: record["caption"] for record in records}
+def _digest(picture: Image.Image) -> str:
+    """What tells pictures apart, whatever is written in their files beside the pixels."""
+    return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
 
 
 def _diptychs(settings: FolderDiptychs, work: Workspace) -> Iterator[Record]:
@@ -397,4 +340,4 @@ def _diptychs(settings: FolderDiptychs, work: Workspace) -> Iterator[Record]:
                     yield record | {REJECTED: "; ".join(faults)}
                     continue
                 texts = {"caption_a": sides[0]["caption"], "caption_b": sides[1]["caption"]}
-                yield record | texts | {"prompt": settings.prompt.format(**texts)}
+                yield record | texts | {"prompt": fill_template(settings.prompt, texts)}

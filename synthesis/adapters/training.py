@@ -46,6 +46,7 @@ from tqdm.auto import tqdm
 from ...files import hash_file
 from ...training import checkpoints
 from ..components import SynthesisError, free, seed_of
+from ..models.dtypes import check_dtype
 from ..settings import deciding
 from ..stages import Stage, Workspace, as_line, read_lines, reporting_files, write_whole
 from .caching import Cache, Diptych, Encoders, common_size, read_diptychs
@@ -292,6 +293,7 @@ class _Training(Stage):
         transformer = FluxTransformer2DModel.from_pretrained(
             settings.model, subfolder="transformer", revision=settings.revision, dtype=getattr(torch, settings.dtype)
         )
+        check_dtype(transformer, settings.dtype, settings.model)
         transformer.requires_grad_(False)
         config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=list(settings.targets))
         with torch.random.fork_rng(devices=[]):

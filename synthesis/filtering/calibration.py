@@ -114,6 +114,13 @@ def _pairs_of_chunk(work: Workspace, chunk: int) -> Iterator[Pair]:
         yield Pair(quadruples[record["quadruple"]] | record, scores.get(record["id"], {}))
 
 
+def read_judgements(folder: Path) -> Iterator[Record]:
+    """What a judge said, of its controls, too; nothing where there is no judge."""
+    for file in sorted((folder / "judgements").glob("[0-9]" * 5 + ".jsonl")):
+        chunk = int(file.stem)
+        yield from Workspace(folder, chunk + 1, show_progress=False).read("judgements", chunk)
+
+
 def draw_sample(pairs: Sequence[Pair], count: int, seed: int = 0) -> list[Pair]:
     """`count` of the pairs, each as likely as the others; the same ones whatever the order."""
     return sorted(pairs, key=lambda pair: seed_of("calibration", seed, pair.record["id"]))[:count]

@@ -1,15 +1,18 @@
 """What calibration found, as a page, a picture and a piece of a recipe."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 
+from ...markdown_text import block, plain, public
 from ..components import SynthesisError
 from .calibration import Outcome, Verdict, measure
 from .calibration_sheets import describe_bound
+from .controls import ControlTally, control_rows, order_sentence
 from .thresholds import Thresholds, concerns
 
 REPORT, CURVES, RECIPE = "report.md", "curves.png", "thresholds.yaml"
@@ -26,6 +29,7 @@ def write_report(
     precision: float,
     present: Thresholds,
     found: Thresholds,
+    controls: ControlTally | None = None,
 ) -> Outcome:
     """Write `REPORT`, `CURVES` and `RECIPE`.
 
@@ -37,6 +41,7 @@ def write_report(
         precision: What was wanted.
         present: The bounds of the recipe.
         found: The bounds found on the first half.
+        controls: What the judge said of pairs spoilt on purpose, if it was shown some.
 
     Returns:
         How the bounds found do on the other half.
@@ -46,7 +51,7 @@ def write_report(
     snippet, result = recipe_of(found), measure(found, unseen)
     num_pairs, num_good = len({verdict.pair.record["id"] for verdict in every}), sum(v.good for v in every)
     lines = [
-        f"# Calibration of {source}",
+        f"# Calibration of {plain(public(source))}",
         "",
         f"{len(every):,} verdicts on {num_pairs:,} pairs; {num_good:,} good ({100 * num_good / len(every):.1f} %). "
         f"{empty:,} rows were not filled in. Wanted precision: {100 * precision:g} %.",
@@ -70,15 +75,31 @@ def write_report(
             "More verdicts, other questions to the judge or another judge may help.",
             "",
         ]
-    lines += ["## Bounds found", "", f"Also in {RECIPE}.", "", "```yaml", snippet.rstrip(), "```", ""]
+    lines += ["## Bounds found", "", f"Also in {RECIPE}.", "", block(snippet, "yaml"), ""]
     lines += ["## Why triplets are bad", "", "On the second half: bad for this reason, and kept all the same.", ""]
     lines += [*_reason_table(measure(present, unseen), result), ""]
+    if controls:
+        lines += [*_control_section(controls.as_dict()), ""]
     lines += ["## Scores", "", f"![Precision and recall of a bound on each score alone]({CURVES})", ""]
     lines += _score_table(every, present, found)
     (folder / REPORT).write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / RECIPE).write_text(snippet, encoding="utf-8")
     draw_curves(folder / CURVES, every, present, found)
     return result
+
+
+def _control_section(controls: Mapping[str, Any]) -> list[str]:
+    sentence = order_sentence(controls)
+    return [
+        "## The judge's controls",
+        "",
+        "Pairs spoilt on purpose. Told apart are those with lower marks than the pair that they were made of.",
+        "",
+        "| spoilt pairs | shown | told apart | kept by the judge's present bounds |",
+        "|---|---:|---:|---:|",
+        *(f"| {' | '.join(row)} |" for row in control_rows(controls)),
+        *(["", sentence] if sentence else []),
+    ]
 
 
 def _outcome_row(name: str, outcome: Outcome) -> str:
@@ -91,8 +112,7 @@ def _outcome_row(name: str, outcome: Outcome) -> str:
 def _reason_table(present: Outcome, found: Outcome) -> list[str]:
     lines = ["| reason | bad | kept by the present bounds | kept by the bounds found |", "|---|---:|---:|---:|"]
     for reason, (total, kept) in found.by_reason.items():
-        name = reason.replace("|", "/") or "(none given)"
-        lines.append(f"| {name} | {total:,} | {present.by_reason[reason][1]:,} | {kept:,} |")
+        lines.append(f"| {plain(reason) or '(none given)'} | {total:,} | {present.by_reason[reason][1]:,} | {kept:,} |")
     return lines
 
 
@@ -107,7 +127,8 @@ def _score_table(verdicts: Sequence[Verdict], present: Thresholds, found: Thresh
         values, good = _values(name, verdicts)
         medians = [f"{np.median(part):.3g}" if len(part) else "" for part in (values[good], values[~good])]
         bounds = [describe_bound(thresholds.bounds.get(name)) for thresholds in (present, found)]
-        lines.append(f"| {name} | {len(values):,} | {auc(values, good):.3f} | {' | '.join([*medians, *bounds])} |")
+        cells = [plain(name), f"{len(values):,}", f"{auc(values, good):.3f}", *medians, *bounds]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 

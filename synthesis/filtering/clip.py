@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ..components import Gate, Record, free
+from .thresholds import Scale
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class ClipGate:
 
     kind: ClassVar[str] = "clip"
     names: ClassVar[tuple[str, ...]] = ("clip_a", "clip_b", "clip_pair", "clip_margin")
+    scales: ClassVar[tuple[Scale, ...]] = ((-1.0, 1.0), (-1.0, 1.0), (-1.0, 1.0), (-2.0, 2.0))
 
     model: str = "openai/clip-vit-large-patch14"
     revision: str | None = None

@@ -9,6 +9,7 @@ from PIL import Image
 
 from ..components import Gate, Record, SynthesisError, free
 from ..models.vision import Batches, find_device, load_pretrained
+from .thresholds import UNIT, UPWARDS, Scale
 
 if TYPE_CHECKING:
     import torch
@@ -147,6 +148,7 @@ class PeopleGate:
     names: ClassVar[tuple[str, ...]] = tuple(
         f"{score}_{side}" for score in ("people", "share", "edges") for side in SIDES
     )
+    scales: ClassVar[tuple[Scale, ...]] = (UPWARDS, UPWARDS, UNIT, UNIT, (0.0, 4.0), (0.0, 4.0))
 
     detector: PersonDetector
 

@@ -16,6 +16,7 @@ from PIL import Image
 from ..components import Gate, Record
 from ..pictures import open_picture
 from ..splitting import seam_coverage
+from .thresholds import UNIT, UPWARDS, Scale
 
 _HEIGHT = 128  # pictures are measured at this height; smaller ones look blurred then, and are
 _TINY = (16, 32)  # width and height at which two pictures are compared
@@ -57,6 +58,7 @@ class BlankGate:
 
     kind: ClassVar[str] = "blank"
     names: ClassVar[tuple[str, ...]] = ("contrast", "entropy")
+    scales: ClassVar[tuple[Scale, ...]] = ((0.0, 128.0), (0.0, 7.0))
 
     def load(self) -> PixelGate:
         """The gate, ready for work."""
@@ -81,6 +83,7 @@ class BlurGate:
 
     kind: ClassVar[str] = "blur"
     names: ClassVar[tuple[str, ...]] = ("sharpness", "noise")
+    scales: ClassVar[tuple[Scale, ...]] = (UNIT, (0.0, 255.0))
 
     def load(self) -> PixelGate:
         """The gate, ready for work."""
@@ -105,6 +108,7 @@ class AspectGate:
 
     kind: ClassVar[str] = "aspect"
     names: ClassVar[tuple[str, ...]] = ("height", "aspect", "evenness")
+    scales: ClassVar[tuple[Scale, ...]] = (UPWARDS, UPWARDS, UNIT)
 
     def load(self) -> PixelGate:
         """The gate, ready for work."""
@@ -130,6 +134,7 @@ class TwinGate:
 
     kind: ClassVar[str] = "twin"
     names: ClassVar[tuple[str, ...]] = ("difference",)
+    scales: ClassVar[tuple[Scale, ...]] = ((0.0, 255.0),)
 
     def load(self) -> PixelGate:
         """The gate, ready for work."""
@@ -155,6 +160,7 @@ class SeamGate:
 
     kind: ClassVar[str] = "seam"
     names: ClassVar[tuple[str, ...]] = ("seam",)
+    scales: ClassVar[tuple[Scale, ...]] = (UNIT,)
 
     def load(self) -> PixelGate:
         """The gate, ready for work."""

@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 
 from ..components import Judge, Judgement, Record, TextModel, TextRequest, seed_of
 from ..models import ChatModel, ServerModel
-from ..models.asking import UnusableAnswer, as_messages, ask, check_attempts, without_thoughts
+from ..models.asking import as_messages, ask, check_attempts
 from ..quadruples.writing import FIELDS
+from ..replies import quoted, read_marks
+from ..templates import check_template, fill_template
 
 LOWEST, HIGHEST = 1, 10  # marks; scores are these brought to 0 ... 1
 
+_SLOTS = [f"{{{name}}}" for name in FIELDS]
 _SLOT = re.compile(r"\{(\w+)\}")
-# After a mark's name: closing quotes, a colon, and maybe an object around the number, as in {"quality": {"score": 8}}.
-_MARK = r"""(?<!\w){name}["'`*]*\s*[:=]\s*["'`*]*(?:\{{\s*["']?(?:score|mark|rating|value)["']?\s*:\s*["']?)?"""
-_NUMBER = rf"(-?\d+(?:\.\d+)?)(?![\d.]*\d|\s*(?:-|–|to)\s*\d|\s*%|\s*/(?!\s*{HIGHEST}(?!\d)))"
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Question:
     """One request about a pair.
 
     Attributes:
-        prompt: What is asked; {caption_a}, {caption_b}, {edit_ab} and {edit_ba} are filled in. The model sees the left
-            picture first, then the right one, then this.
+        prompt: What is asked; {caption_a}, {caption_b}, {edit_ab} and {edit_ba} are filled in, between quotation marks
+            that no text can close. The model sees the left picture first, then the right one, then this.
         scores: Names of the marks that the answer must hold.
     """
 
@@ -33,14 +33,15 @@ class Question:
     scores: list[str]
 
     def __post_init__(self):
-        for slot in _SLOT.findall(self.prompt):
-            if slot not in FIELDS:
-                raise ValueError(f"the prompt has a slot {{{slot}}}; it can have {', '.join(FIELDS)}")
+        check_template("prompt", self.prompt, FIELDS, needed=[], other_braces=True)
         for name in self.scores:
             if not re.fullmatch(r"[a-z][a-z_]*", name):
                 raise ValueError(f"a score's name is of small letters and underscores: {name!r}")
         if not self.scores:
             raise ValueError("scores must name at least one mark")
+        of_texts = [name for name in self.scores if name.startswith(("agreement", "follows"))]
+        if of_texts and not _SLOT.search(self.prompt):
+            raise ValueError(f"the prompt asks for {of_texts[0]} and shows no text: add {' or '.join(_SLOTS)}")
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class _VisionLanguageJudge(Judge):
         def request(item: tuple[Record, int], attempt: int) -> TextRequest:
             record, number = item
             question = settings.questions[number]
-            prompt = _SLOT.sub(lambda slot: record[slot[1]], question.prompt)
+            prompt = fill_template(question.prompt, {name: quoted(record[name]) for name in FIELDS})
             return TextRequest(
                 id=f"{record['id']}/{number}",
                 messages=as_messages(settings.system, prompt),
@@ -110,7 +111,8 @@ class _VisionLanguageJudge(Judge):
             )
 
         def read(item: tuple[Record, int], text: str) -> dict[str, float]:
-            return read_scores(text, settings.questions[item[1]].scores)
+            record, number = item
+            return read_scores(text, settings.questions[number].scores, [record[name] for name in FIELDS])
 
         scores: dict[str, dict[str, float]] = {}
         faults: dict[str, dict[int, str]] = {}
@@ -144,25 +146,16 @@ def schema_of(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def read_scores(answer: str, names: Sequence[str]) -> dict[str, float]:
-    """The marks of these names in an answer, brought from 1 ... 10 to 0 ... 1.
+def read_scores(answer: str, names: Sequence[str], given: Sequence[str] = ()) -> dict[str, float]:
+    """The marks of these names in an answer, brought from 1 ... 10 to 0 ... 1; see `read_marks`.
 
-    They are found by their names, whatever is around them: JSON, sound or broken, in fences or in talk.
+    Args:
+        answer: As it came.
+        names: Of the marks.
+        given: The texts that the model was shown, out of which no mark is read.
 
     Raises:
         UnusableAnswer: a mark is missing, is not from 1 to 10, or is given twice with two values.
     """
-    text = without_thoughts(answer)
-    scores = {}
-    for name in names:
-        spelled = _MARK.format(name=name.replace("_", "[ _-]?"))
-        marks = {float(mark) for mark in re.findall(spelled + _NUMBER, text, re.IGNORECASE)}
-        if not marks:
-            raise UnusableAnswer(f"no mark for {name}")
-        if len(marks) > 1:
-            raise UnusableAnswer(f"several marks for {name}")
-        mark = marks.pop()
-        if not LOWEST <= mark <= HIGHEST:
-            raise UnusableAnswer(f"the mark for {name} is not from {LOWEST} to {HIGHEST}")
-        scores[name] = round((mark - LOWEST) / (HIGHEST - LOWEST), 4)
-    return scores
+    marks = read_marks(answer, names, LOWEST, HIGHEST, given)
+    return {name: round((mark - LOWEST) / (HIGHEST - LOWEST), 4) for name, mark in marks.items()}

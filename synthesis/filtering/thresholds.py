@@ -1,7 +1,13 @@
 """Decides from stored scores which triplets to keep: no model is needed to decide again."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+
+# The lowest and the highest value that a score can have; none where it is open to that side.
+Scale = tuple[float, float]
+UNIT: Scale = (0.0, 1.0)
+UPWARDS: Scale = (0.0, math.inf)
 
 DIRECTIONS = ("ab", "ba")
 
@@ -40,6 +46,26 @@ class Thresholds:
     """
 
     bounds: dict[str, Bound] = field(default_factory=dict)
+
+    def check_scales(self, scales: Mapping[str, Scale]) -> None:
+        """Refuse bounds that no value of their score can have: they would keep nothing, or everything.
+
+        Args:
+            scales: Of each score, by name.
+
+        Raises:
+            ValueError: names the bound and the scale.
+        """
+        for name, bound in self.bounds.items():
+            low, high = scales[name]
+            for side in ("at_least", "at_most"):
+                value = getattr(bound, side)
+                if value is None or low <= value <= high:
+                    continue
+                span = f"from {low:g} up" if math.isinf(high) else f"from {low:g} to {high:g}"
+                is_mark = (low, high) == UNIT and 1 < value <= 10
+                hint = f": marks from 1 to 10 are brought to 0 ... 1, so write {(value - 1) / 9:.2f}" if is_mark else ""
+                raise ValueError(f"filter: bounds: {name}: {side} is {value:g}, and the score goes {span}{hint}")
 
     def decide(self, scores: Mapping[str, float]) -> dict[str, list[str]]:
         """Why the triplet of each direction is rejected.

@@ -1,31 +1,16 @@
 """Asks a language model about many items, and again where an answer cannot be used."""
 
 import json
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from ..components import SynthesisError, TextModel, TextRequest
+from ..replies import UnusableAnswer
+from ..replies.languages import is_known
 
 Item, Value = TypeVar("Item"), TypeVar("Value")
-
-_TAG = "(?:think|thinking|reasoning)"
-# Whole thoughts; then an end whose beginning the chat template wrote; then a beginning without an end.
-_THOUGHTS = [
-    re.compile(pattern, re.DOTALL | re.IGNORECASE)
-    for pattern in (r"<(think|thinking|reasoning)>.*?</\1>", rf"\A.*</{_TAG}>", f"<{_TAG}>.*")
-]
-_REFUSAL = re.compile(
-    r"\b(?:I(?:'|’)?m sorry|I am sorry|I apologi[sz]e|I (?:can(?:'|’)?t|cannot|can not|won(?:'|’)?t|am unable|"
-    r"(?:'|’)m unable|must decline)|I(?:'|’)m (?:not able|unable)|as an AI|as a language model)\b",
-    re.IGNORECASE,
-)
-
-
-class UnusableAnswer(ValueError):
-    """Why a language model's answer cannot be used, as a short fixed phrase that can be counted."""
 
 
 @dataclass
@@ -125,19 +110,14 @@ def as_messages(system: str, text: str) -> list[dict[str, str]]:
     return [*messages, {"role": "user", "content": text}]
 
 
-def without_thoughts(answer: str) -> str:
-    """An answer without what a reasoning model thought before it, and without white space around it.
+def check_asking(attempts: int, min_words: int, max_words: int, language: str) -> None:
+    """Refuse settings by which no text can be had.
 
     Raises:
-        UnusableAnswer: nothing is left.
+        ValueError: a number is out of range, or nobody can tell the language.
     """
-    for thought in _THOUGHTS:
-        answer = thought.sub("", answer)
-    if not (answer := answer.strip()):
-        raise UnusableAnswer("empty answer")
-    return answer
-
-
-def is_refusal(text: str) -> bool:
-    """Whether a model says here that it will not or cannot answer."""
-    return bool(_REFUSAL.search(text))
+    check_attempts(attempts)
+    if not is_known(language):
+        raise ValueError(f"language {language!r} is unknown; use a code such as 'en'")
+    if not 1 <= min_words <= max_words:
+        raise ValueError(f"min_words must be at least 1 and at most max_words: {min_words}, {max_words}")

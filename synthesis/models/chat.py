@@ -25,6 +25,8 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from ..components import SynthesisError, TextModel, TextReply, TextRequest
 from ..pictures import open_picture
+from .dtypes import check_dtype
+from .vision import load_whole
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -91,7 +93,12 @@ class _Picker:
         for row, grammar in enumerate(self.grammars):
             if grammar is not None and not self.ended[row]:
                 scores[row].masked_fill_(~self._allowed(grammar, scores), -torch.inf)
-        best = scores.topk(min(CANDIDATES, scores.shape[1]), dim=1)
+        best = scores.topk(min(CANDIDATES, scores.shape[1]), dim=1)  # counts NaN as the largest of all
+        if best.values[:, 0].isnan().any():
+            raise SynthesisError(
+                "its scores of the next word are no numbers (NaN): set dtype: bfloat16 or float32, or fetch its "
+                "weights again"
+            )
         values, tokens = best.values.cpu().double(), best.indices.cpu()
         picked = torch.zeros(len(tokens), dtype=torch.long)
         if self.temperature > 0:
@@ -140,7 +147,8 @@ class LoadedChatModel(TextModel):
                 else AutoTokenizer.from_pretrained(settings.model, revision=settings.revision)
             )
             auto = AutoModelForImageTextToText if self.sees else AutoModelForCausalLM
-            self.model = auto.from_pretrained(
+            self.model = load_whole(
+                auto,
                 settings.model,
                 revision=settings.revision,
                 dtype=settings.dtype,
@@ -155,6 +163,7 @@ class LoadedChatModel(TextModel):
             raise SynthesisError(
                 f"{settings.model}: its weights do not fit into memory. Choose a smaller model, or device: auto."
             ) from error
+        check_dtype(self.model, settings.dtype, settings.model)
         self.about = {
             "kind": settings.kind,
             "model": settings.model,
@@ -179,8 +188,8 @@ class LoadedChatModel(TextModel):
         """One reply per request, batch by batch; up to a batch of each padded length waits to be filled.
 
         Raises:
-            SynthesisError: a single request does not fit into memory, a picture cannot be read, or a schema cannot
-                be obeyed.
+            SynthesisError: a single request does not fit into memory, a picture cannot be read, a schema cannot be
+                obeyed, or what the model computes is no number.
         """
         waiting: dict[tuple, list[_Prompt]] = defaultdict(list)
         for request in requests:
@@ -229,7 +238,10 @@ class LoadedChatModel(TextModel):
         settings = self.settings
         seeds = [row.request.seed for row in rows]
         picker = _Picker(seeds, grammars, self.ends, settings.temperature, settings.top_p)
-        output = self.model.generate(**inputs, logits_processor=[picker])
+        try:
+            output = self.model.generate(**inputs, logits_processor=[picker])
+        except SynthesisError as error:
+            raise SynthesisError(f"{settings.model}: {error}") from error
         written = output[:, inputs["input_ids"].shape[1] :].tolist()
         return [
             self._reply(prompt, tokens, picker.ended[row], grammars[row])
@@ -244,14 +256,15 @@ class LoadedChatModel(TextModel):
         self.usage["requests"] += 1
         self.usage["input tokens"] += prompt.length
         self.usage["output tokens"] += len(tokens)
+        is_whole = ended or (grammar is not None and grammar.is_accepting())
         fault = None
         if grammar is not None and grammar.is_error():
             fault = f"its schema could not be followed ({_line(grammar.get_error())})"
-        elif not ended and not (grammar is not None and grammar.is_accepting()):
+        elif not is_whole:
             fault = f"cut off at {self.settings.max_new_tokens} tokens"
         elif not text:
             fault = "an empty answer"
-        return TextReply(prompt.request.id, text, fault)
+        return TextReply(prompt.request.id, text, fault, "stop" if is_whole else "length")
 
     def _prompt(self, request: TextRequest) -> _Prompt | TextReply:
         """The tensors of a request, or why it cannot be asked."""
@@ -273,7 +286,8 @@ class LoadedChatModel(TextModel):
         length = inputs["input_ids"].shape[1]
         room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if room is not None and length + self.settings.max_new_tokens > room:
-            return TextReply(request.id, "", f"the model reads {room} tokens, too few for a prompt of {length}")
+            fault = f"the model reads {room} tokens, too few for a prompt of {length}"
+            return TextReply(request.id, "", fault, None)
         padded = {}
         for name, tensor in inputs.items():
             if tensor.shape == inputs["input_ids"].shape:

@@ -4,6 +4,20 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..components import TextModel, free
+from ..servers.address import check_base_url, check_key_variable
+from ..servers.options import check_left_out, check_options
+
+# What a request can do without, and a recipe can therefore leave out.
+FIELDS = ("temperature", "top_p", "seed", "max_tokens", "response_format")
+_BODY_IS_READ = ("model", "messages", "prompt", "n", "best_of", "stream", "stream_options", "tools", "tool_choice")
+_BODY_IS_READ += ("functions", "function_call", "modalities", "audio", "echo")
+# Further fields of the servers that people use, against slips of the pen; a server may know others.
+_OPTIONS = ("frequency_penalty", "presence_penalty", "repetition_penalty", "top_k", "min_p", "typical_p", "stop")
+_OPTIONS += ("stop_token_ids", "logit_bias", "logprobs", "min_tokens", "max_completion_tokens", "ignore_eos")
+_OPTIONS += ("reasoning_effort", "reasoning", "thinking", "thinking_budget", "enable_thinking", "include_reasoning")
+_OPTIONS += ("separate_reasoning", "chat_template_kwargs", "verbosity", "service_tier", "store", "user", "metadata")
+_OPTIONS += ("provider", "models", "route", "transforms", "structured_outputs", "guided_decoding_backend")
+_OPTIONS += ("mm_processor_kwargs", "cache_prompt", "keep_alive", "num_ctx", "safe_prompt", "prompt_cache_key")
 
 
 def _check_positive(settings: Any, *names: str) -> None:
@@ -78,10 +92,17 @@ class ServerModel:
     Attributes:
         model: Name that the server knows it by.
         base_url: Up to and with "/v1".
-        api_key_variable: Name of the environment variable that holds the key; None for servers that want none.
+        api_key_variable: Name of the environment variable that holds the key; None for servers that want none. A key
+            goes to the host that its name is known for, to this machine, or to where `FAFA_KEY_HOSTS` says; see
+            `fafa.synthesis.servers.address`.
         max_tokens: The longest answer; what is longer is a fault.
         temperature: Of sampling.
         top_p: Share of the probability that is sampled from.
+        options: Further fields of every request that the server knows, such as `reasoning_effort: low` or
+            `chat_template_kwargs: {enable_thinking: false}`.
+        leave_out: Fields that the server does not take: "temperature", "top_p", "seed", "max_tokens" (name another
+            under `options`, or none), "response_format" (schemas are put into words). What a server refuses by name is
+            left out anyway, with a warning, and noted in the manifest.
         image_size: Pictures are shrunk until no side has more pixels than this.
         concurrency: Requests under way at once.
         requests_per_minute: At most so many are sent, repeats included; None for as many as the server takes.
@@ -100,6 +121,9 @@ class ServerModel:
     max_tokens: int = 512
     temperature: float = 1.0
     top_p: float = 0.95
+    # None, so that what was begun before there were these settings can be gone on with.
+    options: dict[str, Any] | None = None
+    leave_out: list[str] | None = None
     image_size: int = 768
     concurrency: int = free(32)
     requests_per_minute: float | None = free(None)
@@ -114,14 +138,23 @@ class ServerModel:
         _check_sampling(self)
         if self.max_retries < 0:
             raise ValueError(f"{self.kind}: max_retries is {self.max_retries}, and must be 0 or more")
-        if not self.base_url.startswith(("http://", "https://")):
-            raise ValueError(f'{self.kind}: base_url is "{self.base_url}", and must start with http:// or https://')
+        own = [*_BODY_IS_READ, *FIELDS]
+        if "max_tokens" not in (self.leave_out or ()):
+            own.append("max_completion_tokens")
+        try:
+            check_base_url(self.base_url)
+            check_key_variable(self.api_key_variable)
+            check_left_out(self.leave_out or [], FIELDS)
+            check_options(self.options or {}, _OPTIONS, tuple(own))
+        except ValueError as error:
+            raise ValueError(f"{self.kind}: {error}") from None
 
     def load(self) -> TextModel:
         """Asks the server one thing, so that a wrong URL, name or key shows before any work is done.
 
         Raises:
-            SynthesisError: the server cannot be reached, refuses the key, or does not know the model.
+            SynthesisError: the server cannot be reached, refuses the key, or does not know the model; or nobody but the
+                recipe says that the server gets the key.
         """
         from .server import LoadedServerModel
 

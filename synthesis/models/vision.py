@@ -1,4 +1,4 @@
-"""What the detector and CLIP have in common: how they are loaded, and how pictures go through them in batches."""
+"""What models of transformers have in common here: how they are loaded, and how pictures go through them in batches."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -19,15 +19,35 @@ def load_pretrained(loader: Any, model: str, **options: Any) -> Any:
     """`loader.from_pretrained(model, **options)` with an error that says what to do.
 
     Raises:
-        SynthesisError: there is no such model, or it is of another kind.
+        SynthesisError: there is no such model, it is of another kind, or lacks weights.
     """
     try:
-        return loader.from_pretrained(model, **options)
+        if "Processor" in loader.__name__:
+            return loader.from_pretrained(model, **options)
+        return load_whole(loader, model, **options)
     except (OSError, ValueError, ImportError, KeyError) as error:
         reason = " ".join((str(error).strip() or type(error).__name__).splitlines()[0].split())
         raise SynthesisError(
             f"{model}: {loader.__name__} cannot load it ({reason}). Give the folder or the Hub id of such a model."
         ) from error
+
+
+def load_whole(loader: Any, model: str, **options: Any) -> Any:
+    """`loader.from_pretrained(model, **options)`, unless weights are missing: transformers would draw them at random.
+
+    Raises:
+        SynthesisError: some are missing, or have another shape.
+        Exception: what `from_pretrained` raises.
+    """
+    loaded, info = loader.from_pretrained(model, output_loading_info=True, **options)
+    lacking = sorted({*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])})
+    if lacking:
+        shown = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
+        raise SynthesisError(
+            f"{model}: lacks weights of {type(loaded).__name__} ({shown}), which would be drawn at random. Fetch it "
+            "again, or give another folder or Hub id."
+        )
+    return loaded
 
 
 def find_device(device: str | None) -> "torch.device":

@@ -23,6 +23,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from ..components import ImageModel, ImageRequest, PaintedImage, SynthesisError
+from ..models.dtypes import check_dtype
 from ..pictures import open_picture
 from .diffusion import DiffusionPainter
 
@@ -328,6 +329,9 @@ def _load_pipeline(settings: DiffusionPainter) -> tuple[DiffusionPipeline, str |
             f"{settings.model}: cannot be loaded as a pipeline of diffusers ({_one_line(error)}); give a folder with a "
             "model_index.json, or an id on the Hub (log in there if it is gated)"
         ) from error
+    for component in pipeline.components.values():
+        if isinstance(component, torch.nn.Module):
+            check_dtype(component, settings.dtype, settings.model)
     return pipeline, folder.name if folder.parent.name == "snapshots" else None
 
 

@@ -10,16 +10,12 @@ What changes is found by comparing the captions phrase by phrase: a phrase is a 
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
-from ..models.asking import is_refusal
+from ..replies import is_refusal
+from ..replies.languages import is_foreign
 from . import words as known
 from .writing import FIELDS
-
-if TYPE_CHECKING:
-    from py3langid.langid import LanguageIdentifier
 
 _PLACEHOLDER = re.compile(r"[\[\]{}<>*#`_|]|\.\.\.|…|\\")
 _OF_PICTURES = re.compile(
@@ -126,23 +122,6 @@ def _english_fault(texts: list[str], settings: CheckSettings) -> str | None:
         if misses_change(edit, before, after):
             return "an edit misses the change"
     return None
-
-
-def is_foreign(text: str, language: str) -> bool:
-    """Whether the text is surely not in the language. Short good edits look like some language or other."""
-    return dict(_language_identifier().rank(text))[language] < 0.01  # good edits have 0.02 at least, others 0.001
-
-
-@lru_cache(maxsize=1)
-def _language_identifier() -> "LanguageIdentifier":
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-
-
-def known_languages() -> list[str]:
-    """The codes that `CheckSettings.language` can have."""
-    return list(_language_identifier().labels)
 
 
 def names_someone(text: str, capitalised: list[str]) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+from ..templates import check_template
+
 _SLOT = re.compile(r"\{(\w+)\}")
 _MAX_DRAWS = 1_000
 
@@ -23,8 +25,8 @@ class Template:
         excluded: Phrases that never come together.
 
     Raises:
-        ValueError: a slot has no or too small a pool, a pool leads back to itself or to nothing, weights or excluded
-            phrases are in no pool.
+        ValueError: a slot has no or too small a pool, no name, or a format; a pool leads back to itself or to nothing;
+            weights or excluded phrases are in no pool.
     """
 
     text: str
@@ -50,6 +52,7 @@ class Template:
                 raise ValueError(f"excluded: expected two phrases or more, found {list(combination)}")
 
     def _check_slots(self, text: str, path: tuple[str, ...], used: set[str]) -> None:
+        check_template("a text with slots", text, {*self.pools, *_SLOT.findall(text)}, needed=[], other_braces=True)
         for name, count in Counter(_SLOT.findall(text)).items():
             if name in path:
                 raise ValueError(f"the pool {name} leads back to itself")

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from ..models.asking import UnusableAnswer, is_refusal, without_thoughts
+from ..replies import UnusableAnswer, answer_part, is_refusal
 from .writing import FIELDS
 
 # A field's name, after wrappers are off and all but letters and digits is gone: "imageAcaption", "edit_from_a_to_b".
@@ -34,7 +34,7 @@ def parse_quadruple(answer: str) -> dict[str, str]:
     Raises:
         UnusableAnswer: there is no quadruple in the answer, or more than one, or one that can be read in several ways.
     """
-    text = without_thoughts(answer)
+    text = answer_part(answer)
     reason = "broken JSON" if "{" in text else "no JSON in the answer"
     found: list[dict[str, str]] = []
     for value in _json_values(text):

@@ -7,8 +7,10 @@ from typing import ClassVar
 
 from ..components import Record, SynthesisError, TextModel, TextRequest, seed_of
 from ..models import ChatModel, ServerModel
-from ..models.asking import UnusableAnswer, as_messages, ask, check_attempts
-from .checks import CheckSettings, fault_of, known_languages
+from ..models.asking import as_messages, ask, check_attempts
+from ..replies import UnusableAnswer
+from ..replies.languages import is_known
+from .checks import CheckSettings, fault_of
 from .drawing import Template
 from .parsing import parse_quadruple
 from .writing import FIELDS, QuadrupleWriter
@@ -65,7 +67,7 @@ class LanguageModelWriter:
         Raises:
             SynthesisError: the model cannot be loaded or reached, or nobody can tell the language of the texts.
         """
-        if self.checks.language not in known_languages():
+        if not is_known(self.checks.language):
             raise SynthesisError(f"checks: language {self.checks.language!r} is unknown; use a code such as 'en'")
         return _LanguageModelWriter(self, self.model.load())
 

@@ -3,6 +3,7 @@
 The models see the picture alone, never the prompt: what the painter left out must not be in the caption.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ import numpy as np
 
 from ..components import Part, Record, TextModel, TextRequest, seed_of
 from ..models import ChatModel, ServerModel
-from ..models.asking import as_messages, ask
+from ..models.asking import as_messages, ask, check_asking
+from ..replies import read_sentence
+from ..templates import check_template, fill_template
 from ..world.captions import describe_outfit
 from ..world.people import outfit_from_dict
-from .sentences import check_asking, plain_sentence
 
 
 class CaptionWriter(Part, ABC):
@@ -48,6 +50,7 @@ class _ModelCaptionSettings:
         attempts: How often it is asked until the answer can be used. Needs a `temperature` above 0.
         min_words: Of a caption.
         max_words: Of a caption; CLIP reads about 55.
+        language: ISO 639-1 code of the language that captions must be in.
     """
 
     model: ChatModel | ServerModel
@@ -57,10 +60,16 @@ class _ModelCaptionSettings:
     attempts: int = 3
     min_words: int = 8
     max_words: int = 60
+    language: str = "en"
 
     def __post_init__(self) -> None:
         _check_captions(self.captions)
-        check_asking(self.attempts, self.min_words, self.max_words)
+        check_asking(self.attempts, self.min_words, self.max_words, self.language)
+
+    @property
+    def slots(self) -> frozenset[str]:
+        """Names of what the model is asked to fill in; none where it is always asked the same."""
+        return frozenset()
 
     def load(self) -> CaptionWriter:
         """The writer.
@@ -76,6 +85,10 @@ class InstructionCaptions(_ModelCaptionSettings):
     """Settings of captions by a vision-language model that is always asked the same."""
 
     kind: ClassVar[str] = "instruction"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_template("instruction", self.instruction, [])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +113,7 @@ class TemplateCaptions(_ModelCaptionSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if "{template}" not in self.instruction:
-            raise ValueError(f"instruction must hold {{template}}: {self.instruction!r:.80}")
+        check_template("instruction", self.instruction, ["template"])
         for name in ("openings", "bodies", "endings"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must hold at least one text")
@@ -109,6 +121,11 @@ class TemplateCaptions(_ModelCaptionSettings):
             raise ValueError("every opening needs a [slot], or a caption might say nothing")
         if self.captions > self.num_templates:
             raise ValueError(f"captions must be at most the number of templates, {self.num_templates}: {self.captions}")
+
+    @property
+    def slots(self) -> frozenset[str]:
+        """Names of what the model is asked to fill in."""
+        return frozenset(re.findall(r"\[([^\]]+)\]", " ".join((*self.openings, *self.bodies, *self.endings))))
 
     @property
     def num_templates(self) -> int:
@@ -144,7 +161,10 @@ class _ModelCaptions(CaptionWriter):
         faults: dict[str, dict[int, str]] = {}
 
         def read(_: tuple[Record, int], text: str) -> str:
-            return plain_sentence(text, settings.min_words, settings.max_words)
+            asked = settings.instruction.replace("{template}", "")
+            return read_sentence(
+                text, settings.min_words, settings.max_words, settings.language, question=asked, slots=settings.slots
+            )
 
         for answer in ask(self.model, todo, request, read, settings.attempts):
             picture, number = answer.item
@@ -162,7 +182,7 @@ class _ModelCaptions(CaptionWriter):
             return settings.instruction
         rng = np.random.default_rng(seed_of(seed, "template", name))
         template = rng.choice(settings.num_templates, size=settings.captions, replace=False)[number]
-        return settings.instruction.replace("{template}", settings.template(int(template)))
+        return fill_template(settings.instruction, {"template": settings.template(int(template))})
 
 
 def _captioned(name: str, found: dict[int, str], faults: dict[int, str]) -> Record:

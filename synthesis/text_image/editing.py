@@ -15,6 +15,7 @@ import numpy as np
 
 from ..components import ImageRequest, Record, seed_of
 from ..painters import DiffusionPainter
+from ..templates import check_template, fill_template
 from .portraits import WorldPortrait
 
 
@@ -47,8 +48,7 @@ class Editing:
         drawn = [group for group in self.instructions if self.weights.get(group, 1.0) > 0]
         if not 0 <= self.per_picture <= len(drawn):
             raise ValueError(f"per_picture must be from 0 to the number of groups, {len(drawn)}: {self.per_picture}")
-        if "{edit}" not in self.prompt:
-            raise ValueError(f"prompt must hold {{edit}}: {self.prompt!r}")
+        check_template("prompt", self.prompt, ["edit"])
 
 
 def plan_edits(picture: Record, settings: Editing, seed: int) -> Iterator[Record]:
@@ -67,7 +67,7 @@ def plan_edits(picture: Record, settings: Editing, seed: int) -> Iterator[Record
             "number": number,
             "group": groups[index],
             "edit": edit,
-            "prompt": settings.prompt.replace("{edit}", edit),
+            "prompt": fill_template(settings.prompt, {"edit": edit}),
             "seed": seed_of(seed, "edit", item),
         }
 

@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..components import ImageRequest, Record, seed_of
+from ..components import REJECTED, ImageRequest, Record, seed_of
 from ..painters import DiffusionPainter, ImageServer
 from ..pictures import PictureFormat, link_picture, save_picture
 from ..planning import plan_pictures
 from ..recipe import Recipe
 from ..settings import deciding
 from ..stages import (
-    REJECTED,
     DataSetStage,
     PaintingStage,
     PartStage,
@@ -173,6 +172,11 @@ class _Edits(PaintingStage):
     def request(self, item: Record, work: Workspace) -> ImageRequest:
         return edit_request(item, item["scene"], work.root)
 
+    def trial_request(self, pair: Record, folder: Path) -> ImageRequest:
+        person = {"id": pair["id"], "image": pair["left"]}
+        edits = list(plan_edits(person, self._editing, self._seed))
+        return edit_request(edits[0] if edits else person | {"prompt": "", "seed": 0}, person, folder)
+
 
 class _Poses(PartStage):
     """Keeps pictures of one whole person, and cuts that person out."""
@@ -199,6 +203,10 @@ class _Poses(PartStage):
             save_picture(found.image, work.root / record["image"], self._quality)
             yield record
 
+    def trial(self, pair: Record, folder: Path) -> Record:
+        list(self.part.find([(pair["id"], folder / pair["left"])]))
+        return {"id": pair["id"]}  # a model of photographs need not find painted people
+
 
 class _Captions(PartStage):
     """Writes captions of pictures and edits."""
@@ -215,6 +223,10 @@ class _Captions(PartStage):
 
     def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
         return self.part.write(iter(items), work.root, self._seed)
+
+    def trial(self, pair: Record, folder: Path) -> Record:
+        (record,) = self.part.write([pair | {"image": pair["left"]}], folder, self._seed)
+        return record
 
 
 class _Assemble(DataSetStage):
@@ -277,6 +289,13 @@ class _Statistics(WholeStage):
     def sources(self) -> list[str]:
         edits = ["edits", "edit_poses"] if self._with_edits else []
         return ["prompts", "pictures", "poses", *edits, "captions"]
+
+    @property
+    def works_with(self) -> Any:
+        return self._settings
+
+    def try_out(self, pair: Record, folder: Path) -> None:
+        self._settings.try_out()
 
     def make(self, work: Workspace) -> dict[str, Any]:
         from .statistics import write_statistics

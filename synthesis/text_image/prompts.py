@@ -10,11 +10,12 @@ import numpy as np
 
 from ..components import Part, Record, TextModel, TextRequest, seed_of
 from ..models import ChatModel, ServerModel
-from ..models.asking import as_messages, ask
+from ..models.asking import as_messages, ask, check_asking
 from ..quadruples.drawing import Template
+from ..replies import read_sentence
+from ..templates import check_template, fill_template
 from ..world.captions import describe_outfit
 from ..world.people import outfit_as_dict, sample_outfit
-from .sentences import check_asking, plain_sentence
 
 
 class PromptWriter(Part, ABC):
@@ -91,6 +92,7 @@ class RoughTemplatePrompts:
         attempts: How often it is asked until the answer can be used. Needs a `temperature` above 0.
         min_words: Of a prompt.
         max_words: Of a prompt; CLIP, which many painters read with, sees about 55.
+        language: ISO 639-1 code of the language that prompts must be in.
     """
 
     kind: ClassVar[str] = "rough-template"
@@ -103,12 +105,12 @@ class RoughTemplatePrompts:
     attempts: int = 3
     min_words: int = 8
     max_words: int = 55
+    language: str = "en"
 
     def __post_init__(self) -> None:
         self.drawing.draw(0)  # refuses templates that cannot be filled
-        check_asking(self.attempts, self.min_words, self.max_words)
-        if "{outline}" not in self.request:
-            raise ValueError(f"request must hold {{outline}}: {self.request!r:.80}")
+        check_asking(self.attempts, self.min_words, self.max_words, self.language)
+        check_template("request", self.request, ["outline"])
 
     @cached_property
     def drawing(self) -> Template:
@@ -126,7 +128,7 @@ class RoughTemplatePrompts:
     def preview(self, item: str, seed: int) -> str:
         """What the model is asked for an item."""
         outline, _ = self.drawing.draw(seed_of(seed, "prompt", item))
-        return self.request.replace("{outline}", outline)
+        return fill_template(self.request, {"outline": outline})
 
 
 class _RoughTemplateWriter(PromptWriter):
@@ -145,7 +147,8 @@ class _RoughTemplateWriter(PromptWriter):
             return TextRequest(name, messages, seed_of(seed, "prompt", name, attempt))
 
         def read(_: str, text: str) -> str:
-            return plain_sentence(text, settings.min_words, settings.max_words)
+            asked = settings.request.replace("{outline}", "")
+            return read_sentence(text, settings.min_words, settings.max_words, settings.language, question=asked)
 
         for answer in ask(self.model, ids, request, read, settings.attempts):
             outline, drawn = settings.drawing.draw(seed_of(seed, "prompt", answer.item))

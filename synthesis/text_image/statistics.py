@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...markdown_text import plain
 from ..components import Record
 from ..pair_sheet import MOST_PICTURES, PairCard, draw_people
 from ..stages import REJECTED
@@ -155,7 +156,7 @@ def _page(found: Mapping[str, Any], pictures: Sequence[str]) -> dict[str, list[s
         for group, painted in sorted(found["edits painted"].items(), key=lambda entry: (-entry[1], entry[0]))
     ]
     return {
-        f"# {found['name']}: statistics of the synthesis": [
+        f"# {plain(found['name'])}: statistics of the synthesis": [
             table(["", ""], overview),
             "Words are runs of letters and digits, in lower case.",
             *shown(pictures, "people.png", "lengths.png"),

@@ -11,7 +11,9 @@ give a triplet in each direction.
 """
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,13 +22,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..components import Gate, Record, seed_of
+from ..components import CONTROL, REJECTED, Gate, ImageRequest, Record, SynthesisError, seed_of
 from ..filtering.clip import ClipGate
+from ..filtering.controls import JudgeControls, check_controls, controlled_ids, controls_of, count_controls
 from ..filtering.detectors import PeopleGate
 from ..filtering.gates import AspectGate, BlankGate, BlurGate, SeamGate, TwinGate, open_halves
 from ..filtering.judge import VisionLanguageJudge
 from ..filtering.onlooker import Onlooker
-from ..filtering.thresholds import DIRECTIONS, Thresholds
+from ..filtering.thresholds import DIRECTIONS, UNIT, Thresholds
 from ..painters.diffusion import DiffusionPainter
 from ..painters.image_server import ImageServer
 from ..painters.world import WorldPainter
@@ -36,10 +39,9 @@ from ..quadruples.grammar import GrammarWriter
 from ..quadruples.near_duplicates import NearDuplicateSettings, reject_near_duplicates
 from ..quadruples.prompting import LanguageModelWriter
 from ..recipe import Recipe
-from ..settings import deciding
+from ..settings import deciding, uses_models
 from ..splitting import Split, SplitSettings
 from ..stages import (
-    REJECTED,
     DataSetStage,
     ItemStage,
     PaintingStage,
@@ -48,12 +50,18 @@ from ..stages import (
     WholeStage,
     Workspace,
     WritingStage,
+    free_memory,
+    read_lines,
 )
+from ..templates import check_template, fill_template
 from ..world.things import ThingsWriter
 from ..world.things_painter import ThingsPainter
 from .assembly import FORMATS, AssemblySettings, assemble, data_set_files, kept_triplets, triplet_of
 
+logger = logging.getLogger(__name__)
+
 _AT_ONCE = 64  # pictures opened together
+_WATCHED = 400  # of the latest judgements of controls and of their pairs
 
 
 @dataclass(frozen=True)
@@ -93,10 +101,7 @@ class DiptychSettings(PictureFormat):
         super().__post_init__()
         if min(self.realistic, self.diverse) < 0 or self.realistic + self.diverse < 1:
             raise ValueError(f"realistic and diverse: at least one diptych, not {self.realistic} and {self.diverse}")
-        try:
-            self.prompt.format(caption_a="", caption_b="")
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(f"prompt: knows {{caption_a}} and {{caption_b}} alone ({error!r})") from None
+        check_template("prompt", self.prompt, ["caption_a", "caption_b"])
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,7 @@ class TripletRecipe(Recipe):
         split: How they are cut in two.
         gates: Cheap measures of every pair.
         judge: Who looks at pairs that the gates let through; None to decide by the gates alone.
+        controls: Pairs spoilt on purpose by which a judge with a model is controlled.
         filter: The bounds of all scores.
         assemble: The data set.
     """
@@ -124,6 +130,7 @@ class TripletRecipe(Recipe):
         default_factory=list
     )
     judge: Onlooker | VisionLanguageJudge | None = None
+    controls: JudgeControls = field(default_factory=JudgeControls, metadata={"free": True})
     filter: Thresholds = field(default_factory=Thresholds)
     assemble: AssemblySettings = field(default_factory=AssemblySettings)
 
@@ -137,6 +144,8 @@ class TripletRecipe(Recipe):
                 nearest = difflib.get_close_matches(name, scores, n=1)
                 hint = f"did you mean {nearest[0]!r}?" if nearest else f"they give {', '.join(scores) or 'no scores'}."
                 raise ValueError(f"filter: bounds: neither a gate nor the judge measures {name!r}; {hint}")
+        scales = {name: scale for gate in self.gates for name, scale in zip(gate.names, gate.scales, strict=True)}
+        self.filter.check_scales(scales | dict.fromkeys(self.judge.names if self.judge else (), UNIT))
 
     @property
     def gate_scores(self) -> list[str]:
@@ -229,11 +238,15 @@ class _Diptychs(PaintingStage):
             "id": name,
             "quadruple": quadruple["id"],
             "number": number,
-            "prompt": self._diptychs.prompt.format(caption_a=quadruple["caption_a"], caption_b=quadruple["caption_b"]),
+            "prompt": fill_template(self._diptychs.prompt, quadruple),
             "seed": seed,
             "strength": 1.0 if is_realistic else round(float(np.random.default_rng([seed, 0]).uniform()), 3),
             "scene": quadruple,
         }
+
+    def trial_request(self, pair: Record, folder: Path) -> ImageRequest:
+        prompt = self._diptychs.prompt.format(caption_a=pair["caption_a"], caption_b=pair["caption_b"])
+        return replace(super().trial_request(pair, folder), prompt=prompt)
 
 
 class _Halves(PartStage):
@@ -260,6 +273,10 @@ class _Halves(PartStage):
                 diptychs = list(threads.map(lambda item: open_picture(work.root / item["image"]), some))
                 yield from threads.map(save, some, self.part.split(diptychs))
 
+    def trial(self, pair: Record, folder: Path) -> Record:
+        self.part.split([open_picture(folder / pair["image"])])
+        return {"id": pair["id"]}  # a detector of photographs need not find painted people
+
     def _save(self, item: Record, split: Split | str, work: Workspace, chunk: int) -> Record:
         """Saves the halves; returns their record, or that of the rejected diptych."""
         record = {name: item[name] for name in ("id", "quadruple", "number")}
@@ -282,6 +299,24 @@ class _Gates(ItemStage):
         self._gate_settings = recipe.gates
         self.settings = {"gates": deciding(recipe.gates)}
         self._gates: list[Gate] = []
+
+    @property
+    def works_with(self) -> Any:
+        return self._gate_settings
+
+    def try_out(self, pair: Record, folder: Path) -> None:
+        try:
+            self.prepare()
+            for settings, gate in zip(self._gate_settings, self._gates, strict=True):
+                (scores,) = gate.score([pair], [open_halves(pair, folder)])
+                if strange := [name for name, score in scores.items() if not math.isfinite(score)]:
+                    raise SynthesisError(
+                        f"stage gates: {settings.kind} measures {strange[0]} as {scores[strange[0]]} of a picture in "
+                        "order: its weights are damaged or overflow; take another model"
+                    )
+        finally:
+            self.release()
+            free_memory()
 
     def prepare(self) -> None:
         self._gates = [settings.load() for settings in self._gate_settings]
@@ -319,18 +354,67 @@ class _Judgements(PartStage):
         self._bounds = recipe.filter.among(recipe.gate_scores)
         # Bounds say which pairs are judged, not what is said of them: with others, no judgement is made twice.
         self.settings = {"judge": deciding(recipe.judge)}
+        self._names, self._seed, self._all_bounds = recipe.judge.names, recipe.seed, recipe.filter
+        self._controls = recipe.controls if uses_models(recipe.judge) else JudgeControls(per_chunk=0)
+        self._judge = str(getattr(getattr(recipe.judge, "model", None), "model", recipe.judge.kind))
+        self._recent: dict[str, Record] = {}  # judgements of controls, and of the pairs that they are made of
+        self._has_warned = False
 
     def items(self, work: Workspace, chunk: int) -> list[Record]:
         scores = {record["id"]: record["scores"] for record in work.read(self.source, chunk)}
-        decided = ((pair, self._bounds.decide(scores[pair["id"]])) for pair in pairs_with_texts(work, chunk))
-        return [pair for pair, reasons in decided if not all(reasons.values())]
+        pairs = pairs_with_texts(work, chunk)
+        decided = ((pair, self._bounds.decide(scores[pair["id"]])) for pair in pairs)
+        judged = [pair for pair, reasons in decided if not all(reasons.values())]
+        controls = controls_of(pairs, self._controls, self._seed, self._names)
+        if not controls or self._was_judged_without(work, chunk):
+            return judged
+        return [item for pair in judged for item in (pair, controls.get(pair["id"])) if item]
+
+    def _was_judged_without(self, work: Workspace, chunk: int) -> bool:
+        """Whether the chunk is finished and has no controls: nobody need start the judge again for them."""
+        file = work.file(self.name, chunk)
+        return file.exists() and not any(CONTROL in record for record in read_lines(file)[0])
+
+    def run(self, work: Workspace) -> None:
+        super().run(work)
+        if self._controls.per_chunk:
+            own = (record for chunk in work.own_chunks for record in work.read(self.name, chunk))
+            self._check(own)
 
     def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
+        controls = {item["id"]: item[CONTROL] for item in items if CONTROL in item}
+        stored, _ = self._stored(work, chunk)
+        watched = controlled_ids([*items, *stored.values()])
+        self._watch(record for record in stored.values() if record["id"] in watched)
         for judgement in self.part.judge(iter(items), work.root):
+            record: Record = {"id": judgement.id}
+            if judgement.id in controls:
+                record[CONTROL] = controls[judgement.id]
             if judgement.fault is None:
-                yield {"id": judgement.id, "scores": dict(judgement.scores)}
+                record["scores"] = dict(judgement.scores)
             else:
-                yield {"id": judgement.id, REJECTED: judgement.fault}
+                record[REJECTED] = judgement.fault
+            yield record
+            if judgement.id in watched:
+                self._watch([record])
+
+    def _watch(self, records: Iterable[Record]) -> None:
+        """Looks at the last controls at once: a judge may also go bad on the way."""
+        self._recent |= {record["id"]: record for record in records}
+        self._recent = dict(list(self._recent.items())[-_WATCHED:])
+        self._check(self._recent.values())
+
+    def _check(self, records: Iterable[Record]) -> None:
+        """Stops, or warns once, where the judge does not tell spoilt pairs apart."""
+        tally = count_controls(records, self._all_bounds)
+        warning = tally and check_controls(tally, self._controls, self._judge)
+        if warning and not self._has_warned:
+            logger.warning("%s", warning)
+            self._has_warned = True
+
+    def trial(self, pair: Record, folder: Path) -> Record:
+        (judgement,) = self.part.judge([pair], folder)
+        return {"id": pair["id"]} | ({REJECTED: judgement.fault} if judgement.fault is not None else {})
 
 
 class _Filter(WholeStage):
@@ -402,6 +486,13 @@ class _Statistics(WholeStage):
         stages = ["quadruples", "distinct", "diptychs", "split", "gates", "judgements", "filter"]
         return [name for name in stages if name != "judgements" or self._recipe.judge]
 
+    @property
+    def works_with(self) -> Any:
+        return self._recipe.statistics
+
+    def try_out(self, pair: Record, folder: Path) -> None:
+        self._recipe.statistics.try_out()
+
     def make(self, work: Workspace) -> dict[str, Any]:
         from ..statistics import write_statistics
 
@@ -415,6 +506,7 @@ class _Statistics(WholeStage):
             stages={name: work.counts(name) for name in self.sources()},
             quadruples=self._kept(work, "distinct"),
             scores=self._scores(work),
+            controls=self._controls(work),
             bounds={name: (bound.at_least, bound.at_most) for name, bound in recipe.filter.bounds.items()},
             kept=kept_triplets(work),
             rejected=self._rejected(work),
@@ -426,6 +518,13 @@ class _Statistics(WholeStage):
 
     def results(self, work: Workspace) -> list[Path]:
         return [work.folder(self.name) / name for name in ("statistics.md", "statistics.json")]
+
+    def _controls(self, work: Workspace) -> dict[str, Any] | None:
+        """What the judge said of its controls; None where there were none."""
+        if not self._recipe.judge:
+            return None
+        tally = count_controls(work.records("judgements"), self._recipe.filter)
+        return tally and tally.as_dict()
 
     def _texts_and_pictures(self, work: Workspace) -> tuple[list[str], list[tuple[Path, str]]]:
         if not self._recipe.statistics.needs_models:

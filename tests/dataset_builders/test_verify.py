@@ -96,7 +96,7 @@ def test_all_problems_are_told_not_just_the_first(syncpr_root, syncpr_records, c
     assert "it is a web page" in broken[records[3]["reference_image_path"]]
     assert found(report, file, "has a field of the wrong type")[0][0] == 4
     assert found(report, file, "has a path that is not below the folder") == [(4, "target_image_path: '../x.png'")]
-    assert found(report, file, "is not a JSON object") == [(6, "it is 7")]
+    assert found(report, file, "is not a JSON object") == [(6, "it is a number: 7")]
     assert found(report, file, "repeats an earlier record") == [(7, "record 5")]
     assert report["files"][file]["records"] == 8
     images = report["images"]
@@ -151,7 +151,7 @@ def test_problems_of_a_text_image_set(syntbpr_root, syntbpr_records):
     rewrite(syntbpr_root / "SynTBPR.json", [*records, records[3] | {"captions": ["Once more."]}])
     report, file = check(syntbpr_root), "SynTBPR.json"
     wrong = dict(found(report, file, "has a field of the wrong type"))
-    assert "expected an object whose source is generated or edited" in wrong[0] and "captions is []" in wrong[2]
+    assert "expected an object whose source is generated or edited" in wrong[0] and "captions is a list: []" in wrong[2]
     assert found(report, file, "has an empty text") == [(1, "captions[1]")]
     assert found(report, file, "repeats an earlier record") == [(4, "record 3")]  # a picture comes once
 

@@ -1,17 +1,22 @@
 """Diptychs composed of photographs whose names tell who is on them."""
 
+import base64
+import io
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from scripted_model import ScriptedModel
+from stub_server import StubServer
 
 from fafa.synthesis.adapters.composing import FolderDiptychs, Photograph, fill, next_pair
 from fafa.synthesis.components import SynthesisError, TextModel, TextReply
+from fafa.synthesis.models import ServerModel
 
 FLAT = r"^(?P<identity>\d{4})_(?P<camera>c\d)"
 
@@ -144,25 +149,100 @@ class LoadedCaptioner(TextModel):
             if name == "0002_c2_0.png":
                 yield TextReply(request.id, "", "refused")
             else:
-                yield TextReply(request.id, f'"Somebody\n in {name}."')
+                yield TextReply(request.id, f'"Somebody is seen\n in {name}."')
+
+
+@dataclass(frozen=True)
+class Scripted:
+    kind = "stub"
+    model: ScriptedModel = field(metadata={"free": True})
+
+    def load(self) -> TextModel:
+        return self.model
 
 
 def test_a_model_captions_what_the_file_lacks_and_goes_on_after_a_stop(crops, tmp_path):
     (tmp_path / "captions.jsonl").write_text('{"image": "0001_c1_0.png", "caption": "from the file"}\n')
     LoadedCaptioner.asked = []
+    once = settings(crops, captioner=Captioner(stop_after=2), attempts=1)
     with pytest.raises(SynthesisError, match="the server is gone"):
-        settings(crops, captioner=Captioner(stop_after=2)).load(tmp_path / "out")
+        once.load(tmp_path / "out")
     assert len(LoadedCaptioner.asked) == 2
-    metadata = settings(crops, captioner=Captioner(stop_after=2)).load(tmp_path / "out")
+    metadata = once.load(tmp_path / "out")
     assert sorted(LoadedCaptioner.asked) == ["0001_c1_1.png", "0001_c2_0.png", "0002_c1_0.png", "0002_c2_0.png"]
     captions = {}
     for diptych in lines(metadata):
         if "rejected" not in diptych:
             captions |= dict(zip(diptych["sources"], (diptych["caption_a"], diptych["caption_b"]), strict=True))
     assert captions["0001_c1_0.png"] == "from the file"
-    assert captions["0001_c2_0.png"] == "Somebody in 0001_c2_0.png"
+    assert captions["0001_c2_0.png"] == "Somebody is seen in 0001_c2_0.png"
     rejected = [diptych for diptych in lines(metadata) if "rejected" in diptych]
     assert [diptych["rejected"] for diptych in rejected] == ["0002_c2_0.png: refused"]
+
+
+def test_what_a_captioner_prints_around_a_caption_stays_out_and_what_is_none_is_asked_for_again(
+    crops, tmp_path, caplog
+):
+    """Thoughts, greetings, refusals and half sentences went into the prompts that the adapter was trained on."""
+    replies = {
+        "0001_c1_0.png": ["<think>A man?</think>\n**Caption:** A man in a red coat walks by."],
+        "0001_c1_1.png": ["Sure! Here is the caption:\n\nA man in a red coat waits."],
+        "0001_c2_0.png": ["A man in a red coat and", "N/A", "A man in a red coat sits."],
+        "0002_c1_0.png": ["很抱歉，我无法描述图片中的人物。"],
+        "0002_c2_0.png": ["A woman in blue boots runs.\n\nNote: her face is not visible."],
+    }
+    model = ScriptedModel(lambda r: replies[r.id].pop(0) if len(replies[r.id]) > 1 else replies[r.id][0])
+    (tmp_path / "captions.jsonl").write_text("")
+    metadata = settings(crops, captioner=Scripted(model), captions=None).load(tmp_path / "out")
+    prompts = [line["prompt"] for line in lines(metadata) if "rejected" not in line]
+    assert prompts and all("A man in a red coat " in prompt for prompt in prompts)
+    assert not any(word in prompt for prompt in prompts for word in ("think", "Caption", "Sure", "N/A", "coat and;"))
+    records = {record["id"]: record for record in lines(tmp_path / "out" / "captions" / "00000.jsonl")}
+    assert records["0001_c2_0.png"]["faults"] == ["stops in mid-sentence", "no answer"]
+    assert records["0002_c1_0.png"]["rejected"] == "refused" and len(records["0002_c1_0.png"]["answers"]) == 3
+    assert records["0002_c2_0.png"]["caption"] == "A woman in blue boots runs"
+    assert "1 photographs have no caption: refused" in caplog.text
+
+
+def test_one_picture_twice_is_no_pair(tmp_path):
+    """The adapter would learn that both halves are the same picture."""
+    root = tmp_path / "people"
+    for name, colour in (("ann/a", "red"), ("ann/b", "red"), ("ann/c", "blue"), ("bob/a", "red"), ("bob/b", "red")):
+        photograph(root / f"{name}.png", colour)
+    metadata = settings(root, pattern=FolderDiptychs.pattern, per_identity=3).load(tmp_path / "out")
+    (diptych,) = lines(metadata)
+    assert "ann/c.png" in diptych["sources"]
+    ann, bob = lines(tmp_path / "out" / "pictures" / "00000.jsonl")
+    ((path, reason),) = ann["unusable"].items()
+    assert {path, reason} in [
+        {"ann/a.png", "the same picture as ann/b.png"},
+        {"ann/b.png", "the same picture as ann/a.png"},
+    ]
+    assert bob["rejected"] == "fewer than two usable photographs"
+
+
+def test_a_photograph_stored_on_its_side_is_upright_in_the_diptych_and_before_the_captioner(tmp_path):
+    shown = []
+
+    def look(body, chance):
+        for part in body["messages"][-1]["content"]:
+            if isinstance(part, dict) and part["type"] == "image_url":
+                code = part["image_url"]["url"].partition("base64,")[2]
+                shown.append(Image.open(io.BytesIO(base64.b64decode(code))).size)
+        return "A man in a red coat walks by."
+
+    root = tmp_path / "people" / "ann"
+    root.mkdir(parents=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for number, colour in enumerate(("red", "blue")):
+        Image.new("RGB", (128, 64), colour).save(root / f"{number}.jpg", exif=exif)
+    with StubServer(look) as server:
+        captioner = ServerModel(model=server.model, base_url=server.url)
+        options = {"pattern": FolderDiptychs.pattern, "captions": None, "captioner": captioner, "min_height": 128}
+        (diptych,) = lines(settings(root.parent, **options).load(tmp_path / "out"))
+    assert "rejected" not in diptych
+    assert [size for size in shown if size != (224, 224)] == [(64, 128)] * 2  # the first question shows a grey square
 
 
 def test_doing_it_again_changes_nothing_and_lost_pictures_come_back(crops, tmp_path):
@@ -197,7 +277,14 @@ def test_other_settings_are_refused(crops, tmp_path, changes, message):
         ({"pattern": "x"}, "identity"),
         ({"pattern": "(?P<identity>.)(?P<cam>.)"}, "not cam"),
         ({"prompt": "left: {caption_a}"}, "caption_b"),
-        ({"prompt": "{caption_a} {caption_b} {who}"}, "no other braces"),
+        ({"prompt": "{caption_a} {caption_b} {who}"}, "no field {who}"),
+        ({"prompt": "{caption_a} {caption_b} {}"}, "no field {}"),
+        ({"prompt": "{caption_a} {caption_b:>9}"}, "without a format"),
+        ({"prompt": "{caption_a} {caption_b} {0}"}, "no field {0}"),
+        ({"prompt": "{caption_a} {caption_b} }"}, "no other braces"),
+        ({"instruction": "Describe {person}."}, "no field {person}; nothing is filled in there"),
+        ({"attempts": 0}, "attempts"),
+        ({"language": "klingon"}, "language 'klingon' is unknown"),
         ({"width": 63}, "even"),
         ({"max_cut": 1.0}, "max_cut"),
         ({"captions": None}, "captioner"),

@@ -2,7 +2,8 @@ import pytest
 from scripted_model import ScriptedModel
 
 from fafa.synthesis.components import SynthesisError, TextRequest
-from fafa.synthesis.models.asking import UnusableAnswer, ask, is_refusal, without_thoughts
+from fafa.synthesis.models.asking import ask
+from fafa.synthesis.replies import UnusableAnswer, answer_part, is_refusal
 
 
 def request(item, attempt):
@@ -65,12 +66,12 @@ def test_half_a_character_is_no_answer():
     ],
 )
 def test_thoughts_are_no_part_of_an_answer(answer):
-    assert without_thoughts(answer) == "a coat"
+    assert answer_part(answer) == "a coat"
 
 
 def test_an_answer_of_thoughts_alone_is_empty():
     with pytest.raises(UnusableAnswer, match="empty answer"):
-        without_thoughts("<think>a coat, I would say, and then")
+        answer_part("<think>a coat, I would say, and then")
 
 
 def test_refusals_are_known_by_their_words():

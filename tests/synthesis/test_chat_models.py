@@ -2,11 +2,13 @@
 
 import json
 import random
+import shutil
 from collections import Counter
 
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from safetensors.torch import load_file, save_file
 from tiny_language_models import save_tiny_chat, save_tiny_llava, save_tiny_qwen_vl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -106,7 +108,7 @@ def test_answers_by_a_schema_fulfil_it_beside_free_ones(folders):
     requests = [ask(f"person {item}", str(item), item, schema=SCHEMA if item % 2 else None) for item in range(8)]
     replies = {int(reply.id): reply for reply in load(folders["chat"], max_new_tokens=60).answer(requests)}
     for item in (1, 3, 5, 7):
-        assert replies[item].fault is None
+        assert (replies[item].fault, replies[item].finish_reason) == (None, "stop")
         answer = json.loads(replies[item].text)
         assert set(answer) == {"caption", "score"}
         assert len(answer["caption"]) <= 10 and 0 <= answer["score"] <= 10
@@ -117,6 +119,38 @@ def test_an_answer_cut_by_its_length_is_a_fault(folders):
     (reply,) = load(folders["chat"], max_new_tokens=5).answer([ask("a", schema=SCHEMA)])
     assert reply.text.startswith('{"c')
     assert reply.fault == "cut off at 5 tokens"
+    assert reply.finish_reason == "length"
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16", "float16"])
+def test_weights_are_loaded_in_the_dtype_of_the_recipe(folders, dtype):
+    """The name of the option has changed once; a name that is not known would be taken without a word."""
+    model = load(folders["chat"], dtype=dtype)
+    expected = "float32" if dtype == "auto" else dtype
+    assert {str(weight.dtype) for weight in model.model.parameters()} == {f"torch.{expected}"}
+    assert model.about["dtype"] == expected
+
+
+@pytest.mark.parametrize("name", ["chat", "llava"])
+def test_a_model_that_lacks_weights_is_refused_by_their_names(folders, tmp_path, name):
+    """Transformers draws them at random, and only a table in the log says so."""
+    folder = tmp_path / name
+    shutil.copytree(folders[name], folder)
+    weights = load_file(folder / "model.safetensors")
+    lost = next(name for name in weights if name.endswith("layers.1.mlp.down_proj.weight"))
+    del weights[lost]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(SynthesisError, match=r"lacks weights of .*layers\.1\.mlp\.down_proj\.weight.*Fetch it again"):
+        load(folder)
+
+
+def test_scores_that_are_no_numbers_end_the_work_and_are_no_answer(folders):
+    """As of damaged weights, or of float16 that overflows: the same word would be picked for ever."""
+    model = load(folders["chat"])
+    with torch.no_grad():
+        model.model.lm_head.weight[7] = torch.nan
+    with pytest.raises(SynthesisError, match=r"chat: its scores of the next word are no numbers \(NaN\): set dtype"):
+        list(model.answer([ask("red")]))
 
 
 def test_control_tokens_in_a_text_do_not_act(folders):

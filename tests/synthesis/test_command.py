@@ -138,16 +138,16 @@ def test_an_unknown_recipe_gets_the_nearest_name(output, capsys):
 
 
 def test_another_recipe_is_refused_with_the_difference(recipe, output, tmp_path, capsys):
-    assert main([recipe, "--output", str(output), "--limit", "1", "--quiet"]) == 0
+    assert main([recipe, "--output", str(output), "--limit", "2", "--quiet"]) == 0
     before = contents(output)
     changed = write(tmp_path / "changed.yaml", diptychs=RECIPE["diptychs"] | {"realistic": 3})
-    message = fails(capsys, changed, "--output", output, "--limit", "1", "--quiet")
+    message = fails(capsys, changed, "--output", output, "--limit", "2", "--quiet")
     assert f"{output / 'diptychs'} was begun with another recipe (diptychs.realistic: 2 -> 3)" in message
     assert "--redo diptychs" in message
     assert contents(output) == before
 
-    assert main([changed, "--output", str(output), "--limit", "1", "--quiet", "--redo", "diptychs"]) == 0
-    assert len((output / "diptychs" / "00000.jsonl").read_text().splitlines()) == 3
+    assert main([changed, "--output", str(output), "--limit", "2", "--quiet", "--redo", "diptychs"]) == 0
+    assert len((output / "diptychs" / "00000.jsonl").read_text().splitlines()) == 6
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_wrong_urls_keys_and_models_show_at_once(serve, monkeypatch):
     with pytest.raises(SynthesisError, match=r"http://127.0.0.1:9/v1: the image server does not answer"):
         ImageServer(model="stub", base_url="http://127.0.0.1:9/v1").load()
     monkeypatch.delenv("PAINTER_KEY", raising=False)
-    with pytest.raises(SynthesisError, match="PAINTER_KEY is not set"):
+    with pytest.raises(SynthesisError, match="PAINTER_KEY holds no API key"):
         settings(serve(), api_key_variable="PAINTER_KEY").load()
     unknown = settings(serve(lambda body, times: (404, {"error": {"message": "no such model"}}))).load()
     with pytest.raises(SynthesisError, match="refuses to paint with model 'stub'"):

@@ -137,7 +137,11 @@ def settings_of(file: Path) -> dict[str, Any]:
         ("diptychs.realistic", 10**18, ": diptychs: realistic: expected a whole number up to 1,000"),
         ("diptychs.painter.height", 60_000, ": diptychs: painter: height: expected a whole number up to 8,192"),
         ("chunk_size", 10**18, ": chunk_size: expected a whole number up to 1,000,000"),
-        ("diptychs.prompt", "{caption_c}", ": diptychs: prompt: knows {caption_a} and {caption_b} alone"),
+        (
+            "diptychs.prompt",
+            "{caption_c}",
+            ": diptychs: prompt: there is no field {caption_c}; did you mean {caption_b}?",
+        ),
         ("filter.bounds.quality", {}, ": filter: bounds: quality: give at_least, at_most or both"),
         ("quadruples.writer.prompt", "a {place}", "the slot {place} of 'a {place}' needs a pool of 1 phrases or more"),
     ],

@@ -21,6 +21,7 @@ from fafa.synthesis.stages import (
     PartStage,
     WholeStage,
     Workspace,
+    WritingStage,
     discard_from,
     run_stages,
     verify_workspace,
@@ -272,6 +273,23 @@ def test_more_items_may_follow(tmp_path, expected):
     run_stages([more, Sum()], workspace(tmp_path))
     assert more.made.total() == 13
     assert contents(tmp_path) == expected
+
+
+def test_half_a_file_that_a_kill_left_behind_does_not_stop_the_next_run(tmp_path):
+    """It was taken for a chunk, and its name for a number."""
+
+    class Texts(WritingStage):
+        name = "texts"
+
+    stage = Texts(None, count=7, chunk_size=5, seed=0)
+    work = workspace(tmp_path, num_chunks=2)
+    work.folder("texts").mkdir()
+    write_whole(work.file("texts", 1), "".join(f'{{"id": "{number}"}}\n' for number in (5, 6)))
+    (work.folder("texts") / ".00001.jsonl").write_text('{"id": "5"}\n{"id"')
+    stage.check_settings(work)
+    write_whole(work.file("texts", 1), "".join(f'{{"id": "{number}"}}\n' for number in (5, 6, 7)))
+    with pytest.raises(SynthesisError, match="holds 8 texts, and 7 are asked for"):
+        stage.check_settings(work)
 
 
 def test_two_processes_do_not_share_a_chunk(tmp_path):

@@ -111,7 +111,7 @@ def test_the_page_tells_everything_beside_the_published_figures(written):
         "| kept of all possible triplets | 42 % | 41 % |",
         "| quadruples | 4 | 3 | 75.0 % |",
         "| filter | quality below 0.5 | 5 | 41.7 % |",
-        "| filter | a / b | 1 | 8.3 % |",
+        r"| filter | a \| b | 1 | 8.3 % |",
         "| upper colour | red 100.0 %, blue 66.7 %, green 33.3 % |",
         "| CLIPScore | 27.12 |",
     ):

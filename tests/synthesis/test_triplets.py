@@ -388,16 +388,20 @@ def test_models_of_this_process_write_paint_measure_and_judge(folders, tmp_path)
     assert about["gates"]["clip"]["model"] == str(folders["clip"])
 
 
-def test_a_model_that_babbles_ends_in_an_empty_data_set_with_reasons(folders, tmp_path, capsys):
+def test_a_data_set_of_nothing_is_a_failure_with_reasons(folders, tmp_path, capsys):
+    """Where nothing is tried before, and there are too few texts for a brake."""
     writer = {"kind": "transformers", "model": str(folders["babbler"]), "device": "cpu", "max_new_tokens": 60}
-    recipe = real_recipe(folders, writer, judge=None, count=3)
+    recipe = real_recipe(folders, writer, judge=None, count=3) | {"brakes": {"preflight": False}}
     made = tmp_path / "made"
-    assert run(write(tmp_path / "real.yaml", recipe), made) == 0
+    assert run(write(tmp_path / "real.yaml", recipe), made) == 1
     texts = records(made, "quadruples")
     assert all(record["rejected"] and len(record["answers"]) == record["attempts"] == 1 for record in texts)
     assert records(made, "diptychs") == records(made, "filter") == []
     assert json.loads((made / "SynCPR" / "SynCPR.json").read_text()) == []
-    assert "3 cut off at 60 tokens" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "3 cut off at 60 tokens" in said.out
+    assert "nothing was kept: stage quadruples rejected all 3 items, 3 of them for 'cut off at 60 tokens'" in said.err
+    assert "turn the model's thinking off" in said.err
 
 
 def answer(body: dict[str, Any], chance: random.Random) -> str:
@@ -430,11 +434,16 @@ def test_a_server_writes_and_judges(served):
     assert len(records(made, "quadruples")) == 9 > len(rejected(made, "quadruples"))
     assert {record["rejected"] for record in rejected(made, "quadruples")} == {"broken JSON"}
     assert {record["rejected"] for record in rejected(made, "judgements")} <= {"no mark for quality"}
+    controls = [record for record in records(made, "judgements") if "control" in record]
+    assert 0 < len(controls) < len(records(made, "judgements")) / 2
+    assert "## The judge's controls" in (made / "statistics" / "statistics.md").read_text()
     decided(made, 0.3)
     runs = {"quadruples": Counter(), "judgements": Counter()}
     for note in map(json.loads, (made / "runs.jsonl").read_text().splitlines()):
         runs.setdefault(note["stage"], Counter()).update(note["usage"])
-    assert runs["quadruples"]["requests"] + runs["judgements"]["requests"] == len(server.bodies)
+    # Nine more were asked before the first item: does it answer, texts until one is usable, a pair until it is judged.
+    asked = runs["quadruples"]["requests"] + runs["judgements"]["requests"]
+    assert asked < len(server.bodies) <= asked + 25
     read = runs["quadruples"]["input tokens"]
     assert read > 0 and runs["quadruples"]["cost"] == pytest.approx(2 * read / 1e6)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from PIL import Image
 from tiny import GOLDEN, golden_tensors, tiny_model, tiny_processor
 
@@ -25,6 +26,32 @@ def test_batch_is_what_the_model_takes(triplets):
     assert torch.isfinite(model(**batch).loss_itc)
     plain = FafaDataCollator(tiny_processor())(rows)
     assert "caption_input_ids" not in plain and "skipped_images" not in plain
+
+
+def test_a_caption_that_cannot_be_trained_on_is_told_with_its_triplet(triplets):
+    """In a batch by its place in the data set, not in the batch; and before the first step, however late it comes."""
+    rows = [triplets[row] for row in range(12)]
+    rows[9]["edit_caption"] = rows[10]["target_caption"] = "..."
+    named = (
+        r"the edit_caption of the triplet of 2-0_right.png and 2-0_left.png \(cpr_id 5\) cannot be trained on: .*'...'"
+    )
+    with pytest.raises(ValueError, match=named):
+        FafaDataCollator(tiny_processor())(rows[8:])
+    collator = FafaDataCollator(tiny_processor(), with_captions=True)
+    for sets in ((Dataset.from_list(rows), None), (triplets, Dataset.from_list(rows))):
+        with pytest.raises(ValueError, match=named):
+            collator.check_captions(*sets)
+    with pytest.raises(ValueError, match=r"the target_caption of the triplet of 2-1_left.png and 2-1_right.png"):
+        collator.check_captions(Dataset.from_list(rows[10:]))
+    FafaDataCollator(tiny_processor()).check_captions(Dataset.from_list(rows[10:]), triplets, None, iter(rows))
+
+
+@pytest.mark.parametrize("group", ["5", 5.0, None, True])
+def test_a_group_that_is_no_whole_number_is_told_with_its_triplet(triplets, group):
+    rows = [triplets[row] for row in range(4)]
+    rows[3]["cpr_id"] = group
+    with pytest.raises(ValueError, match=r"cpr_id of the triplet of 0-1_right.png and 0-1_left.png .*a whole number"):
+        FafaDataCollator(tiny_processor())(rows)
 
 
 def test_without_augmentation_images_are_those_of_the_processor(triplets):

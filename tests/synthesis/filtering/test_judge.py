@@ -12,12 +12,12 @@ from tiny_language_models import save_tiny_llava
 from fafa.synthesis.components import TextModel, TextReply
 from fafa.synthesis.filtering.judge import (
     Question,
-    UnusableAnswer,
     VisionLanguageJudge,
     read_scores,
     schema_of,
 )
 from fafa.synthesis.models import ChatModel
+from fafa.synthesis.replies import UnusableAnswer
 from fafa.synthesis.settings import RecipeError, read_settings
 
 NAMES = ("quality", "follows_ab")
@@ -82,10 +82,10 @@ def test_a_request_shows_both_pictures_and_asks_with_the_texts_filled_in():
     (judgement,) = judge_of(model, system="Be strict.").judge(pairs("1-1"), Path("work"))
     (request,) = model.asked
     assert request.images == (Path("work/left.png"), Path("work/right.png"))
-    # A slot inside a caption is text.
+    # A slot inside a caption is text, and no text can end the quotation.
     assert request.messages == [
         {"role": "system", "content": "Be strict."},
-        {"role": "user", "content": "Compare a red coat {edit_ab} and now blue."},
+        {"role": "user", "content": 'Compare "a red coat {edit_ab}" and "now blue".'},
     ]
     assert request.schema == schema_of(NAMES)
     assert judgement.scores == {"quality": 1.0, "follows_ab": 0.0}
@@ -214,7 +214,10 @@ def test_settings_come_from_yaml_and_mistakes_are_named():
     for change, message in (
         ({"questions": []}, "give at least one question"),
         ({"questions": recipe["questions"] * 2}, "asked for twice: agreement_b"),
-        ({"questions": [{"prompt": "{caption}", "scores": ["x"]}]}, "the prompt has a slot {caption}; it can have"),
+        (
+            {"questions": [{"prompt": "{caption}", "scores": ["x"]}]},
+            "prompt: there is no field {caption}; did you mean {caption_",
+        ),
         ({"questions": [{"prompt": "?", "scores": ["Image quality"]}]}, "small letters and underscores"),
         ({"attempts": 0}, "attempts must be at least 1"),
     ):

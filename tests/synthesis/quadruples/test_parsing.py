@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from fafa.synthesis.models.asking import UnusableAnswer
 from fafa.synthesis.quadruples.parsing import parse_quadruple
+from fafa.synthesis.replies import UnusableAnswer
 
 TEXTS = {
     "caption_a": "A woman in a red coat.",

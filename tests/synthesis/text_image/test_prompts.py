@@ -69,7 +69,7 @@ def test_a_language_model_writes_out_the_rough_template():
     model, settings = rough(lambda r: "Sure: " + r.messages[-1]["content"], system="You write prompts.")
     records = prompts(settings, ["3", "4"])
     outline = records["3"]["outline"]
-    assert outline.startswith("a photo of") and records["3"]["prompt"] == f"Sure: Write out: {outline}."
+    assert outline.startswith("a photo of") and records["3"]["prompt"] == f"Write out: {outline}."
     (request,) = [request for request in model.asked if request.id == "3"]
     assert [message["role"] for message in request.messages] == ["system", "user"]
 

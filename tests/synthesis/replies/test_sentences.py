@@ -1,7 +1,6 @@
 import pytest
 
-from fafa.synthesis.models.asking import UnusableAnswer
-from fafa.synthesis.text_image.sentences import plain_sentence
+from fafa.synthesis.replies import UnusableAnswer, read_sentence
 
 
 @pytest.mark.parametrize(
@@ -20,7 +19,7 @@ from fafa.synthesis.text_image.sentences import plain_sentence
     ],
 )
 def test_a_sentence_is_read_out_of_what_is_around_it(answer):
-    assert plain_sentence(answer, 3, 9) == "A man wears a red coat."
+    assert read_sentence(answer, 3, 9) == "A man wears a red coat."
 
 
 @pytest.mark.parametrize(
@@ -39,4 +38,4 @@ def test_a_sentence_is_read_out_of_what_is_around_it(answer):
 )
 def test_answers_that_cannot_be_used_have_a_reason(answer, reason):
     with pytest.raises(UnusableAnswer, match=reason):
-        plain_sentence(answer, 3, 9)
+        read_sentence(answer, 3, 9)

@@ -1,0 +1,227 @@
+"""What goes into a FAFA model and comes out of it, looked at: refused by name, with the remedy.
+
+Kinds and shapes are looked at always. Values, such as ids beyond the vocabulary, only on a CPU: elsewhere a look waits
+for the device in every step.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+UNIT_TOLERANCE = 0.01  # of a feature's length: what rounding to bfloat16 moves, and some
+ALIKE = 1e-5  # largest difference of features that are alike
+NOTABLE = 0.1  # difference of pixels, normalised, from which images are told apart; ids differ by 1 at least
+_NAMES_SHOWN = 3
+
+
+def _may_look(tensor: Tensor) -> bool:
+    """Whether values may be looked at: they are at hand, and the look would not break a graph that is being made."""
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return tensor.device.type == "cpu" and type(tensor) is Tensor and not is_traced
+
+
+def _check_tensor(name: str, value: object, shape: str) -> None:
+    if not isinstance(value, Tensor):
+        remedy = "torch.as_tensor makes one of it" if hasattr(value, "__array__") or hasattr(value, "__len__") else ""
+        raise TypeError(
+            f"{name} is of type {type(value).__name__}, expected a tensor {shape}{remedy and f'; {remedy}'}"
+        )
+
+
+def check_images(name: str, pixels: Tensor, image_size: int) -> None:
+    """Refuses images of which the model would make nothing, or something wrong.
+
+    Args:
+        name: of the argument.
+        pixels: `(num_images, 3, image_size, image_size)`.
+        image_size: the model's.
+
+    Raises:
+        TypeError: no tensor of floating-point numbers.
+        ValueError: another shape, or no image.
+    """
+    shape = "(num_images, 3, height, width)"
+    _check_tensor(name, pixels, shape)
+    if pixels.ndim != 4 or pixels.shape[1] != 3:
+        raise ValueError(f"expected {name} {shape}, got {tuple(pixels.shape)}; FafaProcessor makes them")
+    if pixels.shape[0] == 0:
+        raise ValueError(f"{name} holds no image: leave empty batches out")
+    # Of smaller images the tower would take the first positions only, which belong to other places.
+    if pixels.shape[2] != image_size or pixels.shape[3] != image_size:
+        raise ValueError(
+            f"{name}: the images have {pixels.shape[2]} x {pixels.shape[3]} pixels, but this model takes {image_size} "
+            f"x {image_size}: use the processor that was saved with it"
+        )
+    if not pixels.is_floating_point():
+        raise TypeError(
+            f"{name} are {pixels.dtype}, expected floating-point numbers, rescaled and normalised; FafaProcessor makes "
+            "them"
+        )
+
+
+def check_captions(name: str, ids: Tensor, mask: Tensor | None, vocab_size: int, num_positions: int) -> None:
+    """Refuses captions of which the model would make nothing, or something wrong.
+
+    Args:
+        name: of the argument with the ids; the mask's is made of it.
+        ids: `(num_captions, length)`.
+        mask: the same shape, 0 at padding; or None.
+        vocab_size: rows of the word embeddings; num_positions: tokens that a caption may have.
+
+    Raises:
+        TypeError: no tensors of integers.
+        ValueError: another shape, no caption, too long a caption, an unknown id, or a caption that is all padding.
+    """
+    shape = "(num_captions, length)"
+    _check_tensor(name, ids, shape)
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise TypeError(f"{name} are {ids.dtype}, expected integers; the tokenizer makes them")
+    if ids.ndim != 2:
+        raise ValueError(f"expected {name} {shape}, got {tuple(ids.shape)}; FafaProcessor makes them")
+    if ids.shape[0] == 0 or ids.shape[1] == 0:
+        raise ValueError(f"{name} {tuple(ids.shape)} holds no caption: leave empty batches out")
+    if ids.shape[1] > num_positions:
+        raise ValueError(
+            f"{name}: the captions have {ids.shape[1]} tokens, but this model has {num_positions} positions: have the "
+            "processor cut them (max_text_length)"
+        )
+    if _may_look(ids):
+        wrong = (ids < 0) | (ids >= vocab_size)
+        if wrong.any():
+            row = int(wrong.any(dim=1).nonzero()[0])
+            raise ValueError(
+                f"{name}: caption {row} holds the id {int(ids[wrong][0])}, but this model knows ids from 0 to "
+                f"{vocab_size - 1}: use the processor that was saved with it, or model.resize_token_embeddings"
+            )
+    if mask is None:
+        return
+    mask_name = name.replace("input_ids", "attention_mask")
+    _check_tensor(mask_name, mask, shape)
+    if mask.shape != ids.shape:
+        raise ValueError(f"{mask_name} {tuple(mask.shape)} does not fit {name} {tuple(ids.shape)}: expected its shape")
+    if _may_look(mask):
+        if ((mask != 0) & (mask != 1)).any():
+            raise ValueError(f"{mask_name} holds other values than 0 (padding) and 1")
+        empty = (mask == 0).all(dim=1)
+        if empty.any():
+            raise ValueError(f"{mask_name}: caption {int(empty.nonzero()[0])} is all padding; leave such captions out")
+
+
+def check_group_ids(ids: Tensor, batch_size: int) -> None:
+    """Refuses group ids that are not one integer a triplet.
+
+    Raises:
+        TypeError: no tensor of integers.
+        ValueError: another number of them.
+    """
+    if isinstance(ids, (list, tuple)) and any(isinstance(entry, str) for entry in ids):
+        raise TypeError("group_ids are strings, expected a tensor of integers: number the groups")
+    _check_tensor("group_ids", ids, "(batch_size,)")
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise TypeError(f"group_ids are {ids.dtype}, expected integers: rounding would join groups")
+    if ids.ndim != 1 or ids.shape[0] != batch_size:
+        raise ValueError(f"group_ids {tuple(ids.shape)} for {batch_size} triplets: expected ({batch_size},), one each")
+
+
+def check_scored(queries: Tensor, targets: Tensor) -> None:
+    """Refuses what cannot be scored: of all queries, and of 256 targets spread over the gallery, see `check_features`.
+
+    Raises:
+        TypeError: no tensors of floating-point numbers.
+        ValueError: they lie on different devices, or the features cannot be right.
+    """
+    for name, features, shape in (
+        ("queries", queries, "(num_queries, dim)"),
+        ("targets", targets, "(num_targets, num_tokens, dim)"),
+    ):
+        _check_tensor(name, features, shape)
+        if not features.is_floating_point():
+            raise TypeError(f"{name} are {features.dtype}, expected floating-point features")
+    if queries.device != targets.device:
+        raise ValueError(f"queries are on {queries.device}, targets on {targets.device}: move one to the other")
+    if queries.ndim == 2 and targets.ndim == 3 and not (queries.requires_grad or targets.requires_grad):
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return
+        check_features(queries, "query")
+        step = max(1, targets.shape[0] // 256)
+        check_features(targets[::step], "target", range(0, targets.shape[0], step))
+
+
+def check_features(features: Tensor, kind: str = "row", names: Sequence[object] | None = None) -> None:
+    """Refuses features that no sound model makes: zero, not finite, or not of unit length.
+
+    It waits for the device.
+
+    Args:
+        features: `(num_rows, ..., dim)`.
+        kind: how an error calls a row, "image" for example.
+        names: of the rows, behind the kind; None: their numbers.
+
+    Raises:
+        ValueError: it names the rows.
+    """
+    lengths = torch.linalg.vector_norm(features, dim=-1, dtype=torch.promote_types(features.dtype, torch.float32))
+    right = (lengths - 1.0).abs() <= UNIT_TOLERANCE  # NaN is nowhere
+    if right.all():
+        return
+    finite = lengths.isfinite()
+    wrong = right.logical_not() if finite.all() else finite.logical_not()
+    rows = wrong.reshape(wrong.shape[0], -1).any(dim=1).nonzero().flatten().tolist()
+    who = ", ".join(f"{kind} {row if names is None else names[row]}".strip() for row in rows[:_NAMES_SHOWN])
+    if len(rows) > _NAMES_SHOWN:
+        who += f" and {len(rows) - _NAMES_SHOWN} more"
+    if not finite.all():
+        raise ValueError(
+            f"the features of {who} hold NaN or infinity: the model's weights are damaged, or its precision too low "
+            "(use bf16 rather than fp16)"
+        )
+    length = lengths[wrong][0].item()
+    if length == 0.0:
+        raise ValueError(f"the features of {who} are zero: the model's weights are damaged, or lost in quantisation")
+    raise ValueError(
+        f"the features of {who} have length {length:.3g}, expected 1: they are damaged, or not of this model, whose "
+        "features are normalised"
+    )
+
+
+class AlikeFeatures:
+    """Refuses features that are all alike although their inputs differ; it is told of them batch by batch.
+
+    Once two features differ, it looks no more.
+    """
+
+    def __init__(self):
+        self._first: tuple[Tensor, list[Tensor]] | None = None
+        self._inputs_differ = self._features_differ = False
+
+    def check(self, features: Tensor, *inputs: Tensor) -> None:
+        """Takes the next rows; it waits for the device.
+
+        Args:
+            features: `(num_rows, ..., dim)`.
+            inputs: what they were made from, each `(num_rows, ...)`: pixels, ids of captions.
+
+        Raises:
+            ValueError: no features differ, of this or earlier batches, but their inputs do.
+        """
+        if self._features_differ or features.shape[0] == 0:
+            return
+        if self._first is None:
+            self._first = features[:1].clone(), [some[:1].clone() for some in inputs]
+        feature, firsts = self._first
+        self._features_differ = not bool((features - feature).abs().max() <= ALIKE)  # NaN is not alike
+        self._inputs_differ = self._inputs_differ or any(map(_differs, firsts, inputs))
+        if self._inputs_differ and not self._features_differ:
+            raise ValueError(
+                "different images or captions have the same features: the model's weights are damaged, lost in "
+                "quantisation, or never trained (BLIP-2's initial values make all images alike)"
+            )
+
+
+def _differs(first: Tensor, rows: Tensor) -> bool:
+    if first.ndim == 2 and first.shape[1] != rows.shape[1]:  # ids, padded to the longest of their batches
+        width = max(first.shape[1], rows.shape[1])
+        first, rows = (F.pad(ids, (0, width - ids.shape[1])) for ids in (first, rows))
+    return bool((rows - first).abs().max() > NOTABLE)

@@ -1,0 +1,102 @@
+"""Captions of the photographs that diptychs are composed of: out of a file, or by a model."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..components import Record, SynthesisError, TextRequest, seed_of
+from ..models.asking import as_messages, ask
+from ..replies import read_sentence, unquoted
+from ..settings import deciding
+from ..stages import REJECTED, PartStage, Workspace, read_lines
+
+if TYPE_CHECKING:
+    from .composing import FolderDiptychs
+
+CAPTION_INSTRUCTION = (
+    "Describe the person in this photograph in one sentence of 15 to 30 words: apparent gender and age group, hair, "
+    "upper and lower clothing with colours, shoes, what they carry, posture, viewpoint and surroundings. "
+    "Name nobody, guess nothing that cannot be seen, and say nothing about the photograph's quality."
+)
+_OF_CAPTIONS = ("instruction", "attempts", "min_words", "max_words", "language", "seed")
+
+
+class PhotographCaptions(PartStage):
+    """Finds or writes a caption for each photograph that is part of a diptych."""
+
+    name, source = "captions", "pictures"
+
+    def __init__(self, settings: "FolderDiptychs"):
+        super().__init__(settings.captioner)
+        self._settings = settings
+        self._known = _read_captions(Path(settings.captions)) if settings.captions else {}
+        known = json.dumps(self._known, sort_keys=True).encode()
+        self.settings = {
+            "captions": hashlib.sha256(known).hexdigest()[:16] if settings.captions else None,
+            "captioner": deciding(settings.captioner),
+            **{name: getattr(settings, name) for name in _OF_CAPTIONS},
+        }
+
+    def prepare(self) -> None:
+        """Nothing yet: a captioner is needed only where captions are missing."""
+
+    def items(self, work: Workspace, chunk: int) -> list[Record]:
+        """The photographs of a chunk's diptychs."""
+        paths = {path: None for record in work.kept("pictures", chunk) for path in _sources(record)}
+        return [{"id": path} for path in paths]
+
+    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
+        """A record each: with its caption, or with the reason why there is none."""
+        settings, unknown = self._settings, []
+        for item in items:
+            if item["id"] in self._known:
+                yield _captioned(item["id"], self._known[item["id"]])
+            elif self._settings.captioner is None:
+                yield {"id": item["id"], REJECTED: f"no caption in {Path(self._settings.captions).name}"}
+            else:
+                unknown.append(item["id"])
+        for answer in ask(self.part, unknown, self._request, self._read, settings.attempts) if unknown else ():
+            failed = {"faults": answer.faults, "answers": answer.refused} if answer.faults else {}
+            if answer.value is None:
+                yield {"id": answer.item, REJECTED: answer.faults[-1]} | failed
+            else:
+                yield _captioned(answer.item, answer.value) | failed
+
+    def _request(self, path: str, attempt: int) -> TextRequest:
+        again = [attempt] if attempt else []
+        return TextRequest(
+            id=path,
+            messages=as_messages("", self._settings.instruction),
+            seed=seed_of(self._settings.seed, "captions", path, *again),
+            images=[Path(self._settings.root, path)],
+        )
+
+    def _read(self, _: str, text: str) -> str:
+        settings = self._settings
+        return read_sentence(
+            text, settings.min_words, settings.max_words, settings.language, question=settings.instruction
+        )
+
+
+def _sources(record: Record) -> Iterator[str]:
+    for diptych in record["diptychs"]:
+        yield from diptych["sources"]
+
+
+def _captioned(path: str, text: str) -> Record:
+    """The record of a caption on one line, without quotes around it or a full stop behind it."""
+    caption = unquoted(" ".join(text.split())).rstrip(".")
+    return {"id": path, "caption": caption} if caption else {"id": path, REJECTED: "the caption is empty"}
+
+
+def _read_captions(file: Path) -> dict[str, str]:
+    try:
+        records, damaged = read_lines(file)
+    except OSError as error:
+        raise SynthesisError(f"{file}: the captions cannot be read ({error.strerror})") from None
+    damaged += sum(not all(isinstance(record.get(key), str) for key in ("image", "caption")) for record in records)
+    if damaged:
+        raise SynthesisError(f'{file}: {damaged} lines are not {{"image": path, "caption": text}}; mend or remove them')
+    return {record["image"]: record["caption"] for record in records}

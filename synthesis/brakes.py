@@ -1,0 +1,186 @@
+"""Stops a stage that rejects everything, before it goes on to its end.
+
+A model that thinks without end, refuses, or paints black gives a reason for every single item, and all of them look
+like items that were rejected for good cause. What tells the one from the other is how many there are on end. It is
+counted in texts, not in items, since the pictures of one text are often rejected together; and in the order of the
+items, not in that of the answers, since refusals come sooner than answers.
+"""
+
+import re
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from .components import REJECTED, Record, SynthesisError
+
+_HASTE = 20  # rejected items on end, in the order of arrival, that stand for a text in a row: see `Brake.add`
+_LONGEST_EXAMPLE = 160  # characters of what a model said
+_REMEDIES = {  # by what is in a reason
+    r"black|one colour": "The weights or the dtype are not fit: set dtype: bfloat16 or float32, or take whole weights",
+    r"cut off": "The answers do not come to their end: turn the model's thinking off, or raise max_tokens "
+    "(max_new_tokens)",
+    r"refus|moderat|filter": "The model will not do it: change the prompt, or take another model",
+    r"JSON|mark|empty|schema": "The model does not keep to the form that it is asked for: change the prompt, or take "
+    "another model",
+    r"seam": "The pictures cannot be cut in two: look at some of them, then at the painter's adapter and prompt",
+    r"person|people|head|body|knee": "Look at some of the pictures, then at the painter and its prompt",
+    r"failed|error|no answer": "See to the server and its log",
+}
+
+
+@dataclass(frozen=True)
+class Brakes:
+    """Settings of what is tried before the first item, and of when a stage is stopped.
+
+    A text stands here for all that is made of it in a stage: it is lost if every item of it is rejected.
+
+    Attributes:
+        in_a_row: So many texts lost one after the other stop a stage; 0 for any number.
+        window: Texts over which the share of those lost is taken; 0 for no such brake.
+        lost_at_most: That share.
+        preflight: Whether every model, adapter and server is tried on one small thing before the first item.
+        canary: Texts that go through all stages before the others, in a folder of their own; 0 for none. Only recipes
+            with models, of ten times as many texts, have a canary.
+    """
+
+    in_a_row: int = 24
+    window: int = 200
+    lost_at_most: float = 0.9
+    preflight: bool = True
+    canary: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("in_a_row", "window", "canary"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0, for none, or more: {getattr(self, name)}")
+        if not 0 < self.lost_at_most < 1:
+            raise ValueError(f"lost_at_most must be a share above 0 and below 1: {self.lost_at_most}")
+        if 0 < self.window < 20:
+            raise ValueError(f"window must be 0, for no such brake, or at least 20 texts: {self.window}")
+
+
+class Braked(SynthesisError):
+    """A stage rejects (nearly) everything.
+
+    Attributes:
+        stretch: Chunk and record of what was rejected on the way here, to be tried again once the cause is mended.
+    """
+
+    def __init__(self, message: str, stretch: Sequence[tuple[int, Record]]):
+        super().__init__(message)
+        self.stretch = stretch
+
+
+@dataclass
+class _Text:
+    """What became of the items of a text."""
+
+    name: str
+    kept: int = 0
+    rejected: list[tuple[int, Record]] = field(default_factory=list)  # chunk and record
+
+    @property
+    def is_lost(self) -> bool:
+        return not self.kept
+
+
+class Brake:
+    """Looks at the records of one stage as they come.
+
+    Args:
+        stage: Its name, for messages.
+        settings: When to stop it.
+    """
+
+    def __init__(self, stage: str, settings: Brakes):
+        self._stage, self._settings = stage, settings
+        self._texts: deque[_Text] = deque(maxlen=max(settings.in_a_row, settings.window, 1))
+        self._row = 0  # lost texts at the end of these
+        self._hasty: list[tuple[int, Record]] = []  # rejected one after the other, in the order of arrival
+        self._chunk = 0
+        self._order: deque[str] = deque()
+        self._waiting: dict[str, Record] = {}
+        self._current: _Text | None = None
+
+    def begin(self, chunk: int, ids: Sequence[str]) -> None:
+        """A chunk begins, of which records of these items will come."""
+        self._chunk, self._order, self._waiting, self._current = chunk, deque(ids), {}, None
+
+    def add(self, record: Record) -> None:
+        """A record came.
+
+        Raises:
+            Braked: too much was rejected.
+        """
+        self._waiting[record["id"]] = record
+        while self._order and self._order[0] in self._waiting:
+            self._count(self._waiting.pop(self._order.popleft()))
+        # One item that never comes to its end must not hide what becomes of all those behind it.
+        self._hasty = [*self._hasty, (self._chunk, record)] if REJECTED in record else []
+        if self._settings.in_a_row and len(self._hasty) >= _HASTE * self._settings.in_a_row:
+            self._stop(f"the last {len(self._hasty):,} items on end were all rejected", self._hasty)
+
+    def _count(self, record: Record) -> None:
+        name = text_of(record["id"])
+        if self._current is None:
+            self._current = _Text(name)
+        if REJECTED in record:
+            self._current.rejected.append((self._chunk, record))
+        else:
+            self._current.kept += 1
+        if not self._order or text_of(self._order[0]) != name:
+            text, self._current = self._current, None
+            self._close(text)
+
+    def _close(self, text: _Text) -> None:
+        settings = self._settings
+        self._texts.append(text)
+        self._row = self._row + 1 if text.is_lost else 0
+        if settings.in_a_row and self._row >= settings.in_a_row:
+            lost = list(self._texts)[-self._row :]
+            stretch = [entry for one in lost for entry in one.rejected]
+            self._stop(f"all {len(stretch):,} items of the last {len(lost):,} texts were rejected", stretch)
+        recent = list(self._texts)[-settings.window :] if settings.window else []
+        lost = sum(one.is_lost for one in recent)
+        if recent and len(recent) == settings.window and lost > settings.lost_at_most * len(recent):
+            stretch = [entry for one in recent for entry in one.rejected]
+            self._stop(f"of the last {len(recent):,} texts {lost:,} lost all their items", stretch)
+
+    def _stop(self, what: str, stretch: Sequence[tuple[int, Record]]) -> None:
+        records = [record for _, record in stretch]
+        raise Braked(f"stage {self._stage}: {what}, {why_rejected(records)}", stretch)
+
+
+def text_of(item: str) -> str:
+    """The text that an item was made of, by its id: "17-3" and "17-3-e1" are of text "17"."""
+    return item.partition("-")[0]
+
+
+def why_rejected(records: Sequence[Record]) -> str:
+    """The commonest reason of these rejected records, an example and the remedy, as the end of a sentence and more."""
+    (reason, count), *_ = Counter(str(record[REJECTED]) for record in records).most_common(1)
+    example = next(record for record in records if str(record[REJECTED]) == reason)
+    said = example.get("answers") or example.get("reasons") or [""]
+    words = " ".join(str(said[-1]).split())
+    shown = f": {words[:_LONGEST_EXAMPLE]!r}" if words and words != reason else ""
+    return f"{count:,} of them for {reason!r} (item {example['id']}{shown}). {remedy_of(reason)}."
+
+
+def remedy_of(reason: str) -> str:
+    """What helps where everything is rejected for this reason."""
+    found = (remedy for pattern, remedy in _REMEDIES.items() if re.search(pattern, reason, re.IGNORECASE))
+    return next(found, "Look at what was rejected, then at the recipe")
+
+
+def check_usable(stage: str, tried: Sequence[Record]) -> None:
+    """Stop if none of the records of a trial before the first item can be used.
+
+    Raises:
+        SynthesisError: with the reason, an example and the remedy.
+    """
+    if all(REJECTED in record for record in tried):
+        raise SynthesisError(
+            f"stage {stage}: before the first item it was tried {len(tried)} times, and nothing could be used, "
+            f"{why_rejected(tried)} Then give the same command again; with `brakes: {{preflight: false}}` in the "
+            "recipe nothing is tried."
+        )

@@ -1,0 +1,227 @@
+"""Known-faulty pairs among those that a judge sees: does it look, or does it give everybody the same marks?
+
+Some pairs of every chunk are shown to the judge a second time, spoilt in a way that needs no model to know. A judge
+who looks gives the spoilt pair lower marks than the pair that it was made of; one who always says 9 does not, nor does
+one who throws dice. Some are shown with left and right exchanged, texts and all, which should change nothing.
+
+The judge is compared with itself, pair by pair. So it does not matter here where the bounds are, nor how many of the
+pairs are faulty by themselves.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..components import CONTROL, Record, SynthesisError, seed_of
+from .thresholds import Thresholds
+
+SWAPPED, OTHER, SAME = "halves swapped", "another subject", "nothing changed"
+SPOILT = (SWAPPED, OTHER, SAME)
+TURNED = "order swapped"  # nothing is wrong with these
+_MARK = "!"  # in the id of a control: no id of a pair has one
+_TURN = {"left": "right", "caption_a": "caption_b", "edit_ab": "edit_ba"}
+_TURN |= {second: first for first, second in _TURN.items()}
+_SURE = 3.0  # standard errors by which the judge must miss what is expected of it, for it is looked at again and again
+
+
+@dataclass(frozen=True)
+class JudgeControls:
+    """Settings of the controls of a judge.
+
+    Attributes:
+        per_chunk: Pairs of a chunk that are shown to the judge once more in another way; at most a quarter of them. 0
+            for no controls.
+        told_apart: Share of the spoilt pairs that must get lower marks than the pairs they were made of.
+        stop: Whether to stop where that is surely missed; else there is a warning, and the numbers on the page.
+    """
+
+    per_chunk: int = 16
+    told_apart: float = 0.6
+    stop: bool = True
+
+    def __post_init__(self) -> None:
+        if self.per_chunk < 0:
+            raise ValueError(f"per_chunk must be 0, for no controls, or more: {self.per_chunk}")
+        if not 0 < self.told_apart < 1:
+            raise ValueError(f"told_apart must be a share above 0 and below 1: {self.told_apart}")
+
+
+def controls_of(pairs: Sequence[Record], settings: JudgeControls, seed: int, names: Sequence[str]) -> dict[str, Record]:
+    """The controls of a chunk, by the id of the pair that each is made of.
+
+    They follow from the pairs and the seed alone, not from the bounds by which some pairs are not judged.
+
+    Args:
+        pairs: All pairs of the chunk, with their texts.
+        settings: How many.
+        seed: Of the choice.
+        names: Of the judge's scores: what should lower none of them is not shown.
+    """
+    count = min(settings.per_chunk, len(pairs) // 4)
+    drawn = sorted(pairs, key=lambda pair: seed_of(seed, "control", pair["id"]))[:count]
+    found = {}
+    for number, pair in enumerate(drawn):
+        others = [other for other in pairs if other["quadruple"] != pair["quadruple"]]
+        kinds = [kind for kind in SPOILT if _concerned(kind, names) and (kind != OTHER or others)]
+        kind = [*kinds, TURNED][number % (len(kinds) + 1)]
+        other = others[seed_of(seed, "other", pair["id"]) % len(others)] if others else pair
+        changed = {
+            SWAPPED: {"left": pair["right"], "right": pair["left"]},
+            OTHER: {"right": other["right"]},
+            SAME: {"right": pair["left"]},
+            TURNED: {name: pair[of] for name, of in _TURN.items()},
+        }[kind]
+        found[pair["id"]] = pair | changed | {"id": f"{pair['id']}{_MARK}{kind}", CONTROL: kind}
+    return found
+
+
+def controlled_ids(records: Iterable[Record]) -> set[str]:
+    """The ids of the controls among these, and of the pairs that they are made of."""
+    controls = [record["id"] for record in records if CONTROL in record]
+    return {*controls, *(name.partition(_MARK)[0] for name in controls)}
+
+
+@dataclass
+class ControlTally:
+    """What a judge said of controls and of the pairs that they were made of.
+
+    Attributes:
+        spoilt: Of each kind: spoilt pairs, those told apart, and those that the bounds would keep.
+        has_bounds: Whether there are any.
+        turned: Pairs shown both ways round, and those with the same decision both times.
+        off: Mean difference of a mark when the order is exchanged.
+    """
+
+    spoilt: dict[str, tuple[int, int, int]]
+    has_bounds: bool = True
+    turned: tuple[int, int] = (0, 0)
+    off: float = 0.0
+
+    @property
+    def shown(self) -> int:
+        """Spoilt pairs."""
+        return sum(shown for shown, _, _ in self.spoilt.values())
+
+    @property
+    def told_apart(self) -> int:
+        """Those with lower marks than the pairs that they were made of."""
+        return sum(told for _, told, _ in self.spoilt.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The numbers, for statistics.json."""
+        return {
+            **{
+                kind: {"shown": shown, "told apart": told, "kept by the bounds": kept if self.has_bounds else None}
+                for kind, (shown, told, kept) in self.spoilt.items()
+            },
+            TURNED: {"shown": self.turned[0], "same decision": self.turned[1], "mean difference of a mark": self.off},
+        }
+
+    def misses(self, expected: float) -> bool:
+        """Whether fewer are told apart than this share, beyond what chance explains."""
+        return self.shown > 0 and _upper_end(self.told_apart, self.shown) < expected
+
+
+def count_controls(records: Iterable[Record], bounds: Thresholds) -> ControlTally | None:
+    """What the records of a judge's stage say of it; None where there are no controls among them.
+
+    Args:
+        records: In any order; rejected ones count for nothing.
+        bounds: Of the judge's scores.
+    """
+    scores = {record["id"]: record["scores"] for record in records if "scores" in record}
+    tally = ControlTally({}, has_bounds=any(bounds.among(found).bounds for found in scores.values()))
+    differences: list[float] = []
+    for item, found in scores.items():
+        of, _, kind = item.partition(_MARK)
+        if not kind or of not in scores:
+            continue
+        before = scores[of]
+        if kind == TURNED:
+            found = {_turned(name): score for name, score in found.items()}
+            differences += [abs(score - found[name]) for name, score in before.items() if name in found]
+            shown, same = tally.turned
+            tally.turned = shown + 1, same + (_kept(before, bounds) == _kept(found, bounds))
+        elif kind in SPOILT:
+            names = _concerned(kind, list(before))
+            lower = sum(found.get(name, 0.0) for name in names) < sum(before[name] for name in names)
+            shown, told, kept = tally.spoilt.get(kind, (0, 0, 0))
+            tally.spoilt[kind] = shown + 1, told + lower, kept + bool(_kept(found, bounds))
+    tally.off = sum(differences) / len(differences) if differences else 0.0
+    return tally if tally.shown or tally.turned[0] else None
+
+
+def check_controls(tally: ControlTally, settings: JudgeControls, judge: str) -> str | None:
+    """A warning for a judge that does not tell spoilt pairs apart; None if it does, or too few were shown to know.
+
+    Args:
+        tally: What it said.
+        settings: What is expected of it.
+        judge: Its name, for the message.
+
+    Raises:
+        SynthesisError: the same, where the settings say to stop.
+    """
+    if not tally.misses(settings.told_apart):
+        return None
+    message = (
+        f"the judge ({judge}) fails its controls: of {tally.shown} pairs that were spoilt on purpose it gave "
+        f"{tally.told_apart} lower marks than the sound pair, expected {100 * settings.told_apart:g} % at least "
+        f"({', '.join(f'{told} of {shown} with {kind}' for kind, (shown, told, _) in tally.spoilt.items())})"
+    )
+    if settings.stop:
+        raise SynthesisError(
+            f"stage judgements: {message}. What it says of the others is worth as little. See that it is shown two "
+            "pictures, see to its prompt, or take another model; then give --redo judgements. With `controls: {stop: "
+            "false}` in the recipe it goes on all the same."
+        )
+    return message
+
+
+def control_rows(tally: Mapping[str, Mapping[str, Any]]) -> Iterator[list[str]]:
+    """Rows of a table for a page, of what `ControlTally.as_dict` gives: kind, shown, told apart, kept by the bounds."""
+    for kind in SPOILT:
+        if found := tally.get(kind):
+            shown = found["shown"]
+            told, kept = found["told apart"], found["kept by the bounds"]
+            kept_text = "no bounds" if kept is None else f"{kept:,} ({100 * kept / shown:.0f} %)"
+            yield [kind, f"{shown:,}", f"{told:,} ({100 * told / shown:.0f} %)", kept_text]
+
+
+def order_sentence(tally: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """What the page says of pairs shown both ways round; None if there were none."""
+    found = tally.get(TURNED, {})
+    if not found.get("shown"):
+        return None
+    return (
+        f"Shown once more with left and right exchanged, texts and all, {found['same decision']:,} of "
+        f"{found['shown']:,} pairs were decided on as before; a mark differed by "
+        f"{found['mean difference of a mark']:.2f} in the mean."
+    )
+
+
+def _turned(name: str) -> str:
+    """The name of a score when left and right are exchanged."""
+    for ending, other in (("_ab", "_ba"), ("_ba", "_ab"), ("_a", "_b"), ("_b", "_a")):
+        if name.endswith(ending):
+            return name.removesuffix(ending) + other
+    return name
+
+
+def _concerned(kind: str, names: Sequence[str]) -> list[str]:
+    """The scores that this fault should lower, of those of these names."""
+    spared = {"quality"} if kind == OTHER else {"quality", "identity"}
+    return [name for name in names if name not in spared]
+
+
+def _kept(scores: Mapping[str, float], bounds: Thresholds) -> list[str]:
+    """The directions in which the judge's bounds keep a pair."""
+    return [direction for direction, reasons in bounds.among(scores).decide(scores).items() if not reasons]
+
+
+def _upper_end(part: int, whole: int) -> float:
+    """The upper end of Wilson's interval of a share."""
+    share, z = part / whole, _SURE
+    reach = z * math.sqrt(share * (1 - share) / whole + z * z / (4 * whole * whole))
+    return (share + z * z / (2 * whole) + reach) / (1 + z * z / whole)

@@ -1,0 +1,141 @@
+"""The form of a request: which fields a server takes, and how it is told of a schema.
+
+Servers that speak OpenAI's protocol refuse this field or that one, mostly with an error that names it. A recipe can say
+so from the start. Otherwise the form is found out: a server that refuses a question of ours in one form and answers it
+in another is asked in the other from then on.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..components import TextRequest
+from ..pictures import open_picture
+from ..servers.failures import Failed, Refused, is_unknown, refused_field
+
+if TYPE_CHECKING:
+    from .settings import ServerModel
+
+_SCHEMAS = ("json_schema", "json_object", "in words")
+# Statuses at which another form may help. 500 is what some servers stumble with over what they do not know.
+FORM_STATUSES = {400, 404, 405, 415, 422, 500, 501}
+
+
+@dataclass(frozen=True)
+class Form:
+    """The form of a request.
+
+    Attributes:
+        left_out: Fields that are not sent, of `settings.FIELDS`.
+        length_field: By which name the longest answer is sent.
+        schemas: How a schema is sent: in the field "json_schema"; "json_object" with the schema in words; or "in words"
+            alone.
+    """
+
+    left_out: frozenset[str] = frozenset()
+    length_field: str = "max_tokens"
+    schemas: str = "json_schema"
+
+    @classmethod
+    def of(cls, settings: "ServerModel") -> "Form":
+        """As the recipe has it."""
+        left_out = frozenset(settings.leave_out or ())
+        return cls(left_out, schemas="in words" if "response_format" in left_out else "json_schema")
+
+    def body(
+        self, settings: "ServerModel", request: TextRequest, messages: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """What is sent."""
+        fields = {
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            # Some servers keep 32 bits of it.
+            "seed": request.seed % 2**31,
+            "max_tokens": settings.max_tokens,
+        }
+        sent = {name: value for name, value in fields.items() if name not in self.left_out}
+        if "max_tokens" in sent:
+            sent[self.length_field] = sent.pop("max_tokens")
+        body = {"model": settings.model, "messages": list(messages), **sent, **(settings.options or {})}
+        if request.schema is None:
+            return body
+        if self.schemas == "json_schema":
+            schema = {"name": "answer", "schema": request.schema, "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+            return body
+        if self.schemas == "json_object":
+            body["response_format"] = {"type": "json_object"}
+        words = f"Answer with one JSON object only, by this JSON schema:\n{json.dumps(request.schema)}"
+        *earlier, last = messages
+        content = last["content"]
+        content = f"{content}\n\n{words}" if isinstance(content, str) else [*content, {"type": "text", "text": words}]
+        body["messages"] = [*earlier, {**last, "content": content}]
+        return body
+
+    def without(self, error: Failed, schema: bool) -> "Form | None":
+        """The form without what an error seems to be about.
+
+        Args:
+            error: Of the server.
+            schema: Whether it may be about the schema, though it does not say so.
+
+        Returns:
+            None if it is about none of the fields.
+        """
+        if error.status not in FORM_STATUSES or (isinstance(error, Refused) and error.filtered):
+            return None
+        if name := self._refused_field(error):
+            if name != self.length_field:
+                return replace(self, left_out=self.left_out | {name})
+            if name == "max_tokens":
+                return replace(self, length_field="max_completion_tokens")
+            return replace(self, left_out=self.left_out | {"max_tokens"})
+        if schema and self.schemas != _SCHEMAS[-1]:
+            words = error.words if isinstance(error, Refused) else ""
+            is_field = "response_format" in words and "json" not in words.lower() and is_unknown(words)
+            return replace(self, schemas=_SCHEMAS[-1 if is_field else _SCHEMAS.index(self.schemas) + 1])
+        return None
+
+    def changes(self, before: "Form") -> list[str]:
+        """What is sent otherwise than before, each in words."""
+        found = [f"{name} is left out" for name in sorted(self.left_out - before.left_out)]
+        if self.length_field != before.length_field and "max_tokens" not in self.left_out:
+            found.append(f"{before.length_field} is sent as {self.length_field}")
+        if self.schemas != before.schemas:
+            how = "as a wish for JSON, and put into words" if self.schemas == "json_object" else "in words"
+            found.append(f"JSON schemas are sent {how}")
+        return found
+
+    def _refused_field(self, error: Failed) -> str | None:
+        """The first field that is sent and that the server says it does not take."""
+        sent = [name for name in ("seed", "top_p", "temperature") if name not in self.left_out]
+        if "max_tokens" in self.left_out:
+            return refused_field(error, sent)
+        if name := refused_field(error, [*sent, self.length_field]):
+            return name
+        # Some only name what they would take.
+        other = self.length_field == "max_tokens" and refused_field(error, ["max_completion_tokens"])
+        return "max_tokens" if other else None
+
+
+def as_messages_with_pictures(request: TextRequest, image_size: int) -> list[dict[str, Any]]:
+    """The messages as the protocol wants them, pictures before the text of the last one."""
+    *earlier, last = [dict(message) for message in request.messages]
+    if request.images:
+        pictures = [
+            {"type": "image_url", "image_url": {"url": _data_url(picture, image_size)}} for picture in request.images
+        ]
+        last["content"] = [*pictures, {"type": "text", "text": last["content"]}]
+    return [*earlier, last]
+
+
+def _data_url(picture: Any, longest: int) -> str:
+    """A picture as JPEG in a URL, shrunk until no side has more than `longest` pixels."""
+    image = open_picture(picture)
+    image.thumbnail((longest, longest))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=95)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

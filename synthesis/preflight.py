@@ -1,0 +1,141 @@
+"""What is tried before the first item: every model on one small thing, then a few texts through all stages.
+
+A wrong folder, a server that is away, weights full of NaN or a judge nobody understands show here within minutes, and
+not after the days that the stages before them take.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from .brakes import why_rejected
+from .components import REJECTED, ImageRequest, Record, SynthesisError
+from .painters.world import WorldPainter
+from .pictures import save_picture
+from .quadruples.grammar import GrammarWriter
+from .recipe import Recipe
+from .settings import uses_models
+from .stages import ItemStage, Stage, Workspace, discard_from, run_stages, write_whole
+
+logger = logging.getLogger(__name__)
+
+CANARY = "canary"  # the folder, in that of the synthesis
+_PASSED = "passed.json"
+_TIMES_CANARY = 10  # texts of a recipe that are worth a canary
+_FEWEST_ITEMS = 8  # that are no chance if all of them are rejected
+
+
+def try_models(stages: Sequence[Stage], work: Workspace) -> None:
+    """Load every model that these stages will need here, one after the other, and try it on one small thing.
+
+    Raises:
+        SynthesisError: one cannot be loaded or reached, or gives what nobody can use; names the stage.
+    """
+    due = list(_due(stages, work))
+    if not due:
+        return
+    with TemporaryDirectory(prefix="fafa-preflight-") as folder:
+        pair = paint_pair(Path(folder))
+        for stage in due:
+            logger.info("trying what stage %s works with", stage.name)
+            stage.try_out(pair, Path(folder))
+
+
+def _due(stages: Sequence[Stage], work: Workspace) -> Iterator[Stage]:
+    """The stages with models that have something to do, or will have when an earlier one has done its part."""
+    is_due = False
+    for stage in stages:
+        is_due = is_due or _has_work(stage, work)
+        if is_due and uses_models(stage.works_with):
+            yield stage
+
+
+def _has_work(stage: Stage, work: Workspace) -> bool:
+    if not isinstance(stage, ItemStage):
+        return "counts" not in work.manifest(stage.name)
+    try:
+        return not stage.is_done(work)
+    except SynthesisError:  # what it needs is not there yet
+        return True
+
+
+def paint_pair(folder: Path) -> Record:
+    """A pair for trials, painted by the package: the record of a pair with texts, and its pictures in the folder.
+
+    Returns:
+        With `id`, the texts of a quadruple, `left`, `right` and `image` (both in one), relative to the folder.
+    """
+    (texts,) = GrammarWriter().load().write(["0"], seed=0)
+    painter = WorldPainter(height=256, width=272, fault_rate=0.0).load()
+    (painted,) = painter.paint([ImageRequest("preflight", "", 0, scene=texts)])
+    width, height = painted.image.size
+    pictures = {
+        "image": painted.image,
+        "left": painted.image.crop((0, 0, width // 2 - 8, height)),
+        "right": painted.image.crop((width // 2 + 8, 0, width, height)),
+    }
+    for name, picture in pictures.items():
+        save_picture(picture, folder / f"{name}.png", quality=95)
+    return texts | {"id": "preflight", "quadruple": "0"} | {name: f"{name}.png" for name in pictures}
+
+
+def run_canary(recipe: Recipe, work: Workspace, num_stages: int) -> None:
+    """Send a few texts through the first so many stages, in a folder of their own, unless that was done before.
+
+    It goes on there when later stages follow, and is left out where the work was begun without one.
+
+    Raises:
+        SynthesisError: a stage cannot do its work, or rejects everything.
+    """
+    count, folder = recipe.brakes.canary, work.root / CANARY
+    has_models = any(uses_models(stage.works_with) for stage in recipe.stages())
+    if not count or work.shard[0] or not has_models or recipe.count < _TIMES_CANARY * count:
+        return
+    passed = _passed(folder)
+    if not passed and any(work.folder(recipe.stages()[0].name).glob("*.jsonl")):
+        return
+    few = recipe.limited(count)
+    canary = Workspace(folder, few.num_chunks, show_progress=False, brakes=work.brakes)
+    for stage in few.stages():
+        if stage.name not in passed:  # it was stopped there: what it rejected is tried again
+            discard_from(stage.name, few.stages(), canary)
+            break
+    logger.info("%d texts go through all stages first, in %s", count, folder)
+    stages = few.stages()[:num_stages]
+    run_stages(stages, canary)
+    for stage in stages:
+        _check_kept(stage, canary)
+    names = [stage.name for stage in stages]
+    _note_passed(folder, [*names, *(name for name in passed if name not in names)])
+
+
+def discard_canary(recipe: Recipe, work: Workspace, stage: str) -> None:
+    """Have the canary come again from a stage on, where that is discarded."""
+    names = [one.name for one in recipe.stages()]
+    if passed := _passed(work.root / CANARY):
+        _note_passed(work.root / CANARY, [name for name in passed if names.index(name) < names.index(stage)])
+
+
+def _passed(folder: Path) -> list[str]:
+    """The stages that the canary came through."""
+    try:
+        return json.loads((folder / _PASSED).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return []
+
+
+def _note_passed(folder: Path, names: Sequence[str]) -> None:
+    write_whole(folder / _PASSED, json.dumps(names) + "\n")
+
+
+def _check_kept(stage: Stage, work: Workspace) -> None:
+    counts = work.manifest(stage.name).get("counts", {})
+    if counts.get("items", 0) >= _FEWEST_ITEMS and counts["items"] == sum(counts["rejected"].values()):
+        records = [record for record in work.records(stage.name) if REJECTED in record]
+        raise SynthesisError(
+            f"stage {stage.name}: of the first texts, all {len(records):,} items were rejected, "
+            f"{why_rejected(records)} They lie in {work.folder(stage.name)}. Then give the same command again; with "
+            "`brakes: {canary: 0}` in the recipe it goes on all the same."
+        )

@@ -1,0 +1,146 @@
+"""Whether a text is in the language it should be in: by its script, its function words, and, if long, by a detector.
+
+Single words say nothing ("beret", "visor", "poncho" are of many languages), and detectors fail on short texts. What
+cannot be judged counts as good.
+"""
+
+import re
+import unicodedata
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from py3langid.langid import LanguageIdentifier
+
+# Shorter texts are not shown to the detector.
+_ENOUGH_WORDS = 6
+
+_SCRIPTS = {
+    "CYRILLIC": "be bg ky mk mn ru sr uk kk",
+    "GREEK": "el",
+    "ARABIC": "ar fa ps ug ur ku",
+    "HEBREW": "he",
+    "DEVANAGARI": "hi mr ne",
+    "BENGALI": "bn as",
+    "GUJARATI": "gu",
+    "GURMUKHI": "pa",
+    "TAMIL": "ta",
+    "TELUGU": "te",
+    "KANNADA": "kn",
+    "MALAYALAM": "ml",
+    "SINHALA": "si",
+    "ORIYA": "or",
+    "THAI": "th",
+    "LAO": "lo",
+    "KHMER": "km",
+    "GEORGIAN": "ka",
+    "ARMENIAN": "hy",
+    "ETHIOPIC": "am",
+    "TIBETAN": "dz",
+    "CJK": "zh ja ko",
+    "HIRAGANA": "ja",
+    "KATAKANA": "ja",
+    "KATAKANA-HIRAGANA": "ja",
+    "HANGUL": "ko",
+}
+_OWN_SCRIPTS: dict[str, set[str]] = {}
+for _script_name, _languages in _SCRIPTS.items():
+    for _language in _languages.split():
+        _OWN_SCRIPTS.setdefault(_language, set()).add(_script_name)
+
+# Words that make sentences of a language and are no words of a description in English. Those that several languages
+# have count for none.
+_FUNCTION_WORDS = {
+    "en": "the and with of his her its their this that these those which who while from for to at by into onto over "
+    "under near is are has have was were be been instead rather than without not she he they it him them on "
+    "wearing wears worn",
+    "de": "der die das den dem des ein eine einen einem einer eines und oder mit ohne für statt von vom zum zur im "
+    "beim auf über unter ist sind in trägt sie er ihr ihre ihren sein seine seinen nicht kein keine keinen "
+    "durch mach nun jetzt",
+    "fr": "le la les un une de des du et ou avec sans pour dans sur au aux qui est sont elle il ils ses sa leur "
+    "mais pas par maintenant plutôt lieu porte ne",
+    "es": "el la los las en de un una unos unas y o con sin para por del al que es está están lleva su sus ella él "
+    "pero ahora lugar",
+    "it": "il lo la gli di da in un uno una e o con senza per della dello degli delle dei del nel nella sul sulla "
+    "che è sono indossa suo sua suoi ora invece diventa",
+    "pt": "o a os as de um uma uns umas e ou com sem para por do da dos das no na nos nas ao que é está são veste "
+    "seu sua ela ele agora",
+    "nl": "een het de in en of met zonder voor door op naar bij zijn haar hij ze zij draagt niet geen nu wordt deze",
+    "pl": "i w z na do bez dla jest są się nie ona nosi oraz przez ten ta to",
+    "sv": "en ett och med utan för på av till den det som är inte hon han bär nu",
+    "tr": "bir ve ile için bu olan değil var giyen giyiyor",
+    "id": "dan dengan yang di ke dari untuk tanpa ini itu adalah memakai mengenakan",
+    "vi": "và với một của trong không người đang mặc cho là có",
+}
+# Spelled like words of English descriptions ("a fox's den", "an oven mit", "café au lait", "an eau de nil scarf").
+_ENGLISH_TOO = frozenset(
+    re.findall(
+        r"\w+",
+        """
+    a an as at au aux be by com con dan das de den der di die do door dos du e el en er es est for has hat he her him
+    his i im in is it la las le les lo los me mit no nu o of on or par per plus pour sans sin so son sur ta ten that
+    the till to um un una uno van var von w was we y yang yin z
+    """,
+    )
+)
+
+
+def is_foreign(text: str, language: str) -> bool:
+    """Whether the text is surely not in the language, or has a word in another script."""
+    letters = [letter for letter in text if letter.isalpha()]
+    scripts = [_script(letter) for letter in letters]
+    own = _OWN_SCRIPTS.get(language, {"LATIN"})
+    if any(script not in own and script != "LATIN" for script in scripts):
+        return True
+    if "LATIN" not in own:  # brand names and "T" of a shirt are welcome
+        return sum(script in own for script in scripts) * 2 < len(scripts)
+    words = re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?", text.lower())
+    if language not in _FUNCTION_WORDS:
+        return len(words) >= _ENOUGH_WORDS and _is_doubtful(text, language)
+    known, others = _counts(words, language)
+    if others > known and (others > 1 or 4 * others >= len(words)):
+        return True
+    return len(words) >= _ENOUGH_WORDS and 8 * known < len(words) and _is_doubtful(text, language)
+
+
+def is_known(language: str) -> bool:
+    """Whether texts can be told to be in the language of this code."""
+    return language in _FUNCTION_WORDS or language in _OWN_SCRIPTS or language in _language_identifier().labels
+
+
+def _counts(words: list[str], language: str) -> tuple[int, int]:
+    """How many function words of the language there are, and how many of the other one that has the most."""
+    vocabulary = _function_words()
+    neutral = vocabulary[language] | (_ENGLISH_TOO if language == "en" else set())
+    known = sum(word in vocabulary[language] for word in words)
+    others = {
+        other: sum(word in own and word not in neutral for word in words)
+        for other, own in vocabulary.items()
+        if other != language
+    }
+    return known, max(others.values())
+
+
+@lru_cache(maxsize=1)
+def _function_words() -> dict[str, set[str]]:
+    return {language: set(words.split()) for language, words in _FUNCTION_WORDS.items()}
+
+
+def _is_doubtful(text: str, language: str) -> bool:
+    return dict(_language_identifier().rank(text))[language] < 0.01  # good captions have 0.02 at least, others 0.001
+
+
+@lru_cache(maxsize=1)
+def _language_identifier() -> "LanguageIdentifier":
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+@lru_cache(maxsize=4096)
+def _script(letter: str) -> str:
+    """Of a letter: "LATIN", "CJK"; what Unicode names otherwise, such as letters of formulas, is no script."""
+    first, *rest = unicodedata.name(letter, "UNKNOWN").split()
+    if first in ("FULLWIDTH", "HALFWIDTH") and rest:
+        first = rest[0]
+    return "LATIN" if first in ("FEMININE", "MASCULINE", "MODIFIER", "MICRO") else first

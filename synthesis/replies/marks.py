@@ -1,0 +1,173 @@
+"""Reads the marks that a judging model gives, and nothing that only looks like one."""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from .answering import UnusableAnswer, answer_part, quoted
+
+_SPELLED = {
+    word: float(value)
+    for value, word in enumerate(
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    )
+}
+_SCALES = _SPELLED | {"hundred": 100.0}
+_OPENING, _CLOSING = r"[\s\"'`*_(\[]*", r"[\"'`*_)\]]*"
+# A point or a comma before the decimals, but not "7,8,9", "1.2.3" or "1,000".
+_NUMBER = rf"[-+−–]?\d+(?:\.\d+|,\d{{1,2}})?(?![.,]?\d)|(?:{'|'.join(_SPELLED)})"
+_VALUE = re.compile(rf"{_OPENING}({_NUMBER})(?!\w){_CLOSING}", re.IGNORECASE)
+_SCALE = re.compile(
+    rf"\s*\(?\s*(?:/|out\s+of|of|von|sur|de|su)\s*(?:a\s+(?:possible|maximum)\s+)?(\d+(?:\.0+)?|{'|'.join(_SCALES)})"
+    rf"(?![\w.,]*\d)\b\)?{_CLOSING}",
+    re.IGNORECASE,
+)
+# A range, an amount that is not known, a share, a bound, a number that goes on.
+_GOES_ON = re.compile(
+    r"[^\S\n]*(?:-|–|—|~|\.\.+|\bto\b|\bor\b|\band\b|\bbis\b)[^\S\n]*\d|[^\S\n]*(?:%|percent)|\+|[.,]?\d|,[^\S\n]+\d|[^\S\n]*/"
+)
+_IS_ALL = re.compile(r"\s*(?:$|[.;!\n}\]|)])")
+_NAMED = (
+    r"""(?<![\w.]){name}["'`*_)]*\s*(?:[:=：|]|->|→|\bis\b)[\s"'`*_]*"""
+    r"""(?:\{{\s*["']?(?:score|mark|rating|value)["']?\s*:\s*)?"""
+)
+_INNER = ("score", "mark", "rating", "value", "grade")
+_UNSURE = float("nan")
+
+
+def read_marks(
+    answer: str, names: Sequence[str], lowest: float, highest: float, given: Sequence[str] = ()
+) -> dict[str, float]:
+    """The marks of these names in an answer.
+
+    They are found by their names: in JSON objects, or, where none has any of them, in talk. A single mark may come
+    alone. "8/10" and "8 out of 10" are 8 on a scale up to 10 and no mark on another; "7,5" is 7.5; ranges, shares and
+    bounds are no marks.
+
+    Args:
+        answer: As it came.
+        names: Of the marks, in small letters and underscores.
+        lowest: The worst mark.
+        highest: The best mark.
+        given: Texts that the model was shown: where it repeats one, no mark is read out of it.
+
+    Raises:
+        UnusableAnswer: a mark is missing, beyond the scale, or given twice with two values.
+    """
+    text = _without(answer_part(answer), given)
+    objects = [found for found in _objects(text) if any(_in_object(found, name) for name in names)]
+    marks = {}
+    for name in names:
+        found = [mark for each in objects for mark in _in_object(each, name)]
+        if not objects:
+            found = _in_talk(text, name, highest)
+            if not found and len(names) == 1:
+                found = _alone(text, highest)
+        values = {_value_of(mark, highest) if objects else mark for mark in found}
+        values.discard(None)
+        if not values or any(math.isnan(value) for value in values):
+            raise UnusableAnswer(f"no mark for {name}")
+        if len(values) > 1:
+            raise UnusableAnswer(f"several marks for {name}")
+        marks[name] = values.pop()
+        if not lowest <= marks[name] <= highest:
+            raise UnusableAnswer(f"the mark for {name} is not from {lowest} to {highest}")
+    return marks
+
+
+def _without(text: str, given: Sequence[str]) -> str:
+    """The text without repetitions of what was given, however its white space and quotes came back."""
+    for shown in given:
+        for form in (shown, quoted(shown)[1:-1]):
+            words = [re.escape(word) for word in form.split()]
+            if len(words) > 2:  # shorter ones may be marks
+                text = re.sub(r"\s+".join(words), " ", text, flags=re.IGNORECASE)
+    return text
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object with all its pairs: in a dict, the second of two equal keys would hide the first."""
+
+
+def _objects(text: str) -> Iterator[_Pairs]:
+    """Every sound JSON object in the text that is not inside another."""
+    decoder = json.JSONDecoder(object_pairs_hook=_Pairs)
+    position = 0
+    while (position := text.find("{", position)) >= 0:
+        try:
+            value, position = decoder.raw_decode(text, position)
+        except (ValueError, RecursionError):
+            position += 1
+            continue
+        yield value
+
+
+def _in_object(value: Any, name: str) -> list[Any]:
+    """Everything that stands under the name in a JSON value."""
+    if isinstance(value, _Pairs):
+        wanted = name.replace("_", "")
+        return [
+            found
+            for key, inner in value
+            for found in ([inner] if re.sub(r"[\s_-]", "", key.lower()) == wanted else _in_object(inner, name))
+        ]
+    return [found for inner in value for found in _in_object(inner, name)] if isinstance(value, list) else []
+
+
+def _value_of(value: Any, highest: float) -> float | None:
+    """The mark that a JSON value is; None if it is none."""
+    if isinstance(value, _Pairs):
+        inner = [entry for key, entry in value if key.lower() in _INNER]
+        return _value_of(inner[0], highest) if len(inner) == 1 else _UNSURE
+    if isinstance(value, str):
+        match = _VALUE.match(value)
+        mark = _mark(value, highest)
+        return mark if mark is not None or match is None else _UNSURE
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return _UNSURE
+    return float(value)
+
+
+def _in_talk(text: str, name: str, highest: float) -> list[float]:
+    """The marks that follow the name; NaN for a number there that cannot be taken for one."""
+    spelled = re.compile(_NAMED.format(name=name.replace("_", "[ _-]?")), re.IGNORECASE)
+    marks = [_mark(text[match.end() :], highest) for match in spelled.finditer(text)]
+    return [mark for mark in marks if mark is not None]
+
+
+def _alone(text: str, highest: float) -> list[float]:
+    """The one mark of an answer that is nothing but it, or that calls it score, mark, rating or grade."""
+    label = re.compile(r"\b(?:score|mark|rating|grade)\b[\"'`*_]*\s*(?:[:=：]|\bis\b|\bof\b)[\s\"'`*_]*", re.IGNORECASE)
+    labelled = [_mark(text[match.end() :], highest) for match in label.finditer(text)]
+    marks = [mark for mark in labelled if mark is not None]
+    if marks:
+        return marks
+    match = _VALUE.match(text)
+    if match is None:
+        return []
+    rest = text[match.end() :]
+    scale = _SCALE.match(rest)
+    alone = re.fullmatch(r"[\s.!\"'`*_)\]]*", rest[scale.end() :] if scale else rest)
+    mark = _mark(text, highest)
+    return [mark if alone and mark is not None else _UNSURE]
+
+
+def _mark(text: str, highest: float) -> float | None:
+    """The mark that a text begins with; None if it begins with no number, NaN if with one that is no mark."""
+    match = _VALUE.match(text)
+    if match is None:
+        return _UNSURE if re.match(rf"{_OPENING}(?:[-+−–~≈<>≥≤]|between\b|about\b|around\b)?\s*\d", text) else None
+    number, rest = match[1].lower(), text[match.end() :]
+    scale = _SCALE.match(rest)
+    if scale:
+        found = _SCALES.get(scale[1].lower())
+        if (found if found is not None else float(scale[1])) != highest:
+            return _UNSURE
+        rest = rest[scale.end() :]
+    if number in _SPELLED:  # "one of the pictures is blurred" is no mark
+        return _SPELLED[number] if scale or _IS_ALL.match(rest) else None
+    if _GOES_ON.match(rest):
+        return _UNSURE
+    return float(re.sub("[−–]", "-", number).replace(",", "."))

@@ -1,0 +1,181 @@
+"""Reads one text out of a reply: a caption, a prompt."""
+
+import html
+import json
+import re
+from collections.abc import Collection
+
+from .answering import UnusableAnswer, answer_part, is_refusal
+from .faults import fault_of_text
+
+_FENCE = re.compile(r"```[\w-]*[^\S\n]*\n?(.*?)\s*```", re.DOTALL)
+_OPEN_FENCE = re.compile(r"\A```[\w-]*[^\S\n]*\n")
+_TAG = re.compile(
+    r"</?(?:p|b|i|em|strong|u|br|span|div|h\d|ul|ol|code|mark|small|center|font)(?:\s[^<>]*)?/?>", re.IGNORECASE
+)
+_NAME = (
+    r"(?:(?:final|image|photo|picture|the|a|one|my|short|brief|detailed|concise|filled|completed|revised|generated|suggested|"
+    r"possible|english|one-sentence|single-sentence|person|requested)[ -])*"
+    r"(?:captions?|descriptions?|prompts?|answers?|outputs?|sentences?|responses?|summary|results?|templates?|texts?|edits?|"
+    r"assistant|bildunterschrift|beschreibung|légende|description|leyenda|descripción)"
+)
+_LABEL = re.compile(
+    rf"\A{_NAME}(?: (?:is|for|of|in)\b[^:\n.]{{0,60}})?\s*[:：]\s*|\A{_NAME}\s*(?:-|–|—|\n)\s*", re.IGNORECASE
+)
+_GREETING = re.compile(
+    r"\A(?:(?:sure(?: thing)?|certainly|of course|absolutely|okay|ok|alright|yes|understood|got it)(?:[!:,\n]|\.\s)"
+    r"|(?:great|gladly|no problem|happy to help|thank you|thanks|hello|hi)(?: there)?(?:[!\n]|\.\s))\s*",
+    re.IGNORECASE,
+)
+_SAID = r"\b(?:captions?|descriptions?|sentences?|prompts?|answers?|texts?|summary|versions?|templates?|edits?)\b"
+_LEAD = re.compile(
+    rf"\A(?:(?:here(?:'|’)?s|here (?:is|are)|below is|this is|the following is|as requested|let me|a|the|my|i)\b"
+    rf"[^:\n]{{0,80}}{_SAID}"
+    r"|based on (?:the|this|your) (?:image|picture|photo)|here (?:it is|you go)"
+    r"|(?:let me|i (?:would|will|can)) (?:describe|write|say))"
+    r"[^:\n.!]{0,80}[:!]\s+",
+    re.IGNORECASE,
+)
+_AFTERWARDS = re.compile(
+    r"(?:(?<=[.!?\"”*_)。])\s+|\n\s*)[(\[*_>#-]*\s*(?:(?:please )?notes?\W{0,3}:|(?:please )?note that\b|"
+    r"n\.?b\.?:|p\.?s\.?:|let me know|i hope|hope this|feel free|would you like|do you want|shall i|"
+    r"if you(?:'|’)?d? (?:need|want|would|have|like|prefer)|is there anything|word count|\(?\d+ words\b|"
+    r"(?:explanation|disclaimer|reasoning|confidence|source|remark)s?"
+    r"\W{0,3}:|this (?:caption|description|sentence|answer|prompt)|the (?:caption|description|sentence|above)"
+    r" (?:above|is|has|contains|focuses|describes|follows|uses|avoids|meets)\b|"
+    r"(?:i|we)(?:'|’)?(?:ve| have)? (?:kept|left|avoided|described|followed|focused|used|tried|made|filled|"
+    r"omitted|skipped)\b)"
+    r".*\Z",
+    re.IGNORECASE | re.DOTALL,
+)
+_ALTERNATIVES = re.compile(
+    r"(?:\A|\n)\W*(?:(?:option|alternative|version|variant|caption|description|sentence|prompt|possibility)\s*(?:\d|[A-D]\b)|or)"
+    r"\W*(?:[:.)]|\n)|\balternatively\b[,:]|\n\s*(?:\*\*)?or(?:\*\*)?\s*[:,]|\bor, (?:more|in other words|if)\b",
+    re.IGNORECASE,
+)
+_LIST = re.compile(r"^\s*(?:[-*•·‣]|\d+\s*[.)]|\(\d+\)|[a-d]\))\s", re.MULTILINE)
+_EMPHASIS = re.compile(r"(\*\*\*|\*\*|__|\*|(?<!\w)_|`)(?=\S)([^\n]*?\S)\1(?!\w)")
+_HEADING = re.compile(r"^\s*(?:#{1,6}\s+|>\s+|-{3,}\s*$|\*{3,}\s*$|={3,}\s*$)", re.MULTILINE)
+_MARKUP = re.compile(r"!?\[[^\]]*\]\([^)]*\)|https?://|\|.*\||\\\w+\{|\*\*|^#{1,6} |```|&\w+;", re.MULTILINE)
+_QUOTES = {
+    '"': '"',
+    "'": "'",
+    "“": "”",
+    "‘": "’",
+    "„": "“",
+    "«": "»",
+    "「": "」",
+    "『": "』",
+    "*": "*",
+    "`": "`",
+    "_": "_",
+}
+_AROUND = re.compile(
+    "\\A[\u2190-\u21ff\u2300-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff\\s]+|[\u2190-\u21ff\u2300-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff\\s]+\\Z"
+)
+_ECHO = 8  # as many words in a row of the question are no answer
+
+
+def read_sentence(
+    reply: str,
+    min_words: int,
+    max_words: int,
+    language: str = "en",
+    question: str = "",
+    slots: Collection[str] = (),
+) -> str:
+    """The one text of a reply without what is around it, on one line.
+
+    Thoughts, greetings, labels, fences, quotes, Markdown, emoji at its ends, and notes that follow are taken away.
+
+    Args:
+        reply: As it came.
+        min_words: Of the text.
+        max_words: Of the text.
+        language: ISO 639-1 code of the language that it should be in.
+        question: What the model was asked, without anything that the answer may repeat.
+        slots: Names of what the question asks to be filled in.
+
+    Raises:
+        UnusableAnswer: it is empty, a refusal, a list, has several texts, markup, or any fault of `fault_of_text`;
+            repeats the question; or has too few or too many words.
+    """
+    text = answer_part(reply)
+    if is_refusal(text) and len(text.split()) < 2 * max_words:
+        raise UnusableAnswer("refused")
+    text = _bare(text)
+    if not text:
+        raise UnusableAnswer("empty answer")
+    if _ALTERNATIVES.search(text):
+        raise UnusableAnswer("several texts and not one")
+    if _LIST.search(text):
+        raise UnusableAnswer("a list and not a sentence")
+    if re.search(r"\n\s*\n", text):
+        raise UnusableAnswer("several texts and not one")
+    if _MARKUP.search(text):
+        raise UnusableAnswer("markup")
+    words = text.split()
+    text = " ".join(words)
+    if question and _repeats(words, question):
+        raise UnusableAnswer("repeats the question")
+    if fault := fault_of_text(text, language, slots):
+        raise UnusableAnswer(fault)
+    if not min_words <= len(words) <= max_words:
+        raise UnusableAnswer("too short" if len(words) < min_words else "too long")
+    return text
+
+
+def _bare(text: str) -> str:
+    """The text without whatever is around it."""
+    fenced = _FENCE.findall(text)
+    if len(fenced) == 1 and fenced[0].strip():
+        text = fenced[0]
+    text = _sole_string(html.unescape(_OPEN_FENCE.sub("", text)))
+    text = _TAG.sub(lambda tag: "\n" if tag[0].lower().startswith(("<br", "<p", "</p", "<div", "</div")) else "", text)
+    before = None
+    while text != before:
+        before, text = text, text.strip()
+        text = _AFTERWARDS.sub("", _HEADING.sub("", text))
+        text = _EMPHASIS.sub(r"\2", text)
+        for around in (_AROUND, _GREETING, _LEAD, _LABEL):
+            shorter = around.sub("", text)
+            text = shorter if shorter.strip() else text
+        text = unquoted(text)
+    return text
+
+
+def unquoted(text: str) -> str:
+    """The text without quotation marks around the whole of it; those of a part of it stay."""
+    end = len(text.rstrip("."))
+    if end > 1 and _QUOTES.get(text[0]) == text[end - 1] and not set(text[1 : end - 1]) & {text[0], text[end - 1]}:
+        return text[1 : end - 1]
+    return text
+
+
+def _sole_string(text: str) -> str:
+    """The text of JSON that holds no other; what is no JSON stays."""
+    if not text.lstrip().startswith(("{", "[", '"')):
+        return text
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    found: list[object] = [value]
+    while len(found) == 1 and isinstance(found[0], (dict, list)):
+        (inner,) = found
+        found = list(inner.values()) if isinstance(inner, dict) else list(inner)
+    if len(found) != 1:
+        raise UnusableAnswer("several texts and not one" if found else "empty answer")
+    if not isinstance(found[0], str):
+        raise UnusableAnswer("no answer" if found[0] is None else "no text in the answer")
+    return found[0]
+
+
+def _repeats(words: list[str], question: str) -> bool:
+    """Whether the answer has eight words in a row of the question."""
+
+    def runs(text: str) -> set[tuple[str, ...]]:
+        found = re.findall(r"\w+", text.lower())
+        return {tuple(found[start : start + _ECHO]) for start in range(len(found) - _ECHO + 1)}
+
+    return bool(runs(" ".join(words)) & runs(question))
