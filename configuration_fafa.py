@@ -1,8 +1,17 @@
 """FAFA configuration."""
 
+from collections.abc import Iterable
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 from transformers.models.blip_2.configuration_blip_2 import Blip2QFormerConfig, Blip2VisionConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 BERT_VOCAB_WITH_DEC = 30523
 
@@ -22,6 +31,14 @@ _MOST = {
     "mfr_hidden_size": 65_536,
     "fd_sample_size": 100_000_000,
 }
+# What transformers, its Trainer and quantisation add to a configuration without declaring it.
+_INHERITED = {
+    *("model_type", "name_or_path", "auto_map", "quantization_config", "torch_dtype", "num_labels", "use_cache"),
+    *("attn_implementation", "experts_implementation", "output_attentions", "tie_word_embeddings"),
+    *("pad_token_id", "bos_token_id", "eos_token_id"),
+}
+# What others call a setting; the first two would be dropped as parameters of text generation.
+_OTHER_NAMES = {"temperature": "temperature_init", "top_k": "num_top_tokens", "embed_dim": "projection_dim"}
 _MOST_PATCHES = 65_536  # attention over them takes their square
 _MOST_WEIGHTS = 10**11  # a hundred times the released model; 400 GB in float32
 
@@ -65,7 +82,12 @@ class FafaConfig(PreTrainedConfig):
 
     model_type = "fafa"
     sub_configs = {"vision_config": Blip2VisionConfig, "qformer_config": Blip2QFormerConfig}
-    keys_to_ignore_at_inference = ["loss_fda", "loss_fd", "loss_mfr", "loss_itc", "logits"]
+    keys_to_ignore_at_inference = [
+        *("loss_fda", "loss_fd", "loss_mfr", "loss_itc", "logits"),
+        *("hidden_states", "vision_hidden_states", "target_hidden_states", "target_vision_hidden_states"),
+        *("attentions", "cross_attentions", "vision_attentions"),
+        *("target_attentions", "target_cross_attentions", "target_vision_attentions"),
+    ]
 
     vision_config: dict | PreTrainedConfig | None = None
     qformer_config: dict | PreTrainedConfig | None = None
@@ -90,6 +112,13 @@ class FafaConfig(PreTrainedConfig):
     vocabulary_hash: str | None = None
 
     def __post_init__(self, **kwargs):
+        _refuse_unknown("", type(self), kwargs)
+        for name, part in self.sub_configs.items():
+            given = getattr(self, name)
+            if isinstance(given, dict):
+                _refuse_unknown(f"{name}.", part, given)
+            elif not isinstance(given, (part, type(None))):
+                raise ValueError(f"{name} is {_short(given)}, expected a {part.__name__} or its fields as a dict")
         if not isinstance(self.vision_config, PreTrainedConfig):
             self.vision_config = Blip2VisionConfig(**(self.vision_config or {}))
         if not isinstance(self.qformer_config, PreTrainedConfig):
@@ -98,7 +127,34 @@ class FafaConfig(PreTrainedConfig):
             )
         self.qformer_config.encoder_hidden_size = self.vision_config.hidden_size
         self.qformer_config.use_qformer_text_input = True
+        if self.chunk_size_feed_forward:
+            self.qformer_config.chunk_size_feed_forward = self.chunk_size_feed_forward
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "FafaConfig | tuple[FafaConfig, dict[str, Any]]":
+        """As transformers' own, for a saved configuration and changes to it (`kwargs`), which are checked, too.
+
+        Unknown settings in a file, misspelt or from a newer version or another tool, are told of and left out. Among
+        the changes, one that resembles a setting is refused; the rest is for the model.
+        """
+        config_dict = _without_unknown("", cls, config_dict)
+        for name, part in cls.sub_configs.items():
+            if isinstance(config_dict.get(name), dict):
+                config_dict[name] = _without_unknown(f"{name}.", part, config_dict[name])
+            if isinstance(kwargs.get(name), dict):
+                config_dict[name] = {**(config_dict.get(name) or {}), **kwargs.pop(name)}
+        wants_rest = kwargs.pop("return_unused_kwargs", False)
+        config, rest = super().from_dict(config_dict, **kwargs, return_unused_kwargs=True)
+        _refuse_unknown("", cls, [name for name in rest if _nearest(cls, name)])
+        if rest and not wants_rest:
+            logger.warning("settings that FafaConfig does not know are left out: %s", ", ".join(sorted(rest)))
+        config.validate()
+        return (config, rest) if wants_rest else config
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """The part with the vocabulary, which `resize_token_embeddings` changes."""
+        return self.qformer_config
 
     @classmethod
     def vit_l(cls, **kwargs) -> "FafaConfig":
@@ -155,6 +211,9 @@ class FafaConfig(PreTrainedConfig):
                     continue
                 if type(value) is not int or not 1 <= value <= most:
                     raise ValueError(f"{where}{name} is {_short(value)}, expected a whole number from 1 to {most:,}")
+        pad = self.qformer_config.pad_token_id
+        if pad is not None and (type(pad) is not int or not 0 <= pad < self.qformer_config.vocab_size):
+            raise ValueError(f"qformer_config.pad_token_id is {_short(pad)}, expected an id of the vocabulary, or None")
         for where, part in {"vision_config": self.vision_config, "qformer_config": self.qformer_config}.items():
             if part.hidden_size % part.num_attention_heads:
                 raise ValueError(
@@ -198,9 +257,29 @@ class FafaConfig(PreTrainedConfig):
                     _check_number(f"{where}.{name}", getattr(part, name), 0, 1)
             _check_number(f"{where}.initializer_range", part.initializer_range, 0, 100)
 
+    def validate_inherited(self):
+        """Part of `@strict`: what transformers' own classes take without a look."""
+        for where, part in {
+            "": self,
+            "vision_config.": self.vision_config,
+            "qformer_config.": self.qformer_config,
+        }.items():
+            act, chunk = getattr(part, "hidden_act", None), part.chunk_size_feed_forward
+            if act is not None and act not in ACT2FN:
+                raise ValueError(f"{where}hidden_act is {_short(act)}, expected one of {', '.join(sorted(ACT2FN))}")
+            if type(chunk) is not int or not 0 <= chunk <= 65_536:
+                raise ValueError(
+                    f"{where}chunk_size_feed_forward is {_short(chunk)}, expected a whole number from 0 to 65,536"
+                )
+            if part.is_encoder_decoder not in (False, None):
+                raise ValueError(f"{where}is_encoder_decoder is {_short(part.is_encoder_decoder)}: FAFA has no decoder")
+            for name in ("return_dict", "output_hidden_states", "output_attentions"):
+                if not isinstance(getattr(part, name), (bool, type(None))):
+                    raise ValueError(f"{where}{name} is {_short(getattr(part, name))}, expected true or false")
+
     def validate_tokens(self):
         """Part of `@strict`: the score needs `num_top_tokens` target tokens to average."""
-        if not 1 <= self.num_top_tokens <= self.num_query_tokens:
+        if type(self.num_top_tokens) is not int or not 1 <= self.num_top_tokens <= self.num_query_tokens:
             raise ValueError(
                 f"num_top_tokens is {self.num_top_tokens}, expected 1 to num_query_tokens = {self.num_query_tokens}"
             )
@@ -215,7 +294,7 @@ class FafaConfig(PreTrainedConfig):
     def validate_ranges(self):
         """Part of `@strict`: probabilities and labels lie in [0, 1], the temperature above 0."""
         for name in ("fda_alpha", "mfr_mask_ratio", "distribution_uncertainty"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
+            if isinstance(getattr(self, name), bool) or not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a number in [0, 1]")
         if self.temperature_init <= 0.0:
             raise ValueError(f"temperature_init is {self.temperature_init}, expected a number above 0")
@@ -232,6 +311,44 @@ class FafaConfig(PreTrainedConfig):
 def _check_number(name: str, value: float, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:  # NaN is nowhere
         raise ValueError(f"{name} is {_short(value)}, expected a number from {low} to {high:g}")
+
+
+def _refuse_unknown(where: str, config_class: type[PreTrainedConfig], names: Iterable[str]) -> None:
+    for name in _unknown(config_class, names):
+        nearest = _nearest(config_class, name)
+        raise ValueError(
+            f"{where}{name} is no setting of {config_class.__name__}"
+            + (f"; did you mean {where}{nearest}?" if nearest else ": its documentation lists them")
+        )
+
+
+def _without_unknown(where: str, config_class: type[PreTrainedConfig], settings: dict[str, Any]) -> dict[str, Any]:
+    if unknown := _unknown(config_class, settings):
+        logger.warning(
+            "the saved configuration has settings that are none of FAFA's, and are left out: %s. Somebody misspelt "
+            "them, or another tool or a newer version wrote them; if they matter, mend them or update FAFA.",
+            ", ".join(f"{where}{_with_nearest(config_class, name)}" for name in sorted(unknown)),
+        )
+    return {name: value for name, value in settings.items() if name not in unknown}
+
+
+def _with_nearest(config_class: type[PreTrainedConfig], name: str) -> str:
+    nearest = _nearest(config_class, name)
+    return name if nearest is None else f"{name} (did you mean {nearest}?)"
+
+
+def _unknown(config_class: type[PreTrainedConfig], names: Iterable[str]) -> list[str]:
+    known = {field.name for field in fields(config_class)} | _INHERITED
+    return [name for name in names if name not in known and not name.startswith("_")]
+
+
+def _nearest(config_class: type[PreTrainedConfig], name: str) -> str | None:
+    own = {field.name for field in fields(config_class)}
+    if name in own or name in _INHERITED:
+        return None
+    if _OTHER_NAMES.get(name) in own:
+        return _OTHER_NAMES[name]
+    return next(iter(get_close_matches(name, sorted(own), n=1, cutoff=0.8)), None)
 
 
 def _short(value: object) -> str:

@@ -22,6 +22,7 @@ from .losses_fafa import (
     masked_feature_reasoning_loss,
     spread_mask,
 )
+from .recording_fafa import Recording, recorded
 from .scoring_fafa import topk_mean_similarity
 from .weights_fafa import beside_adapter, refuse_incomplete, refuse_unsound_weights
 
@@ -39,6 +40,18 @@ class FafaOutput(ModelOutput):
         logits: `(batch_size, batch_size)`, scores of query i and target j over the temperature, fp32.
         query_embeds: `(batch_size, projection_dim)`, unit length.
         target_embeds: `(batch_size, num_query_tokens, projection_dim)`, each token of unit length.
+        hidden_states: of the Q-Former over each query, before its first layer and after each: tuple of `(batch_size,
+            num_query_tokens + text_length, qformer_hidden_size)`, fewer tokens without an image or a caption; by
+            `output_hidden_states`, as the next three.
+        vision_hidden_states: of the vision tower over reference images, before the LayerNorm behind it: tuple of
+            `(batch_size, num_patches + 1, vision_hidden_size)`.
+        target_hidden_states, target_vision_hidden_states: the same over targets.
+        attentions: of the Q-Former over each query, a layer each: tuple of `(batch_size, num_heads, num_tokens,
+            num_tokens)`; by `output_attentions`, as the next five.
+        cross_attentions: of its query tokens to the image, for each layer that has it: tuple of `(batch_size,
+            num_heads, num_query_tokens, num_patches + 1)`.
+        vision_attentions: of the vision tower over reference images, a layer each.
+        target_attentions, target_cross_attentions, target_vision_attentions: the same over targets.
     """
 
     loss: Tensor | None = None
@@ -49,6 +62,16 @@ class FafaOutput(ModelOutput):
     logits: Tensor | None = None
     query_embeds: Tensor | None = None
     target_embeds: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    vision_hidden_states: tuple[Tensor, ...] | None = None
+    target_hidden_states: tuple[Tensor, ...] | None = None
+    target_vision_hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+    vision_attentions: tuple[Tensor, ...] | None = None
+    target_attentions: tuple[Tensor, ...] | None = None
+    target_cross_attentions: tuple[Tensor, ...] | None = None
+    target_vision_attentions: tuple[Tensor, ...] | None = None
 
 
 class TripletStates(NamedTuple):
@@ -284,8 +307,6 @@ class FafaModel(FafaPreTrainedModel):
         if pixel_values is None and input_ids is None:
             raise ValueError("a query needs pixel_values, input_ids or both")
         if input_ids is None:
-            if attention_mask is not None:
-                raise ValueError("attention_mask is of captions, but input_ids are missing")
             return F.normalize(self.get_target_features(pixel_values).mean(dim=1), dim=-1)
         self._check_captions("input_ids", input_ids, attention_mask)
         if pixel_values is not None:
@@ -340,6 +361,8 @@ class FafaModel(FafaPreTrainedModel):
         return_loss: bool = True,
         return_dict: bool | None = None,
         gather_across_processes: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> FafaOutput | tuple:
         """Query features and, with targets, target features and the training loss.
 
@@ -356,6 +379,8 @@ class FafaModel(FafaPreTrainedModel):
             return_dict: False returns a tuple of the fields that are set.
             gather_across_processes: compute the loss of the batches of all processes together, as one process would;
                 every process must call with it. The output then holds the embeddings of all of them.
+            output_hidden_states: return what the towers hold after each layer, of this process's inputs.
+            output_attentions: return attention weights; needs `model.set_attn_implementation("eager")`.
 
         In eval mode the loss repeats: what training draws, the masks of masked feature reasoning and the sample of
         feature diversity, is then spread evenly, and the random state stays as it is.
@@ -364,22 +389,45 @@ class FafaModel(FafaPreTrainedModel):
             ValueError, TypeError: the inputs do not fit one another or this model.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
-        if target_pixel_values is None:
-            if any(given is not None for given in (group_ids, caption_input_ids, caption_attention_mask)):
-                raise ValueError("group_ids and captions of targets are for the loss, which needs target_pixel_values")
-            output = FafaOutput(query_embeds=self.get_query_features(pixel_values, input_ids, attention_mask))
-            return output if return_dict else output.to_tuple()
-        states = self.triplet_states(
-            pixel_values, input_ids, attention_mask, target_pixel_values, caption_input_ids, caption_attention_mask
-        )
-        if return_loss:
-            output = self.losses(states, group_ids, gather_across_processes)
-        else:
-            output = FafaOutput(
-                query_embeds=self._project(self.text_projection, states.query),
-                target_embeds=self._project(self.vision_projection, states.target),
-            )
+        with self._recorded(output_hidden_states, output_attentions) as recording:
+            if target_pixel_values is None:
+                if any(given is not None for given in (group_ids, caption_input_ids, caption_attention_mask)):
+                    raise ValueError("group_ids and captions of targets are for the loss: target_pixel_values missing")
+                output = FafaOutput(query_embeds=self.get_query_features(pixel_values, input_ids, attention_mask))
+            else:
+                states = self.triplet_states(
+                    pixel_values, input_ids, attention_mask, target_pixel_values, caption_input_ids,
+                    caption_attention_mask,
+                )  # fmt: skip
+                if return_loss:
+                    output = self.losses(states, group_ids, gather_across_processes)
+                else:
+                    output = FafaOutput(
+                        query_embeds=self._project(self.text_projection, states.query),
+                        target_embeds=self._project(self.vision_projection, states.target),
+                    )
+        num_runs = 1 if target_pixel_values is None else 2  # the last ones: before them comes that over whole captions
+        for kind, runs in {"": recording.qformer, "vision_": recording.vision}.items():
+            for prefix, run in zip(("", "target_"), runs[-num_runs:], strict=False):
+                for name, value in run.items():
+                    output[f"{prefix}{kind}{name}"] = value
         return output if return_dict else output.to_tuple()
+
+    def _recorded(
+        self, hidden_states: bool | None, attentions: bool | None
+    ) -> contextlib.AbstractContextManager[Recording]:
+        hidden_states = self.config.output_hidden_states if hidden_states is None else hidden_states
+        attentions = self.config.output_attentions if attentions is None else attentions
+        for name, value in {"output_hidden_states": hidden_states, "output_attentions": attentions}.items():
+            if value not in (True, False, None):
+                raise ValueError(f"{name} is {value!r}, expected true or false: all layers or none")
+        kinds = {part.config._attn_implementation for part in (self.vision_model, self.qformer)}
+        if attentions and kinds != {"eager"}:
+            raise ValueError(
+                f"output_attentions: {' and '.join(sorted(map(str, kinds)))} attention gives no weights; call "
+                'model.set_attn_implementation("eager") before'
+            )
+        return recorded(self.vision_model.encoder, self.qformer.encoder, bool(hidden_states), bool(attentions))
 
     def triplet_states(
         self,
@@ -444,31 +492,29 @@ class FafaModel(FafaPreTrainedModel):
         config, temperature = self.config, self.temperature.float()
         if group_ids is None:
             group_ids = torch.arange(states.query.shape[0], device=states.query.device)
-        output = FafaOutput(
-            query_embeds=self._project(self.text_projection, states.query),
-            target_embeds=self._project(self.vision_projection, self._resample_statistics(states.target)),
+        query_embeds = self._project(self.text_projection, states.query)
+        target_embeds = self._project(self.vision_projection, self._resample_statistics(states.target))
+        logits = self._scores(query_embeds, target_embeds) / temperature
+        loss_fda = alignment_loss(logits, group_labels(group_ids, config.fda_alpha), config.fda_divergence)
+        loss_fd = feature_diversity_loss(
+            target_embeds, config.fd_margin, config.fd_scope, config.fd_sample_size, draw=self.training
         )
-        output.logits = self._scores(output.query_embeds, output.target_embeds) / temperature
-        labels = group_labels(group_ids, config.fda_alpha)
-        output.loss_fda = alignment_loss(output.logits, labels, config.fda_divergence)
-        output.loss_fd = feature_diversity_loss(
-            output.target_embeds, config.fd_margin, config.fd_scope, config.fd_sample_size, draw=self.training
-        )
-        output.loss_mfr = masked_feature_reasoning_loss(
+        loss_mfr = masked_feature_reasoning_loss(
             states.query,
             states.target.mean(dim=1),
             self.mfr_predictor,
             query_mask=self._draw_mask(states.query),
             target_mask=self._draw_mask(states.query),
         )
-        output.loss = output.loss_fda + config.fd_weight * output.loss_fd + config.mfr_weight * output.loss_mfr
+        loss, loss_itc = loss_fda + config.fd_weight * loss_fd + config.mfr_weight * loss_mfr, None
         if states.caption is not None:
             # Everybody in a group wears what the caption says, so it fits all of them alike.
             caption_embeds = self._project(self.text_projection, states.caption)
-            caption_logits = self._scores(caption_embeds, output.target_embeds) / temperature
-            output.loss_itc = alignment_loss(caption_logits, group_labels(group_ids, 1.0), "forward")
-            output.loss = output.loss + config.itc_weight * output.loss_itc
-        return output
+            caption_logits = self._scores(caption_embeds, target_embeds) / temperature
+            loss_itc = alignment_loss(caption_logits, group_labels(group_ids, 1.0), "forward")
+            loss = loss + config.itc_weight * loss_itc
+        # In one piece: a tuple of it has the order in which fields were set, and its first is taken for the loss.
+        return FafaOutput(loss, loss_fda, loss_fd, loss_mfr, loss_itc, logits, query_embeds, target_embeds)
 
     def _resample_statistics(self, target_states: Tensor) -> Tensor:
         # Of the states to be projected only: masked feature reasoning sees them as they are (released code).
