@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 from .configuration_fafa import FafaConfig
 from .gathering_fafa import gather_rows, share_random_state
 from .scoring_fafa import topk_mean_similarity
-from .weights_fafa import beside_adapter, refuse_incomplete, refuse_unsound_weights
+from .weights_fafa import beside_adapter, refuse_incomplete, refuse_options, refuse_unsound_weights
 
 LABEL_EPSILON = 1e-8  # released code: added to the label distribution before its logarithm
 UNCERTAINTY_EPSILON = 1e-6  # released code: added to variances in distribution uncertainty
@@ -223,7 +223,9 @@ class FafaPreTrainedModel(PreTrainedModel):
 
         Raises:
             UnsoundModelError: weights are missing, foreign, not finite, or integers; a ValueError.
+            TypeError: an option cannot be honoured.
         """
+        refuse_options(pretrained_model_name_or_path, kwargs)
         source = beside_adapter(pretrained_model_name_or_path, kwargs)
         model, info = super().from_pretrained(source, *model_args, output_loading_info=True, **kwargs)
         own = model.__dict__.pop("_loading_info", None)  # of a model with an adapter, `info` is the adapter's

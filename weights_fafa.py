@@ -6,7 +6,7 @@ says so in a table at most. The scores that come out then look like scores.
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,48 @@ _NAMED = 5  # names in a message; the rest is counted
 _LOOKED_AT = 1024  # values of a weight that tell whether all are worth a look
 
 
+# Options of `from_pretrained` that FAFA has no use for, or that transformers drops without a word.
+_NO_PLAN = "FAFA has no plan for splitting layers over devices; accelerate's FSDP and device_map split the model"
+_NOT_HONOURED = {
+    "from_tf": "TensorFlow's files are read no more",
+    "from_flax": "Flax' files are read no more",
+    "mirror": "set HF_ENDPOINT in the environment",
+    "proxies": "set HTTPS_PROXY in the environment",
+    "offload_state_dict": "device_map and offload_folder say what is offloaded",
+    "_fast_init": "there is one way to initialise",
+    "generation_config": "FAFA generates no text",
+    "gguf_file": "there is no GGUF form of FAFA",
+    "experts_implementation": "FAFA has no experts",
+    "fusion_config": "there is nothing in FAFA to fuse",
+    "tp_plan": _NO_PLAN,
+    "tp_size": _NO_PLAN,
+    "device_mesh": _NO_PLAN,
+    "distributed_config": _NO_PLAN,
+}
+
+
 class UnsoundModelError(ValueError):
     """What a model's folder holds is no whole model, or its parts do not fit together. The message says what to do."""
+
+
+def refuse_options(source: object, options: Mapping[str, Any]) -> None:
+    """Refuses options of `from_pretrained` that nothing would come of.
+
+    Raises:
+        TypeError: it names the option, and says why. ValueError: weights shall be offloaded to nowhere.
+    """
+    for name, reason in _NOT_HONOURED.items():
+        if options.get(name):
+            raise TypeError(f"{name} cannot be honoured: {reason}.")
+    if (
+        options.get("revision") not in (None, "main")
+        and isinstance(source, (str, os.PathLike))
+        and Path(source).is_dir()
+    ):
+        raise ValueError(f"revision={options['revision']!r} cannot be honoured: {source} is a folder, and has none.")
+    device_map = options.get("device_map")
+    if isinstance(device_map, Mapping) and "disk" in device_map.values() and options.get("offload_folder") is None:
+        raise ValueError("device_map puts weights on the disk: say in which folder by offload_folder.")
 
 
 def refuse_incomplete(
@@ -126,4 +166,11 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
-__all__ = ["UnsoundModelError", "beside_adapter", "is_packed", "refuse_incomplete", "refuse_unsound_weights"]
+__all__ = [
+    "UnsoundModelError",
+    "beside_adapter",
+    "is_packed",
+    "refuse_incomplete",
+    "refuse_options",
+    "refuse_unsound_weights",
+]
