@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 _NAMED = 5  # names in a message; the rest is counted
+_DAMAGED = "The file is damaged, or its numbers are of another kind than the model's. Fetch or save the model again."
 _LOOKED_AT = 1024  # values of a weight that tell whether all are worth a look
 
 
@@ -97,13 +99,15 @@ def refuse_incomplete(
 
 
 def refuse_unsound_weights(source: object, model: nn.Module) -> None:
-    """Refuses weights that no training gives: NaN, infinity, whole numbers (of a quantised file without its scales).
+    """Refuses weights that no training gives: NaN, infinity, complex or whole numbers (as integers are).
 
     Weights that are not in memory, or packed by a library that quantises, are not looked at.
 
     Raises:
         UnsoundModelError: it names them.
     """
+    if isinstance(source, (str, os.PathLike)) and (complex_ones := _complex_weights(Path(source))):
+        raise UnsoundModelError(f"{source}: weights hold complex numbers: {_some(complex_ones)}. {_DAMAGED}")
     infinite, whole = [], []
     for name, weight in model.named_parameters():
         weight = weight.detach()
@@ -116,10 +120,7 @@ def refuse_unsound_weights(source: object, model: nn.Module) -> None:
             whole.append(name)
     for names, what in ((infinite, "NaN or infinite values"), (whole, "whole numbers alone, as quantised files do")):
         if names:
-            raise UnsoundModelError(
-                f"{source}: weights hold {what}: {_some(names)}. The file is damaged, or its numbers are of another "
-                "kind than the model's. Fetch or save the model again."
-            )
+            raise UnsoundModelError(f"{source}: weights hold {what}: {_some(names)}. {_DAMAGED}")
 
 
 def is_packed(weight: torch.Tensor) -> bool:
@@ -144,6 +145,15 @@ def beside_adapter(folder: object, options: dict[str, Any]) -> object:
             options["adapter_kwargs"] = {**(options.get("adapter_kwargs") or {}), "_adapter_model_path": str(folder)}
             return str(above / base)
     return folder
+
+
+def _complex_weights(folder: Path) -> list[str]:
+    """By the headers of a local folder's files: loading drops imaginary parts, and nothing tells afterwards."""
+    names = []
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            names += [name for name in tensors.keys() if tensors.get_slice(name).get_dtype().startswith("C")]  # noqa: SIM118
+    return names
 
 
 def _are_integers(weight: torch.Tensor) -> bool:
