@@ -123,6 +123,12 @@ class FafaImageProcessor(PilBackend):
             **self._refuse_foreign({name: settings[name] for name in settings if name not in kept}), **kept
         )
 
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, push_to_hub: bool = False, **options: Any
+    ) -> list[str]:
+        """Saves it as transformers does, also where a `Path` is pushed to the Hub."""
+        return super().save_pretrained(os.fspath(save_directory), push_to_hub, **options)
+
     def preprocess(
         self,
         images: Any,

@@ -24,7 +24,7 @@ from .losses_fafa import (
 )
 from .recording_fafa import Recording, recorded
 from .scoring_fafa import topk_mean_similarity
-from .weights_fafa import beside_adapter, refuse_incomplete, refuse_unsound_weights
+from .weights_fafa import beside_adapter, refuse_incomplete, refuse_options, refuse_unsound_weights
 
 
 @dataclass
@@ -124,7 +124,9 @@ class FafaPreTrainedModel(PreTrainedModel):
 
         Raises:
             UnsoundModelError: weights are missing, foreign, not finite, or integers; a ValueError.
+            TypeError: an option cannot be honoured.
         """
+        refuse_options(pretrained_model_name_or_path, kwargs)
         source = beside_adapter(pretrained_model_name_or_path, kwargs)
         model, info = super().from_pretrained(source, *model_args, output_loading_info=True, **kwargs)
         own = model.__dict__.pop("_loading_info", None)  # of a model with an adapter, `info` is the adapter's

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -311,6 +312,12 @@ class FafaProcessor(ProcessorMixin):
             return False
         self._told.add(what)
         return True
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, push_to_hub: bool = False, **options: Any
+    ) -> list[str]:
+        """Saves it as transformers does, also where a `Path` is pushed to the Hub."""
+        return super().save_pretrained(os.fspath(save_directory), push_to_hub, **options)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as they are saved, with the hash of the tokenizer as it is now."""

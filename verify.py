@@ -11,7 +11,8 @@
     synthesis             runs.jsonl                              the checksums of finished chunks and their pictures
     training checkpoint   checkpoint-<step>                       the checksums of all files and of manifest.json
     features of images    features-*.safetensors, inputs-*.jsonl  the checksums of shards, list and manifest.json
-    model                 config.json and *.safetensors           nothing was recorded: headers, sizes, finite weights
+    model                 config.json and *.safetensors           nothing was recorded: headers, sizes, finite weights;
+                                                                  of a FafaModel, that it is whole and its parts fit
 
 A folder that is none of these is looked through for such folders, three levels deep. Every fault is a line with the
 name of the file. Exit status: 0 if all is sound, 1 if there are faults, 2 if something could not be checked.
@@ -168,13 +169,14 @@ def _check_features(folder: Path, options: Options) -> Verdict:
 
 
 def _check_model(folder: Path, options: Options) -> Verdict:
-    """Headers, sizes, the shards that an index names, and whether all weights are finite."""
+    """Headers, sizes, the shards that an index names, finite weights; and what a FafaModel needs beside."""
     import torch
     from safetensors import SafetensorError, safe_open
     from tqdm.auto import tqdm
 
     faults: list[str] = []
     present: dict[str, set[str]] = {}
+    integers: list[str] = []
     for file in tqdm(
         sorted(filter(Path.is_file, folder.glob("*.safetensors"))),
         desc=f"Checking {folder.name}",
@@ -188,6 +190,8 @@ def _check_model(folder: Path, options: Options) -> Verdict:
                     tensor = tensors.get_tensor(name)
                     if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                         faults.append(f"{file.name}: {name} holds values that are not finite")
+                    if not tensor.is_floating_point() and not name.endswith("position_ids"):
+                        integers.append(f"{file.name}: {name} holds {str(tensor.dtype).removeprefix('torch.')} numbers")
         except SafetensorError as error:
             faults.append(f"{file.name} is cut off or damaged ({error})")
     for file in sorted(folder.glob("*.json")):
@@ -201,9 +205,42 @@ def _check_model(folder: Path, options: Options) -> Verdict:
                     faults.append(f"{file.name}: {lacking[0]} and {len(lacking) - 1:,} more are not in their shards")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             faults.append(f"{file.name} is damaged ({str(error).removeprefix(f'{file}: ')})")
+    settings = {} if faults else read_json(folder / "config.json")
+    # A library that quantises writes packed integers, under names of its own.
+    if settings.get("model_type") == "fafa" and not settings.get("quantization_config"):
+        faults += [*integers, *_faults_of_fafa(folder, set.union(*present.values()))]
     return Verdict(
         folder, "model", faults, [], "no checksums are recorded: a changed weight that is finite is not seen"
     )
+
+
+def _faults_of_fafa(folder: Path, present: set[str]) -> Iterator[str]:
+    """What `load_model` would refuse, without the memory that weights take."""
+    import torch
+
+    from .configuration_fafa import FafaConfig
+    from .model_folder import check_fit
+    from .modeling_fafa import FafaModel
+    from .processing_fafa import FafaProcessor
+    from .weights_fafa import UnsoundModelError, refuse_incomplete
+
+    try:
+        with torch.device("meta"):
+            model = FafaModel(FafaConfig.from_pretrained(folder))
+    except Exception as error:
+        yield f"config.json cannot be a FafaModel's ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+        return
+    wanted = set(model.state_dict())
+    foreign = {name for name in present - wanted if not name.endswith("position_ids")}
+    try:
+        refuse_incomplete(folder.name, wanted - present, foreign)
+    except UnsoundModelError as error:
+        yield str(error)
+    if (folder / "processor_config.json").is_file():
+        try:
+            check_fit(model, FafaProcessor.from_pretrained(folder), folder.name)
+        except (OSError, TypeError, ValueError) as error:
+            yield f"processor_config.json, tokenizer: {str(error).removeprefix(f'{folder.name}: ')}"
 
 
 def _is_data_set(folder: Path, names: set[str]) -> bool:

@@ -6,20 +6,62 @@ says so in a table at most. The scores that come out then look like scores.
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 _NAMED = 5  # names in a message; the rest is counted
+_DAMAGED = "The file is damaged, or its numbers are of another kind than the model's. Fetch or save the model again."
 _LOOKED_AT = 1024  # values of a weight that tell whether all are worth a look
+
+
+# Options of `from_pretrained` that FAFA has no use for, or that transformers drops without a word.
+_NO_PLAN = "FAFA has no plan for splitting layers over devices; accelerate's FSDP and device_map split the model"
+_NOT_HONOURED = {
+    "from_tf": "TensorFlow's files are read no more",
+    "from_flax": "Flax' files are read no more",
+    "mirror": "set HF_ENDPOINT in the environment",
+    "proxies": "set HTTPS_PROXY in the environment",
+    "offload_state_dict": "device_map and offload_folder say what is offloaded",
+    "_fast_init": "there is one way to initialise",
+    "generation_config": "FAFA generates no text",
+    "gguf_file": "there is no GGUF form of FAFA",
+    "experts_implementation": "FAFA has no experts",
+    "fusion_config": "there is nothing in FAFA to fuse",
+    "tp_plan": _NO_PLAN,
+    "tp_size": _NO_PLAN,
+    "device_mesh": _NO_PLAN,
+    "distributed_config": _NO_PLAN,
+}
 
 
 class UnsoundModelError(ValueError):
     """What a model's folder holds is no whole model, or its parts do not fit together. The message says what to do."""
+
+
+def refuse_options(source: object, options: Mapping[str, Any]) -> None:
+    """Refuses options of `from_pretrained` that nothing would come of.
+
+    Raises:
+        TypeError: it names the option, and says why. ValueError: weights shall be offloaded to nowhere.
+    """
+    for name, reason in _NOT_HONOURED.items():
+        if options.get(name):
+            raise TypeError(f"{name} cannot be honoured: {reason}.")
+    if (
+        options.get("revision") not in (None, "main")
+        and isinstance(source, (str, os.PathLike))
+        and Path(source).is_dir()
+    ):
+        raise ValueError(f"revision={options['revision']!r} cannot be honoured: {source} is a folder, and has none.")
+    device_map = options.get("device_map")
+    if isinstance(device_map, Mapping) and "disk" in device_map.values() and options.get("offload_folder") is None:
+        raise ValueError("device_map puts weights on the disk: say in which folder by offload_folder.")
 
 
 def refuse_incomplete(
@@ -57,13 +99,15 @@ def refuse_incomplete(
 
 
 def refuse_unsound_weights(source: object, model: nn.Module) -> None:
-    """Refuses weights that no training gives: NaN, infinity, whole numbers (of a quantised file without its scales).
+    """Refuses weights that no training gives: NaN, infinity, complex or whole numbers (as integers are).
 
     Weights that are not in memory, or packed by a library that quantises, are not looked at.
 
     Raises:
         UnsoundModelError: it names them.
     """
+    if isinstance(source, (str, os.PathLike)) and (complex_ones := _complex_weights(Path(source))):
+        raise UnsoundModelError(f"{source}: weights hold complex numbers: {_some(complex_ones)}. {_DAMAGED}")
     infinite, whole = [], []
     for name, weight in model.named_parameters():
         weight = weight.detach()
@@ -76,10 +120,7 @@ def refuse_unsound_weights(source: object, model: nn.Module) -> None:
             whole.append(name)
     for names, what in ((infinite, "NaN or infinite values"), (whole, "whole numbers alone, as quantised files do")):
         if names:
-            raise UnsoundModelError(
-                f"{source}: weights hold {what}: {_some(names)}. The file is damaged, or its numbers are of another "
-                "kind than the model's. Fetch or save the model again."
-            )
+            raise UnsoundModelError(f"{source}: weights hold {what}: {_some(names)}. {_DAMAGED}")
 
 
 def is_packed(weight: torch.Tensor) -> bool:
@@ -106,6 +147,15 @@ def beside_adapter(folder: object, options: dict[str, Any]) -> object:
     return folder
 
 
+def _complex_weights(folder: Path) -> list[str]:
+    """By the headers of a local folder's files: loading drops imaginary parts, and nothing tells afterwards."""
+    names = []
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            names += [name for name in tensors.keys() if tensors.get_slice(name).get_dtype().startswith("C")]  # noqa: SIM118
+    return names
+
+
 def _are_integers(weight: torch.Tensor) -> bool:
     """Whether all values are whole numbers, and not all one: what begins as zeros or ones is no quantised weight."""
     some = weight.flatten()[:: max(1, weight.numel() // _LOOKED_AT)]
@@ -126,4 +176,11 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
-__all__ = ["UnsoundModelError", "beside_adapter", "is_packed", "refuse_incomplete", "refuse_unsound_weights"]
+__all__ = [
+    "UnsoundModelError",
+    "beside_adapter",
+    "is_packed",
+    "refuse_incomplete",
+    "refuse_options",
+    "refuse_unsound_weights",
+]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..checks_fafa import AlikeFeatures
 from ..loading import undecoded
+from ..model_folder import check_fit
 from ..modeling_fafa import FafaModel
 from ..processing_fafa import FafaProcessor
 from ..retrieval.encoding import collect_features, describe_images, encode_images, unchanged
@@ -56,6 +57,7 @@ def encode_targets(
         ValueError: the gallery is empty, features are not finite, or `features_dir` holds other features.
         UnreadableImageError: an image cannot be decoded. FileNotFoundError: it is not there. Both name the file.
     """
+    check_fit(model, processor)
     if len(gallery) == 0:
         raise ValueError("the gallery holds no image to encode")
     return encode_images(
@@ -102,6 +104,7 @@ def encode_queries(
         raise ValueError(f"no modes; expected some of {', '.join(QUERY_MODES)}")
     if unknown := [mode for mode in modes if mode not in QUERY_MODES]:
         raise ValueError(f"modes: {', '.join(unknown)} unknown; expected some of {', '.join(QUERY_MODES)}")
+    check_fit(model, processor)
     model.eval()
     needed = _arguments(modes)
     captions = queries["caption"][:] if "input_ids" in needed else None

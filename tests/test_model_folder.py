@@ -68,8 +68,12 @@ def with_one(name, change):
         (with_one("query_tokens", lambda w: w.index_fill(2, torch.tensor(3), float("-inf"))), "infinite .*query_tok"),
         (with_one("text_projection.weight", lambda w: (w * 100).to(torch.int8)), "whole numbers alone, .*text_proj"),
         (with_one("text_projection.weight", lambda w: w > 0), r"whole numbers alone, .*text_projection\.weight"),
+        (
+            with_one("text_projection.weight", lambda w: w.to(torch.complex64)),
+            r"complex numbers: text_projection\.weight",
+        ),
     ],
-    ids=["missing", "renamed", "foreign", "NaN", "infinite", "int8", "bool"],
+    ids=["missing", "renamed", "foreign", "NaN", "infinite", "int8", "bool", "complex"],
 )
 def test_weights_that_give_wrong_scores_are_refused_by_name(folder, loader, change, message):
     change_weights(folder, change)

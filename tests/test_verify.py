@@ -1,15 +1,19 @@
 """`python -m fafa.verify`: whatever file of whatever kind is damaged is named, and what is sound is called sound."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from damage import flip_a_byte
+from safetensors.torch import load_file, save_file
 from tiny import tiny_model, tiny_processor
 
+from fafa import FafaImageProcessor, FafaProcessor
 from fafa.dataset_builders.export import export_dataset
 from fafa.retrieval import store
 from fafa.synthesis.world import make_world
@@ -183,3 +187,35 @@ def test_the_command_shows_its_table_and_answers_ctrl_c(places, monkeypatch, cap
     monkeypatch.setattr("fafa.files.hash_file", interrupt)
     assert main([str(places / "checkpoint-10")]) == 130
     assert "Interrupted: nothing was changed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda w: w.pop("text_projection.weight"), "weights of the model are missing .*: text_projection.weight"),
+        (lambda w: w.update(itm_head=w["query_tokens"]), "weights have no place in the model: itm_head"),
+        (
+            lambda w: w.update({"text_projection.weight": w["text_projection.weight"].to(torch.int8)}),
+            "text_projection.weight holds int8 numbers",
+        ),
+    ],
+    ids=["missing", "foreign", "int8"],
+)
+def test_weights_that_are_not_the_models_are_told(check, tmp_path, damage, message):
+    """Loading would refuse them; transformers alone would take random numbers in their place."""
+    tiny_model().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    damage(weights)
+    save_file({name: weight.clone() for name, weight in weights.items()}, tmp_path / "model.safetensors")
+    status, printed = check(tmp_path)
+    assert status == 1 and re.search(message, printed)
+
+
+def test_a_processor_that_is_not_the_models_is_told(check, tmp_path):
+    model, processor = tiny_model(), tiny_processor()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert check(tmp_path)[0] == 0
+    FafaProcessor(FafaImageProcessor(size=48), processor.tokenizer).save_pretrained(tmp_path)
+    status, printed = check(tmp_path)
+    assert status == 1 and "images of 48 x 48 pixels, and the model reads 96 x 96" in printed
