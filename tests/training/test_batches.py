@@ -72,7 +72,10 @@ def test_processes_divide_every_batch():
     ("settings", "message"),
     [
         ({"group_size": 17}, "group_size is 17, expected 0 .plain random order. to the batch size of 16"),
-        ({"num_processes": 200}, "145 triplets cannot be divided among 200 processes"),
+        (
+            {"num_processes": 200},
+            "145 triplets in batches of 16 cannot be divided among 200 processes: the smallest batch has 14",
+        ),
     ],
 )
 def test_batches_that_cannot_be_made_are_refused(settings, message):
