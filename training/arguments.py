@@ -59,6 +59,10 @@ REFUSED: dict[str, tuple[tuple, str]] = {
     "dataloader_in_order": ((True,), "batches in any order are not repeated by a run that resumes. Leave it out"),
     "do_predict": ((False,), "nothing here predicts. examples/evaluate_itcpr.py evaluates on a test set"),
     "parallelism_config": ((None,), "FAFA trains by data parallelism and FSDP. See examples/configs/accelerate"),
+    "debug": (
+        ("", None, []),
+        "its hooks stop at masks of truth values. The guard names the first step whose loss is not finite",
+    ),
     "deepspeed": (
         (None,),
         "FAFA was not tried with DeepSpeed. FSDP divides a model: examples/configs/accelerate/fsdp.yaml",

@@ -106,7 +106,9 @@ class CollapseGuard(TrainerCallback):
         scale = self.trainer.accelerator.scaler.get_scale() if args.fp16 else math.inf
         if scale < 1.0 or (not args.fp16 and not math.isfinite(logs.get("grad_norm", 0.0))):
             self._stop_not_finite(state, "the gradient is")
-        if args.collapse_spread and self._batch_size >= SMALLEST_BATCH:
+        # Batches are filled to half at least, unless there are no more triplets.
+        filled = args.train_batch_size * args.world_size >= SMALLEST_BATCH <= 2 * self._batch_size
+        if args.collapse_spread and filled:
             for name in (name for name in SPREADS if name in logs):
                 highest = max(entry[name] for entry in state.log_history if name in entry)
                 if logs[name] < (args.collapse_spread * highest if highest > APART else NOTHING):

@@ -102,9 +102,19 @@ def test_evaluation_reports_rank_metrics_without_augmentation(tmp_path, triplets
     assert trainer.data_collator.augment
 
 
-def test_resume_is_bit_equal(tmp_path, triplets):
-    """In the middle of an epoch of grouped, augmented batches, past the end of the contrastive warm-up."""
+WORKERS = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {**WORKERS, "eval_strategy": "steps", "eval_steps": 1}], ids=["plain", "workers"]
+)
+def test_resume_is_bit_equal(tmp_path, triplets, options):
+    """In the middle of an epoch of grouped, augmented batches, past the end of the contrastive warm-up.
+
+    Workers that stay draw a seed once, those of a resumed run once more: not from what masks are drawn from.
+    """
     settings = {"max_steps": 6, "group_size": 2, "contrastive_steps": 3, "caption_steps": 4, "num_train_epochs": 2}
+    settings |= options
     whole = make_trainer(tmp_path / "whole", triplets, save_strategy="steps", save_steps=2, **settings)
     whole.train()
     resumed = make_trainer(tmp_path / "resumed", triplets, tiny_model(seed=9), **settings)
