@@ -118,6 +118,9 @@ class ScriptArguments:
         if not isinstance(self.model_options, dict):
             raise ValueError(f"model_options is {self.model_options!r:.60}, expected fields of FafaConfig and values")
         refuse_unknown("model_options", self.model_options, [*FafaConfig.__annotations__, "attn_implementation"])
+        for part, config in FafaConfig.sub_configs.items():
+            if isinstance(options := self.model_options.get(part), dict):
+                refuse_unknown(f"model_options: {part}", options, [entry.name for entry in fields(config)])
         dtype = getattr(torch, self.vision_dtype or "float32", None)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ValueError(f"vision_dtype is {self.vision_dtype!r}, expected such as float32, bfloat16 or float16")

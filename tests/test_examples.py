@@ -99,6 +99,10 @@ def test_settings_that_cannot_be_used_are_one_line_and_no_traceback(world, tmp_p
         ("learning_rate: {a: 1}", "mine.yaml: learning_rate is {'a': 1}, expected float"),
         ("learning_rate: 'nan'", "learning_rate is nan, expected a finite number"),
         ("model_options: {fda_aplha: 1.0}", "model_options: there is no 'fda_aplha'; did you mean 'fda_alpha'?"),
+        (
+            "model_options: {vision_config: {pach_size: 8}}",
+            "vision_config: there is no 'pach_size'; did you mean 'patch",
+        ),
         ("lr_scheduler_type: constnt", "constnt is not a valid SchedulerType"),
         ("accelerator_config: {even_batch: true}", "no 'even_batch'; did you mean 'even_batches'?"),
         ("do_train: false", "do_train is false, but this script trains"),

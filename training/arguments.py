@@ -278,8 +278,11 @@ class FafaTrainingArguments(TrainingArguments):
                 f"optim is {optim}, which steps within the backward pass: before gradients are clipped, looked at and "
                 "averaged over processes. Choose adafactor or an 8-bit one to save memory"
             )
-        if self.optim_args and optim in _TAKES_OPTIM_ARGS:
-            given = [part.partition("=")[0].strip() for part in self.optim_args.split(",")]
+        parts = self.optim_args.split(",") if self.optim_args else []
+        if any("=" not in part for part in parts):
+            raise ValueError(f"optim_args is {self.optim_args!r:.60}, expected such as 'momentum=0.9,nesterov=true'")
+        if optim in _TAKES_OPTIM_ARGS:
+            given = [part.partition("=")[0].strip() for part in parts]
             refuse_unknown(f"optim_args of {optim}", given, _TAKES_OPTIM_ARGS[optim])
         if self.optim_target_modules is not None and not optim.startswith(("galore", "apollo")):
             raise ValueError(

@@ -1,6 +1,8 @@
 """What changes by the step: the loss of the warm-up, the epoch of the augmentation, the learning rate."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
@@ -32,9 +34,22 @@ class ContrastiveWarmup(TrainerCallback):
             self.config.itc_weight = 1.0 if step < args.caption_steps else self.itc_weight
 
     def on_train_end(self, args, state, control, **kwargs):
-        """The saved config says what the model is, also when training ended within the warm-up."""
+        """The configuration says what the model is, also when training ended within the warm-up."""
         if self.config is not None:
             self.config.fda_divergence, self.config.itc_weight = self.divergence, self.itc_weight
+
+    @contextmanager
+    def put_aside(self) -> Iterator[None]:
+        """Within, the configuration says what the model is: a checkpoint of the warm-up may be a start for others."""
+        if self.config is None:
+            yield
+            return
+        now = self.config.fda_divergence, self.config.itc_weight
+        self.config.fda_divergence, self.config.itc_weight = self.divergence, self.itc_weight
+        try:
+            yield
+        finally:
+            self.config.fda_divergence, self.config.itc_weight = now
 
 
 class CollatorEpoch(TrainerCallback):

@@ -52,6 +52,7 @@ class FafaTrainer(AveragedWeights, TripletReading, SafeTrainer):
                 f"args is {type(args).__name__}, expected FafaTrainingArguments, which takes the same options"
             )
         super().__init__(model, args, *others, **kwargs)
+        self._given_held_out = self.eval_dataset
         self.train_dataset, self.eval_dataset = undecoded(self.train_dataset), undecoded(self.eval_dataset)
         check_trainer(self)
         self._prepare_temperature()
@@ -64,7 +65,8 @@ class FafaTrainer(AveragedWeights, TripletReading, SafeTrainer):
             self.add_callback(EarlyStopping(self.args.early_stopping_patience))
         if hasattr(self.data_collator, "set_epoch"):
             self.add_callback(CollatorEpoch(self.data_collator))
-        self.add_callback(ContrastiveWarmup())
+        self._warmup = ContrastiveWarmup()
+        self.add_callback(self._warmup)
         self.add_callback(EveryWeightLearns())
 
     def get_decay_parameter_names(self, model) -> list[str]:
@@ -97,12 +99,14 @@ class FafaTrainer(AveragedWeights, TripletReading, SafeTrainer):
         Raises:
             ValueError: for a set of one's own under the name "eval"; for several sets.
         """
-        if isinstance(eval_dataset, dict):
+        if eval_dataset is self._given_held_out or eval_dataset is self.eval_dataset:
+            eval_dataset = None  # what was made of it
+        elif isinstance(eval_dataset, dict):
             check_held_out(eval_dataset)
-        elif eval_dataset is not None and eval_dataset is not self.eval_dataset and metric_key_prefix == "eval":
+        elif eval_dataset is not None and metric_key_prefix == "eval":
             raise ValueError(
-                "the figures of this set would be taken for those of eval_dataset, in the log and in the card: name "
-                "them, evaluate(dataset, metric_key_prefix='other')"
+                "the figures of this set would be taken for held-out ones, in the log and in the card: name them, "
+                "evaluate(dataset, metric_key_prefix='other'), or give the set to the trainer as eval_dataset"
             )
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
@@ -176,7 +180,8 @@ class FafaTrainer(AveragedWeights, TripletReading, SafeTrainer):
         """Writes the model folder; from FSDP, too, one that `FafaModel` loads."""
         if state_dict and "temperature" in state_dict:
             state_dict["temperature"] = state_dict["temperature"].reshape(())
-        super()._save(output_dir, state_dict)
+        with self._warmup.put_aside():
+            super()._save(output_dir, state_dict)
 
     def _note_skipped(self, inputs) -> None:
         for name in inputs.pop("skipped_images", []):

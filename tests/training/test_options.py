@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -257,6 +257,7 @@ def test_one_cycle_moves_only_a_momentum_that_was_asked_for(tmp_path, triplets_o
         ),
         ({"optim_args": "momentum=0.5"}, "optim_args of adamw_torch_fused: there is no 'momentum'"),
         ({"optim": "sgd", "optim_args": "momentm=0.5"}, "did you mean 'momentum'"),
+        ({"optim": "sgd", "optim_args": "0.5"}, "optim_args is '0.5', expected such as"),
         ({"optim": "lomo"}, "optim is lomo, which steps within the backward pass"),
         ({"optim": "galore_adamw_layerwise"}, "optim is galore_adamw_layerwise, which steps within"),
         ({"optim_target_modules": ["query"]}, "optim_target_modules are of GaLore and APOLLO"),
@@ -299,6 +300,8 @@ def test_a_schedule_that_is_given_counts_and_the_recipe_is_one_cycle(tmp_path):
     constant = tiny_arguments(tmp_path, lr_scheduler_type="constant")
     assert not constant.one_cycle and constant.warmup_steps == 0  # of which the card tells
     assert tiny_arguments(tmp_path, one_cycle=False).lr_scheduler_type.value == "linear"
+    for arguments in (constant, tiny_arguments(tmp_path)):
+        assert replace(arguments, seed=1).one_cycle == arguments.one_cycle
 
 
 def test_a_rate_that_follows_a_metric_knows_which_way_is_better(tmp_path, triplets_of_module):
@@ -550,6 +553,7 @@ def test_figures_of_another_set_are_not_taken_for_held_out_ones(tmp_path, triple
     with pytest.raises(ValueError, match="metric_key_prefix='other'"):
         trainer.evaluate(other)
     assert "other_rank-1" in trainer.evaluate(other, metric_key_prefix="other")
+    assert trainer.evaluate(triplets_of_module)["eval_mAP"] == trainer.evaluate()["eval_mAP"]
     with pytest.raises(ValueError, match="a dict of a: give"):
         trainer.evaluate({"a": other})
 

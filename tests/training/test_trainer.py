@@ -12,6 +12,7 @@ from datasets import Image
 from tiny import GOLDEN, tiny_model, tiny_processor
 from tiny_run import tiny_trainer
 
+from fafa import FafaConfig
 from fafa.image_reading_fafa import UnreadableImageError
 from fafa.training import FafaDataCollator, FafaTrainer, FafaTrainingArguments
 from fafa.workers import WorkerDiedError
@@ -66,7 +67,8 @@ def test_log_holds_every_term_of_the_loss(tmp_path, triplets):
 
 
 def test_contrastive_warmup_and_captions_end_at_their_steps(tmp_path, triplets):
-    trainer = make_trainer(tmp_path, triplets, contrastive_steps=3, caption_steps=2)
+    settings = {"contrastive_steps": 3, "caption_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    trainer = make_trainer(tmp_path, triplets, **settings)
     seen = []
     forward = trainer.model.forward
     trainer.model.forward = lambda **inputs: seen.append(trainer.model.config.fda_divergence) or forward(**inputs)
@@ -74,7 +76,8 @@ def test_contrastive_warmup_and_captions_end_at_their_steps(tmp_path, triplets):
     assert seen == ["forward", "forward", "forward", "reverse"]
     with_captions = ["loss_itc" in entry for entry in trainer.state.log_history if "loss" in entry]
     assert with_captions == [True, True, False, False]
-    assert (trainer.model.config.fda_divergence, trainer.model.config.itc_weight) == ("reverse", 0.0)
+    for config in (trainer.model.config, FafaConfig.from_pretrained(tmp_path / "checkpoint-2")):
+        assert (config.fda_divergence, config.itc_weight) == ("reverse", 0.0)
 
 
 def test_batches_follow_the_group_settings(tmp_path, triplets):
