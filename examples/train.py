@@ -30,6 +30,7 @@ Large batches and few patches (16 an image) make the most of two cores. Where ot
 import difflib
 import json
 import logging
+import sys
 from argparse import Namespace
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -52,11 +53,14 @@ from fafa.training import (
     FafaTrainer,
     FafaTrainingArguments,
     TrainingCollapsed,
+    TrainingPreempted,
     build_vocabulary,
     hold_out_quadruples,
 )
 from fafa.training.adapters import add_lora, merge_lora, train_vision_blocks
+from fafa.training.arguments import refuse_unknown
 from fafa.training.card import RunFacts
+from fafa.training.preemption import PREEMPTED
 from fafa.training.trainer import held_out_rank_metrics
 from fafa.yaml_files import SettingsFileError, read_yaml
 
@@ -115,6 +119,10 @@ class ScriptArguments:
         self.model_options = self.model_options or {}
         if not isinstance(self.model_options, dict):
             raise ValueError(f"model_options is {self.model_options!r:.60}, expected fields of FafaConfig and values")
+        refuse_unknown("model_options", self.model_options, [*FafaConfig.__annotations__, "attn_implementation"])
+        for part, config in FafaConfig.sub_configs.items():
+            if isinstance(options := self.model_options.get(part), dict):
+                refuse_unknown(f"model_options: {part}", options, [entry.name for entry in fields(config)])
         dtype = getattr(torch, self.vision_dtype or "float32", None)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ValueError(f"vision_dtype is {self.vision_dtype!r}, expected such as float32, bfloat16 or float16")
@@ -192,6 +200,9 @@ def main(script: ScriptArguments, training: FafaTrainingArguments, recipe: dict)
         trainer.train(resume_from_checkpoint=resume_checkpoint(training))
     except (CheckpointError, TrainingCollapsed) as stop:  # their messages say what to do
         raise SystemExit(f"{type(stop).__name__}: {stop}") from stop
+    except TrainingPreempted as stop:  # not done: no model is written, and a scheduler is to start it again
+        print(f"{type(stop).__name__}: {stop}", file=sys.stderr)
+        raise SystemExit(PREEMPTED) from stop
 
     # 6. The result: a folder that AutoModel and AutoProcessor load, with a card that says how it came about. With
     #    push_to_hub it is on the Hub as well: once saved, and once more with the final figures.
@@ -259,6 +270,9 @@ def parse_arguments() -> tuple[ScriptArguments, FafaTrainingArguments, dict]:
         parser.error(str(error))
     # Parsed over None for every setting, so that what is not None was on the command line, as it was given.
     given = vars(parser.parse_args(namespace=Namespace(**dict.fromkeys(known))))
+    for name in ("do_train", "do_eval"):
+        if given[name] is False or settings.get(name) is False:
+            parser.error(f"{name} is false, but this script trains, and evaluates at the end: leave it out")
     return script, training, settings | {name: given[name] for name in known if given[name] is not None}
 
 

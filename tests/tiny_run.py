@@ -1,6 +1,7 @@
 """A tiny training run for the tests of everything around its steps."""
 
 import gc
+from dataclasses import fields
 from pathlib import Path
 
 from tiny import tiny_model, tiny_processor
@@ -32,14 +33,16 @@ def tiny_trainer(folder, triplets, model=None, **options) -> FafaTrainer:
     """Of `tiny_arguments`; whatever else a Trainer takes may stand among them."""
     model = model or tiny_model()
     parts = {
+        "train_dataset": triplets,
         "eval_dataset": triplets,
         "data_collator": FafaDataCollator(tiny_processor(), augment=True),
         "compute_metrics": held_out_rank_metrics(model),
         "processing_class": None,
         "callbacks": None,
     }
-    parts = {name: options.pop(name, part) for name, part in parts.items()}
-    return FafaTrainer(model=model, args=tiny_arguments(folder, **options), train_dataset=triplets, **parts)
+    arguments = {entry.name for entry in fields(FafaTrainingArguments)}
+    parts |= {name: options.pop(name) for name in list(options) if name not in arguments}
+    return FafaTrainer(model=model, args=tiny_arguments(folder, **options), **parts)
 
 
 def names_of(folder) -> list[str]:

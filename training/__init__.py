@@ -6,9 +6,10 @@ _EXPORTS = {
     "CheckpointError": "checkpoints",
     "FafaDataCollator": "collator",
     "FafaTrainer": "trainer",
-    "FafaTrainingArguments": "trainer",
+    "FafaTrainingArguments": "arguments",
     "TripletBatches": "batches",
     "TrainingCollapsed": "guard",
+    "TrainingPreempted": "preemption",
     "hold_out_quadruples": "batches",
     "build_vocabulary": "vocabulary",
 }

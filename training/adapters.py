@@ -90,6 +90,8 @@ def add_lora(
     if targets not in (*LORA_TARGETS, "both"):
         raise ValueError(f"lora_targets is {targets!r}, expected 'qformer', 'vision' or 'both'")
     chosen = [pattern for side, pattern in LORA_TARGETS.items() if targets in (side, "both")]
+    # A folder by its whole path: the adapter lies elsewhere, and is loaded from anywhere.
+    base = str(Path(model.name_or_path).resolve()) if Path(model.name_or_path).is_dir() else model.name_or_path
     if targets != "qformer":
         model.config.freeze_vision = False  # gradients pass through the tower, to the adapters in it
     config = LoraConfig(
@@ -98,7 +100,7 @@ def add_lora(
         lora_dropout=dropout,
         target_modules="|".join(chosen),
         modules_to_save=TRAINED_WHOLE,
-        base_model_name_or_path=model.name_or_path,
+        base_model_name_or_path=base,
     )
     return FafaLoraModel(model, config)
 

@@ -34,9 +34,10 @@ class TripletBatches(Sampler[list[int]]):
         seed: of the order.
         num_processes: among which each batch is divided.
         process_index: of this one.
+        drop_last: leave out as many triplets of each epoch, others each time, as are more than whole batches hold.
 
     Raises:
-        ValueError: if a batch cannot hold `group_size` triplets or a triplet for each process.
+        ValueError: if a batch cannot hold `group_size` triplets, or two, or one for each process.
     """
 
     def __init__(
@@ -48,20 +49,20 @@ class TripletBatches(Sampler[list[int]]):
         seed: int = 0,
         num_processes: int = 1,
         process_index: int = 0,
+        drop_last: bool = False,
     ):
         if not 0 <= group_size <= batch_size:
             raise ValueError(
                 f"group_size is {group_size}, expected 0 (plain random order) to the batch size of {batch_size}"
             )
-        if len(group_ids) < num_processes:
-            raise ValueError(f"{len(group_ids)} triplets cannot be divided among {num_processes} processes")
+        check_batch_size(len(group_ids), batch_size, num_processes, drop_last)
         self.groups = np.unique(group_ids, return_inverse=True)[1]
         self.batch_size, self.group_size, self.random_epochs, self.seed = batch_size, group_size, random_epochs, seed
-        self.num_processes, self.process_index = num_processes, process_index
+        self.num_processes, self.process_index, self.drop_last = num_processes, process_index, drop_last
         self.epoch = 0
 
     def __len__(self) -> int:
-        return -(-len(self.groups) // self.batch_size)
+        return _num_batches(len(self.groups), self.batch_size, self.drop_last)
 
     def set_epoch(self, epoch: int) -> None:
         """Selects the epoch whose batches `__iter__` gives; the Trainer calls it."""
@@ -71,7 +72,11 @@ class TripletBatches(Sampler[list[int]]):
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(len(self.groups))
         if self.group_size and self.epoch >= self.random_epochs:
-            order = self._spread(self._keep_together(order, rng), rng)
+            order = self._keep_together(order, rng)
+        if self.drop_last:
+            order = order[: len(self) * self.batch_size]
+        if self.group_size and self.epoch >= self.random_epochs:
+            order = self._spread(order, rng)
         for batch in np.array_split(order, len(self)):
             yield np.array_split(batch, self.num_processes)[self.process_index].tolist()
 
@@ -114,6 +119,51 @@ class TripletBatches(Sampler[list[int]]):
                 self.group_size,
             )
         return order
+
+
+def check_batch_size(num_triplets: int, batch_size: int, num_processes: int = 1, drop_last: bool = False) -> None:
+    """Refuses batches in which a triplet has nothing to be told apart from, or a process nothing to do.
+
+    The loss compares the triplets of a batch: of a single one, FDA's is 0 whatever the model does.
+
+    Args:
+        num_triplets: in the training set.
+        batch_size: triplets in a batch, those of all processes together.
+
+    Raises:
+        ValueError: if a batch would hold fewer than two triplets, or none for one of the processes.
+    """
+    if num_triplets < 2:
+        raise ValueError(
+            f"the training set has {num_triplets} triplets, but the loss tells each from the others of its batch: "
+            "expected 2 at least, and many in practice. Look at data_dir, and at what was filtered or held out"
+        )
+    if batch_size < 2:
+        raise ValueError(
+            f"batches of {batch_size} triplet, in which it has no others to be told from: loss_fda would be 0 in every "
+            "step. Raise batch_size; where memory is short, set gradient_cache_size, too. Gradient accumulation does "
+            "not help, since it compares no triplets of different batches"
+        )
+    if drop_last and num_triplets < batch_size:
+        raise ValueError(
+            f"{num_triplets} triplets are less than a batch of {batch_size}, so that dataloader_drop_last leaves none: "
+            "leave it out, or lower batch_size"
+        )
+    smallest = batch_size if drop_last else num_triplets // _num_batches(num_triplets, batch_size)
+    if smallest < 2:
+        raise ValueError(
+            f"{num_triplets} triplets in batches of {batch_size} leave one that has no others in its batch, whose "
+            f"loss_fda would be 0: raise batch_size to {batch_size + 1}, or set dataloader_drop_last"
+        )
+    if smallest < num_processes:
+        raise ValueError(
+            f"{num_triplets} triplets in batches of {batch_size} cannot be divided among {num_processes} processes: "
+            f"the smallest batch has {smallest}. Raise batch_size, or launch fewer processes"
+        )
+
+
+def _num_batches(num_triplets: int, batch_size: int, drop_last: bool = False) -> int:
+    return num_triplets // batch_size if drop_last else -(-num_triplets // batch_size)
 
 
 def _place_in_run(values: np.ndarray) -> np.ndarray:

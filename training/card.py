@@ -201,6 +201,8 @@ def _run_section(trainer, panels: list[str]) -> str:
     if args.ema_decay:
         weights.append(f"exponential moving average, decay {args.ema_decay:g}")
     shares = f"{args.world_size} processes × {args.train_batch_size} × {args.gradient_accumulation_steps} accumulated"
+    compared = f"; the loss compares {batch // args.gradient_accumulation_steps:,} at a time"
+    compared *= args.gradient_accumulation_steps > 1
     schedule = "one-cycle" if args.one_cycle else args.lr_scheduler_type.value
     warmup = f"{args.warmup_steps:g} steps" if args.warmup_steps >= 1 else f"{args.warmup_steps:.0%}"
     losses = [entry for entry in state.log_history if "loss" in entry]
@@ -208,7 +210,7 @@ def _run_section(trainer, panels: list[str]) -> str:
     rows = {
         "steps": steps,
         "weights": "; ".join(weights),
-        "batch": f"{batch:,} triplets" + (f" ({shares})" if batch > args.train_batch_size else ""),
+        "batch": f"{batch:,} triplets" + (f" ({shares})" if batch > args.train_batch_size else "") + compared,
         "optimiser": f"{args.optim.value}, learning rate {args.learning_rate:g}, {schedule}, warm-up of {warmup}, "
         f"weight decay {args.weight_decay:g}, gradient norm at most {args.max_grad_norm:g}",
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",

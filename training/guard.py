@@ -62,7 +62,7 @@ class CollapseGuard(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         """A run that resumes has passed the checks in its log."""
         self.watching = True
-        self._first_bad = torch.tensor(-1, device=args.device)
+        self._first_bad, self._batch_size = torch.tensor(-1, device=args.device), 0
         self._good_evaluation, best = 0, 0.0
         for entry in state.log_history:
             best = max(best, entry.get("eval_mAP", 0.0))
@@ -70,11 +70,13 @@ class CollapseGuard(TrainerCallback):
         self._passed_log = max((entry["step"] - 1 for entry in state.log_history if "loss" in entry), default=0)
 
     def on_train_end(self, args, state, control, **kwargs):
-        """What is evaluated afterwards is the user's business."""
+        """A last look, where nothing was logged or saved since; what is evaluated afterwards is the user's business."""
+        self._check_weights(state)
         self.watching = False
 
-    def observe(self, loss: torch.Tensor) -> None:
-        """Remembers the first step whose loss was not finite."""
+    def observe(self, loss: torch.Tensor, batch_size: int) -> None:
+        """Remembers the first step whose loss was not finite, and how many triplets were compared."""
+        self._batch_size = batch_size
         is_first = ~torch.isfinite(loss.detach()) & (self._first_bad < 0)
         self._first_bad = torch.where(is_first, self.trainer.state.global_step + 1, self._first_bad)
 
@@ -98,21 +100,26 @@ class CollapseGuard(TrainerCallback):
         """Loss, gradient norm and spread."""
         if not self.watching or "loss" not in logs:
             return
-        if not math.isfinite(logs["loss"]):
+        if not math.isfinite(logs["loss"]) or self._first_bad >= 0:  # logging_nan_inf_filter hides it from the log
             self._stop_not_finite(state, "the loss is")
         # fp16 skips steps whose gradient overflows, and halves the scale of the loss until they do not.
         scale = self.trainer.accelerator.scaler.get_scale() if args.fp16 else math.inf
         if scale < 1.0 or (not args.fp16 and not math.isfinite(logs.get("grad_norm", 0.0))):
             self._stop_not_finite(state, "the gradient is")
-        if args.collapse_spread and args.train_batch_size * args.world_size >= SMALLEST_BATCH:
+        # Batches are filled to half at least, unless there are no more triplets.
+        filled = args.train_batch_size * args.world_size >= SMALLEST_BATCH <= 2 * self._batch_size
+        if args.collapse_spread and filled:
             for name in (name for name in SPREADS if name in logs):
                 highest = max(entry[name] for entry in state.log_history if name in entry)
                 if logs[name] < (args.collapse_spread * highest if highest > APART else NOTHING):
-                    self._stop(
-                        state,
-                        f"the {name.replace('_', ' ')} of the embeddings fell to {logs[name]:.2g}, from {highest:.2g}",
-                        f"{self._rate(state)}: the model gives everybody nearly the same embedding",
+                    what = (
+                        f"the {name.replace('_', ' ')} of the embeddings fell to {logs[name]:.2g}, from {highest:.2g}"
                     )
+                    if highest < NOTHING:  # nothing fell: they never were apart
+                        self._stop_all_alike(
+                            state, f"the {name.replace('_', ' ')} of the embeddings is {logs[name]:.2g}"
+                        )
+                    self._stop(state, what, f"{self._rate(state)}: the model gives everybody nearly the same embedding")
         self._passed_log = state.global_step - 1
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
@@ -142,7 +149,7 @@ class CollapseGuard(TrainerCallback):
 
     def last_good(self) -> Path | None:
         """The checkpoint to go back to, see above; None if there is none."""
-        folder = Path(self.trainer.args.output_dir)
+        folder = self.trainer.run_folder
         found = checkpoints.newest_complete(folder, at_most=self._good_evaluation) if self._good_evaluation else None
         return found or checkpoints.newest_complete(folder, at_most=self._passed_log)
 
@@ -156,18 +163,27 @@ class CollapseGuard(TrainerCallback):
         half = "fp16 overflowed (its largest number is 65,504), or " if self.trainer.args.fp16 else ""
         self._stop(state, f"{what} not finite{since}", half + self._rate(state))
 
-    def _stop(self, state, what: str, cause: str) -> None:
+    def _stop_all_alike(self, state, what: str) -> None:
+        cause = "all images or captions are the same, or the model tells none apart, and did not at the beginning"
+        remedy = "Look at the training set (python -m fafa.verify FOLDER) and at the model it starts from."
+        self._stop(state, what, cause, remedy)
+
+    def _remedy(self, good: Path | None) -> str:
+        args = self.trainer.args
+        half = " --fp16 false --bf16 true" if args.fp16 else ""
+        if good is None:
+            return (
+                f"There is no good checkpoint yet: begin anew at less than learning_rate={args.learning_rate:g}.{half}"
+            )
+        return (
+            f"Go on from the last good checkpoint at a lower learning rate: --resume_from_checkpoint {good} "
+            f"--learning_rate {args.learning_rate / 10:g}{half}"
+        )
+
+    def _stop(self, state, what: str, cause: str, remedy: str = "") -> None:
         self.watching = False
         args, good = self.trainer.args, self.last_good()
-        if good is None:
-            remedy = f"There is no good checkpoint yet: begin anew at less than learning_rate={args.learning_rate:g}."
-        else:
-            remedy = (
-                f"Go on from the last good checkpoint at a lower learning rate: --resume_from_checkpoint {good} "
-                f"--learning_rate {args.learning_rate / 10:g}"
-            )
-        if args.fp16:
-            remedy += " --fp16 false --bf16 true"
+        remedy = remedy or self._remedy(good)
         if args.should_save:
             report = {
                 "step": state.global_step,
@@ -177,7 +193,7 @@ class CollapseGuard(TrainerCallback):
                 "last_good_step": 0 if good is None else checkpoints.step_of(good),
                 "remedy": remedy,
             }
-            path = Path(args.output_dir, COLLAPSE)
+            path = self.trainer.run_folder / COLLAPSE
             path.with_suffix(".tmp").write_text(json.dumps(report, indent=1), encoding="utf-8")
             path.with_suffix(".tmp").replace(path)
         raise TrainingCollapsed(f"stopped after step {state.global_step}: {what}. Likely cause: {cause}. {remedy}")

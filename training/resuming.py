@@ -66,7 +66,8 @@ class ExactResume:
                 if name in group:
                     group[name] *= factor
         scheduler = self.lr_scheduler
-        scheduler.base_lrs = [rate * factor for rate in scheduler.base_lrs]
+        if hasattr(scheduler, "base_lrs"):  # those that follow a metric have none
+            scheduler.base_lrs = [rate * factor for rate in scheduler.base_lrs]
         scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
         logger.info("going on with %g times the learning rate of %s", factor, checkpoint)
 

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import shutil
+import signal
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +14,14 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_jit_checkpoint import JITCheckpointCallback
+from transformers.trainer_utils import HPSearchBackend
 
 from ..files import read_json
 from . import checkpoints
 from .checkpoints import CheckpointError
-from .guard import COLLAPSE, CollapseGuard
+from .guard import COLLAPSE, CollapseGuard, TrainingCollapsed
+from .preemption import Preemption, TrainingPreempted
 from .resuming import ExactResume
 
 logger = logging.getLogger(__name__)
@@ -27,27 +31,64 @@ class SafeTrainer(ExactResume, Trainer):
     """What `FafaTrainer` adds to a run around its steps. Several machines need a shared output folder."""
 
     def __init__(self, *args, **kwargs):
+        at_sigterm = signal.getsignal(signal.SIGTERM)
         super().__init__(*args, **kwargs)
+        self.preemption = Preemption()
+        if self.args.enable_jit_checkpoint:
+            self.pop_callback(JITCheckpointCallback)  # which has set its own already
+            signal.signal(signal.SIGTERM, at_sigterm)
+            self.add_callback(self.preemption)  # before the guard, which looks at what is to be saved
         self.guard = CollapseGuard(self)
         self.add_callback(self.guard)
         self._writing = False
+        self._trial = None
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+    def train(self, resume_from_checkpoint: str | bool | None = None, trial=None, *args, **kwargs):
         """Trains, alone in its output folder.
 
         Args:
             resume_from_checkpoint: True goes on from the newest sound checkpoint of the output folder (after a
                 collapse, from the last good one), or begins if it has none; a path goes on from that one.
+            trial: of `hyperparameter_search`, which calls this.
 
         Raises:
             CheckpointError: if another run writes the folder; if it has checkpoints and none is to be gone on from; if
                 the one to go on from is damaged or of other data; if the disk is full.
             TrainingCollapsed: see `CollapseGuard`.
+            TrainingPreempted: see `Preemption`.
         """
-        folder = Path(self.args.output_dir)
-        with self._alone_in(folder):
+        self._trial = trial
+        folder = self.run_folder
+        watching = self.preemption.watching() if self.args.enable_jit_checkpoint else contextlib.nullcontext()
+        with self._alone_in(folder), watching:
             start = self._starting_point(folder, resume_from_checkpoint)
-            return super().train(start, *args, **kwargs)
+            with self._collapse_ends_trial():
+                result = super().train(start, trial, *args, **kwargs)
+        if self.preemption.stopped:
+            raise TrainingPreempted(
+                f"stopped after step {self.state.global_step} of {self.state.max_steps}, as SIGTERM asked: checkpoint-"
+                f"{self.state.global_step} in {folder} is where the same command goes on, with "
+                "--resume_from_checkpoint true. This is no finished model."
+            )
+        return result
+
+    @contextlib.contextmanager
+    def _collapse_ends_trial(self) -> Iterator[None]:
+        """A search goes on with the next trial; those before it are not lost."""
+        try:
+            yield
+        except TrainingCollapsed as collapse:
+            if self._trial is None or self.hp_search_backend != HPSearchBackend.OPTUNA:
+                raise
+            import optuna
+
+            logger.warning("%s: given up, %s", self.run_folder.name, collapse)
+            raise optuna.TrialPruned(str(collapse)) from collapse
+
+    @property
+    def run_folder(self) -> Path:
+        """The output folder; of a trial of `hyperparameter_search`, its own folder therein."""
+        return Path(super()._get_output_dir(self._trial))
 
     @contextlib.contextmanager
     def _alone_in(self, folder: Path) -> Iterator[None]:
@@ -138,6 +179,7 @@ class SafeTrainer(ExactResume, Trainer):
             "gradient_accumulation_steps": args.gradient_accumulation_steps,
             "group_size": args.group_size,
             "random_epochs": args.random_epochs,
+            "dataloader_drop_last": args.dataloader_drop_last,
         }
 
     def _check_same_run(self, checkpoint: Path, manifest: dict[str, Any]) -> None:

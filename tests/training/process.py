@@ -1,6 +1,7 @@
 """What each process of test_processes.py runs: `python process.py TASK FOLDER`, under RANK, WORLD_SIZE and so on."""
 
 import os
+import signal
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -12,8 +13,9 @@ from tiny import tiny_batch, tiny_model, tiny_processor
 from tiny_run import tiny_trainer
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
+from transformers import TrainerCallback
 
-from fafa.training import FafaDataCollator
+from fafa.training import FafaDataCollator, TrainingPreempted
 from fafa.training.gradient_cache import average_gradients, cached_backward
 
 OPTIONS = {"distribution_uncertainty": 1.0, "fd_sample_size": 20, "itc_weight": 0.5}
@@ -95,9 +97,37 @@ def skip(folder: Path) -> None:
     save_file(values, folder / f"skip-{trainer.args.process_index}.safetensors")
 
 
+class TellTheLast(TrainerCallback):
+    """One process alone is sent SIGTERM, in its second step."""
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if state.global_step == 1 and args.process_index == args.world_size - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def preempt(folder: Path) -> None:
+    """All processes stop after the same step, or one would wait for the others for ever."""
+    trainer = tiny_trainer(
+        folder / "preempted",
+        load_from_disk(str(folder / "triplets")),
+        max_steps=4,
+        batch_size=6,
+        per_device_train_batch_size=None,
+        save_steps=100,
+        enable_jit_checkpoint=True,
+        callbacks=[TellTheLast()],
+    )
+    try:
+        trainer.train()
+    except TrainingPreempted:
+        (folder / f"preempted-{trainer.args.process_index}.txt").write_text(str(trainer.state.global_step))
+
+
 if __name__ == "__main__":
     if int(os.environ["WORLD_SIZE"]) > 1:
         dist.init_process_group("gloo", timeout=timedelta(minutes=2))
     for task in sys.argv[2:]:
         name, _, chunk = task.partition("-")
-        {"step": one_step, "train": train, "skip": skip}[name](Path(sys.argv[1]), *map(int, chunk.split()))
+        {"step": one_step, "train": train, "skip": skip, "preempt": preempt}[name](
+            Path(sys.argv[1]), *map(int, chunk.split())
+        )

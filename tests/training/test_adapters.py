@@ -122,6 +122,16 @@ def test_saved_adapter_restores_all_that_was_trained(base, tmp_path):
     assert trained(again) == trained(model)
 
 
+def test_an_adapter_finds_its_base_from_any_folder(base, tmp_path, monkeypatch):
+    """Of a relative path nothing was found elsewhere, and the Hub was asked for it."""
+    monkeypatch.chdir(base.parent)
+    model = shaken_lora(base.name)
+    expected = outputs(model)
+    model.save_pretrained(tmp_path / "adapter")
+    monkeypatch.chdir(tmp_path)
+    assert_equal_outputs(AutoModel.from_pretrained(tmp_path / "adapter"), expected, 0.0)
+
+
 def test_merged_adapter_is_an_ordinary_model(base, tmp_path):
     model = shaken_lora(base, targets="both")
     expected = outputs(model)
@@ -180,6 +190,14 @@ def test_lora_trains_in_little_memory(base, triplets, tmp_path, options):
         trainer.train()
         losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_adapters_that_get_no_gradient_stop_the_run(base, triplets, tmp_path):
+    """The old kind of checkpointing passes none into a frozen tower; they kept their zeros, and torch warned."""
+    trainer = make_trainer(tmp_path, base, triplets, max_steps=1)
+    trainer.model.gradient_checkpointing_enable({"use_reentrant": True})
+    with pytest.raises(ValueError, match=r"\d+ weights are to train and got no gradient .*lora_A.*use_reentrant=False"):
+        trainer.train()
 
 
 def test_best_adapter_is_loaded_at_the_end(base, triplets, tmp_path):

@@ -61,6 +61,18 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert list(used) == epoch(3, group_size=4, seed=7) != epoch(3, group_size=4, seed=8)
 
 
+@pytest.mark.parametrize("group_size", [0, 3])
+def test_the_last_batch_is_dropped_where_that_is_asked_for(group_size):
+    """All are whole then; which triplets are left out is another draw in every epoch."""
+    left_out = []
+    for number in range(2):
+        batches = epoch(number, group_size=group_size, drop_last=True)
+        assert len(batches) == len(GROUPS) // 16 and {len(batch) for batch in batches} == {16}
+        left_out.append(set(range(len(GROUPS))) - set(chain(*batches)))
+        assert len(left_out[-1]) == len(GROUPS) % 16
+    assert left_out[0] != left_out[1]
+
+
 def test_processes_divide_every_batch():
     whole = epoch(group_size=2)
     shares = [epoch(group_size=2, num_processes=3, process_index=rank) for rank in range(3)]
@@ -72,7 +84,10 @@ def test_processes_divide_every_batch():
     ("settings", "message"),
     [
         ({"group_size": 17}, "group_size is 17, expected 0 .plain random order. to the batch size of 16"),
-        ({"num_processes": 200}, "145 triplets cannot be divided among 200 processes"),
+        (
+            {"num_processes": 200},
+            "145 triplets in batches of 16 cannot be divided among 200 processes: the smallest batch has 14",
+        ),
     ],
 )
 def test_batches_that_cannot_be_made_are_refused(settings, message):

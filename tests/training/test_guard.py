@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny import tiny_processor
 from tiny_run import names_of, tiny_trainer
 from transformers import TrainerCallback
 
-from fafa.training import FafaTrainingArguments
+from fafa.training import FafaDataCollator, FafaTrainingArguments
 from fafa.training.checkpoints import fault_of
 from fafa.training.guard import TrainingCollapsed
 
@@ -119,6 +120,18 @@ def test_embeddings_that_become_all_alike_stop_the_run(tmp_path, triplets_of_mod
     collapsed(
         trainer, r"stopped after step 6: the target spread of the embeddings fell to .* nearly the same embedding"
     )
+
+
+def test_a_data_set_of_equal_triplets_is_not_blamed_on_the_learning_rate(tmp_path, triplets_of_module):
+    """Nor is a batch that is smaller than it was asked for, whose spread says nothing."""
+    equal = triplets_of_module.select([0] * 12)
+    plain = {"data_collator": FafaDataCollator(tiny_processor()), "eval_dataset": None}
+    trainer = tiny_trainer(tmp_path, equal, **plain)
+    report = collapsed(trainer, r"spread of the embeddings is .* Likely cause: all images or captions are the same")
+    assert "learning" not in report["remedy"]
+    few = tiny_trainer(tmp_path / "few", equal.select(range(3)), max_steps=2, save_strategy="no", **plain)
+    few.train()
+    assert few.state.global_step == 2
 
 
 def test_fall_of_held_out_retrieval_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, triplets_of_module):

@@ -11,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-TASKS = ("step", "step-2", "train", "train-2", "skip")
+from fafa.training.checkpoints import fault_of
+
+TASKS = ("step", "step-2", "train", "train-2", "skip", "preempt")
 
 
 def run(folder: Path, num_processes: int, *tasks: str) -> None:
@@ -70,6 +72,13 @@ def test_an_unreadable_held_out_image_is_left_out_by_every_process(results, rank
     """One that came with a row less than the others would stop all of them, or leave them waiting."""
     one = load_file(results[1] / "skip-0.safetensors")
     assert_equal(load_file(results[2] / f"skip-{rank}.safetensors"), one)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_processes_stop_after_the_same_step_whoever_is_told_of_the_end(results, num_processes):
+    folder = results[num_processes]
+    steps = [(folder / f"preempted-{rank}.txt").read_text() for rank in range(num_processes)]
+    assert steps == ["2"] * num_processes and fault_of(folder / "preempted" / "checkpoint-2") is None
 
 
 @pytest.mark.parametrize("run", ["run-1-2", "run-2-0", "run-2-2"])

@@ -12,6 +12,7 @@ from datasets import Image
 from tiny import GOLDEN, tiny_model, tiny_processor
 from tiny_run import tiny_trainer
 
+from fafa import FafaConfig
 from fafa.image_reading_fafa import UnreadableImageError
 from fafa.training import FafaDataCollator, FafaTrainer, FafaTrainingArguments
 from fafa.workers import WorkerDiedError
@@ -66,7 +67,8 @@ def test_log_holds_every_term_of_the_loss(tmp_path, triplets):
 
 
 def test_contrastive_warmup_and_captions_end_at_their_steps(tmp_path, triplets):
-    trainer = make_trainer(tmp_path, triplets, contrastive_steps=3, caption_steps=2)
+    settings = {"contrastive_steps": 3, "caption_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    trainer = make_trainer(tmp_path, triplets, **settings)
     seen = []
     forward = trainer.model.forward
     trainer.model.forward = lambda **inputs: seen.append(trainer.model.config.fda_divergence) or forward(**inputs)
@@ -74,7 +76,8 @@ def test_contrastive_warmup_and_captions_end_at_their_steps(tmp_path, triplets):
     assert seen == ["forward", "forward", "forward", "reverse"]
     with_captions = ["loss_itc" in entry for entry in trainer.state.log_history if "loss" in entry]
     assert with_captions == [True, True, False, False]
-    assert (trainer.model.config.fda_divergence, trainer.model.config.itc_weight) == ("reverse", 0.0)
+    for config in (trainer.model.config, FafaConfig.from_pretrained(tmp_path / "checkpoint-2")):
+        assert (config.fda_divergence, config.itc_weight) == ("reverse", 0.0)
 
 
 def test_batches_follow_the_group_settings(tmp_path, triplets):
@@ -102,9 +105,19 @@ def test_evaluation_reports_rank_metrics_without_augmentation(tmp_path, triplets
     assert trainer.data_collator.augment
 
 
-def test_resume_is_bit_equal(tmp_path, triplets):
-    """In the middle of an epoch of grouped, augmented batches, past the end of the contrastive warm-up."""
+WORKERS = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {**WORKERS, "eval_strategy": "steps", "eval_steps": 1}], ids=["plain", "workers"]
+)
+def test_resume_is_bit_equal(tmp_path, triplets, options):
+    """In the middle of an epoch of grouped, augmented batches, past the end of the contrastive warm-up.
+
+    Workers that stay draw a seed once, those of a resumed run once more: not from what masks are drawn from.
+    """
     settings = {"max_steps": 6, "group_size": 2, "contrastive_steps": 3, "caption_steps": 4, "num_train_epochs": 2}
+    settings |= options
     whole = make_trainer(tmp_path / "whole", triplets, save_strategy="steps", save_steps=2, **settings)
     whole.train()
     resumed = make_trainer(tmp_path / "resumed", triplets, tiny_model(seed=9), **settings)

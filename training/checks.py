@@ -1,0 +1,226 @@
+"""What a trainer refuses before a run, and after its first step: what it was given and could not do anything with."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DataCollatorWithPadding, TrainerCallback, default_data_collator
+
+from ..files import some
+from .batches import check_batch_size
+from .collator import FafaDataCollator
+
+logger = logging.getLogger(__name__)
+
+_COLUMNS = ("reference_image", "target_image", "edit_caption", "cpr_id")
+_NO_TEST_SET = (
+    "eval_dataset is a test set in ITCPR's form (it has a column instance_id). Choosing checkpoints by it would make "
+    "its results worthless. Hold out quadruples of the training set: hold_out_quadruples()."
+)
+
+
+def check_trainer(trainer) -> None:
+    """Refuses parts of a trainer that do not go together, or could not act.
+
+    Raises:
+        ValueError: the message names the part, and says what to do.
+    """
+    _check_data(trainer)
+    _check_collator(trainer)
+    _check_modes(trainer)
+    if trainer.compute_loss_func is not None:
+        raise ValueError(
+            "compute_loss_func is given no group_ids, and the steps of gradient_cache_size do not call it. FAFA's loss "
+            "is the model's: choose its weights in FafaConfig, or override FafaModel.losses in a class of your own"
+        )
+    if trainer.optimizer is not None:
+        held = {id(weight) for group in trainer.optimizer.param_groups for weight in group["params"]}
+        missing = [name for name, weight in trained(trainer.model) if id(weight) not in held]
+        if missing:
+            raise ValueError(
+                f"optimizers: {len(missing)} weights that train are not in the optimiser: {some(missing)}. Make it of "
+                "this model's parameters, after adapters were added; or give optimizer_cls_and_kwargs"
+            )
+    elif trainer.optimizer_cls_and_kwargs is None:
+        trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)  # says if its library is not installed
+    names = getattr(trainer.compute_metrics, "names", None)
+    chosen = (trainer.args.metric_for_best_model or "loss").removeprefix("eval_")
+    if chosen != "loss" and (trainer.compute_metrics is None or (names is not None and chosen not in names)):
+        known = "compute_metrics is not given" if names is None else f"compute_metrics gives {', '.join(names)}"
+        raise ValueError(
+            f"metric_for_best_model is {chosen}, but {known}: choose another, or held_out_rank_metrics(model)"
+        )
+
+
+def check_held_out(dataset: Any) -> None:
+    """Refuses what cannot choose a checkpoint: a test set, several sets, a stream, a single triplet.
+
+    Raises:
+        ValueError: the message says what to do.
+    """
+    if isinstance(dataset, dict):
+        if any("instance_id" in (getattr(part, "column_names", None) or []) for part in dataset.values()):
+            raise ValueError(_NO_TEST_SET)
+        raise ValueError(
+            f"eval_dataset is a dict of {some(list(map(str, dataset)))}: give the one held-out set that checkpoints "
+            "are chosen by, and that the guard and the card look at. Others: after training, "
+            "trainer.evaluate(dataset, metric_key_prefix='other')"
+        )
+    if "instance_id" in (getattr(dataset, "column_names", None) or []):
+        raise ValueError(_NO_TEST_SET)
+    _check_set("eval_dataset", dataset)
+    if len(dataset) == 0:
+        raise ValueError("eval_dataset is empty: hold out more (validation_fraction), or leave it out")
+
+
+def _check_set(name: str, dataset: Any) -> None:
+    if getattr(dataset, "column_names", None) is None or not hasattr(dataset, "select"):
+        streamed = not hasattr(dataset, "__len__")
+        raise ValueError(
+            f"{name} is {'a stream' if streamed else f'a {type(dataset).__name__}'}, which does not tell the groups "
+            "(cpr_id) of its triplets beforehand, as batches by group and exact resuming need. Give a "
+            "datasets.Dataset: load_dataset without streaming=True, or Dataset.from_list. Images stay on disk until "
+            "they are needed"
+        )
+
+
+def _check_data(trainer) -> None:
+    args, dataset = trainer.args, trainer.train_dataset
+    if trainer.eval_dataset is not None:
+        check_held_out(trainer.eval_dataset)
+    if dataset is None:
+        return
+    _check_set("train_dataset", dataset)
+    if "instance_id" in dataset.column_names:
+        raise ValueError(
+            "train_dataset is a test set in ITCPR's form (it has a column instance_id): nobody trains on it"
+        )
+    if "cpr_id" not in dataset.column_names:
+        raise ValueError(
+            f"train_dataset has no column cpr_id, the group of a triplet; it has {some(dataset.column_names)}"
+        )
+    batch_size = args.per_device_train_batch_size * args.world_size
+    check_batch_size(len(dataset), batch_size, args.world_size, args.dataloader_drop_last)
+    first = dataset["cpr_id"][:1]
+    if np.asarray(first).dtype.kind not in "iu":
+        raise ValueError(
+            f"train_dataset: the first cpr_id is {first[0]!r:.40}, expected whole numbers. "
+            "np.unique(ids, return_inverse=True)[1] numbers other names"
+        )
+    if args.group_size > batch_size:
+        raise ValueError(f"group_size is {args.group_size}, expected 0 to the batch size of {batch_size}")
+    if args.gradient_accumulation_steps > 1:
+        logger.warning(
+            "gradient_accumulation_steps %d: a triplet is told from the others of its batch of %d, not of all %d. "
+            "batch_size %d with gradient_cache_size %d compares all, in the same memory.",
+            args.gradient_accumulation_steps,
+            batch_size,
+            batch_size * args.gradient_accumulation_steps,
+            batch_size * args.gradient_accumulation_steps,
+            args.per_device_train_batch_size,
+        )
+
+
+def _check_collator(trainer) -> None:
+    collator, args = trainer.data_collator, trainer.args
+    sets = {"train_dataset": trainer.train_dataset, "eval_dataset": trainer.eval_dataset}
+    sets = {name: dataset for name, dataset in sets.items() if dataset is not None}
+    if sets and (collator is default_data_collator or isinstance(collator, DataCollatorWithPadding)):
+        raise ValueError(
+            "data_collator: images and captions become a batch by FafaDataCollator(processor, augment=True)"
+        )
+    if not isinstance(collator, FafaDataCollator):
+        return
+    captions = args.caption_steps > 0 or trainer.model.config.itc_weight > 0
+    if captions and not collator.with_captions:
+        raise ValueError(
+            "caption_steps and itc_weight are of the caption-to-image term, which needs the targets' captions: "
+            "FafaDataCollator(..., with_captions=True)"
+        )
+    needed = (*_COLUMNS, *["target_caption"] * collator.with_captions)
+    if collator.augment:
+        needed += ("reference_image_path", "target_image_path")
+    for name, dataset in sets.items():
+        missing = [column for column in needed if column not in dataset.column_names]
+        if missing:
+            raise ValueError(
+                f"{name} has no column {' and '.join(missing)}, which FafaDataCollator reads; it has "
+                f"{some(dataset.column_names)}. load_dataset('SynCPR', data_dir=...) gives them"
+            )
+    if collator.cache_images and args.dataloader_num_workers:
+        raise ValueError(
+            f"cache_images keeps images in the process that reads them, so {args.dataloader_num_workers} "
+            "workers would each keep all of them: set dataloader_num_workers to 0, or leave out cache_images"
+        )
+
+
+def _check_modes(trainer) -> None:
+    args = trainer.args
+    if trainer.is_deepspeed_enabled:
+        raise ValueError(
+            "FAFA was not tried with DeepSpeed. FSDP divides a model: examples/configs/accelerate/fsdp.yaml"
+        )
+    if trainer.is_fsdp_enabled and hasattr(trainer.model, "peft_config"):
+        raise ValueError(
+            "adapters (LoRA) do not train under FSDP. They need little memory: launch with one process per GPU and "
+            "the whole model in each, as examples/configs/accelerate/one_node.yaml does"
+        )
+    if args.gradient_cache_size and (args.gradient_accumulation_steps > 1 or args.fp16 or trainer.is_fsdp_enabled):
+        raise ValueError(
+            "gradient_cache_size works without gradient accumulation, fp16 and FSDP: raise batch_size "
+            "instead of accumulating, and train in bf16"
+        )
+    if args.fp16:
+        logger.warning(
+            "fp16: users of the released code, which trains in it, lost runs to a collapse near step 23,000 and "
+            "reached 40.3 Rank-1 instead of 46.5. bf16=true has the range of float32 at the same speed."
+        )
+
+
+def trained(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
+    """The weights that train, by name."""
+    return [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+
+
+def check_weights(model: torch.nn.Module) -> None:
+    """Refuses a model of which nothing would be learnt.
+
+    Raises:
+        ValueError: no weight trains, or one does in half precision.
+    """
+    weights = trained(model)
+    if not weights:
+        raise ValueError(
+            "no weight of the model trains: requires_grad is false for all. add_lora, or train_vision_blocks"
+        )
+    for name, weight in weights:
+        if weight.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(
+                f"{name} trains, but is {weight.dtype}, where most updates round away. Load the model in float32 "
+                "(from_pretrained(..., dtype=torch.float32)); bf16=true then still computes in half precision"
+            )
+
+
+class EveryWeightLearns(TrainerCallback):
+    """Stops a run at its first step if a weight that is to train got no gradient, of which torch at most warns."""
+
+    def __init__(self):
+        self.looked = False
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Once in every run."""
+        self.looked = False
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        """Gradients are there, and nothing has changed yet."""
+        if self.looked:
+            return
+        self.looked = True
+        without = [name for name, weight in trained(model) if weight.grad is None]
+        if without:
+            raise ValueError(
+                f"{len(without)} weights are to train and got no gradient in the first step: {some(without)}. Where "
+                "the model checkpoints activations, use_reentrant=False lets gradients through; weights that no part "
+                "of the loss reaches are frozen by requires_grad_(False)"
+            )

@@ -1,0 +1,132 @@
+"""How a trainer reads triplets: batches for training, held-out ones as they are, and workers that change nothing."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from accelerate.data_loader import prepare_data_loader
+from torch.utils.data import DataLoader
+
+from ..image_reading_fafa import UnreadableImageError
+from ..loading import dead_workers_told, worker_options
+from .batches import TripletBatches
+
+logger = logging.getLogger(__name__)
+
+
+class TripletReading:
+    """A Trainer's data loaders (a base class before `Trainer`).
+
+    Each has a generator of its own. Otherwise it would draw from the global random state as often as its workers are
+    started, and where they persist, a run that resumes would draw other masks than one that ran through.
+    """
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of `TripletBatches`, of which every process reads its share."""
+        if self.train_dataset is None:
+            return super().get_train_dataloader()  # which says so
+        args = self.args
+        batches = TripletBatches(
+            np.asarray(self.train_dataset["cpr_id"][:]),
+            batch_size=args.per_device_train_batch_size * args.world_size,
+            group_size=args.group_size,
+            random_epochs=args.random_epochs,
+            seed=self._order_seed,
+            num_processes=args.world_size,
+            process_index=args.process_index,
+            drop_last=args.dataloader_drop_last,
+        )
+        with self._safe_workers():
+            loader = DataLoader(
+                self.train_dataset,
+                batch_sampler=batches,
+                collate_fn=self.data_collator,
+                num_workers=args.dataloader_num_workers,
+                multiprocessing_context=args.dataloader_multiprocessing_context,
+                pin_memory=args.dataloader_pin_memory,
+                persistent_workers=args.dataloader_persistent_workers,
+                prefetch_factor=args.dataloader_prefetch_factor,
+                generator=self._own_generator(),
+            )
+        # Not by `accelerator.prepare`, which would divide the batches among processes once more.
+        return prepare_data_loader(
+            loader,
+            args.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+            non_blocking=self.accelerator.non_blocking,
+        )
+
+    @property
+    def _order_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def _own_generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self._order_seed)
+
+    def _get_dataloader(self, *args, **kwargs) -> DataLoader:
+        loader = super()._get_dataloader(*args, **kwargs)
+        getattr(loader, "base_dataloader", loader).generator = self._own_generator()  # accelerate wraps it
+        return loader
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        """The training collator, but without augmentation, and stopping at an image that cannot be read."""
+        with self._safe_workers(), self._evaluating_collator():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset) -> DataLoader:
+        """As for evaluation: `predict` is not of augmented images."""
+        with self._safe_workers(), self._evaluating_collator():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _evaluating_collator(self) -> Iterator[None]:
+        """Within, the collator neither augments nor leaves out, and no triplet is dropped for want of a whole batch."""
+        training_collator, drop_last = self.data_collator, self.args.dataloader_drop_last
+        if hasattr(training_collator, "for_evaluation"):
+            self.data_collator = training_collator.for_evaluation()
+        self.args.dataloader_drop_last = False
+        try:
+            yield
+        finally:
+            self.data_collator, self.args.dataloader_drop_last = training_collator, drop_last
+
+    @contextmanager
+    def _safe_workers(self) -> Iterator[None]:
+        """Within, `args` ask for workers that need no shared memory for batches, or for none; see `worker_options`."""
+        names = "num_workers", "multiprocessing_context", "persistent_workers", "prefetch_factor"
+        given = {f"dataloader_{name}": getattr(self.args, f"dataloader_{name}") for name in names}
+        options = worker_options(self.args.dataloader_num_workers, self.args.dataloader_multiprocessing_context)
+        if options["num_workers"] == 0:
+            options |= {"multiprocessing_context": None, "persistent_workers": False, "prefetch_factor": None}
+        vars(self.args).update({f"dataloader_{name}": value for name, value in options.items()})
+        try:
+            yield
+        finally:
+            vars(self.args).update(given)
+
+    def evaluation_loop(self, *args, **kwargs):
+        """The Trainer's own; a worker that is killed ends it."""
+        with dead_workers_told():
+            return super().evaluation_loop(*args, **kwargs)
+
+    def _readable(self, dataset):
+        """Without triplets that cannot be read: processes gather their metrics, so none may leave out any later."""
+        unreadable = self.data_collator.unreadable(dataset)
+        if not unreadable:
+            return dataset
+        names = ", ".join(sorted(set(unreadable.values())))
+        if len(unreadable) == len(dataset):
+            raise UnreadableImageError(f"none of {len(dataset)} held-out triplets has readable images: {names}")
+        for name in unreadable.values():
+            self.skipped_images[name] += 1
+        logger.warning(
+            "%d of %d held-out triplets are left out (on_error='skip'), whose images cannot be read: %s",
+            len(unreadable),
+            len(dataset),
+            names,
+        )
+        return dataset.select([row for row in range(len(dataset)) if row not in unreadable])

@@ -1,0 +1,98 @@
+"""What changes by the step: the loss of the warm-up, the epoch of the augmentation, the learning rate."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import OneCycleLR
+from transformers import TrainerCallback
+
+
+class ContrastiveWarmup(TrainerCallback):
+    """Trains with cross-entropy for `contrastive_steps`, and with whole captions for `caption_steps`, at the beginning.
+
+    BLIP-2's weights come from contrastive training; a model from random weights needs the like, because the reverse
+    divergence of FDA has hardly a gradient while all scores are alike. What the model's configuration says is what
+    training ends with.
+    """
+
+    def __init__(self):
+        self.config = None
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        """Of the model that trains now: `model_init` makes a new one for every run."""
+        if (args.contrastive_steps or args.caption_steps) and model.config is not self.config:
+            self.config = model.config
+            self.divergence, self.itc_weight = self.config.fda_divergence, self.config.itc_weight
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Depends on the step alone, so that a resumed run does the same."""
+        if args.contrastive_steps or args.caption_steps:
+            step = state.global_step
+            self.config.fda_divergence = "forward" if step < args.contrastive_steps else self.divergence
+            self.config.itc_weight = 1.0 if step < args.caption_steps else self.itc_weight
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """The configuration says what the model is, also when training ended within the warm-up."""
+        if self.config is not None:
+            self.config.fda_divergence, self.config.itc_weight = self.divergence, self.itc_weight
+
+    @contextmanager
+    def put_aside(self) -> Iterator[None]:
+        """Within, the configuration says what the model is: a checkpoint of the warm-up may be a start for others."""
+        if self.config is None:
+            yield
+            return
+        now = self.config.fda_divergence, self.config.itc_weight
+        self.config.fda_divergence, self.config.itc_weight = self.divergence, self.itc_weight
+        try:
+            yield
+        finally:
+            self.config.fda_divergence, self.config.itc_weight = now
+
+
+class CollatorEpoch(TrainerCallback):
+    """Tells the collator which epoch's augmentation to draw, as the Trainer tells the sampler."""
+
+    def __init__(self, collator):
+        self.collator = collator
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        """After a resume in the middle of an epoch, `state.epoch` is a fraction."""
+        self.collator.set_epoch(math.floor(state.epoch + 1e-6))
+
+
+class ResumableOneCycle(OneCycleLR):
+    """One-cycle over the length of this run, also when it resumes one that was to be shorter or longer."""
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Takes over the position in the cycle, not its length."""
+        length = ("total_steps", "_schedule_phases")
+        super().load_state_dict({name: value for name, value in state_dict.items() if name not in length})
+
+
+def one_cycle(optimizer: Optimizer, num_steps: int, warmup: float) -> ResumableOneCycle:
+    """The released schedule: up to the optimiser's rate and down again, beta1 down and up.
+
+    Args:
+        optimizer: of any kind; momentum is moved where it has some.
+        num_steps: of the run.
+        warmup: steps, or below 1 their share of the run.
+
+    Raises:
+        ValueError: the warm-up is longer than the run.
+    """
+    if warmup > num_steps:
+        raise ValueError(
+            f"warmup_steps is {warmup:g}, but the run has {num_steps} steps: give a share below 1, say 0.02"
+        )
+    share = warmup / num_steps if warmup >= 1 else warmup
+    return ResumableOneCycle(
+        optimizer,
+        max_lr=[group["lr"] for group in optimizer.param_groups],
+        total_steps=num_steps,
+        # The class divides by the warm-up steps less one, so a single one is none.
+        pct_start=share if share * num_steps > 1 else 0.0,
+        cycle_momentum="betas" in optimizer.defaults or bool(optimizer.defaults.get("momentum")),
+    )
