@@ -22,6 +22,12 @@ _METHOD = (
     "In brackets the 95 % interval of the difference and p, two-sided, by a paired bootstrap over queries (10,000 "
     "resamples)."
 )
+FEW_QUERIES = 20
+_FEW = " Queries are few: the intervals are too narrow."
+_TIES = (
+    "**Ties**: between equal scores the order of the gallery decided, for {:,} queries of A and {:,} of B; see their "
+    "reports for what the worst order gives."
+)
 
 
 def compare_reports(
@@ -61,6 +67,7 @@ def compare_reports(
     won, lost = (ranks[:, 0] > 1) & (ranks[:, 1] == 1), (ranks[:, 0] == 1) & (ranks[:, 1] > 1)
 
     models = [public(report.settings.get("model", "unknown")) for report in (first, second)]
+    ties = [report.ties.get(wanted, {}).get("num_queries", 0) for report, wanted, _ in runs]
     parts = [
         "# A against B",
         "\n".join(
@@ -69,7 +76,8 @@ def compare_reports(
         ),
         f"{len(ranks):,} queries, gallery of {first.num_gallery:,} images, percent:",
         _difference_table(values, *paired_bootstrap(differences, seed=seed)),
-        _METHOD,
+        _METHOD + (_FEW if len(ranks) < FEW_QUERIES else ""),
+        *([_TIES.format(*ties)] if any(ties) else []),
         _rank_1(ranks, int(won.sum()), int(lost.sum())),
     ]
     for heading, changed in ((f"Won by B: {won.sum():,}", won), (f"Lost by B: {lost.sum():,}", lost)):

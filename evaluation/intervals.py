@@ -18,7 +18,17 @@ def bootstrap_means(values: np.ndarray, num_resamples: int = NUM_RESAMPLES, seed
 
     Returns:
         `(num_resamples, num_columns)`, fp64.
+
+    Raises:
+        ValueError: no query, values that are not finite, or no resamples.
     """
+    values = np.asarray(values)
+    if values.ndim != 2 or not len(values):
+        raise ValueError(f"expected values (num_queries, num_columns) of one query or more, got {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"query {int((~np.isfinite(values)).any(axis=1).argmax())}: its values are not finite")
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples is {num_resamples}, expected a number from 1")
     num_queries, rng = len(values), np.random.default_rng(seed)
     means = np.empty((num_resamples, values.shape[1]))
     chunk = max(1, CHUNK_ELEMENTS // num_queries)
@@ -56,11 +66,13 @@ def paired_bootstrap(
 
     Returns:
         intervals, `(num_columns, 2)`, of 95 %; and two-sided p, `(num_columns,)`: twice the share of resamples whose
-        difference is zero or on the other side, no smaller than 2 / (num_resamples + 1).
+        difference is zero or on the other side, no smaller than 2 / (num_resamples + 1), nor than 2 / 2^num_queries,
+        with which the differences of so few queries are all on one side by chance.
     """
     means = bootstrap_means(differences, num_resamples, seed)
     opposite = np.minimum((means <= 0).sum(axis=0), (means >= 0).sum(axis=0))
-    return np.percentile(means, [2.5, 97.5], axis=0).T, np.minimum(1.0, 2 * (opposite + 1) / (num_resamples + 1))
+    p = np.maximum(2 * (opposite + 1) / (num_resamples + 1), 2.0 ** (1 - len(differences)))
+    return np.percentile(means, [2.5, 97.5], axis=0).T, np.minimum(1.0, p)
 
 
 def sign_test(num_won: int, num_lost: int) -> float:
@@ -72,7 +84,12 @@ def sign_test(num_won: int, num_lost: int) -> float:
 
     Returns:
         the probability that as many fair coins fall at least as unevenly.
+
+    Raises:
+        ValueError: a number below 0.
     """
+    if min(num_won, num_lost) < 0:
+        raise ValueError(f"{num_won} won and {num_lost} lost, expected numbers from 0")
     num_changed = num_won + num_lost
     at_least_as_uneven = 2 * sum(comb(num_changed, number) for number in range(min(num_won, num_lost) + 1))
     return min(1.0, at_least_as_uneven / 2**num_changed)

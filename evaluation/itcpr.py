@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,11 +18,14 @@ from ..processing_fafa import FafaProcessor
 from ..scoring_fafa import topk_mean_similarity
 from .encoding import QUERY_MODES, encode_queries, encode_targets, score_blocks
 from .intervals import bootstrap_intervals
-from .metrics import MatchRanker, QueryResults, chance_metrics, match_ranks, top_images
+from .metrics import chance_metrics, ties_of, ties_remark
+from .ranking import MatchRanker, QueryResults, checked_ks, match_ranks, top_images
 from .report import LATE_FUSION, OVERALL, EvaluationReport
 
 if TYPE_CHECKING:
     import datasets
+
+logger = logging.getLogger(__name__)
 
 TOP = 50  # images listed for each query
 ROWS = 128  # queries scored together: all modes' blocks exist at a time
@@ -74,13 +78,22 @@ def evaluate_itcpr(
         progress: whether to show progress bars.
 
     Raises:
-        ValueError: a query without a match, an unknown mode, NaN in the features.
+        ValueError: a query without a match or with the id of distractors, a column that is missing, an unknown mode or
+            an option that makes no sense, NaN in the features, scores that tell no images apart.
         UnreadableImageError: an image cannot be decoded. FileNotFoundError: it is not there.
     """
+    # Before hours of encoding: these raise if a query has no match, or an option makes no sense.
+    ks = checked_ks(ks)
+    _check_columns(queries, "queries", ("image", "image_path", "caption", "instance_id", "source"))
+    _check_columns(gallery, "gallery", ("image", "image_path", "instance_id"))
+    if features_dtype is not None and not features_dtype.is_floating_point:
+        raise ValueError(f"features_dtype is {features_dtype}, which would round features to zero: expected a float")
     query_ids, gallery_ids = queries["instance_id"][:], gallery["instance_id"][:]
-    # Before hours of encoding: these raise if a query has no match, or a k makes no sense.
     num_matches = MatchRanker(query_ids, gallery_ids).num_matches
     captions, sources = queries["caption"][:], queries["source"][:]
+    for name, texts in (("caption", captions), ("source", sources)):
+        if strange := [index for index, text in enumerate(texts) if not isinstance(text, str)]:
+            raise ValueError(f"query {strange[0]}: its {name} is {texts[strange[0]]!r}, expected a text")
     groups = {
         "source": _members(list(map(_source_group, sources)), sorted(set(map(_source_group, sources)))),
         "caption length": _members([_caption_length(caption) for caption in captions], list(CAPTION_LENGTHS)),
@@ -109,7 +122,11 @@ def evaluate_itcpr(
             ranking.add(scores[name])
         if parts is not None:
             parts.add(scores[main])
-    results = {name: ranking.ranker.results() for name, ranking in rankings.items()}
+    results = {name: ranking.results(name) for name, ranking in rankings.items()}
+    ties = {name: ties_of(ranked, ks) for name, ranked in results.items()}
+    for name, ranked in results.items():
+        if (remark := ties_remark(ranked, ks)) is not None:
+            logger.warning("%s: %s", name, remark)
 
     lists = {name: ranking.lists(results[name]) for name, ranking in rankings.items()}
     columns = zip(queries["image_path"][:], captions, sources, query_ids, strict=True)
@@ -139,6 +156,7 @@ def evaluate_itcpr(
         if parts is not None
         else {},
         settings={"num_top_tokens": model.config.num_top_tokens, "seed": seed},
+        ties=ties,
     )
 
 
@@ -153,7 +171,17 @@ def late_fusion(first: Tensor, second: Tensor) -> Tensor:
 
     Returns:
         `(num_queries, num_gallery)`, in standard deviations above the gallery's mean.
+
+    Raises:
+        ValueError: their shapes differ.
     """
+    if first.ndim != 2 or first.shape != second.shape:
+        raise ValueError(
+            f"expected two kinds of scores, (num_queries, num_gallery) both, got {tuple(first.shape)} and "
+            f"{tuple(second.shape)}"
+        )
+    if not (first.is_floating_point() and second.is_floating_point()):
+        first, second = first.double(), second.double()
     fused = torch.zeros_like(first)
     for scores in (first, second):
         spread, mean = torch.std_mean(scores, dim=1, keepdim=True, correction=0)
@@ -166,6 +194,7 @@ class _Ranking:
 
     def __init__(self, query_ids: Sequence[int], gallery_ids: Sequence[int]):
         self.ranker, self.top = MatchRanker(query_ids, gallery_ids), []
+        self._tells_apart = len(gallery_ids) < 2  # whether any query has scores that differ
 
     def add(self, scores: Tensor) -> None:
         self.ranker.add(scores)
@@ -173,20 +202,39 @@ class _Ranking:
             (values.tolist(), images.tolist()) for values, images in zip(*top_images(scores, TOP), strict=True)
         ]
 
+        self._tells_apart = self._tells_apart or bool((scores != scores[:, :1]).any())
+
+    def results(self, mode: str) -> QueryResults:
+        """The ranks of the matches.
+
+        Raises:
+            ValueError: to every query all images have one score: ranks would be the gallery's order.
+        """
+        if not self._tells_apart:
+            raise ValueError(
+                f"{mode}: for every query all images of the gallery have the same score, so there is no ranking. The "
+                "model's features are all alike: is it trained, was it loaded whole, is its precision too low?"
+            )
+        return self.ranker.results()
+
     def lists(self, results: QueryResults) -> list[dict]:
         """For each query what the report says of it."""
         matches = results.images.split(results.num_matches.tolist())
-        columns = zip(results.ranks_per_query, matches, results.average_precision.tolist(), self.top, strict=True)
+        worst = results.pessimistic.first_rank.tolist()
+        columns = zip(
+            results.ranks_per_query, worst, matches, results.average_precision.tolist(), self.top, strict=True
+        )
         return [
             {
                 "first_rank": int(ranks[0]),
+                "pessimistic_first_rank": pessimistic,
                 "ranks": ranks.tolist(),
                 "matches": of_query.tolist(),
                 "average_precision": round(precision, 6),
                 "top_images": images,
                 "top_scores": [round(score, 6) for score in scores],
             }
-            for ranks, of_query, precision, (scores, images) in columns
+            for ranks, pessimistic, of_query, precision, (scores, images) in columns
         ]
 
 
@@ -260,6 +308,11 @@ def _intervals(
         for (mode, metric), interval in zip(columns, ends, strict=True):
             intervals[mode][group][metric] = interval
     return intervals
+
+
+def _check_columns(table: "datasets.Dataset", name: str, expected: Sequence[str]) -> None:
+    if missing := [column for column in expected if column not in table.column_names]:
+        raise ValueError(f"{name} lack the columns {', '.join(missing)}: load them with load_dataset('ITCPR', ...)")
 
 
 def _members(labels: list[str], names: list[str]) -> dict[str, Tensor]:

@@ -16,7 +16,8 @@ import torch
 
 from ..files import whole_file
 from ..markdown_text import plain, public
-from .metrics import QueryResults
+from .metrics import tell_ties
+from .ranking import QueryResults
 
 if TYPE_CHECKING:
     import datasets
@@ -69,11 +70,14 @@ class EvaluationReport:
         gallery_fingerprint: of the gallery's image paths and instance ids, in order.
         ks: the ranks k of the metrics.
         queries: for each query, in order, `index`, `image_path`, `caption`, `source`, `instance_id` and `results`:
-            mode -> `first_rank`, `ranks` (of all matches, from 1, ascending), `matches` (the image, by its index in the
-            gallery, at each of them), `average_precision` (0 to 1), `top_images` (the 50 ranked first), `top_scores`.
+            mode -> `first_rank`, `pessimistic_first_rank` (in the worst order of equal scores), `ranks` (of all
+            matches, from 1, ascending), `matches` (the image, by its index in the gallery, at each of them),
+            `average_precision` (0 to 1), `top_images` (the 50 ranked first), `top_scores`.
         curves: `mode` whose curves they are, `top_tokens` (metrics by `num_top_tokens`), `gallery_size` (metrics of
             random `draws` of `num_images` images that hold every match); empty if they were not asked for.
         settings: what else belongs in the record: model, data, precision, versions.
+        ties: mode -> `num_queries` for which the gallery's order decided between equal scores, and the `pessimistic`
+            metrics, in the order that is worst; empty in reports of earlier versions.
     """
 
     metrics: dict[str, dict[str, dict[str, float]]]
@@ -87,6 +91,7 @@ class EvaluationReport:
     queries: list[dict[str, Any]]
     curves: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    ties: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def main_mode(self) -> str:
@@ -122,6 +127,10 @@ class EvaluationReport:
         pictures = pictures or {}
         parts = ["# Composed person retrieval: results", self.to_markdown().rstrip()]
         parts.append(_METRICS + (_LATE_FUSION if LATE_FUSION in self.metrics else ""))
+        for mode, ties in self.ties.items():
+            if ties["num_queries"]:
+                remark = tell_ties(ties, self.metrics[mode][OVERALL], self.num_queries[OVERALL])
+                parts.append(f"**Ties**, {mode}: {remark}")
         parts += ["## Intervals", _INTERVALS, self._group_table("", [OVERALL])]
         for kind, names in self.groups.items():
             if len(names) > 1:
@@ -206,7 +215,7 @@ def read_report(path: str | Path) -> EvaluationReport:
         raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
     names = {entry.name for entry in fields(EvaluationReport)}
     found = set(record) if isinstance(record, dict) else set()
-    if found != names:
+    if found | {"ties"} != names:  # which earlier versions did not count
         differing = ", ".join(sorted(names ^ found))
         raise ValueError(f"{path} is no report of this version of fafa (differing fields: {differing}); {remedy}")
     return EvaluationReport(**record)

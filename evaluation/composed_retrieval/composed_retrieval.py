@@ -73,6 +73,8 @@ class ComposedRetrieval(evaluate.Metric):
         gallery_ids = self.gallery_ids if gallery_ids is None else gallery_ids
         if gallery_ids is None:
             raise ValueError("give gallery_ids, the instance id of each gallery image, to evaluate.load or to compute")
+        if len(predictions) == 0:
+            raise ValueError("no predictions: give a row of scores for each query, by add_batch or to compute")
         if len(lengths := {len(row) for row in predictions}) > 1:
             raise ValueError(
                 f"predictions: rows of {min(lengths)} and of {max(lengths)} scores; expected one per image"

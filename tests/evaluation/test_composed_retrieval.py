@@ -92,6 +92,19 @@ def test_bad_input_is_named(load_metric):
         load_metric().compute(predictions=[[0.1, float("nan")]], references=[8], gallery_ids=[8, -1])
 
 
+def test_other_bad_input_is_named(load_metric):
+    metric = load_metric(gallery_ids=[7, -1])
+    for scores, query_id, message in (
+        ([0.1, float("inf")], 7, "against gallery image 1 is infinite"),
+        ([0.1, 0.2], -1, "query 0 has the id -1, which distractors have"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            metric.compute(predictions=[scores], references=[query_id])
+    with pytest.raises(ValueError, match="no predictions: give a row of scores for each query"):
+        metric.compute(predictions=[], references=[])
+    assert metric.compute(predictions=[[0.2, 0.1]], references=[7])["rank-1"] == 100.0, "goes on after errors"
+
+
 def test_the_card_and_the_code_describe_the_same_inputs(load_metric):
     card = (FOLDER / "README.md").read_text(encoding="utf-8")
     for name in ("predictions", "references", "gallery_ids", "ks", "rank-1", "mAP", "mINP"):

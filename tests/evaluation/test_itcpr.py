@@ -127,6 +127,28 @@ def test_a_query_without_a_match_or_a_wrong_k_stops_before_encoding(processor, t
         evaluate_itcpr(None, processor, queries, gallery, ks=(0, 1), progress=False)
 
 
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (lambda rows: rows.remove_columns("caption"), {}, "queries lack the columns caption"),
+        (lambda rows: rows.map(lambda row: {"instance_id": -1}), {}, "query 0 has the id -1, which distractors have"),
+        (lambda rows: rows.select([]), {}, "query_ids is empty"),
+        (lambda rows: rows, {"ks": 5}, "ks is 5"),
+        (lambda rows: rows, {"features_dtype": torch.int8}, "features_dtype is torch.int8, which would round"),
+    ],
+)
+def test_what_gives_no_results_stops_before_encoding(processor, test_set, change, options, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate_itcpr(None, processor, change(test_set[0]), test_set[1], progress=False, **options)
+
+
+@pytest.mark.parametrize("shapes", [((2, 3), (1, 3)), ((2, 3), (2, 4)), ((3,), (3,))])
+def test_late_fusion_of_other_queries_or_images_is_refused(shapes):
+    """One row used to be taken for all."""
+    with pytest.raises(ValueError, match="two kinds of scores"):
+        late_fusion(*(torch.zeros(shape) for shape in shapes))
+
+
 def test_damaged_weights_are_an_error_that_names_a_query(processor, test_set):
     broken = tiny_model()
     broken.text_projection.weight.data[0, 0] = torch.nan

@@ -10,8 +10,7 @@ import pytest
 import torch
 from tiny import GOLDEN, golden_tensors
 
-from fafa.evaluation import MatchRanker, chance_metrics, match_ranks, retrieval_metrics
-from fafa.evaluation import metrics as metrics_module
+from fafa.evaluation import MatchRanker, chance_metrics, match_ranks, metrics, ranking, retrieval_metrics
 from fafa.evaluation.metrics import top_images
 from fafa.scoring_fafa import topk_mean_similarity
 
@@ -70,8 +69,8 @@ def test_ties_stay_within_what_an_unstable_sort_can_give():
 @pytest.mark.parametrize("many", [0, 3, 1000])
 def test_ranks_are_those_of_a_stable_sort(monkeypatch, levels, num_ids, many):
     """By counting and by sorting, one match or all of the gallery, few ties or hardly anything else."""
-    monkeypatch.setattr(metrics_module, "MANY_MATCHES", many)
-    monkeypatch.setattr(metrics_module, "BLOCK_ELEMENTS", 200)
+    monkeypatch.setattr(ranking, "MANY_MATCHES", many)
+    monkeypatch.setattr(ranking, "BLOCK_ELEMENTS", 200)
     scores, query_ids, gallery_ids = random_ranking(0, num_ids=num_ids, levels=levels)
     results = match_ranks(scores, query_ids, gallery_ids)
     assert [ranks.tolist() for ranks in results.ranks_per_query] == sorted_ranks(scores, query_ids, gallery_ids)
@@ -158,10 +157,10 @@ def test_k_may_exceed_the_gallery():
 
 
 def test_scores_keep_their_precision():
-    """fp64 scores that are equal in fp32 must not become ties; half precision and infinities are fine."""
+    """fp64 scores that are equal in fp32 must not become ties; half precision is fine, and so are whole numbers."""
     scores = torch.tensor([[1.0, 1.0 + 1e-12]], dtype=torch.float64)
     assert match_ranks(scores, [2], [1, 2]).first_rank.tolist() == [1]
-    half = torch.tensor([[0.5, -torch.inf, 1.0]], dtype=torch.bfloat16)
+    half = torch.tensor([[0.5, 0.25, 1.0]], dtype=torch.bfloat16)
     assert match_ranks(half, [2], [1, 2, 3]).first_rank.tolist() == [3]
 
 
@@ -188,6 +187,77 @@ def test_bad_input_is_named(scores, query_ids, gallery_ids, message):
         retrieval_metrics(scores, query_ids, gallery_ids)
 
 
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ([[0.1, "high", 0.3]], "scores: expected numbers"),
+        ([[0.1, 0.2, 0.3], [0.1]], "scores: expected numbers"),
+        (np.array([[None, 1, 2]]), "scores: expected numbers"),
+        (torch.zeros(1, 3, dtype=torch.bool), "expected real numbers, dense, got bool"),
+        (torch.zeros(1, 3, dtype=torch.complex64), "expected real numbers, dense, got complex64"),
+        (torch.zeros(1, 3).to_sparse(), "expected real numbers, dense, got sparse"),
+        (torch.zeros(1, 3, device="meta"), "expected real numbers, dense, got none"),
+        ([[0.1, torch.inf, 0.3]], r"query 0 \(id 5\) against gallery image 1 is infinite"),
+        (np.array([[6e4, np.inf, 1]], dtype=np.float16), "against gallery image 1 is infinite"),
+        ([[0.1, 0.2, -torch.inf]], r"query 0 \(id 5\) against gallery image 2, which is its match, is minus infinity"),
+    ],
+)
+def test_scores_that_are_none_are_refused(scores, message):
+    with pytest.raises(ValueError, match=message):
+        retrieval_metrics(scores, [5] * len(scores), [4, -1, 5])
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [[1, 3, 2]],
+        ((0.1, 0.3, 0.2),),
+        np.array([[1, 3, 2]], dtype=np.uint32),
+        np.array([[2, 3, 1]], dtype=np.int8)[:, ::-1],
+        np.array([[0.1, 0.3, 0.2]], dtype=np.float16),
+        torch.tensor([[0.1, 0.3, 0.2]], dtype=torch.float16, requires_grad=True),
+        torch.tensor([[-torch.inf, 0.3, 0.2]]),
+        torch.tensor([[1, 3, 2]], dtype=torch.uint8),
+    ],
+)
+def test_scores_of_every_real_kind_are_ranked(scores):
+    """Minus infinity leaves an image out, as the reference image of a query."""
+    assert retrieval_metrics(scores, [5], [4, -1, 5], ks=[1, 2]) == {"rank-1": 0, "rank-2": 100, "mAP": 50, "mINP": 50}
+
+
+@pytest.mark.parametrize(
+    ("query_ids", "gallery_ids", "message"),
+    [
+        ([7, -1], [7, -1, 8], r"query 1 has the id -1, which distractors have"),
+        (["ann", "-1"], ["ann", "-1", "-1"], r"query 1 has the id -1, which distractors have"),
+        ([7, "8"], ["7", "8", "8"], "query_ids: expected integers or strings, not both; got 7 among strings"),
+        ([7, 8], ["7", 8, "8"], "gallery_ids: expected integers or strings, not both; got 8 among strings"),
+        ([7, 8], [7, 8, None], "gallery_ids: expected integers or strings, got object"),
+        ([True, False], [True, False, False], "query_ids: expected integers or strings, got bool"),
+        (
+            np.array([2**64 - 1, 7], dtype=np.uint64),
+            [7, 7, 7],
+            "query_ids: 18446744073709551615 is beyond 64-bit integers",
+        ),
+        ("78", [7, 8, 8], "query_ids: expected one id each, .* got the text '78'"),
+        ([[7], [8, 9]], [7, 8, 8], "query_ids: expected one id each"),
+    ],
+)
+def test_ids_that_would_match_what_they_should_not_are_refused(query_ids, gallery_ids, message):
+    """A query with the distractors' id matched all of them, which looked like a very good model."""
+    with pytest.raises(ValueError, match=message):
+        retrieval_metrics(torch.rand(2, 3), query_ids, gallery_ids)
+
+
+def test_rows_that_are_refused_leave_the_ranker_as_it_was(monkeypatch):
+    monkeypatch.setattr(ranking, "BLOCK_ELEMENTS", 2)
+    ranker, scores = MatchRanker([1, 2], [1, 2]), torch.eye(2)
+    with pytest.raises(ValueError, match="query 1"):
+        ranker.add(torch.tensor([[1.0, 0.0], [0.0, torch.nan]]))
+    ranker.add(scores)
+    assert ranker.results().first_rank.tolist() == [1, 1]
+
+
 def test_nan_is_named_with_its_query_also_in_a_later_block():
     scores = torch.zeros(5, 6)
     scores[3, 2] = torch.nan
@@ -195,9 +265,40 @@ def test_nan_is_named_with_its_query_also_in_a_later_block():
         retrieval_metrics(scores.split(2), [10, 11, 12, 13, 14], [14, 13, 12, 11, 10, -1])
 
 
-def test_ks_start_at_one():
-    with pytest.raises(ValueError, match=r"ks is \(0, 5\)"):
-        retrieval_metrics(torch.zeros(1, 1), [1], [1], ks=(0, 5))
+@pytest.mark.parametrize("ks", [(0, 5), (1.5,), (True,), ("1",), "15", 5, None, [None], (-3,)])
+def test_ks_are_whole_numbers_from_one(ks):
+    with pytest.raises(ValueError, match="ks is "):
+        retrieval_metrics(torch.zeros(1, 1), [1], [1], ks=ks)
+    with pytest.raises(ValueError, match="ks is "):
+        chance_metrics([1], 2, ks=ks)
+
+
+def test_ks_may_be_given_by_numpy_or_once():
+    """What can be gone through once only used to lose every rank-k."""
+    expected = {"rank-1", "rank-2", "mAP", "mINP"}
+    assert set(retrieval_metrics(torch.zeros(1, 1), [1], [1], ks=np.array([1, 2]))) == expected
+    assert set(retrieval_metrics(torch.zeros(1, 1), [1], [1], ks=iter([1, 2]))) == expected
+
+
+@pytest.mark.parametrize(
+    ("num_matches", "num_gallery", "message"),
+    [
+        ([], 5, "expected a whole number for each query"),
+        ([1.5], 5, "expected a whole number for each query"),
+        ([[1]], 5, "expected a whole number for each query"),
+        ([1, 0], 5, "0 matches of a query, expected 1 to 5"),
+        ([6], 5, "6 matches of a query, expected 1 to 5"),
+    ],
+)
+def test_chance_of_what_cannot_be_is_refused(num_matches, num_gallery, message):
+    with pytest.raises(ValueError, match=message):
+        chance_metrics(num_matches, num_gallery)
+
+
+@pytest.mark.parametrize(("scores", "k"), [(torch.zeros(3), 1), (torch.zeros(1, 3), 0), (torch.zeros(1, 3), 1.5)])
+def test_top_images_of_what_cannot_be_are_refused(scores, k):
+    with pytest.raises(ValueError, match="expected"):
+        top_images(scores, k)
 
 
 def test_a_query_without_a_match_is_found_before_any_score():
@@ -221,6 +322,7 @@ def test_chance_averages_over_queries():
 
 
 def test_docstring_examples_run():
-    failed, attempted = doctest.testmod(metrics_module)
-    assert attempted >= 6
-    assert failed == 0
+    for module, number in ((metrics, 3), (ranking, 5)):
+        failed, attempted = doctest.testmod(module)
+        assert attempted >= number
+        assert failed == 0
