@@ -635,18 +635,24 @@ class FeatureStore:
         Raises:
             FileNotFoundError: it is not there. DamagedShardError: it is not what was written, or not of this place.
         """
-        path = self._path(number)
-        opened = path.stat()
-        try:
-            return self._read_whole_shard(number, path)
-        except (DamagedShardError, RuntimeError):  # torch opens the file once more, by its name
-            if os.path.samestat(opened, path.stat()):
-                raise
-        return self.read_shard(number)  # another process has just written it anew
+        return self._undisturbed(number, self._read_shard)
 
-    def _read_whole_shard(self, number: int, path: Path) -> tuple[Tensor, list[int]]:
+    def _undisturbed(self, number: int, read: Callable[[int], Any]) -> Any:
+        """What `read` gives for a shard; once more where another process has meanwhile written it anew.
+
+        For `safe_open` opens a file twice, by its name: the second may be another, or gone.
+        """
+        opened = self._path(number).stat()
         try:
-            with safe_open(path, framework="pt") as file:
+            return read(number)
+        except (DamagedShardError, RuntimeError):
+            if os.path.samestat(opened, self._path(number).stat()):
+                raise
+        return self._undisturbed(number, read)
+
+    def _read_shard(self, number: int) -> tuple[Tensor, list[int]]:
+        try:
+            with safe_open(self._path(number), framework="pt") as file:
                 metadata, gaps = file.metadata() or {}, _gaps_of(file)
                 features = file.get_tensor("features")
         except (SafetensorError, ValueError, KeyError, RecursionError) as error:
@@ -667,6 +673,9 @@ class FeatureStore:
 
     def _read_gaps(self, number: int) -> list[int]:
         """The rows that one shard has no features of."""
+        return self._undisturbed(number, self._gaps_in)
+
+    def _gaps_in(self, number: int) -> list[int]:
         try:
             with safe_open(self._path(number), framework="pt") as file:
                 return _gaps_of(file)
