@@ -269,7 +269,9 @@ class Gallery:
         """Opens what `save` wrote; features stay on disk until they are used.
 
         All features are compared with their checksums, and the images' files with what was noted of them; a warning
-        tells how many have changed or are gone since, and a search ranks by their features all the same.
+        tells how many have changed or are gone since, and a search ranks by their features all the same. Whoever made
+        an index decides which files it names. Unless `folder` says where the images are, results therefore name no file
+        whose contents are not those that were encoded: an index from elsewhere leads to no other file of this machine.
 
         Args:
             index: the folder given to `save`, or as `features_dir` to an encoding that was finished.
@@ -278,7 +280,8 @@ class Gallery:
             folder: where the images are now, if the folder that was encoded has moved. (If both moved together, it is
                 found.)
             check_images: whether to look after the images' files. It takes some 10 microseconds a file, and reads up
-                to 1 MiB of each whose times differ, as all do after copying.
+                to 1 MiB of each whose times differ, as all do after copying. Without it results name whatever file the
+                index does: for one of your own.
 
         Raises:
             FileNotFoundError: there is no index in that folder.
@@ -298,34 +301,42 @@ class Gallery:
                 if not store.is_replaced():  # by another process, just now
                     raise
         encoded = EncodedImages(features, store.inputs, skipped, store.settings)
+        trusted = folder is not None and store.images_folder is not None  # else its paths may be absolute
         folder = Path(folder).absolute() if folder else store.images_folder
         left_out = set(skipped)
         paths = [input_path(image, folder) for row, image in enumerate(store.inputs) if row not in left_out]
         if check_images:
-            _warn_of_changes(encoded, folder)
+            others = _warn_of_changes(encoded, folder, is_named=trusted)
+            paths = [None if row in others and not trusted else path for row, path in enumerate(paths)]
         return cls(model, processor, features, paths, _skipped_names(encoded, folder), folder, encoded)
 
 
-def _warn_of_changes(encoded: EncodedImages, folder: Path | None) -> None:
+def _warn_of_changes(encoded: EncodedImages, folder: Path | None, is_named: bool) -> set[int]:
+    """Warns of files that are not what was encoded; returns the numbers of those that are there all the same."""
     left_out, total = set(encoded.skipped), len(encoded.inputs)
     changes = changes_since([line for row, line in enumerate(encoded.inputs) if row not in left_out], folder)
     told = {
         "have other contents than when they were encoded": changes.changed,
+        "may have other contents, for nothing is noted of them": {} if is_named else changes.unknown,
         "are gone": changes.gone,
         "cannot be read now": changes.inaccessible,
     }
-    if parts := [f"{len(names):,} {what}: {some(names, 3)}" for what, names in told.items() if names]:
+    others = {*changes.changed, *changes.unknown}
+    if parts := [f"{len(names):,} {what}: {some([*names.values()], 3)}" for what, names in told.items() if names]:
         logger.warning(
-            "of %d images in the index, %s. A search ranks them by the features they had; encode the folder again to "
+            "of %d images in the index, %s. A search ranks them by the features they had%s; encode the folder again to "
             "follow the changes, or say where the images are now (folder=...).",
-            total, "; ".join(parts),
-        )  # fmt: skip
+            total,
+            "; ".join(parts),
+            " and names no file for those with other contents" if others and not is_named else "",
+        )
     if left_out:
         logger.warning(
             "%d of %d images are not in the index, for they could not be read: %s. They are tried again when the "
             "folder is encoded again.",
             len(left_out), total, some(_skipped_names(encoded, folder)),
         )  # fmt: skip
+    return others
 
 
 def _check_model(model: Any, processor: Any) -> None:

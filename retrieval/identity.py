@@ -1,6 +1,7 @@
 """What tells one image from another: its contents, wherever it lies; and what of that is known without reading it."""
 
 import json
+import os
 import stat
 import time
 from collections.abc import Mapping, Sequence
@@ -20,17 +21,19 @@ _WHEREABOUTS = ("path", "stamp", "fresh")
 
 
 class Changes(NamedTuple):
-    """Of images that were encoded, what has become of the files since, by their names.
+    """Of images that were encoded, what has become of the files since: their numbers and names.
 
     Args:
         changed: there is another picture under the name.
+        unknown: there is a file, and nothing tells whether it is the one that was encoded.
         gone: there is none.
         inaccessible: nobody can tell now.
     """
 
-    changed: list[str]
-    gone: list[str]
-    inaccessible: list[str]
+    changed: dict[int, str]
+    unknown: dict[int, str]
+    gone: dict[int, str]
+    inaccessible: dict[int, str]
 
 
 def path_of(image: Any) -> Path | None:
@@ -148,20 +151,24 @@ def is_changed(description: Mapping[str, Any], folder: Path | None = None) -> bo
 
 def changes_since(descriptions: Sequence[Mapping[str, Any]], folder: Path | None = None) -> Changes:
     """Compares files with what was noted of them: their stamps, and the contents where those differ."""
-    changes = Changes([], [], [])
+    changes = Changes({}, {}, {}, {})
     for row, before in enumerate(descriptions):
-        if before.get("contents") is None or "stamp" not in before:
-            continue
         name, path = input_name(before, row, folder), input_path(before, folder)
+        if path is None:
+            continue
+        if before.get("contents") is None or before.get("stamp") is None:
+            if os.path.lexists(path):
+                changes.unknown[row] = name
+            continue
         try:
             status = path.stat()
             same_stamp = list(stamp_of(status)) == before["stamp"] and not before.get("fresh")
             if not same_stamp and contents_of(path) != before["contents"]:
-                changes.changed.append(name)
+                changes.changed[row] = name
         except (FileNotFoundError, NotADirectoryError):
-            changes.gone.append(name)
-        except OSError:
-            changes.inaccessible.append(name)
+            changes.gone[row] = name
+        except (OSError, ValueError):  # also a NUL in the name
+            changes.inaccessible[row] = name
     return changes
 
 
@@ -190,6 +197,6 @@ def fault_of(description: Any, has_folder: bool) -> str | None:
     if stamp is not None and not (isinstance(stamp, list) and len(stamp) == 4 and all(type(n) is int for n in stamp)):
         return "its stamp is not four whole numbers"
     path = PurePath(description.get("path") or "")
-    if has_folder and (path.is_absolute() or ".." in path.parts):
+    if has_folder and (path.anchor or ".." in path.parts):
         return f"its path {str(path)!r} leads out of the images' folder"
     return None

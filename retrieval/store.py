@@ -3,6 +3,7 @@
     folder/manifest.json                               model, processor settings, precision, shape, key
     folder/inputs-KEY.jsonl                            a line per image: path, hash of contents, stamp
     folder/features-KEY-00000-of-00041.safetensors     "features" of the first 512 images; and so on
+    folder/manifest.next.json                          while changes are encoded: of the store that will replace it
 
 The key is a hash over what decides the features and their order: the model, the settings, and the contents of the
 images, wherever they lie. It is in every file's name, and every file carries a checksum, so that files of two stores
@@ -11,8 +12,9 @@ A shard has its name only once it is complete and on the disk, so a run that was
 Several processes may fill one folder: each takes the next shard that is neither there nor locked by another.
 A shard names the images that it has no features of, because they could not be read. That is no verdict: whoever opens
 the store to encode tries them again.
-A gallery whose images change gets a new key: features that stay become the first shards of the new store, which then is
-as any that is not finished. The manifest is replaced last, so that there is a usable store at every moment.
+A gallery whose images change gets a new key: features that stay become the first shards of a new store beside the one
+there is, whose place it takes once it is complete, by the renaming of its manifest. Until then, and if encoding is
+interrupted, whoever reads sees the whole store before; and who reads while the place changes, the one or the other.
 """
 
 import hashlib
@@ -40,7 +42,7 @@ from .identity import fault_of, identity_of
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
+MANIFEST, _NEXT = "manifest.json", "manifest.next.json"
 FORMAT, VERSION = "fafa features", 4
 INPUTS_PER_SHARD = 512
 DTYPES = {"float16", "bfloat16", "float32", "float64"}
@@ -75,6 +77,8 @@ def verify_store(folder: Path) -> list[str]:
             missing.append(number)
         except (OSError, DamagedShardError) as error:
             faults.append(str(error))
+    if missing and store.is_replaced():  # by another process, just now
+        return verify_store(folder)
     if missing:
         faults.append(store._missing(missing))
     return faults
@@ -141,28 +145,54 @@ class FeatureStore:
             FileNotFoundError: there are none. ValueError: its manifest or list of images is damaged, or of another
             version.
         """
-        folder = Path(folder)
-        text = _read_manifest(folder)
+        return cls._open(Path(folder), MANIFEST)
+
+    @classmethod
+    def _open(cls, folder: Path, name: str) -> "FeatureStore":
+        """The store that a manifest of this name describes."""
+        text = _read_manifest(folder, name)
         try:
-            manifest = _checked_manifest(folder / MANIFEST, text)
+            manifest = _checked_manifest(folder / name, text)
             path = folder / f"inputs-{manifest['key']}.jsonl"
             images_folder = manifest["images_folder"] and Path(manifest["images_folder"])
             inputs, reused = _read_inputs(path, manifest["num_inputs"], images_folder is not None)
         except (OSError, ValueError):
-            if _read_manifest(folder) != text:  # another process has just put a new store in its place
-                return cls.open(folder)
+            if _read_manifest(folder, name) != text:  # another process has just put a new store in its place
+                return cls._open(folder, name)
             raise
         if images_folder and not images_folder.is_dir() and manifest["images_folder_from_here"]:
             beside = Path(os.path.normpath(folder.absolute() / manifest["images_folder_from_here"]))
             images_folder = beside if beside.is_dir() else images_folder  # moved together
         store = cls(folder, manifest["settings"], inputs, manifest["shard_size"], images_folder, reused)
         if store.key != manifest["key"]:
-            raise ValueError(f"{folder}: {MANIFEST} and {path.name} do not fit together; {_REMEDY}")
+            raise ValueError(f"{folder}: {name} and {path.name} do not fit together; {_REMEDY}")
         return store
+
+    @classmethod
+    def _open_next(cls, folder: Path) -> "FeatureStore | None":
+        """The store that will replace the one there is; None without one that can be gone on with."""
+        try:
+            return cls._open(folder, _NEXT) if (folder / _NEXT).exists() else None
+        except FileNotFoundError:  # it has just become the one there is
+            return None
+        except ValueError as error:
+            logger.warning("%s: what an interrupted run had begun is not used (%s)", folder, error)
+            return None
+
+    @classmethod
+    def _open_for(
+        cls, folder: Path, settings: dict[str, Any], inputs: Sequence[dict[str, Any]]
+    ) -> "FeatureStore | None":
+        """The store of these settings and inputs: the next one, or the one there is; None if neither is."""
+        following = cls._open_next(folder)  # first: in the meantime it may become the one there is
+        if following is not None and not following._differences(settings, inputs):
+            return following
+        store = cls.open(folder) if (folder / MANIFEST).exists() else None
+        return None if store is None or store._first_difference(inputs) else store
 
     def is_replaced(self) -> bool:
         """Whether another process has put another store in this one's place since it was opened."""
-        return json.loads(_read_manifest(self.folder)).get("key") != self.key
+        return _key_in(self.folder, MANIFEST) != self.key
 
     @classmethod
     def known_inputs(cls, folder: str | Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -178,12 +208,12 @@ class FeatureStore:
         if not (folder / MANIFEST).exists():
             prepare_folder(folder)
             return {}
-        store = cls.open(folder)
+        store, following = cls.open(folder), cls._open_next(folder)
         store.check(settings, store.inputs)
         fields = ("path", "contents", "stamp", "fresh")
         return {
             line["path"]: {field: line[field] for field in fields if field in line}
-            for line in store.inputs
+            for line in chain(store.inputs, following.inputs if following else ())
             if line.get("contents") is not None and line.get("stamp") is not None
         }
 
@@ -204,8 +234,8 @@ class FeatureStore:
 
         Args:
             batch_size: a new store's shards hold a multiple of it, so that batches are the same as without a store.
-            update: where the folder holds features of some of these inputs and of others, whether to keep the former,
-                drop the latter, and leave the rest to be encoded.
+            update: where the folder holds features of some of these inputs and of others, whether to begin a store
+                that has the former and lacks the latter, with the rest to be encoded; see `complete`.
 
         Raises:
             ValueError: the folder holds features of another model, processor or precision, or of other inputs (with
@@ -214,20 +244,22 @@ class FeatureStore:
         """
         folder = Path(folder)
         inputs = list(inputs)
-        identities = [identity_of(line) for line in inputs]
-        store = cls.open(folder) if (folder / MANIFEST).exists() else None
-        if store is None or (update and store._identities != identities):
-            prepare_folder(folder)
-            shard_size = max(1, INPUTS_PER_SHARD // batch_size) * batch_size
-            with _lock(folder):  # of two processes, one writes the manifest and the other reads it
-                try:
-                    if not (folder / MANIFEST).exists():
-                        cls(folder, settings, inputs, shard_size, images_folder)._write_manifest()
-                    elif update and (store := cls.open(folder))._identities != identities:
-                        store._update(settings, inputs, shard_size, images_folder)
-                finally:
-                    _remove_lock(folder)
-            store = cls.open(folder)
+        store = None
+        if update or not (folder / MANIFEST).exists():
+            store = cls._open_for(folder, settings, inputs)
+            if store is None:
+                prepare_folder(folder)
+                shard_size = max(1, INPUTS_PER_SHARD // batch_size) * batch_size
+                with _lock(folder):  # of two processes, one writes the manifest and the other reads it
+                    try:
+                        if not (folder / MANIFEST).exists():
+                            cls(folder, settings, inputs, shard_size, images_folder)._write_manifest(MANIFEST)
+                        elif update and cls._open_for(folder, settings, inputs) is None:
+                            cls.open(folder)._begin_next(settings, inputs, shard_size, images_folder)
+                    finally:
+                        _remove_lock(folder)
+                store = cls._open_for(folder, settings, inputs)
+        store = store or cls.open(folder)
         store.check(settings, inputs)
         store._note_whereabouts(inputs, images_folder)
         store._delete_damaged_shards()
@@ -247,7 +279,8 @@ class FeatureStore:
         store = cls(Path(folder), settings, inputs, max(1, len(inputs)), images_folder)
         prepare_folder(store.folder)
         store._write_shard(0, features, skipped)
-        store._write_manifest()
+        store._write_manifest(MANIFEST)
+        (store.folder / _NEXT).unlink(missing_ok=True)
         store._delete_other_stores()
 
     def check(self, settings: dict[str, Any], inputs: Sequence[dict[str, Any]] | None = None) -> None:
@@ -258,6 +291,13 @@ class FeatureStore:
             inputs: of the images at hand; None asks only whether the features can be compared with the model's: then
                 their precision, and the model's, may differ.
         """
+        if differences := self._differences(settings, inputs):
+            raise ValueError(
+                f"{self.folder} holds features that cannot be compared or mixed with those asked for: "
+                f"{', '.join(differences)}. Use the model, processor and images that they were made with, or {_REMEDY}."
+            )
+
+    def _differences(self, settings: dict[str, Any], inputs: Sequence[dict[str, Any]] | None) -> list[str]:
         differences = []
         for section in sorted({*self.settings, *settings}):
             stored, current = self.settings.get(section, {}), settings.get(section, {})
@@ -270,11 +310,7 @@ class FeatureStore:
                     differences.append(f"{section} {name} {old} (now {new})")
         if inputs is not None and (difference := self._first_difference(inputs)):
             differences.append(difference)
-        if differences:
-            raise ValueError(
-                f"{self.folder} holds features that cannot be compared or mixed with those asked for: "
-                f"{', '.join(differences)}. Use the model, processor and images that they were made with, or {_REMEDY}."
-            )
+        return differences
 
     def _first_difference(self, inputs: Sequence[dict[str, Any]]) -> str | None:
         for number, (old, new) in enumerate(zip(self.inputs, inputs, strict=False)):
@@ -306,22 +342,67 @@ class FeatureStore:
         self.inputs, self.images_folder = inputs, images_folder
         try:
             with _lock(self.folder).acquire(timeout=0):
-                if not self.is_replaced():
-                    self._write_manifest()
+                for name in (MANIFEST, _NEXT):
+                    if _key_in(self.folder, name) == self.key:
+                        self._write_manifest(name)
                 _remove_lock(self.folder)
         except OSError as error:  # also that another process is about it
             logger.debug("%s: where the images lie now was not noted (%s)", self.folder, error)
 
-    def _update(
+    def _begin_next(
         self,
         settings: dict[str, Any],
         inputs: Sequence[dict[str, Any]],
         shard_size: int,
         images_folder: Path | None,
     ) -> None:
-        """Puts a store of other inputs in this one's place, with the features of those inputs that both have."""
+        """Begins a store of other inputs beside this one, with the features that are there of them.
+
+        They are this store's, and those of another one that was begun and given up.
+        """
         self.check(settings, self.inputs)
-        held: dict[str, Tensor] = {}  # memory-mapped
+        given_up = FeatureStore._open_next(self.folder)
+        if given_up is not None and given_up._differences(settings, given_up.inputs):
+            given_up = None  # of another model
+        held: dict[str, Tensor] = {}
+        for store in filter(None, (given_up, self)):
+            held |= store._features_by_identity()
+        identities = [identity_of(line) for line in inputs]
+        self._refuse_another_gallery(inputs, {*identities}, images_folder)
+
+        reused = [row for row, identity in enumerate(identities) if identity in held]
+        new = FeatureStore(self.folder, settings, inputs, shard_size, images_folder, reused)
+        for number in range(-(-len(reused) // shard_size)):
+            new._write_shard(number, torch.stack([held[identities[row]] for row in new.shards[number]]), [])
+        new._write_manifest(_NEXT)
+        new._delete_other_stores(but=self.key)
+        names, before = ({line.get("path") for line in lines} for lines in (inputs, self.inputs))
+        found = set(identities)
+        removed = {
+            line.get("path")
+            for line, identity in zip(self.inputs, self._identities, strict=True)
+            if line.get("path") not in names and identity not in found
+        }
+        renamed = sum(inputs[row].get("path") not in before for row in reused)
+        known = {identity for store in filter(None, (given_up, self)) for identity in store._identities} - held.keys()
+        again = sum(identity in known for identity in identities)
+        logger.info(
+            "%s: features of %d images reused%s, %d new or changed images to encode, %d removed images left out%s",
+            self.folder,
+            len(reused),
+            f" ({renamed} of them under other names)" if renamed else "",
+            len(inputs) - len(reused) - again,
+            len(removed),
+            f", {again} that had no features yet to try again" if again else "",
+        )
+
+    def _features_by_identity(self) -> dict[str, Tensor]:
+        """The features that are there, memory-mapped, of inputs that are told by their contents.
+
+        Raises:
+            ValueError: another process is encoding here.
+        """
+        held: dict[str, Tensor] = {}
         for number, shard in enumerate(self.shards):
             if self._is_locked(number):
                 raise ValueError(
@@ -340,34 +421,7 @@ class FeatureStore:
                 for row, of_row in zip(rows, features, strict=True)
                 if self.inputs[row].get("contents") is not None
             }
-        identities = [identity_of(line) for line in inputs]
-        self._refuse_another_gallery(inputs, {*identities}, images_folder)
-
-        reused = [row for row, identity in enumerate(identities) if identity in held]
-        new = FeatureStore(self.folder, settings, inputs, shard_size, images_folder, reused)
-        for number in range(-(-len(reused) // shard_size)):
-            new._write_shard(number, torch.stack([held[identities[row]] for row in new.shards[number]]), [])
-        new._write_manifest()
-        new._delete_other_stores()
-        names, before = ({line.get("path") for line in lines} for lines in (inputs, self.inputs))
-        found = set(identities)
-        removed = {
-            line.get("path")
-            for line, identity in zip(self.inputs, self._identities, strict=True)
-            if line.get("path") not in names and identity not in found
-        }
-        renamed = sum(inputs[row].get("path") not in before for row in reused)
-        known = {*self._identities} - held.keys()
-        again = sum(identity in known for identity in identities)
-        logger.info(
-            "%s: features of %d images reused%s, %d new or changed images to encode, %d removed images left out%s",
-            self.folder,
-            len(reused),
-            f" ({renamed} of them under other names)" if renamed else "",
-            len(inputs) - len(reused) - again,
-            len(removed),
-            f", {again} that had no features yet to try again" if again else "",
-        )
+        return held
 
     def _refuse_another_gallery(
         self, inputs: Sequence[dict[str, Any]], identities: set[str], images_folder: Path | None
@@ -422,17 +476,18 @@ class FeatureStore:
                         self._path(number).unlink()
                     _remove_lock(self.folder, number)
 
-    def _delete_other_stores(self) -> None:
+    def _delete_other_stores(self, but: str | None = None) -> None:
         for pattern in ("features-*-of-*.safetensors*", "inputs-*.jsonl*"):
             for path in self.folder.glob(pattern):
-                if f"-{self.key}" not in path.name:
+                if not any(f"-{key}" in path.name for key in (self.key, but or self.key)):
                     with suppress(OSError):  # on Windows, while it is memory-mapped: goes the next time
                         path.unlink()
 
     def complete(self, encode: Encode, update: Callable[[int], Any] = lambda count: None) -> None:
         """Encodes what is missing; returns when all shards are there, whichever process encoded them.
 
-        Images that earlier runs could not read are tried again, last.
+        A store that was begun beside another then takes its place. Images that earlier runs could not read are tried
+        again, last.
 
         Args:
             encode: see `Encode`; called with the shards that this process takes, and asks for the next one early.
@@ -450,6 +505,19 @@ class FeatureStore:
             )  # fmt: skip
         # A lock is free once its holder is done, or dead. All processes wait in one order, so none for one another.
         self._encode(busy, -1, encode, update)
+        self._take_its_place()
+
+    def _take_its_place(self) -> None:
+        """Of a store that was begun beside another, and is complete now; of several processes, one does it."""
+        if _key_in(self.folder, _NEXT) != self.key:
+            return
+        with _lock(self.folder):
+            try:
+                if _key_in(self.folder, _NEXT) == self.key and not self._missing_shards():
+                    (self.folder / _NEXT).replace(self.folder / MANIFEST)
+                    self._delete_other_stores()
+            finally:
+                _remove_lock(self.folder)
 
     def _encode(
         self, numbers: Iterable[int], timeout: float, encode: Encode, update: Callable[[int], Any]
@@ -531,7 +599,7 @@ class FeatureStore:
         Raises:
             ValueError: a shard is missing or damaged.
         """
-        if missing := [number for number in range(len(self.shards)) if not self._path(number).exists()]:
+        if missing := self._missing_shards():
             raise ValueError(self._missing(missing))
         if len(self.shards) == 1 and torch.device(device).type == "cpu":
             return self.read_shard(0)
@@ -549,6 +617,9 @@ class FeatureStore:
                 features[start:stop].copy_(rows)
         return features, skipped
 
+    def _missing_shards(self) -> list[int]:
+        return [number for number in range(len(self.shards)) if not self._path(number).exists()]
+
     def _missing(self, numbers: Sequence[int]) -> str:
         return (
             f"{self.folder}: {len(numbers)} of {len(self.shards)} shards are missing ({self._path(numbers[0]).name} is "
@@ -564,9 +635,24 @@ class FeatureStore:
         Raises:
             FileNotFoundError: it is not there. DamagedShardError: it is not what was written, or not of this place.
         """
-        path = self._path(number)
+        return self._undisturbed(number, self._read_shard)
+
+    def _undisturbed(self, number: int, read: Callable[[int], Any]) -> Any:
+        """What `read` gives for a shard; once more where another process has meanwhile written it anew.
+
+        For `safe_open` opens a file twice, by its name: the second may be another, or gone.
+        """
+        opened = self._path(number).stat()
         try:
-            with safe_open(path, framework="pt") as file:
+            return read(number)
+        except (DamagedShardError, RuntimeError):
+            if os.path.samestat(opened, self._path(number).stat()):
+                raise
+        return self._undisturbed(number, read)
+
+    def _read_shard(self, number: int) -> tuple[Tensor, list[int]]:
+        try:
+            with safe_open(self._path(number), framework="pt") as file:
                 metadata, gaps = file.metadata() or {}, _gaps_of(file)
                 features = file.get_tensor("features")
         except (SafetensorError, ValueError, KeyError, RecursionError) as error:
@@ -587,6 +673,9 @@ class FeatureStore:
 
     def _read_gaps(self, number: int) -> list[int]:
         """The rows that one shard has no features of."""
+        return self._undisturbed(number, self._gaps_in)
+
+    def _gaps_in(self, number: int) -> list[int]:
         try:
             with safe_open(self._path(number), framework="pt") as file:
                 return _gaps_of(file)
@@ -605,7 +694,7 @@ class FeatureStore:
         metadata = {"without": json.dumps(list(gaps)), _CHECKSUM: self._checksum(number, features, gaps)}
         self._write_file(self._path(number), lambda part: save_file({"features": features}, part, metadata))
 
-    def _write_manifest(self) -> None:
+    def _write_manifest(self, name: str) -> None:
         images_folder = None if self.images_folder is None else str(self.images_folder)
         from_here = None
         if images_folder is not None:
@@ -628,9 +717,9 @@ class FeatureStore:
             for row, line in enumerate(self.inputs)
         )
         lines += json.dumps({_CHECKSUM: xxhash.xxh3_128_hexdigest(lines.encode())}) + "\n"
-        texts = {f"inputs-{self.key}.jsonl": lines, MANIFEST: json.dumps(manifest, indent=1) + "\n"}
-        for name, text in texts.items():  # in this order: the manifest makes the store the one that the folder holds
-            self._write_file(self.folder / name, lambda part, text=text: part.write_text(text, "utf-8", newline="\n"))
+        texts = {f"inputs-{self.key}.jsonl": lines, name: json.dumps(manifest, indent=1) + "\n"}
+        for file, text in texts.items():  # in this order: the manifest makes the store the one that the folder holds
+            self._write_file(self.folder / file, lambda part, text=text: part.write_text(text, "utf-8", newline="\n"))
 
     def _write_file(self, path: Path, write: Callable[[Path], Any]) -> None:
         try:
@@ -647,8 +736,16 @@ class FeatureStore:
             ) from error
 
 
-def _read_manifest(folder: Path) -> bytes:
-    path = folder / MANIFEST
+def _key_in(folder: Path, name: str) -> str | None:
+    """The key in a manifest; None without one that is legible."""
+    try:
+        return json.loads(_read_manifest(folder, name)).get("key")
+    except (FileNotFoundError, ValueError, AttributeError, RecursionError):
+        return None
+
+
+def _read_manifest(folder: Path, name: str) -> bytes:
+    path = folder / name
     if not path.is_file():
         what = "is a file, no folder of features" if folder.is_file() else f"holds no features (no {MANIFEST})"
         raise FileNotFoundError(f"{folder} {what}; give the folder that a gallery was saved in")
