@@ -8,12 +8,12 @@ What changes is found by comparing the captions phrase by phrase: a phrase is a 
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 
-from ..replies import is_refusal
-from ..replies.languages import is_foreign
+from ..replies import fault_of_text, is_refusal
 from . import words as known
 from .writing import FIELDS
 
@@ -30,15 +30,61 @@ _KEEPS = re.compile(
     r"still (?:\w+ing|in|on|with|has|have|is|are)|"
     r"as before|everything else|the rest|the same(?! (?:person|man|woman|boy|girl|pedestrian|one|figure)))\b"
 )
-_STEPS = r"[,;.:!?]+|\b(?:while|but|plus)\b|\b(?=without\b)|\b(?=with no\b)|(?<!with )\b(?=no\b)|\b(?=not\b)"
+# Compounds count as one word from here on: their hyphens are "_" where an edit is cut into steps.
+_COMPOUND = re.compile(r"[^\W_]+(?:-[^\W_]+)+")
+_OFF_WHITE = re.compile(
+    r"\boff (?=white\b)|(?<!\btake )(?<!\btakes )(?<!\btaken )(?<!\btaking )\boff the (?=shoulders?\b)", re.I
+)
+_ENDED = r"(?:no longer|no more|not any ?more|any ?more)"
+_STEPS = (
+    r"[,;.:!?]+|\b(?:while|but|plus)\b|\b(?=without\b)|\b(?=with no\b)"
+    rf"|(?<!with )\b(?=no\b)(?!{_ENDED})|\b(?=not\b)(?!{_ENDED})"
+)
 _PIECES = re.compile(rf"{_STEPS}|\band\b")
-# What a step of an edit names beside these words is taken away, given, or turned about.
+# A step takes away what it names beside these words, where they stand in the right place: "remove the hat" and "the hat
+# is gone", but not "a missing button", "drop earrings", "an off white coat".
+_WHOSE = r"(?:the|an?|h(?:is|er)|their|its|any|all|both|this|that|these|those|it|them)"
+_IS = r"(?:is|are|was|were|be|been|being|has|have|had|gets?|goes|comes?)(?: (?:now|also|all|been|then|just|both))*"
+_GONE = r"(?:removed|taken (?:off|away|out)|gone|lost|dropped|missing|left (?:out|off|behind)|absent)"
+_AWAY = r"(?:off|out|away)(?= ?(?:now|too|again|completely|entirely|altogether|and\b.*)? *$)"
+_BEFORE_VERBS = (
+    r"(?:please|just|then|now|also|and|or|s?he|they|it|can you|could you|let|have|make|her|him|them|should|would|must|to|"
+    r"has|had|is|are|i|want|need|simply|maybe|perhaps|the person|the man|the woman|you)"
+)
+_LEAVES = r"leav(?:e|es|ing) (?:\w+ ){0,6}?(?:out|off|behind)"
+_UNDRESSES = (
+    r"(?:tak(?:e|es|en|ing)|took|pull(?:s|ed|ing)?|slip(?:s|ped|ping)?|kick(?:s|ed|ing)?|strip(?:s|ped|ping)?|"
+    r"put(?:s|ting)?|shrug(?:s|ged)?|peel(?:s|ed)?|throw[sn]?|lay|lays|laid|sets?|gets?)"
+)
+_TAKING = re.compile(
+    "|".join(
+        [
+            rf"\b(?:without|no|not|never|minus|lack(?:s|ing)?|rid of|{_ENDED})\b",
+            r"\b(?:disappear(?:s|ed|ing)?|vanish(?:es|ed|ing)?)\b",
+            rf"^\W*(?:{_BEFORE_VERBS} )*(?:remov(?:e|es|ing)|los(?:e|es|ing)|ditch(?:es|ing)?|{_LEAVES})\b",
+            rf"^\W*(?:{_BEFORE_VERBS} )*(?:drop(?:s|ped|ping)?|removed|lost|ditched) {_WHOSE}\b",
+            rf"\bremov(?:e|es|ing) {_WHOSE}\b",
+            rf"\b{_UNDRESSES} (?:\w+ ){{0,6}}?(?:off|away|aside)\b",
+            rf"\b{_IS} {_GONE}\b",
+            rf"\b{_GONE}(?: now| too)? *$",
+            rf"\b{_AWAY}",
+            r"\b(?:off|out|away) (?:with|goes|comes)\b",
+        ]
+    )
+)
 _TAKES = (
     r"(?:remov\w+|tak\w+ off|off|out|without|no|not|lose[sn]?|losing|lost|drop(?:s|ped)?|leav\w+ (?:out|behind)|gone|"
     r"missing|away|disappear\w*|vanish\w*|unti\w+|rid of|lack\w*|minus|never)"
 )
-_GIVES = r"(?:add\w*|put\w*|give\w*|wear\w*|hold\w*|carr\w+|now|with|make\w*|in|on|appears?|dress\w*|bring\w*)"
-_TURNS = re.compile(r"\b(?:up|down|back|open|clos\w+)\b")
+_GIVES = (
+    r"(?:add\w*|put\w*|give\w*|wear\w*|hold\w*|carr\w+|now|with|make\w*|in|on|appears?|"
+    r"dress(?:es|ed)? (?:her|him|them|in|up)|bring\w*)"
+)
+# What is turned about, tied or dropped without more is neither.
+_TURNS = re.compile(
+    r"\b(?:up|down|back|open|clos\w+|un(?:tie[sd]?|tying|done|laced?|zip\w*|button\w*)|tied)\b"
+    rf"|^\W*tie {_WHOSE}\b|^\W*drop\b(?! {_WHOSE}\b)"
+)
 _VERB = rf"(?:(?:s?he|they|is|are|has|have) )?(?:{_TAKES}|{_GIVES}|swap|replace|change)\b"
 _STEP = re.compile(rf"{_STEPS}|\band\b(?= {_VERB})")
 _SWAPS = re.compile(
@@ -85,8 +131,8 @@ def fault_of(quadruple: Mapping[str, str], settings: CheckSettings) -> str | Non
         return "refused"
     if any(_PLACEHOLDER.search(text) for text in texts):
         return "placeholder or markup"
-    if any(is_foreign(text, settings.language) for text in texts):
-        return "another language"
+    if faults := [fault for text in texts if (fault := fault_of_text(text, settings.language))]:
+        return faults[0]
     for text, (fewest, most) in zip(texts, 2 * [settings.caption_words] + 2 * [settings.edit_words], strict=True):
         if not fewest <= len(text.split()) <= most:
             return "too short" if len(text.split()) < fewest else "too long"
@@ -103,8 +149,8 @@ def fault_of(quadruple: Mapping[str, str], settings: CheckSettings) -> str | Non
 
 
 def _english_fault(texts: list[str], settings: CheckSettings) -> str | None:
-    caption_a, caption_b, edit_ab, edit_ba = texts
-    if any(set(_words(text)) & known.SLURS for text in texts):
+    caption_a, caption_b, edit_ab, edit_ba = _spelled_alike(texts)
+    if any(has_slur(text) for text in texts):
         return "slur"
     if any(names_someone(text, settings.capitalised) for text in texts):
         return "names a person, brand or place"
@@ -122,6 +168,15 @@ def _english_fault(texts: list[str], settings: CheckSettings) -> str | None:
         if misses_change(edit, before, after):
             return "an edit misses the change"
     return None
+
+
+def has_slur(text: str) -> bool:
+    """Whether a slur is in the text; some are other words in some company ("a Maine Coon")."""
+    words = ["", *_words(text), ""]
+    return any(
+        word in known.SLURS and not known.NO_SLURS.get(word, frozenset()) & {before, after}
+        for before, word, after in zip(words, words[1:], words[2:], strict=False)
+    )
 
 
 def names_someone(text: str, capitalised: list[str]) -> bool:
@@ -159,11 +214,11 @@ def changes_identity(edit: str) -> bool:
 
 def restates(edit: str, before: str, after: str) -> bool:
     """Whether a part of an edit names nothing but what both captions have, or says that something stays."""
-    if _KEEPS.search(edit.lower()):
+    if _KEEPS.search(_joined(edit)):
         return True
     staying, changing = _phrase_words(before, after)
     handled = _handling(before) ^ _handling(after)  # what was held is worn, say
-    for piece in _PIECES.split(edit.lower()):
+    for piece in _PIECES.split(_joined(edit)):
         named = _content(piece)
         if named and named <= staying - changing and not handled & _handling(piece):
             return True
@@ -173,7 +228,7 @@ def restates(edit: str, before: str, after: str) -> bool:
 def points_backwards(edit: str, before: str, after: str) -> bool:
     """Whether a part of an edit adds what only the first caption has, or takes away what only the second has."""
     first, second = _content(before), _content(after)
-    for taken, given in _takes_and_gives(edit.lower()):
+    for taken, given in _takes_and_gives(_joined(edit)):
         # Words that neither caption has may be other names of what the captions show: nothing can be said.
         if _is_only(given, first, second) or _is_only(taken, second, first):
             return True
@@ -203,7 +258,7 @@ def _takes_and_gives(edit: str) -> Iterator[tuple[set[str], set[str]]]:
             unsure = True
         elif _TURNS.search(step):
             unsure = True
-        elif re.search(rf"\b{_TAKES}\b", step):
+        elif _TAKING.search(step.strip()):
             yield _content(step), set()
             unsure = True
         elif not unsure or re.search(rf"\b{_GIVES}\b", step):
@@ -217,15 +272,46 @@ def _phrase_words(before: str, after: str) -> tuple[set[str], set[str]]:
     return set().union(*first & second), set().union(*first ^ second)
 
 
-def _phrases(text: str) -> Iterator[tuple[str, ...]]:
-    """Runs of words that carry a picture, in their stems."""
+@lru_cache(maxsize=256)  # captions are looked at again and again
+def _phrases(text: str) -> tuple[tuple[str, ...], ...]:
+    """Runs of words that carry a picture, in their stems.
+
+    A compound with a word that carries none ("off-white", "cut-out", "T-shirt") is a word of its own; its other words
+    follow it. All others count as their words ("palm-print").
+    """
+    phrases: list[tuple[str, ...]] = []
     phrase: list[str] = []
-    for token in [*re.findall(r"[^\W_]+|[,;.:!?]", text.lower().replace("-", " ")), "."]:
-        if len(token) > 1 and token not in _PICTURELESS:
-            phrase.append(_stem(token))
-        elif phrase:
-            yield tuple(phrase)
+    for token in [*re.findall(r"[^\W_]+(?:-[^\W_]+)*|[,;.:!?]", text.lower().replace("_", "-")), "."]:
+        words = token.split("-")
+        if len(words) > 1 and any(map(_is_pictureless, words)):
+            phrase.append(_stem("".join(words)))
+        found = [_stem(word) for word in words if not _is_pictureless(word)]
+        phrase += found
+        if phrase and not found and len(words) == 1:
+            phrases.append(tuple(phrase))
             phrase = []
+    return tuple(phrases)
+
+
+def _is_pictureless(word: str) -> bool:
+    return len(word) < 2 or word in _PICTURELESS
+
+
+def _spelled_alike(texts: Sequence[str]) -> list[str]:
+    """The texts with every compound in the one spelling that has hyphens in any of them."""
+    texts = [
+        _OFF_WHITE.sub(lambda match: match[0].replace(" ", "-"), re.sub("[\u2010\u2011]", "-", text)) for text in texts
+    ]
+    for compound in sorted({match[0] for text in texts for match in _COMPOUND.finditer(text)}):
+        open_spelling = re.compile(rf"\b{compound.replace('-', ' ')}\b", re.IGNORECASE)
+        texts = [open_spelling.sub(lambda match: match[0].replace(" ", "-"), text) for text in texts]
+    return texts
+
+
+def _joined(text: str) -> str:
+    """A text in small letters whose compounds are one word each, in which no other is found."""
+    (text,) = _spelled_alike([text])
+    return _COMPOUND.sub(lambda compound: compound[0].replace("-", "_"), text.lower())
 
 
 def _content(text: str) -> set[str]:
@@ -240,6 +326,7 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", text.lower())
 
 
+@lru_cache(maxsize=4096)
 def _stem(word: str) -> str:
     """Enough of a word to find it again: "jumping", "jumps"; "scarves" and "scarf" stay apart."""
     word = {"gray": "grey", "teeshirt": "tshirt"}.get(word, word)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from ..replies import UnusableAnswer, answer_part, is_refusal
+from ..replies import UnusableAnswer, answer_part, is_refusal, unquoted, visible
 from .writing import FIELDS
 
 # A field's name, after wrappers are off and all but letters and digits is gone: "imageAcaption", "edit_from_a_to_b".
@@ -113,7 +113,7 @@ def _quadruple_of(value: Any) -> dict[str, str]:
             raise UnusableAnswer("several quadruples in the answer")
         if not isinstance(leaf, str):
             raise UnusableAnswer("a field is not text")
-        quadruple[field] = " ".join(leaf.split()).strip(' "“”')
+        quadruple[field] = unquoted(" ".join(visible(leaf).split()))
     if set(quadruple) != set(FIELDS):
         raise UnusableAnswer("fields are missing")
     if not all(quadruple.values()):

@@ -56,7 +56,9 @@ CAPITALISED = _set(
     Santa Saturday Scandinavian Scottish Sherpa Spanish Sunday Swiss Thai Tibetan Turkish Tuesday Thursday Tweed
     Tyrolean Velcro Victorian Viking Vietnamese Wednesday Wellington Wellingtons Western January February March April
     May June July August September October November December Ankara Kente Kashmiri Harris Mary Jane Janes Brogue
-    Ferris Dalmatian Labrador Alsatian Siamese German Christian Buddhist Muslim Hindu Jewish Polaroid
+    Ferris Dalmatian Labrador Alsatian Siamese German Christian Buddhist Muslim Hindu Jewish Polaroid Maine Coon Golden
+    Retriever Border Collie Husky Shepherd Bulldog Poodle Beagle Terrier Spaniel Corgi Dachshund Pug Rottweiler
+    Chihuahua Pomeranian Bengal Yorkshire
     """
 )
 # Only those that are no everyday words: a Rose, a Will or a Jade could stand for something else.
@@ -94,3 +96,12 @@ SLURS = _set(
         "rot13",
     )
 )
+# In this company they are other words: a cat, light through a crack, a wall against the sea, a player, a river.
+NO_SLURS = {
+    "coon": _set("maine cat cats kitten kittens"),
+    "chink": _set("of in"),
+    "dyke": _set("sea river along grassy"),
+    "hooker": _set("rugby"),
+    "negro": _set("rio"),
+    "spic": _set("and"),
+}

@@ -8,7 +8,7 @@ costs little, and a wrong text goes into a data set.
 way a text came, `faults` says whether it can stand in a data set, with the help of `languages`.
 """
 
-from .answering import UnusableAnswer, answer_part, is_refusal, quoted
+from .answering import UnusableAnswer, answer_part, is_refusal, quoted, visible
 from .faults import fault_of_text
 from .marks import read_marks
 from .sentences import read_sentence, unquoted
@@ -22,4 +22,5 @@ __all__ = [
     "read_marks",
     "read_sentence",
     "unquoted",
+    "visible",
 ]

@@ -91,10 +91,10 @@ def _is_aborted(text: str) -> bool:
 
 
 def _is_symbol(letter: str) -> bool:
-    """Whether it is an emoji or another picture, a letter of a formula, or no character that Unicode knows."""
+    """Whether it is an emoji or another picture, a letter of a formula, cannot be seen, or is unknown to Unicode."""
     kind = unicodedata.category(letter)
-    if kind in ("So", "Sk", "Co", "Cn"):
-        return letter not in "°®™©^`´¨"
+    if kind in ("So", "Sk", "Co", "Cn", "Cc", "Cf", "Cs"):
+        return letter not in "°®™©^`´¨\n\u200c\u200d"
     return unicodedata.name(letter, "").startswith(("MATHEMATICAL ", "VARIATION ", "COMBINING ENCLOSING", "REGIONAL "))
 
 

@@ -2,9 +2,11 @@ import json
 from pathlib import Path
 
 import pytest
+from recipe_vocabulary import of_people, of_scenes, refused, settings_of
 
 from fafa.synthesis.quadruples import FIELDS
-from fafa.synthesis.quadruples.checks import CheckSettings, fault_of, points_backwards, restates
+from fafa.synthesis.quadruples.checks import CheckSettings, fault_of, has_slur, points_backwards, restates
+from fafa.synthesis.replies import fault_of_text
 
 HERE = Path(__file__).parent
 # What a bad quadruple was written as -> what is found.
@@ -47,6 +49,51 @@ def test_good_quadruples_pass():
 def test_bad_quadruples_are_refused_for_what_is_wrong_with_them():
     wrong = [(why, texts, found) for why, *texts in read("bad.jsonl") if (found := fault(texts)) != REASONS[why]]
     assert not wrong
+
+
+def test_compounds_are_words_of_their_own_and_lead_nowhere():
+    """ "Off-white", "drop earrings" and "untied boots" were taken for things that are taken away."""
+    assert [(texts[2:], reason) for texts in read("good_compounds.jsonl") if (reason := fault(texts))] == []
+
+
+@pytest.mark.parametrize(("recipe", "quadruples"), [("syncpr", of_people), ("cirhs", of_scenes)])
+def test_no_good_edit_with_the_recipes_own_words_is_refused_and_every_one_that_leads_the_wrong_way_is(
+    recipe, quadruples
+):
+    """Of 3,236 about people 134 were refused, of those that name off-white every second; recipe_vocabulary tells."""
+    texts, settings = list(quadruples())[::3], settings_of(recipe)  # of every item some, and all kinds of edits
+    assert len(texts) > 200
+    assert refused(texts, settings) == []
+    swapped = [[*each[:2], *reversed(each[2:])] for each in texts[::5]]
+    assert len(refused(swapped, settings)) > 0.97 * len(swapped)
+
+
+@pytest.mark.parametrize(
+    ("caption", "reason"),
+    [
+        ("A woman in a red 外套 waits for the bus.", "another language"),
+        ("A woman in a red coat waits 🚌 for the bus.", "emoji or strange characters"),
+        ("A woman in a red coat waits at a cafÃ©.", "broken characters"),
+        ("A woman in a red co\u200bat waits for the bus.", "emoji or strange characters"),
+        ("A woman in a coat of unknown colour waits.", "a slot is not filled"),
+        ("A woman in a red coat and", "stops in mid-sentence"),
+    ],
+)
+def test_one_strange_character_or_word_spoils_a_caption(caption, reason):
+    assert fault([caption, "A woman in a blue coat waits for the bus.", "Make the coat blue.", "A red coat."]) == reason
+
+
+@pytest.mark.parametrize(
+    "edit", ["No beret.", "No visor.", "No bandana.", "No headscarf.", "A poncho.", "Khaki chinos."]
+)
+def test_a_short_edit_is_of_no_other_language(edit):
+    assert fault_of_text(edit) is None
+
+
+def test_a_cat_is_no_slur():
+    assert has_slur("An old coon in a coat.") and not has_slur("A Maine Coon on her arm.")
+    texts = ["A woman with a Maine Coon sits on a sofa.", "A woman with a parrot sits on a sofa."]
+    assert fault([*texts, "A parrot instead of the Maine Coon.", "A Maine Coon instead of the parrot."]) is None
 
 
 def test_good_scenes_pass():
