@@ -50,7 +50,6 @@ from ..stages import (
     WholeStage,
     Workspace,
     WritingStage,
-    free_memory,
     read_lines,
 )
 from ..world.things import ThingsWriter
@@ -104,9 +103,6 @@ class DiptychSettings(PictureFormat):
             self.prompt.format(caption_a="", caption_b="")
         except (KeyError, IndexError, ValueError) as error:
             raise ValueError(f"prompt: knows {{caption_a}} and {{caption_b}} alone ({error!r})") from None
-        for slot in ("{caption_a}", "{caption_b}"):
-            if slot not in self.prompt:
-                raise ValueError(f"prompt: add {slot}, or all pictures show the same: {self.prompt!r:.80}")
 
 
 @dataclass(frozen=True)
@@ -250,8 +246,7 @@ class _Diptychs(PaintingStage):
         }
 
     def trial_request(self, pair: Record, folder: Path) -> ImageRequest:
-        prompt = self._diptychs.prompt.format(caption_a=pair["caption_a"], caption_b=pair["caption_b"])
-        return replace(super().trial_request(pair, folder), prompt=prompt)
+        return replace(super().trial_request(pair, folder), prompt=self._item(pair, 1)["prompt"])
 
 
 class _Halves(PartStage):
@@ -320,8 +315,7 @@ class _Gates(ItemStage):
                         "order: its weights are damaged or overflow; take another model"
                     )
         finally:
-            self.release()
-            free_memory()
+            self._let_go()
 
     def prepare(self) -> None:
         self._gates = [settings.load() for settings in self._gate_settings]
