@@ -71,10 +71,11 @@ def paint_pair(folder: Path) -> Record:
     painter = WorldPainter(height=256, width=272, fault_rate=0.0).load()
     (painted,) = painter.paint([ImageRequest("preflight", "", 0, scene=texts)])
     width, height = painted.image.size
+    beside = width // 12  # the seam is seldom in the middle
     pictures = {
         "image": painted.image,
-        "left": painted.image.crop((0, 0, width // 2 - 8, height)),
-        "right": painted.image.crop((width // 2 + 8, 0, width, height)),
+        "left": painted.image.crop((0, 0, width // 2 - beside, height)),
+        "right": painted.image.crop((width // 2 + beside, 0, width, height)),
     }
     for name, picture in pictures.items():
         save_picture(picture, folder / f"{name}.png", quality=95)

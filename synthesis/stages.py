@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timezone
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -36,7 +37,7 @@ from ..files import DISK_FULL, faults_of, is_sealed, read_json, record_files, se
 from .brakes import Brake, Braked, Brakes, check_usable
 from .components import CONTROL, REJECTED, ImageRequest, PaintedImage, Record, SynthesisError, seed_of
 from .pictures import is_one_colour, save_picture
-from .settings import deciding, differences
+from .settings import deciding, differences, uses_models
 
 logger = logging.getLogger(__name__)
 
@@ -239,6 +240,11 @@ class ItemStage(Stage):
     def release(self) -> None:
         """Let go of it: the next stage's models need the memory."""
 
+    def _let_go(self) -> None:
+        self.release()
+        if uses_models(self.works_with):
+            free_memory()
+
     def files(self, record: Record) -> list[str]:
         """The files that belong to a record, relative to the workspace."""
         return []
@@ -268,8 +274,7 @@ class ItemStage(Stage):
                 try:
                     self._run_chunks(work, to_do)
                 finally:
-                    self.release()
-                    free_memory()
+                    self._let_go()
                 work.braked(self.name).unlink(missing_ok=True)
             if not work.missing(self.name) and (to_do or "counts" not in work.manifest(self.name)):
                 self._write_manifest(work, {"counts": work.counts(self.name)})
@@ -460,8 +465,7 @@ class PartStage(ItemStage):
             while len(tried) < self.most_trials and all(REJECTED in record for record in tried):
                 tried.append(self.trial(pair | {"id": f"preflight-{len(tried)}"}, folder))
         finally:
-            self.release()
-            free_memory()
+            self._let_go()
         check_usable(self.name, tried)
 
     def trial(self, pair: Record, folder: Path) -> Record:
@@ -855,6 +859,7 @@ def _has_bytes(file: Path) -> bool:
         return False
 
 
+@cache
 def _versions() -> dict[str, str]:
     found = {}
     for name in _LIBRARIES:

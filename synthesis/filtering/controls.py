@@ -58,6 +58,7 @@ def controls_of(pairs: Sequence[Record], settings: JudgeControls, seed: int, nam
         seed: Of the choice.
         names: Of the judge's scores: what should lower none of them is not shown.
     """
+    pairs = sorted(pairs, key=lambda pair: pair["id"])
     count = min(settings.per_chunk, len(pairs) // 4)
     drawn = sorted(pairs, key=lambda pair: seed_of(seed, "control", pair["id"]))[:count]
     found = {}

@@ -15,7 +15,6 @@ from ..templates import check_template, fill_template
 
 LOWEST, HIGHEST = 1, 10  # marks; scores are these brought to 0 ... 1
 
-_SLOTS = [f"{{{name}}}" for name in FIELDS]
 _SLOT = re.compile(r"\{(\w+)\}")
 
 
@@ -40,8 +39,9 @@ class Question:
         if not self.scores:
             raise ValueError("scores must name at least one mark")
         of_texts = [name for name in self.scores if name.startswith(("agreement", "follows"))]
-        if of_texts and not _SLOT.search(self.prompt):
-            raise ValueError(f"the prompt asks for {of_texts[0]} and shows no text: add {' or '.join(_SLOTS)}")
+        slots = [f"{{{name}}}" for name in FIELDS]
+        if of_texts and not any(slot in self.prompt for slot in slots):
+            raise ValueError(f"the prompt asks for {of_texts[0]} and shows no text: add {' or '.join(slots)}")
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,6 @@ from ..stages import (
     WholeStage,
     Workspace,
     WritingStage,
-    free_memory,
     read_lines,
 )
 from ..templates import check_template, fill_template
@@ -245,8 +244,7 @@ class _Diptychs(PaintingStage):
         }
 
     def trial_request(self, pair: Record, folder: Path) -> ImageRequest:
-        prompt = self._diptychs.prompt.format(caption_a=pair["caption_a"], caption_b=pair["caption_b"])
-        return replace(super().trial_request(pair, folder), prompt=prompt)
+        return replace(super().trial_request(pair, folder), prompt=self._item(pair, 1)["prompt"])
 
 
 class _Halves(PartStage):
@@ -315,8 +313,7 @@ class _Gates(ItemStage):
                         "order: its weights are damaged or overflow; take another model"
                     )
         finally:
-            self.release()
-            free_memory()
+            self._let_go()
 
     def prepare(self) -> None:
         self._gates = [settings.load() for settings in self._gate_settings]

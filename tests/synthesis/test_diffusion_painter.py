@@ -16,6 +16,7 @@ from tiny_pipelines import (
 )
 
 from fafa.synthesis.components import ImageRequest, SynthesisError
+from fafa.synthesis.models.dtypes import check_dtype
 from fafa.synthesis.painters import DiffusionPainter
 
 SMALL = {"width": 64, "height": 32, "steps": 2, "dtype": "float32", "device": "cpu"}
@@ -305,3 +306,30 @@ def test_an_adapter_that_fits_in_part_is_refused(flux, adapter, tmp_path):
 def test_settings_are_checked_without_loading(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         DiffusionPainter(model="any", **settings)
+
+
+def test_a_pipeline_in_another_dtype_than_asked_for_is_refused(flux, monkeypatch):
+    """diffusers before 0.40 leaves `dtype=` out: twice the memory, other pixels, and not a word."""
+    load = DiffusionPipeline.from_pretrained
+    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", lambda folder, dtype, **options: load(folder, **options))
+    with pytest.raises(SynthesisError, match="was loaded in float32, asked for was bfloat16: install the versions of"):
+        DiffusionPainter(model=str(flux), **SMALL | {"dtype": "bfloat16"}).load()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_the_dtype_of_the_recipe_is_that_of_the_weights(flux, dtype):
+    pipeline = DiffusionPainter(model=str(flux), **SMALL | {"dtype": dtype}).load().pipeline
+    for module in (pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
+        check_dtype(module, dtype, "flux")
+    assert pipeline.transformer.dtype == getattr(torch, dtype)
+
+
+def test_quantised_weights_count_for_no_dtype():
+    """Packed weights have a dtype of their own; only what is plain can be of the wrong one."""
+    layers = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.LayerNorm(8))
+    layers[0].weight = torch.nn.Parameter(torch.zeros(64, 8, dtype=torch.uint8), requires_grad=False)
+    check_dtype(layers, "bfloat16", "packed")
+    check_dtype(torch.nn.Identity(), "bfloat16", "without weights")
+    check_dtype(torch.nn.Linear(2, 2), "auto", "as it is")
+    with pytest.raises(SynthesisError, match="Linear was loaded in float32"):
+        check_dtype(torch.nn.Linear(2, 2), "float16", "plain")

@@ -3,9 +3,16 @@
 import math
 
 import pytest
+from PIL import Image, ImageFilter
 
+from fafa.synthesis.filtering.clip import ClipGate
+from fafa.synthesis.filtering.detectors import PeopleGate
+from fafa.synthesis.filtering.gates import AspectGate, BlankGate, BlurGate, SeamGate, TwinGate, open_halves
 from fafa.synthesis.filtering.thresholds import Bound, Thresholds
+from fafa.synthesis.preflight import paint_pair
+from fafa.synthesis.recipes import find_recipe, read_recipe
 from fafa.synthesis.settings import RecipeError, read_settings
+from fafa.synthesis.triplets.pipeline import TripletRecipe
 
 BOUNDS = {
     "blur_left": {"at_least": 0.2},
@@ -65,3 +72,56 @@ def test_a_bound_that_makes_no_sense_is_refused(bound, message):
 
 def test_bounds_read_from_yaml_are_bounds(thresholds):
     assert thresholds.bounds["people_left"] == Bound(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ({"identity": {"at_least": 6}}, "identity: at_least is 6, and the score goes from 0 to 1: .*so write 0.56"),
+        ({"quality": {"at_most": 1.5}}, "quality: at_most is 1.5, and the score goes from 0 to 1"),
+        ({"sharpness": {"at_least": 30}}, "sharpness: at_least is 30, and the score goes from 0 to 1"),
+        ({"clip_a": {"at_least": 18}}, "clip_a: at_least is 18, and the score goes from -1 to 1"),
+        ({"noise": {"at_least": -1}}, "noise: at_least is -1, and the score goes from 0 to 255"),
+        ({"height": {"at_least": -5}}, "height: at_least is -5, and the score goes from 0 up"),
+    ],
+)
+def test_a_bound_beyond_the_scale_of_its_score_is_refused_before_work(bounds, message):
+    """`identity: {at_least: 6}` on scores of 0 to 1 used to reject every triplet, after all was painted and judged."""
+    settings = {
+        "quadruples": {"count": 1, "writer": {"kind": "grammar"}},
+        "diptychs": {"painter": {"kind": "world"}},
+        "gates": [{"kind": "blur"}, {"kind": "aspect"}, {"kind": "clip"}],
+        "judge": {"kind": "onlooker"},
+    }
+    read_settings(TripletRecipe, settings | {"filter": {"bounds": {"identity": {"at_least": 1}}}}, "recipe.yaml")
+    with pytest.raises(RecipeError, match=message):
+        read_settings(TripletRecipe, settings | {"filter": {"bounds": bounds}}, "recipe.yaml")
+
+
+@pytest.mark.parametrize("gate", [BlankGate, BlurGate, AspectGate, TwinGate, SeamGate, PeopleGate, ClipGate])
+def test_every_gate_tells_the_scale_of_every_score(gate):
+    assert len(gate.names) == len(gate.scales) and all(low < high for low, high in gate.scales)
+
+
+@pytest.mark.parametrize("name", ["syncpr", "cirhs"])
+def test_blank_blurred_and_equal_pairs_do_not_reach_a_judge_of_32_billion(name, tmp_path):
+    """Every pixel gate that tells a bad picture has a bound in the recipe; a sound painted pair is within them."""
+    recipe = read_recipe(find_recipe(name))
+    gates = [gate for gate in recipe.gates if gate.kind in ("blank", "blur", "seam", "twin")]
+    assert len(gates) == 4 and all(any(score in recipe.filter.bounds for score in gate.names) for gate in gates)
+    pair = paint_pair(tmp_path)
+    left, right = open_halves(pair, tmp_path)
+    flat = Image.new("RGB", left.size, (90, 120, 150))
+    blurred = left.filter(ImageFilter.GaussianBlur(6))
+    bounds = recipe.filter.among(score for gate in gates for score in gate.names)
+
+    def passes(one, other):
+        scores = {}
+        for gate in gates:
+            scores |= gate.load().score([pair], [(one, other)])[0]
+        return [not reasons for reasons in bounds.decide(scores).values()]
+
+    assert passes(left, right) == [True, True]
+    mirrored = left.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    for one, other in ((flat, right), (blurred, right), (left, left), (left, mirrored)):
+        assert passes(one, other) == [False, False]

@@ -1,0 +1,139 @@
+"""Spoilt pairs show whether a judge looks."""
+
+import random
+
+import pytest
+
+from fafa.synthesis.components import CONTROL, ImageRequest, SynthesisError
+from fafa.synthesis.filtering.controls import (
+    JudgeControls,
+    check_controls,
+    control_rows,
+    controls_of,
+    count_controls,
+    order_sentence,
+)
+from fafa.synthesis.filtering.onlooker import Onlooker
+from fafa.synthesis.filtering.thresholds import Bound, Thresholds
+from fafa.synthesis.painters.world import WorldPainter
+from fafa.synthesis.pictures import save_picture
+from fafa.synthesis.quadruples.grammar import GrammarWriter
+
+NAMES = Onlooker.names
+BOUNDS = Thresholds({name: Bound(at_least=0.5) for name in NAMES})
+MOST = JudgeControls(per_chunk=1_000)
+
+
+def pairs(count: int) -> list[dict]:
+    """Two pairs of each quadruple."""
+    return [
+        {
+            "id": f"{number // 2}-{number % 2}",
+            "quadruple": str(number // 2),
+            "left": f"{number}l",
+            "right": f"{number}r",
+        }
+        | {name: f"{name} {number // 2}" for name in ("caption_a", "caption_b", "edit_ab", "edit_ba")}
+        for number in range(count)
+    ]
+
+
+def judged(judge, count: int = 160):
+    """What a judge, a function of the pair as it is shown, says of pairs and controls."""
+    shown = pairs(count)
+    controls = controls_of(shown, MOST, 0, NAMES)
+    records = [*shown, *controls.values()]
+    kept = ("id", CONTROL)
+    return [{key: record[key] for key in kept if key in record} | {"scores": judge(record)} for record in records]
+
+
+def test_controls_are_spoilt_as_they_say_and_a_quarter_of_the_pairs_at_most():
+    shown = pairs(64)
+    controls = controls_of(shown, MOST, 0, NAMES)
+    assert len(controls) == 16 and controls == controls_of(shown[::-1], MOST, 0, NAMES)
+    assert list(controls) != list(controls_of(shown, MOST, 1, NAMES))
+    by_id = {pair["id"]: pair for pair in shown}
+    for name, control in controls.items():
+        pair = by_id[name]
+        same = {key: value for key, value in control.items() if pair.get(key) == value}
+        match control[CONTROL]:
+            case "halves swapped":
+                assert (control["left"], control["right"]) == (pair["right"], pair["left"])
+                assert {"caption_a", "edit_ba"} <= set(same)
+            case "another subject":
+                assert control["left"] == pair["left"] and int(control["right"][:-1]) // 2 != int(pair["quadruple"])
+            case "nothing changed":
+                assert control["left"] == control["right"] == pair["left"]
+            case "order swapped":
+                assert (control["left"], control["caption_a"], control["edit_ab"]) == (
+                    *(pair["right"], pair["caption_b"], pair["edit_ba"]),
+                )
+    assert {control[CONTROL] for control in controls.values()} == {
+        *("halves swapped", "another subject", "nothing changed", "order swapped")
+    }
+
+
+def test_a_judge_of_quality_alone_is_not_blamed_for_what_it_is_not_asked():
+    controls = controls_of(pairs(64), MOST, 0, ["quality"])
+    assert {control[CONTROL] for control in controls.values()} == {"order swapped"}
+    one = [pair | {"quadruple": "0"} for pair in pairs(64)]
+    assert "another subject" not in {control[CONTROL] for control in controls_of(one, MOST, 0, NAMES).values()}
+
+
+def test_a_judge_that_always_says_9_is_stopped_after_seven_controls():
+    records = judged(lambda record: dict.fromkeys(NAMES, 0.8889))
+    controls = [record for record in records if record.get(CONTROL, "order swapped") != "order swapped"]
+    pairs_of = {record["id"]: record for record in records}
+    for count in range(1, 20):
+        some = [entry for one in controls[:count] for entry in (one, pairs_of[one["id"].partition("!")[0]])]
+        tally = count_controls(some, BOUNDS)
+        assert tally.misses(0.6) == (count >= 7)
+    with pytest.raises(SynthesisError, match=r"gave 0 lower marks .* --redo judgements. With `controls:"):
+        check_controls(tally, JudgeControls(), "nine")
+    assert "the judge (nine) fails its controls" in check_controls(tally, JudgeControls(stop=False), "nine")
+
+
+def test_a_judge_that_throws_dice_is_stopped_too():
+    chance = random.Random(0)
+    tally = count_controls(judged(lambda record: {name: chance.randint(0, 9) / 9 for name in NAMES}, 1_600), BOUNDS)
+    assert 0.4 < tally.told_apart / tally.shown < 0.55 and tally.misses(0.6)
+
+
+def test_a_judge_that_looks_passes_though_a_third_of_the_pairs_is_faulty(tmp_path):
+    """The stand-in judge sees pixels only; it tells nearly all spoilt pairs apart, and the page says so."""
+    writer, painter = GrammarWriter().load(), WorldPainter(height=96, width=102, fault_rate=0.3).load()
+    shown = []
+    for number, texts in enumerate(writer.write(map(str, range(48)), seed=3)):
+        (painted,) = painter.paint([ImageRequest(f"{number}-1", "", number, scene=texts)])
+        width, height = painted.image.size
+        for side, box in (("left", (0, 0, width // 2, height)), ("right", (width // 2, 0, width, height))):
+            save_picture(painted.image.crop(box), tmp_path / f"{number}{side}.png", 95)
+        paths = {side: f"{number}{side}.png" for side in ("left", "right")}
+        shown.append(texts | paths | {"id": f"{number}-1", "quadruple": str(number)})
+    controls = controls_of(shown, MOST, 0, NAMES)
+    judge = Onlooker(practice=300).load()
+    said = judge.judge([*shown, *controls.values()], tmp_path)
+    records = [{"id": judgement.id, "scores": judgement.scores} for judgement in said]
+    tally = count_controls(records, BOUNDS)
+    assert tally.shown == 12 and tally.told_apart >= 9 and check_controls(tally, JudgeControls(), "onlooker") is None
+    assert [row[:2] for row in control_rows(tally.as_dict())] == [
+        [kind, "4"] for kind in ("halves swapped", "another subject", "nothing changed")
+    ]
+    # It looks at each half alone, so that it cannot mind the order.
+    assert "3 of 3 pairs were decided on as before; a mark differed by 0.00" in order_sentence(tally.as_dict())
+
+
+def test_the_order_of_the_pictures_must_not_matter():
+    """A judge that likes the picture shown first gives other marks when both are exchanged."""
+    biased = dict.fromkeys(NAMES, 0.9) | {"agreement_b": 0.1}
+    tally = count_controls(judged(lambda record: biased), BOUNDS)
+    assert tally.off == pytest.approx(2 * 0.8 / 6)
+    assert order_sentence(count_controls(judged(lambda record: {"quality": 0.3}), BOUNDS).as_dict()).endswith(
+        "a mark differed by 0.00 in the mean."
+    )
+
+
+def test_without_bounds_nothing_is_said_of_what_they_keep():
+    tally = count_controls(judged(lambda record: dict.fromkeys(NAMES, 0.9)), Thresholds())
+    assert all(row[3] == "no bounds" for row in control_rows(tally.as_dict()))
+    assert count_controls([{"id": "0-1", "scores": {"quality": 1.0}}], BOUNDS) is None
