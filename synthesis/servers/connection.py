@@ -154,7 +154,7 @@ def _telling(address: Address, timeout: float) -> Iterator[None]:
     try:
         yield
     except (http.ConnectTimeout, http.PoolTimeout) as error:
-        raise Away("cannot be reached", None, f"within {min(timeout, _CONNECTING):g} s{_way(address)}") from error
+        raise Away("cannot be reached", None, f"not within {min(timeout, _CONNECTING):g} s{_way(address)}") from error
     except http.TimeoutException as error:
         raise Failed(f"no answer within {timeout:g} s") from error
     except http.DecodingError as error:

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import socket
+import threading
 import time
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
@@ -323,6 +325,22 @@ def test_a_name_that_nobody_has_is_told():
         ServerModel(model="tiny", base_url="https://nowhere.invalid/v1").load()
 
 
+def test_a_server_asked_by_https_that_speaks_http_is_told():
+    def answer():
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(2**16)
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"https://127.0.0.1:{listening.getsockname()[1]}/v1"
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(SynthesisError, match=r"seems to speak http://, not https://.*correct base_url"):
+            ServerModel(model="tiny", base_url=url).load()
+        thread.join()
+
+
 # Proxies and logs.
 
 
@@ -353,6 +371,12 @@ def test_a_proxy_that_cannot_be_used_is_told(monkeypatch, proxy):
         with pytest.raises(SynthesisError, match=r"proxies or certificates .* cannot be used") as raised:
             settings(model="tiny", base_url="http://llm.example.org/v1").load()
         assert SECRET not in str(raised.value)
+
+
+def test_certificates_that_are_not_there_are_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nowhere.pem"))
+    with pytest.raises(SynthesisError, match=r"certificates \(.*SSL_CERT_FILE\) cannot be used"):
+        ServerModel(model="tiny", base_url="https://llm.example.org/v1").load()
 
 
 def transport() -> logging.Logger:
