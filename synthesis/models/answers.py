@@ -96,4 +96,4 @@ def _reason(reason: Any) -> str | None:
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return " ".join(text.split())[:120]
+    return " ".join(text.split())  # cut where the key is taken out of it

@@ -188,12 +188,15 @@ class LoadedServerModel(TextModel):
     async def _refusal(self, client: Any, question: TextRequest, form: Form) -> Failed | None:
         """What a server has against a question in this form; None if nothing. An error 500 counts if it comes twice."""
         began, messages = time.monotonic(), as_messages_with_pictures(question, self.settings.image_size)
-        num_errors = 0
+        num_errors = num_silences = 0
         while True:
             try:
                 await self._ask(client, question, messages, form)
                 return None
             except Away as error:
+                num_silences += error.may_be_its_own
+                if num_silences > self.settings.max_retries:
+                    return error
                 pause = max(LONGEST_PAUSE / 10, error.pause or 0.0)
                 self._check_patience(question, error, began, pause)
                 await asyncio.sleep(pause)
@@ -238,14 +241,14 @@ class LoadedServerModel(TextModel):
                 return f"Take {name} out of the recipe's options"
         if error.status == 403:
             return f"{self.address.key_remedy}, or ask for access to the model"
-        if self.last_answer < 0 and error.status in (None, 404, 405):
+        if self.last_answer < 0 and error.status in (None, 400, 404, 405):
             url, models = self.settings.base_url.rstrip("/"), await self._models(client, "/models")
             if models is None and not url.endswith("/v1") and await self._models(client, "/v1/models") is not None:
                 return f"Its address goes on: did you mean base_url: {url}/v1?"
             if models is not None and self.settings.model not in models:
                 shown = difflib.get_close_matches(self.settings.model, models, n=5, cutoff=0.0)
                 return f"It has the models {', '.join(map(self.address.line, shown)) or '(none)'}: correct model"
-            if models is None and error.status is not None:
+            if models is None and error.status in (404, 405):
                 return "Correct base_url, which goes up to and with /v1: no such server is at this address"
         return "Check the model's name, the key, how many pictures it takes, and the server's log"
 

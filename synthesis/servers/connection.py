@@ -65,6 +65,7 @@ def connect(address: Address, timeout: float, kind: type) -> Any:
             headers=address.headers,
             timeout=http.Timeout(timeout, connect=min(timeout, _CONNECTING)),
             follow_redirects=False,  # a POST would arrive as a GET, or elsewhere
+            limits=http.Limits(),  # none: who asks knows how many are under way at once
             **options,
         )
     except (ValueError, ImportError, OSError, http.InvalidURL) as error:
@@ -153,7 +154,7 @@ def _telling(address: Address, timeout: float) -> Iterator[None]:
     try:
         yield
     except (http.ConnectTimeout, http.PoolTimeout) as error:
-        raise Away("cannot be reached", None, f"within {min(timeout, _CONNECTING):g} s{_way(address)}") from error
+        raise Away("cannot be reached", None, f"not within {min(timeout, _CONNECTING):g} s{_way(address)}") from error
     except http.TimeoutException as error:
         raise Failed(f"no answer within {timeout:g} s") from error
     except http.DecodingError as error:
@@ -180,4 +181,6 @@ def _cause(error: BaseException) -> str:
         words = str(error) or words
     if "WRONG_VERSION_NUMBER" in words:
         words += " (the server seems to speak http://, not https://)"
+    elif "CERTIFICATE_VERIFY_FAILED" in words:
+        words += " (SSL_CERT_FILE may name further certificates to trust)"
     return words or "it hung up"

@@ -150,8 +150,8 @@ def read_body(address: Address, status: int, headers: Mapping[str, str], content
             raise Failed("an answer without a word") from None
         if content.lstrip().startswith((b"data:", b"event:")):
             raise Failed("an answer in pieces (a stream), which was not asked for") from None
-        shown = page_title(content) or content[:80].decode(errors="replace")
-        raise Failed("an answer that is no JSON", address.line(shown)) from None
+        shown = page_title(content) or content[:2000].decode(errors="replace")
+        raise Failed("an answer that is no JSON", address.line(shown, 120)) from None  # no part of a key may be left
     if isinstance(body, list) and len(body) == 1 and isinstance(body[0], dict) and "error" in body[0]:  # Gemini
         body = body[0]
     if not isinstance(body, dict):
@@ -210,7 +210,7 @@ def page_title(content: bytes) -> str | None:
     if not re.match(r"\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)", start, re.IGNORECASE | re.DOTALL):
         return None
     title = re.search(r"<title[^>]*>(.*?)</title>", start, re.IGNORECASE | re.DOTALL)
-    return f'a web page, "{" ".join(title[1].split())[:80]}"' if title else "a web page"
+    return f'a web page, "{" ".join(title[1].split())}"' if title else "a web page"
 
 
 def retry_after(headers: Mapping[str, str]) -> float:

@@ -1,4 +1,5 @@
 import base64
+import gzip
 import io
 import json
 import threading
@@ -25,6 +26,9 @@ class StubServer(ThreadingHTTPServer):
         self.bodies = []
         self.lock = threading.Lock()
         threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def handle_error(self, request, client_address) -> None:
+        """Whoever asked has gone, as from an answer that is too long."""
 
     @property
     def url(self) -> str:
@@ -174,6 +178,152 @@ def test_strengths_need_a_field_that_takes_them(serve):
         list(settings(server).load().paint(requests(1, strength=0.5)))
     list(settings(server, strength_field="lora_scale").load().paint(requests(1, strength=0.5)))
     assert [body["lora_scale"] for body in server.bodies] == [0.5]
+
+
+def encoded(image_format: str, size=(24, 16)) -> str:
+    file = io.BytesIO()
+    Image.new("RGB", size, "red").save(file, image_format)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+FAULTS = {
+    "no data": ({"created": 1}, "no picture in the answer"),
+    "data null": ({"data": None}, "no picture in the answer"),
+    "an empty list": ({"data": []}, "no picture in the answer"),
+    "[null]": ({"data": [None]}, "no picture in the answer: the first entry is nothing"),
+    "no b64_json": ({"data": [{"revised_prompt": "a"}]}, "no picture in the answer: the first entry has no b64_json"),
+    "b64_json null": ({"data": [{"b64_json": None}]}, "no picture in the answer"),
+    "b64_json a number": ({"data": [{"b64_json": 7}]}, "no picture in the answer"),
+    "a URL": ({"data": [{"url": "http://169.254.169.254/latest"}]}, "a URL in place of the picture: have the server"),
+    "no base64": ({"data": [{"b64_json": "%%%%"}]}, "no picture in the answer"),
+    "not ASCII": ({"data": [{"b64_json": "\u00e9"}]}, "no picture in the answer"),
+    "a text": ({"data": [{"b64_json": base64.b64encode(b"hello, how are you").decode()}]}, "it is a text"),
+    "a drawing": ({"data": [{"b64_json": encoded("EPS")}]}, "a PostScript drawing"),
+    "an icon": ({"data": [{"b64_json": encoded("ICO")}]}, "no picture in the answer"),
+    "another size": ({"data": [{"b64_json": encoded("PNG", (8, 8))}]}, "a picture of another size: painted 8x8 pixels"),
+    "a page": (b"<html><title>Busy</title>", 'an answer that is no JSON: a web page, "Busy"'),
+    "a stream": (b"event: image_generation.partial_image", "an answer in pieces (a stream), which was not asked for"),
+    "nothing": (b"", "an answer without a word"),
+    "a list": ([1], "an answer that is no JSON object: it is a list"),
+    "an error": (
+        {"error": {"message": "upstream failed", "code": 502}},
+        "an error in place of an answer: upstream fai",
+    ),
+    "too long": (b" " * 2_000_000, "an answer of more than 1,051,648 bytes"),
+    "no gzip": (b"no gzip", "an answer that cannot be unpacked", {"Content-Encoding": "gzip"}),
+    "a bomb": (gzip.compress(b" " * 2**25), "an answer of more than 1,051,648 bytes", {"Content-Encoding": "gzip"}),
+    "error 400": ((400, {"error": {"message": "bad prompt"}}), "error 400: bad prompt"),
+}
+
+
+def test_an_answer_without_the_picture_is_that_items_fault_by_name(serve):
+    """Answers of every kind; nothing is a crash, and no URL is followed, wherever it leads."""
+    kinds = list(FAULTS.values())
+
+    def trouble(body, times):
+        number = int(body["prompt"].split()[1])
+        if number % 2:  # in between, it paints
+            return None
+        answer, _, *headers = kinds[number // 2]
+        return *(answer if isinstance(answer, tuple) else (200, answer)), *headers
+
+    painter = settings(serve(trouble), max_retries=0, concurrency=1).load()
+    results = {int(result.id): result for result in painter.paint(requests(2 * len(kinds)))}
+    assert [results[number].fault for number in range(1, 2 * len(kinds), 2)] == [None] * len(kinds)
+    faults = {kind: results[2 * number].fault for number, kind in enumerate(FAULTS)}
+    wrong = {kind: fault for kind, fault in faults.items() if FAULTS[kind][1] not in fault}
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_a_picture_may_come_as_a_data_url_and_in_any_format_of_photographs(serve, form):
+    code = f"data:image/{form.lower()};base64,{encoded(form)}"
+    for entry in ({"url": code}, {"b64_json": code}, {"b64_json": encoded(form), "url": None}):
+        server = serve(lambda body, times, entry=entry: (200, {"data": [entry]}))
+        (painted,) = settings(server).load().paint(requests(1))
+        assert painted.fault is None and painted.image.size == (24, 16)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (400, {"error": {"code": "content_policy_violation", "message": "no"}}),
+        (400, {"error": {"code": "moderation_blocked", "message": "Your request was rejected by the safety system."}}),
+        (403, {"error": {"message": "Your input was flagged"}}),
+        (200, {"error": {"message": "content_filter"}}),
+    ],
+)
+def test_a_filter_of_contents_is_the_items_fault_and_not_the_servers(serve, answer):
+    server = serve(lambda body, times: answer if body["prompt"] == "picture 1" else None)
+    results = {result.id: result.fault for result in settings(server).load().paint(requests(3))}
+    assert results == {"0": None, "1": "refused as unsafe", "2": None}
+    assert len(server.bodies) == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((401, {"error": {"message": "bad key"}}), "refuses the key .error 401: bad key"),
+        ((403, {"error": {"message": "no access"}}), "refuses to paint with model 'stub'"),
+        ((404, {"error": {"message": "no such model"}}), "refuses to paint with model 'stub'"),
+        ((429, {"error": {"code": "insufficient_quota", "message": "quota"}}), "nothing left to spend"),
+        ((400, {"error": {"code": "billing_hard_limit_reached", "message": "limit"}}), "nothing left to spend"),
+        ((429, {"error": {"message": "tomorrow"}}, {"Retry-After": 86400}), "asks to wait for 86400 s"),
+    ],
+)
+def test_a_server_that_will_paint_for_nobody_ends_the_work_at_once(serve, answer, message):
+    server = serve(lambda body, times: answer)
+    with pytest.raises(SynthesisError, match=message):
+        list(settings(server, concurrency=1).load().paint(requests(9)))
+    assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize("name", ["seed", "response_format", "n"])
+def test_a_field_that_a_server_refuses_by_name_is_left_out_said_once_and_noted(serve, caplog, name):
+    def trouble(body, times):
+        if name in body:
+            return 400, {"error": {"message": f"Unknown parameter: '{name}'.", "param": name}}
+        return 200, painted({"seed": 1} | body)
+
+    server = serve(trouble)
+    painter = settings(server, concurrency=1, max_retries=0).load()
+    assert [result.fault for result in painter.paint(requests(4))] == [None] * 4
+    assert len(server.bodies) == 5 and name not in server.bodies[-1]
+    assert painter.about["changes of the request"] == [f"{name} is left out"]
+    assert caplog.text.count(f"does not take {name}, left out from now on") == 1
+
+
+def test_a_field_is_kept_if_the_server_does_not_paint_without_it_either(serve):
+    def trouble(body, times):
+        return (400, {"error": {"message": "not allowed: a seed"}}) if body["prompt"] == "picture 0" else None
+
+    server = serve(trouble)
+    painter = settings(server, concurrency=1).load()
+    results = [result.fault for result in painter.paint(requests(3))]
+    assert results == ["error 400: not allowed: a seed", None, None]
+    assert "seed" in server.bodies[-1] and "changes of the request" not in painter.about
+
+
+def test_what_a_recipe_leaves_out_is_not_sent(serve):
+    server = serve(lambda body, times: (200, painted({"seed": 1} | body)))
+    painter = settings(server, leave_out=["seed", "response_format"], options={"quality": "low"}).load()
+    assert [result.fault for result in painter.paint(requests(1))] == [None]
+    assert set(server.bodies[-1]) == {"model", "prompt", "n", "size", "quality"}
+    assert "changes of the request" not in painter.about
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"leave_out": ["sed"]}, "no field 'sed' that can be left out; did you mean 'seed'"),
+        ({"options": {"num_inference_step": 4}}, "did you mean 'num_inference_steps'"),
+        ({"options": {"seed": 4}}, "seed is decided elsewhere"),
+        ({"options": {"extra_body": {}}}, "write its fields under options themselves"),
+    ],
+)
+def test_a_misspelt_option_is_refused_by_name(change, message):
+    with pytest.raises(ValueError, match=message):
+        ImageServer(model="stub", **change)
 
 
 @pytest.mark.parametrize("change", [{"base_url": "localhost"}, {"width": 0}, {"max_retries": -1}])

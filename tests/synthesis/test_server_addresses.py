@@ -1,6 +1,9 @@
 """Where servers are, who gets which key, and what is said of servers that refuse, want money or ask for patience."""
 
+import json
 import logging
+import socket
+import threading
 import time
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
@@ -149,18 +152,21 @@ def test_a_server_that_repeats_the_key_does_not_have_it_shown_or_stored(monkeypa
             "person 4": Raw(completion(said)),
             "person 5": Raw(completion(said, "content_filter")),
             "person 6": Raw({"error": said}),
+            "person 8": Raw(f"<html><title>{'x' * 60} {said}</title>".encode()),
+            "person 9": Raw(f"{'x' * 190} {said}".encode()),
+            "person 10": Raw({"choices": [], "about": f"{'x' * 100} {said}"}),
             "person 7": (429, said) if server.counts["429"] == 0 else "a woman",
         }.get(last_text(body), Raw(completion("a woman", model=f"tiny of {SECRET}")))
 
     with StubServer(answer, key=SECRET) as server:
         model = settings_for(server, api_key_variable="MY_KEY", max_retries=0).load()
-        replies = list(model.answer(requests_for(9)))
+        replies = list(model.answer(requests_for(12)))
         server.key = "another"
         with pytest.raises(SynthesisError) as raised:
             settings_for(server, api_key_variable="MY_KEY").load()
-    assert len(replies) == 9
+    assert len(replies) == 12
     shown = f"{replies} {model.about} {raised.value} {caplog.text}"
-    assert SECRET not in shown and "***" in shown
+    assert SECRET[:6] not in shown and "***" in shown
 
 
 def test_a_short_key_hides_no_words_of_answers(monkeypatch):
@@ -319,6 +325,22 @@ def test_a_name_that_nobody_has_is_told():
         ServerModel(model="tiny", base_url="https://nowhere.invalid/v1").load()
 
 
+def test_a_server_asked_by_https_that_speaks_http_is_told():
+    def answer():
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(2**16)
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"https://127.0.0.1:{listening.getsockname()[1]}/v1"
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(SynthesisError, match=r"seems to speak http://, not https://.*correct base_url"):
+            ServerModel(model="tiny", base_url=url).load()
+        thread.join()
+
+
 # Proxies and logs.
 
 
@@ -351,6 +373,12 @@ def test_a_proxy_that_cannot_be_used_is_told(monkeypatch, proxy):
         assert SECRET not in str(raised.value)
 
 
+def test_certificates_that_are_not_there_are_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nowhere.pem"))
+    with pytest.raises(SynthesisError, match=r"certificates \(.*SSL_CERT_FILE\) cannot be used"):
+        ServerModel(model="tiny", base_url="https://llm.example.org/v1").load()
+
+
 def transport() -> logging.Logger:
     """Of the library under openai's client, which tells of every request at level INFO, and has changed its name."""
     library = next(cls for cls in openai.DefaultHttpxClient.__mro__ if not cls.__module__.startswith("openai"))
@@ -381,8 +409,8 @@ def test_who_wants_to_see_every_request_still_can(talkative):
     assert transport().name in {record.name for record in talkative.records}
 
 
-def test_a_quiet_command_prints_no_line_for_every_request(talkative, tmp_path):
-    with StubServer() as server:
+def test_a_quiet_command_prints_no_line_for_every_request_and_notes_what_was_left_out(talkative, tmp_path):
+    with StubServer(refuses={"seed": "Unknown parameter: 'seed'."}) as server:
         model = {"kind": "server", "model": server.model, "base_url": server.url}
         writer = {"kind": "language-model", "model": model, "prompt": "A {colour} coat", "pools": {"colour": ["red"]}}
         recipe = {
@@ -396,3 +424,5 @@ def test_a_quiet_command_prints_no_line_for_every_request(talkative, tmp_path):
         main([str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "made"), "--until", "quadruples", "--quiet"])
         assert len(server.bodies) > 3
     assert [record.name for record in talkative.records if not record.name.startswith("fafa")] == []
+    manifest = json.loads((tmp_path / "made" / "quadruples" / "manifest.json").read_text())
+    assert manifest["about"]["changes of the request"] == ["seed is left out"]

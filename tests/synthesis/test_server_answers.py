@@ -3,6 +3,7 @@
 import gzip
 import json
 
+import openai
 import pytest
 from stub_server import Raw, StubServer, completion, last_text
 
@@ -10,6 +11,9 @@ from fafa.synthesis.components import SynthesisError, TextRequest
 from fafa.synthesis.models import ServerModel
 from fafa.synthesis.models import server as server_module
 from fafa.synthesis.models.asking import ask
+from fafa.synthesis.servers.address import Address
+from fafa.synthesis.servers.connection import connect, exchange_blocking
+from fafa.synthesis.servers.failures import Failed
 
 CHOICE = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "a woman"}}
 
@@ -182,6 +186,18 @@ def test_an_answer_without_end_is_given_up(monkeypatch, status, block):
     assert reply.fault == ("no answer within 1 s" if len(block) == 1 else told[status])
 
 
+@pytest.mark.parametrize("block", [b" ", b" " * 2**16])
+def test_an_answer_without_end_is_given_up_by_who_waits_for_pictures(block):
+    """Who asks image servers waits in threads, and bounds time and bytes as well."""
+    with StubServer(answering(Raw(block, endless=True))) as server:
+        address = Address(server.url, None)
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "person odd"}]}
+        with connect(address, 0.5, openai.DefaultHttpxClient) as client, pytest.raises(Failed) as raised:
+            exchange_blocking(client, address, "/chat/completions", body, 0.5, 2**20)
+    told = "no answer within 0.5 s" if len(block) == 1 else "an answer of more than 1,048,576 bytes"
+    assert str(raised.value) == told
+
+
 def test_a_bomb_of_compressed_bytes_is_not_unpacked():
     bomb = Raw(gzip.compress(b" " * 2**25), headers=["Content-Encoding: gzip"])
     with StubServer(answering(bomb)) as server:
@@ -239,7 +255,7 @@ def test_an_item_that_brings_the_server_down_is_given_up_while_others_are_answer
     """It used to be sent again for ever, for the server was there for all others."""
     with StubServer(answering(Raw(b"", 502))) as server:
         model = load(server, max_retries=2, patience=60.0, concurrency=2)
-        many = [request_for("odd"), *(request_for(f"well {number}") for number in range(200))]
+        many = [request_for("odd"), *(request_for(f"well {number}") for number in range(60))]
         server.delay = 0.01
         replies = {reply.id: reply.fault for reply in model.answer(many)}
     assert replies.pop("odd") == "error 502, 3 times: without a word"
