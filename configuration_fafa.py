@@ -118,7 +118,9 @@ class FafaConfig(PreTrainedConfig):
             if isinstance(given, dict):
                 _refuse_unknown(f"{name}.", part, given)
             elif not isinstance(given, (part, type(None))):
-                raise ValueError(f"{name} is {_short(given)}, expected a {part.__name__} or its fields as a dict")
+                raise ValueError(
+                    f"{name} is of type {type(given).__name__}, expected {part.__name__}, or its fields as a dict"
+                )
         if not isinstance(self.vision_config, PreTrainedConfig):
             self.vision_config = Blip2VisionConfig(**(self.vision_config or {}))
         if not isinstance(self.qformer_config, PreTrainedConfig):
@@ -271,7 +273,7 @@ class FafaConfig(PreTrainedConfig):
                 raise ValueError(
                     f"{where}chunk_size_feed_forward is {_short(chunk)}, expected a whole number from 0 to 65,536"
                 )
-            if part.is_encoder_decoder not in (False, None):
+            if not (part.is_encoder_decoder is None or part.is_encoder_decoder is False):
                 raise ValueError(f"{where}is_encoder_decoder is {_short(part.is_encoder_decoder)}: FAFA has no decoder")
             for name in ("return_dict", "output_hidden_states", "output_attentions"):
                 if not isinstance(getattr(part, name), (bool, type(None))):

@@ -1,9 +1,12 @@
 """FafaConfig: presets, round trips, and refused values."""
 
 import json
+import logging
+import math
+from dataclasses import fields
 
 import pytest
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModel, CLIPVisionConfig, PreTrainedConfig
 
 from fafa import FafaConfig, FafaModel
 
@@ -115,3 +118,130 @@ def test_settings_changed_after_loading_are_checked_by_the_model():
     config.num_query_tokens = 10**9
     with pytest.raises(Exception, match="num_query_tokens is 1000000000"):
         FafaModel(config)
+
+
+# Every field of the configuration and its parts: which of these absurd values it may have.
+ABSURD = [0, -1, 1.5, math.nan, math.inf, 10**30, True, "x", "", [], {}, None]
+ALLOWED = {
+    "vision_config": [{}, None],
+    "qformer_config": [{}, None],
+    "vision_norm_eps": [0],
+    "temperature_init": [1.5],
+    "fda_alpha": [0],
+    "itc_weight": [0, 1.5],
+    "fd_weight": [0, 1.5],
+    "mfr_weight": [0, 1.5],
+    "fd_margin": [0, -1],
+    "fd_sample_size": [None],
+    "mfr_mask_ratio": [0],
+    "distribution_uncertainty": [0],
+    "freeze_vision": [True],
+    "attention_dropout": [0],
+    "hidden_dropout_prob": [0],
+    "attention_probs_dropout_prob": [0],
+    "initializer_range": [1.5],
+    "qkv_bias": [True],
+    "pad_token_id": [0, None],
+    "chunk_size_feed_forward": [0],
+    "return_dict": [True, None],
+    "output_hidden_states": [True, None],
+    "output_attentions": [True, None],
+    "is_encoder_decoder": [None],
+}
+# Set from the rest of the model, whatever is given.
+SET_BY_FAFA = {"encoder_hidden_size", "use_qformer_text_input"}
+# What only describes: versions, and labels of classes, which FAFA has none of.
+DESCRIBING = {"transformers_version", "architectures", "dtype", "id2label", "label2id", "problem_type"}
+
+
+@pytest.mark.parametrize("where", ["", "vision_config", "qformer_config"])
+def test_no_field_takes_an_absurd_value(where):
+    """`projection_dim=0`, `fd_weight=-1` and their like trained, or ended in NaN."""
+    part = FafaConfig.sub_configs[where] if where else FafaConfig
+    names = {entry.name for entry in fields(part)} | {"output_attentions"}
+    base = getattr(FafaConfig.tiny(), where).to_dict() if where else {}
+    for name in sorted(names - DESCRIBING - SET_BY_FAFA):
+        for value in ABSURD:
+            changed = {where: {**base, name: value}} if where else {name: value}
+            if any(value == allowed and type(value) is type(allowed) for allowed in ALLOWED.get(name, [])):
+                FafaConfig.tiny(**changed)
+                continue
+            with pytest.raises(Exception, match=name):
+                FafaConfig.tiny(**changed)
+                pytest.fail(f"{where} {name} = {value!r} is taken", pytrace=False)
+
+
+MISSPELT = {
+    "fda_aplha": ({"fda_aplha": 1.0}, "fda_aplha is no setting of FafaConfig; did you mean fda_alpha?"),
+    "temperature": ({"temperature": 0.05}, "temperature is no setting .* did you mean temperature_init?"),
+    "top_k": ({"top_k": 6}, "did you mean num_top_tokens?"),
+    "a part's": (
+        {"vision_config": {"hiden_size": 64}},
+        r"vision_config\.hiden_size is no setting of Blip2VisionConfig; did you mean vision_config\.hidden_size?",
+    ),
+    "unlike any": ({"colour": "red"}, "colour is no setting of FafaConfig: its documentation lists them"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), MISSPELT.values(), ids=MISSPELT)
+def test_misspelt_settings_are_refused_with_the_right_name(options, message):
+    """They were kept as if they meant something, and the default trained."""
+    with pytest.raises(ValueError, match=message):
+        FafaConfig(**options)
+
+
+@pytest.mark.parametrize("load", [FafaConfig.from_pretrained, FafaModel.from_pretrained, AutoModel.from_pretrained])
+@pytest.mark.parametrize("options", [{"fda_aplha": 1.0}, {"vision_config": {"hiden_size": 64}}], ids=str)
+def test_misspelt_changes_to_a_folder_are_refused(tmp_path, load, options):
+    FafaConfig.tiny().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"did you mean (fda_alpha|vision_config\.hidden_size)"):
+        load(tmp_path, **options)
+
+
+def test_changes_to_a_folder_are_honoured_and_checked(tmp_path):
+    FafaConfig.tiny().save_pretrained(tmp_path)
+    config = FafaConfig.from_pretrained(tmp_path, fda_alpha=0.25, vision_config={"hidden_size": 64}, return_dict=False)
+    assert config.fda_alpha == 0.25 and config.return_dict is False
+    assert config.vision_config.hidden_size == config.qformer_config.encoder_hidden_size == 64
+    assert config.vision_config.image_size == 96
+    with pytest.raises(Exception, match="fd_weight is -1"):
+        FafaConfig.from_pretrained(tmp_path, fd_weight=-1)
+
+
+def test_unknown_settings_of_a_saved_configuration_are_told_and_left_out(tmp_path, caplog):
+    """A newer version's, another tool's, or misspelt by hand: the folder loads, and a warning names them."""
+    fields = FafaConfig.tiny(fda_alpha=0.25).to_dict()
+    fields |= {"some_tool_version": "1.0", "fda_aplha": 1.0, "bos_token_id": 5}
+    fields["vision_config"]["layer_scale"] = True
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    logging.getLogger("transformers").propagate = True
+    with caplog.at_level(logging.WARNING):
+        config = AutoConfig.from_pretrained(tmp_path)
+    assert r"left out: fda_aplha (did you mean fda_alpha?), some_tool_version." in caplog.text
+    assert "left out: vision_config.layer_scale." in caplog.text
+    assert config.fda_alpha == 0.25 and config.bos_token_id == 5 and not hasattr(config, "fda_aplha")
+
+
+def test_what_transformers_adds_to_a_configuration_is_taken():
+    added = {
+        "torch_dtype": "float16",
+        "attn_implementation": "eager",
+        "output_attentions": True,
+        "num_labels": 3,
+        "name_or_path": "somewhere",
+        "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True},
+        "auto_map": {"AutoModel": "modeling_fafa.FafaModel"},
+        "_attn_implementation_autoset": True,
+        "chunk_size_feed_forward": 2,
+    }
+    config = FafaConfig.tiny(**added)
+    assert config.output_attentions and config.quantization_config["load_in_4bit"]
+    assert config.qformer_config.chunk_size_feed_forward == 2  # the part that it is for
+    assert isinstance(config.get_text_config(), PreTrainedConfig) and config.get_text_config().vocab_size == 512
+
+
+def test_parts_of_another_model_and_unknown_activations_are_refused():
+    with pytest.raises(ValueError, match="vision_config is of type CLIPVisionConfig, expected Blip2VisionConfig"):
+        FafaConfig(vision_config=CLIPVisionConfig())
+    with pytest.raises(Exception, match=r"qformer_config\.hidden_act is 'gleu', expected one of .*gelu"):
+        FafaConfig.tiny(qformer_config={"hidden_act": "gleu"})

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from tiny import golden_model, golden_tensors, tiny_batch, tiny_config, tiny_model, tiny_processor
-from transformers import AutoModel
+from transformers import AutoModel, BitsAndBytesConfig
 
 from fafa import FafaConfig, FafaModel, modeling_fafa
 from fafa.convert_fafa_checkpoint import released_names
@@ -17,6 +17,7 @@ from fafa.modeling_fafa import (
     feature_diversity_loss,
     group_labels,
     masked_feature_reasoning_loss,
+    spread_mask,
 )
 from fafa.scoring_fafa import topk_mean_similarity
 
@@ -224,6 +225,46 @@ def test_save_and_load_is_bit_equal(tmp_path):
     assert first.read_bytes() == second.read_bytes()
 
 
+def test_a_resized_vocabulary_survives_saving(tmp_path):
+    model, batch = tiny_model(), tiny_batch()
+    before = model.get_query_features(None, batch["input_ids"])
+    assert model.config.get_text_config() is model.config.qformer_config
+    model.resize_token_embeddings(40)
+    assert model.config.qformer_config.vocab_size == 40
+    model.save_pretrained(tmp_path)
+    loaded = FafaModel.from_pretrained(tmp_path).eval()
+    assert loaded.get_input_embeddings().num_embeddings == 40
+    equal(loaded.get_query_features(None, batch["input_ids"]), before, rtol=0, atol=0)
+    loaded.get_query_features(None, torch.full((1, 3), 39))
+    with pytest.raises(ValueError, match="the id 40, but this model knows ids from 0 to 39"):
+        loaded.get_query_features(None, torch.full((1, 3), 40))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_quantised_weights_give_nearly_the_same_scores(tmp_path, bits, dtype):
+    """Their dtype is that of packed integers: in it, features were zeros, and every score 0."""
+    pytest.importorskip("bitsandbytes", reason="4-bit and 8-bit weights need bitsandbytes")
+    model, batch = tiny_model(itc_weight=1.0), tiny_batch(8)
+    model.save_pretrained(tmp_path)
+    how = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8)
+    quantised = FafaModel.from_pretrained(tmp_path, quantization_config=how, dtype=dtype).eval()
+    kept = [quantised.temperature, quantised.query_tokens, quantised.vision_model.post_layernorm.weight]
+    kept += [weight for name, weight in quantised.named_parameters() if "norm" in name.lower() or "embedding" in name]
+    assert {tensor.dtype for tensor in kept} == {dtype} and quantised.features_dtype == dtype
+    assert quantised.vision_projection.weight.dtype in (torch.uint8, torch.int8)
+    with torch.no_grad():
+        targets = quantised.get_target_features(batch["target_pixel_values"])
+        exact_targets = model.get_target_features(batch["target_pixel_values"])
+        for pixels in (batch["pixel_values"], None):
+            query = pixels, batch["input_ids"], batch["attention_mask"]
+            exact = model.score(model.get_query_features(*query), exact_targets)
+            queries = quantised.get_query_features(*query)
+            assert queries.dtype == targets.dtype == dtype
+            equal(quantised.score(queries, targets), exact, rtol=0, atol=0.2 if bits == 4 else 0.03)
+        assert torch.isfinite(quantised(**batch).loss)
+
+
 def test_missing_weights_are_initialised_as_in_a_new_model(tmp_path):
     """A BLIP-2 file holds neither temperature nor the reasoning network."""
     model = tiny_model(temperature_init=0.05)
@@ -251,6 +292,78 @@ def test_tuple_equals_dict_and_repeats():
         assert torch.equal(ours, other)
 
 
+def test_loss_in_eval_mode_repeats_and_leaves_the_random_state_alone():
+    """An evaluation loss that draws masks differs from one evaluation to the next by chance alone."""
+    model, batch = tiny_model(fd_sample_size=5, distribution_uncertainty=1.0), tiny_batch()
+    before = torch.get_rng_state()
+    first = model(**batch)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    equal(model(**batch).to_tuple(), first.to_tuple(), rtol=0, atol=0)
+    model.train()
+    assert model(**batch).loss != model(**batch).loss
+
+
+def test_masks_of_evaluation_hide_the_share_that_was_asked_for():
+    for share in (0.0, 0.3, 1.0):
+        mask = spread_mask(torch.Size([64, 128]), share, torch.device("cpu"))
+        assert mask.mean().item() == pytest.approx(share, abs=0.001)
+        assert (mask.mean(0) - share).abs().max() < 0.15 and (mask.mean(1) - share).abs().max() < 0.05
+
+
+def test_a_tuple_begins_with_the_loss():
+    """The Trainer takes the first of a tuple for it; it was the query's embeddings, the loss coming last."""
+    model, batch = tiny_model(), tiny_batch()
+    model.config.return_dict = False
+    outputs = model(**batch)
+    assert outputs[0].ndim == 0
+    assert torch.equal(outputs[0], model(**batch, return_dict=True).loss)
+
+
+def test_hidden_states_and_attention_weights_come_on_request():
+    model, batch = tiny_model(itc_weight=1.0), tiny_batch()
+    plain = model(**batch)
+    assert plain.hidden_states is None and plain.attentions is None
+    with pytest.raises(
+        ValueError, match=r'sdpa attention gives no weights; call model.set_attn_implementation\("eager'
+    ):
+        model(**batch, output_attentions=True)
+    model.set_attn_implementation("eager")
+    model.config.output_hidden_states = True
+    captions = {"caption_input_ids": batch["input_ids"], "caption_attention_mask": batch["attention_mask"]}
+    output = model(**batch, **captions, output_attentions=True)
+    for name in ("hidden_states", "target_hidden_states"):
+        assert len(output[name]) == 1 + model.config.qformer_config.num_hidden_layers
+    for name in ("vision_hidden_states", "target_vision_hidden_states"):
+        assert len(output[name]) == 1 + model.config.vision_config.num_hidden_layers
+    assert [tuple(states.shape) for states in (output.hidden_states[0], output.target_hidden_states[0])] == [
+        (4, 15, 128), (4, 8, 128),
+    ]  # fmt: skip
+    equal(model._project(model.text_projection, output.hidden_states[-1][:, 8]), output.query_embeds)
+    equal(model._project(model.vision_projection, output.target_hidden_states[-1]), output.target_embeds)
+    assert [weights.shape[-2:] for weights in output.attentions] == [(15, 15)] * 4
+    assert [weights.shape[-2:] for weights in output.cross_attentions] == [(8, 17)] * 2
+    assert [weights.shape[-2:] for weights in output.target_vision_attentions] == [(17, 17)] * 3
+    query = model(input_ids=batch["input_ids"], output_attentions=True)
+    assert query.attentions[0].shape[-2:] == (7, 7) and query.vision_attentions is None
+    equal(model(**batch, output_hidden_states=False).to_tuple(), plain.to_tuple(), rtol=1e-4, atol=1e-5)
+
+
+def test_exports_with_a_batch_and_captions_of_any_size():
+    """`len(tensor)` freezes a size; the loss is exported with the features."""
+    model, batch = tiny_model(), tiny_batch()
+    some = torch.export.Dim.DYNAMIC
+    sizes = {name: {0: some, 1: some} if name in ("input_ids", "attention_mask") else {0: some} for name in batch}
+    with torch.no_grad():
+        program = torch.export.export(model, (), batch, dynamic_shapes=sizes).module()
+        for number, length in ((1, 7), (6, 5)):
+            inputs = tiny_batch(number)
+            inputs |= {name: inputs[name][:, :length] for name in ("input_ids", "attention_mask")}
+            exported, output = program(**inputs), model(**inputs)
+            for name in ("loss", "query_embeds", "target_embeds"):
+                equal(exported[name], output[name], rtol=0, atol=1e-5)
+
+
 def test_eager_equals_sdpa():
     model, batch = tiny_model(mfr_mask_ratio=1.0), tiny_batch()
     model.set_attn_implementation("sdpa")
@@ -268,6 +381,29 @@ def test_padding_of_captions_changes_nothing():
     for pixels in (None, batch["pixel_values"]):
         short = model.get_query_features(pixels, batch["input_ids"], batch["attention_mask"])
         equal(model.get_query_features(pixels, **padded), short, rtol=1e-4, atol=1e-5)
+
+
+def test_captions_padded_on_the_left_are_those_padded_on_the_right():
+    """Positions and [CLS] begin at a caption's first token: position 0 cost four points of Rank-1, silently."""
+    model, batch = tiny_model(itc_weight=1.0), tiny_batch()
+    ids, mask = batch["input_ids"].clone(), batch["attention_mask"]
+    ids[mask == 0] = 0
+    left_ids, left_mask = ids.clone(), mask.clone()
+    left_ids[2:], left_mask[2:] = ids[2:].roll(2, 1), mask[2:].roll(2, 1)
+    assert left_mask[2, 0] == 0 and left_mask[2, -1] == 1
+    for pixels in (None, batch["pixel_values"]):
+        right = model.get_query_features(pixels, ids, mask)
+        equal(model.get_query_features(pixels, left_ids, left_mask), right, rtol=0, atol=1e-6)
+        equal(model.get_query_features(pixels, left_ids, left_mask.bool()), right, rtol=0, atol=1e-6)
+    losses = [
+        model(
+            **batch | {"input_ids": words, "attention_mask": shown},
+            caption_input_ids=words,
+            caption_attention_mask=shown,
+        ).to_tuple()
+        for words, shown in ((ids, mask), (left_ids, left_mask))
+    ]
+    equal(losses[1], losses[0], rtol=0, atol=1e-5)
 
 
 def test_all_kinds_of_query_have_unit_length_and_differ():
