@@ -70,8 +70,11 @@ def check_held_out(dataset: Any) -> None:
     if "instance_id" in (getattr(dataset, "column_names", None) or []):
         raise ValueError(_NO_TEST_SET)
     _check_set("eval_dataset", dataset)
-    if len(dataset) == 0:
-        raise ValueError("eval_dataset is empty: hold out more (validation_fraction), or leave it out")
+    if len(dataset) < 2:
+        raise ValueError(
+            f"eval_dataset has {len(dataset)} triplets, so that no query could miss its target: hold out more "
+            "(validation_fraction), or leave it out"
+        )
 
 
 def _check_set(name: str, dataset: Any) -> None:

@@ -112,14 +112,7 @@ class CollapseGuard(TrainerCallback):
             for name in (name for name in SPREADS if name in logs):
                 highest = max(entry[name] for entry in state.log_history if name in entry)
                 if logs[name] < (args.collapse_spread * highest if highest > APART else NOTHING):
-                    what = (
-                        f"the {name.replace('_', ' ')} of the embeddings fell to {logs[name]:.2g}, from {highest:.2g}"
-                    )
-                    if highest < NOTHING:  # nothing fell: they never were apart
-                        self._stop_all_alike(
-                            state, f"the {name.replace('_', ' ')} of the embeddings is {logs[name]:.2g}"
-                        )
-                    self._stop(state, what, f"{self._rate(state)}: the model gives everybody nearly the same embedding")
+                    self._stop_all_alike(state, f"{name.replace('_', ' ')} of the embeddings", logs[name], highest)
         self._passed_log = state.global_step - 1
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
@@ -163,10 +156,16 @@ class CollapseGuard(TrainerCallback):
         half = "fp16 overflowed (its largest number is 65,504), or " if self.trainer.args.fp16 else ""
         self._stop(state, f"{what} not finite{since}", half + self._rate(state))
 
-    def _stop_all_alike(self, state, what: str) -> None:
-        cause = "all images or captions are the same, or the model tells none apart, and did not at the beginning"
-        remedy = "Look at the training set (python -m fafa.verify FOLDER) and at the model it starts from."
-        self._stop(state, what, cause, remedy)
+    def _stop_all_alike(self, state, spread: str, now: float, highest: float) -> None:
+        if highest >= NOTHING:
+            cause = f"{self._rate(state)}: the model gives everybody nearly the same embedding"
+            self._stop(state, f"the {spread} fell to {now:.2g}, from {highest:.2g}", cause)
+        self._stop(
+            state,
+            f"the {spread} is {now:.2g}, and was no more at the beginning",
+            "all images or captions are the same, or the model it starts from tells none apart",
+            "Look at the training set (python -m fafa.verify FOLDER) and at that model.",
+        )
 
     def _remedy(self, good: Path | None) -> str:
         args = self.trainer.args

@@ -594,7 +594,8 @@ def refused_parts(triplets) -> dict[str, tuple[dict, str]]:
             {"train_dataset": triplets.add_column("instance_id", list(range(12)))},
             "train_dataset is a test set",
         ),
-        "nothing held out": ({"eval_dataset": triplets.select([])}, "eval_dataset is empty"),
+        "nothing held out": ({"eval_dataset": triplets.select([])}, "eval_dataset has 0 triplets"),
+        "one held out": ({"eval_dataset": triplets.select([0])}, "1 triplets, so that no query could miss its target"),
         "no triplet": ({"train_dataset": triplets.select([])}, "the training set has 0 triplets"),
         "one triplet": (
             {"train_dataset": triplets.select([0])},

@@ -166,8 +166,8 @@ def test_unreadable_held_out_images_are_left_out_once_and_for_all(tmp_path, trip
     assert trainer.skipped_images == {str(broken): 2}
     trainer.create_model_card()
     assert "10 queries" in (tmp_path / "README.md").read_text(encoding="utf-8")
-    with pytest.raises(UnreadableImageError, match=r"none of 1 held-out triplets has readable images: .*0-0_left"):
-        make_trainer(tmp_path, triplets, data_collator=collator, eval_dataset=triplets.select([0]))
+    with pytest.raises(UnreadableImageError, match=r"none of 2 held-out triplets has readable images: .*0-0_left"):
+        make_trainer(tmp_path, triplets, data_collator=collator, eval_dataset=triplets.select([0, 1]))
 
 
 def test_evaluations_share_the_cache(tmp_path, triplets):
