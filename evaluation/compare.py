@@ -16,7 +16,8 @@ from ..commands import command
 from ..files import check_output_file
 from ..markdown_text import plain, public
 from .intervals import paired_bootstrap, sign_test
-from .report import EvaluationReport, aligned_table, read_report, write_whole
+from .metrics import tell_ties
+from .report import OVERALL, EvaluationReport, aligned_table, read_report, write_whole
 
 _METHOD = (
     "In brackets the 95 % interval of the difference and p, two-sided, by a paired bootstrap over queries (10,000 "
@@ -24,10 +25,6 @@ _METHOD = (
 )
 FEW_QUERIES = 20
 _FEW = " Queries are few: the intervals are too narrow."
-_TIES = (
-    "**Ties**: between equal scores the order of the gallery decided, for {:,} queries of A and {:,} of B; see their "
-    "reports for what the worst order gives."
-)
 
 
 def compare_reports(
@@ -67,7 +64,12 @@ def compare_reports(
     won, lost = (ranks[:, 0] > 1) & (ranks[:, 1] == 1), (ranks[:, 0] == 1) & (ranks[:, 1] > 1)
 
     models = [public(report.settings.get("model", "unknown")) for report in (first, second)]
-    ties = [report.ties.get(wanted, {}).get("num_queries", 0) for report, wanted, _ in runs]
+    ties = [
+        f"**Ties**, {letter}: {remark}"
+        for letter, (report, wanted, _) in zip("AB", runs, strict=True)
+        if wanted in report.ties
+        and (remark := tell_ties(report.ties[wanted], report.metrics[wanted][OVERALL], len(ranks))) is not None
+    ]
     parts = [
         "# A against B",
         "\n".join(
@@ -77,7 +79,7 @@ def compare_reports(
         f"{len(ranks):,} queries, gallery of {first.num_gallery:,} images, percent:",
         _difference_table(values, *paired_bootstrap(differences, seed=seed)),
         _METHOD + (_FEW if len(ranks) < FEW_QUERIES else ""),
-        *([_TIES.format(*ties)] if any(ties) else []),
+        *ties,
         _rank_1(ranks, int(won.sum()), int(lost.sum())),
     ]
     for heading, changed in ((f"Won by B: {won.sum():,}", won), (f"Lost by B: {lost.sum():,}", lost)):

@@ -22,6 +22,8 @@ __all__ = [
     "top_images",
 ]
 
+SHOWS = 0.005  # percentage points: less is not seen in a table
+
 logger = logging.getLogger(__name__)
 
 
@@ -32,8 +34,8 @@ def retrieval_metrics(
 
     Rank-k is the share of queries with a match among the first k; mAP the mean of average precision; mINP the mean of
     the number of matches over the rank of the last one. Equal scores rank in gallery order, so results are
-    deterministic (the released code's sort is not stable). Where that decided, a warning tells of how many queries, and
-    what the worst order would give; see `QueryResults.pessimistic`.
+    deterministic (the released code's sort is not stable). Where a figure hangs on that, a warning tells of how many
+    queries, and what the worst order would give; see `QueryResults.pessimistic`.
 
     Args:
         scores: `(num_queries, num_gallery)`, tensor, array or list of rows, higher is better, minus infinity for images
@@ -69,15 +71,19 @@ def ties_of(results: QueryResults, ks: Sequence[int] = (1, 5, 10)) -> dict[str, 
 
 
 def ties_remark(results: QueryResults, ks: Sequence[int] = (1, 5, 10)) -> str | None:
-    """Says of how many queries the order of the gallery decided, and by how much; None if of none."""
-    ties = ties_of(results, ks)
-    return tell_ties(ties, results.metrics(ks), len(results.num_matches)) if ties["num_queries"] else None
+    """Says of how many queries the order of the gallery decided, and by how much; None where it shows in no metric.
+
+    By chance alone some of 20,000 scores in float32 are equal, deep down in the ranking.
+    """
+    return tell_ties(ties_of(results, ks), results.metrics(ks), len(results.num_matches))
 
 
-def tell_ties(ties: dict[str, Any], found: dict[str, float], num_queries: int) -> str:
-    """What `ties_of` found, for people."""
+def tell_ties(ties: dict[str, Any], found: dict[str, float], num_queries: int) -> str | None:
+    """What `ties_of` found, for people; None where it shows in no metric as printed, with two decimals."""
     worst = ties["pessimistic"]
     name = max(found, key=lambda name: found[name] - worst[name])
+    if found[name] - worst[name] < SHOWS:
+        return None
     return (
         f"for {ties['num_queries']:,} of {num_queries:,} queries, images that do not match have the very score of one "
         f"that does, so that the order of the gallery decided; in the worst order {name} is {worst[name]:.2f} instead "

@@ -17,7 +17,7 @@ import torch
 from ..files import whole_file
 from ..markdown_text import plain, public
 from .metrics import tell_ties
-from .ranking import QueryResults
+from .ranking import QueryResults, checked_ks
 
 if TYPE_CHECKING:
     import datasets
@@ -128,9 +128,8 @@ class EvaluationReport:
         parts = ["# Composed person retrieval: results", self.to_markdown().rstrip()]
         parts.append(_METRICS + (_LATE_FUSION if LATE_FUSION in self.metrics else ""))
         for mode, ties in self.ties.items():
-            if ties["num_queries"]:
-                remark = tell_ties(ties, self.metrics[mode][OVERALL], self.num_queries[OVERALL])
-                parts.append(f"**Ties**, {mode}: {remark}")
+            remark = tell_ties(ties, self.metrics[mode][OVERALL], self.num_queries[OVERALL])
+            parts += [] if remark is None else [f"**Ties**, {mode}: {remark}"]
         parts += ["## Intervals", _INTERVALS, self._group_table("", [OVERALL])]
         for kind, names in self.groups.items():
             if len(names) > 1:
@@ -202,7 +201,7 @@ def read_report(path: str | Path) -> EvaluationReport:
 
     Raises:
         FileNotFoundError: it is not there.
-        ValueError: it is damaged, or no report with results of each query.
+        ValueError: it is damaged, or no report with results of each query, or its metrics are not theirs.
     """
     path = Path(path)
     path = path / "results.json" if path.is_dir() else path
@@ -218,7 +217,31 @@ def read_report(path: str | Path) -> EvaluationReport:
     if found | {"ties"} != names:  # which earlier versions did not count
         differing = ", ".join(sorted(names ^ found))
         raise ValueError(f"{path} is no report of this version of fafa (differing fields: {differing}); {remedy}")
-    return EvaluationReport(**record)
+    report = EvaluationReport(**record)
+    try:
+        _check_consistency(report)
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); {remedy}") from error
+    return report
+
+
+def _check_consistency(report: EvaluationReport) -> None:
+    """Raises nearly any error unless the metrics are those of the queries' ranks, and these can be of that gallery."""
+    report.ks = list(checked_ks(report.ks))
+    if not report.metrics or not report.queries:
+        raise ValueError("no metrics, or no queries")
+    for place, query in enumerate(report.queries):
+        if lacking := {"index", "image_path", "caption", "source", "instance_id"} - query.keys():
+            raise ValueError(f"query {place} lacks {', '.join(sorted(lacking))}")
+    for mode, groups in report.metrics.items():
+        results = report.results(mode)
+        if not (results.num_matches > 0).all() or len(results.ranks) != len(results.images):
+            raise ValueError(f"{mode}: a query without a match, or a match without a rank")
+        if not ((results.ranks > 0) & (results.ranks <= report.num_gallery)).all():
+            raise ValueError(f"{mode}: ranks beyond the gallery of {report.num_gallery:,} images")
+        for name, value in results.metrics(report.ks).items():
+            if not abs(value - groups[OVERALL][name]) < 1e-6:
+                raise ValueError(f"{mode}: {name} is {groups[OVERALL][name]}, but its queries give {value:.6f}")
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -146,6 +146,21 @@ def test_weights_that_are_not_finite_and_shards_that_lack_weights_are_named(chec
     assert "model.safetensors.index.json: " in printed and "more are not in their shards" in printed
 
 
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "float4_e2m1fn_x2", "complex64", "int8"])
+def test_weights_of_few_bits_are_looked_at_too(dtype, check, tmp_path):
+    """torch has no isfinite for some of them, which ended in a traceback."""
+    if not hasattr(torch, dtype):
+        pytest.skip(f"this torch has no {dtype}")
+    (tmp_path / "config.json").write_text("{}")
+    values = torch.tensor([1.0, torch.nan, 1.0, 1.0])
+    has_nan = dtype.startswith(("float8", "complex"))
+    small = getattr(torch, dtype)
+    tensor = values.to(small) if has_nan else torch.ones(4, dtype=torch.uint8).view(small)
+    save_file({"a.weight": tensor}, tmp_path / "model.safetensors")
+    status, printed = check(tmp_path)
+    assert status == has_nan and ("a.weight holds values that are not finite" in printed) == has_nan, printed
+
+
 def test_features_are_checked_by_their_store_also_inside_other_folders(check, tmp_path, monkeypatch):
     folder = tmp_path / "photos" / "index"
     folder.mkdir(parents=True)

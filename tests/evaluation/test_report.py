@@ -100,6 +100,36 @@ def test_what_is_no_report_is_refused(tmp_path, text, message):
         read_report(tmp_path)
 
 
+DAMAGE = {
+    "a metric": lambda record: record["metrics"]["caption"]["overall"].update({"mAP": 99.0}),
+    "a metric that is none": lambda record: record["metrics"]["caption"]["overall"].update({"mAP": float("nan")}),
+    "a rank": lambda record: record["queries"][1]["results"]["caption"].update({"ranks": [1]}),
+    "a rank of 0": lambda record: record["queries"][1]["results"]["caption"].update({"ranks": [0]}),
+    "a rank beyond": lambda record: record["queries"][1]["results"]["caption"].update({"ranks": [10**30]}),
+    "ranks of no match": lambda record: record["queries"][1]["results"]["caption"].update({"matches": []}),
+    "no ranks": lambda record: record["queries"][1]["results"]["caption"].update({"ranks": [], "matches": []}),
+    "ranks in words": lambda record: record["queries"][1]["results"]["caption"].update({"ranks": ["first"]}),
+    "a mode": lambda record: record["queries"][1]["results"].pop("caption"),
+    "a caption": lambda record: record["queries"][1].pop("caption"),
+    "queries": lambda record: record.update({"queries": []}),
+    "queries of no form": lambda record: record.update({"queries": [3]}),
+    "metrics": lambda record: record.update({"metrics": {}}),
+    "metrics of no form": lambda record: record.update({"metrics": 3}),
+    "ks": lambda record: record.update({"ks": "15"}),
+    "the gallery": lambda record: record.update({"num_gallery": "many"}),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_report_whose_metrics_are_not_those_of_its_queries_is_refused(name, report, tmp_path):
+    """A comparison went by the ranks, the table by the metrics, and damaged ones ended in tracebacks."""
+    record = json.loads(report.to_json())
+    DAMAGE[name](record)
+    (tmp_path / "results.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"results\.json is damaged .*; write it again"):
+        read_report(tmp_path)
+
+
 def test_a_missing_report_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere does not exist; write it again with"):
         read_report(tmp_path / "nowhere")

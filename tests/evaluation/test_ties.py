@@ -54,11 +54,14 @@ def test_one_score_for_all_no_longer_passes_for_a_perfect_model_without_a_word(c
 
 
 def test_ties_that_decide_nothing_are_not_told(caplog):
-    """Among distractors, or among the matches of one query."""
+    """Among distractors, among the matches of one query, or so deep down that no figure shows it."""
     scores = torch.tensor([[0.9, 0.9, 0.5, 0.5], [0.1, 0.1, 0.7, 0.7]])
     results = match_ranks(scores, [1, 2], [1, 1, 2, 2])
     assert not results.decided_by_ties.any() and results.pessimistic.ranks.tolist() == results.ranks.tolist()
     retrieval_metrics(scores, [1, 2], [1, 1, 2, 2])
+    deep, gallery_ids = -torch.arange(3000.0).clamp_max(2998)[None], [*range(2, 3000), 1, 0]
+    assert match_ranks(deep, [1], gallery_ids).decided_by_ties.all()
+    retrieval_metrics(deep, [1], gallery_ids)
     assert not caplog.records
 
 
@@ -83,7 +86,8 @@ def test_a_report_counts_ties_and_gives_the_worst_order(model, processor, test_s
     assert "**Ties**, caption: for 1 of 7 queries" in report.to_page()
     write_report(report, tmp_path / "report")
     assert read_report(tmp_path / "report") == report
-    assert "for 1 queries of A and 1 of B" in compare_reports(report, report)
+    page = compare_reports(report, report)
+    assert "**Ties**, A: for 1 of 7 queries" in page and "**Ties**, B: for 1 of 7 queries" in page
 
 
 def test_reports_of_earlier_versions_without_ties_are_read(make_report, tmp_path):
