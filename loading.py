@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.queues import Queue
@@ -34,6 +34,29 @@ def undecoded(dataset):
         if type(feature).__name__ == "Image" and feature.decode:
             dataset = dataset.cast_column(name, type(feature)(mode=feature.mode, decode=False))
     return dataset
+
+
+def caption_inputs(processor: Any, captions: Sequence[str], name_of: Callable[[int], str]) -> Mapping[str, Any]:
+    """Captions as ids and mask; the error for one that the processor does not take says whose it is.
+
+    Args:
+        processor: the model's own.
+        captions: a batch of them.
+        name_of: by its place in the batch, whose a caption is.
+
+    Raises:
+        ValueError: the processor does not take a caption.
+    """
+    try:
+        return processor(text=list(captions), return_tensors="pt")
+    except (TypeError, ValueError):
+        for place, caption in enumerate(captions):
+            try:
+                processor(text=[caption])
+            except (TypeError, ValueError) as error:
+                reason = str(error).removeprefix("text[0]: ")  # a caption may have a megabyte
+                raise ValueError(f"{name_of(place)}: {reason:.400}") from error
+        raise
 
 
 def worker_options(num_workers: int, start_method: str | None = None) -> dict[str, Any]:

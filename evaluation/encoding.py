@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers.feature_extraction_utils import BatchFeature
 
-from ..loading import undecoded
+from ..loading import caption_inputs, undecoded
 from ..modeling_fafa import FafaModel
 from ..processing_fafa import FafaProcessor
 from ..retrieval.encoding import collect_features, describe_images, encode_images, unchanged
@@ -26,6 +27,7 @@ QUERY_MODES = {
     "image": ("pixel_values",),
 }
 _REFERENCE = "reference image of query"
+_CAPTIONS_AT_ONCE = 1_000  # looked at before anything is encoded
 
 
 def encode_targets(
@@ -104,6 +106,8 @@ def encode_queries(
     model.eval()
     needed = _arguments(modes)
     captions = queries["caption"][:] if "input_ids" in needed else None
+    for start in range(0, len(captions or ()), _CAPTIONS_AT_ONCE):  # before hours of encoding
+        _caption_inputs(processor, captions, range(start, min(start + _CAPTIONS_AT_ONCE, len(captions))))
     images = undecoded(queries)["image"] if "pixel_values" in needed else None
     fingerprint = model_fingerprint(model)
     groups = [list(modes)] if features_dir is None else [[mode] for mode in modes]
@@ -179,10 +183,15 @@ def _encode_queries(
     for rows, _, pixels, *_ in batches:
         inputs = {} if pixels is None else {"pixel_values": pixels.to(model.device)}
         if "input_ids" in needed:
-            text = [captions[row] for row in rows]
-            inputs |= processor(text=text, return_tensors="pt").to(model.device)
+            inputs |= _caption_inputs(processor, captions, rows).to(model.device)
         encoded = [model.get_query_features(**{name: inputs[name] for name in QUERY_MODES[mode]}) for mode in modes]
         yield rows, [], torch.stack(encoded, dim=1)
+
+
+def _caption_inputs(processor: FafaProcessor, captions: Sequence[str], rows: Sequence[int]) -> BatchFeature:
+    return caption_inputs(
+        processor, [captions[row] for row in rows], lambda place: f"the caption of query {rows[place]}"
+    )
 
 
 def _arguments(modes: Sequence[str]) -> set[str]:
