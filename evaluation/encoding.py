@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers.feature_extraction_utils import BatchFeature
 
 from ..checks_fafa import AlikeFeatures
 from ..loading import undecoded
@@ -28,6 +29,7 @@ QUERY_MODES = {
     "image": ("pixel_values",),
 }
 _REFERENCE = "reference image of query"
+_CAPTIONS_AT_ONCE = 1_000  # looked at before anything is encoded
 
 
 def encode_targets(
@@ -108,6 +110,8 @@ def encode_queries(
     model.eval()
     needed = _arguments(modes)
     captions = queries["caption"][:] if "input_ids" in needed else None
+    for start in range(0, len(captions or ()), _CAPTIONS_AT_ONCE):  # before hours of encoding
+        _caption_inputs(processor, captions, range(start, min(start + _CAPTIONS_AT_ONCE, len(captions))))
     images = undecoded(queries)["image"] if "pixel_values" in needed else None
     fingerprint = model_fingerprint(model)
     groups = [list(modes)] if features_dir is None else [[mode] for mode in modes]
@@ -183,15 +187,18 @@ def _encode_queries(
     for rows, _, pixels, *_ in batches:
         inputs = {} if pixels is None else {"pixel_values": pixels.to(model.device)}
         if "input_ids" in needed:
-            text = [captions[row] for row in rows]
-            names = [f"caption of query {row}" for row in rows]
-            inputs |= processor(text=text, names=names, return_tensors="pt").to(model.device)
+            inputs |= _caption_inputs(processor, captions, rows).to(model.device)
         encoded = []
         for mode in modes:
             given = {name: inputs[name] for name in QUERY_MODES[mode]}
             encoded.append(model.get_query_features(**given))
             alike[mode].check(encoded[-1], *(tensor for name, tensor in given.items() if name != "attention_mask"))
         yield rows, [], torch.stack(encoded, dim=1)
+
+
+def _caption_inputs(processor: FafaProcessor, captions: Sequence[str], rows: Sequence[int]) -> BatchFeature:
+    names = [f"the caption of query {row}" for row in rows]
+    return processor(text=[captions[row] for row in rows], names=names, return_tensors="pt")
 
 
 def _arguments(modes: Sequence[str]) -> set[str]:

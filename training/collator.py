@@ -3,8 +3,9 @@
 import ctypes
 import logging
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing.sharedctypes import RawValue
 from typing import Any, Literal
 
@@ -103,10 +104,10 @@ class FafaDataCollator:
         first: dict[Any, int] = {}
         for row, caption in enumerate(dataset[column][:]):
             first.setdefault(caption, row)
-        captions = list(first)
+        captions, rows = list(first), list(first.values())
         for start in range(0, len(captions), _CAPTIONS_AT_ONCE):
-            block = captions[start : start + _CAPTIONS_AT_ONCE]
-            self._tokens([{column: caption} for caption in block], column, lambda row: dataset[first[row[column]]])
+            some = slice(start, start + _CAPTIONS_AT_ONCE)
+            self.processor(text=captions[some], names=[f"the {column} of triplet {row}" for row in rows[some]])
 
     @property
     def _caption_columns(self) -> tuple[str, ...]:
@@ -141,7 +142,7 @@ class FafaDataCollator:
         if not kept:
             raise UnreadableImageError(f"none of a batch of {len(rows)} triplets has readable images: {skipped[:3]}")
 
-        captions = self._tokens(kept, "edit_caption")
+        captions = self._caption_inputs(kept, "edit_caption")
         batch = {
             "pixel_values": self._pixel_values(references),
             "target_pixel_values": self._pixel_values(targets),
@@ -150,34 +151,16 @@ class FafaDataCollator:
             "group_ids": torch.tensor([_group_id(row) for row in kept]),
         }
         if self.with_captions:
-            captions = self._tokens(kept, "target_caption")
+            captions = self._caption_inputs(kept, "target_caption")
             batch["caption_input_ids"] = captions["input_ids"]
             batch["caption_attention_mask"] = captions["attention_mask"]
         if self.on_error == "skip":
             batch["skipped_images"] = skipped
         return batch
 
-    def _tokens(
-        self, rows: list[dict[str, Any]], column: str, whole: Callable[[dict], dict] = lambda row: row
-    ) -> Mapping[str, torch.Tensor]:
-        """A column of captions as ids; the error for one that the processor does not take names its triplet.
-
-        Args:
-            whole: of a row that may hold the caption alone, the one that tells which triplet it is.
-        """
-        try:
-            return self.processor(text=[row[column] for row in rows], return_tensors="pt")
-        except (TypeError, ValueError):
-            for row in rows:
-                try:
-                    self.processor(text=[row[column]])
-                except (TypeError, ValueError) as error:
-                    reason = f"{str(error).removeprefix('text[0]: '):.400}"  # of a caption of a megabyte, its beginning
-                    raise ValueError(
-                        f"the {column} of {_name_of(whole(row))} cannot be trained on: {reason} Write the caption "
-                        "anew, or take the record out of the data set."
-                    ) from error
-            raise
+    def _caption_inputs(self, rows: list[dict[str, Any]], column: str) -> Mapping[str, torch.Tensor]:
+        captions, names = [row[column] for row in rows], [_name_of(row, column) for row in rows]
+        return self.processor(text=captions, names=names, return_tensors="pt")
 
     def _pixel_values(self, squares: list[np.ndarray]) -> "torch.Tensor | _PixelsToBe":
         if get_worker_info() is None:
@@ -203,14 +186,14 @@ class FafaDataCollator:
 
 def _group_id(row: dict[str, Any]) -> int:
     if isinstance(row["cpr_id"], (bool, np.bool_)) or not isinstance(row["cpr_id"], (int, np.integer)):
-        raise ValueError(f"the cpr_id of {_name_of(row)} is {row['cpr_id']!r:.40}, expected a whole number")
+        raise ValueError(f"{_name_of(row, 'cpr_id')}: {row['cpr_id']!r:.40}, expected a whole number")
     return row["cpr_id"]
 
 
-def _name_of(row: dict[str, Any]) -> str:
-    """Which triplet of the annotation file a row is: its images and its group."""
+def _name_of(row: dict[str, Any], column: str) -> str:
+    """Which value of the annotation file this is: the triplet by its images and its group."""
     images = " and ".join(printable(str(row.get(f"{side}_image_path"))) for side in ("reference", "target"))
-    return f"the triplet of {images} (cpr_id {row.get('cpr_id')!r:.40})"
+    return f"the {column} of the triplet of {images} (cpr_id {row.get('cpr_id')!r:.40})"
 
 
 def _shared_number() -> ctypes.c_long:

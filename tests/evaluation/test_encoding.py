@@ -167,3 +167,14 @@ def test_gallery_without_images_or_with_a_corrupt_one(model, processor, queries,
     sorted(itcpr_root.glob("*/query/*.png"))[4].write_bytes(b"")
     with pytest.raises(UnreadableImageError, match=r"gallery image 4.*4\.png"):
         encode_targets(model, processor, queries, features_dir=tmp_path / "f", **OPTIONS)
+
+
+@pytest.mark.parametrize("batch_size", [2, 64])
+def test_a_caption_that_cannot_be_encoded_is_told_by_its_query_and_before_anything_is(
+    model, processor, queries, monkeypatch, batch_size
+):
+    """By the number of the query: not by its place in some batch, and not after hours."""
+    forbid(model, monkeypatch)
+    queries = queries.remove_columns("caption").add_column("caption", [*CAPTIONS[:3], "...", "red"])
+    with pytest.raises(ValueError, match=r"^the caption of query 3: .*'\.\.\.'"):
+        encode_queries(model, processor, queries, batch_size=batch_size, progress=False)
