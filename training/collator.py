@@ -3,9 +3,8 @@
 import ctypes
 import logging
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from multiprocessing.sharedctypes import RawValue
 from typing import Any, Literal
 
@@ -22,6 +21,7 @@ from .augmentation import augment_person_crop
 
 logger = logging.getLogger(__name__)
 
+_TOLD = ("reference_image_path", "target_image_path", "cpr_id")  # by which errors name a triplet
 _CAPTIONS_AT_ONCE = 1_000  # checked before training
 
 
@@ -105,9 +105,11 @@ class FafaDataCollator:
         for row, caption in enumerate(dataset[column][:]):
             first.setdefault(caption, row)
         captions, rows = list(first), list(first.values())
+        told = dataset.select_columns([name for name in _TOLD if name in dataset.column_names])  # no image is decoded
         for start in range(0, len(captions), _CAPTIONS_AT_ONCE):
             some = slice(start, start + _CAPTIONS_AT_ONCE)
-            self.processor(text=captions[some], names=[f"the {column} of triplet {row}" for row in rows[some]])
+            names = [_name_of(row, column) for row in told.select(rows[some]).to_list()]
+            self.processor(text=captions[some], names=names)
 
     @property
     def _caption_columns(self) -> tuple[str, ...]:
@@ -192,7 +194,7 @@ def _group_id(row: dict[str, Any]) -> int:
 
 def _name_of(row: dict[str, Any], column: str) -> str:
     """Which value of the annotation file this is: the triplet by its images and its group."""
-    images = " and ".join(printable(str(row.get(f"{side}_image_path"))) for side in ("reference", "target"))
+    images = " and ".join(printable(str(row.get(name))) for name in _TOLD[:2])
     return f"the {column} of the triplet of {images} (cpr_id {row.get('cpr_id')!r:.40})"
 
 
