@@ -48,8 +48,8 @@ _IS = r"(?:is|are|was|were|be|been|being|has|have|had|gets?|goes|comes?)(?: (?:n
 _GONE = r"(?:removed|taken (?:off|away|out)|gone|lost|dropped|missing|left (?:out|off|behind)|absent)"
 _AWAY = r"(?:off|out|away)(?= ?(?:now|too|again|completely|entirely|altogether|and\b.*)? *$)"
 _BEFORE_VERBS = (
-    r"(?:please|just|then|now|also|and|or|s?he|they|it|can you|could you|let|have|make|her|him|them|should|would|must|to|"
-    r"has|had|is|are|i|want|need|simply|maybe|perhaps|the person|the man|the woman|you)"
+    r"(?:please|just|then|now|also|and|or|s?he|they|it|can you|could you|let|have|make|her|him|them|should|would|must|"
+    r"to|has|had|is|are|i|want|need|simply|maybe|perhaps|the person|the man|the woman|you)"
 )
 _LEAVES = r"leav(?:e|es|ing) (?:\w+ ){0,6}?(?:out|off|behind)"
 _UNDRESSES = (

@@ -46,6 +46,7 @@ AROUND = [
     '"{}".',
     "{}\n\nNote: the person's face is not visible.",
     "{} (Note: I avoided guessing.)",
+    "{}\n\nNote: I cannot tell who she is.",
     "{}\n\nLet me know if you'd like changes!",
     "{}\n\n*This caption has 14 words.*",
     "{}\n\n(14 words)",
