@@ -39,6 +39,7 @@ _ABORTED_AT = re.compile(
     r"while|which|who|whose|into|from|to|very|featuring|including|paired|instead of)\s*$",
     re.IGNORECASE,
 )
+_LONGEST_LOOP = 12  # words; longer ones are sentences
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+")
 
 
@@ -81,7 +82,7 @@ def repeats_itself(text: str) -> bool:
         words[start : start + length]
         == words[start + length : start + 2 * length]
         == words[start + 2 * length : start + 3 * length]
-        for length in range(1, len(words) // 3 + 1)
+        for length in range(1, min(len(words) // 3, _LONGEST_LOOP) + 1)
         for start in range(len(words) - 3 * length + 1)
     )
 

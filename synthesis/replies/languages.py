@@ -72,17 +72,14 @@ _FUNCTION_WORDS = {
     "id": "dan dengan yang di ke dari untuk tanpa ini itu adalah memakai mengenakan",
     "vi": "và với một của trong không người đang mặc cho là có",
 }
-# Spelled like words of English descriptions ("a fox's den", "an oven mit", "café au lait", "an eau de nil scarf").
-_ENGLISH_TOO = frozenset(
-    re.findall(
-        r"\w+",
-        """
-    a an as at au aux be by com con dan das de den der di die do door dos du e el en er es est for has hat he her him
-    his i im in is it la las le les lo los me mit no nu o of on or par per plus pour sans sin so son sur ta ten that
-    the till to um un una uno van var von w was we y yang yin z
-    """,
-    )
-)
+# English words of that spelling, which count for no other language ("a fox's den", "a man over the door").
+_ENGLISH_TOO = """
+    a an as at be by com dan das den di die do door dos e er es est for has hat he her him his i im in is it lo
+    me mit no nu o of on or os over par per plus pour sin so son sur ta ten that the till to um uno van var von
+    w was we y yang yin z
+"""
+# Parts of foreign names of English things ("café au lait", "crêpe de chine"): two count for one word.
+_BORROWED = "au aux con de der del du el en la las le les los sans un una"
 
 
 def is_foreign(text: str, language: str) -> bool:
@@ -98,7 +95,7 @@ def is_foreign(text: str, language: str) -> bool:
     if language not in _FUNCTION_WORDS:
         return len(words) >= _ENOUGH_WORDS and _is_doubtful(text, language)
     known, others = _counts(words, language)
-    if others > known and (others > 1 or 4 * others >= len(words)):
+    if others > known and (others > 1 or 5 * others >= len(words)):
         return True
     return len(words) >= _ENOUGH_WORDS and 8 * known < len(words) and _is_doubtful(text, language)
 
@@ -111,14 +108,16 @@ def is_known(language: str) -> bool:
 def _counts(words: list[str], language: str) -> tuple[int, int]:
     """How many function words of the language there are, and how many of the other one that has the most."""
     vocabulary = _function_words()
-    neutral = vocabulary[language] | (_ENGLISH_TOO if language == "en" else set())
-    known = sum(word in vocabulary[language] for word in words)
-    others = {
-        other: sum(word in own and word not in neutral for word in words)
-        for other, own in vocabulary.items()
-        if other != language
-    }
-    return known, max(others.values())
+    english = language == "en"
+    neutral = vocabulary[language] | (set(_ENGLISH_TOO.split()) if english else set())
+    borrowed = set(_BORROWED.split()) if english else set()
+    others = [0]
+    for other, own in vocabulary.items():
+        if other != language:
+            found = [word for word in words if word in own and word not in neutral]
+            names = sum(word in borrowed for word in found)
+            others.append(len(found) - names + names // 2)
+    return sum(word in vocabulary[language] for word in words), max(others)
 
 
 @lru_cache(maxsize=1)

@@ -100,12 +100,11 @@ def read_sentence(
         UnusableAnswer: it is empty, a refusal, a list, has several texts, markup, or any fault of `fault_of_text`;
             repeats the question; or has too few or too many words.
     """
-    text = answer_part(reply)
-    if is_refusal(text) and len(text.split()) < 2 * max_words:
-        raise UnusableAnswer("refused")
-    text = _bare(text)
+    text = _bare(answer_part(reply))
     if not text:
         raise UnusableAnswer("empty answer")
+    if is_refusal(text):
+        raise UnusableAnswer("refused")
     if _ALTERNATIVES.search(text):
         raise UnusableAnswer("several texts and not one")
     if _LIST.search(text):
