@@ -22,6 +22,8 @@ TURNED = "order swapped"  # nothing is wrong with these
 _MARK = "!"  # in the id of a control: no id of a pair has one
 _TURN = {"left": "right", "caption_a": "caption_b", "edit_ab": "edit_ba"}
 _TURN |= {second: first for first, second in _TURN.items()}
+_FEWEST = 8  # controls of which a share says something
+_MOST_KEPT, _FEWEST_SAME = 0.2, 0.7  # shares beyond which there is a warning
 _SURE = 3.0  # standard errors by which the judge must miss what is expected of it, for it is looked at again and again
 
 
@@ -178,6 +180,24 @@ def check_controls(tally: ControlTally, settings: JudgeControls, judge: str) -> 
             "false}` in the recipe it goes on all the same."
         )
     return message
+
+
+def doubts_of(tally: ControlTally) -> list[str]:
+    """What else the controls of a whole run show that its owner should know: a sentence for each."""
+    doubts = []
+    kept = sum(kept for _, _, kept in tally.spoilt.values())
+    if tally.has_bounds and tally.shown >= _FEWEST and kept > _MOST_KEPT * tally.shown:
+        doubts.append(
+            f"the judge's bounds keep {kept} of {tally.shown} pairs that were spoilt on purpose: raise them, or find "
+            "better ones by `python -m fafa.synthesis.calibrate`"
+        )
+    turned, same = tally.turned
+    if turned >= _FEWEST and same < _FEWEST_SAME * turned:
+        doubts.append(
+            f"with left and right exchanged the judge decides otherwise on {turned - same} of {turned} pairs: it minds "
+            "which picture comes first"
+        )
+    return doubts
 
 
 def control_rows(tally: Mapping[str, Mapping[str, Any]]) -> Iterator[list[str]]:
