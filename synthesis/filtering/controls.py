@@ -32,8 +32,8 @@ class JudgeControls:
     """Settings of the controls of a judge.
 
     Attributes:
-        per_chunk: Pairs of a chunk that are shown to the judge once more in another way; at most a quarter of them. 0
-            for no controls.
+        per_chunk: Pairs of a chunk that are shown to the judge once more in another way; one of four at most.
+            0 for no controls.
         told_apart: Share of the spoilt pairs that must get lower marks than the pairs they were made of.
         stop: Whether to stop where that is surely missed; else there is a warning, and the numbers on the page.
     """
@@ -61,10 +61,10 @@ def controls_of(pairs: Sequence[Record], settings: JudgeControls, seed: int, nam
         names: Of the judge's scores: what should lower none of them is not shown.
     """
     pairs = sorted(pairs, key=lambda pair: pair["id"])
-    count = min(settings.per_chunk, len(pairs) // 4)
+    count = min(settings.per_chunk, math.ceil(len(pairs) / 4))
     drawn = sorted(pairs, key=lambda pair: seed_of(seed, "control", pair["id"]))[:count]
     found = {}
-    for number, pair in enumerate(drawn):
+    for number, pair in enumerate(drawn, seed_of(seed, "kind", drawn[0]["id"]) if drawn else 0):
         others = [other for other in pairs if other["quadruple"] != pair["quadruple"]]
         kinds = [kind for kind in SPOILT if _concerned(kind, names) and (kind != OTHER or others)]
         kind = [*kinds, TURNED][number % (len(kinds) + 1)]
