@@ -29,6 +29,8 @@ class PictureFormat:
     def __post_init__(self):
         if self.image_format not in ("png", "jpg"):
             raise ValueError(f"image_format: expected png or jpg, found {self.image_format!r}")
+        if not 1 <= self.image_quality <= 100:
+            raise ValueError(f"image_quality must be from 1 to 100: {self.image_quality}")
 
 
 def open_picture(picture: Path | Image.Image) -> Image.Image:

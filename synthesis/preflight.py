@@ -95,7 +95,8 @@ def run_canary(recipe: Recipe, work: Workspace, num_stages: int) -> None:
     if not count or work.shard[0] or not has_models or recipe.count < _TIMES_CANARY * count:
         return
     passed = _passed(folder)
-    if not passed and any(work.folder(recipe.stages()[0].name).glob("*.jsonl")):
+    first = recipe.stages()[0].name
+    if not passed and any(any(work.folder(first).glob(f"{chunk:05d}*.jsonl")) for chunk in work.own_chunks):
         return
     few = recipe.limited(count)
     canary = Workspace(folder, few.num_chunks, show_progress=False, brakes=work.brakes)
@@ -114,6 +115,8 @@ def run_canary(recipe: Recipe, work: Workspace, num_stages: int) -> None:
 
 def discard_canary(recipe: Recipe, work: Workspace, stage: str) -> None:
     """Have the canary come again from a stage on, where that is discarded."""
+    if work.shard[0]:
+        return
     names = [one.name for one in recipe.stages()]
     if passed := _passed(work.root / CANARY):
         _note_passed(work.root / CANARY, [name for name in passed if names.index(name) < names.index(stage)])

@@ -49,8 +49,8 @@ class SplitSettings:
                 raise ValueError(f"{name} must be above 0 and at most {most}: {getattr(self, name)}")
         if self.aspect is not None and not 0.1 <= self.aspect <= 10:
             raise ValueError(f"aspect must be between 0.1 and 10: {self.aspect}")
-        if self.margin < 0:
-            raise ValueError(f"margin must not be negative: {self.margin}")
+        if not 0 <= self.margin <= 2:
+            raise ValueError(f"margin is a share of the person's height, from 0 to 2: {self.margin}")
 
     def load(self) -> "Splitter":
         """The splitter, its detector loaded."""

@@ -222,6 +222,8 @@ class Stage(ABC):
 class ItemStage(Stage):
     """A stage that makes one record of each item, chunk by chunk."""
 
+    has_brake: bool = True  # False where many items on end are rejected for good cause
+
     def __init__(self) -> None:
         super().__init__()
         self._noted: Counter[str] = Counter()  # of what was spent, what stands in notes; loading is in the first
@@ -286,7 +288,7 @@ class ItemStage(Stage):
             SynthesisError: also if the brake stopped it. What was rejected on the way there is forgotten, so that it is
                 tried again, and the data set becomes what it would have been without the mishap.
         """
-        brake = Brake(self.name, work.brakes)
+        brake = Brake(self.name, work.brakes if self.has_brake else Brakes(in_a_row=0, window=0))
         try:
             with self._progress(work, sum(to_do.values())) as advance:
                 for chunk in to_do:
@@ -439,6 +441,7 @@ class PartStage(ItemStage):
 
     def __init__(self, settings: Any):
         super().__init__()
+        self.has_brake = settings is not None
         self._part_settings = settings
         self._part: Any = None
 

@@ -249,6 +249,7 @@ class _Pictures(ItemStage):
     """Pairs the photographs of each person and joins them."""
 
     name, source = "pictures", None
+    has_brake = False  # photographs are as they are, and those of one camera alike
 
     def __init__(self, settings: FolderDiptychs, people: dict[str, list[Photograph]], num_passed_over: int):
         super().__init__()

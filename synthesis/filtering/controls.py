@@ -22,6 +22,8 @@ TURNED = "order swapped"  # nothing is wrong with these
 _MARK = "!"  # in the id of a control: no id of a pair has one
 _TURN = {"left": "right", "caption_a": "caption_b", "edit_ab": "edit_ba"}
 _TURN |= {second: first for first, second in _TURN.items()}
+_FEWEST = 8  # controls of which a share says something
+_MOST_KEPT, _FEWEST_SAME = 0.2, 0.7  # shares beyond which there is a warning
 _SURE = 3.0  # standard errors by which the judge must miss what is expected of it, for it is looked at again and again
 
 
@@ -30,8 +32,8 @@ class JudgeControls:
     """Settings of the controls of a judge.
 
     Attributes:
-        per_chunk: Pairs of a chunk that are shown to the judge once more in another way; at most a quarter of them. 0
-            for no controls.
+        per_chunk: Pairs of a chunk that are shown to the judge once more in another way; one of four at most.
+            0 for no controls.
         told_apart: Share of the spoilt pairs that must get lower marks than the pairs they were made of.
         stop: Whether to stop where that is surely missed; else there is a warning, and the numbers on the page.
     """
@@ -59,10 +61,10 @@ def controls_of(pairs: Sequence[Record], settings: JudgeControls, seed: int, nam
         names: Of the judge's scores: what should lower none of them is not shown.
     """
     pairs = sorted(pairs, key=lambda pair: pair["id"])
-    count = min(settings.per_chunk, len(pairs) // 4)
+    count = min(settings.per_chunk, math.ceil(len(pairs) / 4))
     drawn = sorted(pairs, key=lambda pair: seed_of(seed, "control", pair["id"]))[:count]
     found = {}
-    for number, pair in enumerate(drawn):
+    for number, pair in enumerate(drawn, seed_of(seed, "kind", drawn[0]["id"]) if drawn else 0):
         others = [other for other in pairs if other["quadruple"] != pair["quadruple"]]
         kinds = [kind for kind in SPOILT if _concerned(kind, names) and (kind != OTHER or others)]
         kind = [*kinds, TURNED][number % (len(kinds) + 1)]
@@ -178,6 +180,24 @@ def check_controls(tally: ControlTally, settings: JudgeControls, judge: str) -> 
             "false}` in the recipe it goes on all the same."
         )
     return message
+
+
+def doubts_of(tally: ControlTally) -> list[str]:
+    """What else the controls of a whole run show that its owner should know: a sentence for each."""
+    doubts = []
+    kept = sum(kept for _, _, kept in tally.spoilt.values())
+    if tally.has_bounds and tally.shown >= _FEWEST and kept > _MOST_KEPT * tally.shown:
+        doubts.append(
+            f"the judge's bounds keep {kept} of {tally.shown} pairs that were spoilt on purpose: raise them, or find "
+            "better ones by `python -m fafa.synthesis.calibrate`"
+        )
+    turned, same = tally.turned
+    if turned >= _FEWEST and same < _FEWEST_SAME * turned:
+        doubts.append(
+            f"with left and right exchanged the judge decides otherwise on {turned - same} of {turned} pairs: it minds "
+            "which picture comes first"
+        )
+    return doubts
 
 
 def control_rows(tally: Mapping[str, Mapping[str, Any]]) -> Iterator[list[str]]:

@@ -66,6 +66,12 @@ class DiffusionPainter:
         for name in ("width", "height", "steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
+        if not self.model.strip():
+            raise ValueError("model must name a folder, or an id on the Hub")
+        if self.adapter_revision is not None and self.adapter is None:
+            raise ValueError(f"adapter_revision ({self.adapter_revision}) is of no adapter: name it under adapter")
+        if self.max_sequence_length is not None and self.max_sequence_length < 1:
+            raise ValueError(f"max_sequence_length must be at least 1: {self.max_sequence_length}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}: {self.dtype!r}")
         if self.offload not in OFFLOADS:

@@ -24,7 +24,7 @@ import numpy as np
 
 from ..components import CONTROL, REJECTED, Gate, ImageRequest, Record, SynthesisError, seed_of
 from ..filtering.clip import ClipGate
-from ..filtering.controls import JudgeControls, check_controls, controlled_ids, controls_of, count_controls
+from ..filtering.controls import JudgeControls, check_controls, controlled_ids, controls_of, count_controls, doubts_of
 from ..filtering.detectors import PeopleGate
 from ..filtering.gates import AspectGate, BlankGate, BlurGate, SeamGate, TwinGate, open_halves
 from ..filtering.judge import VisionLanguageJudge
@@ -375,8 +375,11 @@ class _Judgements(PartStage):
     def run(self, work: Workspace) -> None:
         super().run(work)
         if self._controls.per_chunk:
-            own = (record for chunk in work.own_chunks for record in work.read(self.name, chunk))
+            own = [record for chunk in work.own_chunks for record in work.read(self.name, chunk)]
             self._check(own)
+            tally = count_controls(own, self._all_bounds)
+            for doubt in doubts_of(tally) if tally else ():
+                logger.warning("%s", doubt)
 
     def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
         controls = {item["id"]: item[CONTROL] for item in items if CONTROL in item}

@@ -6,10 +6,13 @@ from typing import Any
 import pytest
 import yaml
 
+from fafa.synthesis import __main__ as synthesis_command
+from fafa.synthesis import train_adapter
 from fafa.synthesis.adapters.training import AdapterTraining
 from fafa.synthesis.recipes import FOLDER, find_recipe, read_recipe
 from fafa.synthesis.settings import RecipeError, differences, read_settings, read_yaml
 from fafa.synthesis.train_adapter import AdapterRecipe
+from fafa.synthesis.triplets.pipeline import TripletRecipe
 
 RECIPE = """
 kind: triplets
@@ -233,3 +236,48 @@ def test_an_unknown_name_gets_the_nearest_one():
         find_recipe("paiter")
     with pytest.raises(RecipeError, match=r"the package has .*painter"):
         find_recipe("xyz")
+
+
+WORLD = {"quadruples": {"count": 4, "writer": {"kind": "grammar"}}, "diptychs": {"painter": {"kind": "world"}}}
+DIFFUSERS = {"kind": "diffusers", "model": "a/pipeline"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gates": [{"kind": "blur"}, {"kind": "blur"}]}, "measured twice: noise, sharpness"),
+        (
+            {"diptychs": {"painter": {"kind": "world"}, "image_quality": 500}},
+            "from 1 to 100: 500",
+        ),
+        ({"diptychs": {"painter": DIFFUSERS | {"model": ""}}}, "model must name a folder"),
+        ({"diptychs": {"painter": DIFFUSERS | {"adapter_revision": "v1"}}}, "is of no adapter"),
+        (
+            {"diptychs": {"painter": DIFFUSERS | {"max_sequence_length": 0}}},
+            "must be at least 1: 0",
+        ),
+        ({"split": {"margin": 50}}, "margin is a share of the person's height, from 0 to 2: 50"),
+        ({"brakes": {"preflght": False}}, "no setting 'preflght'; did you mean 'preflight'"),
+        ({"controls": {"per_chnk": 1}}, "no setting 'per_chnk'; did you mean 'per_chunk'"),
+        ({"controls": {"told_apart": 60}}, "told_apart must be a share above 0 and below 1: 60"),
+    ],
+)
+def test_settings_that_contradict_one_another_are_refused_before_work(changes, message):
+    """Each of these used to show at the first picture, or never."""
+    read_settings(TripletRecipe, WORLD, "recipe.yaml")
+    with pytest.raises(RecipeError, match=message):
+        read_settings(TripletRecipe, WORLD | changes, "recipe.yaml")
+
+
+@pytest.mark.parametrize("recipe", ["filter: {}\nfilter: {bounds: {}}\n", "filter:\n  bounds:\n    a: 1\n    a: 2\n"])
+def test_a_second_filter_is_refused_by_every_command_of_synthesis(recipe, tmp_path, capsys):
+    """It used to win silently over the first."""
+    file = tmp_path / "recipe.yaml"
+    file.write_text("kind: triplets\n" + recipe)
+    for command in (
+        lambda: synthesis_command.main([str(file), "--output", str(tmp_path / "made")]),
+        lambda: train_adapter.main([str(file), "--output", str(tmp_path / "made")]),
+    ):
+        assert command() == 1
+        assert "is given twice: take one out" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
