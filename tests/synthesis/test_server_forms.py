@@ -272,3 +272,14 @@ def test_a_recipe_without_options_goes_on_where_an_earlier_version_stopped():
     now = deciding(ServerModel(model="tiny"))
     before = {name: value for name, value in now.items() if name not in ("options", "leave_out")}
     assert differences(before, now) == []
+
+
+def test_a_server_that_takes_no_such_schema_in_any_form_is_not_asked_over_and_over():
+    def answer(body, chance):
+        return (400, "Bad request") if schema_of(body) else "a woman"
+
+    with StubServer(answer) as server:
+        model = settings_for(server, concurrency=1).load()
+        with pytest.raises(SynthesisError, match="none of 20 items.*error 400: Bad request"):
+            list(model.answer(requests_for(40, schema=SCHEMA)))
+    assert len(server.bodies) <= 1 + 2 * 20 + 3
