@@ -280,6 +280,6 @@ def test_a_server_that_takes_no_such_schema_in_any_form_is_not_asked_over_and_ov
 
     with StubServer(answer) as server:
         model = settings_for(server, concurrency=1).load()
-        with pytest.raises(SynthesisError, match="none of 20 items.*error 400: Bad request"):
+        with pytest.raises(SynthesisError, match=r"none of 20 items.*error 400: Bad request"):
             list(model.answer(requests_for(40, schema=SCHEMA)))
     assert len(server.bodies) <= 1 + 2 * 20 + 3
