@@ -26,7 +26,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from ..components import SynthesisError, TextModel, TextReply, TextRequest
 from ..pictures import open_picture
 from .dtypes import check_dtype
-from .vision import load_whole
+from .vision import LOADING_ERRORS, load_whole
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -154,14 +154,16 @@ class LoadedChatModel(TextModel):
                 dtype=settings.dtype,
                 device_map=settings.device or ("cuda" if torch.cuda.is_available() else "cpu"),
             ).eval()
-        except (OSError, ValueError) as error:
-            raise SynthesisError(
-                f'{settings.model}: cannot be loaded as a chat model ({_line(error)}). Check "model" and "revision", '
-                "or download it first."
-            ) from error
         except torch.OutOfMemoryError as error:
             raise SynthesisError(
                 f"{settings.model}: its weights do not fit into memory. Choose a smaller model, or device: auto."
+            ) from error
+        except SynthesisError:
+            raise
+        except LOADING_ERRORS as error:
+            raise SynthesisError(
+                f'{settings.model}: cannot be loaded as a chat model ({_line(error)}). Check "model" and "revision", '
+                "or download it first."
             ) from error
         check_dtype(self.model, settings.dtype, settings.model)
         self.about = {

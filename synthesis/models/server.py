@@ -54,9 +54,7 @@ class LoadedServerModel(TextModel):
         self.proven: TextRequest | None = None  # the item answered last: asked again, it shows whether the server fails
         self.next_turn = -float("inf")
         self.next_warning = -float("inf")
-        self._taken: set[tuple[Form, str]] = (
-            set()
-        )  # forms in which the server answers questions by a schema, or by none
+        self._settled: set[tuple[Form, str]] = set()  # forms and schemas of which is known whether another would help
         with self._connection() as ask:
             ask(_plain_question(0), True).result()
 
@@ -169,12 +167,12 @@ class LoadedServerModel(TextModel):
             if self.form != form:
                 return True  # somebody else found it meanwhile
             mark = form, json.dumps(request.schema)
-            if mark in self._taken:
+            if mark in self._settled:
                 return False
             question = request if probe else replace(_plain_question(len(request.images)), schema=request.schema)
             if not probe:
                 if (refusal := await self._refusal(client, question, form)) is None:
-                    self._taken.add(mark)
+                    self._settled.add(mark)
                     return False
                 error = refusal
             found: Form | None = form
@@ -183,6 +181,8 @@ class LoadedServerModel(TextModel):
                     self._adopt(found, error)
                     return True
                 error = refusal
+            if not isinstance(error, Away):
+                self._settled.add(mark)
             return False
 
     async def _refusal(self, client: Any, question: TextRequest, form: Form) -> Failed | None:

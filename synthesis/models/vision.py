@@ -5,12 +5,21 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
 from ..components import SynthesisError
 
 if TYPE_CHECKING:
     import torch
 
 logger = logging.getLogger(__name__)
+
+# What transformers raises over folders of something else, and over files that are damaged.
+LOADING_ERRORS = (
+    *(OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError),
+    *(SafetensorError, StrictDataclassError),
+)
 
 Given, Made = TypeVar("Given"), TypeVar("Made")
 
@@ -25,7 +34,9 @@ def load_pretrained(loader: Any, model: str, **options: Any) -> Any:
         if "Processor" in loader.__name__:
             return loader.from_pretrained(model, **options)
         return load_whole(loader, model, **options)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except SynthesisError:
+        raise
+    except LOADING_ERRORS as error:
         reason = " ".join((str(error).strip() or type(error).__name__).splitlines()[0].split())
         raise SynthesisError(
             f"{model}: {loader.__name__} cannot load it ({reason}). Give the folder or the Hub id of such a model."

@@ -144,6 +144,25 @@ def test_a_model_that_lacks_weights_is_refused_by_their_names(folders, tmp_path,
         load(folder)
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("model.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "),
+        ("model.safetensors", b""),
+        ("config.json", b'{"model_type": "llama", "hidden_size": "many"}'),
+        ("config.json", b'{"model_type": "no such"}'),
+        ("config.json", b"[]"),
+        ("tokenizer.json", b"{}"),
+    ],
+)
+def test_a_damaged_model_is_refused_in_one_line_and_no_traceback(folders, tmp_path, file, content):
+    shutil.copytree(folders["chat"], tmp_path / "chat")
+    (tmp_path / "chat" / file).write_bytes(content)
+    with pytest.raises(SynthesisError, match=r"chat: (cannot be loaded as a chat model|lacks weights)") as raised:
+        load(tmp_path / "chat")
+    assert "\n" not in str(raised.value)
+
+
 def test_scores_that_are_no_numbers_end_the_work_and_are_no_answer(folders):
     """As of damaged weights, or of float16 that overflows: the same word would be picked for ever."""
     model = load(folders["chat"])

@@ -89,6 +89,17 @@ def test_a_recipe_alone_sends_no_key_to_a_foreign_host(monkeypatch, variable, ba
     assert Address(base_url, variable).headers["Authorization"]
 
 
+def test_only_openai_is_told_of_an_organisation_there(monkeypatch):
+    for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, f"{name} of somebody".replace(" ", "-"))
+    own = Address("https://api.openai.com/v1", "OPENAI_API_KEY").headers
+    assert (own["OpenAI-Organization"], own["OpenAI-Project"]) == (
+        "OPENAI_ORG_ID-of-somebody",
+        "OPENAI_PROJECT_ID-of-somebody",
+    )
+    assert "OPENAI" not in str(Address("http://localhost/v1", None).headers)
+
+
 def test_a_list_of_allowed_hosts_that_cannot_be_read_is_refused_without_showing_it(monkeypatch):
     monkeypatch.setenv("MY_KEY", SECRET)
     monkeypatch.setenv("FAFA_KEY_HOSTS", SECRET)
