@@ -144,6 +144,7 @@ def test_row_blocks_give_the_same_as_the_matrix():
         retrieval_metrics((scores[start : start + 5] for start in range(0, 23, 5)), query_ids, gallery_ids) == expected
     )
     assert retrieval_metrics(list(scores.split(1)), query_ids, gallery_ids) == expected
+    assert retrieval_metrics([scores[:0], scores, scores[:0]], query_ids, gallery_ids) == expected
     assert retrieval_metrics(scores.numpy(), np.array(query_ids), torch.tensor(gallery_ids)) == expected
 
 
