@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from fafa.training import FafaDataCollator, FafaTrainingArguments
 from fafa.training.checkpoints import fault_of
+from fafa.training.checks import check_trainer
 from fafa.training.guard import TrainingCollapsed
 
 
@@ -196,7 +197,7 @@ def test_fp16_is_allowed_with_a_warning(tmp_path, triplets_of_module, caplog):
     trainer = tiny_trainer(tmp_path, triplets_of_module)
     assert "fp16" not in caplog.text
     trainer.args.fp16 = True
-    trainer._check_settings()
+    check_trainer(trainer)
     assert "collapse near step 23,000 and reached 40.3 Rank-1 instead of 46.5. bf16=true" in caplog.text
 
 
