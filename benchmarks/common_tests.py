@@ -35,6 +35,7 @@ PARTS = {"model": "model_case.py", "processor": "processor_case.py", "image proc
 MOST_EXCEPTIONS = 10
 LIBRARIES = ("transformers", "torch", "tokenizers", "huggingface_hub", "pillow", "numpy")
 STAND_INS = {
+    "tests/__init__.py": "",
     "tests/exporters/test_export.py": "class ExportTesterMixin:\n    pass\n",
     "tests/generation/test_utils.py": "class GenerationTesterMixin:\n    pass\n",
     "tests/utils/test_configuration_utils.py": "config_common_kwargs = {}\n",
