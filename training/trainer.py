@@ -18,6 +18,7 @@ from transformers.trainer_utils import EvalPrediction
 from ..files import some
 from ..image_reading_fafa import UnreadableImageError
 from ..loading import dead_workers_told, undecoded, worker_options
+from ..markdown_text import public
 from .averaging import AveragedWeights
 from .batches import TripletBatches
 from .card import RunClock, RunFacts, write_training_card
@@ -402,6 +403,15 @@ class FafaTrainer(AveragedWeights, SafeTrainer):
             logs.update({term: float(total) / self._term_count for term, total in self._term_sums.items()})
             self._term_sums, self._term_count = {}, 0
         super().log(logs, start_time)
+
+    def save_state(self) -> None:
+        """Writes trainer_state.json beside the model, without the folders of this machine: `push_to_hub` uploads it."""
+        best = self.state.best_model_checkpoint
+        self.state.best_model_checkpoint = public(best)
+        try:
+            super().save_state()
+        finally:
+            self.state.best_model_checkpoint = best
 
     def create_model_card(self, model_name: str | None = None, **metadata) -> None:
         """Card and curves of the run, of which `self.facts` say more; `push_to_hub` calls this before it uploads."""
