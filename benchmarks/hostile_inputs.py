@@ -359,6 +359,10 @@ def annotations(place: Place) -> Iterator[Trial]:
         "a group that is not a number": json.dumps([{**records[0], "cpr_id": float("nan")}]).encode(),
         "a caption that is a list": changed(edit_caption=["a"]),
         "a caption of half a character": changed(edit_caption="\ud800"),
+        "a caption without a word": changed(edit_caption="..."),
+        "a caption of blanks without width": changed(target_caption="\u200b\ufeff"),
+        "a caption of accents alone": changed(edit_caption="\u0301\u0308"),
+        "a group of 1.0": changed(cpr_id=1.0),
         "a path that leads out": changed(target_image_path="../../../../../../etc/passwd"),
         "an absolute path": changed(target_image_path="/etc/passwd"),
         "a path with NUL": changed(target_image_path="a\0b.png"),
@@ -380,6 +384,16 @@ def annotations(place: Place) -> Iterator[Trial]:
     (data / "SynCPR.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(records, indent=3).encode())
     yield Trial({"a byte-order mark": ""}, place.verify(data), "accepted")
     yield Trial({"a byte-order mark": ""}, place.export(data), "accepted")
+    for name, fields in {
+        "a caption of Markdown and HTML": {"edit_caption": "# coat\n\n```\n<script>alert(1)</script> | red |"},
+        "a caption of half a megabyte": {"edit_caption": "a red coat " * 50_000},
+        "a group of -1": {"cpr_id": -1},
+    }.items():
+        data = place.copy(place.syncpr)
+        (data / "SynCPR.json").write_bytes(changed(**fields))
+        yield Trial({name: ""}, place.verify(data), "accepted")
+        yield Trial({name: ""}, place.export(data), "accepted")
+        yield Trial({name: ""}, place.train(data=data), "accepted")
 
 
 def features(place: Place) -> Iterator[Trial]:

@@ -59,6 +59,7 @@ class FolderBuilder(datasets.ArrowBasedBuilder):
             raise ValueError(f"load_dataset needs the name of a configuration as its second argument: {choice}.")
         if kwargs.get("data_dir") is not None and (self.repo_id or kwargs.get("revision")):
             raise ValueError("load_dataset takes either data_dir=, a folder, or repo_id= and revision=, of the Hub.")
+        self._refuse_what_is_not_honoured(kwargs)
         kwargs["repo_id"] = self.repo_id or self.HUB_REPO_ID
         if kwargs.get("data_dir") is None and kwargs["repo_id"] is None:
             name, files = type(self).__name__, self.BUILDER_CONFIGS[0].annotation_names
@@ -68,6 +69,26 @@ class FolderBuilder(datasets.ArrowBasedBuilder):
             )
         return super()._create_builder_config(config_name, **kwargs)
 
+    def _refuse_what_is_not_honoured(self, given: dict) -> None:
+        """Of what `load_dataset` passes on, that which would change nothing, or the cache's key alone."""
+        name = type(self).__name__
+        reasons = {
+            "annotation_names": f"{name} reads {' and '.join(self.BUILDER_CONFIGS[0].annotation_names)}",
+            "config_id": "the cache is keyed by the contents of the annotation files",
+            "version": "it is the builder's own",
+        }
+        for option, reason in reasons.items():
+            if given.get(option) is not None:
+                raise ValueError(f"{name} takes no {option}=: {reason}. Leave it out.")
+        if self.storage_options:
+            raise ValueError(
+                f"{name} takes no storage_options=: it is read from a folder of this machine, or fetched from the Hub. "
+                "Mount or copy what lies elsewhere, and pass its folder as data_dir=."
+            )
+        folder = given.get("data_dir")
+        if not (folder is None or isinstance(folder, str) or hasattr(folder, "__fspath__")):
+            raise TypeError(f"data_dir is {folder!r:.60}, expected the path of one folder.")
+
     def _split_generators(self, dl_manager):
         names = self.config.annotation_names
         if self.config.data_dir is None:
@@ -76,8 +97,9 @@ class FolderBuilder(datasets.ArrowBasedBuilder):
                 names,
                 unpack_dir=f"{self._cache_downloaded_dir}/extracted",
                 revision=self.config.revision,
-                token=self.token,
+                token=self.token if self.token is not None else dl_manager.download_config.token,
                 force_download=bool(dl_manager.download_config.force_download),
+                local_files_only=bool(dl_manager.download_config.local_files_only),
             )
         else:
             layout = local_layout(self.config.data_dir, names)

@@ -24,6 +24,7 @@ def hub_layout(
     revision: str | None = None,
     token: str | bool | None = None,
     force_download: bool = False,
+    local_files_only: bool = False,
 ) -> Layout:
     """Download a data-set repository, unpack its archives, and find the annotation files in it.
 
@@ -36,6 +37,7 @@ def hub_layout(
         revision: Branch, tag or commit.
         token: Access token.
         force_download: Download again what is there.
+        local_files_only: Take what was downloaded before, and ask the Hub nothing.
 
     Raises:
         ConnectionError: the repository cannot be fetched.
@@ -45,7 +47,12 @@ def hub_layout(
     try:
         # Called by its full name, so that a stand-in put into huggingface_hub is found.
         snapshot = huggingface_hub.snapshot_download(
-            repo_id, repo_type="dataset", revision=revision, token=token, force_download=force_download
+            repo_id,
+            repo_type="dataset",
+            revision=revision,
+            token=token,
+            force_download=force_download,
+            local_files_only=local_files_only,
         )
     except (OSError, HTTPError) as error:
         raise ConnectionError(

@@ -20,6 +20,7 @@ _REMEDIES = {  # by what is in a reason
     r"cut off": "The answers do not come to their end: turn the model's thinking off, or raise max_tokens "
     "(max_new_tokens)",
     r"refus|moderat|filter": "The model will not do it: change the prompt, or take another model",
+    r"an answer (?:with|whose|that|of more|in pieces)": "See to the server and its log",
     r"JSON|mark|empty|schema": "The model does not keep to the form that it is asked for: change the prompt, or take "
     "another model",
     r"seam": "The pictures cannot be cut in two: look at some of them, then at the painter's adapter and prompt",

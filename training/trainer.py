@@ -11,6 +11,7 @@ from transformers.trainer_utils import EvalPrediction
 
 from ..files import some
 from ..loading import dead_workers_told, undecoded
+from ..markdown_text import public
 from .arguments import FafaTrainingArguments, refuse_unknown
 from .averaging import AveragedWeights
 from .card import RunClock, RunFacts, write_training_card
@@ -202,6 +203,15 @@ class FafaTrainer(AveragedWeights, TripletReading, SafeTrainer):
             logs.update({term: float(total) / self._term_count for term, total in self._term_sums.items()})
             self._term_sums, self._term_count = {}, 0
         super().log(logs, start_time)
+
+    def save_state(self) -> None:
+        """Writes trainer_state.json beside the model, without the folders of this machine: `push_to_hub` uploads it."""
+        best = self.state.best_model_checkpoint
+        self.state.best_model_checkpoint = public(best)
+        try:
+            super().save_state()
+        finally:
+            self.state.best_model_checkpoint = best
 
     def create_model_card(self, model_name: str | None = None, **metadata) -> None:
         """Card and curves of the run, of which `self.facts` say more; `push_to_hub` calls this before it uploads."""

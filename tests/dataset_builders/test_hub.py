@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -185,6 +186,22 @@ def test_another_repository_or_revision_is_fetched_and_cached_apart(load, hub_cl
     authors = "a1557811266/SynCPR"
     assert asked_for == [(authors, None), ("me/mine", None), ("me/other", None), (authors, "v2")]
     assert len(set(caches)) == 4 and caches[4] == caches[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ({"token": "hf_secret"}, {"token": "hf_secret"}),
+        ({"token": False}, {"token": False}),
+        ({"download_config": datasets.DownloadConfig(token="hf_other")}, {"token": "hf_other"}),
+        ({"download_config": datasets.DownloadConfig(local_files_only=True)}, {"local_files_only": True}),
+        ({"download_config": datasets.DownloadConfig(force_download=True)}, {"force_download": True}),
+    ],
+)
+def test_what_is_said_of_the_download_reaches_the_hub(load, hub_client, syncpr_root, options, asked):
+    plain_folders(syncpr_root, hub_client.snapshot)
+    load("SynCPR", **options)
+    assert hub_client.calls[0] | asked == hub_client.calls[0]
 
 
 def test_streaming_from_the_hub(load, hub_client, syncpr_root):

@@ -1,3 +1,4 @@
+import inspect
 import json
 import re
 import subprocess
@@ -8,6 +9,7 @@ import datasets
 import pytest
 
 from fafa.dataset_builders import register_builders
+from fafa.dataset_builders.syncpr import FEATURES
 
 
 @pytest.mark.parametrize("imports", ["import datasets, fafa", "import fafa, datasets"])
@@ -96,3 +98,73 @@ def test_wrong_places_of_the_annotations_are_errors_that_name_the_right_one(load
     for data_files in (syncpr_root / "SynCPR.json", [syncpr_root / "SynCPR.json"], {"train": syncpr_root / "a.json"}):
         with pytest.raises(ValueError, match=say("SynCPR", syncpr_root)):
             load("SynCPR", data_files=data_files)
+
+
+def of_features(**changes) -> datasets.Features:
+    return datasets.Features(dict(FEATURES) | changes)
+
+
+# Every argument of `load_dataset`, and those of builders that it passes on: what becomes of it, or the refusal.
+OPTIONS = [
+    ("split", "train[:2]", lambda rows: len(rows) == 2),
+    ("split", ["train[:1]", "train[1:]"], lambda parts: [len(part) for part in parts] == [1, 5]),
+    ("split", "test", "Unknown split"),
+    ("split", None, lambda splits: list(splits) == ["train"]),
+    ("streaming", True, lambda rows: [row["cpr_id"] for row in rows] == [0, 0, 1, 1, 2, 2]),
+    ("num_proc", 2, lambda rows: rows["cpr_id"][:] == [0, 0, 1, 1, 2, 2]),
+    ("num_proc", 0, "at least 1"),
+    ("keep_in_memory", True, lambda rows: not rows.cache_files),
+    ("keep_in_memory", False, lambda rows: bool(rows.cache_files)),
+    ("verification_mode", "all_checks", lambda rows: len(rows) == 6),
+    ("verification_mode", "no_checks", lambda rows: len(rows) == 6),
+    ("verification_mode", "most", "most"),
+    ("features", FEATURES, lambda rows: rows.features == FEATURES),
+    ("features", of_features(cpr_id=datasets.Value("string")), lambda rows: rows["cpr_id"][5] == "2"),
+    ("features", of_features(target_image=datasets.Image(decode=False)), lambda rows: rows[0]["target_image"]["path"]),
+    ("features", datasets.Features({"edit_caption": datasets.Value("string")}), "7 new columns"),
+    ("features", of_features(edit_caption=datasets.Value("int64")), "edit_caption|int64|generating the dataset"),
+    ("data_files", "SynCPR.json", r"no data_files=.*load_dataset\(\"SynCPR\", data_dir="),
+    ("name", "default", lambda rows: len(rows) == 6),
+    ("name", "query", "'query' not found"),
+    ("revision", "main", "either data_dir="),
+    ("token", "hf_secret", lambda rows: len(rows) == 6),  # for the Hub, see test_hub.py
+    ("download_mode", "force_redownload", lambda rows: len(rows) == 6),
+    ("download_mode", "never", "never"),
+    ("download_config", datasets.DownloadConfig(force_download=True), lambda rows: len(rows) == 6),
+    ("storage_options", {"key": "secret"}, r"takes no storage_options=.*data_dir="),
+    ("save_infos", True, lambda rows: len(rows) == 6),  # asks for all checks, since datasets 4
+    ("trust_remote_code", True, lambda rows: len(rows) == 6),  # datasets tells that it runs no such code any more
+    ("path", "SynCPR", lambda rows: len(rows) == 6),
+    ("cache_dir", "elsewhere", lambda rows: all("elsewhere" in file["filename"] for file in rows.cache_files)),
+    ("data_dir", ["a", "b"], r"data_dir is \['a', 'b'\], expected the path of one folder"),
+    ("data_dir", "s3://bucket/SynCPR", "no such folder"),
+    ("repo_id", "someone/SynCPR", "either data_dir="),
+    ("annotation_names", ("other.json",), "takes no annotation_names=: SynCPR reads SynCPR.json"),
+    ("config_id", "mine", "takes no config_id="),
+    ("version", "2.0.0", "takes no version="),
+    ("batch_size", 2, "batch_size"),
+    ("writer_batch_size", 2, lambda rows: len(rows) == 6),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "outcome"), OPTIONS, ids=[f"{name}={value}"[:50] for name, value, _ in OPTIONS]
+)
+def test_each_option_of_load_dataset_is_honoured_or_refused_by_name(load, syncpr_root, tmp_path, name, value, outcome):
+    if name == "cache_dir":
+        value = str(tmp_path / value)
+    given = {"path": "SynCPR", "data_dir": str(syncpr_root), "split": "train"} | {name: value}
+    before = {path.name for path in syncpr_root.iterdir()}
+    if isinstance(outcome, str):
+        with pytest.raises(
+            (ValueError, TypeError, FileNotFoundError, datasets.exceptions.DatasetsError), match=outcome
+        ):
+            load(**given)
+    else:
+        assert outcome(load(**given))
+    assert {path.name for path in syncpr_root.iterdir()} == before
+
+
+def test_the_table_of_options_has_every_argument_of_load_dataset():
+    arguments = set(inspect.signature(datasets.load_dataset).parameters) - {"config_kwargs"}
+    assert arguments <= {name for name, _, _ in OPTIONS}

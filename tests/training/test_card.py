@@ -263,3 +263,28 @@ def test_pushing_every_save_leaves_checkpoint_folders_out(tmp_path, triplets, hu
     for upload in hub.uploads:
         assert {"config.json", "model.safetensors", "processor_config.json"} <= set(upload.files)
         assert not [name for name in upload.files if "/" in name or "optimizer" in name]
+
+
+def test_what_is_uploaded_beside_the_model_names_no_folder_of_this_machine(tmp_path, triplets):
+    options = {
+        "max_steps": 2,
+        "eval_steps": 2,
+        "save_steps": 2,
+        "save_strategy": "steps",
+        "load_best_model_at_end": True,
+    }
+    trainer = make_trainer(tmp_path, triplets, **options)
+    trainer.facts = RunFacts(
+        dataset=f"{tmp_path}/SynCPR",
+        base_model=f"{tmp_path}/base",
+        settings={"data_dir": f"{tmp_path}/SynCPR", "output_dir": Path(trainer.args.output_dir), "seed": 1},
+    )
+    trainer.train()
+    trainer.save_model()
+    trainer.save_state()
+    card = read_card(trainer)
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "run" / "checkpoint-2")
+    assert "held-out quadruples of SynCPR" in str(card.data) and "data_dir: SynCPR" in card.text
+    for file in (tmp_path / "run").iterdir():
+        if file.suffix in (".json", ".md"):
+            assert str(tmp_path) not in file.read_text(encoding="utf-8"), file.name
