@@ -1,6 +1,7 @@
 """What a trainer refuses before a run, and after its first step: what it was given and could not do anything with."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,12 @@ def check_trainer(trainer) -> None:
         raise ValueError(
             "compute_loss_func is given no group_ids, and the steps of gradient_cache_size do not call it. FAFA's loss "
             "is the model's: choose its weights in FafaConfig, or override FafaModel.losses in a class of your own"
+        )
+    base = getattr(getattr(trainer.model, "peft_config", {}).get("default"), "base_model_name_or_path", None)
+    if trainer.args.push_to_hub and base and Path(base).is_dir():
+        raise ValueError(
+            f"push_to_hub would upload an adapter whose base, {Path(base).name}, is a folder of this machine, so that "
+            "nobody could load it: upload the base first and train from its name on the Hub, or leave push_to_hub out"
         )
     if trainer.optimizer is not None:
         held = {id(weight) for group in trainer.optimizer.param_groups for weight in group["params"]}

@@ -17,7 +17,9 @@ from tiny import tiny_model, tiny_processor
 from tiny_run import tiny_trainer
 from transformers import TrainerCallback
 
+from fafa import FafaModel
 from fafa.training import FafaTrainer
+from fafa.training.adapters import add_lora
 from fafa.training.card import RunClock, RunFacts
 from fafa.training.curves import draw_curves, training_history
 
@@ -235,6 +237,14 @@ def hub(monkeypatch):
     hub = StubHub()
     monkeypatch.setattr("transformers.trainer.hf_api", lambda: hub)
     return hub
+
+
+def test_an_adapter_on_a_folder_of_this_machine_is_not_uploaded(tmp_path, triplets, hub):
+    tiny_model().save_pretrained(tmp_path / "base")
+    adapted = add_lora(FafaModel.from_pretrained(tmp_path / "base"))
+    with pytest.raises(ValueError, match="upload the base first") as told:
+        make_trainer(tmp_path, triplets, adapted, push_to_hub=True, hub_model_id="lab/adapter")
+    assert str(tmp_path) not in str(told.value)
 
 
 def test_push_to_hub_uploads_our_card_curves_and_processor(tmp_path, triplets, hub):
