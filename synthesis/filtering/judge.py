@@ -38,10 +38,6 @@ class Question:
                 raise ValueError(f"a score's name is of small letters and underscores: {name!r}")
         if not self.scores:
             raise ValueError("scores must name at least one mark")
-        of_texts = [name for name in self.scores if name.startswith(("agreement", "follows"))]
-        slots = [f"{{{name}}}" for name in FIELDS]
-        if of_texts and not any(slot in self.prompt for slot in slots):
-            raise ValueError(f"the prompt asks for {of_texts[0]} and shows no text: add {' or '.join(slots)}")
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def test_a_judge_that_looks_passes_though_a_third_of_the_pairs_is_faulty(tmp_pat
 
 def test_the_order_of_the_pictures_must_not_matter():
     """A judge that likes the picture shown first gives other marks when both are exchanged."""
-    biased = dict.fromkeys(NAMES, 0.9) | {"agreement_b": 0.1}
+    biased = dict.fromkeys(NAMES, 0.9) | {"follows_ba": 0.1}
     tally = count_controls(judged(lambda record: biased), BOUNDS)
     assert tally.off == pytest.approx(2 * 0.8 / 6)
     assert tally.turned == (10, 0)
