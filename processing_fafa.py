@@ -278,8 +278,8 @@ class FafaProcessor(ProcessorMixin):
             num_unknown = tokens.count(unknown_id)
             if length <= num_special:
                 raise ValueError(
-                    f"{name}: the caption {caption[:200]!r} holds no word. Expected what the target looks like; for a query "
-                    "without a caption leave text out."
+                    f"{name}: the caption {caption[:200]!r} holds no word. Expected what the target looks like; for a "
+                    "query without a caption leave text out."
                 )
             if num_unknown == length - num_special:
                 raise ValueError(

@@ -116,8 +116,11 @@ class AveragedWeights:
             return
         raw = load_file(path)
         trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
-        if raw.keys() != trained.keys():
-            other = sorted(raw.keys() ^ trained.keys())
+        other = sorted(
+            raw.keys() ^ trained.keys()
+            | {name for name in raw.keys() & trained.keys() if raw[name].shape != trained[name].shape}
+        )
+        if other:
             raise ValueError(f"{path} is of a run that trained other weights: {', '.join(other[:3])} ({len(other)})")
         with torch.no_grad():
             for name, weight in trained.items():

@@ -43,7 +43,7 @@ another place, as the prompt says. Cut in two, such pictures make training tripl
 import torch
 from diffusers import FluxPipeline
 
-pipeline = FluxPipeline.from_pretrained({quoted_model}, torch_dtype=torch.bfloat16).to("cuda")
+pipeline = FluxPipeline.from_pretrained({quoted_model}, dtype=torch.bfloat16).to("cuda")
 pipeline.load_lora_weights("path/to/this/folder", adapter_name="diptych")
 pipeline.set_adapters("diptych", 1.0)  # from 0 (the model as it was) to 1
 prompt = {prompt}

@@ -71,6 +71,8 @@ def ask(
             try:
                 if reply.fault is not None:
                     raise UnusableAnswer(reply.fault)
+                if reply.finish_reason not in (None, "stop"):  # a model of somebody else's may tell no fault
+                    raise UnusableAnswer(f"no whole answer ({reply.finish_reason})")
                 answer.value = _storable(read(answer.item, reply.text))
             except UnusableAnswer as error:
                 answer.faults.append(str(error).partition(":")[0])  # without a server's own words: it can be counted

@@ -8,12 +8,14 @@ import datasets
 import pytest
 import torch
 from PIL import Image
-from tiny import tiny_model, tiny_processor
+from tiny import WORDS, tiny_model, tiny_processor
 
+from fafa import FafaProcessor
 from fafa.captions_fafa import clean_caption, has_word
 from fafa.dataset_builders.export import export_dataset
 from fafa.dataset_builders.records import DataFormatError
 from fafa.dataset_builders.verify import verify_dataset
+from fafa.processing_fafa import build_tokenizer
 from fafa.training import FafaDataCollator
 
 ACCENTS, NO_WIDTH = "\u0301\u0308", "\u200b\u200d\ufeff"
@@ -84,7 +86,7 @@ def write_json(file, content) -> None:
 
 @pytest.fixture(scope="module")
 def processor():
-    return tiny_processor()
+    return FafaProcessor(tiny_processor().image_processor, build_tokenizer([*WORDS, "7"]))
 
 
 def change(root, records, changes) -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from scripted_model import ScriptedModel
 
@@ -36,6 +38,15 @@ def test_a_models_own_fault_is_kept():
     (answer,) = ask(model, ["a"], request, read, attempts=2)
     assert answer.value is None and answer.faults == ["refused by the server"] * 2
     assert answer.refused == ["refused by the server: request 17 is bad"] * 2
+
+
+def test_an_answer_that_was_cut_off_is_none_whoever_gives_it():
+    class CutOff(ScriptedModel):
+        def answer(self, requests):
+            return (replace(reply, finish_reason="length") for reply in super().answer(requests))
+
+    (answer,) = ask(CutOff(lambda r: "a man in red and"), ["a"], request, read, attempts=1)
+    assert answer.value is None and answer.faults == ["no whole answer (length)"]
 
 
 def test_a_model_that_leaves_out_an_answer_is_an_error():
