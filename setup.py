@@ -49,7 +49,10 @@ EXTRAS = {
 EXTRAS["dev"] = [
     *EXTRAS["train"],
     *EXTRAS["synthesis"],
+    "bitsandbytes>=0.46",
     "build>=1.2",
+    "markdown-it-py>=3.0",
+    "optuna>=4.0",
     "pytest>=8.0",
     "pytest-xdist>=3.6",
     "ruff>=0.9",

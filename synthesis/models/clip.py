@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoModel, AutoProcessor
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoProcessor
 
 from ..components import SynthesisError
 from ..pictures import open_picture
@@ -33,10 +33,12 @@ class ClipEncoder:
     def __init__(self, model: str, revision: str | None, batch_size: int, device: str | None):
         options = {"revision": revision} if revision else {}
         self.device = find_device(device)
+        kind = MODEL_MAPPING.get(type(load_pretrained(AutoConfig, model, **options)))
+        if not hasattr(kind, "get_text_features"):
+            found = getattr(kind, "__name__", "another kind of model")
+            raise SynthesisError(f"{model}: expected CLIP, found {found}; set `model`")
         self.processor = load_pretrained(AutoProcessor, model, backend="pil", **options)
         self.model = load_pretrained(AutoModel, model, **options).to(self.device).eval()
-        if not hasattr(self.model, "get_text_features"):
-            raise SynthesisError(f"{model}: expected CLIP, found {type(self.model).__name__}; set `model`")
         self.batches = Batches(batch_size)
         self.about = {"model": model, "revision": getattr(self.model.config, "_commit_hash", None)}
 

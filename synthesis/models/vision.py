@@ -31,7 +31,7 @@ def load_pretrained(loader: Any, model: str, **options: Any) -> Any:
         SynthesisError: there is no such model, it is of another kind, or lacks weights.
     """
     try:
-        if "Processor" in loader.__name__:
+        if loader.__name__.endswith(("Processor", "Config")):
             return loader.from_pretrained(model, **options)
         return load_whole(loader, model, **options)
     except SynthesisError:
