@@ -33,7 +33,7 @@ class ClipEncoder:
     def __init__(self, model: str, revision: str | None, batch_size: int, device: str | None):
         options = {"revision": revision} if revision else {}
         self.device = find_device(device)
-        kind = MODEL_MAPPING.get(type(load_pretrained(AutoConfig, model, **options)))
+        kind = MODEL_MAPPING.get(type(load_pretrained(AutoConfig, model, **options)), None)
         if not hasattr(kind, "get_text_features"):
             found = getattr(kind, "__name__", "another kind of model")
             raise SynthesisError(f"{model}: expected CLIP, found {found}; set `model`")
