@@ -322,8 +322,8 @@ def test_a_warmup_longer_than_the_run_is_refused(tmp_path, triplets_of_module):
 def test_what_needs_another_machine_is_said_at_once(tmp_path, triplets_of_module):
     with pytest.raises(ValueError, match="tf32"):
         tiny_arguments(tmp_path, tf32=True)
-    with pytest.raises(ImportError, match="bitsandbytes"):
-        make_trainer(tmp_path, triplets_of_module, optim="adamw_bnb_8bit")
+    with pytest.raises(ImportError, match="torchao"):
+        make_trainer(tmp_path, triplets_of_module, optim="adamw_torch_4bit")
 
 
 def test_a_compiled_step_is_the_plain_step_traced(tmp_path, triplets_of_module):
