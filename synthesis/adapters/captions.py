@@ -49,7 +49,7 @@ class PhotographCaptions(PartStage):
 
     def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
         """A record each: with its caption, or with the reason why there is none."""
-        settings, unknown = self._settings, []
+        unknown = []
         for item in items:
             if item["id"] in self._known:
                 yield _captioned(item["id"], self._known[item["id"]])
@@ -57,7 +57,16 @@ class PhotographCaptions(PartStage):
                 yield {"id": item["id"], REJECTED: f"no caption in {Path(self._settings.captions).name}"}
             else:
                 unknown.append(item["id"])
-        for answer in ask(self.part, unknown, self._request, self._read, settings.attempts) if unknown else ():
+        if unknown:
+            yield from self._write(unknown)
+
+    def trial(self, pair: Record, folder: Path) -> Record:
+        """A caption of a painted person."""
+        (record,) = self._write([str(folder / pair["left"])])
+        return record | {"id": pair["id"]}
+
+    def _write(self, paths: Sequence[str]) -> Iterator[Record]:
+        for answer in ask(self.part, paths, self._request, self._read, self._settings.attempts):
             failed = {"faults": answer.faults, "answers": answer.refused} if answer.faults else {}
             if answer.value is None:
                 yield {"id": answer.item, REJECTED: answer.faults[-1]} | failed

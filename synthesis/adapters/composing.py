@@ -28,6 +28,7 @@ from ..components import Record, SynthesisError, free, seed_of
 from ..models import ChatModel, ServerModel
 from ..models.asking import check_asking
 from ..pictures import save_picture
+from ..preflight import try_models
 from ..stages import REJECTED, ItemStage, Workspace, as_line, write_whole
 from ..templates import check_template, fill_template
 from .captions import CAPTION_INSTRUCTION, PhotographCaptions
@@ -160,8 +161,12 @@ def compose(settings: FolderDiptychs, folder: Path) -> Path:
     people, num_passed_over = find_people(Path(settings.root), settings.pattern)
     names = sorted(people)
     work = Workspace(folder, -(-len(names) // _PEOPLE_PER_CHUNK))
-    _Pictures(settings, {name: people[name] for name in names}, num_passed_over).run(work)
-    PhotographCaptions(settings).run(work)
+    pictures = _Pictures(settings, {name: people[name] for name in names}, num_passed_over)
+    captions = PhotographCaptions(settings)
+    if settings.captions is None:  # or the captioner may not be needed at all
+        try_models([pictures, captions], work)
+    pictures.run(work)
+    captions.run(work)
     records = list(_diptychs(settings, work))
     write_whole(work.root / METADATA, "".join(map(as_line, records)))
     made = [record for record in records if REJECTED not in record]

@@ -190,8 +190,14 @@ def test_what_a_captioner_prints_around_a_caption_stays_out_and_what_is_none_is_
         "0001_c2_0.png": ["A man in a red coat and", "N/A", "A man in a red coat sits."],
         "0002_c1_0.png": ["很抱歉，我无法描述图片中的人物。"],
         "0002_c2_0.png": ["A woman in blue boots runs.\n\nNote: her face is not visible."],
+        "left.png": ["A painted man walks by."],  # what is tried before the first photograph
     }
-    model = ScriptedModel(lambda r: replies[r.id].pop(0) if len(replies[r.id]) > 1 else replies[r.id][0])
+
+    def answer(request):
+        texts = replies[Path(request.id).name]
+        return texts.pop(0) if len(texts) > 1 else texts[0]
+
+    model = ScriptedModel(answer)
     (tmp_path / "captions.jsonl").write_text("")
     metadata = settings(crops, captioner=Scripted(model), captions=None).load(tmp_path / "out")
     prompts = [line["prompt"] for line in lines(metadata) if "rejected" not in line]
@@ -202,6 +208,13 @@ def test_what_a_captioner_prints_around_a_caption_stays_out_and_what_is_none_is_
     assert records["0002_c1_0.png"]["rejected"] == "refused" and len(records["0002_c1_0.png"]["answers"]) == 3
     assert records["0002_c2_0.png"]["caption"] == "A woman in blue boots runs"
     assert "1 photographs have no caption: refused" in caplog.text
+
+
+def test_a_captioner_that_refuses_is_found_before_diptychs_are_composed(crops, tmp_path):
+    model = ScriptedModel(lambda r: "I'm sorry, but I can't describe people.")
+    with pytest.raises(SynthesisError, match=r"stage captions: before the first item it was tried .*'refused'"):
+        settings(crops, captioner=Scripted(model), captions=None, attempts=1).load(tmp_path / "out")
+    assert not list((tmp_path / "out").glob("pictures/*.jsonl")) and len(model.asked) < 10
 
 
 def test_one_picture_twice_is_no_pair(tmp_path):
@@ -242,7 +255,7 @@ def test_a_photograph_stored_on_its_side_is_upright_in_the_diptych_and_before_th
         options = {"pattern": FolderDiptychs.pattern, "captions": None, "captioner": captioner, "min_height": 128}
         (diptych,) = lines(settings(root.parent, **options).load(tmp_path / "out"))
     assert "rejected" not in diptych
-    assert [size for size in shown if size != (224, 224)] == [(64, 128)] * 2  # the first question shows a grey square
+    assert shown.count((64, 128)) == 2 and (128, 64) not in shown  # others are tried before the first photograph
 
 
 def test_doing_it_again_changes_nothing_and_lost_pictures_come_back(crops, tmp_path):
