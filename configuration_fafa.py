@@ -1,5 +1,6 @@
 """FAFA configuration."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import fields
 from difflib import get_close_matches
@@ -292,6 +293,11 @@ class FafaConfig(PreTrainedConfig):
             raise ValueError(f"fda_divergence is {self.fda_divergence!r}, expected 'reverse' or 'forward'")
         if self.fd_scope not in ("batch", "image"):
             raise ValueError(f"fd_scope is {self.fd_scope!r}, expected 'batch' or 'image'")
+        if self.vocabulary_hash is not None and not re.fullmatch(r"\d{1,9}:[0-9a-f]{32}", self.vocabulary_hash):
+            raise ValueError(
+                f"vocabulary_hash is {_short(self.vocabulary_hash)}, expected what "
+                "processing_fafa.vocabulary_hash gives, or None"
+            )
 
     def validate_ranges(self):
         """Part of `@strict`: probabilities and labels lie in [0, 1], the temperature above 0."""
