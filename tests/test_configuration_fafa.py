@@ -143,6 +143,7 @@ ALLOWED = {
     "qkv_bias": [True],
     "pad_token_id": [0, None],
     "chunk_size_feed_forward": [0],
+    "vocabulary_hash": [None],
     "return_dict": [True, None],
     "output_hidden_states": [True, None],
     "output_attentions": [True, None],
