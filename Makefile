@@ -63,7 +63,7 @@ tiny: $(VENV)/.installed-train
 	cp tiny/model/*.md tiny/model/curves.png tiny/model/processor_config.json tiny/model/tokenizer*.json tiny/checkpoint
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
