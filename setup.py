@@ -49,7 +49,6 @@ EXTRAS = {
 EXTRAS["dev"] = [
     *EXTRAS["train"],
     *EXTRAS["synthesis"],
-    "bitsandbytes>=0.46",
     "build>=1.2",
     "markdown-it-py>=3.0",
     "optuna>=4.0",

@@ -265,6 +265,30 @@ def test_quantised_weights_give_nearly_the_same_scores(tmp_path, bits, dtype):
         assert torch.isfinite(quantised(**batch).loss)
 
 
+class Packed(torch.nn.Module):
+    """A layer as quantisers leave it: its weight is integers of another shape, and it computes in what it is given."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = [layer]  # no child: its weights are not the model's any more
+        self.weight = torch.nn.Parameter(torch.zeros(7, 1, dtype=torch.uint8), requires_grad=False)
+
+    def forward(self, states):
+        assert states.is_floating_point()
+        return torch.nn.functional.linear(states, *(part.to(states.dtype) for part in self.layer[0].parameters()))
+
+
+@torch.no_grad()
+def test_features_do_not_take_their_dtype_from_packed_weights():
+    """In unsigned bytes all features were zeros, and every score 0."""
+    model, batch = tiny_model(), tiny_batch(4)
+    query = batch["pixel_values"], batch["input_ids"], batch["attention_mask"]
+    expected = model.get_query_features(*query), model.get_target_features(batch["target_pixel_values"])
+    model.vision_projection, model.text_projection = Packed(model.vision_projection), Packed(model.text_projection)
+    equal(model.get_query_features(*query), expected[0], rtol=0, atol=0)
+    equal(model.get_target_features(batch["target_pixel_values"]), expected[1], rtol=0, atol=0)
+
+
 def test_missing_weights_are_initialised_as_in_a_new_model(tmp_path):
     """A BLIP-2 file holds neither temperature nor the reasoning network."""
     model = tiny_model(temperature_init=0.05)
