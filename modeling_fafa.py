@@ -410,6 +410,7 @@ class FafaModel(FafaPreTrainedModel):
                     )
         num_runs = 1 if target_pixel_values is None else 2  # the last ones: before them comes that over whole captions
         for kind, runs in {"": recording.qformer, "vision_": recording.vision}.items():
+            # Not as many: a query of a caption alone never runs the tower.
             for prefix, run in zip(("", "target_"), runs[-num_runs:], strict=False):
                 for name, value in run.items():
                     output[f"{prefix}{kind}{name}"] = value

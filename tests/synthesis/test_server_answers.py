@@ -5,6 +5,7 @@ import json
 
 import openai
 import pytest
+from server_requests import short_pauses  # noqa: F401 - a fixture
 from stub_server import Raw, StubServer, completion, last_text
 
 from fafa.synthesis.components import SynthesisError, TextRequest
@@ -16,12 +17,6 @@ from fafa.synthesis.servers.connection import connect, exchange_blocking
 from fafa.synthesis.servers.failures import Failed
 
 CHOICE = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "a woman"}}
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch):
-    """Retries that come at once."""
-    monkeypatch.setattr(server_module, "LONGEST_PAUSE", 0.02)
 
 
 def request_for(item: str, **options) -> TextRequest:

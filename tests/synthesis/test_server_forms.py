@@ -5,36 +5,16 @@ import logging
 import re
 
 import pytest
+from server_requests import SCHEMA, requests_for, short_pauses  # noqa: F401 - a fixture
 from stub_server import Raw, StubServer, fill, last_text, schema_of
 
-from fafa.synthesis.components import SynthesisError, TextRequest
+from fafa.synthesis.components import SynthesisError
 from fafa.synthesis.models import ServerModel
-from fafa.synthesis.models import server as server_module
 from fafa.synthesis.settings import RecipeError, deciding, differences, read_settings
-
-SCHEMA = {
-    "type": "object",
-    "properties": {"caption": {"type": "string"}, "score": {"type": "integer"}},
-    "required": ["caption", "score"],
-    "additionalProperties": False,
-}
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch):
-    """Retries that come at once."""
-    monkeypatch.setattr(server_module, "LONGEST_PAUSE", 0.02)
 
 
 def settings_for(server: StubServer, **options) -> ServerModel:
     return ServerModel(**{"model": server.model, "base_url": server.url, "concurrency": 4, "max_retries": 2, **options})
-
-
-def requests_for(count: int, **options) -> list[TextRequest]:
-    return [
-        TextRequest(str(item), [{"role": "user", "content": f"Describe person {item}"}], seed=item, **options)
-        for item in range(count)
-    ]
 
 
 def openai_says(name: str, message: str, code: str = "unsupported_parameter") -> Raw:

@@ -9,36 +9,16 @@ import time
 
 import pytest
 from PIL import Image
+from server_requests import SCHEMA, requests_for, short_pauses  # noqa: F401 - a fixture
 from stub_server import StubServer, last_text
 
-from fafa.synthesis.components import SynthesisError, TextRequest
+from fafa.synthesis.components import SynthesisError
 from fafa.synthesis.models import ServerModel
-from fafa.synthesis.models import server as server_module
 from fafa.synthesis.models.asking import ask
-
-SCHEMA = {
-    "type": "object",
-    "properties": {"caption": {"type": "string"}, "score": {"type": "integer"}},
-    "required": ["caption", "score"],
-    "additionalProperties": False,
-}
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch):
-    """Retries that come at once."""
-    monkeypatch.setattr(server_module, "LONGEST_PAUSE", 0.02)
 
 
 def settings_for(server: StubServer, **options) -> ServerModel:
     return ServerModel(**{"model": server.model, "base_url": server.url, "concurrency": 8, **options})
-
-
-def requests_for(count: int, **options) -> list[TextRequest]:
-    return [
-        TextRequest(str(item), [{"role": "user", "content": f"Describe person {item}"}], seed=item, **options)
-        for item in range(count)
-    ]
 
 
 def test_every_request_gets_its_own_answer_whatever_the_order_and_the_concurrency():
