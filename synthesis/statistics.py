@@ -23,7 +23,7 @@ import numpy as np
 
 from ..markdown_text import plain
 from .components import Record, SynthesisError, seed_of
-from .filtering.controls import control_rows, order_sentence
+from .filtering.controls import LOST, SPOILT, TURNED
 from .stages import REJECTED, write_whole
 
 if TYPE_CHECKING:
@@ -323,17 +323,36 @@ def _page(found: Mapping[str, Any], pictures: Sequence[str]) -> dict[str, list[s
     }
 
 
-def control_section(controls: Mapping[str, Any]) -> list[str]:
-    """What is known of how well the judge looks; `controls` as for `write_statistics`."""
-    header = ["spoilt pairs", "shown", "told apart", "kept by the judge's bounds"]
-    sentence = order_sentence(controls)
-    return [
+def control_section(tally: Mapping[str, Any], bounds: str = "the judge's bounds") -> list[str]:
+    """Paragraphs and a table for a page: what is known of how well the judge looks.
+
+    Args:
+        tally: What `ControlTally.as_dict` gives.
+        bounds: What the bounds are called on this page.
+    """
+    rows = []
+    for kind in SPOILT:
+        if found := tally.get(kind):
+            shown, told, kept = found["shown"], found["told apart"], found["kept by the bounds"]
+            kept_text = "no bounds" if kept is None else f"{kept:,} ({100 * kept / shown:.0f} %)"
+            rows.append([kind, f"{shown:,}", f"{told:,} ({100 * told / shown:.0f} %)", kept_text])
+    section = [
         "Some pairs were shown to the judge once more, spoilt on purpose. Told apart are those that got lower marks "
         "than the pair that they were made of. Marks without a look tell half of them apart at most; bounds that keep "
         "many of them keep faulty pairs.",
-        table(header, list(control_rows(controls))),
-        *([sentence] if sentence else []),
+        *([table(["spoilt pairs", "shown", "told apart", f"kept by {bounds}"], rows)] if rows else []),
     ]
+    if (turned := tally[TURNED])["shown"]:
+        section.append(
+            f"Shown once more with left and right exchanged, texts and all, {turned['same decision']:,} of "
+            f"{turned['shown']:,} pairs were decided on as before; a mark differed by "
+            f"{turned['mean difference of a mark']:.2f} in the mean."
+        )
+    if lost := tally[LOST]:
+        section.append(
+            f"{lost:,} more of these pairs say nothing: the judge gave no usable marks, then or for the sound pair."
+        )
+    return section
 
 
 def write_page(folder: Path, found: Mapping[str, Any], sections: Mapping[str, Sequence[str]]) -> None:

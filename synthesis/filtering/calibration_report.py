@@ -1,18 +1,18 @@
 """What calibration found, as a page, a picture and a piece of a recipe."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
 
 from ...markdown_text import block, plain, public
 from ..components import SynthesisError
+from ..statistics import control_section
 from .calibration import Outcome, Verdict, measure
 from .calibration_sheets import describe_bound
-from .controls import ControlTally, control_rows, order_sentence
+from .controls import ControlTally
 from .thresholds import Thresholds, concerns
 
 REPORT, CURVES, RECIPE = "report.md", "curves.png", "thresholds.yaml"
@@ -79,27 +79,14 @@ def write_report(
     lines += ["## Why triplets are bad", "", "On the second half: bad for this reason, and kept all the same.", ""]
     lines += [*_reason_table(measure(present, unseen), result), ""]
     if controls:
-        lines += [*_control_section(controls.as_dict()), ""]
+        for part in ("## The judge's controls", *control_section(controls.as_dict(), "the judge's present bounds")):
+            lines += [part, ""]
     lines += ["## Scores", "", f"![Precision and recall of a bound on each score alone]({CURVES})", ""]
     lines += _score_table(every, present, found)
     (folder / REPORT).write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / RECIPE).write_text(snippet, encoding="utf-8")
     draw_curves(folder / CURVES, every, present, found)
     return result
-
-
-def _control_section(controls: Mapping[str, Any]) -> list[str]:
-    sentence = order_sentence(controls)
-    return [
-        "## The judge's controls",
-        "",
-        "Pairs spoilt on purpose. Told apart are those with lower marks than the pair that they were made of.",
-        "",
-        "| spoilt pairs | shown | told apart | kept by the judge's present bounds |",
-        "|---|---:|---:|---:|",
-        *(f"| {' | '.join(row)} |" for row in control_rows(controls)),
-        *(["", sentence] if sentence else []),
-    ]
 
 
 def _outcome_row(name: str, outcome: Outcome) -> str:

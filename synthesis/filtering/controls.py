@@ -9,7 +9,7 @@ pairs are faulty by themselves.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from .thresholds import Thresholds
 SWAPPED, OTHER, SAME = "halves swapped", "another subject", "nothing changed"
 SPOILT = (SWAPPED, OTHER, SAME)
 TURNED = "order swapped"  # nothing is wrong with these
+LOST = "without usable marks"
 _MARK = "!"  # in the id of a control: no id of a pair has one
 _TURN = {"left": "right", "caption_a": "caption_b", "edit_ab": "edit_ba"}
 _TURN |= {second: first for first, second in _TURN.items()}
@@ -94,12 +95,14 @@ class ControlTally:
         has_bounds: Whether there are any.
         turned: Pairs shown both ways round, and those with the same decision both times.
         off: Mean difference of a mark when the order is exchanged.
+        lost: Controls that say nothing, for they or the pairs that they were made of got no usable marks.
     """
 
     spoilt: dict[str, tuple[int, int, int]]
     has_bounds: bool = True
     turned: tuple[int, int] = (0, 0)
     off: float = 0.0
+    lost: int = 0
 
     @property
     def shown(self) -> int:
@@ -119,6 +122,7 @@ class ControlTally:
                 for kind, (shown, told, kept) in self.spoilt.items()
             },
             TURNED: {"shown": self.turned[0], "same decision": self.turned[1], "mean difference of a mark": self.off},
+            LOST: self.lost,
         }
 
     def misses(self, expected: float) -> bool:
@@ -130,18 +134,20 @@ def count_controls(records: Iterable[Record], bounds: Thresholds) -> ControlTall
     """What the records of a judge's stage say of it; None where there are no controls among them.
 
     Args:
-        records: In any order; rejected ones count for nothing.
+        records: In any order. Those that were rejected have no marks to compare.
         bounds: Of the judge's scores.
     """
-    scores = {record["id"]: record["scores"] for record in records if "scores" in record}
-    tally = ControlTally({}, has_bounds=any(bounds.among(found).bounds for found in scores.values()))
+    scores = {record["id"]: record.get("scores") for record in records}
+    tally = ControlTally({}, has_bounds=any(bounds.among(found).bounds for found in scores.values() if found))
     differences: list[float] = []
     for item, found in scores.items():
         of, _, kind = item.partition(_MARK)
-        if not kind or of not in scores:
+        if not kind:
             continue
-        before = scores[of]
-        if kind == TURNED:
+        before = scores.get(of)
+        if not found or not before:
+            tally.lost += 1
+        elif kind == TURNED:
             found = {_turned(name): score for name, score in found.items()}
             differences += [abs(score - found[name]) for name, score in before.items() if name in found]
             shown, same = tally.turned
@@ -152,7 +158,7 @@ def count_controls(records: Iterable[Record], bounds: Thresholds) -> ControlTall
             shown, told, kept = tally.spoilt.get(kind, (0, 0, 0))
             tally.spoilt[kind] = shown + 1, told + lower, kept + bool(_kept(found, bounds))
     tally.off = sum(differences) / len(differences) if differences else 0.0
-    return tally if tally.shown or tally.turned[0] else None
+    return tally if tally.shown or tally.turned[0] or tally.lost else None
 
 
 def check_controls(tally: ControlTally, settings: JudgeControls, judge: str) -> str | None:
@@ -191,6 +197,12 @@ def doubts_of(tally: ControlTally) -> list[str]:
             f"the judge's bounds keep {kept} of {tally.shown} pairs that were spoilt on purpose: raise them, or find "
             "better ones by `python -m fafa.synthesis.calibrate`"
         )
+    asked = tally.lost + tally.shown + tally.turned[0]
+    if _FEWEST <= tally.lost > asked / 2:
+        doubts.append(
+            f"{tally.lost} of the judge's {asked} controls say nothing, for it gave no usable marks: whether it looks "
+            "is not known"
+        )
     turned, same = tally.turned
     if turned >= _FEWEST and same < _FEWEST_SAME * turned:
         doubts.append(
@@ -198,28 +210,6 @@ def doubts_of(tally: ControlTally) -> list[str]:
             "which picture comes first"
         )
     return doubts
-
-
-def control_rows(tally: Mapping[str, Mapping[str, Any]]) -> Iterator[list[str]]:
-    """Rows of a table for a page, of what `ControlTally.as_dict` gives: kind, shown, told apart, kept by the bounds."""
-    for kind in SPOILT:
-        if found := tally.get(kind):
-            shown = found["shown"]
-            told, kept = found["told apart"], found["kept by the bounds"]
-            kept_text = "no bounds" if kept is None else f"{kept:,} ({100 * kept / shown:.0f} %)"
-            yield [kind, f"{shown:,}", f"{told:,} ({100 * told / shown:.0f} %)", kept_text]
-
-
-def order_sentence(tally: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """What the page says of pairs shown both ways round; None if there were none."""
-    found = tally.get(TURNED, {})
-    if not found.get("shown"):
-        return None
-    return (
-        f"Shown once more with left and right exchanged, texts and all, {found['same decision']:,} of "
-        f"{found['shown']:,} pairs were decided on as before; a mark differed by "
-        f"{found['mean difference of a mark']:.2f} in the mean."
-    )
 
 
 def _turned(name: str) -> str:

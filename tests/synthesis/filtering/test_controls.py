@@ -8,17 +8,16 @@ from fafa.synthesis.components import CONTROL, ImageRequest, SynthesisError
 from fafa.synthesis.filtering.controls import (
     JudgeControls,
     check_controls,
-    control_rows,
     controls_of,
     count_controls,
     doubts_of,
-    order_sentence,
 )
 from fafa.synthesis.filtering.onlooker import Onlooker
 from fafa.synthesis.filtering.thresholds import Bound, Thresholds
 from fafa.synthesis.painters.world import WorldPainter
 from fafa.synthesis.pictures import save_picture
 from fafa.synthesis.quadruples.grammar import GrammarWriter
+from fafa.synthesis.statistics import control_section
 
 NAMES = Onlooker.names
 BOUNDS = Thresholds({name: Bound(at_least=0.5) for name in NAMES})
@@ -117,11 +116,12 @@ def test_a_judge_that_looks_passes_though_a_third_of_the_pairs_is_faulty(tmp_pat
     records = [{"id": judgement.id, "scores": judgement.scores} for judgement in said]
     tally = count_controls(records, BOUNDS)
     assert tally.shown == 9 and tally.told_apart >= 7 and check_controls(tally, JudgeControls(), "onlooker") is None
-    assert [row[:2] for row in control_rows(tally.as_dict())] == [
-        [kind, "3"] for kind in ("halves swapped", "another subject", "nothing changed")
+    _, told, order = control_section(tally.as_dict())
+    assert [row.split("|")[1:3] for row in told.splitlines()[2:]] == [
+        [f" {kind} ", " 3 "] for kind in ("halves swapped", "another subject", "nothing changed")
     ]
     # It looks at each half alone, so that it cannot mind the order.
-    assert "3 of 3 pairs were decided on as before; a mark differed by 0.00" in order_sentence(tally.as_dict())
+    assert "3 of 3 pairs were decided on as before; a mark differed by 0.00" in order
 
 
 def test_the_order_of_the_pictures_must_not_matter():
@@ -131,9 +131,8 @@ def test_the_order_of_the_pictures_must_not_matter():
     assert tally.off == pytest.approx(2 * 0.8 / 6)
     assert tally.turned == (10, 0)
     assert "otherwise on 10 of 10 pairs: it minds which picture comes first" in doubts_of(tally)[-1]
-    assert order_sentence(count_controls(judged(lambda record: {"quality": 0.3}), BOUNDS).as_dict()).endswith(
-        "a mark differed by 0.00 in the mean."
-    )
+    fair = control_section(count_controls(judged(lambda record: {"quality": 0.3}), BOUNDS).as_dict())
+    assert fair[-1].endswith("a mark differed by 0.00 in the mean.")
 
 
 def test_bounds_that_keep_spoilt_pairs_are_warned_of():
@@ -148,5 +147,30 @@ def test_bounds_that_keep_spoilt_pairs_are_warned_of():
 
 def test_without_bounds_nothing_is_said_of_what_they_keep():
     tally = count_controls(judged(lambda record: dict.fromkeys(NAMES, 0.9)), Thresholds())
-    assert all(row[3] == "no bounds" for row in control_rows(tally.as_dict()))
+    told = control_section(tally.as_dict())[1]
+    assert all(row.endswith("| no bounds |") for row in told.splitlines()[2:])
     assert count_controls([{"id": "0-1", "scores": {"quality": 1.0}}], BOUNDS) is None
+
+
+def test_controls_without_usable_marks_are_counted_and_told():
+    """As a server's answers may all be unusable: the page must not look as if nothing had been asked."""
+    records = [
+        {key: value for key, value in record.items() if key != "scores"} | {"rejected": "no mark for quality"}
+        if CONTROL in record
+        else record
+        for record in judged(lambda record: dict.fromkeys(NAMES, 0.9))
+    ]
+    tally = count_controls(records, BOUNDS)
+    assert (tally.shown, tally.turned, tally.lost) == (0, (0, 0), 40) and not tally.misses(0.6)
+    assert control_section(tally.as_dict())[1:] == [
+        "40 more of these pairs say nothing: the judge gave no usable marks, then or for the sound pair."
+    ]
+    assert doubts_of(tally) == [
+        "40 of the judge's 40 controls say nothing, for it gave no usable marks: whether it looks is not known"
+    ]
+    assert count_controls(records[:1], BOUNDS) is None
+
+    pairs_lost = [
+        record | ({} if CONTROL in record else {"scores": None}) for record in judged(lambda _: {"quality": 1.0})
+    ]
+    assert count_controls(pairs_lost, BOUNDS).lost == 40
