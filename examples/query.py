@@ -18,6 +18,7 @@ import argparse
 import logging
 from pathlib import Path
 
+import fafa  # noqa: F401 - before what takes long, so that Ctrl-C is answered from here on  # isort: skip
 import torch
 
 from fafa.commands import check_device, check_numbers, command, loading

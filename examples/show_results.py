@@ -9,6 +9,7 @@ real ITCPR (20,510 gallery images to encode) wants a GPU.
 import argparse
 import random
 
+import fafa  # noqa: F401 - before what takes long, so that Ctrl-C is answered from here on  # isort: skip
 import torch
 from datasets import load_dataset
 
