@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 REFUSED: dict[str, tuple[tuple, str]] = {
     "label_smoothing_factor": (
         (0, None),
-        "it acts on class labels, which triplets have none of. fda_alpha, of the model's configuration, softens FAFA's",
+        "it acts on class labels, which triplets have none of. A model's configuration may soften its own",
     ),
     "auto_find_batch_size": (
         (False,),
@@ -81,12 +81,12 @@ RECIPE_BETA1, RECIPE_WARMUP = 0.9, 0.02
 
 
 @dataclass
-class FafaTrainingArguments(TrainingArguments):
+class RetrieverTrainingArguments(TrainingArguments):
     """`TrainingArguments` with the paper's recipe as defaults, and what batches and warm-up need beyond it.
 
     Paper and released code: AdamW, learning rate 2e-6, betas (0.9, 0.98), epsilon 1e-7, weight decay 0.05, one-cycle
     schedule with 2 % of warm-up, batches of 256, 10 epochs. Added here: gradient clipping, and no weight decay on
-    biases, norms, tokens and temperature.
+    biases, norms and what the model names (`weights_without_decay`).
     """
 
     per_device_train_batch_size: int | None = field(
@@ -118,9 +118,12 @@ class FafaTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "One-cycle schedule as released, beta1 cycling included; unless lr_scheduler_type is given."},
     )
+    group_column: str = field(
+        default="cpr_id", metadata={"help": "Column that holds the group of a triplet, a whole number."}
+    )
     group_size: int = field(
         default=1,
-        metadata={"help": "Most triplets of one group (cpr_id) in a batch, kept together; 0: plain random order."},
+        metadata={"help": "Most triplets of one group in a batch, kept together; 0: plain random order."},
     )
     gradient_cache_size: int = field(
         default=0,
@@ -129,11 +132,11 @@ class FafaTrainingArguments(TrainingArguments):
     random_epochs: int = field(default=0, metadata={"help": "Epochs of random batches before group_size counts."})
     contrastive_steps: int = field(
         default=0,
-        metadata={"help": "Steps with the forward divergence before FDA's own; for a model from random weights."},
+        metadata={"help": "Steps of plain cross-entropy before the model's own loss; for a model from random weights."},
     )
     caption_steps: int = field(
         default=0,
-        metadata={"help": "Steps with the caption-to-image term (itc_weight 1); for a model from random weights."},
+        metadata={"help": "Steps in which whole captions train, too; for a model from random weights."},
     )
 
     ema_decay: float = field(
@@ -348,3 +351,6 @@ def refuse_unknown(where: str, given: Iterable[str], known: Iterable[str]) -> No
             nearest = difflib.get_close_matches(str(name), known, n=1)
             hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(known) or 'none'}."
             raise ValueError(f"{where}: there is no {name!r}; {hint}")
+
+
+FafaTrainingArguments = RetrieverTrainingArguments  # its name in earlier versions, and in their training_args.bin
