@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from ..commands import command
-from ..files import check_output_file
+from ..files import check_output_file, whole_file
 from ..markdown_text import plain, public
 from .intervals import paired_bootstrap, sign_test
 from .metrics import tell_ties
-from .report import OVERALL, EvaluationReport, aligned_table, read_report, write_whole
+from .report import OVERALL, EvaluationReport, aligned_table
+from .report_folder import read_report
 
 _METHOD = (
     "In brackets the 95 % interval of the difference and p, two-sided, by a paired bootstrap over queries (10,000 "
@@ -152,7 +153,9 @@ def main() -> None:
         if arguments.output is None:
             print(page, end="")
         else:
-            write_whole(arguments.output, page)
+            arguments.output.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(arguments.output) as part:
+                part.write_text(page, encoding="utf-8", errors="backslashreplace")
     except BrokenPipeError:
         raise  # `... | head`
     except (OSError, ValueError) as error:

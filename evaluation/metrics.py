@@ -8,19 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .ranking import MatchRanker, QueryResults, checked_ks, match_ranks, top_images
-
-__all__ = [
-    "MatchRanker",
-    "QueryResults",
-    "chance_metrics",
-    "match_ranks",
-    "retrieval_metrics",
-    "tell_ties",
-    "ties_of",
-    "ties_remark",
-    "top_images",
-]
+from .ranking import QueryResults, checked_ks, match_ranks
 
 SHOWS = 0.005  # percentage points: less is not seen in a table
 

@@ -15,13 +15,13 @@ from ..files import printable, some
 from ..image_reading_fafa import UnreadableImageError
 from ..loading import undecoded
 from ..model_folder import check_fit
-from ..modeling_fafa import FafaModel
-from ..processing_fafa import FafaProcessor
+from ..retriever import Retriever, RetrieverProcessor
 from .encoding import EncodedImages, encode_images
 from .fingerprint import dtype_name, feature_settings
 from .identity import changes_since, describe_absent, describe_image, input_name, input_path, path_of
+from .manifest import DTYPES
 from .photo_folder import copies_of, find_images
-from .store import DTYPES, FeatureStore
+from .store import FeatureStore
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Gallery:
             print(result.rank, f"{result.score:.3f}", result.path)
 
     Attributes:
-        features: `(num_images, num_query_tokens, projection_dim)`, unit length; after `save` and `load` a memory map.
+        features: `(num_images, num_tokens, dim)`, unit length; after `save` and `load` a memory map.
         paths: the file of each image, None where there is none.
         skipped: the images left out, because they could not be read (`on_error="skip"`).
         folder: the folder that was encoded, or None.
@@ -68,17 +68,17 @@ class Gallery:
 
     def __init__(
         self,
-        model: FafaModel,
-        processor: FafaProcessor,
+        model: Retriever,
+        processor: RetrieverProcessor,
         features: torch.Tensor,
         paths: Sequence[Path | None],
         skipped: Sequence[str] = (),
         folder: Path | None = None,
         encoded: EncodedImages | None = None,
     ):
-        _check_model(model, processor)
+        check_fit(model, processor)
         paths = _checked_paths(paths)
-        _check_features(features, len(paths), (model.config.num_query_tokens, model.config.projection_dim))
+        _check_features(features, len(paths), model.feature_shape)
         self.model, self.processor = model.eval(), processor
         self.features, self.paths, self.skipped, self.folder = features, paths, list(skipped), folder
         if encoded is None:
@@ -100,8 +100,8 @@ class Gallery:
     @classmethod
     def from_folder(
         cls,
-        model: FafaModel,
-        processor: FafaProcessor,
+        model: Retriever,
+        processor: RetrieverProcessor,
         folder: str | Path,
         exclude: Sequence[str] = (),
         rubbish: bool = False,
@@ -113,7 +113,7 @@ class Gallery:
 
     @classmethod
     def from_dataset(
-        cls, model: FafaModel, processor: FafaProcessor, dataset: Any, column: str = "image", **options
+        cls, model: Retriever, processor: RetrieverProcessor, dataset: Any, column: str = "image", **options
     ) -> "Gallery":
         """Encodes the images of a `datasets.Dataset`, which need not have files; options as for `from_images`."""
 
@@ -126,8 +126,8 @@ class Gallery:
     @classmethod
     def from_images(
         cls,
-        model: FafaModel,
-        processor: FafaProcessor,
+        model: Retriever,
+        processor: RetrieverProcessor,
         images: Sequence[Any],
         batch_size: int = 64,
         on_error: str = "raise",
@@ -164,7 +164,7 @@ class Gallery:
                 of another model, processor or precision, or of another gallery.
             OSError: `features_dir` cannot be written to, which is known before anything is encoded.
         """
-        _check_model(model, processor)
+        check_fit(model, processor)
         folder = None if folder is None else Path(folder).absolute()
         options = {"features_dir": features_dir, "folder": folder, "progress": progress, "update": True}
         encoded = encode_images(model, processor, images, batch_size, num_workers, on_error, dtype, **options)
@@ -201,7 +201,7 @@ class Gallery:
         if len(inputs.get("pixel_values", [None])) != 1:
             raise ValueError(f"a query has one image, got {len(inputs['pixel_values'])}; search for each by itself")
         with torch.no_grad():
-            query = self.model.get_query_features(**inputs)  # (1, projection_dim)
+            query = self.model.get_query_features(**inputs)  # (1, dim)
             scores = self.model.score(query.to(self.features.device), self.features)[0].cpu()
         if not scores.isfinite().all():
             raise ValueError("the scores hold NaN or infinity: the model's weights or the stored features are damaged")
@@ -261,8 +261,8 @@ class Gallery:
     def load(
         cls,
         index: str | Path,
-        model: FafaModel,
-        processor: FafaProcessor,
+        model: Retriever,
+        processor: RetrieverProcessor,
         folder: str | Path | None = None,
         check_images: bool = True,
     ) -> "Gallery":
@@ -288,9 +288,8 @@ class Gallery:
             ValueError: the features come from another model, from other image processor settings, are incomplete or
                 damaged, or do not fit the manifest.
         """
-        _check_model(model, processor)
-        shape = (model.config.num_query_tokens, model.config.projection_dim)
-        settings = feature_settings(model, processor, "target", shape)
+        check_fit(model, processor)
+        settings = feature_settings(model, processor, "target", model.feature_shape)
         while True:
             store = FeatureStore.open(index)
             store.check(settings)
@@ -339,14 +338,6 @@ def _warn_of_changes(encoded: EncodedImages, folder: Path | None, is_named: bool
     return others
 
 
-def _check_model(model: Any, processor: Any) -> None:
-    if not hasattr(model, "get_target_features"):
-        raise TypeError(f"model is a {type(model).__name__}, expected a FafaModel")
-    if not hasattr(processor, "image_processor"):
-        raise TypeError(f"processor is a {type(processor).__name__}, expected a FafaProcessor")
-    check_fit(model, processor)
-
-
 def _checked_paths(paths: Sequence[str | Path | None]) -> list[Path | None]:
     if isinstance(paths, (str, Path)):
         raise TypeError(f"paths is a {type(paths).__name__}, expected one path, or None, for each image")
@@ -360,8 +351,8 @@ def _check_features(features: torch.Tensor, num_images: int, shape: tuple[int, i
         raise TypeError(f"the features are {features.dtype}, expected {', '.join(sorted(DTYPES))}")
     if features.shape != (num_images, *shape):
         raise ValueError(
-            f"expected features (num_images, num_query_tokens, projection_dim) = {(num_images, *shape)} for "
-            f"{num_images} images, got {tuple(features.shape)}"
+            f"expected features (num_images, num_tokens, dim) = {(num_images, *shape)} for {num_images} images, got "
+            f"{tuple(features.shape)}"
         )
     if num_images == 0:
         raise ValueError("a gallery needs at least one image")

@@ -1,6 +1,7 @@
 """What tells one image from another: its contents, wherever it lies; and what of that is known without reading it."""
 
 import json
+import logging
 import os
 import stat
 import time
@@ -10,9 +11,12 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import xxhash
+from tqdm.auto import tqdm
 
-from ..files import contents_of, stamp_of
+from ..files import contents_of, some, stamp_of
 from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError, open_image
+
+logger = logging.getLogger(__name__)
 
 # A file that changed so shortly before it was looked at might change again without another time of change.
 FRESH_NS = 2 * 10**9
@@ -95,6 +99,57 @@ def describe_image(
     except ValueError as error:  # a NUL
         raise UnreadableImageError(f"{name}: {str(path)!r} is no path of a file ({error})", path=str(path)) from error
     return description
+
+
+def describe_images(
+    images: Sequence[Any],
+    name: str,
+    folder: Path | None = None,
+    contents: bool = True,
+    pixels: bool = True,
+    known: Mapping[str, dict[str, Any]] | None = None,
+    skip: bool = False,
+    progress: bool = False,
+) -> list[dict[str, Any]]:
+    """Describes every image, see `describe_image`: a file that is missing is found before hours of encoding.
+
+    Args:
+        contents: whether to read what tells files from others.
+        pixels: whether to read what tells images without files from others.
+        known: descriptions by path; of files that have them, and cannot be read now, they stand.
+        skip: whether files that cannot be read now, or vanish meanwhile, are described without contents.
+        progress: whether to show a progress bar.
+
+    Raises:
+        FileNotFoundError, InaccessibleImageError, UnreadableImageError: see `describe_image`.
+    """
+    known, unknown_now = known or {}, []
+
+    def describe(row: int, contents: bool, passing: tuple[type[Exception], ...]) -> dict[str, Any]:
+        image = images[row]
+        try:
+            return describe_image(image, f"{name} {row}", folder, contents, known)
+        except passing as error:
+            if not skip:
+                raise
+            description = describe_absent(image, f"{name} {row}", folder)
+            if not isinstance(error, InaccessibleImageError) or description["path"] not in known:
+                return description
+            unknown_now.append(input_name(description, row, folder))
+            return known[description["path"]]
+
+    rows, trouble = range(len(images)), (InaccessibleImageError, UnreadableImageError)
+    inputs = [describe(row, False, trouble) for row in rows]  # quickly, whether all are there
+    if contents:
+        bar = tqdm(rows, "comparing files", unit="image", disable=not progress, delay=2)
+        unknown_now.clear()
+        inputs = [describe(row, "stamp" in inputs[row] or pixels, (*trouble, FileNotFoundError)) for row in bar]
+    if unknown_now:
+        logger.warning(
+            "%d of %d images cannot be read now (permission, disk, network): their features of the last time serve: %s",
+            *(len(unknown_now), len(images), some(unknown_now)),
+        )
+    return inputs
 
 
 def _describe_picture(image: Any, data: bytes | None, name: str, folder: Path | None, contents: bool) -> dict[str, Any]:

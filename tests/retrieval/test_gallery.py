@@ -14,7 +14,7 @@ from tiny import tiny_model
 from fafa.image_processing_fafa import FafaImageProcessor
 from fafa.image_reading_fafa import UnreadableImageError
 from fafa.processing_fafa import FafaProcessor
-from fafa.retrieval import Gallery, find_images, store
+from fafa.retrieval import FeatureStore, Gallery, find_images, shards
 
 
 def files(index):
@@ -199,7 +199,7 @@ def test_a_save_that_fails_leaves_the_earlier_index(model, processor, photos, tm
     def full_disk(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(store, "save_file", full_disk)
+    monkeypatch.setattr(shards, "save_file", full_disk)
     with pytest.raises(OSError, match=r"cannot write .*safetensors \(No space"):
         one.save(tmp_path / "index")
     assert not list((tmp_path / "index").glob("*.part"))
@@ -215,7 +215,7 @@ def test_a_save_that_is_killed_leaves_the_earlier_index(model, processor, photos
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patches, pytest.raises(KeyboardInterrupt):
-        patches.setattr(store.FeatureStore, "_write_manifest", killed)
+        patches.setattr(FeatureStore, "write_manifest", killed)
         one.save(tmp_path / "index")
     assert torch.equal(Gallery.load(tmp_path / "index", model, processor).features, gallery.features)
     gallery.save(tmp_path / "index")
@@ -408,8 +408,8 @@ CONSTRUCTED = {
     "an array": ({"features": FEATURES.numpy()}, TypeError, "features is a ndarray, expected a tensor"),
     "nothing": ({"features": None}, TypeError, "features is a NoneType"),
     "paths as text": ({"paths": "ab"}, TypeError, "paths is a str"),
-    "a model's name": ({"model": "models/fafa"}, TypeError, "model is a str, expected a FafaModel"),
-    "no processor": ({"processor": None}, TypeError, "processor is a NoneType, expected a FafaProcessor"),
+    "a model's name": ({"model": "models/fafa"}, TypeError, "str is no Retriever"),
+    "no processor": ({"processor": None}, TypeError, "NoneType is no RetrieverProcessor"),
 }
 
 
@@ -476,7 +476,7 @@ ENCODED = {
     "dtype: text": ({"dtype": "float16"}, TypeError, "dtype is 'float16', expected .*torch.float16"),
     "dtype: integers": ({"dtype": torch.int8}, TypeError, "dtype is torch.int8"),
     "on_error: unknown": ({"on_error": "ignore"}, ValueError, "on_error is 'ignore'"),
-    "a model's name": ({"model": "models/fafa"}, TypeError, "model is a str, expected a FafaModel"),
+    "a model's name": ({"model": "models/fafa"}, TypeError, "str is no Retriever"),
 }
 
 

@@ -8,7 +8,7 @@ from datasets import Dataset, Features, Image, Value
 from tiny import WORDS, tiny_model
 
 from fafa import FafaModel
-from fafa.evaluation import QUERY_MODES, encode_queries, encode_targets
+from fafa.evaluation import QUERY_MODES, encode_queries, encode_targets  # where they are found, too
 from fafa.image_reading_fafa import UnreadableImageError
 from fafa.processing_fafa import FafaProcessor, build_tokenizer
 
