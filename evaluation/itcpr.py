@@ -127,10 +127,13 @@ def evaluate_itcpr(
             logger.warning("%s: %s", name, remark)
 
     lists = {name: ranking.lists(results[name]) for name, ranking in rankings.items()}
-    curves = {} if parts is None else {"mode": main, "gallery_size": parts.curve(ks)}
-    if curves and targets.shape[1] > 1:
-        scored = model, query_features[main], targets
-        curves["top_tokens"] = _top_token_curve(*scored, query_ids, gallery_ids, ks, progress)
+    found = {}
+    if curves:
+        found["mode"] = main
+        if targets.shape[1] > 1:
+            given = query_features[main], targets, query_ids, gallery_ids
+            found["top_tokens"] = _top_token_curve(model, *given, ks, progress)
+        found["gallery_size"] = parts.curve(ks)
     columns = zip(queries["image_path"][:], captions, sources, query_ids, strict=True)
     fields = ("image_path", "caption", "source", "instance_id")
     return EvaluationReport(
@@ -150,7 +153,7 @@ def evaluate_itcpr(
             | {"results": {name: listed[index] for name, listed in lists.items()}}
             for index, values in enumerate(columns)
         ],
-        curves=curves,
+        curves=found,
         settings={"num_top_tokens": model.num_top_tokens, "seed": seed},
         ties=ties,
     )
