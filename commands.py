@@ -103,7 +103,7 @@ def loading(model: str) -> Iterator[None]:
 
 def add_model_options(parser: ArgumentParser, num_workers: int | None = None) -> None:
     """Adds what every command that encodes images has: `--model`, `--device`, `--dtype`, `--batch-size`,
-    `--num-workers`; `load_given_model` and `check_model_options` know them.
+    `--num-workers`; see `load_given_model`.
 
     Args:
         num_workers: the default, see `encode_images`.
@@ -119,12 +119,6 @@ def add_model_options(parser: ArgumentParser, num_workers: int | None = None) ->
     parser.add_argument(
         "--num-workers", type=int, default=num_workers, help=f"processes that read images (default: {processes})"
     )
-
-
-def check_model_options(parser: ArgumentParser, arguments: Namespace) -> None:
-    """Refuses numbers and a device that make no sense, in one line."""
-    check_numbers(parser, arguments, "batch_size", "num_workers")
-    check_device(parser, arguments.device)
 
 
 def load_given_model(arguments: Namespace) -> tuple:

@@ -21,7 +21,7 @@ import torch
 from datasets import load_dataset
 
 from fafa import __version__
-from fafa.commands import add_model_options, check_model_options, command, load_given_model
+from fafa.commands import add_model_options, check_device, check_numbers, command, load_given_model
 from fafa.evaluation import QUERY_MODES, evaluate_itcpr, write_report
 from fafa.files import check_output_folder, printable
 from fafa.model_card import add_results_to_card
@@ -44,7 +44,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--update-card", action="store_true", help="add the results to the card in the model's folder")
     parser.add_argument("--no-pictures", action="store_true", help="tables only: no curves, no sheets of queries")
     arguments = parser.parse_args()
-    check_model_options(parser, arguments)
+    check_numbers(parser, arguments, "batch_size", "num_workers")
+    check_device(parser, arguments.device)
     if arguments.update_card and not Path(arguments.model).is_dir():
         parser.error(f"--update-card changes the card in the model's folder, but {arguments.model} is none here")
     return arguments

@@ -18,7 +18,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from fafa.commands import add_model_options, check_model_options, check_numbers, command, load_given_model
+from fafa.commands import add_model_options, check_device, check_numbers, command, load_given_model
 from fafa.files import printable
 from fafa.retrieval import Gallery, RankedImage, RankedQuery, check_sheet, draw_contact_sheet, find_images
 
@@ -58,8 +58,8 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.image is None and arguments.caption is None:
         parser.error("a query needs --image, --caption or both")
-    check_numbers(parser, arguments, "top")
-    check_model_options(parser, arguments)
+    check_numbers(parser, arguments, "top", "batch_size", "num_workers")
+    check_device(parser, arguments.device)
     return arguments
 
 
@@ -78,7 +78,10 @@ def main(args: argparse.Namespace) -> None:
     model, processor = load_given_model(args)
     if hasattr(processor.image_processor, "draft_photographs"):  # photographs are larger than crops of people
         processor.image_processor.draft_photographs = not args.exact_pixels
-    processor(images=args.image, text=args.caption)
+    if args.image is not None:
+        processor.open_crop(args.image)
+    if args.caption is not None:
+        processor.encode_captions([args.caption], ["--caption"])
 
     # 3. The gallery, encoded once: with an index, a later search reads the features, and an interrupted one goes on.
     gallery = Gallery.from_images(

@@ -11,7 +11,7 @@ import random
 
 from datasets import load_dataset
 
-from fafa.commands import add_model_options, check_model_options, check_numbers, command, load_given_model
+from fafa.commands import add_model_options, check_device, check_numbers, command, load_given_model
 from fafa.evaluation import QUERY_MODES
 from fafa.files import printable
 from fafa.loading import undecoded
@@ -28,8 +28,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--query", choices=list(QUERY_MODES), default="image+caption")
     parser.add_argument("--output", default="sheet.png", help="where to write the picture")
     args = parser.parse_args()
-    check_numbers(parser, args, "num_queries")
-    check_model_options(parser, args)
+    check_numbers(parser, args, "num_queries", "batch_size", "num_workers")
+    check_device(parser, args.device)
     return args
 
 

@@ -18,12 +18,11 @@ from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError
 from ..loading import dead_workers_told, undecoded
 from ..model_folder import check_fit
 from ..retriever import QUERY_MODES, Retriever, RetrieverProcessor
-from .filling import Encode, complete
+from .filling import Encode, complete, known_inputs, open_or_create
 from .fingerprint import dtype_name, feature_settings, model_fingerprint
 from .identity import describe_images, input_name, is_changed
 from .manifest import DTYPES
 from .reading import PixelBatch, batches_of, read_pixels
-from .renewal import known_inputs, open_or_create
 
 if TYPE_CHECKING:
     import datasets

@@ -15,7 +15,7 @@ from ..files import printable, some
 from ..image_reading_fafa import UnreadableImageError
 from ..loading import undecoded
 from ..model_folder import check_fit
-from ..retriever import Retriever, RetrieverProcessor
+from ..retriever import QUERY_MODES, Retriever, RetrieverProcessor
 from .encoding import EncodedImages, encode_images
 from .fingerprint import dtype_name, feature_settings
 from .identity import changes_since, describe_absent, describe_image, input_name, input_path, path_of
@@ -89,11 +89,6 @@ class Gallery:
         # What `save` writes. As it is now: the model may be trained on before.
         self._settings, self._inputs, self._skipped_rows = encoded.settings, encoded.inputs, encoded.skipped
 
-    @property
-    def fingerprint(self) -> str:
-        """Of the model that made the features, see `model_fingerprint`."""
-        return self._settings["model"]["fingerprint"]
-
     def __len__(self) -> int:
         return len(self.features)
 
@@ -116,7 +111,6 @@ class Gallery:
         cls, model: Retriever, processor: RetrieverProcessor, dataset: Any, column: str = "image", **options
     ) -> "Gallery":
         """Encodes the images of a `datasets.Dataset`, which need not have files; options as for `from_images`."""
-
         if column not in dataset.column_names:
             raise ValueError(f"the data set has no column {column!r}; it has {', '.join(dataset.column_names)}")
         # Undecoded, an image comes with its path, which an error can name.
@@ -137,32 +131,14 @@ class Gallery:
         features_dir: str | Path | None = None,
         folder: str | Path | None = None,
     ) -> "Gallery":
-        """Encodes images, on the device and in the precision of the model.
+        """Encodes images; arguments and errors as those of `encode_images`, but:
 
         Args:
-            model: makes the features; it is put into eval mode.
-            processor: the model's own.
-            images: paths, PIL images, or whatever else `open_image` takes.
-            batch_size: images encoded at a time.
-            on_error: `"raise"` stops at an image that cannot be decoded, or cannot be read now; `"skip"` leaves it out,
-                lists it in `Gallery.skipped` and warns at the end. A missing file is an error either way.
-            dtype: of the stored features; None keeps the model's. float16 halves the space (scores change by ~1e-4).
-            progress: whether to show a progress bar.
-            num_workers: processes that read images; 0 reads in this one; None is one a core, up to 8, or 0 for few
-                images.
-            features_dir: a folder that keeps the features while they are encoded, so that an interrupted run goes on
-                where it stopped and another finds them there; `load` opens it, too. Where images were added, changed
-                or removed since, only the new and changed ones, and those that could not be read, are encoded; that
-                and the removed ones are logged. Images are told by their contents: after renaming, copying or moving
-                them nothing is encoded again. See `encode_images`.
+            on_error: `"skip"` lists what it leaves out in `Gallery.skipped`, too.
+            features_dir: `load` opens it, too. Where images were added, changed or removed since, only the new and
+                changed ones, and those that could not be read, are encoded; that and the removed ones are logged.
+                After renaming, copying or moving images nothing is encoded again.
             folder: the folder that the images lie in, if any, which may move later.
-
-        Raises:
-            UnreadableImageError: an image cannot be decoded.
-            InaccessibleImageError: an image is there, but cannot be read now; an OSError.
-            ValueError: there is nothing to encode, the model's features are not finite, or `features_dir` holds those
-                of another model, processor or precision, or of another gallery.
-            OSError: `features_dir` cannot be written to, which is known before anything is encoded.
         """
         check_fit(model, processor)
         folder = None if folder is None else Path(folder).absolute()
@@ -197,11 +173,18 @@ class Gallery:
             raise ValueError("a query needs an image, a caption or both; neither was given")
         if not isinstance(caption, (str, NoneType)):
             raise TypeError(f"caption is a {type(caption).__name__}, expected one caption (str)")
-        inputs = self.processor(images=image, text=caption, return_tensors="pt").to(self.model.device)
-        if len(inputs.get("pixel_values", [None])) != 1:
-            raise ValueError(f"a query has one image, got {len(inputs['pixel_values'])}; search for each by itself")
+        if isinstance(image, (list, tuple)):
+            raise ValueError(f"a query has one image, got a list of {len(image)}; search for each by itself")
+        inputs = {}
+        if image is not None:
+            inputs["pixel_values"] = self.processor.to_pixels(
+                [self.processor.resize_crop(self.processor.open_crop(image))]
+            )
+        if caption is not None:
+            inputs |= self.processor.encode_captions([caption], ["caption"])
+        given = {name: inputs[name].to(self.model.device) for name in QUERY_MODES["image+caption"] if name in inputs}
         with torch.no_grad():
-            query = self.model.get_query_features(**inputs)  # (1, dim)
+            query = self.model.get_query_features(**given)  # (1, dim)
             scores = self.model.score(query.to(self.features.device), self.features)[0].cpu()
         if not scores.isfinite().all():
             raise ValueError("the scores hold NaN or infinity: the model's weights or the stored features are damaged")

@@ -7,7 +7,6 @@ import json
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +43,6 @@ def write_manifest(
     Args:
         path: of the manifest. Further ones: see `FeatureStore`.
     """
-    from_here = None
-    if images_folder is not None:
-        with suppress(ValueError):  # on Windows, on another drive
-            from_here = os.path.relpath(images_folder, path.parent)
     manifest = {
         "format": FORMAT,
         "version": VERSION,
@@ -55,7 +50,7 @@ def write_manifest(
         "num_inputs": len(inputs),
         "shard_size": shard_size,
         "images_folder": images_folder and str(images_folder),
-        "images_folder_from_here": from_here,
+        "images_folder_from_here": images_folder and os.path.relpath(images_folder, path.parent),
         "key": key,
     }
     manifest[CHECKSUM] = _hash_json(manifest)

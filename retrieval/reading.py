@@ -70,7 +70,7 @@ def read_pixels(
         num_workers = min(MAX_DEFAULT_WORKERS, num_cores()) if len(first) >= IMAGES_WORTH_WORKERS else 0
         shards = chain([first], shards)
     loader = DataLoader(
-        _Crops(processor, images, name),
+        _Crops(processor.for_images(), images, name),
         batch_sampler=batches_of(shards, batch_size),
         collate_fn=list,
         **worker_options(num_workers),

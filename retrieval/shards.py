@@ -1,10 +1,10 @@
-"""Shards: files of features that are written once and whole, under checksums, and locked while somebody encodes them."""
+"""Shards: files of features, written once and whole, under checksums, and locked while somebody encodes them."""
 
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -169,8 +169,7 @@ def lock_of(folder: Path, name: int | str) -> FileLock:
 
 def remove_lock(lock: FileLock) -> None:
     """Once what it guarded is there: whoever takes the lock later, or waits for it, looks for that first."""
-    with suppress(OSError):  # on Windows, while another waits for it
-        Path(lock.lock_file).unlink()
+    Path(lock.lock_file).unlink(missing_ok=True)
 
 
 @contextmanager

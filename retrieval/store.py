@@ -21,7 +21,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -32,6 +31,7 @@ import torch
 from filelock import Timeout
 from torch import Tensor
 
+from ..files import check_output_folder
 from .identity import identity_of
 from .manifest import (
     MANIFEST,
@@ -71,23 +71,6 @@ def verify_store(folder: Path) -> list[str]:
     return faults + ([store.incomplete()] if store.incomplete() else [])
 
 
-def prepare_folder(folder: Path) -> None:
-    """Makes a folder for features and sees that files can be written there: before hours of encoding, not after.
-
-    Raises:
-        OSError: they cannot; the message names the folder.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        hint = "a file is in the way" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
-        raise OSError(error.errno, f"features cannot be written here ({hint}); give another folder", str(folder)) from (
-            error
-        )
-
-
 class FeatureStore:
     """The features in one folder.
 
@@ -97,7 +80,7 @@ class FeatureStore:
         identities: of the inputs, see `identity_of`.
         shard_size: inputs of a shard.
         images_folder: what the paths in `inputs` are relative to, or None.
-        reused: the rows whose features came from the store before, which are the first shards; see `renewal`.
+        reused: the rows whose features came from the store before, which are the first shards; see `filling`.
         shards: the files of features, there or not.
         to_try_again: those that lacked features of some inputs when they were last looked at, see `heal`.
     """
@@ -195,7 +178,8 @@ class FeatureStore:
     ) -> None:
         """Writes features that are complete, as one shard; replaces what the folder held once they are on the disk."""
         store = cls(Path(folder), settings, inputs, max(1, len(inputs)), images_folder)
-        prepare_folder(store.folder)
+        check_output_folder(store.folder)
+        store.folder.mkdir(parents=True, exist_ok=True)
         store.shards[0].write(features, skipped)
         store.write_manifest()
         (store.folder / NEXT_MANIFEST).unlink(missing_ok=True)
@@ -346,8 +330,7 @@ class FeatureStore:
         for pattern in ("features-*-of-*.safetensors*", "inputs-*.jsonl*"):
             for path in self.folder.glob(pattern):
                 if not any(f"-{key}" in path.name for key in (self.key, but or self.key)):
-                    with suppress(OSError):  # on Windows, while it is memory-mapped: goes the next time
-                        path.unlink()
+                    path.unlink(missing_ok=True)
 
 
 def _runs(rows: Sequence[int]) -> list[tuple[int, int]]:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_model
 from torch.testing import assert_close
 
-from fafa.retrieval import FeatureStore, Gallery, encode_images, renewal, verify_store
+from fafa.retrieval import FeatureStore, Gallery, encode_images, filling, verify_store
 from fafa.retrieval.shards import Shard
 
 NUM_IMAGES = 5
@@ -23,7 +23,7 @@ NUM_IMAGES = 5
 
 @pytest.fixture(autouse=True)
 def two_a_shard(monkeypatch):
-    monkeypatch.setattr(renewal, "INPUTS_PER_SHARD", 2)
+    monkeypatch.setattr(filling, "INPUTS_PER_SHARD", 2)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def made(model, processor, tmp_path_factory):
         coarse = np.random.default_rng(number).integers(0, 255, (6, 3, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((12, 24)).save(folder / "photos" / f"{number}.png")
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr(renewal, "INPUTS_PER_SHARD", 2)
+        patches.setattr(filling, "INPUTS_PER_SHARD", 2)
         encode(model, processor, folder, folder / "index")
     return folder
 

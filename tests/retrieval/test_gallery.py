@@ -448,8 +448,8 @@ ASKED = {
     "caption: several": ({"caption": ["red", "blue"]}, TypeError, "caption is a list"),
     "caption: empty": ({"caption": ""}, ValueError, "no word"),
     "image: a number": ({"image": 3}, TypeError, "got int"),
-    "image: several": ({"image": ["a.png", "trip/d.png"]}, ValueError, "a query has one image, got 2"),
-    "image: none of several": ({"image": []}, ValueError, "images is empty"),
+    "image: several": ({"image": ["a.png", "trip/d.png"]}, ValueError, "a query has one image, got a list of 2"),
+    "image: none of several": ({"image": []}, ValueError, "a query has one image, got a list of 0"),
     "image: not there": ({"image": "nowhere.png"}, FileNotFoundError, r"nowhere\.png"),
     "image: a folder": ({"image": "trip"}, (OSError, ValueError), "trip"),
     "image: no picture": ({"image": "notes.txt"}, UnreadableImageError, r"notes\.txt"),
@@ -493,10 +493,10 @@ def test_places_that_features_cannot_be_kept_in_are_known_before_images_are_read
     gallery = Gallery(model, processor, FEATURES, [None, None])
     (tmp_path / "file").write_text("not to be lost")
     for place in (tmp_path / "file", tmp_path / "file" / "within"):
-        with pytest.raises(OSError, match=rf"^[^\n]*a file is in the way[^\n]*{place.name}[^\n]*$"):
+        with pytest.raises(OSError, match=rf"^[^\n]*file is no folder: nothing can be written to [^\n]*{place.name}$"):
             gallery.save(place)
         monkeypatch.setattr("fafa.retrieval.identity.contents_of", None)
-        with pytest.raises(OSError, match="a file is in the way"):
+        with pytest.raises(OSError, match="file is no folder: nothing can be written"):
             open_gallery(model, processor, photos, features_dir=place)
         with pytest.raises(FileNotFoundError, match=rf"{place.name} (is a file|holds no features)"):
             Gallery.load(place, model, processor)
