@@ -177,9 +177,8 @@ class Gallery:
             raise ValueError(f"a query has one image, got a list of {len(image)}; search for each by itself")
         inputs = {}
         if image is not None:
-            inputs["pixel_values"] = self.processor.to_pixels(
-                [self.processor.resize_crop(self.processor.open_crop(image))]
-            )
+            crop = self.processor.resize_crop(self.processor.open_crop(image))
+            inputs["pixel_values"] = self.processor.to_pixels([crop])
         if caption is not None:
             inputs |= self.processor.encode_captions([caption], ["caption"])
         given = {name: inputs[name].to(self.model.device) for name in QUERY_MODES["image+caption"] if name in inputs}

@@ -214,16 +214,16 @@ class FeatureStore:
             return self.shards[0].read()
         gaps = [shard.read_gaps() for shard in self.shards]
         skipped = sorted(chain.from_iterable(gaps))
-        is_there = torch.ones(len(self.inputs), dtype=torch.long)
-        is_there[skipped] = 0
+        left_out = set(skipped)
+        is_there = torch.tensor([row not in left_out for row in range(len(self.inputs))])
         places = is_there.cumsum(0) - 1
-        features = torch.empty(len(self.inputs) - len(skipped), *self.shape, dtype=self.dtype, device=device)
+        features = torch.empty(int(is_there.sum()), *self.shape, dtype=self.dtype, device=device)
         for shard, gaps_before in zip(self.shards, gaps, strict=True):
             part, gaps_now = shard.read()
             if gaps_now != gaps_before:  # another process has just read an image that could not be read before
                 return self.read(device)
             rows = torch.tensor(shard.rows)
-            features[places[rows[is_there[rows] > 0]].to(device)] = part.to(device)
+            features[places[rows[is_there[rows]]].to(device)] = part.to(device)
         return features, skipped
 
     def check(self, settings: dict[str, Any], inputs: Sequence[dict[str, Any]] | None = None) -> None:
