@@ -9,7 +9,7 @@ import yaml
 
 from ...markdown_text import block, plain, public
 from ..components import SynthesisError
-from ..statistics import control_section
+from ..report.page import control_section
 from .calibration import Outcome, Verdict, measure
 from .calibration_sheets import describe_bound
 from .controls import ControlTally
