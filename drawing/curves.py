@@ -41,7 +41,9 @@ def check_charts() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ImportError('charts are drawn by matplotlib: pip install "fafa[train]"') from error
+        raise ModuleNotFoundError(
+            'charts are drawn by matplotlib: pip install "fafa[train]"', name="matplotlib"
+        ) from error
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from ...drawing.palette import BLUE, FAINT, GREY, TEAL, VERMILION
 from ...files import write_whole
 from ...markdown_text import Markdown, block, plain, public
 from ...tables import markdown_table
-from ..statistics import control_section
+from ..report.page import control_section
 from .calibration import Outcome, Verdict, measure
 from .calibration_sheets import describe_bound
 from .controls import ControlTally
