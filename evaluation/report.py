@@ -1,14 +1,14 @@
 """What an evaluation found: metrics with intervals, every query's ranks, and the page that shows them."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from itertools import chain
 from typing import Any
 
 import torch
 
-from ..markdown_text import plain, public
+from ..markdown_text import public
+from ..tables import markdown_table
 from .metrics import tell_ties
 from .ranking import QueryResults
 
@@ -107,7 +107,7 @@ class EvaluationReport:
         names = list(self.chance[OVERALL])
         table = [[mode, *(f"{row[name]:.2f}" for name in names)] for mode, row in rows.items()]
         title = f"{self.num_queries[OVERALL]:,} queries, gallery of {self.num_gallery:,} images, percent:"
-        return f"{title}\n\n{aligned_table(['query', *names], table)}\n"
+        return f"{title}\n\n{markdown_table(['query', *names], table)}\n"
 
     def to_page(self, pictures: dict[str, str] | None = None) -> str:
         """The whole report as a page of Markdown.
@@ -132,7 +132,7 @@ class EvaluationReport:
             sheets = [f"[{name}]({file})" for name, file in pictures.items() if not file.endswith(".png")]
             parts.append(f"Sheets of queries and the images ranked first ({self.main_mode}): {', '.join(sheets)}.")
         if self.settings:
-            parts += ["## Settings", aligned_table(["", ""], _flat(public(self.settings)), num_text=2)]
+            parts += ["## Settings", markdown_table(["", ""], _flat(public(self.settings)))]
         return "\n\n".join(parts) + "\n"
 
     def _group_table(self, kind: str, names: list[str]) -> str:
@@ -148,29 +148,7 @@ class EvaluationReport:
         header = [kind, "queries", "query", *metrics]
         if names == [OVERALL]:
             header, rows = header[2:], [row[2:] for row in rows]
-        return aligned_table(header, rows, num_text=len(header) - len(metrics))
-
-
-def aligned_table(header: Sequence[str], rows: Sequence[Sequence[str]], num_text: int = 1) -> str:
-    """A Markdown table that also reads well as text.
-
-    Args:
-        header: of the columns.
-        rows: of cells.
-        num_text: how many columns, the first ones, hold text, of whatever origin; the others are numbers, flush right.
-    """
-    lines = [[*map(plain, line[:num_text]), *line[num_text:]] for line in (header, *rows)]
-    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
-    rule = ["-" * width if index < num_text else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
-    lines.insert(1, rule)
-    padded = [
-        [
-            cell.ljust(width) if index < num_text else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        for line in lines
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+        return markdown_table(header, rows)
 
 
 def _with_interval(value: float, interval: list[float]) -> str:

@@ -5,12 +5,12 @@
 - curves as .png and sheets of queries as .jpg, see `pictures`.
 """
 
-import json
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..files import whole_file
+from ..files import read_json, write_whole
+from . import pictures
 from .ranking import checked_ks
 from .report import OVERALL, PICTURES, EvaluationReport
 
@@ -42,17 +42,14 @@ def write_report(
         ImportError: pictures are to be drawn and matplotlib is not installed.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     for file in ("results.md", *PICTURES.values()):
         (folder / file).unlink(missing_ok=True)
-    _write(folder / "results.json", report.to_json())
-    pictures = {}
+    write_whole(folder / "results.json", report.to_json())
+    drawn = {}
     if queries is not None and gallery is not None:
-        from .pictures import draw_pictures
-
-        pictures = draw_pictures(report, folder, queries, gallery)
-    _write(folder / "results.md", report.to_page(pictures))
-    return [folder / "results.md", folder / "results.json", *(folder / file for file in pictures.values())]
+        drawn = pictures.draw_pictures(report, folder, queries, gallery)
+    write_whole(folder / "results.md", report.to_page(drawn))
+    return [folder / "results.md", folder / "results.json", *(folder / file for file in drawn.values())]
 
 
 def read_report(path: str | Path) -> EvaluationReport:
@@ -68,8 +65,8 @@ def read_report(path: str | Path) -> EvaluationReport:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; {remedy}")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, nested too deep
+        record = read_json(path)
+    except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
     names = {entry.name for entry in fields(EvaluationReport)}
     found = set(record) if isinstance(record, dict) else set()
@@ -101,9 +98,3 @@ def _check_consistency(report: EvaluationReport) -> None:
         for name, value in results.metrics(report.ks).items():
             if not abs(value - groups[OVERALL][name]) < 1e-6:
                 raise ValueError(f"{mode}: {name} is {groups[OVERALL][name]}, but its queries give {value:.6f}")
-
-
-def _write(path: Path, text: str) -> None:
-    with whole_file(path) as part:
-        # A file's name may hold a byte that is no UTF-8, and JSON reads the escape as that name again.
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")
