@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ..retrieval.encoding import encode_queries, encode_targets
 from ..retriever import QUERY_MODES, Retriever, RetrieverProcessor
 from .intervals import bootstrap_intervals
-from .metrics import chance_metrics, ties_of, ties_remark
+from .metrics import chance_metrics, tell_ties, ties_of
 from .ranking import MatchRanker, QueryResults, checked_ks, match_ranks, top_images
 from .report import LATE_FUSION, OVERALL, EvaluationReport
 
@@ -121,9 +121,13 @@ def evaluate_itcpr(
         if parts is not None:
             parts.add(scores[main])
     results = {name: ranking.results(name) for name, ranking in rankings.items()}
+    metrics = {
+        name: {group: ranked.metrics(ks, chosen) for group, chosen in members.items()}
+        for name, ranked in results.items()
+    }
     ties = {name: ties_of(ranked, ks) for name, ranked in results.items()}
-    for name, ranked in results.items():
-        if (remark := ties_remark(ranked, ks)) is not None:
+    for name, of_mode in ties.items():
+        if (remark := tell_ties(of_mode, metrics[name][OVERALL], len(query_ids))) is not None:
             logger.warning("%s: %s", name, remark)
 
     lists = {name: ranking.lists(results[name]) for name, ranking in rankings.items()}
@@ -137,10 +141,7 @@ def evaluate_itcpr(
     columns = zip(queries["image_path"][:], captions, sources, query_ids, strict=True)
     fields = ("image_path", "caption", "source", "instance_id")
     return EvaluationReport(
-        metrics={
-            name: {group: ranked.metrics(ks, chosen) for group, chosen in members.items()}
-            for name, ranked in results.items()
-        },
+        metrics=metrics,
         intervals=_intervals(results, members, ks, seed),
         chance=chance,
         groups={kind: list(names) for kind, names in groups.items()},
