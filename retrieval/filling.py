@@ -270,7 +270,7 @@ def _encode(
         if (first := next(given, None)) is None:  # nothing to do: start no workers
             return busy
         for rows, left_out, features in encode(chain([first], given)):
-            parts.append(features.to("cpu", store.dtype))
+            parts.append(features.cpu())
             skipped += left_out
             num_done += len(rows) + len(left_out)
             update(len(rows) + len(left_out))

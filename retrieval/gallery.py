@@ -295,15 +295,21 @@ class Gallery:
 def _warn_of_changes(encoded: EncodedImages, folder: Path | None, is_named: bool) -> set[int]:
     """Warns of files that are not what was encoded; returns the numbers of those that are there all the same."""
     left_out, total = set(encoded.skipped), len(encoded.inputs)
-    changes = changes_since([line for row, line in enumerate(encoded.inputs) if row not in left_out], folder)
+    inputs = [line for row, line in enumerate(encoded.inputs) if row not in left_out]
+    changes = changes_since(inputs, folder)
     told = {
-        "have other contents than when they were encoded": changes.changed,
-        "may have other contents, for nothing is noted of them": {} if is_named else changes.unknown,
-        "are gone": changes.gone,
-        "cannot be read now": changes.inaccessible,
+        "changed": "have other contents than when they were encoded",
+        "unknown": "may have other contents, for nothing is noted of them",
+        "gone": "are gone",
+        "inaccessible": "cannot be read now",
     }
-    others = {*changes.changed, *changes.unknown}
-    if parts := [f"{len(names):,} {what}: {some([*names.values()], 3)}" for what, names in told.items() if names]:
+    parts = []
+    for kind, what in told.items():
+        rows = [row for row, change in changes.items() if change == kind and not (is_named and kind == "unknown")]
+        if rows:
+            parts.append(f"{len(rows):,} {what}: {some([input_name(inputs[row], row, folder) for row in rows], 3)}")
+    others = {row for row, change in changes.items() if change in ("changed", "unknown")}
+    if parts:
         logger.warning(
             "of %d images in the index, %s. A search ranks them by the features they had%s; encode the folder again to "
             "follow the changes, or say where the images are now (folder=...).",

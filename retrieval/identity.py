@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any
 
 import xxhash
 from tqdm.auto import tqdm
@@ -22,22 +22,6 @@ logger = logging.getLogger(__name__)
 FRESH_NS = 2 * 10**9
 # What says where an image lay, and not which one it is.
 _WHEREABOUTS = ("path", "stamp", "fresh")
-
-
-class Changes(NamedTuple):
-    """Of images that were encoded, what has become of the files since: their numbers and names.
-
-    Args:
-        changed: there is another picture under the name.
-        unknown: there is a file, and nothing tells whether it is the one that was encoded.
-        gone: there is none.
-        inaccessible: nobody can tell now.
-    """
-
-    changed: dict[int, str]
-    unknown: dict[int, str]
-    gone: dict[int, str]
-    inaccessible: dict[int, str]
 
 
 def path_of(image: Any) -> Path | None:
@@ -204,27 +188,31 @@ def is_changed(description: Mapping[str, Any], folder: Path | None = None) -> bo
         return False
 
 
-def changes_since(descriptions: Sequence[Mapping[str, Any]], folder: Path | None = None) -> Changes:
-    """Compares files with what was noted of them: their stamps, and the contents where those differ."""
-    changes = Changes({}, {}, {}, {})
+def changes_since(descriptions: Sequence[Mapping[str, Any]], folder: Path | None = None) -> dict[int, str]:
+    """Compares files with what was noted of them: their stamps, and the contents where those differ.
+
+    Returns:
+        row -> what has become of the file, where it is not what it was: "changed", there is another picture under the
+        name; "unknown", nothing tells whether it is the one that was described; "gone"; "inaccessible" now.
+    """
+    found = {}
     for row, before in enumerate(descriptions):
-        name, path = input_name(before, row, folder), input_path(before, folder)
+        path = input_path(before, folder)
         if path is None:
             continue
         if before.get("contents") is None or before.get("stamp") is None:
             if os.path.lexists(path):
-                changes.unknown[row] = name
+                found[row] = "unknown"
             continue
         try:
-            status = path.stat()
-            same_stamp = list(stamp_of(status)) == before["stamp"] and not before.get("fresh")
+            same_stamp = list(stamp_of(path.stat())) == before["stamp"] and not before.get("fresh")
             if not same_stamp and contents_of(path) != before["contents"]:
-                changes.changed[row] = name
+                found[row] = "changed"
         except (FileNotFoundError, NotADirectoryError):
-            changes.gone[row] = name
+            found[row] = "gone"
         except (OSError, ValueError):  # also a NUL in the name
-            changes.inaccessible[row] = name
-    return changes
+            found[row] = "inaccessible"
+    return found
 
 
 def input_path(description: Mapping[str, Any], folder: Path | None = None) -> Path | None:

@@ -3,10 +3,10 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import xxhash
@@ -34,22 +34,15 @@ class Shard:
         folder: the store's; `key`: the store's, too.
         number: among the `count` shards of the store, from 0.
         rows: its inputs, ascending.
-        shape: of the features of one input; `dtype`: of the features.
+        features: `shape`, of the features of one input, and `dtype`, see `feature_settings`.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        key: str,
-        number: int,
-        count: int,
-        rows: Sequence[int],
-        shape: Sequence[int],
-        dtype: torch.dtype,
+        self, folder: Path, key: str, number: int, count: int, rows: Sequence[int], features: Mapping[str, Any]
     ):
         self.path = folder / f"features-{key}-{number:05d}-of-{count:05d}.safetensors"
-        self.rows, self.shape, self.dtype = rows, tuple(shape), dtype
-        self._key, self._number = key, number
+        self.rows, self._key, self._number = rows, key, number
+        self._shape, self._dtype = tuple(features["shape"]), getattr(torch, features["dtype"])
 
     def exists(self) -> bool:
         """Whether it was written."""
@@ -87,7 +80,7 @@ class Shard:
         Raises:
             OSError: it cannot be written.
         """
-        features = features.cpu().contiguous()
+        features = features.to("cpu", self._dtype).contiguous()
         metadata = {"without": json.dumps(list(gaps)), CHECKSUM: self._checksum(features, gaps)}
         try:
             with whole_file(self.path) as part:
@@ -104,6 +97,7 @@ class Shard:
 
     def fill(self, rows: Sequence[int], features: Tensor, skipped: Sequence[int]) -> None:
         """Writes the features of these rows but the skipped ones, beside those that it has."""
+        features = features.to("cpu", self._dtype)
         if self.exists():
             if len(features) == 0:
                 return  # as unreadable as before
@@ -141,12 +135,12 @@ class Shard:
     def _read_checked(self) -> tuple[Tensor, list[int]]:
         features, gaps, checksum = self._read_unchecked()
         known = set(self.rows)
-        shape = (len(known) - len(gaps), *self.shape)
+        shape = (len(known) - len(gaps), *self._shape)
         if any(row not in known for row in gaps) or sorted(set(gaps)) != gaps:
             raise self._damaged("it lacks images that it should not hold")
-        if tuple(features.shape) != shape or features.dtype != self.dtype:
+        if tuple(features.shape) != shape or features.dtype != self._dtype:
             found = f"{features.dtype} {tuple(features.shape)}"
-            raise self._damaged(f"expected {self.dtype} {shape}, found {found}")
+            raise self._damaged(f"expected {self._dtype} {shape}, found {found}")
         if checksum != self._checksum(features, gaps):
             raise self._damaged("its checksum does not fit, or it is the shard of another place")
         return features, gaps

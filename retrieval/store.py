@@ -110,20 +110,9 @@ class FeatureStore:
             for start in range(0, len(rows), shard_size)
         ]
         self.shards = [
-            Shard(folder, self.key, number, len(parts), rows, self.shape, self.dtype)
-            for number, rows in enumerate(parts)
+            Shard(folder, self.key, number, len(parts), rows, settings["features"]) for number, rows in enumerate(parts)
         ]
         self.to_try_again: set[Shard] = set()
-
-    @property
-    def shape(self) -> list[int]:
-        """Of the features of one input."""
-        return self.settings["features"]["shape"]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the features."""
-        return getattr(torch, self.settings["features"]["dtype"])
 
     @classmethod
     def open(cls, folder: str | Path, manifest: str = MANIFEST) -> "FeatureStore":
@@ -217,7 +206,9 @@ class FeatureStore:
         left_out = set(skipped)
         is_there = torch.tensor([row not in left_out for row in range(len(self.inputs))])
         places = is_there.cumsum(0) - 1
-        features = torch.empty(int(is_there.sum()), *self.shape, dtype=self.dtype, device=device)
+        spec = self.settings["features"]
+        size = int(is_there.sum()), *spec["shape"]
+        features = torch.empty(size, dtype=getattr(torch, spec["dtype"]), device=device)
         for shard, gaps_before in zip(self.shards, gaps, strict=True):
             part, gaps_now = shard.read()
             if gaps_now != gaps_before:  # another process has just read an image that could not be read before

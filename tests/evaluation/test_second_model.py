@@ -1,4 +1,4 @@
-"""A model that shares nothing with FAFA is evaluated as any other; with one vector an image there is no curve over k."""
+"""A model that shares nothing with FAFA is evaluated as any other; with one token there is no curve over k."""
 
 import pytest
 import torch
