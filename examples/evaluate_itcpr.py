@@ -17,6 +17,7 @@ import argparse
 import os
 from pathlib import Path
 
+import fafa  # noqa: F401 - before what takes long, so that Ctrl-C is answered from here on  # isort: skip
 import torch
 from datasets import load_dataset
 

@@ -9,6 +9,7 @@ real ITCPR (20,510 gallery images to encode) wants a GPU.
 import argparse
 import random
 
+import fafa  # noqa: F401 - before what takes long, so that Ctrl-C is answered from here on  # isort: skip
 from datasets import load_dataset
 
 from fafa.commands import add_model_options, check_device, check_numbers, command, load_given_model

@@ -36,6 +36,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
+import fafa  # noqa: F401 - before what takes long, so that Ctrl-C is answered from here on  # isort: skip
 import torch
 from datasets import load_dataset
 from transformers import HfArgumentParser, set_seed
