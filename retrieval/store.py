@@ -68,7 +68,7 @@ def verify_store(folder: Path) -> list[str]:
                 return verify_store(folder)
         except (OSError, DamagedShardError) as error:
             faults.append(str(error))
-    return faults + ([store.incomplete()] if store.incomplete() else [])
+    return [*faults, *filter(None, [store.incomplete()])]
 
 
 class FeatureStore:

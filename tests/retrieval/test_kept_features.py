@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from fafa import TINY_CHECKPOINT
+from fafa import TINY_CHECKPOINT, FafaModel
 from fafa.evaluation import encode_queries
 from fafa.model_folder import load_model
 from fafa.retrieval import Gallery, verify_store
@@ -39,8 +39,6 @@ def files(folder):
 
 
 def test_features_written_before_are_found_and_nothing_is_encoded(tmp_path, monkeypatch):
-    from fafa import FafaModel
-
     monkeypatch.setattr(FafaModel, "get_target_features", None)
     monkeypatch.setattr(FafaModel, "get_query_features", None)
     kept = shutil.copytree(KEPT, tmp_path / "features")
