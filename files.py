@@ -47,6 +47,16 @@ def whole_file(file: Path) -> Iterator[Path]:
             raise
 
 
+def write_whole(file: Path, text: str) -> None:
+    """Writes a text whole or not at all, as `whole_file`; folders that are missing are made.
+
+    A file's name in it may hold a byte that is no UTF-8. It is escaped, and JSON reads the escape as that name again.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(file) as part:
+        part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
 @contextmanager
 def _own_part(file: Path) -> Iterator[Path]:
     """Where to write what becomes `file`: one name always, so that a killed run's goes, or a spare one.

@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
                 print(_report(options, output, pairs, present))
             else:
                 print(_draw(options, output, pairs, present))
-    except (SynthesisError, RecipeError) as error:
+    except (SynthesisError, RecipeError, ImportError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from .brakes import Brakes
-from .measuring import StatisticsSettings
 from .planning import Estimates
+from .report.measures import StatisticsSettings
 from .stages import Stage, Workspace
 
 _MOST_CHUNKS = 100_000

@@ -298,7 +298,7 @@ class _Statistics(WholeStage):
         self._settings.try_out()
 
     def make(self, work: Workspace) -> dict[str, Any]:
-        from .statistics import write_statistics
+        from ..report.people import write_statistics
 
         found = write_statistics(
             work.folder(self.name),

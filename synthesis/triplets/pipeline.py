@@ -494,7 +494,7 @@ class _Statistics(WholeStage):
         self._recipe.statistics.try_out()
 
     def make(self, work: Workspace) -> dict[str, Any]:
-        from ..statistics import write_statistics
+        from ..report.triplets import write_statistics
 
         recipe = self._recipe
         _, id_field = FORMATS[recipe.assemble.format]

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from stub_server import StubServer, schema_of
 from tiny_pipelines import tiny_flux
 
-from fafa.synthesis import statistics
 from fafa.synthesis.__main__ import main
 from fafa.synthesis.brakes import Brake, Braked, Brakes
 from fafa.synthesis.components import SynthesisError
 from fafa.synthesis.preflight import CANARY
+from fafa.synthesis.report import page as statistics_page
 from fafa.synthesis.settings import read_settings
 from fafa.synthesis.stages import ItemStage, Workspace, run_stages
 
@@ -40,7 +40,7 @@ WORLD = {
 @pytest.fixture(autouse=True)
 def no_charts(monkeypatch):
     """They take a second, and have tests of their own."""
-    monkeypatch.setattr(statistics, "draw_charts", lambda folder, charts: [])
+    monkeypatch.setattr(statistics_page, "draw_charts", lambda folder, charts: [])
 
 
 def writer_of(server: StubServer, **model: Any) -> dict[str, Any]:

@@ -12,9 +12,8 @@ import yaml
 from tiny_pipelines import tiny_flux
 
 from fafa.synthesis import __main__ as command
-from fafa.synthesis import statistics
 from fafa.synthesis.__main__ import main
-from fafa.synthesis.text_image import statistics as text_image_statistics
+from fafa.synthesis.report import page as statistics_page
 
 RECIPE = {
     "kind": "triplets",
@@ -52,8 +51,7 @@ def painter(**settings: Any) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def no_charts(monkeypatch):
     """They take a second, and have tests of their own."""
-    for pages in (statistics, text_image_statistics):
-        monkeypatch.setattr(pages, "draw_charts", lambda folder, charts: [])
+    monkeypatch.setattr(statistics_page, "draw_charts", lambda folder, charts: [])
 
 
 @pytest.fixture

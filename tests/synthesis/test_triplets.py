@@ -26,12 +26,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import fafa  # noqa: F401 - registers the builders
-from fafa.synthesis import statistics
 from fafa.synthesis.__main__ import main
 from fafa.synthesis.filtering import onlooker
 from fafa.synthesis.models import server as server_module
+from fafa.synthesis.report import page as statistics_page
 from fafa.synthesis.stages import PartStage
-from fafa.synthesis.text_image import statistics as text_image_statistics
 
 TWO_PROCESSES = Path(__file__).parents[2] / "examples" / "configs" / "accelerate" / "cpu_two_processes.yaml"
 PAINTER = {
@@ -101,8 +100,7 @@ def contents(root: Path) -> dict[str, bytes]:
 def quick():
     """No charts, which have tests of their own, and one practice for all judges of painted people."""
     with pytest.MonkeyPatch.context() as patch:
-        for pages in (statistics, text_image_statistics):
-            patch.setattr(pages, "draw_charts", lambda folder, charts: [])
+        patch.setattr(statistics_page, "draw_charts", lambda folder, charts: [])
         patch.setattr(onlooker, "_Eye", cache(onlooker._Eye))
         yield
 

@@ -17,7 +17,7 @@ from fafa.synthesis.filtering.thresholds import Bound, Thresholds
 from fafa.synthesis.painters.world import WorldPainter
 from fafa.synthesis.pictures import save_picture
 from fafa.synthesis.quadruples.grammar import GrammarWriter
-from fafa.synthesis.statistics import control_section
+from fafa.synthesis.report.page import control_section
 
 NAMES = Onlooker.names
 BOUNDS = Thresholds({name: Bound(at_least=0.5) for name in NAMES})

@@ -10,13 +10,12 @@ import yaml
 from PIL import Image, ImageColor
 from tiny_vision_models import tiny_clip
 
-from fafa.retrieval.contact_sheet import INK
+from fafa.drawing.palette import INK
 from fafa.synthesis.__main__ import main
 from fafa.synthesis.components import SynthesisError
-from fafa.synthesis.measuring import StatisticsSettings
 from fafa.synthesis.pair_sheet import PairCard, draw_people
-from fafa.synthesis.statistics import Coverage
-from fafa.synthesis.text_image.measures import ClipMeasures
+from fafa.synthesis.report.counting import Coverage
+from fafa.synthesis.report.measures import ClipMeasures, StatisticsSettings
 
 RECIPE = {
     "kind": "text-image",

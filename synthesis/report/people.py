@@ -1,11 +1,4 @@
-"""The page about a finished text-image set: what is in it, what was rejected on the way, and how it looks.
-
-    statistics.md      the page to read; written last, so where it is, the rest is whole
-    statistics.json    every number on it
-    *.png, *.jpg       pictures per person, lengths, acceptance; some people, and some pictures that were rejected
-
-Records are read once, one by one; memory holds counts, the distinct words and n-grams.
-"""
+"""The page about a finished text-image set; `triplets` is that of triplets."""
 
 import logging
 from collections import Counter
@@ -15,27 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ...markdown_text import plain
-from ..components import Record
+from ...tables import markdown_table
+from ..components import REJECTED, Record
 from ..pair_sheet import MOST_PICTURES, PairCard, draw_people
-from ..stages import REJECTED
-from ..statistics import (
-    Coverage,
-    WordRuns,
-    acceptance_chart,
-    acceptance_section,
-    choose_records,
-    coverage_table,
-    draw_charts,
-    length_chart,
-    mean_of,
-    measure_table,
-    percent,
-    shown,
-    size_chart,
-    table,
-    words_of,
-    write_page,
-)
+from .charts import acceptance_chart, length_chart, size_chart
+from .counting import choose_records, count_people
+from .page import acceptance_section, coverage_table, measure_table, percent, shown, write_page
 
 logger = logging.getLogger(__name__)
 
@@ -74,9 +52,8 @@ def write_statistics(
         What statistics.json holds.
 
     Raises:
-        SynthesisError: matplotlib is missing.
+        ImportError: matplotlib is missing.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     found = {"name": name, **count_people(people), "stages": dict(stages)}
     if not found["images"]:
         logger.warning("%s: no picture was kept; statistics.md tells why", folder)
@@ -86,57 +63,14 @@ def write_statistics(
     if found["images"]:
         charts["people.png"] = partial(size_chart, found["people by images"], "people", "images")
         charts["lengths.png"] = partial(length_chart, {"captions": found["caption lengths"]})
-    pictures = draw_charts(folder, charts)
     people_shown = choose_records(({"id": one[0]["id"], "pictures": one} for one in kept), _PEOPLE_SHOWN, seed)
     rejected_shown = choose_records(rejected, _REJECTED_SHOWN, seed)
-    for file, title, cards in (
-        ("kept.jpg", "People in the data set", [_person_card(one["pictures"], images) for one in people_shown]),
-        ("rejected.jpg", "Rejected pictures, as painted", [_rejected_card(one, images) for one in rejected_shown]),
-    ):
-        if cards:
-            draw_people(cards, title, f"{name}: drawn at random (seed {seed})").save(folder / file, quality=90)
-            pictures.append(file)
-    write_page(folder, found, _page(found, pictures))
-    return found
-
-
-def count_people(people: Iterable[Sequence[Record]]) -> dict[str, Any]:
-    """Counts of people, pictures and captions, and how often each number and length occurs.
-
-    Args:
-        people: As for `write_statistics`. The coverage is the share of them for whose prompt a value was drawn.
-    """
-    sizes, lengths, per_image, groups = Counter(), Counter(), Counter(), Counter()
-    words: set[str] = set()
-    coverage, runs = Coverage(), WordRuns()
-    for pictures in people:
-        sizes[len(pictures)] += 1
-        coverage.add(pictures[0])
-        for picture in pictures:
-            per_image[len(picture["captions"])] += 1
-            if "group" in picture:
-                groups[picture["group"]] += 1
-            for caption in picture["captions"]:
-                found = words_of(caption)
-                lengths[len(found)] += 1
-                words.update(found)
-                runs.add(caption)
-    return {
-        "images": per_image.total(),
-        "generated": per_image.total() - groups.total(),
-        "edited": groups.total(),
-        "people": sizes.total(),
-        "images per person, mean": mean_of(sizes),
-        "captions": lengths.total(),
-        "captions per image, mean": mean_of(per_image),
-        "words per caption, mean": mean_of(lengths),
-        "distinct words": len(words),
-        "people by images": dict(sorted(sizes.items())),
-        "caption lengths": dict(sorted(lengths.items())),
-        "edits by group": dict(groups),
-        "coverage": coverage.shares(),
-        "diversity": runs.distinct("captions"),
+    sheets = {
+        "kept.jpg": ("People in the data set", [_person_card(one["pictures"], images) for one in people_shown]),
+        "rejected.jpg": ("Rejected pictures, as painted", [_rejected_card(one, images) for one in rejected_shown]),
     }
+    write_page(folder, found, charts, sheets, draw_people, _page, seed)
+    return found
 
 
 def _page(found: Mapping[str, Any], pictures: Sequence[str]) -> dict[str, list[str]]:
@@ -157,12 +91,12 @@ def _page(found: Mapping[str, Any], pictures: Sequence[str]) -> dict[str, list[s
     ]
     return {
         f"# {plain(found['name'])}: statistics of the synthesis": [
-            table(["", ""], overview),
+            markdown_table(["", ""], overview),
             "Words are runs of letters and digits, in lower case.",
             *shown(pictures, "people.png", "lengths.png"),
         ],
         "## Acceptance": acceptance_section(found["stages"], pictures),
-        "## Edits": [table(["group", "edits", "in the data set", ""], edits)],
+        "## Edits": [markdown_table(["group", "edits", "in the data set", ""], edits)],
         "## What the prompts ask for": [
             "The share of the people in the data set for whose prompt a value was drawn.",
             coverage_table(found["coverage"]),

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from fafa.retrieval.contact_sheet import GREEN, RED
+from fafa.drawing.palette import GREEN, RED
 from fafa.synthesis.pair_sheet import PairCard, draw_pairs
-from fafa.synthesis.statistics import count_quadruples, count_triplets, write_statistics
+from fafa.synthesis.report.counting import count_quadruples, count_triplets
+from fafa.synthesis.report.triplets import write_statistics
 
 STAGES = {
     "quadruples": {"items": 4, "rejected": {"no answer": 1}},
