@@ -14,6 +14,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 import xxhash
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -80,6 +81,28 @@ def _own_part(file: Path) -> Iterator[Path]:
         except OSError:
             is_own = False
         yield part if is_own else file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}.part")
+
+
+@contextmanager
+def locked(file: Path, in_use: str) -> Iterator[None]:
+    """Holds a lock on a file, which is made if need be. The system frees it with its process, however that ends.
+
+    Args:
+        file: that all who take the lock name.
+        in_use: what to say when another process holds it.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BlockingIOError(in_use) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
