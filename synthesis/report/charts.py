@@ -1,12 +1,12 @@
 """The charts of a statistics page, in the look of evaluation reports."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..components import SynthesisError
+from ...drawing.curves import bars
+from ...drawing.palette import BLUE, FAINT, GREY, TEAL, VERMILION
 from .counting import mean_of, num_kept
 
 if TYPE_CHECKING:
@@ -16,54 +16,29 @@ Chart = Callable[["Figure"], None]  # draws itself
 _BINS = 40
 
 
-def draw_charts(folder: Path, charts: Mapping[str, Chart]) -> list[str]:
-    """Draw charts by the names of their files, in the look of evaluation reports; returns these names.
-
-    Raises:
-        SynthesisError: matplotlib is missing.
-    """
-    try:
-        from ...evaluation.pictures import STYLE, Figure, matplotlib
-    except ImportError as error:
-        raise SynthesisError(f"{folder}: the charts cannot be drawn: {error}") from None
-
-    with matplotlib.rc_context(STYLE):
-        for file, draw in charts.items():
-            figure = Figure()
-            draw(figure)
-            figure.savefig(folder / file)
-    return list(charts)
-
-
 def size_chart(sizes: Mapping[int, int], groups: str, members: str, figure: "Figure") -> None:
     """Which share of the groups has how many members; `groups` and `members` say what these are, in the plural."""
-    from ...evaluation.pictures import COLOURS, GREY
-
     axes = figure.subplots()
     total = sum(sizes.values())
     shares = [100 * count / total for count in sizes.values()]
-    bars = axes.bar(list(sizes), shares, color=COLOURS["image+caption"], width=0.8)
-    if len(sizes) <= 12:
+    is_readable = len(sizes) <= 12
+    if is_readable:
         axes.set_xticks(list(sizes))
-        axes.bar_label(bars, [f"{share:.1f}" for share in shares], padding=2, color=GREY, fontsize=10)
-    axes.grid(visible=False)
-    axes.margins(y=0.1)
+    bars(axes, list(sizes), shares, BLUE, is_labelled=is_readable)
     axes.set(xlabel=members, ylabel=f"{groups} (%)", title=f"{total:,} {groups} by their number of {members}")
 
 
 def length_chart(lengths: Mapping[str, Mapping[int, int]], figure: "Figure") -> None:
     """How long texts are, in words: of each kind (two at most), which share has which length."""
-    from ...evaluation.pictures import COLOURS, DASHES
-
     axes = figure.subplots()
-    for (kind, counter), mode in zip(lengths.items(), ("image+caption", "caption"), strict=False):
+    for (kind, counter), (colour, dashes) in zip(lengths.items(), ((BLUE, "-"), (VERMILION, "--")), strict=False):
         positions = range(min(counter), max(counter) + 1)
         total = sum(counter.values())
         axes.plot(
             positions,
             [100 * counter.get(position, 0) / total for position in positions],
-            color=COLOURS[mode],
-            linestyle=DASHES[mode],
+            color=colour,
+            linestyle=dashes,
             marker=".",
             label=f"{kind}, mean {mean_of(counter):.1f}",
         )
@@ -76,15 +51,13 @@ def length_chart(lengths: Mapping[str, Mapping[int, int]], figure: "Figure") -> 
 
 def acceptance_chart(stages: Mapping[str, Mapping[str, Any]], figure: "Figure") -> None:
     """A bar per stage, in order: what it kept of what came to it, with the numbers."""
-    from ...evaluation.pictures import COLOURS, GREY
-
     figure.set_figheight(0.9 + 0.42 * len(stages))
     axes = figure.subplots()
     for place, counts in enumerate(stages.values()):
         kept, items = num_kept(counts), counts["items"]
         share = 100 * kept / items if items else 0.0
-        axes.barh(place, 100, color="#e3e8ee", height=0.7)
-        axes.barh(place, share, color=COLOURS["image"], height=0.7)
+        axes.barh(place, 100, color=FAINT, height=0.7)
+        axes.barh(place, share, color=TEAL, height=0.7)
         axes.annotate(
             f"{kept:,} of {items:,}, {share:.1f} %",
             (101.5, place),
@@ -103,8 +76,6 @@ def score_chart(
     columns: Mapping[str, np.ndarray], bounds: Mapping[str, tuple[float | None, float | None]], figure: "Figure"
 ) -> None:
     """A small histogram per score, between its 0.2 % and 99.8 % quantiles: single outliers would flatten the rest."""
-    from ...evaluation.pictures import COLOURS
-
     num_columns = min(3, len(columns))
     num_rows = -(-len(columns) // num_columns)
     figure.set_size_inches(3.2 * num_columns, 2.3 * num_rows)
@@ -112,9 +83,9 @@ def score_chart(
     for axes, (name, values) in zip(grid, columns.items(), strict=False):
         limits = [limit for limit in bounds.get(name, ()) if limit is not None]
         ends = [*np.percentile(values, (0.2, 99.8)).tolist(), *limits]
-        axes.hist(values, bins=_BINS, range=(min(ends), max(ends)), color=COLOURS["image+caption"])
+        axes.hist(values, bins=_BINS, range=(min(ends), max(ends)), color=BLUE)
         for limit in limits:
-            axes.axvline(limit, color=COLOURS["caption"], linestyle="--", linewidth=1.5)
+            axes.axvline(limit, color=VERMILION, linestyle="--", linewidth=1.5)
         axes.set_title(name)
         axes.set_yticks([])
         axes.grid(visible=False)

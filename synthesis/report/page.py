@@ -7,11 +7,13 @@ from typing import Any
 
 from PIL import Image
 
-from ...markdown_text import plain
+from ...drawing.curves import chart
+from ...drawing.sheet import save_sheet
+from ...files import write_whole
+from ...tables import markdown_table
 from ..filtering.controls import LOST, SPOILT, TURNED
 from ..pair_sheet import PairCard
-from ..stages import write_whole
-from .charts import Chart, draw_charts
+from .charts import Chart
 from .counting import num_kept
 
 _MOST_VALUES, _MOST_REASONS = 12, 12  # listed on the page
@@ -34,7 +36,7 @@ def control_section(tally: Mapping[str, Any], bounds: str = "the judge's bounds"
         "Some pairs were shown to the judge once more, spoilt on purpose. Told apart are those that got lower marks "
         "than the pair that they were made of. Marks without a look tell half of them apart at most; bounds that keep "
         "many of them keep faulty pairs.",
-        *([table(["spoilt pairs", "shown", "told apart", f"kept by {bounds}"], rows)] if rows else []),
+        *([markdown_table(["spoilt pairs", "shown", "told apart", f"kept by {bounds}"], rows)] if rows else []),
     ]
     if (turned := tally[TURNED])["shown"]:
         section.append(
@@ -70,13 +72,17 @@ def write_page(
         seed: By which the cards were chosen, for the subtitle.
 
     Raises:
-        SynthesisError: matplotlib is missing.
+        ImportError: matplotlib is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = draw_charts(folder, charts)
+    for file, draw_chart in charts.items():
+        with chart(folder / file) as figure:
+            draw_chart(figure)
+    pictures = list(charts)
     for file, (title, cards) in sheets.items():
         if cards:
-            draw(cards, title, f"{found['name']}: drawn at random (seed {seed})").save(folder / file, quality=90)
+            sheet = draw(cards, title, f"{found['name']}: drawn at random (seed {seed})")
+            save_sheet(sheet, folder / file, quality=90)
             pictures.append(file)
     write_whole(folder / "statistics.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     parts = (part for heading, parts in sections(found, pictures).items() for part in (heading, *parts))
@@ -90,10 +96,10 @@ def acceptance_section(stages: Mapping[str, Mapping[str, Any]], pictures: Sequen
         for stage, counts in stages.items()
     ]
     return [
-        table(["stage", "items", "kept", ""], rows),
+        markdown_table(["stage", "items", "kept", ""], rows),
         *shown(pictures, "acceptance.png"),
         "Rejected, the most frequent reasons of each stage first:",
-        table(["stage", "reason", "items", ""], _reason_rows(stages)),
+        markdown_table(["stage", "reason", "items", ""], _reason_rows(stages)),
     ]
 
 
@@ -121,21 +127,12 @@ def coverage_table(coverage: Mapping[str, Mapping[str, float]]) -> str:
         listed = [f"{value} {100 * share:.1f} %" for value, share in list(shares.items())[:_MOST_VALUES]]
         more = f"; and {len(shares) - _MOST_VALUES:,} more values" if len(shares) > _MOST_VALUES else ""
         rows.append([attribute, ", ".join(listed) + more])
-    return table(["attribute", "values"], rows)
+    return markdown_table(["attribute", "values"], rows)
 
 
 def measure_table(measures: Mapping[str, float]) -> str:
     """Measures, four digits of each."""
-    return table(["measure", "value"], [[key, f"{value:.4g}"] for key, value in measures.items()])
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown; "None." without rows."""
-    if not rows:
-        return "None."
-    lines = [" | ".join(map(plain, line)) for line in (header, *rows)]
-    lines.insert(1, " | ".join(["---"] * len(header)))
-    return "\n".join(f"| {line} |" for line in lines)
+    return markdown_table(["measure", "value"], [[key, f"{value:.4g}"] for key, value in measures.items()])
 
 
 def percent(part: float, whole: float) -> str:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ...markdown_text import plain
+from ...tables import markdown_table
 from ..components import REJECTED, Record
 from ..pair_sheet import MOST_PICTURES, PairCard, draw_people
 from .charts import acceptance_chart, length_chart, size_chart
 from .counting import choose_records, count_people
-from .page import acceptance_section, coverage_table, measure_table, percent, shown, table, write_page
+from .page import acceptance_section, coverage_table, measure_table, percent, shown, write_page
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def write_statistics(
         What statistics.json holds.
 
     Raises:
-        SynthesisError: matplotlib is missing.
+        ImportError: matplotlib is missing.
     """
     found = {"name": name, **count_people(people), "stages": dict(stages)}
     if not found["images"]:
@@ -90,12 +91,12 @@ def _page(found: Mapping[str, Any], pictures: Sequence[str]) -> dict[str, list[s
     ]
     return {
         f"# {plain(found['name'])}: statistics of the synthesis": [
-            table(["", ""], overview),
+            markdown_table(["", ""], overview),
             "Words are runs of letters and digits, in lower case.",
             *shown(pictures, "people.png", "lengths.png"),
         ],
         "## Acceptance": acceptance_section(found["stages"], pictures),
-        "## Edits": [table(["group", "edits", "in the data set", ""], edits)],
+        "## Edits": [markdown_table(["group", "edits", "in the data set", ""], edits)],
         "## What the prompts ask for": [
             "The share of the people in the data set for whose prompt a value was drawn.",
             coverage_table(found["coverage"]),

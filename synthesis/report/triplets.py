@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ...markdown_text import plain
+from ...tables import markdown_table
 from ..components import REJECTED, Record
 from ..pair_sheet import PairCard, draw_pairs
 from .charts import Chart, acceptance_chart, length_chart, score_chart, size_chart
 from .counting import as_columns, choose_records, count_quadruples, count_triplets, describe
-from .page import acceptance_section, control_section, coverage_table, measure_table, shown, table, write_page
+from .page import acceptance_section, control_section, coverage_table, measure_table, shown, write_page
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def write_statistics(
         What statistics.json holds.
 
     Raises:
-        SynthesisError: matplotlib is missing.
+        ImportError: matplotlib is missing.
     """
     counted = count_triplets(triplets, id_field)
     if not counted["triplets"]:
@@ -140,13 +141,13 @@ def _page(found: Mapping[str, Any], pictures: Sequence[str]) -> dict[str, list[s
     ]
     return {
         f"# {plain(name)}: statistics of the synthesis": [
-            table(["", "here", *(["published"] if published else [])], overview),
+            markdown_table(["", "here", *(["published"] if published else [])], overview),
             _OVERVIEW_NOTE,
             *shown(pictures, "groups.png", "lengths.png"),
         ],
         "## Acceptance": acceptance_section(found["stages"], pictures),
         "## Scores": [
-            table(["score", "pairs", "mean", "5 % below", "median", "95 % below"], scores),
+            markdown_table(["score", "pairs", "mean", "5 % below", "median", "95 % below"], scores),
             "Dashed lines in the picture are the bounds between which a triplet is kept.",
             *shown(pictures, "scores.png"),
         ],

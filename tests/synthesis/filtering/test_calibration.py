@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from pages import unpadded
 from PIL import Image
 
 from fafa.synthesis.calibrate import main
@@ -259,7 +260,7 @@ def test_from_a_synthesis_to_bounds(synthesis, capsys):
 
     assert main([str(synthesis), "--verdicts", str(synthesis / "filled.csv"), "--precision", "0.9"]) == 0
     assert "that they were not found on they have precision" in capsys.readouterr().out
-    report = (output / "report.md").read_text(encoding="utf-8")
+    report = unpadded((output / "report.md").read_text(encoding="utf-8"))
     verdicts, _ = read_verdicts(synthesis / "filled.csv", read_pairs(synthesis))
     found = read_settings(Thresholds, read_yaml(output / "thresholds.yaml")["filter"], "thresholds.yaml")
     unseen = measure(found, cut_in_halves(verdicts)[1])

@@ -7,10 +7,11 @@ from statistics import mean
 import numpy as np
 import pytest
 import yaml
+from pages import unpadded
 from PIL import Image, ImageColor
 from tiny_vision_models import tiny_clip
 
-from fafa.retrieval.contact_sheet import INK
+from fafa.drawing.palette import INK
 from fafa.synthesis.__main__ import main
 from fafa.synthesis.components import SynthesisError
 from fafa.synthesis.pair_sheet import PairCard, draw_people
@@ -48,7 +49,7 @@ def records(folder, stage):
 
 def cells(page, first):
     """The cells of the page's lines that begin with this one."""
-    lines = (page / "statistics.md").read_text().splitlines()
+    lines = unpadded((page / "statistics.md").read_text()).splitlines()
     return [line.strip("| ").split(" | ")[1:] for line in lines if line.startswith(f"| {first} |")]
 
 

@@ -3,9 +3,10 @@ import re
 
 import numpy as np
 import pytest
+from pages import unpadded
 from PIL import Image, ImageColor
 
-from fafa.retrieval.contact_sheet import GREEN, RED
+from fafa.drawing.palette import GREEN, RED
 from fafa.synthesis.pair_sheet import PairCard, draw_pairs
 from fafa.synthesis.report.counting import count_quadruples, count_triplets
 from fafa.synthesis.report.triplets import write_statistics
@@ -105,7 +106,7 @@ def test_coverage_is_the_share_of_quadruples_with_a_value():
 
 def test_the_page_tells_everything_beside_the_published_figures(written):
     found, folder = written
-    page = (folder / "statistics.md").read_text()
+    page = unpadded((folder / "statistics.md").read_text())
     for line in (
         "| triplets | 5 | 1,153,230 |",
         "| triplets per group, mean | 2.5 | 6.5 |",
@@ -132,7 +133,7 @@ def test_every_picture_of_the_page_is_there(written):
 
 def test_what_is_not_there_is_not_shown(tmp_path):
     write_statistics(tmp_path, "mine", [triplet(0)])
-    page = (tmp_path / "statistics.md").read_text()
+    page = unpadded((tmp_path / "statistics.md").read_text())
     assert re.findall(r"!\[.*\]\((.*)\)", page) == ["groups.png", "lengths.png"]
     assert "| kept of all possible triplets | not known |" in page
 
@@ -161,7 +162,7 @@ def test_a_sheet_shows_reference_before_target_and_what_became_of_the_pair():
 def test_where_all_was_rejected_the_page_tells_why(tmp_path, material, caplog):
     stages = {"diptychs": {"items": 2, "rejected": {}}, "filter": {"items": 4, "rejected": {"blur_left above 9": 4}}}
     write_statistics(tmp_path, "SynCPR", [], stages=stages, rejected=material["rejected"], images=material["images"])
-    page = (tmp_path / "statistics.md").read_text()
+    page = unpadded((tmp_path / "statistics.md").read_text())
     assert "| triplets | 0 |" in page and "| filter | blur_left above 9 | 4 | 100.0 % |" in page
     assert re.findall(r"!\[.*\]\((.*)\)", page) == ["acceptance.png", "rejected.jpg"]
     assert "no triplet was kept" in caplog.text
