@@ -43,13 +43,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from ...files import hash_file
+from ...files import hash_file, whole_file
 from ...training import checkpoints
 from ..components import SynthesisError, free, seed_of
 from ..models.dtypes import check_dtype
 from ..settings import deciding
 from ..stages import Stage, Workspace, as_line, read_lines, reporting_files, write_whole
-from .caching import Cache, Diptych, Encoders, common_size, read_diptychs
+from .caching import Cache, Diptych, common_size, read_diptychs
 from .card import draw_sheet, write_card
 
 logger = logging.getLogger(__name__)
@@ -257,8 +257,9 @@ class _Training(Stage):
         self._accelerator.wait_for_everyone()  # all have looked
         if self._accelerator.is_main_process:
             checkpoints.set_aside_after(folder, start)
-        if start >= self._last and newest and _is_copied(newest / WEIGHTS, work.root / "adapter" / WEIGHTS):
-            logger.info("%s has been trained for %d steps already", work.root / "adapter", start)
+        adapter = work.root / "adapter" / WEIGHTS
+        if start >= self._last and adapter.exists() and hash_file(adapter) == hash_file(newest / WEIGHTS):
+            logger.info("%s has been trained for %d steps already", adapter.parent, start)
             return
 
         self._fill_cache()
@@ -271,8 +272,7 @@ class _Training(Stage):
 
     def _fill_cache(self) -> None:
         settings, accelerator = self._settings, self._accelerator
-        encoders = Encoders(settings.model, settings.revision, settings.max_sequence_length, settings.dtype)
-        self._cache = Cache(Path(settings.cache or self._work.folder(self.name) / "cache"), encoders)
+        self._cache = Cache(Path(settings.cache or self._work.folder(self.name) / "cache"), settings)
         self._prompts = [*(settings.validation.prompts if settings.validation else ())]
         self._prompts += [diptych.prompt for diptych in self._diptychs]
         self._vae = AutoencoderKL.from_pretrained(
@@ -453,10 +453,8 @@ class _Training(Stage):
         """Puts the adapter of the newest checkpoint, and its card, where they are loaded from."""
         adapter, folder = self._work.root / "adapter", self._work.folder(self.name)
         adapter.mkdir(parents=True, exist_ok=True)
-        newest = checkpoints.newest_complete(folder)
-        part = adapter / f".{WEIGHTS}.tmp"
-        shutil.copyfile(newest / WEIGHTS, part)
-        part.replace(adapter / WEIGHTS)
+        with whole_file(adapter / WEIGHTS) as part:
+            shutil.copyfile(checkpoints.newest_complete(folder) / WEIGHTS, part)
         write_card(
             adapter,
             settings=deciding(self._settings),
@@ -471,16 +469,6 @@ class _Training(Stage):
             log=read_lines(self._log)[0],
             sheets=sorted((folder / _VALIDATION).glob("step-*.png")),
         )
-
-
-def _is_copied(original: Path, copy: Path) -> bool:
-    """Whether a copy is there, and as the original."""
-    if not copy.exists():
-        return False
-    is_equal = hash_file(original) == hash_file(copy)
-    if not is_equal:
-        logger.warning("%s is not as it was written: put there anew", copy)
-    return is_equal
 
 
 def _check_model(settings: AdapterTraining) -> str | None:
