@@ -46,7 +46,7 @@ from tqdm.auto import tqdm
 from ...files import hash_file, whole_file
 from ...training import checkpoints
 from ..components import SynthesisError, free, seed_of
-from ..models.dtypes import check_dtype
+from ..models.pretrained import check_dtype
 from ..settings import deciding
 from ..stages import Stage, Workspace, as_line, read_lines, reporting_files, write_whole
 from .caching import Cache, Diptych, common_size, read_diptychs
