@@ -26,6 +26,7 @@ Free = Annotated[Value, _FREE]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 CountOrZero = Annotated[int, Field(ge=0, le=10**9)]
 BatchSize = Annotated[int, Field(ge=1, le=100_000)]
+Concurrency = Annotated[int, Field(ge=1, le=100_000)]  # requests under way at once
 Pixels = Annotated[int, Field(ge=1, le=8_192)]
 Workers = Annotated[int, Field(ge=1, le=1_024)]
 
