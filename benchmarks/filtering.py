@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from scoring import processor_name
 
+from fafa.synthesis.components import REJECTED
 from fafa.synthesis.filtering.calibration import (
     Outcome,
     Pair,
@@ -32,7 +33,7 @@ from fafa.synthesis.filtering.calibration_report import auc, recipe_of, score_na
 from fafa.synthesis.filtering.thresholds import DIRECTIONS, Thresholds, concerns
 from fafa.synthesis.painters.world import FAULTS
 from fafa.synthesis.settings import read_settings
-from fafa.synthesis.stages import REJECTED, Workspace, run_stages
+from fafa.synthesis.stages import Workspace, run_stages
 from fafa.synthesis.triplets.pipeline import TripletRecipe
 
 RESULTS = Path(__file__).parent / "results"

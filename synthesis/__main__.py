@@ -15,14 +15,14 @@ import sys
 from pathlib import Path
 
 from ..commands import check_numbers, command
-from ..files import check_output_folder
+from ..files import check_output_folder, write_whole
 from .brakes import remedy_of
 from .components import SynthesisError
 from .preflight import discard_canary, run_canary, try_models
 from .recipes import find_recipe, read_recipe
 from .report.counting import num_kept
 from .settings import RecipeError
-from .stages import Stage, Workspace, discard_from, position_of, run_stages, write_whole
+from .stages import Stage, Workspace, discard_from, position_of, run_stages
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

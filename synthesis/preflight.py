@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ..files import write_whole
 from .brakes import why_rejected
 from .components import REJECTED, ImageRequest, Record, SynthesisError
 from .painters.world import WorldPainter
@@ -18,7 +19,7 @@ from .quadruples.grammar import GrammarWriter
 from .recipe import Recipe
 from .report.counting import num_kept
 from .settings import uses_models
-from .stages import ItemStage, Stage, Workspace, discard_from, run_stages, write_whole
+from .stages import ItemStage, Stage, Workspace, discard_from, run_stages
 
 logger = logging.getLogger(__name__)
 

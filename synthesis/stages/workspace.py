@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ...files import DISK_FULL, faults_of, is_sealed, read_json, record_files, sealed, whole_file
+from ...files import DISK_FULL, faults_of, is_sealed, read_json, record_files, sealed, write_whole
 from ..brakes import Brakes
 from ..components import CONTROL, REJECTED, Record, SynthesisError
 
@@ -189,14 +189,8 @@ def as_line(record: Record) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all, whatever happens in between."""
-    with whole_file(file) as part:
-        part.write_text(text, encoding="utf-8", newline="\n")
-
-
 def write_json(file: Path, content: Any) -> None:
-    """The same for JSON."""
+    """Write JSON, whole or not at all."""
     write_whole(file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -7,11 +7,13 @@ captions/     of both
 SynTBPR/      what load_dataset reads        statistics/   a page about it
 """
 
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from ..planning import Amount
-from ..recipe import Recipe
+from ..recipe import Recipe, TextCount
+from ..settings import Settings
 from ..stages import Stage, WritingStage
 from .assembling import DATASET
 from .captioning import GrammarCaptions, InstructionCaptions, TemplateCaptions
@@ -21,8 +23,7 @@ from .prompts import RoughTemplatePrompts, TemplatePrompts, WorldPrompts
 from .stages import Assemble, Captions, Edits, Pictures, PictureSettings, Poses, Statistics
 
 
-@dataclass(frozen=True)
-class PromptSettings:
+class PromptSettings(Settings):
     """How prompts are made.
 
     Attributes:
@@ -30,15 +31,10 @@ class PromptSettings:
         writer: Who writes them.
     """
 
-    count: int
-    writer: TemplatePrompts | RoughTemplatePrompts | WorldPrompts
-
-    def __post_init__(self):
-        if self.count < 1:
-            raise ValueError(f"count must be at least 1: {self.count}")
+    count: TextCount
+    writer: Annotated[TemplatePrompts | RoughTemplatePrompts | WorldPrompts, Field(discriminator="kind")]
 
 
-@dataclass(frozen=True)
 class TextImageRecipe(Recipe):
     """A recipe for pictures of people with captions, several pictures per person.
 
@@ -50,12 +46,12 @@ class TextImageRecipe(Recipe):
         edits: Further pictures of the same people; None for none.
     """
 
-    kind: ClassVar[str] = "text-image"
+    kind: Literal["text-image"] = "text-image"
 
     prompts: PromptSettings
     pictures: PictureSettings
-    poses: KeypointFilter | FigureFilter
-    captions: InstructionCaptions | TemplateCaptions | GrammarCaptions
+    poses: Annotated[KeypointFilter | FigureFilter, Field(discriminator="kind")]
+    captions: Annotated[InstructionCaptions | TemplateCaptions | GrammarCaptions, Field(discriminator="kind")]
     edits: Editing | None = None
 
     @property
@@ -70,7 +66,7 @@ class TextImageRecipe(Recipe):
 
     def limited(self, count: int) -> "TextImageRecipe":
         """The recipe for the first `count` prompts."""
-        return replace(self, prompts=replace(self.prompts, count=min(count, self.count)))
+        return self.replaced(prompts=self.prompts.replaced(count=min(count, self.count)))
 
     def preview(self) -> str:
         """What the first prompt would be, or be written from."""

@@ -1,9 +1,10 @@
 """The stages of the pipeline of text-image pairs, from the second on; `pipeline` says what each is for."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from ..components import REJECTED, ImageRequest, Record, seed_of
 from ..painters import DiffusionPainter, ImageServer
@@ -18,7 +19,6 @@ from .portraits import WorldPortrait
 from .poses import FigureFilter, KeypointFilter
 
 
-@dataclass(frozen=True)
 class PictureSettings(PictureFormat):
     """How pictures are made, and in which format.
 
@@ -27,13 +27,8 @@ class PictureSettings(PictureFormat):
         per_prompt: Pictures of each prompt; every one shows a person of its own.
     """
 
-    painter: DiffusionPainter | ImageServer | WorldPortrait
-    per_prompt: int = 5
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.per_prompt < 1:
-            raise ValueError(f"per_prompt must be at least 1: {self.per_prompt}")
+    painter: Annotated[DiffusionPainter | ImageServer | WorldPortrait, Field(discriminator="kind")]
+    per_prompt: Annotated[int, Field(ge=1, le=1_000)] = 5
 
 
 class Pictures(PaintingStage):

@@ -4,12 +4,13 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from ..components import CONTROL, REJECTED, Gate, ImageRequest, Part, Record, SynthesisError, seed_of
 from ..filtering.controls import JudgeControls, check_controls, controlled_ids, controls_of, count_controls, doubts_of
@@ -26,7 +27,7 @@ from ..report.triplets import write_statistics
 from ..settings import deciding, uses_models
 from ..splitting import Split, SplitSettings
 from ..stages import DataSetStage, PaintingStage, PartStage, WholeStage, Workspace, read_lines, write_data_set
-from ..templates import check_template, fill_template
+from ..templates import fill_template, with_fields
 from ..world.things_painter import ThingsPainter
 from .assembly import FORMATS, AssemblySettings, data_set_files, is_for_validation, pictures_of, triplet_of
 from .records import kept_triplets, pairs_with_texts, rejected_pairs, scores_of
@@ -37,7 +38,6 @@ _AT_ONCE = 64  # pictures opened together
 _WATCHED = 400  # of the latest judgements of controls and of their pairs
 
 
-@dataclass(frozen=True)
 class DiptychSettings(PictureFormat):
     """How pictures are made, and in which format.
 
@@ -48,16 +48,16 @@ class DiptychSettings(PictureFormat):
         diverse: Diptychs per quadruple at a strength drawn evenly from 0 to 1.
     """
 
-    painter: DiffusionPainter | ImageServer | WorldPainter | ThingsPainter
-    prompt: str = "{caption_a} {caption_b}"
-    realistic: int = 5
-    diverse: int = 5
+    painter: Annotated[DiffusionPainter | ImageServer | WorldPainter | ThingsPainter, Field(discriminator="kind")]
+    prompt: Annotated[str, with_fields("caption_a", "caption_b")] = "{caption_a} {caption_b}"
+    realistic: Annotated[int, Field(ge=0, le=1_000)] = 5
+    diverse: Annotated[int, Field(ge=0, le=1_000)] = 5
 
-    def __post_init__(self):
-        super().__post_init__()
-        if min(self.realistic, self.diverse) < 0 or self.realistic + self.diverse < 1:
-            raise ValueError(f"realistic and diverse: at least one diptych, not {self.realistic} and {self.diverse}")
-        check_template("prompt", self.prompt, ["caption_a", "caption_b"])
+    @model_validator(mode="after")
+    def _check_number(self) -> "DiptychSettings":
+        if self.realistic + self.diverse < 1:
+            raise ValueError("realistic and diverse: at least one diptych, not 0 and 0")
+        return self
 
 
 class Distinct(WholeStage):

@@ -7,12 +7,13 @@ direction; an edit names what changes and nothing else. `things_painter` paints 
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import ClassVar
+from typing import Literal
 
 import numpy as np
 
 from ..components import Record, seed_of
 from ..quadruples.writing import FIELDS, QuadrupleWriter
+from ..settings import Settings
 from .people import pick
 
 SIZES = ("small", "medium", "medium", "big")  # repeated entries are likelier; medium is not spoken of
@@ -377,11 +378,10 @@ def _as_sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-@dataclass(frozen=True)
-class ThingsWriter:
+class ThingsWriter(Settings):
     """Settings of the writer of quadruples about everyday scenes. There is nothing to set."""
 
-    kind: ClassVar[str] = "things"
+    kind: Literal["things"] = "things"
 
     def load(self) -> QuadrupleWriter:
         """The writer, ready for work."""

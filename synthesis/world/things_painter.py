@@ -9,12 +9,14 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import cos, pi, sin
-from typing import Any, ClassVar
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
+from pydantic import Field
 
 from ..components import ImageModel, ImageRequest, PaintedImage, SynthesisError
+from ..settings import Settings
 from .pen import Pen, Point, Points, contrast, mix, shade
 from .people import COLOURS, RGB, pick
 from .things import INDOORS, THINGS_VERSION
@@ -39,20 +41,15 @@ _TINTS = {"sunset": (1.04, 0.9, 0.8), "night": (0.62, 0.64, 0.8), "rain": (0.84,
 _INDOOR_TINTS = {"sunset": (1.02, 0.93, 0.84), "night": (0.66, 0.62, 0.7)}
 
 
-@dataclass(frozen=True)
-class ThingsPainter:
+class ThingsPainter(Settings):
     """Settings of the painter of everyday scenes; requests need a quadruple of `ThingsWriter`.
 
     Attributes:
         size: Height of a diptych, and about the width of each of its halves, in pixels.
     """
 
-    kind: ClassVar[str] = "things"
-    size: int = 128
-
-    def __post_init__(self):
-        if self.size < 64:
-            raise ValueError(f"size: expected at least 64 pixels, found {self.size}")
+    kind: Literal["things"] = "things"
+    size: Annotated[int, Field(ge=64, le=8_192)] = 128
 
     def load(self) -> ImageModel:
         """The painter, ready for work."""
