@@ -12,13 +12,13 @@ from typing import ClassVar
 
 import numpy as np
 
+from ...world.captions import describe_outfit
+from ...world.people import outfit_from_dict
 from ..components import Part, Record, TextModel, TextRequest, seed_of
 from ..models import ChatModel, ServerModel
 from ..models.asking import as_messages, ask, check_asking
 from ..replies import read_sentence
 from ..templates import check_template, fill_template
-from ..world.captions import describe_outfit
-from ..world.people import outfit_from_dict
 
 
 class CaptionWriter(Part, ABC):

@@ -15,8 +15,8 @@ import numpy as np
 
 from ..components import ImageRequest, Record, seed_of
 from ..painters import DiffusionPainter
+from ..stand_ins.portraits import WorldPortrait
 from ..templates import check_template, fill_template
-from .portraits import WorldPortrait
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,10 @@ from ..stages import (
     WritingStage,
     as_json_list,
 )
+from ..stand_ins.portraits import WorldPortrait
 from .assembling import EDITED, GENERATED, image_entries
 from .captioning import GrammarCaptions, InstructionCaptions, TemplateCaptions
 from .editing import Editing, edit_request, plan_edits
-from .portraits import WorldPortrait
 from .poses import FigureFilter, KeypointFilter
 from .prompts import RoughTemplatePrompts, TemplatePrompts, WorldPrompts
 

@@ -28,14 +28,11 @@ from ..filtering.controls import JudgeControls, check_controls, controlled_ids, 
 from ..filtering.detectors import PeopleGate
 from ..filtering.gates import AspectGate, BlankGate, BlurGate, SeamGate, TwinGate, open_halves
 from ..filtering.judge import VisionLanguageJudge
-from ..filtering.onlooker import Onlooker
 from ..filtering.thresholds import DIRECTIONS, UNIT, Thresholds
 from ..painters.diffusion import DiffusionPainter
 from ..painters.image_server import ImageServer
-from ..painters.world import WorldPainter
 from ..pictures import PictureFormat, open_picture, save_picture
 from ..planning import plan_triplets
-from ..quadruples.grammar import GrammarWriter
 from ..quadruples.near_duplicates import NearDuplicateSettings, reject_near_duplicates
 from ..quadruples.prompting import LanguageModelWriter
 from ..recipe import Recipe
@@ -52,9 +49,12 @@ from ..stages import (
     WritingStage,
     read_lines,
 )
+from ..stand_ins.diptychs import WorldPainter
+from ..stand_ins.grammar import GrammarWriter
+from ..stand_ins.onlooker import Onlooker
+from ..stand_ins.things import ThingsWriter
+from ..stand_ins.things_painter import ThingsPainter
 from ..templates import check_template, fill_template
-from ..world.things import ThingsWriter
-from ..world.things_painter import ThingsPainter
 from .assembly import FORMATS, AssemblySettings, assemble, data_set_files, kept_triplets, triplet_of
 
 logger = logging.getLogger(__name__)

@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from ...world.captions import describe_change, describe_outfit
+from ...world.people import outfit_as_dict, sample_change, sample_outfit
 from ..components import Record, seed_of
-from ..world.captions import describe_change, describe_outfit
-from ..world.people import outfit_as_dict, sample_change, sample_outfit
-from .writing import FIELDS, QuadrupleWriter
+from ..quadruples.writing import FIELDS, QuadrupleWriter
 
 
 @dataclass(frozen=True)

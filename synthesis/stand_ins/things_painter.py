@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from ...world.pen import Pen, Point, Points, contrast, mix, shade
+from ...world.people import COLOURS, RGB, pick
 from ..components import ImageModel, ImageRequest, PaintedImage, SynthesisError
-from .pen import Pen, Point, Points, contrast, mix, shade
-from .people import COLOURS, RGB, pick
 from .things import INDOORS, THINGS_VERSION
 
 _SIZES = {"small": 0.7, "medium": 1.0, "big": 1.32}

@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 from ...workers import in_processes
+from ...world.painter import paint_person
+from ...world.people import Identity, Outfit, Scene, outfit_from_dict, sample_identity, sample_scene
+from ...world.places import paint_place
 from ..components import ImageModel, ImageRequest, PaintedImage, SynthesisError, free
-from ..world.painter import paint_person
-from ..world.people import Identity, Outfit, Scene, outfit_from_dict, sample_identity, sample_scene
-from ..world.places import paint_place
 
 NOBODY, TWO_PEOPLE, NO_HEAD, NO_LEGS = FAULTS = ("nobody", "two people", "no head", "no legs")
 

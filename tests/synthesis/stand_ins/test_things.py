@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from fafa.synthesis.components import ImageRequest, SynthesisError
-from fafa.synthesis.world.people import COLOURS
-from fafa.synthesis.world.things import (
+from fafa.synthesis.stand_ins.things import (
     KINDS,
     LIGHTS,
     PLACES,
@@ -19,7 +18,8 @@ from fafa.synthesis.world.things import (
     sample_change,
     sample_scene,
 )
-from fafa.synthesis.world.things_painter import ThingsPainter, paint_scene
+from fafa.synthesis.stand_ins.things_painter import ThingsPainter, paint_scene
+from fafa.world.people import COLOURS
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,8 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image, ImageFilter
 
-from ..components import ImageModel, ImageRequest, PaintedImage, SynthesisError
-from ..world.painter import paint_person
-from ..world.people import (
+from ...world.painter import paint_person
+from ...world.people import (
     Identity,
     Outfit,
     Scene,
@@ -37,6 +36,7 @@ from ..world.people import (
     sample_people,
     sample_scene,
 )
+from ..components import ImageModel, ImageRequest, PaintedImage, SynthesisError
 
 FAULTS = ("other person", "wrong garment", "bad picture", "no seam", "nothing changed")
 WORLD_PAINTER_VERSION = 1  # raise it whenever the same request gives other pixels

@@ -11,9 +11,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from ...world.people import pick
 from ..components import Record, seed_of
 from ..quadruples.writing import FIELDS, QuadrupleWriter
-from .people import pick
 
 SIZES = ("small", "medium", "medium", "big")  # repeated entries are likelier; medium is not spoken of
 LIGHTS = ("day", "day", "sunset", "night", "rain", "snow", "fog")
