@@ -52,8 +52,6 @@ from ..stages import (
 from ..stand_ins.diptychs import WorldPainter
 from ..stand_ins.grammar import GrammarWriter
 from ..stand_ins.onlooker import Onlooker
-from ..stand_ins.things import ThingsWriter
-from ..stand_ins.things_painter import ThingsPainter
 from ..templates import check_template, fill_template
 from .assembly import FORMATS, AssemblySettings, assemble, data_set_files, kept_triplets, triplet_of
 
@@ -73,7 +71,7 @@ class QuadrupleSettings:
     """
 
     count: int
-    writer: GrammarWriter | LanguageModelWriter | ThingsWriter
+    writer: GrammarWriter | LanguageModelWriter
 
     def __post_init__(self):
         if self.count < 1:
@@ -91,7 +89,7 @@ class DiptychSettings(PictureFormat):
         diverse: Diptychs per quadruple at a strength drawn evenly from 0 to 1.
     """
 
-    painter: DiffusionPainter | ImageServer | WorldPainter | ThingsPainter
+    painter: DiffusionPainter | ImageServer | WorldPainter
     prompt: str = "{caption_a} {caption_b}"
     realistic: int = 5
     diverse: int = 5
