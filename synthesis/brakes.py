@@ -11,7 +11,10 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from pydantic import model_validator
+
 from .components import REJECTED, Record, SynthesisError
+from .settings import CountOrZero, Settings, TrueShare
 
 _HASTE = 20  # rejected items on end, in the order of arrival, that stand for a text in a row: see `Brake.add`
 _LONGEST_EXAMPLE = 160  # characters of what a model said
@@ -29,8 +32,7 @@ _REMEDIES = {  # by what is in a reason
 }
 
 
-@dataclass(frozen=True)
-class Brakes:
+class Brakes(Settings):
     """Settings of what is tried before the first item, and of when a stage is stopped.
 
     A text stands here for all that is made of it in a stage: it is lost if every item of it is rejected.
@@ -44,20 +46,17 @@ class Brakes:
             with models, of ten times as many texts, have a canary.
     """
 
-    in_a_row: int = 24
-    window: int = 200
-    lost_at_most: float = 0.9
+    in_a_row: CountOrZero = 24
+    window: CountOrZero = 200
+    lost_at_most: TrueShare = 0.9
     preflight: bool = True
-    canary: int = 8
+    canary: CountOrZero = 8
 
-    def __post_init__(self) -> None:
-        for name in ("in_a_row", "window", "canary"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be 0, for none, or more: {getattr(self, name)}")
-        if not 0 < self.lost_at_most < 1:
-            raise ValueError(f"lost_at_most must be a share above 0 and below 1: {self.lost_at_most}")
+    @model_validator(mode="after")
+    def _check_window(self) -> "Brakes":
         if 0 < self.window < 20:
             raise ValueError(f"window must be 0, for no such brake, or at least 20 texts: {self.window}")
+        return self
 
 
 class Braked(SynthesisError):

@@ -3,14 +3,15 @@
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from .components import SynthesisError
 from .pictures import list_pictures
+from .settings import Settings
 from .text_image.measures import ClipMeasures, measure_pictures
 
 logger = logging.getLogger(__name__)
@@ -18,8 +19,7 @@ logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
-class StatisticsSettings:
+class StatisticsSettings(Settings):
     """What is measured of the data set by models, beside what is counted; nothing unless a model is named.
 
     Attributes:
@@ -32,13 +32,13 @@ class StatisticsSettings:
     clip: ClipMeasures | None = None
     reference: str | None = None
     sentences: str | None = None
-    sample: int = 5_000
+    sample: Annotated[int, Field(ge=2, le=10**9)] = 5_000
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check_reference(self) -> "StatisticsSettings":
         if self.reference and not self.clip:
             raise ValueError("reference: the Fréchet distance needs clip, too")
-        if self.sample < 2:
-            raise ValueError(f"sample must be at least 2: {self.sample}")
+        return self
 
     @property
     def needs_models(self) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..components import CONTROL, Record, SynthesisError, seed_of
+from ..settings import CountOrZero, Settings, TrueShare
 from .thresholds import Thresholds
 
 SWAPPED, OTHER, SAME = "halves swapped", "another subject", "nothing changed"
@@ -28,8 +29,7 @@ _MOST_KEPT, _FEWEST_SAME = 0.2, 0.7  # shares beyond which there is a warning
 _SURE = 3.0  # standard errors by which the judge must miss what is expected of it, for it is looked at again and again
 
 
-@dataclass(frozen=True)
-class JudgeControls:
+class JudgeControls(Settings):
     """Settings of the controls of a judge.
 
     Attributes:
@@ -39,15 +39,9 @@ class JudgeControls:
         stop: Whether to stop where that is surely missed; else there is a warning, and the numbers on the page.
     """
 
-    per_chunk: int = 16
-    told_apart: float = 0.6
+    per_chunk: CountOrZero = 16
+    told_apart: TrueShare = 0.6
     stop: bool = True
-
-    def __post_init__(self) -> None:
-        if self.per_chunk < 0:
-            raise ValueError(f"per_chunk must be 0, for no controls, or more: {self.per_chunk}")
-        if not 0 < self.told_apart < 1:
-            raise ValueError(f"told_apart must be a share above 0 and below 1: {self.told_apart}")
 
 
 def controls_of(pairs: Sequence[Record], settings: JudgeControls, seed: int, names: Sequence[str]) -> dict[str, Record]:

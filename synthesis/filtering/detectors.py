@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from PIL import Image
 
-from ..components import Gate, Record, SynthesisError, free
+from ..components import Gate, Record, SynthesisError
 from ..models.vision import Batches, find_device, load_pretrained
+from ..settings import BatchSize, Free, Settings, TrueShare
 from .thresholds import UNIT, UPWARDS, Scale
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ class Box(NamedTuple):
         return (self.right - self.left) * (self.bottom - self.top)
 
 
-@dataclass(frozen=True)
-class PersonDetector:
+class PersonDetector(Settings):
     """Settings of a detector that finds people.
 
     Attributes:
@@ -48,17 +47,11 @@ class PersonDetector:
     """
 
     model: str
-    threshold: float = 0.6
+    threshold: TrueShare = 0.6
     label: str = "person"
     revision: str | None = None
-    batch_size: int = 16
-    device: str | None = free(None)
-
-    def __post_init__(self):
-        if not 0 < self.threshold < 1:
-            raise ValueError(f"threshold must lie between 0 and 1: {self.threshold}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1: {self.batch_size}")
+    batch_size: BatchSize = 16
+    device: Free[str | None] = None
 
     def load(self) -> "PeopleFinder":
         """The detector, ready for work.
@@ -132,8 +125,7 @@ def _on_square(image: Image.Image) -> Image.Image:
     return square
 
 
-@dataclass(frozen=True)
-class PeopleGate:
+class PeopleGate(Settings):
     """Settings of the gate that counts people.
 
     Its scores, of each half (`_left`, `_right`): `people`, how many there are; and where there are any, of the largest:
@@ -144,7 +136,7 @@ class PeopleGate:
         detector: What finds people.
     """
 
-    kind: ClassVar[str] = "people"
+    kind: Literal["people"] = "people"
     names: ClassVar[tuple[str, ...]] = tuple(
         f"{score}_{side}" for score in ("people", "share", "edges") for side in SIDES
     )

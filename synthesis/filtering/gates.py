@@ -6,15 +6,15 @@ pictures are brought to one height first.
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from PIL import Image
 
 from ..components import Gate, Record
 from ..pictures import open_picture
+from ..settings import Settings
 from ..splitting import seam_coverage
 from .thresholds import UNIT, UPWARDS, Scale
 
@@ -48,15 +48,14 @@ def open_halves(record: Record, folder: Path) -> tuple[Image.Image, Image.Image]
     return open_picture(folder / record["left"]), open_picture(folder / record["right"])
 
 
-@dataclass(frozen=True)
-class BlankGate:
+class BlankGate(Settings):
     """Settings of the gate that finds pictures with little in them.
 
     Its scores: `contrast`, the standard deviation of the grey levels (0 to 128), and their `entropy` in bits (0 to 6),
     both without what whole rows or columns share, so that a smooth gradient is as blank as one colour.
     """
 
-    kind: ClassVar[str] = "blank"
+    kind: Literal["blank"] = "blank"
     names: ClassVar[tuple[str, ...]] = ("contrast", "entropy")
     scales: ClassVar[tuple[Scale, ...]] = ((0.0, 128.0), (0.0, 7.0))
 
@@ -73,15 +72,14 @@ class _Blank(PixelGate):
         return min(map(contrast, halves)), min(map(entropy, halves))
 
 
-@dataclass(frozen=True)
-class BlurGate:
+class BlurGate(Settings):
     """Settings of the gate that finds blurred and noisy pictures.
 
     Its scores: `sharpness`, how much steepness a picture loses when it is blurred a little (0 to 1; below about 0.2
     it is blurred); `noise`, the strength of the grain in grey levels (0 upwards).
     """
 
-    kind: ClassVar[str] = "blur"
+    kind: Literal["blur"] = "blur"
     names: ClassVar[tuple[str, ...]] = ("sharpness", "noise")
     scales: ClassVar[tuple[Scale, ...]] = (UNIT, (0.0, 255.0))
 
@@ -98,15 +96,14 @@ class _Blur(PixelGate):
         return min(map(sharpness, halves)), max(map(noise, halves))
 
 
-@dataclass(frozen=True)
-class AspectGate:
+class AspectGate(Settings):
     """Settings of the gate that measures sizes.
 
     Its scores: `height` in pixels of the lower half; `aspect`, width divided by height of the wider one; `evenness`,
     the smaller area divided by the larger one.
     """
 
-    kind: ClassVar[str] = "aspect"
+    kind: Literal["aspect"] = "aspect"
     names: ClassVar[tuple[str, ...]] = ("height", "aspect", "evenness")
     scales: ClassVar[tuple[Scale, ...]] = (UPWARDS, UPWARDS, UNIT)
 
@@ -124,15 +121,14 @@ class _Aspect(PixelGate):
         return min(left.height, right.height), aspect, areas[0] / areas[1]
 
 
-@dataclass(frozen=True)
-class TwinGate:
+class TwinGate(Settings):
     """Settings of the gate that finds pairs in which nothing changed at all.
 
     Its score: `difference`, the mean difference of both pictures reduced to 16 x 32 pixels, in grey levels; the right
     one is also looked at in a mirror, and the smaller difference counts.
     """
 
-    kind: ClassVar[str] = "twin"
+    kind: Literal["twin"] = "twin"
     names: ClassVar[tuple[str, ...]] = ("difference",)
     scales: ClassVar[tuple[Scale, ...]] = ((0.0, 255.0),)
 
@@ -151,14 +147,13 @@ class _Twin(PixelGate):
         return (float(min(np.abs(first - other).mean() for other in (second, second[:, ::-1]))),)
 
 
-@dataclass(frozen=True)
-class SeamGate:
+class SeamGate(Settings):
     """Settings of the gate that finds what is left of a seam, or a further one.
 
     Its score: `seam`, the share of the height over which a half still shows a seam (0 to 1).
     """
 
-    kind: ClassVar[str] = "seam"
+    kind: Literal["seam"] = "seam"
     names: ClassVar[tuple[str, ...]] = ("seam",)
     scales: ClassVar[tuple[Scale, ...]] = (UNIT,)
 

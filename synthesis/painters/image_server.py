@@ -1,11 +1,12 @@
 """Settings of pictures painted by a server; `image_server_model` does the work."""
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, Literal
 
-from ..components import free
-from ..servers.address import check_base_url, check_key_variable
-from ..servers.options import check_left_out, check_options
+from pydantic import model_validator
+
+from ..servers.address import BaseUrl, KeyVariable
+from ..servers.options import check_options
+from ..settings import Concurrency, CountOrZero, Free, NotNegative, Pixels, Positive, Settings
 
 if TYPE_CHECKING:
     from .image_server_model import ServedImageModel
@@ -18,8 +19,7 @@ _OPTIONS = ("num_inference_steps", "guidance_scale", "negative_prompt", "true_cf
 _OPTIONS += ("background", "output_format", "scheduler", "width", "height", "steps", "strength", "lora")
 
 
-@dataclass(frozen=True)
-class ImageServer:
+class ImageServer(Settings):
     """Settings of an image model behind a URL that speaks OpenAI's protocol: `POST {base_url}/images/generations`.
 
     The server must answer with `b64_json` and should take a `seed`; whether the same seed gives the same picture is up
@@ -44,34 +44,27 @@ class ImageServer:
         price: Of a picture, in any currency; None if the cost need not be counted.
     """
 
-    kind: ClassVar[str] = "server"
+    kind: Literal["server"] = "server"
 
     model: str
-    base_url: str = free("http://localhost:8000/v1")
-    api_key_variable: str | None = free(None)
-    width: int = 1024
-    height: int = 1024
-    options: dict[str, Any] = field(default_factory=dict)
-    leave_out: list[str] | None = None  # None, so that what was begun before there was this can be gone on with
+    base_url: Free[BaseUrl] = "http://localhost:8000/v1"
+    api_key_variable: Free[KeyVariable | None] = None
+    width: Pixels = 1024
+    height: Pixels = 1024
+    options: dict[str, Any] = {}
+    leave_out: list[Literal[_FIELDS]] | None = None  # None, so that what was begun before there was this can go on
     strength_field: str | None = None
-    concurrency: int = free(8)
-    timeout: float = free(300.0)
-    max_retries: int = free(5)
-    patience: float = free(900.0)
-    price: float | None = free(None)
+    concurrency: Free[Concurrency] = 8
+    timeout: Free[Positive] = 300.0
+    max_retries: Free[CountOrZero] = 5
+    patience: Free[NotNegative] = 900.0
+    price: Free[float | None] = None
 
-    def __post_init__(self) -> None:
-        for name in ("width", "height", "concurrency", "timeout"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0: {getattr(self, name)}")
-        for name in ("max_retries", "patience"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be below 0: {getattr(self, name)}")
-        check_base_url(self.base_url)
-        check_key_variable(self.api_key_variable)
-        check_left_out(self.leave_out or [], _FIELDS)
+    @model_validator(mode="after")
+    def _check_requests(self) -> "ImageServer":
         own = (*_OWN, *(name for name in _FIELDS if name not in (self.leave_out or ())))
         check_options(self.options, (*_OPTIONS, *([self.strength_field] if self.strength_field else [])), own)
+        return self
 
     def load(self) -> "ServedImageModel":
         """Asks the server which models it has, so that a wrong URL or key shows before any work is done.

@@ -36,16 +36,3 @@ def check_options(options: Mapping[str, Any], known: Sequence[str], own: Sequenc
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{where} cannot be sent as JSON: {error}") from None
-
-
-def check_left_out(leave_out: Sequence[str], known: Sequence[str]) -> None:
-    """Refuse to leave out what is not known.
-
-    Raises:
-        ValueError: the message begins with "leave_out".
-    """
-    for name in leave_out:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it knows {', '.join(known)}"
-            raise ValueError(f"leave_out: there is no field {name!r} that can be left out; {hint}")

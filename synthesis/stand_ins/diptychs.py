@@ -18,10 +18,11 @@ read it.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image, ImageFilter
+from pydantic import Field, model_validator
 
 from ...world.painter import paint_person
 from ...world.people import (
@@ -37,6 +38,7 @@ from ...world.people import (
     sample_scene,
 )
 from ..components import ImageModel, ImageRequest, PaintedImage, SynthesisError
+from ..settings import Settings, Share
 
 FAULTS = ("other person", "wrong garment", "bad picture", "no seam", "nothing changed")
 WORLD_PAINTER_VERSION = 1  # raise it whenever the same request gives other pixels
@@ -44,11 +46,11 @@ WORLD_PAINTER_VERSION = 1  # raise it whenever the same request gives other pixe
 _SEAMS = ("line", "gap", "plain")
 _SEAM_COLOURS = ((255, 255, 255), (250, 250, 250), (0, 0, 0), (20, 20, 20), (128, 128, 128))
 _MAX_OFFSET = 0.06  # of the seam from the middle, as a share of the width
+_Pixels = Annotated[int, Field(ge=64, le=8_192)]
 _SIDES = ("left", "right")
 
 
-@dataclass(frozen=True)
-class WorldPainter:
+class WorldPainter(Settings):
     """Settings of the procedural painter of people; requests need a quadruple of the grammar, see `GrammarWriter`.
 
     Attributes:
@@ -58,21 +60,17 @@ class WorldPainter:
         faults: Kinds of fault to mix in, each as often as the others.
     """
 
-    kind: ClassVar[str] = "world"
-    height: int = 192
-    width: int = 204
-    fault_rate: float = 0.0
-    faults: tuple[str, ...] = FAULTS
+    kind: Literal["world"] = "world"
+    height: _Pixels = 192
+    width: _Pixels = 204
+    fault_rate: Share = 0.0
+    faults: list[Literal[FAULTS]] = list(FAULTS)
 
-    def __post_init__(self):
-        if min(self.height, self.width) < 64:
-            raise ValueError(f"height and width must be at least 64 pixels: {self.height} x {self.width}")
-        if not 0 <= self.fault_rate <= 1:
-            raise ValueError(f"fault_rate must be between 0 and 1: {self.fault_rate}")
-        if unknown := [fault for fault in self.faults if fault not in FAULTS]:
-            raise ValueError(f"faults must be of {', '.join(FAULTS)}: {', '.join(unknown)}")
+    @model_validator(mode="after")
+    def _check_faults(self) -> "WorldPainter":
         if self.fault_rate and not self.faults:
             raise ValueError("faults must name at least one kind where fault_rate is above 0")
+        return self
 
     def load(self) -> "_WorldPainter":
         """The painter, ready for work."""

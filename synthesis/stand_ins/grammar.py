@@ -1,8 +1,7 @@
 """Quadruples by the grammar of the painted world: no model, and nothing to reject."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Literal
 
 import numpy as np
 
@@ -10,13 +9,13 @@ from ...world.captions import describe_change, describe_outfit
 from ...world.people import outfit_as_dict, sample_change, sample_outfit
 from ..components import Record, seed_of
 from ..quadruples.writing import FIELDS, QuadrupleWriter
+from ..settings import Settings
 
 
-@dataclass(frozen=True)
-class GrammarWriter:
+class GrammarWriter(Settings):
     """Settings of the writer that knows the small world's wardrobe and speaks its grammar. There is nothing to set."""
 
-    kind: ClassVar[str] = "grammar"
+    kind: Literal["grammar"] = "grammar"
 
     def load(self) -> QuadrupleWriter:
         """The writer, ready for work."""

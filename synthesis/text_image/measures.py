@@ -9,13 +9,12 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..components import free
+from ..settings import BatchSize, Free, Settings
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
     from ..models.clip import ClipEncoder
 
 
-@dataclass(frozen=True)
-class ClipMeasures:
+class ClipMeasures(Settings):
     """Settings of the measures.
 
     Attributes:
@@ -36,12 +34,8 @@ class ClipMeasures:
 
     model: str
     revision: str | None = None
-    batch_size: int = 64
-    device: str | None = free(None)
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1: {self.batch_size}")
+    batch_size: BatchSize = 64
+    device: Free[str | None] = None
 
     def load(self) -> "ClipEncoder":
         """The encoder.

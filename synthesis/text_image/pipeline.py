@@ -9,16 +9,17 @@ SynTBPR/      what load_dataset reads        statistics/   a page about it
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from ..components import REJECTED, ImageRequest, Record, seed_of
 from ..painters import DiffusionPainter, ImageServer
 from ..pictures import PictureFormat, link_picture, save_picture
 from ..planning import plan_pictures
-from ..recipe import Recipe
-from ..settings import deciding
+from ..recipe import Recipe, TextCount
+from ..settings import Settings, deciding
 from ..stages import (
     DataSetStage,
     PaintingStage,
@@ -39,8 +40,7 @@ from .prompts import RoughTemplatePrompts, TemplatePrompts, WorldPrompts
 DATASET = "SynTBPR"
 
 
-@dataclass(frozen=True)
-class PromptSettings:
+class PromptSettings(Settings):
     """How prompts are made.
 
     Attributes:
@@ -48,15 +48,10 @@ class PromptSettings:
         writer: Who writes them.
     """
 
-    count: int
-    writer: TemplatePrompts | RoughTemplatePrompts | WorldPrompts
-
-    def __post_init__(self):
-        if self.count < 1:
-            raise ValueError(f"count must be at least 1: {self.count}")
+    count: TextCount
+    writer: Annotated[TemplatePrompts | RoughTemplatePrompts | WorldPrompts, Field(discriminator="kind")]
 
 
-@dataclass(frozen=True)
 class PictureSettings(PictureFormat):
     """How pictures are made, and in which format.
 
@@ -65,16 +60,10 @@ class PictureSettings(PictureFormat):
         per_prompt: Pictures of each prompt; every one shows a person of its own.
     """
 
-    painter: DiffusionPainter | ImageServer | WorldPortrait
-    per_prompt: int = 5
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.per_prompt < 1:
-            raise ValueError(f"per_prompt must be at least 1: {self.per_prompt}")
+    painter: Annotated[DiffusionPainter | ImageServer | WorldPortrait, Field(discriminator="kind")]
+    per_prompt: Annotated[int, Field(ge=1, le=1_000)] = 5
 
 
-@dataclass(frozen=True)
 class TextImageRecipe(Recipe):
     """A recipe for pictures of people with captions, several pictures per person.
 
@@ -86,12 +75,12 @@ class TextImageRecipe(Recipe):
         edits: Further pictures of the same people; None for none.
     """
 
-    kind: ClassVar[str] = "text-image"
+    kind: Literal["text-image"] = "text-image"
 
     prompts: PromptSettings
     pictures: PictureSettings
-    poses: KeypointFilter | FigureFilter
-    captions: InstructionCaptions | TemplateCaptions | GrammarCaptions
+    poses: Annotated[KeypointFilter | FigureFilter, Field(discriminator="kind")]
+    captions: Annotated[InstructionCaptions | TemplateCaptions | GrammarCaptions, Field(discriminator="kind")]
     edits: Editing | None = None
 
     @property
@@ -106,7 +95,7 @@ class TextImageRecipe(Recipe):
 
     def limited(self, count: int) -> "TextImageRecipe":
         """The recipe for the first `count` prompts."""
-        return replace(self, prompts=replace(self.prompts, count=min(count, self.count)))
+        return self.replaced(prompts=self.prompts.replaced(count=min(count, self.count)))
 
     def plan(self) -> str:
         """What the first prompt would be, or be written from, and what all would cost."""

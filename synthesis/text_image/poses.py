@@ -5,14 +5,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
-from ..components import Part, free
+from ..components import Part
 from ..filtering.detectors import PersonDetector
 from ..pictures import open_picture
+from ..settings import BatchSize, Free, Settings, Share, TrueShare
 
 # Reasons, in the order in which they are looked for.
 NO_PERSON = "no person"
@@ -88,8 +89,7 @@ def widen_box(
     )
 
 
-@dataclass(frozen=True)
-class KeypointFilter:
+class KeypointFilter(Settings):
     """Settings of the pose filter for photographs: a detector finds people, a pose model their keypoints.
 
     A picture is kept if the detector finds exactly one person, and the pose model at least one keypoint of the head,
@@ -105,22 +105,15 @@ class KeypointFilter:
         device: Such as "cuda:1"; by default a GPU where there is one.
     """
 
-    kind: ClassVar[str] = "keypoints"
+    kind: Literal["keypoints"] = "keypoints"
 
     detector: PersonDetector
     model: str = "usyd-community/vitpose-base-simple"
     revision: str | None = None
-    threshold: float = 0.3
-    margin: float = 0.05
-    batch_size: int = 16
-    device: str | None = free(None)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.threshold < 1:
-            raise ValueError(f"threshold must lie between 0 and 1: {self.threshold}")
-        _check_margin(self.margin)
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1: {self.batch_size}")
+    threshold: TrueShare = 0.3
+    margin: Share = 0.05
+    batch_size: BatchSize = 16
+    device: Free[str | None] = None
 
     def load(self) -> PoseFilter:
         """The filter.
@@ -197,8 +190,7 @@ class _KeypointFilter(PoseFilter):
         return found
 
 
-@dataclass(frozen=True)
-class FigureFilter:
+class FigureFilter(Settings):
     """Settings of the pose filter for the small world: it knows how its people are painted, and no model.
 
     People are drawn with sharp edges, the places behind them are out of focus.
@@ -207,12 +199,9 @@ class FigureFilter:
         margin: Around the person who is cut out; share of the figure's height.
     """
 
-    kind: ClassVar[str] = "figure"
+    kind: Literal["figure"] = "figure"
 
-    margin: float = 0.05
-
-    def __post_init__(self) -> None:
-        _check_margin(self.margin)
+    margin: Share = 0.05
 
     def load(self) -> PoseFilter:
         """The filter."""
@@ -285,8 +274,3 @@ def _count_runs(columns: np.ndarray) -> int:
     places = np.flatnonzero(columns)
     runs = np.split(places, np.flatnonzero(np.diff(places) > _HEAD_GAP) + 1)
     return sum(len(run) > 0 and run[-1] - run[0] + 1 >= _HEAD_WIDTH for run in runs)
-
-
-def _check_margin(margin: float) -> None:
-    if not 0 <= margin <= 1:
-        raise ValueError(f"margin must lie between 0 and 1: {margin}")

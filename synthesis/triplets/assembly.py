@@ -2,13 +2,13 @@
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..components import Record, seed_of
 from ..filtering.thresholds import DIRECTIONS
 from ..pictures import link_picture
+from ..settings import Settings, ShareBelowOne
 from ..stages import Workspace, as_json_list
 
 _SIDES = {"ab": ("left", "right"), "ba": ("right", "left")}  # direction -> where reference and target are
@@ -18,8 +18,7 @@ _PATHS = ("reference_image_path", "target_image_path")
 FORMATS = {"SynCPR": ("SynCPR.json", "cpr_id"), "CIRHS": ("CIRHS.json", "tid")}
 
 
-@dataclass(frozen=True)
-class AssemblySettings:
+class AssemblySettings(Settings):
     """What the data set looks like.
 
     Attributes:
@@ -27,14 +26,8 @@ class AssemblySettings:
         validation_share: Share of the quadruples that go to a second folder, with all their triplets.
     """
 
-    format: str = "SynCPR"
-    validation_share: float = 0.0
-
-    def __post_init__(self):
-        if self.format not in FORMATS:
-            raise ValueError(f"format: expected {' or '.join(FORMATS)}, found {self.format!r}")
-        if not 0 <= self.validation_share < 1:
-            raise ValueError(f"validation_share: expected a share from 0 to below 1, found {self.validation_share}")
+    format: Literal[tuple(FORMATS)] = "SynCPR"
+    validation_share: ShareBelowOne = 0.0
 
 
 def triplet_of(record: Record, id_field: str) -> dict[str, Any]:

@@ -10,17 +10,17 @@ give a triplet in each direction.
     SynCPR/       what load_dataset reads     statistics/   a page about it
 """
 
-import difflib
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from ..components import CONTROL, REJECTED, Gate, ImageRequest, Record, SynthesisError, seed_of
 from ..filtering.clip import ClipGate
@@ -35,8 +35,8 @@ from ..pictures import PictureFormat, open_picture, save_picture
 from ..planning import plan_triplets
 from ..quadruples.near_duplicates import NearDuplicateSettings, reject_near_duplicates
 from ..quadruples.prompting import LanguageModelWriter
-from ..recipe import Recipe
-from ..settings import deciding, uses_models
+from ..recipe import Recipe, TextCount
+from ..settings import Free, Settings, deciding, nearest, uses_models
 from ..splitting import Split, SplitSettings
 from ..stages import (
     DataSetStage,
@@ -52,7 +52,7 @@ from ..stages import (
 from ..stand_ins.diptychs import WorldPainter
 from ..stand_ins.grammar import GrammarWriter
 from ..stand_ins.onlooker import Onlooker
-from ..templates import check_template, fill_template
+from ..templates import fill_template, with_fields
 from .assembly import FORMATS, AssemblySettings, assemble, data_set_files, kept_triplets, triplet_of
 
 logger = logging.getLogger(__name__)
@@ -61,8 +61,7 @@ _AT_ONCE = 64  # pictures opened together
 _WATCHED = 400  # of the latest judgements of controls and of their pairs
 
 
-@dataclass(frozen=True)
-class QuadrupleSettings:
+class QuadrupleSettings(Settings):
     """How texts are made.
 
     Attributes:
@@ -70,15 +69,10 @@ class QuadrupleSettings:
         writer: Who writes them.
     """
 
-    count: int
-    writer: GrammarWriter | LanguageModelWriter
-
-    def __post_init__(self):
-        if self.count < 1:
-            raise ValueError(f"count must be at least 1: {self.count}")
+    count: TextCount
+    writer: Annotated[GrammarWriter | LanguageModelWriter, Field(discriminator="kind")]
 
 
-@dataclass(frozen=True)
 class DiptychSettings(PictureFormat):
     """How pictures are made, and in which format.
 
@@ -89,19 +83,21 @@ class DiptychSettings(PictureFormat):
         diverse: Diptychs per quadruple at a strength drawn evenly from 0 to 1.
     """
 
-    painter: DiffusionPainter | ImageServer | WorldPainter
-    prompt: str = "{caption_a} {caption_b}"
-    realistic: int = 5
-    diverse: int = 5
+    painter: Annotated[DiffusionPainter | ImageServer | WorldPainter, Field(discriminator="kind")]
+    prompt: Annotated[str, with_fields("caption_a", "caption_b")] = "{caption_a} {caption_b}"
+    realistic: Annotated[int, Field(ge=0, le=1_000)] = 5
+    diverse: Annotated[int, Field(ge=0, le=1_000)] = 5
 
-    def __post_init__(self):
-        super().__post_init__()
-        if min(self.realistic, self.diverse) < 0 or self.realistic + self.diverse < 1:
-            raise ValueError(f"realistic and diverse: at least one diptych, not {self.realistic} and {self.diverse}")
-        check_template("prompt", self.prompt, ["caption_a", "caption_b"])
+    @model_validator(mode="after")
+    def _check_number(self) -> "DiptychSettings":
+        if self.realistic + self.diverse < 1:
+            raise ValueError("realistic and diverse: at least one diptych, not 0 and 0")
+        return self
 
 
-@dataclass(frozen=True)
+_Gate = BlankGate | BlurGate | AspectGate | TwinGate | SeamGate | PeopleGate | ClipGate
+
+
 class TripletRecipe(Recipe):
     """A recipe for triplets of reference image, edit and target image.
 
@@ -117,32 +113,30 @@ class TripletRecipe(Recipe):
         assemble: The data set.
     """
 
-    kind: ClassVar[str] = "triplets"
+    kind: Literal["triplets"] = "triplets"
 
     quadruples: QuadrupleSettings
     diptychs: DiptychSettings
-    distinct: NearDuplicateSettings = field(default_factory=NearDuplicateSettings)
-    split: SplitSettings = field(default_factory=SplitSettings)
-    gates: list[BlankGate | BlurGate | AspectGate | TwinGate | SeamGate | PeopleGate | ClipGate] = field(
-        default_factory=list
-    )
-    judge: Onlooker | VisionLanguageJudge | None = None
-    controls: JudgeControls = field(default_factory=JudgeControls, metadata={"free": True})
-    filter: Thresholds = field(default_factory=Thresholds)
-    assemble: AssemblySettings = field(default_factory=AssemblySettings)
+    distinct: NearDuplicateSettings = NearDuplicateSettings()
+    split: SplitSettings = SplitSettings()
+    gates: list[Annotated[_Gate, Field(discriminator="kind")]] = []
+    judge: Annotated[Onlooker | VisionLanguageJudge, Field(discriminator="kind")] | None = None
+    controls: Free[JudgeControls] = JudgeControls()
+    filter: Thresholds = Thresholds()
+    assemble: AssemblySettings = AssemblySettings()
 
-    def __post_init__(self):
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_scores(self) -> "TripletRecipe":
         scores = [*self.gate_scores, *(self.judge.names if self.judge else ())]
         if twice := {name for name in scores if scores.count(name) > 1}:
             raise ValueError(f"gates and judge: measured twice: {', '.join(sorted(twice))}")
         for name in self.filter.bounds:
             if name not in scores:
-                nearest = difflib.get_close_matches(name, scores, n=1)
-                hint = f"did you mean {nearest[0]!r}?" if nearest else f"they give {', '.join(scores) or 'no scores'}."
+                hint = nearest(name, scores or ["no scores"])
                 raise ValueError(f"filter: bounds: neither a gate nor the judge measures {name!r}; {hint}")
         scales = {name: scale for gate in self.gates for name, scale in zip(gate.names, gate.scales, strict=True)}
         self.filter.check_scales(scales | dict.fromkeys(self.judge.names if self.judge else (), UNIT))
+        return self
 
     @property
     def gate_scores(self) -> list[str]:
@@ -161,7 +155,7 @@ class TripletRecipe(Recipe):
 
     def limited(self, count: int) -> "TripletRecipe":
         """The recipe for the first `count` quadruples."""
-        return replace(self, quadruples=replace(self.quadruples, count=min(count, self.count)))
+        return self.replaced(quadruples=self.quadruples.replaced(count=min(count, self.count)))
 
     def plan(self) -> str:
         """What would be asked for the first quadruple, and what all would cost."""
