@@ -13,13 +13,13 @@ from tempfile import TemporaryDirectory
 from ..files import write_whole
 from .brakes import why_rejected
 from .components import REJECTED, ImageRequest, Record, SynthesisError
-from .painters.world import WorldPainter
 from .pictures import save_picture
-from .quadruples.grammar import GrammarWriter
 from .recipe import Recipe
 from .report.counting import num_kept
 from .settings import uses_models
 from .stages import ItemStage, Stage, Workspace, discard_from, run_stages
+from .stand_ins.diptychs import WorldPainter
+from .stand_ins.grammar import GrammarWriter
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from ...world.captions import describe_outfit
+from ...world.people import outfit_from_dict
 from ..components import Part, Record, TextModel, TextRequest, seed_of
 from ..models.asking import as_messages, ask, check_words
 from ..models.settings import LanguageModel
@@ -19,8 +21,6 @@ from ..replies import read_sentence
 from ..replies.languages import Language
 from ..settings import Count, Settings
 from ..templates import fill_template, with_fields
-from ..world.captions import describe_outfit
-from ..world.people import outfit_from_dict
 
 
 class CaptionWriter(Part, ABC):

@@ -13,9 +13,9 @@ from ..report.people import write_statistics
 from ..report.stage import StatisticsStage
 from ..settings import deciding
 from ..stages import DataSetStage, PaintingStage, PartStage, Workspace, write_data_set
+from ..stand_ins.portraits import WorldPortrait
 from .assembling import DATASET, EDITED, GENERATED, image_entries
 from .editing import Editing, edit_request, plan_edits
-from .portraits import WorldPortrait
 from .poses import FigureFilter, KeypointFilter
 
 

@@ -19,17 +19,16 @@ from ..filtering.controls import JudgeControls
 from ..filtering.detectors import PeopleGate
 from ..filtering.gates import AspectGate, BlankGate, BlurGate, SeamGate, TwinGate
 from ..filtering.judge import VisionLanguageJudge
-from ..filtering.onlooker import Onlooker
 from ..filtering.thresholds import UNIT, Thresholds
 from ..planning import Amount
-from ..quadruples.grammar import GrammarWriter
 from ..quadruples.near_duplicates import NearDuplicateSettings
 from ..quadruples.prompting import LanguageModelWriter
 from ..recipe import Recipe, TextCount
 from ..settings import Free, Settings, nearest
 from ..splitting import SplitSettings
 from ..stages import Stage, WritingStage
-from ..world.things import ThingsWriter
+from ..stand_ins.grammar import GrammarWriter
+from ..stand_ins.onlooker import Onlooker
 from .assembly import AssemblySettings
 from .stages import Assemble, Diptychs, DiptychSettings, Distinct, Filter, Gates, Halves, Judgements, Statistics
 
@@ -43,7 +42,7 @@ class QuadrupleSettings(Settings):
     """
 
     count: TextCount
-    writer: Annotated[GrammarWriter | LanguageModelWriter | ThingsWriter, Field(discriminator="kind")]
+    writer: Annotated[GrammarWriter | LanguageModelWriter, Field(discriminator="kind")]
 
 
 _Gate = BlankGate | BlurGate | AspectGate | TwinGate | SeamGate | PeopleGate | ClipGate

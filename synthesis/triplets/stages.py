@@ -18,7 +18,6 @@ from ..filtering.gates import open_halves
 from ..filtering.thresholds import Thresholds
 from ..painters.diffusion import DiffusionPainter
 from ..painters.image_server import ImageServer
-from ..painters.world import WorldPainter
 from ..pictures import PictureFormat, open_picture, save_picture
 from ..quadruples.near_duplicates import NearDuplicateSettings, reject_near_duplicates
 from ..report.measures import StatisticsSettings
@@ -27,8 +26,8 @@ from ..report.triplets import write_statistics
 from ..settings import deciding, uses_models
 from ..splitting import Split, SplitSettings
 from ..stages import DataSetStage, PaintingStage, PartStage, WholeStage, Workspace, read_lines, write_data_set
+from ..stand_ins.diptychs import WorldPainter
 from ..templates import fill_template, with_fields
-from ..world.things_painter import ThingsPainter
 from .assembly import FORMATS, AssemblySettings, data_set_files, is_for_validation, pictures_of, triplet_of
 from .records import kept_triplets, pairs_with_texts, rejected_pairs, scores_of
 
@@ -48,7 +47,7 @@ class DiptychSettings(PictureFormat):
         diverse: Diptychs per quadruple at a strength drawn evenly from 0 to 1.
     """
 
-    painter: Annotated[DiffusionPainter | ImageServer | WorldPainter | ThingsPainter, Field(discriminator="kind")]
+    painter: Annotated[DiffusionPainter | ImageServer | WorldPainter, Field(discriminator="kind")]
     prompt: Annotated[str, with_fields("caption_a", "caption_b")] = "{caption_a} {caption_b}"
     realistic: Annotated[int, Field(ge=0, le=1_000)] = 5
     diverse: Annotated[int, Field(ge=0, le=1_000)] = 5

@@ -6,7 +6,7 @@ from tiny_vision_models import fixed_detector
 
 from fafa.synthesis.components import ImageRequest, SynthesisError
 from fafa.synthesis.filtering.detectors import PersonDetector
-from fafa.synthesis.text_image.portraits import WorldPortrait
+from fafa.synthesis.stand_ins.portraits import WorldPortrait
 from fafa.synthesis.text_image.poses import FigureFilter, KeypointFilter, find_figure, judge_pose, widen_box
 from fafa.synthesis.text_image.prompts import WorldPrompts
 

@@ -5,11 +5,11 @@ from typing import Literal
 
 import numpy as np
 
+from ...world.captions import describe_change, describe_outfit
+from ...world.people import outfit_as_dict, sample_change, sample_outfit
 from ..components import Record, seed_of
+from ..quadruples.writing import FIELDS, QuadrupleWriter
 from ..settings import Settings
-from ..world.captions import describe_change, describe_outfit
-from ..world.people import outfit_as_dict, sample_change, sample_outfit
-from .writing import FIELDS, QuadrupleWriter
 
 
 class GrammarWriter(Settings):

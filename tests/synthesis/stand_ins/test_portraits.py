@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fafa.synthesis.components import ImageRequest, SynthesisError
-from fafa.synthesis.text_image.portraits import FAULTS, WorldPortrait
+from fafa.synthesis.stand_ins.portraits import FAULTS, WorldPortrait
 from fafa.synthesis.text_image.prompts import WorldPrompts
 
 

@@ -24,10 +24,8 @@ import numpy as np
 from PIL import Image, ImageFilter
 from pydantic import Field, model_validator
 
-from ..components import ImageModel, ImageRequest, PaintedImage, SynthesisError
-from ..settings import Settings, Share
-from ..world.painter import paint_person
-from ..world.people import (
+from ...world.painter import paint_person
+from ...world.people import (
     Identity,
     Outfit,
     Scene,
@@ -39,6 +37,8 @@ from ..world.people import (
     sample_people,
     sample_scene,
 )
+from ..components import ImageModel, ImageRequest, PaintedImage, SynthesisError
+from ..settings import Settings, Share
 
 FAULTS = ("other person", "wrong garment", "bad picture", "no seam", "nothing changed")
 WORLD_PAINTER_VERSION = 1  # raise it whenever the same request gives other pixels

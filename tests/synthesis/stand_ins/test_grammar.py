@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from fafa.synthesis.quadruples import FIELDS, GrammarWriter
-from fafa.synthesis.world.people import changed_slots, is_test_outfit, outfit_as_dict, outfit_from_dict
+from fafa.synthesis.quadruples import FIELDS
+from fafa.synthesis.stand_ins.grammar import GrammarWriter
+from fafa.world.people import changed_slots, is_test_outfit, outfit_as_dict, outfit_from_dict
 
 
 def test_quadruples_of_the_painted_world():

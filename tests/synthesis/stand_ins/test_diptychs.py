@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from fafa.synthesis.components import ImageRequest, SynthesisError, seed_of
-from fafa.synthesis.painters.world import FAULTS, WorldPainter, paint_diptych
 from fafa.synthesis.splitting import SplitSettings, cut_at_seam
-from fafa.synthesis.world.people import Garment, Outfit
+from fafa.synthesis.stand_ins.diptychs import FAULTS, WorldPainter, paint_diptych
+from fafa.world.people import Garment, Outfit
 
 A = Outfit(
     Garment("t-shirt", "green"), Garment("trousers", "grey"), Garment("sneakers", "red"), hat=Garment("cap", "red")

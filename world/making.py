@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from ...files import faults_of, is_sealed, read_json, record_files, sealed, whole_file
-from ...workers import in_processes, num_cores
+from ..files import faults_of, is_sealed, read_json, record_files, sealed, whole_file
+from ..workers import in_processes, num_cores
 from .captions import describe_change, describe_outfit
 from .painter import paint_person
 from .people import (

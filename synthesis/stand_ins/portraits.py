@@ -10,11 +10,11 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from ...workers import in_processes
+from ...world.painter import paint_person
+from ...world.people import Identity, Outfit, Scene, outfit_from_dict, sample_identity, sample_scene
+from ...world.places import paint_place
 from ..components import ImageModel, ImageRequest, PaintedImage, SynthesisError
 from ..settings import Free, Pixels, Settings, Share, Workers
-from ..world.painter import paint_person
-from ..world.people import Identity, Outfit, Scene, outfit_from_dict, sample_identity, sample_scene
-from ..world.places import paint_place
 
 NOBODY, TWO_PEOPLE, NO_HEAD, NO_LEGS = FAULTS = ("nobody", "two people", "no head", "no legs")
 
