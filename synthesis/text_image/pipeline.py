@@ -13,6 +13,7 @@ from pydantic import Field
 
 from ..planning import Amount
 from ..recipe import Recipe, TextCount
+from ..report.people import PeopleStatistics
 from ..settings import Settings
 from ..stages import Stage, WritingStage
 from .assembling import DATASET
@@ -20,7 +21,7 @@ from .captioning import GrammarCaptions, InstructionCaptions, TemplateCaptions
 from .editing import Editing
 from .poses import FigureFilter, KeypointFilter
 from .prompts import RoughTemplatePrompts, TemplatePrompts, WorldPrompts
-from .stages import Assemble, Captions, Edits, Pictures, PictureSettings, Poses, Statistics
+from .stages import Assemble, Captions, Edits, Pictures, PictureSettings, Poses
 
 
 class PromptSettings(Settings):
@@ -98,4 +99,4 @@ class TextImageRecipe(Recipe):
             stages += [Edits(self.edits, self.pictures, self.seed), Poses("edit_poses", "edits", self.poses, quality)]
         captions = Captions(self.captions, with_edits, self.seed)
         told = [stage.name for stage in (*stages, captions)]
-        return [*stages, captions, Assemble(with_edits), Statistics(self.statistics, self.seed, told)]
+        return [*stages, captions, Assemble(with_edits), PeopleStatistics(self.statistics, self.seed, told)]

@@ -24,13 +24,14 @@ from ..planning import Amount
 from ..quadruples.near_duplicates import NearDuplicateSettings
 from ..quadruples.prompting import LanguageModelWriter
 from ..recipe import Recipe, TextCount
+from ..report.triplets import TripletStatistics
 from ..settings import Free, Settings, nearest
 from ..splitting import SplitSettings
 from ..stages import Stage, WritingStage
 from ..stand_ins.grammar import GrammarWriter
 from ..stand_ins.onlooker import Onlooker
 from .assembly import AssemblySettings
-from .stages import Assemble, Diptychs, DiptychSettings, Distinct, Filter, Gates, Halves, Judgements, Statistics
+from .stages import Assemble, Diptychs, DiptychSettings, Distinct, Filter, Gates, Halves, Judgements
 
 
 class QuadrupleSettings(Settings):
@@ -144,5 +145,5 @@ class TripletRecipe(Recipe):
             *stages,
             Filter(self.filter, measuring),
             Assemble(self.assemble, self.seed),
-            Statistics(self.statistics, self.seed, told, self.dataset, self.filter),
+            TripletStatistics(self.statistics, self.seed, told, self.dataset, self.filter),
         ]

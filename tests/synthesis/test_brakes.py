@@ -40,7 +40,7 @@ WORLD = {
 @pytest.fixture(autouse=True)
 def no_charts(monkeypatch):
     """They take a second, and have tests of their own."""
-    monkeypatch.setattr(statistics_page, "draw_charts", lambda folder, charts: [])
+    monkeypatch.setattr(statistics_page, "draw_charts", lambda folder, charts: None)
 
 
 def writer_of(server: StubServer, **model: Any) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def painter(**settings: Any) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def no_charts(monkeypatch):
     """They take a second, and have tests of their own."""
-    monkeypatch.setattr(statistics_page, "draw_charts", lambda folder, charts: [])
+    monkeypatch.setattr(statistics_page, "draw_charts", lambda folder, charts: None)
 
 
 @pytest.fixture

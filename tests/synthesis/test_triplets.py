@@ -100,7 +100,7 @@ def contents(root: Path) -> dict[str, bytes]:
 def quick():
     """No charts, which have tests of their own, and one practice for all judges of painted people."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(statistics_page, "draw_charts", lambda folder, charts: [])
+        patch.setattr(statistics_page, "draw_charts", lambda folder, charts: None)
         patch.setattr(onlooker, "_Eye", cache(onlooker._Eye))
         yield
 
