@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from ..components import TextModel
 from ..servers.settings import Server, check_options
-from ..settings import BatchSize, Concurrency, Count, Free, NotNegative, Positive, Settings
+from ..settings import BatchSize, Concurrency, Count, Free, ModelName, NotNegative, Positive, Settings
 
 # What a request can do without, and a recipe can therefore leave out.
 FIELDS = ("temperature", "top_p", "seed", "max_tokens", "response_format")
@@ -43,7 +43,7 @@ class ChatModel(Settings):
 
     kind: Literal["transformers"] = "transformers"
 
-    model: str
+    model: ModelName
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_new_tokens: Count = 512

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from ..settings import Concurrency, CountOrZero, Free, NotNegative, Positive, Settings
+from ..settings import Concurrency, CountOrZero, Free, ModelName, NotNegative, Positive, Settings
 from .address import BaseUrl, KeyVariable
 
 _KEYS = ("api_key", "apikey", "api-key", "key", "authorization", "token", "access_token", "password", "secret")
@@ -29,7 +29,7 @@ class Server(Settings):
 
     kind: Literal["server"] = "server"
 
-    model: str
+    model: ModelName
     base_url: Free[BaseUrl] = "http://localhost:8000/v1"
     api_key_variable: Free[KeyVariable | None] = None
     concurrency: Free[Concurrency] = 8
