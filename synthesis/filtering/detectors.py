@@ -9,7 +9,7 @@ from PIL import Image
 from ..components import Gate, Record, SynthesisError
 from ..models.batches import Batches
 from ..models.pretrained import find_device, load_pretrained
-from ..settings import BatchSize, Free, Settings, TrueShare
+from ..settings import BatchSize, Free, ModelName, Settings, TrueShare
 from .thresholds import UNIT, UPWARDS, Scale
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class PersonDetector(Settings):
         device: Such as "cuda:1"; by default a GPU where there is one.
     """
 
-    model: str
+    model: ModelName
     threshold: TrueShare = 0.6
     label: str = "person"
     revision: str | None = None

@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from ..components import SynthesisError
 from ..pictures import list_pictures
-from ..settings import BatchSize, Free, Settings
+from ..settings import BatchSize, Free, ModelName, Settings
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +42,7 @@ class ClipMeasures(Settings):
         device: Such as "cuda:1"; by default a GPU where there is one.
     """
 
-    model: str
+    model: ModelName
     revision: str | None = None
     batch_size: BatchSize = 64
     device: Free[str | None] = None

@@ -21,16 +21,13 @@ from contextlib import contextmanager
 from functools import partial
 from queue import SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from ..components import PaintedImage, SynthesisError, TextReply
 from .address import Address
 from .connection import connect, exchange
 from .failures import Away, Failed, Refused
-
-if TYPE_CHECKING:
-    from ..models.settings import ServerModel
-    from ..painters.image_server import ImageServer
+from .settings import Server
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +60,7 @@ class PatientClient:
 
     def __init__(
         self,
-        settings: "ServerModel | ImageServer",
+        settings: Server,
         usage: Counter[str],
         most_bytes: int,
         requests_per_minute: float | None = None,
