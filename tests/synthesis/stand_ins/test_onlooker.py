@@ -44,7 +44,7 @@ def scored(judge, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pairs")
 
     def records(fault):
-        settings = WorldPainter(fault_rate=float(fault is not None), faults=(fault,) if fault else ())
+        settings = WorldPainter(fault_rate=float(fault is not None), faults=[fault] if fault else [])
         for number in range(24):
             a, b, texts = quadruple(number)
             scene = {"outfits": [asdict(a), asdict(b)]}
@@ -108,5 +108,5 @@ def test_edits_are_read_in_full():
 
 
 def test_too_little_practice_is_refused():
-    with pytest.raises(ValueError, match="at least 100"):
+    with pytest.raises(ValueError, match=r"practice\n.*greater than or equal to 100"):
         Onlooker(practice=3)
