@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from .. import yaml_files
@@ -36,6 +36,15 @@ Share = Annotated[float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 TrueShare = Annotated[float, Field(gt=0, lt=1)]  # neither nothing nor everything
 
+
+def _name_of_model(name: str) -> str:
+    if not name.strip():
+        raise ValueError("expected a folder, or an id on the Hub, found nothing")
+    return name
+
+
+ModelName = Annotated[str, AfterValidator(_name_of_model)]
+
 _MODELS = ("model", "sentences")  # settings that name a model
 _EXPECTED = {
     "string_type": "a text",
@@ -51,6 +60,7 @@ _EXPECTED = {
     "less_than_equal": "at most {le:,}",
     "less_than": "less than {lt}",
     "literal_error": "{expected}",
+    "string_pattern_mismatch": "a text that matches {pattern}",
     "too_short": "at least {min_length} of them",
 }
 
@@ -85,7 +95,7 @@ class Settings(BaseModel):
 def nearest(name: str, known: Collection[str]) -> str:
     """What to write instead of a name that there is not."""
     found = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {found[0]!r}?" if found else f"it knows {', '.join(known)}."
+    return f"did you mean {found[0]!r}?" if found else f"known: {', '.join(known)}"
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

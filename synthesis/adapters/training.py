@@ -47,7 +47,7 @@ from ...files import hash_file
 from ...training import checkpoints
 from ..components import SynthesisError, seed_of
 from ..models.dtypes import check_dtype
-from ..settings import BatchSize, Count, CountOrZero, Free, NotNegative, Positive, Settings, deciding
+from ..settings import BatchSize, Count, CountOrZero, Free, ModelName, NotNegative, Positive, Settings, deciding
 from ..stages import Stage, Workspace, as_line, read_lines, reporting_files, write_whole
 from .caching import Cache, Diptych, Encoders, common_size, read_diptychs
 from .card import draw_sheet, write_card
@@ -105,7 +105,7 @@ class AdapterTraining(Settings):
         cache: Folder for encodings, which several runs may share; None for one of its own.
     """
 
-    model: str = "black-forest-labs/FLUX.1-dev"
+    model: ModelName = "black-forest-labs/FLUX.1-dev"
     revision: str | None = None
     rank: Annotated[int, Field(ge=1, le=65_536)] = 32
     alpha: Count = 32

@@ -239,7 +239,7 @@ def _fit_each(verdicts: Sequence[Verdict]) -> list[Thresholds]:
     found = []
     for weight in _WEIGHTS:
         _climb(scores, np.where(good, 1.0, -weight), price=_PRICE * len(verdicts))
-        found.append(Thresholds({score.name: score.bound for score in scores if score.bound}))
+        found.append(Thresholds(bounds={score.name: score.bound for score in scores if score.bound}))
     return found
 
 
@@ -267,7 +267,7 @@ class _Score:
     def bound(self) -> Bound | None:
         """The present bound."""
         low, high = (self.cuts[row - 1] if row else None for row in (self.low, self.high))
-        return None if low is None and high is None else Bound(low, high)
+        return None if low is None and high is None else Bound(at_least=low, at_most=high)
 
     def improve(self, admitted: np.ndarray, worth: np.ndarray, price: float) -> bool:
         """Move the bound to where what is kept is worth most; whether that changed it.

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ..components import Gate, Record
-from ..settings import BatchSize, Free, Settings
+from ..settings import BatchSize, Free, ModelName, Settings
 from .thresholds import Scale
 
 
@@ -29,7 +29,7 @@ class ClipGate(Settings):
     names: ClassVar[tuple[str, ...]] = ("clip_a", "clip_b", "clip_pair", "clip_margin")
     scales: ClassVar[tuple[Scale, ...]] = ((-1.0, 1.0), (-1.0, 1.0), (-1.0, 1.0), (-2.0, 2.0))
 
-    model: str = "openai/clip-vit-large-patch14"
+    model: ModelName = "openai/clip-vit-large-patch14"
     revision: str | None = None
     batch_size: BatchSize = 64
     device: Free[str | None] = None

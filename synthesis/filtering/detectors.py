@@ -8,7 +8,7 @@ from PIL import Image
 
 from ..components import Gate, Record, SynthesisError
 from ..models.vision import Batches, find_device, load_pretrained
-from ..settings import BatchSize, Free, Settings, TrueShare
+from ..settings import BatchSize, Free, ModelName, Settings, TrueShare
 from .thresholds import UNIT, UPWARDS, Scale
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class PersonDetector(Settings):
         device: Such as "cuda:1"; by default a GPU where there is one.
     """
 
-    model: str
+    model: ModelName
     threshold: TrueShare = 0.6
     label: str = "person"
     revision: str | None = None

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from ..components import TextModel
 from ..servers.address import BaseUrl, KeyVariable
 from ..servers.options import check_options
-from ..settings import BatchSize, Concurrency, Count, CountOrZero, Free, NotNegative, Positive, Settings
+from ..settings import BatchSize, Concurrency, Count, CountOrZero, Free, ModelName, NotNegative, Positive, Settings
 
 # What a request can do without, and a recipe can therefore leave out.
 FIELDS = ("temperature", "top_p", "seed", "max_tokens", "response_format")
@@ -44,7 +44,7 @@ class ChatModel(Settings):
 
     kind: Literal["transformers"] = "transformers"
 
-    model: str
+    model: ModelName
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_new_tokens: Count = 512

@@ -1,10 +1,10 @@
 """Settings of pictures painted by a pipeline of diffusers; `diffusion_model` does the work."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from ..settings import BatchSize, Count, Free, Pixels, Settings
+from ..settings import BatchSize, Count, Free, ModelName, Pixels, Settings
 
 if TYPE_CHECKING:
     from .diffusion_model import DiffusionModel
@@ -41,7 +41,7 @@ class DiffusionPainter(Settings):
 
     kind: Literal["diffusers"] = "diffusers"
 
-    model: Annotated[str, Field(pattern=r"\S")]
+    model: ModelName
     revision: str | None = None
     adapter: str | None = None
     adapter_revision: str | None = None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..settings import BatchSize, Free, Settings
+from ..settings import BatchSize, Free, ModelName, Settings
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,7 @@ class ClipMeasures(Settings):
         device: Such as "cuda:1"; by default a GPU where there is one.
     """
 
-    model: str
+    model: ModelName
     revision: str | None = None
     batch_size: BatchSize = 64
     device: Free[str | None] = None

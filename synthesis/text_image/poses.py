@@ -13,7 +13,7 @@ from PIL import Image
 from ..components import Part
 from ..filtering.detectors import PersonDetector
 from ..pictures import open_picture
-from ..settings import BatchSize, Free, Settings, Share, TrueShare
+from ..settings import BatchSize, Free, ModelName, Settings, Share, TrueShare
 
 # Reasons, in the order in which they are looked for.
 NO_PERSON = "no person"
@@ -108,7 +108,7 @@ class KeypointFilter(Settings):
     kind: Literal["keypoints"] = "keypoints"
 
     detector: PersonDetector
-    model: str = "usyd-community/vitpose-base-simple"
+    model: ModelName = "usyd-community/vitpose-base-simple"
     revision: str | None = None
     threshold: TrueShare = 0.3
     margin: Share = 0.05

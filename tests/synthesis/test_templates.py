@@ -37,11 +37,11 @@ def test_a_painters_prompt_that_would_be_painted_unfilled_is_refused_by_name(pro
 
 
 def test_an_example_of_json_stands_for_itself_in_what_language_models_are_asked():
-    Question('Does {caption_a} fit? Answer as {"quality": 8} or {quality: ...}', ["quality"])
+    Question(prompt='Does {caption_a} fit? Answer as {"quality": 8} or {quality: ...}', scores=["quality"])
     Template('{colour} as {"colour": "..."}', {"colour": ["red", "blue"]})
     for prompt in ("Does {caption_a!r} fit?", "Does {} fit?", "Does {{caption_a}} fit?", "Does {caption} fit?"):
         with pytest.raises(ValueError, match=r"caption|no field"):
-            Question(prompt, ["quality"])
+            Question(prompt=prompt, scores=["quality"])
     for text in ("{colour:>9}", "{colour} {}", "{{colour}}"):
         with pytest.raises(ValueError, match="a text with slots"):
             Template(text, {"colour": ["red", "blue"]})

@@ -71,7 +71,7 @@ def test_a_bound_that_makes_no_sense_is_refused(bound, message):
 
 
 def test_bounds_read_from_yaml_are_bounds(thresholds):
-    assert thresholds.bounds["people_left"] == Bound(1, 1)
+    assert thresholds.bounds["people_left"] == Bound(at_least=1, at_most=1)
 
 
 @pytest.mark.parametrize(

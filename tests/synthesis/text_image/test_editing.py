@@ -1,5 +1,4 @@
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS
@@ -61,7 +60,7 @@ def test_an_instruction_pipeline_edits_the_picture(tmp_path):
     model = tiny_kontext(tmp_path / "kontext", tiny_flux(tmp_path / "flux"))
     painter = read_recipe(find_recipe("syntbpr")).edits.painter
     assert (painter.width, painter.height) in PREFERRED_KONTEXT_RESOLUTIONS
-    painter = replace(painter, model=str(model), width=32, height=64, steps=2, dtype="float32", batch_size=2)
+    painter = painter.replaced(model=str(model), width=32, height=64, steps=2, dtype="float32", batch_size=2)
     settings = Editing(painter=painter, instructions=GROUPS)
     asked = []
     for number, colour in enumerate(("black", "white", "black")):
