@@ -1,25 +1,33 @@
-"""Quadruples by the grammar of the painted world: no model, and nothing to reject."""
+"""Texts by the grammar of the painted world, for those of a language model: nothing is asked, and nothing rejected.
+
+Outfits come from the training part of the wardrobe. They go along with the texts, under `outfits` of a quadruple and
+under `outfit` of a prompt, for the painters and for captions.
+"""
 
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
-from ...world.captions import describe_change, describe_outfit
-from ...world.people import outfit_as_dict, sample_change, sample_outfit
-from ..components import Record, seed_of
+from ...world.captions import describe_outfit, write_quadruple
+from ...world.people import Outfit, outfit_from_dict, sample_outfit
+from ..components import Record, SynthesisError, seed_of
 from ..quadruples.writing import FIELDS, QuadrupleWriter
-from ..settings import Settings
+from ..settings import Count, Settings
+from ..text_image.captioning import CaptionWriter
+from ..text_image.prompts import PromptWriter
 
 
 class GrammarWriter(Settings):
-    """Settings of the writer that knows the small world's wardrobe and speaks its grammar. There is nothing to set."""
+    """Settings of quadruples about people of the painted world. There is nothing to set."""
 
     kind: Literal["grammar"] = "grammar"
 
     def load(self) -> QuadrupleWriter:
         """The writer, ready for work."""
-        return _Grammar()
+        return _Quadruples()
 
     def preview(self, item: str, seed: int) -> str:
         """An item's texts; nobody is asked for them."""
@@ -27,20 +35,77 @@ class GrammarWriter(Settings):
         return "\n".join(f"{name}: {record[name]}" for name in FIELDS)
 
 
-class _Grammar(QuadrupleWriter):
-    """Outfits come from the training part of the wardrobe, and go along for the painter under `outfits`."""
-
+class _Quadruples(QuadrupleWriter):
     def write(self, ids: Iterable[str], seed: int) -> Iterator[Record]:
         for item in ids:
-            rng = np.random.default_rng(seed_of(seed, "quadruple", item))
-            outfit_a = sample_outfit(rng, test=False)
-            outfit_b = sample_change(rng, outfit_a, test=False)
-            yield {
-                "id": item,
-                "caption_a": describe_outfit(outfit_a, rng),
-                "caption_b": describe_outfit(outfit_b, rng),
-                "edit_ab": describe_change(outfit_a, outfit_b, rng),
-                "edit_ba": describe_change(outfit_b, outfit_a, rng),
-                "outfits": [outfit_as_dict(outfit_a), outfit_as_dict(outfit_b)],
-                "attempts": 1,
-            }
+            *outfits, texts = write_quadruple(np.random.default_rng(seed_of(seed, "quadruple", item)))
+            yield {"id": item, **texts, "outfits": [asdict(outfit) for outfit in outfits], "attempts": 1}
+
+
+class WorldPrompts(Settings):
+    """Settings of prompts for pictures of people of the painted world. There is nothing to set."""
+
+    kind: Literal["world"] = "world"
+
+    def load(self) -> PromptWriter:
+        """The writer, ready for work."""
+        return _Prompts()
+
+    def preview(self, item: str, seed: int) -> str:
+        """The prompt of an item."""
+        (record,) = self.load().write([item], seed)
+        return record["prompt"]
+
+
+class _Prompts(PromptWriter):
+    def write(self, ids: Iterable[str], seed: int) -> Iterator[Record]:
+        for name in ids:
+            rng = np.random.default_rng(seed_of(seed, "prompt", name))
+            outfit = sample_outfit(rng, test=False)
+            yield {"id": name, "prompt": describe_outfit(outfit, rng), "outfit": asdict(outfit)}
+
+
+class GrammarCaptions(Settings):
+    """Settings of captions of painted people, from the outfit of their prompt.
+
+    Attributes:
+        captions: Per picture.
+    """
+
+    kind: Literal["grammar"] = "grammar"
+
+    captions: Count = 1
+
+    def load(self) -> CaptionWriter:
+        """The writer, ready for work."""
+        return _Captions(self.captions)
+
+
+class _Captions(CaptionWriter):
+    def __init__(self, captions: int):
+        super().__init__()
+        self.captions = captions
+        self.about = {"model": "the small world's grammar"}
+
+    def write(self, pictures: Iterable[Record], folder: Path, seed: int) -> Iterator[Record]:
+        for picture in pictures:
+            rng = np.random.default_rng(seed_of(seed, "caption", picture["id"]))
+            (outfit,) = read_outfits(picture["id"], picture.get("outfit"))
+            yield {"id": picture["id"], "captions": [describe_outfit(outfit, rng) for _ in range(self.captions)]}
+
+
+def read_outfits(name: str, *noted: Any) -> list[Outfit]:
+    """The outfits that this grammar noted in a record.
+
+    Raises:
+        SynthesisError: there are none, or they are not of the painted world.
+    """
+    if None in noted:
+        raise SynthesisError(
+            f"{name}: painted people need an outfit, and its text has none: have quadruples written by kind: grammar, "
+            "prompts by kind: world"
+        )
+    try:
+        return [outfit_from_dict(outfit) for outfit in noted]
+    except (TypeError, ValueError) as error:
+        raise SynthesisError(f"{name}: its outfit cannot be painted: {error}") from None

@@ -16,11 +16,13 @@ from ..recipe import Recipe, TextCount
 from ..report.people import PeopleStatistics
 from ..settings import Settings
 from ..stages import Stage, WritingStage
+from ..stand_ins.figures import FigureFilter
+from ..stand_ins.grammar import GrammarCaptions, WorldPrompts
 from .assembling import DATASET
-from .captioning import GrammarCaptions, InstructionCaptions, TemplateCaptions
+from .captioning import InstructionCaptions, TemplateCaptions
 from .editing import Editing
-from .poses import FigureFilter, KeypointFilter
-from .prompts import RoughTemplatePrompts, TemplatePrompts, WorldPrompts
+from .poses import KeypointFilter
+from .prompts import RoughTemplatePrompts, TemplatePrompts
 from .stages import Assemble, Captions, Edits, Pictures, PictureSettings, Poses
 
 

@@ -5,11 +5,8 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import model_validator
 
-from ...world.captions import describe_outfit
-from ...world.people import outfit_as_dict, sample_outfit
 from ..components import Part, Record, TextModel, TextRequest, seed_of
 from ..models.asking import as_messages, ask, check_words
 from ..models.settings import LanguageModel
@@ -159,28 +156,3 @@ class _RoughTemplateWriter(PromptWriter):
             made = {"rejected": answer.faults[-1]} if answer.value is None else {"prompt": answer.value}
             refused = {"answers": answer.refused} if answer.refused else {}
             yield {"id": answer.item, **made, "outline": outline, "constraints": drawn, **refused}
-
-
-class WorldPrompts(Settings):
-    """Settings of prompts from the small world's wardrobe, for its painter. There is nothing to set."""
-
-    kind: Literal["world"] = "world"
-
-    def load(self) -> PromptWriter:
-        """The writer."""
-        return _WorldWriter()
-
-    def preview(self, item: str, seed: int) -> str:
-        """The prompt of an item."""
-        (record,) = self.load().write([item], seed)
-        return record["prompt"]
-
-
-class _WorldWriter(PromptWriter):
-    """Outfits come from the training part of the wardrobe, and go along for the painter under `outfit`."""
-
-    def write(self, ids: Iterable[str], seed: int) -> Iterator[Record]:
-        for name in ids:
-            rng = np.random.default_rng(seed_of(seed, "prompt", name))
-            outfit = sample_outfit(rng, test=False)
-            yield {"id": name, "prompt": describe_outfit(outfit, rng), "outfit": outfit_as_dict(outfit)}

@@ -11,10 +11,11 @@ from ..painters import DiffusionPainter, ImageServer
 from ..pictures import PictureFormat, save_picture
 from ..settings import deciding
 from ..stages import DataSetStage, PaintingStage, PartStage, Workspace, write_data_set
+from ..stand_ins.figures import FigureFilter
 from ..stand_ins.portraits import WorldPortrait
 from .assembling import DATASET, EDITED, GENERATED, image_entries
 from .editing import Editing, edit_request, plan_edits
-from .poses import FigureFilter, KeypointFilter
+from .poses import KeypointFilter
 from .records import edited_people, people_of, pictures_by_person
 
 
