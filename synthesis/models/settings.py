@@ -5,9 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from ..components import TextModel
-from ..servers.address import BaseUrl, KeyVariable
-from ..servers.options import check_options
-from ..settings import BatchSize, Concurrency, Count, CountOrZero, Free, ModelName, NotNegative, Positive, Settings
+from ..servers.settings import Server, check_options
+from ..settings import BatchSize, Concurrency, Count, Free, ModelName, NotNegative, Positive, Settings
 
 # What a request can do without, and a recipe can therefore leave out.
 FIELDS = ("temperature", "top_p", "seed", "max_tokens", "response_format")
@@ -65,15 +64,10 @@ class ChatModel(Settings):
         return LoadedChatModel(self)
 
 
-class ServerModel(Settings):
-    """A model behind a URL that speaks the chat-completions protocol of OpenAI: vLLM and the like.
+class ServerModel(Server):
+    """A model behind a URL that speaks the chat-completions protocol of OpenAI: vLLM and the like; see `Server`.
 
     Attributes:
-        model: Name that the server knows it by.
-        base_url: Up to and with "/v1".
-        api_key_variable: Name of the environment variable that holds the key; None for servers that want none. A key
-            goes to the host that its name is known for, to this machine, or to where `FAFA_KEY_HOSTS` says; see
-            `fafa.synthesis.servers.address`.
         max_tokens: The longest answer; what is longer is a fault.
         temperature: Of sampling.
         top_p: Share of the probability that is sampled from.
@@ -85,18 +79,10 @@ class ServerModel(Settings):
         image_size: Pictures are shrunk until no side has more pixels than this.
         concurrency: Requests under way at once.
         requests_per_minute: At most so many are sent, repeats included; None for as many as the server takes.
-        timeout: Seconds to wait for one answer.
-        max_retries: How often a request that failed is sent again before its item is given up.
-        patience: Seconds to wait for a server that is away or says 429, counted from its last answer.
         input_price: Of a million tokens read, in any currency; None if the cost need not be counted.
         output_price: Of a million tokens written.
     """
 
-    kind: Literal["server"] = "server"
-
-    model: str
-    base_url: Free[BaseUrl] = "http://localhost:8000/v1"
-    api_key_variable: Free[KeyVariable | None] = None
     max_tokens: Count = 512
     temperature: NotNegative = 1.0
     top_p: _TopP = 0.95
@@ -106,9 +92,6 @@ class ServerModel(Settings):
     image_size: Count = 768
     concurrency: Free[Concurrency] = 32
     requests_per_minute: Free[Positive | None] = None
-    timeout: Free[Positive] = 300.0
-    max_retries: Free[CountOrZero] = 5
-    patience: Free[Positive] = 900.0
     input_price: Free[float | None] = None
     output_price: Free[float | None] = None
 

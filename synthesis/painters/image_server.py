@@ -4,9 +4,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import model_validator
 
-from ..servers.address import BaseUrl, KeyVariable
-from ..servers.options import check_options
-from ..settings import Concurrency, CountOrZero, Free, NotNegative, Pixels, Positive, Settings
+from ..servers.settings import Server, check_options
+from ..settings import Free, Pixels
 
 if TYPE_CHECKING:
     from .image_server_model import ServedImageModel
@@ -19,45 +18,27 @@ _OPTIONS = ("num_inference_steps", "guidance_scale", "negative_prompt", "true_cf
 _OPTIONS += ("background", "output_format", "scheduler", "width", "height", "steps", "strength", "lora")
 
 
-class ImageServer(Settings):
+class ImageServer(Server):
     """Settings of an image model behind a URL that speaks OpenAI's protocol: `POST {base_url}/images/generations`.
 
     The server must answer with `b64_json` and should take a `seed`; whether the same seed gives the same picture is up
-    to it.
+    to it. `Server` says what it has in common with others.
 
     Attributes:
-        model: Name that the server knows it by.
-        base_url: Up to and with "/v1".
-        api_key_variable: Name of the environment variable that holds the key; None for servers that want none. A key
-            goes to the host that its name is known for, to this machine, or to where `FAFA_KEY_HOSTS` says; see
-            `fafa.synthesis.servers.address`.
         width: Of a picture, in pixels.
         height: Of a picture, in pixels.
         options: Further fields of the request's body that the server knows, such as `num_inference_steps`.
         leave_out: Fields that the server does not take: "seed", "response_format", "n", "size". The first three are
             left out anyway if the server refuses them by name, with a warning, and noted in the manifest.
         strength_field: The body's field for the strength of an adapter; None for servers that paint without one.
-        concurrency: Requests under way at once.
-        timeout: Seconds to wait for one picture.
-        max_retries: How often a request that failed is sent again before its item is given up.
-        patience: Seconds to wait for a server that is away or overloaded, counted from its last picture.
         price: Of a picture, in any currency; None if the cost need not be counted.
     """
 
-    kind: Literal["server"] = "server"
-
-    model: str
-    base_url: Free[BaseUrl] = "http://localhost:8000/v1"
-    api_key_variable: Free[KeyVariable | None] = None
     width: Pixels = 1024
     height: Pixels = 1024
     options: dict[str, Any] = {}
     leave_out: list[Literal[_FIELDS]] | None = None  # None, so that what was begun before there was this can go on
     strength_field: str | None = None
-    concurrency: Free[Concurrency] = 8
-    timeout: Free[Positive] = 300.0
-    max_retries: Free[CountOrZero] = 5
-    patience: Free[NotNegative] = 900.0
     price: Free[float | None] = None
 
     @model_validator(mode="after")

@@ -29,7 +29,7 @@ import fafa  # noqa: F401 - registers the builders
 from fafa.synthesis import statistics
 from fafa.synthesis.__main__ import main
 from fafa.synthesis.filtering import onlooker
-from fafa.synthesis.models import server as server_module
+from fafa.synthesis.servers import client
 from fafa.synthesis.stages import PartStage
 from fafa.synthesis.text_image import statistics as text_image_statistics
 
@@ -422,7 +422,7 @@ def served(folders, tmp_path_factory):
         StubServer(answer, faults={"500": 0.1, "garbage": 0.35}) as server,
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr(server_module, "LONGEST_PAUSE", 0.02)
+        patch.setattr(client, "LONGEST_PAUSE", 0.02)
         model = {"kind": "server", "model": server.model, "base_url": server.url, "input_price": 2.0}
         recipe = real_recipe(folders, model, model, count=9)
         assert run(write(root / "recipe.yaml", recipe), root / "made") == 0
