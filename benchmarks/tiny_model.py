@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fafa.evaluation import QUERY_MODES, retrieval_metrics
 from fafa.model_folder import load_model
-from fafa.synthesis.world import make_world
+from fafa.world import make_world
 
 METRICS = ("rank-1", "rank-5", "rank-10", "mAP", "mINP")
 

@@ -12,12 +12,12 @@ from tempfile import TemporaryDirectory
 
 from .brakes import why_rejected
 from .components import REJECTED, ImageRequest, Record, SynthesisError
-from .painters.world import WorldPainter
 from .pictures import save_picture
-from .quadruples.grammar import GrammarWriter
 from .recipe import Recipe
 from .settings import uses_models
 from .stages import ItemStage, Stage, Workspace, discard_from, run_stages, write_whole
+from .stand_ins.diptychs import WorldPainter
+from .stand_ins.grammar import GrammarWriter
 
 logger = logging.getLogger(__name__)
 

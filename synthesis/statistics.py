@@ -44,7 +44,7 @@ PUBLISHED = {  # what the papers say of the published data sets, by the names of
 }
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_ATTRIBUTES = ("constraints", "outfits", "outfit", "scenes")  # fields of a record that say what it is about
+_ATTRIBUTES = ("constraints", "outfits", "outfit")  # fields of a record that say what it is about
 _MOST_VALUES, _MOST_REASONS = 12, 12  # listed on the page
 _KEPT_SHOWN, _REJECTED_SHOWN = 12, 18  # cards on a sheet
 _BINS = 40

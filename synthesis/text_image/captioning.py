@@ -19,8 +19,6 @@ from ..replies import read_sentence
 from ..replies.languages import Language
 from ..settings import Count, Settings
 from ..templates import fill_template, with_fields
-from ..world.captions import describe_outfit
-from ..world.people import outfit_from_dict
 
 
 class CaptionWriter(Part, ABC):
@@ -190,33 +188,3 @@ def _captioned(name: str, found: dict[int, str], faults: dict[int, str]) -> Reco
         del record["captions"]
         record["rejected"] = record.pop("faults")[0]
     return record
-
-
-class GrammarCaptions(Settings):
-    """Settings of captions of the small world's people, by its grammar, from the record's `outfit`.
-
-    Attributes:
-        captions: Per picture.
-    """
-
-    kind: Literal["grammar"] = "grammar"
-
-    captions: Count = 1
-
-    def load(self) -> CaptionWriter:
-        """The writer."""
-        return _GrammarCaptions(self)
-
-
-class _GrammarCaptions(CaptionWriter):
-    def __init__(self, settings: GrammarCaptions):
-        super().__init__()
-        self.settings = settings
-        self.about = {"model": "the small world's grammar"}
-
-    def write(self, pictures: Iterable[Record], folder: Path, seed: int) -> Iterator[Record]:
-        for picture in pictures:
-            rng = np.random.default_rng(seed_of(seed, "caption", picture["id"]))
-            outfit = outfit_from_dict(picture["outfit"])
-            captions = [describe_outfit(outfit, rng) for _ in range(self.settings.captions)]
-            yield {"id": picture["id"], "captions": captions}

@@ -17,8 +17,8 @@ from pydantic import Field, model_validator
 from ..components import ImageRequest, Record, seed_of
 from ..painters import DiffusionPainter
 from ..settings import CountOrZero, NotNegative, Settings
+from ..stand_ins.portraits import WorldPortrait
 from ..templates import fill_template, with_fields
-from .portraits import WorldPortrait
 
 
 class Editing(Settings):

@@ -30,12 +30,14 @@ from ..stages import (
     WritingStage,
     as_json_list,
 )
+from ..stand_ins.figures import FigureFilter
+from ..stand_ins.grammar import GrammarCaptions, WorldPrompts
+from ..stand_ins.portraits import WorldPortrait
 from .assembling import EDITED, GENERATED, image_entries
-from .captioning import GrammarCaptions, InstructionCaptions, TemplateCaptions
+from .captioning import InstructionCaptions, TemplateCaptions
 from .editing import Editing, edit_request, plan_edits
-from .portraits import WorldPortrait
-from .poses import FigureFilter, KeypointFilter
-from .prompts import RoughTemplatePrompts, TemplatePrompts, WorldPrompts
+from .poses import KeypointFilter
+from .prompts import RoughTemplatePrompts, TemplatePrompts
 
 DATASET = "SynTBPR"
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import model_validator
 
 from ..components import Part, Record, TextModel, TextRequest, seed_of
@@ -16,8 +15,6 @@ from ..replies import read_sentence
 from ..replies.languages import Language
 from ..settings import Count, Settings
 from ..templates import fill_template, with_fields
-from ..world.captions import describe_outfit
-from ..world.people import outfit_as_dict, sample_outfit
 
 
 class PromptWriter(Part, ABC):
@@ -159,28 +156,3 @@ class _RoughTemplateWriter(PromptWriter):
             made = {"rejected": answer.faults[-1]} if answer.value is None else {"prompt": answer.value}
             refused = {"answers": answer.refused} if answer.refused else {}
             yield {"id": answer.item, **made, "outline": outline, "constraints": drawn, **refused}
-
-
-class WorldPrompts(Settings):
-    """Settings of prompts from the small world's wardrobe, for its painter. There is nothing to set."""
-
-    kind: Literal["world"] = "world"
-
-    def load(self) -> PromptWriter:
-        """The writer."""
-        return _WorldWriter()
-
-    def preview(self, item: str, seed: int) -> str:
-        """The prompt of an item."""
-        (record,) = self.load().write([item], seed)
-        return record["prompt"]
-
-
-class _WorldWriter(PromptWriter):
-    """Outfits come from the training part of the wardrobe, and go along for the painter under `outfit`."""
-
-    def write(self, ids: Iterable[str], seed: int) -> Iterator[Record]:
-        for name in ids:
-            rng = np.random.default_rng(seed_of(seed, "prompt", name))
-            outfit = sample_outfit(rng, test=False)
-            yield {"id": name, "prompt": describe_outfit(outfit, rng), "outfit": outfit_as_dict(outfit)}

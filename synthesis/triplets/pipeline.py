@@ -28,14 +28,11 @@ from ..filtering.controls import JudgeControls, check_controls, controlled_ids, 
 from ..filtering.detectors import PeopleGate
 from ..filtering.gates import AspectGate, BlankGate, BlurGate, SeamGate, TwinGate, open_halves
 from ..filtering.judge import VisionLanguageJudge
-from ..filtering.onlooker import Onlooker
 from ..filtering.thresholds import DIRECTIONS, UNIT, Thresholds
 from ..painters.diffusion import DiffusionPainter
 from ..painters.image_server import ImageServer
-from ..painters.world import WorldPainter
 from ..pictures import PictureFormat, open_picture, save_picture
 from ..planning import plan_triplets
-from ..quadruples.grammar import GrammarWriter
 from ..quadruples.near_duplicates import NearDuplicateSettings, reject_near_duplicates
 from ..quadruples.prompting import LanguageModelWriter
 from ..recipe import Recipe, TextCount
@@ -52,9 +49,10 @@ from ..stages import (
     WritingStage,
     read_lines,
 )
+from ..stand_ins.diptychs import WorldPainter
+from ..stand_ins.grammar import GrammarWriter
+from ..stand_ins.onlooker import Onlooker
 from ..templates import fill_template, with_fields
-from ..world.things import ThingsWriter
-from ..world.things_painter import ThingsPainter
 from .assembly import FORMATS, AssemblySettings, assemble, data_set_files, kept_triplets, triplet_of
 
 logger = logging.getLogger(__name__)
@@ -72,7 +70,7 @@ class QuadrupleSettings(Settings):
     """
 
     count: TextCount
-    writer: Annotated[GrammarWriter | LanguageModelWriter | ThingsWriter, Field(discriminator="kind")]
+    writer: Annotated[GrammarWriter | LanguageModelWriter, Field(discriminator="kind")]
 
 
 class DiptychSettings(PictureFormat):
@@ -85,7 +83,7 @@ class DiptychSettings(PictureFormat):
         diverse: Diptychs per quadruple at a strength drawn evenly from 0 to 1.
     """
 
-    painter: Annotated[DiffusionPainter | ImageServer | WorldPainter | ThingsPainter, Field(discriminator="kind")]
+    painter: Annotated[DiffusionPainter | ImageServer | WorldPainter, Field(discriminator="kind")]
     prompt: Annotated[str, with_fields("caption_a", "caption_b")] = "{caption_a} {caption_b}"
     realistic: Annotated[int, Field(ge=0, le=1_000)] = 5
     diverse: Annotated[int, Field(ge=0, le=1_000)] = 5

@@ -6,7 +6,7 @@ from datasets import Features, List, Value
 
 from fafa.dataset_builders.dataset_card import Statistics, read_about
 from fafa.dataset_builders.export import export_dataset
-from fafa.synthesis.world import make_world
+from fafa.world import make_world
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def settings_of(file: Path) -> dict[str, Any]:
         (
             "diptychs.painter.kind",
             "difusers",
-            ": diptychs.painter: expected kind: diffusers or server or world or things; found 'difusers'; "
+            ": diptychs.painter: expected kind: diffusers or server or world; found 'difusers'; "
             "did you mean 'diffusers'?",
         ),
         ("gates.0.kind", MISSING, ": gates[0]: expected kind: blank or blur or aspect"),

@@ -12,11 +12,11 @@ from fafa.synthesis.filtering.controls import (
     count_controls,
     doubts_of,
 )
-from fafa.synthesis.filtering.onlooker import Onlooker
 from fafa.synthesis.filtering.thresholds import Bound, Thresholds
-from fafa.synthesis.painters.world import WorldPainter
 from fafa.synthesis.pictures import save_picture
-from fafa.synthesis.quadruples.grammar import GrammarWriter
+from fafa.synthesis.stand_ins.diptychs import WorldPainter
+from fafa.synthesis.stand_ins.grammar import GrammarWriter
+from fafa.synthesis.stand_ins.onlooker import Onlooker
 from fafa.synthesis.statistics import control_section
 
 NAMES = Onlooker.names

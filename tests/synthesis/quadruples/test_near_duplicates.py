@@ -1,7 +1,7 @@
 import pytest
 
-from fafa.synthesis.quadruples import GrammarWriter
 from fafa.synthesis.quadruples.near_duplicates import NearDuplicateSettings, reject_near_duplicates
+from fafa.synthesis.stand_ins.grammar import GrammarWriter
 
 SETTINGS = NearDuplicateSettings()
 A = "A young man in a grey hooded sweatshirt and black joggers walks past a bakery."

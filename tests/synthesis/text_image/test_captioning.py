@@ -6,8 +6,8 @@ from scripted_model import Ready, ScriptedModel
 from tiny_language_models import save_tiny_llava
 
 from fafa.synthesis.models import ChatModel
-from fafa.synthesis.text_image.captioning import GrammarCaptions, InstructionCaptions, TemplateCaptions
-from fafa.synthesis.text_image.prompts import WorldPrompts
+from fafa.synthesis.stand_ins.grammar import GrammarCaptions, WorldPrompts
+from fafa.synthesis.text_image.captioning import InstructionCaptions, TemplateCaptions
 
 OPENINGS = ["A person wears [clothing].", "Someone in [clothing]."]
 BODIES = ["The hair is [hair].", "The shoes are [footwear].", ""]

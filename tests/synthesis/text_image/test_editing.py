@@ -6,8 +6,8 @@ from PIL import Image
 from tiny_pipelines import tiny_flux, tiny_kontext
 
 from fafa.synthesis.recipes import find_recipe, read_recipe
+from fafa.synthesis.stand_ins.portraits import WorldPortrait
 from fafa.synthesis.text_image.editing import Editing, edit_request, plan_edits
-from fafa.synthesis.text_image.portraits import WorldPortrait
 
 GROUPS = {"background": ["to a forest", "to a beach"], "weather": ["snow"], "style": ["grainy"]}
 

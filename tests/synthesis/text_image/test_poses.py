@@ -6,9 +6,10 @@ from tiny_vision_models import fixed_detector
 
 from fafa.synthesis.components import ImageRequest, SynthesisError
 from fafa.synthesis.filtering.detectors import PersonDetector
-from fafa.synthesis.text_image.portraits import WorldPortrait
-from fafa.synthesis.text_image.poses import FigureFilter, KeypointFilter, find_figure, judge_pose, widen_box
-from fafa.synthesis.text_image.prompts import WorldPrompts
+from fafa.synthesis.stand_ins.figures import FigureFilter, find_figure
+from fafa.synthesis.stand_ins.grammar import WorldPrompts
+from fafa.synthesis.stand_ins.portraits import WorldPortrait
+from fafa.synthesis.text_image.poses import KeypointFilter, judge_pose, widen_box
 
 HEAD, UPPER, HIPS, LOWER = range(5), range(5, 11), range(11, 13), range(13, 17)
 PERSON = ("person", 0.9, (0.5, 0.5, 0.4, 0.6))

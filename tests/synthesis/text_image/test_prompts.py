@@ -3,8 +3,9 @@ from collections import Counter
 import pytest
 from scripted_model import Ready, ScriptedModel
 
-from fafa.synthesis.text_image.prompts import RoughTemplatePrompts, TemplatePrompts, WorldPrompts
-from fafa.synthesis.world.people import is_test_outfit, outfit_from_dict
+from fafa.synthesis.stand_ins.grammar import WorldPrompts
+from fafa.synthesis.text_image.prompts import RoughTemplatePrompts, TemplatePrompts
+from fafa.world.people import is_test_outfit, outfit_from_dict
 
 POOLS = {"age": ["a young", "an old"], "lower": ["{jeans} jeans", "a skirt"], "jeans": ["blue", "black"]}
 TEMPLATE = "a photo of {age} woman in {lower}"

@@ -19,12 +19,9 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from ..components import Judge, Judgement, Record
-from ..settings import Settings
-from ..splitting import crop_to
-from ..world.captions import SYNONYMS
-from ..world.painter import paint_person
-from ..world.people import (
+from ...world.captions import SYNONYMS
+from ...world.painter import paint_person
+from ...world.people import (
     BAGS,
     COLOURS,
     HAIR_COLOURS,
@@ -42,7 +39,10 @@ from ..world.people import (
     sample_outfit,
     sample_scene,
 )
-from .gates import contrast, noise, open_halves, sharpness
+from ..components import Judge, Judgement, Record
+from ..filtering.gates import contrast, noise, open_halves, sharpness
+from ..settings import Settings
+from ..splitting import crop_to
 
 _NOTHING = "nothing"
 _SEED = 20_240_601  # of the practice

@@ -24,21 +24,21 @@ import numpy as np
 from PIL import Image, ImageFilter
 from pydantic import Field, model_validator
 
-from ..components import ImageModel, ImageRequest, PaintedImage, SynthesisError
-from ..settings import Settings, Share
-from ..world.painter import paint_person
-from ..world.people import (
+from ...world.painter import paint_person
+from ...world.people import (
     Identity,
     Outfit,
     Scene,
     is_wearable,
-    outfit_from_dict,
     pick,
     sample_garment,
     sample_identity,
     sample_people,
     sample_scene,
 )
+from ..components import ImageModel, ImageRequest, PaintedImage
+from ..settings import Settings, Share
+from .grammar import read_outfits
 
 FAULTS = ("other person", "wrong garment", "bad picture", "no seam", "nothing changed")
 WORLD_PAINTER_VERSION = 1  # raise it whenever the same request gives other pixels
@@ -126,7 +126,8 @@ def paint_diptych(request: ImageRequest, settings: WorldPainter) -> PaintedImage
     Raises:
         SynthesisError: the request names no outfits of the small world.
     """
-    outfits = _outfits_of(request)
+    noted = request.scene.get("outfits")
+    outfits = read_outfits(request.id, *(noted if isinstance(noted, list) and len(noted) == 2 else [None]))
     rng = np.random.default_rng(request.seed)
     person = sample_identity(rng, test=False)
     sides = [_Side(person, outfit, sample_scene(rng)) for outfit in outfits]
@@ -155,18 +156,6 @@ def paint_diptych(request: ImageRequest, settings: WorldPainter) -> PaintedImage
     if fault == "bad picture":
         panels[faulty], detail = _spoil(panels[faulty], fault_rng)
     return PaintedImage(request.id, _join(panels, seam), facts=_facts(fault, detail, _SIDES[faulty] if fault else None))
-
-
-def _outfits_of(request: ImageRequest) -> list[Outfit]:
-    outfits = request.scene.get("outfits")
-    if not isinstance(outfits, list) or len(outfits) != 2:
-        raise SynthesisError(
-            f"{request.id}: the painter needs two outfits, and the quadruple has none; write quadruples by the grammar"
-        )
-    try:
-        return [outfit_from_dict(outfit) for outfit in outfits]
-    except ValueError as error:
-        raise SynthesisError(f"{request.id}: its quadruple's outfits cannot be painted: {error}") from None
 
 
 def _facts(fault: str | None, detail: str | None, side: str | None) -> dict[str, Any]:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from fafa.synthesis.components import ImageRequest, seed_of
-from fafa.synthesis.filtering.onlooker import Onlooker, read_mentions
-from fafa.synthesis.painters.world import WorldPainter, paint_diptych
 from fafa.synthesis.splitting import Split, SplitSettings, cut_at_seam
-from fafa.synthesis.world.captions import describe_change, describe_outfit
-from fafa.synthesis.world.people import SLOTS, changed_slots, sample_change, sample_outfit
+from fafa.synthesis.stand_ins.diptychs import WorldPainter, paint_diptych
+from fafa.synthesis.stand_ins.onlooker import Onlooker, read_mentions
+from fafa.world.captions import describe_change, describe_outfit
+from fafa.world.people import SLOTS, changed_slots, sample_change, sample_outfit
 
 FAULTS = {
     "other person": "identity",

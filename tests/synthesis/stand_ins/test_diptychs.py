@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from fafa.synthesis.components import ImageRequest, SynthesisError, seed_of
-from fafa.synthesis.painters.world import FAULTS, WorldPainter, paint_diptych
 from fafa.synthesis.splitting import SplitSettings, cut_at_seam
-from fafa.synthesis.world.people import Garment, Outfit
+from fafa.synthesis.stand_ins.diptychs import FAULTS, WorldPainter, paint_diptych
+from fafa.world.people import Garment, Outfit
 
 A = Outfit(
     Garment("t-shirt", "green"), Garment("trousers", "grey"), Garment("sneakers", "red"), hat=Garment("cap", "red")
@@ -88,7 +88,7 @@ def test_without_a_seam_no_fault_has_a_side():
 
 
 def test_a_quadruple_without_outfits_is_refused_in_one_line():
-    with pytest.raises(SynthesisError, match="5-2: the painter needs two outfits"):
+    with pytest.raises(SynthesisError, match=r"5-2: painted people need an outfit.*kind: grammar"):
         paint_diptych(request("5-2", scene={}), WorldPainter())
     wrong = {"outfits": [asdict(A), asdict(B) | {"hat": {"kind": "crown", "colour": "red", "pattern": "plain"}}]}
     with pytest.raises(SynthesisError, match=r"5-2: .*crown"):

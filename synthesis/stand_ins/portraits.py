@@ -1,20 +1,19 @@
 """Paints single people of the small world, with deliberately wrong pictures mixed in at a known rate."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
-from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from PIL import Image
 from pydantic import Field, model_validator
 
-from ...workers import in_processes
-from ..components import ImageModel, ImageRequest, PaintedImage, SynthesisError
-from ..settings import Free, Pixels, Settings, Share, Workers
-from ..world.painter import paint_person
-from ..world.people import Identity, Outfit, Scene, outfit_from_dict, sample_identity, sample_scene
-from ..world.places import paint_place
+from ...world.painter import paint_person
+from ...world.people import Identity, Outfit, Scene, sample_identity, sample_scene
+from ...world.places import paint_place
+from ..components import ImageModel, ImageRequest, PaintedImage
+from ..settings import Pixels, Settings, Share
+from .grammar import read_outfits
 
 NOBODY, TWO_PEOPLE, NO_HEAD, NO_LEGS = FAULTS = ("nobody", "two people", "no head", "no legs")
 
@@ -34,7 +33,6 @@ class WorldPortrait(Settings):
         fault_rate: Share of the pictures that are wrong. What is wrong becomes the fact `fault`, which is there to
             measure filters by; no filter may read it.
         faults: What may be wrong, among "nobody", "two people", "no head" and "no legs".
-        num_workers: Processes that paint.
     """
 
     kind: Literal["world-portrait"] = "world-portrait"
@@ -42,7 +40,6 @@ class WorldPortrait(Settings):
     width: Pixels = 144
     fault_rate: Share = 0.0
     faults: Annotated[list[Literal[FAULTS]], Field(min_length=1)] = list(FAULTS)
-    num_workers: Free[Workers] = 1
 
     @model_validator(mode="after")
     def _check_shape(self) -> "WorldPortrait":
@@ -67,19 +64,16 @@ class WorldPortraitPainter(ImageModel):
         """One picture per request, in order.
 
         Raises:
-            SynthesisError: a request has no outfit.
+            SynthesisError: a request has no outfit of the painted world.
         """
-        tasks = [(request.id, request.seed, dict(request.scene)) for request in requests]
-        for name, _, scene in tasks:
-            if "outfit" not in scene:
-                raise SynthesisError(f"{name}: the painter needs an outfit; write the prompts with kind: world")
-        yield from in_processes(partial(_paint, settings=self.settings), tasks, self.settings.num_workers)
+        for request in requests:
+            yield _paint(request, self.settings)
 
 
-def _paint(task: tuple[str, int, Mapping[str, Any]], settings: WorldPortrait) -> PaintedImage:
-    name, seed, given = task
-    rng, fate = np.random.default_rng(seed), np.random.default_rng([seed, 1])
-    outfit = outfit_from_dict(given["outfit"])
+def _paint(request: ImageRequest, settings: WorldPortrait) -> PaintedImage:
+    given = request.scene
+    rng, fate = np.random.default_rng(request.seed), np.random.default_rng([request.seed, 1])
+    (outfit,) = read_outfits(request.id, given.get("outfit"))
     drawn = sample_identity(rng, test=False)
     identity = Identity(**given["identity"]) if "identity" in given else drawn
     size = (settings.height, settings.width)
@@ -89,7 +83,7 @@ def _paint(task: tuple[str, int, Mapping[str, Any]], settings: WorldPortrait) ->
     else:
         fault = settings.faults[int(fate.integers(len(settings.faults)))]
         image = _paint_wrongly(fault, identity, outfit, scene, size, fate)
-    return PaintedImage(name, image, facts={"identity": asdict(identity), "fault": fault})
+    return PaintedImage(request.id, image, facts={"identity": asdict(identity), "fault": fault})
 
 
 def _move(scene: Scene, rng: np.random.Generator, size: tuple[int, int]) -> Scene:
