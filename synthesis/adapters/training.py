@@ -42,12 +42,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from ...files import hash_file, whole_file
+from ...files import hash_file, whole_file, write_whole
 from ...training import checkpoints
 from ..components import SynthesisError, seed_of
 from ..models.pretrained import check_dtype, loading
 from ..settings import BatchSize, Count, CountOrZero, Free, ModelName, NotNegative, Positive, Settings, deciding
-from ..stages import Stage, Workspace, as_line, read_lines, reporting_files, write_whole
+from ..stages import Stage, Workspace, as_line, read_lines, reporting_files
 from .caching import Cache, Diptych, common_size, read_diptychs
 from .card import write_card
 from .validation import Validation, paint_sheet
