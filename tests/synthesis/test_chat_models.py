@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fafa.synthesis.components import SynthesisError, TextRequest
 from fafa.synthesis.models import ChatModel
-from fafa.synthesis.models import chat as chat_module
+from fafa.synthesis.models import chat_model as chat_module
 
 SCHEMA = {
     "type": "object",
