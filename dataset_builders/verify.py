@@ -20,7 +20,6 @@ Exit status: 0 if all is sound, 1 if there are problems, 2 if the check, or a pa
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -36,7 +35,7 @@ from typing import Any, NamedTuple
 import datasets
 from tqdm.auto import tqdm
 
-from ..files import full_disk_told, locked, stamp_of, write_whole
+from ..files import full_disk_told, locked, stamp_of, write_json, write_whole
 from ..markdown_text import plain
 from ..tables import markdown_table
 from ..workers import in_processes, num_cores
@@ -159,7 +158,7 @@ def verify_dataset(
         for reading in readings.values():
             reading.note_broken_images()
         report = _make_report(name, layout, readings, images)
-        write_whole(output_dir / f"{_REPORT}.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        write_json(output_dir / f"{_REPORT}.json", report)
         write_whole(output_dir / f"{_REPORT}.md", to_markdown(report))
     return report
 

@@ -10,14 +10,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ..files import write_whole
 from .brakes import why_rejected
 from .components import REJECTED, ImageRequest, Record, SynthesisError
 from .painters.world import WorldPainter
 from .pictures import save_picture
 from .quadruples.grammar import GrammarWriter
 from .recipe import Recipe
+from .report.counting import num_kept
 from .settings import uses_models
-from .stages import ItemStage, Stage, Workspace, discard_from, run_stages, write_whole
+from .stages import ItemStage, Stage, Workspace, discard_from, run_stages
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ def _has_work(stage: Stage, work: Workspace) -> bool:
     if not isinstance(stage, ItemStage):
         return "counts" not in work.manifest(stage.name)
     try:
-        return not stage.is_done(work)
+        return not stage.is_done(work, work.own_chunks)
     except SynthesisError:  # what it needs is not there yet
         return True
 
@@ -136,7 +138,7 @@ def _note_passed(folder: Path, names: Sequence[str]) -> None:
 
 def _check_kept(stage: Stage, work: Workspace) -> None:
     counts = work.manifest(stage.name).get("counts", {})
-    if counts.get("items", 0) >= _FEWEST_ITEMS and counts["items"] == sum(counts["rejected"].values()):
+    if counts.get("items", 0) >= _FEWEST_ITEMS and not num_kept(counts):
         records = [record for record in work.records(stage.name) if REJECTED in record]
         raise SynthesisError(
             f"stage {stage.name}: of the first texts, all {len(records):,} items were rejected, "

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from .brakes import Brakes
-from .planning import Estimates
+from .planning import Amount, Estimates, plan_table
 from .report.measures import StatisticsSettings
 from .stages import Stage, Workspace
 
@@ -61,8 +61,16 @@ class Recipe(ABC):
         """The recipe for the first `count` texts."""
 
     @abstractmethod
+    def preview(self) -> str:
+        """What would be asked for first."""
+
+    @abstractmethod
+    def amounts(self) -> list[Amount]:
+        """What the stages would make and take, by the estimates."""
+
     def plan(self) -> str:
         """What would be asked for first, and what all would cost."""
+        return f"{self.preview()}\n\n{plan_table(self.estimates, self.amounts())}"
 
     @abstractmethod
     def stages(self) -> list[Stage]:

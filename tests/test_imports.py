@@ -16,7 +16,6 @@ KNOWN = [
     {"synthesis.models.chat", "synthesis.models.forms", "synthesis.models.server", "synthesis.models.settings"},
     {"synthesis.painters.diffusion", "synthesis.painters.diffusion_model"},
     {"synthesis.painters.image_server", "synthesis.painters.image_server_model"},
-    {"synthesis.planning", "synthesis.recipe", "synthesis.text_image.pipeline", "synthesis.triplets.pipeline"},
 ]
 
 

@@ -378,6 +378,6 @@ def test_every_module_that_writes_a_page_is_tried():
         *("markdown_text.py", "setup.py", "verify.py"),
         *("captions_fafa.py", "processing_fafa.py", "image_processing_fafa.py"),  # examples in docstrings
         *("dataset_builders/__init__.py", "dataset_builders/export.py"),
-        *("synthesis/report/page.py", "synthesis/triplets/pipeline.py", "synthesis/text_image/pipeline.py"),
+        *("synthesis/report/page.py", "synthesis/report/stage.py"),
     }
     assert found - no_pages_of_their_own == {*WRITERS}

@@ -22,6 +22,7 @@ from typing import ClassVar
 
 from PIL import Image, ImageOps
 
+from ...files import write_whole
 from ...image_reading_fafa import UnreadableImageError, open_image
 from ...workers import in_processes
 from ..components import Record, SynthesisError, free, seed_of
@@ -29,7 +30,7 @@ from ..models import ChatModel, ServerModel
 from ..models.asking import check_asking
 from ..pictures import save_picture
 from ..preflight import try_models
-from ..stages import REJECTED, ItemStage, Workspace, as_line, write_whole
+from ..stages import REJECTED, ItemStage, Workspace, as_line
 from ..templates import check_template, fill_template
 from .captions import CAPTION_INSTRUCTION, PhotographCaptions
 

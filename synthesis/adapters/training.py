@@ -43,12 +43,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from ...files import hash_file
+from ...files import hash_file, write_whole
 from ...training import checkpoints
 from ..components import SynthesisError, free, seed_of
 from ..models.dtypes import check_dtype
 from ..settings import deciding
-from ..stages import Stage, Workspace, as_line, read_lines, reporting_files, write_whole
+from ..stages import Stage, Workspace, as_line, read_lines, reporting_files
 from .caching import Cache, Diptych, Encoders, common_size, read_diptychs
 from .card import draw_sheet, write_card
 

@@ -1,6 +1,5 @@
 """The sections that the pages of both kinds of data sets have, and how a page is written."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from PIL import Image
 
 from ...drawing.curves import chart
 from ...drawing.sheet import save_sheet
-from ...files import write_whole
+from ...files import write_json, write_whole
 from ...tables import markdown_table
 from ..filtering.controls import LOST, SPOILT, TURNED
 from ..pair_sheet import PairCard
@@ -84,7 +83,7 @@ def write_page(
             sheet = draw(cards, title, f"{found['name']}: drawn at random (seed {seed})")
             save_sheet(sheet, folder / file, quality=90)
             pictures.append(file)
-    write_whole(folder / "statistics.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    write_json(folder / "statistics.json", found)
     parts = (part for heading, parts in sections(found, pictures).items() for part in (heading, *parts))
     write_whole(folder / "statistics.md", "\n\n".join(parts) + "\n")
 

@@ -1,0 +1,249 @@
+"""The stages of the pipeline of text-image pairs, from the second on; `pipeline` says what each is for."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..components import REJECTED, ImageRequest, Record, seed_of
+from ..painters import DiffusionPainter, ImageServer
+from ..pictures import PictureFormat, save_picture
+from ..report.people import write_statistics
+from ..report.stage import StatisticsStage
+from ..settings import deciding
+from ..stages import DataSetStage, PaintingStage, PartStage, Workspace, write_data_set
+from .assembling import DATASET, EDITED, GENERATED, image_entries
+from .editing import Editing, edit_request, plan_edits
+from .portraits import WorldPortrait
+from .poses import FigureFilter, KeypointFilter
+
+
+@dataclass(frozen=True)
+class PictureSettings(PictureFormat):
+    """How pictures are made, and in which format.
+
+    Attributes:
+        painter: Who paints them.
+        per_prompt: Pictures of each prompt; every one shows a person of its own.
+    """
+
+    painter: DiffusionPainter | ImageServer | WorldPortrait
+    per_prompt: int = 5
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.per_prompt < 1:
+            raise ValueError(f"per_prompt must be at least 1: {self.per_prompt}")
+
+
+class Pictures(PaintingStage):
+    """Paints a person by every prompt, several times."""
+
+    name, source = "pictures", "prompts"
+
+    def __init__(self, settings: PictureSettings, seed: int):
+        super().__init__(settings.painter, settings.image_format, settings.image_quality)
+        self._per_prompt, self._seed = settings.per_prompt, seed
+        self.settings = deciding(settings) | {"seed": seed}
+
+    def items(self, work: Workspace, chunk: int) -> list[Record]:
+        """Several of every prompt."""
+        items = []
+        for prompt in work.kept(self.source, chunk):
+            for number in range(1, self._per_prompt + 1):
+                name = f"{prompt['id']}-{number}"
+                seed = seed_of(self._seed, self.name, name)
+                item = {"id": name, "of": prompt["id"], "prompt": prompt["prompt"], "seed": seed, "scene": prompt}
+                items.append(item)
+        return items
+
+
+class Edits(PaintingStage):
+    """Paints the same people once more, somewhere else."""
+
+    name, source = "edits", "poses"
+
+    def __init__(self, editing: Editing, pictures: PictureFormat, seed: int):
+        super().__init__(editing.painter, pictures.image_format, pictures.image_quality)
+        self._editing, self._seed = editing, seed
+        self.settings = deciding(editing) | {"seed": seed}
+
+    def items(self, work: Workspace, chunk: int) -> list[Record]:
+        """Some of every picture that passed the pose filter."""
+        return [
+            edit | {"scene": person}
+            for person in people_of(work, chunk)
+            for edit in plan_edits(person, self._editing, self._seed)
+        ]
+
+    def request(self, item: Record, folder: Path) -> ImageRequest:
+        """See `PaintingStage.request`."""
+        return edit_request(item, item["scene"], folder)
+
+    def trial_request(self, pair: Record, folder: Path) -> ImageRequest:
+        """See `PaintingStage.trial_request`."""
+        person = {"id": pair["id"], "image": pair["left"]}
+        edits = list(plan_edits(person, self._editing, self._seed))
+        return edit_request(edits[0] if edits else person | {"prompt": "", "seed": 0}, person, folder)
+
+
+class Poses(PartStage):
+    """Keeps pictures of one whole person, and cuts that person out."""
+
+    def __init__(self, name: str, source: str, settings: KeypointFilter | FigureFilter, image_quality: int):
+        super().__init__(settings)
+        self.name, self.source, self._quality, self.settings = name, source, image_quality, deciding(settings)
+
+    def items(self, work: Workspace, chunk: int) -> list[Record]:
+        """The pictures."""
+        return work.kept(self.source, chunk)
+
+    def files(self, record: Record) -> list[str]:
+        """What was cut out."""
+        return [record["image"]] if "image" in record else []
+
+    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
+        """See `ItemStage.process`."""
+        suffixes = {item["id"]: Path(item["image"]).suffix for item in items}
+        for found in self.part.find((item["id"], work.root / item["image"]) for item in items):
+            record = {"id": found.id, **found.facts}
+            if found.image is None:
+                yield record | {REJECTED: found.fault}
+                continue
+            record["image"] = f"{self.name}/images/{chunk:05d}/{found.id}{suffixes[found.id]}"
+            save_picture(found.image, work.root / record["image"], self._quality)
+            yield record
+
+    def trial(self, pair: Record, folder: Path) -> Record:
+        """See `PartStage.trial`."""
+        list(self.part.find([(pair["id"], folder / pair["left"])]))
+        return {"id": pair["id"]}  # a model of photographs need not find painted people
+
+
+class Captions(PartStage):
+    """Writes captions of pictures and edits."""
+
+    name, source = "captions", "poses"
+
+    def __init__(self, settings: Any, with_edits: bool, seed: int):
+        super().__init__(settings)
+        self._seed, self._with_edits = seed, with_edits
+        self.settings = deciding(settings) | {"seed": seed}
+
+    def items(self, work: Workspace, chunk: int) -> list[Record]:
+        """The pictures, and then the edits."""
+        return [*people_of(work, chunk), *(edited_people(work, chunk) if self._with_edits else ())]
+
+    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
+        """See `ItemStage.process`."""
+        return self.part.write(iter(items), work.root, self._seed)
+
+    def trial(self, pair: Record, folder: Path) -> Record:
+        """See `PartStage.trial`."""
+        (record,) = self.part.write([pair | {"image": pair["left"]}], folder, self._seed)
+        return record
+
+
+class Assemble(DataSetStage):
+    """Writes the data set."""
+
+    name, source = "assemble", "captions"
+
+    def __init__(self, with_edits: bool):
+        super().__init__()
+        self._with_edits, self.settings = with_edits, {}
+
+    def sources(self) -> list[str]:
+        """The pictures and what is said of them."""
+        return ["poses", *(["edits", "edit_poses"] if self._with_edits else []), "captions"]
+
+    def data_sets(self, settings: Mapping[str, Any]) -> list[Path]:
+        """See `DataSetStage.data_sets`."""
+        return [Path(DATASET, f"{DATASET}.json")]
+
+    def make(self, work: Workspace) -> dict[str, Any]:
+        """See `WholeStage.make`."""
+        models = {GENERATED: _model_of(work, "pictures"), EDITED: _model_of(work, "edits")}
+        entries = image_entries(pictures_by_person(work, self._with_edits), models)
+        placed = ((entry, {entry["image_path"]: work.root / image}) for entry, image in entries)
+        (file,) = self.results(work)
+        images, persons = write_data_set(file, placed, "person_id")
+        return {"images": images, "people": persons}
+
+
+class Statistics(StatisticsStage):
+    """Writes the page about it all."""
+
+    def make(self, work: Workspace) -> dict[str, Any]:
+        """See `WholeStage.make`."""
+        found = write_statistics(
+            work.folder(self.name),
+            DATASET,
+            self._people(work),
+            stages={name: work.counts(name) for name in self.sources()},
+            edits=work.records("edits") if "edits" in self.sources() else (),
+            kept=self._people(work),
+            rejected=self._rejected(work),
+            images=work.root,
+            measures=self._measure(work),
+            seed=self._seed,
+        )
+        return {"images": found["images"], "people": found["people"]}
+
+    def _measure(self, work: Workspace) -> dict[str, float]:
+        if not self.works_with.needs_models:
+            return {}
+        pictures = [picture for person in self._people(work) for picture in person]
+        pairs = [(work.root / picture["image"], caption) for picture in pictures for caption in picture["captions"]]
+        return self.works_with.measure([caption for _, caption in pairs], pairs, self._seed)
+
+    def _people(self, work: Workspace) -> Iterator[list[Record]]:
+        """Of each person the pictures that have captions, the generated one first."""
+        people = pictures_by_person(work, "edits" in self.sources())
+        captioned = ([picture for picture in pictures if "captions" in picture] for pictures in people)
+        return filter(None, captioned)
+
+    def _rejected(self, work: Workspace) -> Iterator[Record]:
+        """The pictures that were painted and rejected later, as they were painted."""
+        steps = [["pictures", "poses"], *([["edits", "edit_poses"]] if "edits" in self.sources() else [])]
+        for chunk in range(work.num_chunks):
+            for painting, filtering in steps:
+                painted = work.by_id(painting, chunk)
+                for record in (*work.read(filtering, chunk), *work.read("captions", chunk)):
+                    if REJECTED in record and record["id"] in painted:
+                        yield painted[record["id"]] | record
+
+
+def people_of(work: Workspace, chunk: int) -> list[Record]:
+    """The people of a chunk who passed the pose filter: what is known of them, and the picture cut out."""
+    prompts, pictures = work.by_id("prompts", chunk), work.by_id("pictures", chunk)
+    painted = ((pictures[pose["id"]], pose) for pose in work.kept("poses", chunk))
+    return [prompts[picture["of"]] | picture | pose for picture, pose in painted]
+
+
+def edited_people(work: Workspace, chunk: int) -> list[Record]:
+    """The edited pictures of a chunk that passed the pose filter."""
+    originals, edits = {record["id"]: record for record in people_of(work, chunk)}, work.by_id("edits", chunk)
+    painted = ((edits[pose["id"]], pose) for pose in work.kept("edit_poses", chunk))
+    return [originals[edit["parent"]] | edit | pose for edit, pose in painted]
+
+
+def pictures_by_person(work: Workspace, with_edits: bool) -> Iterator[list[Record]]:
+    """Of each person, the pictures that passed the pose filter, the generated one first, each with its captions."""
+    for chunk in range(work.num_chunks):
+        captions = work.by_id("captions", chunk)
+        pictures = {person["id"]: [person] for person in people_of(work, chunk)}
+        for edit in edited_people(work, chunk) if with_edits else ():
+            pictures[edit["parent"]].append(edit)
+        for of_person in pictures.values():
+            said = [captions.get(picture["id"], {}) for picture in of_person]
+            yield [
+                picture | ({"captions": found["captions"]} if found else {})
+                for picture, found in zip(of_person, said, strict=True)
+            ]
+
+
+def _model_of(work: Workspace, stage: str) -> str:
+    """What painted, by the manifest."""
+    about = work.manifest(stage).get("about", {})
+    return " ".join(str(about[key]) for key in ("model", "revision") if about.get(key))
