@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from damage import flip_a_byte
 
+from fafa.files import write_whole
 from fafa.synthesis.components import SynthesisError
 from fafa.synthesis.pictures import save_picture
 from fafa.synthesis.stages import (
@@ -25,7 +26,6 @@ from fafa.synthesis.stages import (
     discard_from,
     run_stages,
     verify_workspace,
-    write_whole,
 )
 from fafa.verify import main
 
