@@ -1,11 +1,12 @@
 """The charts of a statistics page, in the look of evaluation reports."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...drawing.curves import bars
+from ...drawing.curves import bars, chart
 from ...drawing.palette import BLUE, FAINT, GREY, TEAL, VERMILION
 from .counting import mean_of, num_kept
 
@@ -14,6 +15,14 @@ if TYPE_CHECKING:
 
 Chart = Callable[["Figure"], None]  # draws itself
 _BINS = 40
+
+
+def draw_charts(folder: Path, charts: Mapping[str, Chart]) -> list[str]:
+    """Draw charts by the names of their files; returns these names."""
+    for file, draw in charts.items():
+        with chart(folder / file) as figure:
+            draw(figure)
+    return list(charts)
 
 
 def size_chart(sizes: Mapping[int, int], groups: str, members: str, figure: "Figure") -> None:

@@ -6,13 +6,12 @@ from typing import Any
 
 from PIL import Image
 
-from ...drawing.curves import chart
 from ...drawing.sheet import save_sheet
 from ...files import write_json, write_whole
 from ...tables import markdown_table
 from ..filtering.controls import LOST, SPOILT, TURNED
 from ..pair_sheet import PairCard
-from .charts import Chart
+from .charts import Chart, draw_charts
 from .counting import num_kept
 
 _MOST_VALUES, _MOST_REASONS = 12, 12  # listed on the page
@@ -74,10 +73,7 @@ def write_page(
         ImportError: matplotlib is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for file, draw_chart in charts.items():
-        with chart(folder / file) as figure:
-            draw_chart(figure)
-    pictures = list(charts)
+    pictures = draw_charts(folder, charts)
     for file, (title, cards) in sheets.items():
         if cards:
             sheet = draw(cards, title, f"{found['name']}: drawn at random (seed {seed})")
