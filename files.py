@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -211,6 +212,20 @@ def hash_file(file: str | os.PathLike) -> str:
     with Path(file).open("rb", buffering=0) as stream:
         while size := stream.readinto(piece):
             digest.update(piece[:size])
+    return digest.hexdigest()
+
+
+def sha256_of(*files: Path) -> str:
+    """SHA-256 of the contents of files, one behind the other, in hexadecimal digits, as `cat FILES | sha256sum` tells.
+
+    Raises:
+        FileNotFoundError: one is missing.
+    """
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while piece := stream.read(_PIECE):
+                digest.update(piece)
     return digest.hexdigest()
 
 
