@@ -43,10 +43,10 @@ from fafa import FafaConfig, FafaImageProcessor, FafaModel, FafaOutput, FafaProc
 from fafa.evaluation import retrieval_metrics
 from fafa.modeling_fafa import group_labels
 from fafa.processing_fafa import build_tokenizer
-from fafa.synthesis.world import make_world
 from fafa.tables import markdown_table
 from fafa.training import FafaDataCollator, FafaTrainer, FafaTrainingArguments, build_vocabulary
 from fafa.workers import in_processes
+from fafa.world import make_world
 
 PRETRAINING_STEPS, STEPS = 560, 100
 TEST_SEEDS = (101, 102, 103)

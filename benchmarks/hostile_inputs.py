@@ -54,8 +54,8 @@ from fafa.commands import command
 from fafa.dataset_builders.archives import unpack_archives
 from fafa.files import read_json, record_files, sealed
 from fafa.retrieval import store
-from fafa.synthesis.world import make_world
 from fafa.tables import markdown_table
+from fafa.world import make_world
 
 sys.path.extend(str(Path(__file__).parents[1] / "tests" / part) for part in ("", "dataset_builders", "retrieval"))
 from damage import flip_a_byte

@@ -23,8 +23,8 @@ from torch import Tensor
 from fafa.evaluation import QUERY_MODES, retrieval_metrics
 from fafa.markdown_text import Markdown
 from fafa.model_folder import load_model
-from fafa.synthesis.world import make_world
 from fafa.tables import markdown_table
+from fafa.world import make_world
 
 METRICS = ("rank-1", "rank-5", "rank-10", "mAP", "mINP")
 

@@ -101,7 +101,7 @@ _LAYOUTS = {
     "webdataset": "The files are WebDataset tars: an image's column ends in the suffix of its files, all other\n"
     "columns are fields of the column `json`, and `__key__` is the record's number in its split.",
 }
-_PAINTED = """Painted by a program, `fafa.synthesis.world`: nobody in these pictures exists. They have the format
+_PAINTED = """Painted by a program, `fafa.world`: nobody in these pictures exists. They have the format
 of {name}, and show that code works, not what people look like. The parameters:
 
 {parameters}"""

@@ -1,8 +1,9 @@
 """What a recipe would make and cost, from the assumptions that stand in it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from typing import NamedTuple
+
+from .settings import NotNegative, Settings, Share
 
 
 class Amount(NamedTuple):
@@ -25,8 +26,7 @@ class Amount(NamedTuple):
     megabytes: float = 0
 
 
-@dataclass(frozen=True)
-class Estimates:
+class Estimates(Settings):
     """Assumptions about one item, for the plan alone; measure them with `--limit 20`, and write them here.
 
     Seconds are those for which a GPU is taken, also while it waits for the CPU: seconds of one core, divided by the
@@ -49,26 +49,20 @@ class Estimates:
         gpu_hour_price: In any currency.
     """
 
-    writing_input_tokens: float = 0
-    writing_output_tokens: float = 0
-    output_tokens_per_second: float = 0
-    keep_texts: float = 1
-    picture_seconds: float = 0
-    picture_megabytes: float = 0
-    split_seconds: float = 0
-    keep_gates: float = 1
-    gate_seconds: float = 0
-    judgement_input_tokens: float = 0
-    judgement_output_tokens: float = 0
-    judgements_per_second: float = 0
-    keep_triplets: float = 1
-    gpu_hour_price: float = 0
-
-    def __post_init__(self):
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            if value < 0 or (entry.name.startswith("keep_") and value > 1):
-                raise ValueError(f"{entry.name}: expected {'a share' if value > 0 else 'no negative number'}: {value}")
+    writing_input_tokens: NotNegative = 0
+    writing_output_tokens: NotNegative = 0
+    output_tokens_per_second: NotNegative = 0
+    keep_texts: Share = 1
+    picture_seconds: NotNegative = 0
+    picture_megabytes: NotNegative = 0
+    split_seconds: NotNegative = 0
+    keep_gates: Share = 1
+    gate_seconds: NotNegative = 0
+    judgement_input_tokens: NotNegative = 0
+    judgement_output_tokens: NotNegative = 0
+    judgements_per_second: NotNegative = 0
+    keep_triplets: Share = 1
+    gpu_hour_price: NotNegative = 0
 
     def writing(self, stage: str, items: float) -> Amount:
         """What texts take."""

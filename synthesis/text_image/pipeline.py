@@ -7,22 +7,26 @@ captions/     of both
 SynTBPR/      what load_dataset reads        statistics/   a page about it
 """
 
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from ..planning import Amount
-from ..recipe import Recipe
+from ..recipe import Recipe, TextCount
+from ..report.people import PeopleStatistics
+from ..settings import Settings
 from ..stages import Stage, WritingStage
+from ..stand_ins.figures import FigureFilter
+from ..stand_ins.grammar import GrammarCaptions, WorldPrompts
 from .assembling import DATASET
-from .captioning import GrammarCaptions, InstructionCaptions, TemplateCaptions
+from .captioning import InstructionCaptions, TemplateCaptions
 from .editing import Editing
-from .poses import FigureFilter, KeypointFilter
-from .prompts import RoughTemplatePrompts, TemplatePrompts, WorldPrompts
-from .stages import Assemble, Captions, Edits, Pictures, PictureSettings, Poses, Statistics
+from .poses import KeypointFilter
+from .prompts import RoughTemplatePrompts, TemplatePrompts
+from .stages import Assemble, Captions, Edits, Pictures, PictureSettings, Poses
 
 
-@dataclass(frozen=True)
-class PromptSettings:
+class PromptSettings(Settings):
     """How prompts are made.
 
     Attributes:
@@ -30,15 +34,10 @@ class PromptSettings:
         writer: Who writes them.
     """
 
-    count: int
-    writer: TemplatePrompts | RoughTemplatePrompts | WorldPrompts
-
-    def __post_init__(self):
-        if self.count < 1:
-            raise ValueError(f"count must be at least 1: {self.count}")
+    count: TextCount
+    writer: Annotated[TemplatePrompts | RoughTemplatePrompts | WorldPrompts, Field(discriminator="kind")]
 
 
-@dataclass(frozen=True)
 class TextImageRecipe(Recipe):
     """A recipe for pictures of people with captions, several pictures per person.
 
@@ -50,12 +49,12 @@ class TextImageRecipe(Recipe):
         edits: Further pictures of the same people; None for none.
     """
 
-    kind: ClassVar[str] = "text-image"
+    kind: Literal["text-image"] = "text-image"
 
     prompts: PromptSettings
     pictures: PictureSettings
-    poses: KeypointFilter | FigureFilter
-    captions: InstructionCaptions | TemplateCaptions | GrammarCaptions
+    poses: Annotated[KeypointFilter | FigureFilter, Field(discriminator="kind")]
+    captions: Annotated[InstructionCaptions | TemplateCaptions | GrammarCaptions, Field(discriminator="kind")]
     edits: Editing | None = None
 
     @property
@@ -70,7 +69,7 @@ class TextImageRecipe(Recipe):
 
     def limited(self, count: int) -> "TextImageRecipe":
         """The recipe for the first `count` prompts."""
-        return replace(self, prompts=replace(self.prompts, count=min(count, self.count)))
+        return self.replaced(prompts=self.prompts.replaced(count=min(count, self.count)))
 
     def preview(self) -> str:
         """What the first prompt would be, or be written from."""
@@ -102,4 +101,4 @@ class TextImageRecipe(Recipe):
             stages += [Edits(self.edits, self.pictures, self.seed), Poses("edit_poses", "edits", self.poses, quality)]
         captions = Captions(self.captions, with_edits, self.seed)
         told = [stage.name for stage in (*stages, captions)]
-        return [*stages, captions, Assemble(with_edits), Statistics(self.statistics, self.seed, told)]
+        return [*stages, captions, Assemble(with_edits), PeopleStatistics(self.statistics, self.seed, told)]

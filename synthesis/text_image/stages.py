@@ -1,24 +1,24 @@
 """The stages of the pipeline of text-image pairs, from the second on; `pipeline` says what each is for."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from ..components import REJECTED, ImageRequest, Record, seed_of
 from ..painters import DiffusionPainter, ImageServer
 from ..pictures import PictureFormat, save_picture
-from ..report.people import write_statistics
-from ..report.stage import StatisticsStage
 from ..settings import deciding
 from ..stages import DataSetStage, PaintingStage, PartStage, Workspace, write_data_set
+from ..stand_ins.figures import FigureFilter
+from ..stand_ins.portraits import WorldPortrait
 from .assembling import DATASET, EDITED, GENERATED, image_entries
 from .editing import Editing, edit_request, plan_edits
-from .portraits import WorldPortrait
-from .poses import FigureFilter, KeypointFilter
+from .poses import KeypointFilter
+from .records import edited_people, people_of, pictures_by_person
 
 
-@dataclass(frozen=True)
 class PictureSettings(PictureFormat):
     """How pictures are made, and in which format.
 
@@ -27,13 +27,8 @@ class PictureSettings(PictureFormat):
         per_prompt: Pictures of each prompt; every one shows a person of its own.
     """
 
-    painter: DiffusionPainter | ImageServer | WorldPortrait
-    per_prompt: int = 5
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.per_prompt < 1:
-            raise ValueError(f"per_prompt must be at least 1: {self.per_prompt}")
+    painter: Annotated[DiffusionPainter | ImageServer | WorldPortrait, Field(discriminator="kind")]
+    per_prompt: Annotated[int, Field(ge=1, le=1_000)] = 5
 
 
 class Pictures(PaintingStage):
@@ -169,78 +164,6 @@ class Assemble(DataSetStage):
         (file,) = self.results(work)
         images, persons = write_data_set(file, placed, "person_id")
         return {"images": images, "people": persons}
-
-
-class Statistics(StatisticsStage):
-    """Writes the page about it all."""
-
-    def make(self, work: Workspace) -> dict[str, Any]:
-        """See `WholeStage.make`."""
-        found = write_statistics(
-            work.folder(self.name),
-            DATASET,
-            self._people(work),
-            stages={name: work.counts(name) for name in self.sources()},
-            edits=work.records("edits") if "edits" in self.sources() else (),
-            kept=self._people(work),
-            rejected=self._rejected(work),
-            images=work.root,
-            measures=self._measure(work),
-            seed=self._seed,
-        )
-        return {"images": found["images"], "people": found["people"]}
-
-    def _measure(self, work: Workspace) -> dict[str, float]:
-        if not self.works_with.needs_models:
-            return {}
-        pictures = [picture for person in self._people(work) for picture in person]
-        pairs = [(work.root / picture["image"], caption) for picture in pictures for caption in picture["captions"]]
-        return self.works_with.measure([caption for _, caption in pairs], pairs, self._seed)
-
-    def _people(self, work: Workspace) -> Iterator[list[Record]]:
-        """Of each person the pictures that have captions, the generated one first."""
-        people = pictures_by_person(work, "edits" in self.sources())
-        captioned = ([picture for picture in pictures if "captions" in picture] for pictures in people)
-        return filter(None, captioned)
-
-    def _rejected(self, work: Workspace) -> Iterator[Record]:
-        """The pictures that were painted and rejected later, as they were painted."""
-        steps = [["pictures", "poses"], *([["edits", "edit_poses"]] if "edits" in self.sources() else [])]
-        for chunk in range(work.num_chunks):
-            for painting, filtering in steps:
-                painted = work.by_id(painting, chunk)
-                for record in (*work.read(filtering, chunk), *work.read("captions", chunk)):
-                    if REJECTED in record and record["id"] in painted:
-                        yield painted[record["id"]] | record
-
-
-def people_of(work: Workspace, chunk: int) -> list[Record]:
-    """The people of a chunk who passed the pose filter: what is known of them, and the picture cut out."""
-    prompts, pictures = work.by_id("prompts", chunk), work.by_id("pictures", chunk)
-    painted = ((pictures[pose["id"]], pose) for pose in work.kept("poses", chunk))
-    return [prompts[picture["of"]] | picture | pose for picture, pose in painted]
-
-
-def edited_people(work: Workspace, chunk: int) -> list[Record]:
-    """The edited pictures of a chunk that passed the pose filter."""
-    originals, edits = {record["id"]: record for record in people_of(work, chunk)}, work.by_id("edits", chunk)
-    painted = ((edits[pose["id"]], pose) for pose in work.kept("edit_poses", chunk))
-    return [originals[edit["parent"]] | edit | pose for edit, pose in painted]
-
-
-def pictures_by_person(work: Workspace, with_edits: bool) -> Iterator[list[Record]]:
-    """Of each person, the pictures that passed the pose filter, the generated one first, each with its captions."""
-    for chunk in range(work.num_chunks):
-        captions = work.by_id("captions", chunk)
-        pictures = {person["id"]: [person] for person in people_of(work, chunk)}
-        for edit in edited_people(work, chunk) if with_edits else ():
-            pictures[edit["parent"]].append(edit)
-        for of_person in pictures.values():
-            said = [captions.get(picture["id"], {}) for picture in of_person]
-            yield [
-                picture | ({"captions": found["captions"]} if found else {})
-                for picture, found in zip(of_person, said, strict=True)
-            ]
 
 
 def _model_of(work: Workspace, stage: str) -> str:

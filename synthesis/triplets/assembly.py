@@ -1,11 +1,11 @@
 """What the data set of triplets looks like: formats, records, paths of pictures, the cut into two splits."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..components import Record, seed_of
 from ..filtering.thresholds import DIRECTIONS
+from ..settings import Settings, ShareBelowOne
 
 _SIDES = {"ab": ("left", "right"), "ba": ("right", "left")}  # direction -> where reference and target are
 
@@ -13,8 +13,7 @@ _SIDES = {"ab": ("left", "right"), "ba": ("right", "left")}  # direction -> wher
 FORMATS = {"SynCPR": ("SynCPR.json", "cpr_id"), "CIRHS": ("CIRHS.json", "tid")}
 
 
-@dataclass(frozen=True)
-class AssemblySettings:
+class AssemblySettings(Settings):
     """What the data set looks like.
 
     Attributes:
@@ -22,14 +21,8 @@ class AssemblySettings:
         validation_share: Share of the quadruples that go to a second folder, with all their triplets.
     """
 
-    format: str = "SynCPR"
-    validation_share: float = 0.0
-
-    def __post_init__(self):
-        if self.format not in FORMATS:
-            raise ValueError(f"format: expected {' or '.join(FORMATS)}, found {self.format!r}")
-        if not 0 <= self.validation_share < 1:
-            raise ValueError(f"validation_share: expected a share from 0 to below 1, found {self.validation_share}")
+    format: Literal[tuple(FORMATS)] = "SynCPR"
+    validation_share: ShareBelowOne = 0.0
 
 
 def triplet_of(record: Record, id_field: str) -> dict[str, Any]:

@@ -10,31 +10,32 @@ give a triplet in each direction.
     SynCPR/       what load_dataset reads     statistics/   a page about it
 """
 
-import difflib
-from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Annotated, Literal
 
+from pydantic import Field, model_validator
+
+from ...names import nearest
 from ..filtering.clip import ClipGate
 from ..filtering.controls import JudgeControls
 from ..filtering.detectors import PeopleGate
 from ..filtering.gates import AspectGate, BlankGate, BlurGate, SeamGate, TwinGate
 from ..filtering.judge import VisionLanguageJudge
-from ..filtering.onlooker import Onlooker
 from ..filtering.thresholds import UNIT, Thresholds
 from ..planning import Amount
-from ..quadruples.grammar import GrammarWriter
 from ..quadruples.near_duplicates import NearDuplicateSettings
 from ..quadruples.prompting import LanguageModelWriter
-from ..recipe import Recipe
+from ..recipe import Recipe, TextCount
+from ..report.triplets import TripletStatistics
+from ..settings import Free, Settings
 from ..splitting import SplitSettings
 from ..stages import Stage, WritingStage
-from ..world.things import ThingsWriter
+from ..stand_ins.grammar import GrammarWriter
+from ..stand_ins.onlooker import Onlooker
 from .assembly import AssemblySettings
-from .stages import Assemble, Diptychs, DiptychSettings, Distinct, Filter, Gates, Halves, Judgements, Statistics
+from .stages import Assemble, Diptychs, DiptychSettings, Distinct, Filter, Gates, Halves, Judgements
 
 
-@dataclass(frozen=True)
-class QuadrupleSettings:
+class QuadrupleSettings(Settings):
     """How texts are made.
 
     Attributes:
@@ -42,15 +43,13 @@ class QuadrupleSettings:
         writer: Who writes them.
     """
 
-    count: int
-    writer: GrammarWriter | LanguageModelWriter | ThingsWriter
-
-    def __post_init__(self):
-        if self.count < 1:
-            raise ValueError(f"count must be at least 1: {self.count}")
+    count: TextCount
+    writer: Annotated[GrammarWriter | LanguageModelWriter, Field(discriminator="kind")]
 
 
-@dataclass(frozen=True)
+_Gate = BlankGate | BlurGate | AspectGate | TwinGate | SeamGate | PeopleGate | ClipGate
+
+
 class TripletRecipe(Recipe):
     """A recipe for triplets of reference image, edit and target image.
 
@@ -66,32 +65,30 @@ class TripletRecipe(Recipe):
         assemble: The data set.
     """
 
-    kind: ClassVar[str] = "triplets"
+    kind: Literal["triplets"] = "triplets"
 
     quadruples: QuadrupleSettings
     diptychs: DiptychSettings
-    distinct: NearDuplicateSettings = field(default_factory=NearDuplicateSettings)
-    split: SplitSettings = field(default_factory=SplitSettings)
-    gates: list[BlankGate | BlurGate | AspectGate | TwinGate | SeamGate | PeopleGate | ClipGate] = field(
-        default_factory=list
-    )
-    judge: Onlooker | VisionLanguageJudge | None = None
-    controls: JudgeControls = field(default_factory=JudgeControls, metadata={"free": True})
-    filter: Thresholds = field(default_factory=Thresholds)
-    assemble: AssemblySettings = field(default_factory=AssemblySettings)
+    distinct: NearDuplicateSettings = NearDuplicateSettings()
+    split: SplitSettings = SplitSettings()
+    gates: list[Annotated[_Gate, Field(discriminator="kind")]] = []
+    judge: Annotated[Onlooker | VisionLanguageJudge, Field(discriminator="kind")] | None = None
+    controls: Free[JudgeControls] = JudgeControls()
+    filter: Thresholds = Thresholds()
+    assemble: AssemblySettings = AssemblySettings()
 
-    def __post_init__(self):
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_scores(self) -> "TripletRecipe":
         scores = [*self.gate_scores, *(self.judge.names if self.judge else ())]
         if twice := {name for name in scores if scores.count(name) > 1}:
             raise ValueError(f"gates and judge: measured twice: {', '.join(sorted(twice))}")
         for name in self.filter.bounds:
             if name not in scores:
-                nearest = difflib.get_close_matches(name, scores, n=1)
-                hint = f"did you mean {nearest[0]!r}?" if nearest else f"they give {', '.join(scores) or 'no scores'}."
+                hint = nearest(name, scores or ["no scores"])
                 raise ValueError(f"filter: bounds: neither a gate nor the judge measures {name!r}; {hint}")
         scales = {name: scale for gate in self.gates for name, scale in zip(gate.names, gate.scales, strict=True)}
         self.filter.check_scales(scales | dict.fromkeys(self.judge.names if self.judge else (), UNIT))
+        return self
 
     @property
     def gate_scores(self) -> list[str]:
@@ -110,7 +107,7 @@ class TripletRecipe(Recipe):
 
     def limited(self, count: int) -> "TripletRecipe":
         """The recipe for the first `count` quadruples."""
-        return replace(self, quadruples=replace(self.quadruples, count=min(count, self.count)))
+        return self.replaced(quadruples=self.quadruples.replaced(count=min(count, self.count)))
 
     def preview(self) -> str:
         """What would be asked for the first quadruple, and of the painter."""
@@ -149,5 +146,5 @@ class TripletRecipe(Recipe):
             *stages,
             Filter(self.filter, measuring),
             Assemble(self.assemble, self.seed),
-            Statistics(self.statistics, self.seed, told, self.dataset, self.filter),
+            TripletStatistics(self.statistics, self.seed, told, self.dataset, self.filter),
         ]

@@ -4,12 +4,13 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from ..components import CONTROL, REJECTED, Gate, ImageRequest, Part, Record, SynthesisError, seed_of
 from ..filtering.controls import JudgeControls, check_controls, controlled_ids, controls_of, count_controls, doubts_of
@@ -17,19 +18,15 @@ from ..filtering.gates import open_halves
 from ..filtering.thresholds import Thresholds
 from ..painters.diffusion import DiffusionPainter
 from ..painters.image_server import ImageServer
-from ..painters.world import WorldPainter
 from ..pictures import PictureFormat, open_picture, save_picture
 from ..quadruples.near_duplicates import NearDuplicateSettings, reject_near_duplicates
-from ..report.measures import StatisticsSettings
-from ..report.stage import StatisticsStage
-from ..report.triplets import write_statistics
 from ..settings import deciding, uses_models
 from ..splitting import Split, SplitSettings
 from ..stages import DataSetStage, PaintingStage, PartStage, WholeStage, Workspace, read_lines, write_data_set
-from ..templates import check_template, fill_template
-from ..world.things_painter import ThingsPainter
+from ..stand_ins.diptychs import WorldPainter
+from ..templates import fill_template, with_fields
 from .assembly import FORMATS, AssemblySettings, data_set_files, is_for_validation, pictures_of, triplet_of
-from .records import kept_triplets, pairs_with_texts, rejected_pairs, scores_of
+from .records import kept_triplets, pairs_with_texts, scores_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +34,6 @@ _AT_ONCE = 64  # pictures opened together
 _WATCHED = 400  # of the latest judgements of controls and of their pairs
 
 
-@dataclass(frozen=True)
 class DiptychSettings(PictureFormat):
     """How pictures are made, and in which format.
 
@@ -48,16 +44,16 @@ class DiptychSettings(PictureFormat):
         diverse: Diptychs per quadruple at a strength drawn evenly from 0 to 1.
     """
 
-    painter: DiffusionPainter | ImageServer | WorldPainter | ThingsPainter
-    prompt: str = "{caption_a} {caption_b}"
-    realistic: int = 5
-    diverse: int = 5
+    painter: Annotated[DiffusionPainter | ImageServer | WorldPainter, Field(discriminator="kind")]
+    prompt: Annotated[str, with_fields("caption_a", "caption_b")] = "{caption_a} {caption_b}"
+    realistic: Annotated[int, Field(ge=0, le=1_000)] = 5
+    diverse: Annotated[int, Field(ge=0, le=1_000)] = 5
 
-    def __post_init__(self):
-        super().__post_init__()
-        if min(self.realistic, self.diverse) < 0 or self.realistic + self.diverse < 1:
-            raise ValueError(f"realistic and diverse: at least one diptych, not {self.realistic} and {self.diverse}")
-        check_template("prompt", self.prompt, ["caption_a", "caption_b"])
+    @model_validator(mode="after")
+    def _check_number(self) -> "DiptychSettings":
+        if self.realistic + self.diverse < 1:
+            raise ValueError("realistic and diverse: at least one diptych, not 0 and 0")
+        return self
 
 
 class Distinct(WholeStage):
@@ -367,53 +363,3 @@ class Assemble(DataSetStage):
             found = write_data_set(file, triplets, id_field)
             counts |= {f"{file.parent.name} triplets": found[0], f"{file.parent.name} groups": found[1]}
         return counts
-
-
-class Statistics(StatisticsStage):
-    """Writes the page about it all."""
-
-    def __init__(
-        self, settings: StatisticsSettings, seed: int, sources: Sequence[str], data_set: str, bounds: Thresholds
-    ):
-        super().__init__(settings, seed, sources)
-        self._data_set, self._bounds = data_set, bounds
-        self._measuring = [stage for stage in sources if stage in ("gates", "judgements")]
-
-    def make(self, work: Workspace) -> dict[str, Any]:
-        """See `WholeStage.make`."""
-        _, id_field = FORMATS[self._data_set]
-        tally = count_controls(work.records("judgements"), self._bounds) if "judgements" in self._measuring else None
-        found = write_statistics(
-            work.folder(self.name),
-            self._data_set,
-            (triplet_of(record, id_field) for record in kept_triplets(work)),
-            id_field=id_field,
-            stages={name: work.counts(name) for name in self.sources()},
-            quadruples=self._quadruples(work),
-            scores=self._scores(work),
-            controls=tally and tally.as_dict(),
-            bounds={name: (bound.at_least, bound.at_most) for name, bound in self._bounds.bounds.items()},
-            kept=kept_triplets(work),
-            rejected=rejected_pairs(work),
-            images=work.root,
-            measures=self._measure(work),
-            seed=self._seed,
-        )
-        return {"triplets": found["triplets"], "groups": found["groups"]}
-
-    def _quadruples(self, work: Workspace) -> Iterator[Record]:
-        return (record for record in work.records("distinct") if REJECTED not in record)
-
-    def _scores(self, work: Workspace) -> Iterator[dict[str, float]]:
-        for chunk in range(work.num_chunks):
-            scores = scores_of(work, chunk, self._measuring)
-            yield from (scores[record["id"]] for record in work.kept("gates", chunk))
-
-    def _measure(self, work: Workspace) -> dict[str, float]:
-        if not self.works_with.needs_models:
-            return {}
-        captions = [record[name] for record in self._quadruples(work) for name in ("caption_a", "caption_b")]
-        triplets = (record for record in kept_triplets(work) if record["direction"] == "ab")
-        sides = (("left", "caption_a"), ("right", "caption_b"))
-        pairs = [(work.root / record[side], record[caption]) for record in triplets for side, caption in sides]
-        return self.works_with.measure(captions, pairs, self._seed)

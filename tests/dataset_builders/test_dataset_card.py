@@ -8,7 +8,7 @@ from pages import unpadded
 from fafa.dataset_builders.counting import Statistics
 from fafa.dataset_builders.dataset_card import read_about
 from fafa.dataset_builders.export import export_dataset
-from fafa.synthesis.world import make_world
+from fafa.world import make_world
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import json
 import pytest
 from PIL import Image
 
-from fafa.dataset_builders import BUILDERS, export, syntbpr
+from fafa.dataset_builders import BUILDERS, base, export, syntbpr
 from fafa.dataset_builders.records import DataFormatError
 
 

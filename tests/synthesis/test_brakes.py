@@ -40,7 +40,7 @@ WORLD = {
 @pytest.fixture(autouse=True)
 def no_charts(monkeypatch):
     """They take a second, and have tests of their own."""
-    monkeypatch.setattr(statistics_page, "draw_charts", lambda folder, charts: [])
+    monkeypatch.setattr(statistics_page, "draw_charts", lambda folder, charts: None)
 
 
 def writer_of(server: StubServer, **model: Any) -> dict[str, Any]:
@@ -267,8 +267,8 @@ def test_one_item_without_an_end_does_not_hide_that_all_others_are_rejected():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"in_a_row": -1}, "in_a_row must be 0, for none, or more"),
-        ({"lost_at_most": 1.0}, "lost_at_most must be a share above 0 and below 1"),
+        ({"in_a_row": -1}, "in_a_row: expected at least 0, found -1"),
+        ({"lost_at_most": 1.0}, "lost_at_most: expected less than 1.0, found 1.0"),
         ({"window": 3}, "at least 20 texts"),
         ({"in_row": 3}, "there is no setting 'in_row'; did you mean 'in_a_row'"),
     ],

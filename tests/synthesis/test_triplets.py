@@ -28,8 +28,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 import fafa  # noqa: F401 - registers the builders
 from fafa.synthesis.__main__ import main
 from fafa.synthesis.filtering import onlooker
-from fafa.synthesis.models import server as server_module
 from fafa.synthesis.report import page as statistics_page
+from fafa.synthesis.servers import client
 from fafa.synthesis.stages import PartStage
 
 TWO_PROCESSES = Path(__file__).parents[2] / "examples" / "configs" / "accelerate" / "cpu_two_processes.yaml"
@@ -100,7 +100,7 @@ def contents(root: Path) -> dict[str, bytes]:
 def quick():
     """No charts, which have tests of their own, and one practice for all judges of painted people."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(statistics_page, "draw_charts", lambda folder, charts: [])
+        patch.setattr(statistics_page, "draw_charts", lambda folder, charts: None)
         patch.setattr(onlooker, "_Eye", cache(onlooker._Eye))
         yield
 
@@ -421,7 +421,7 @@ def served(folders, tmp_path_factory):
         StubServer(answer, faults={"500": 0.1, "garbage": 0.35}) as server,
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr(server_module, "LONGEST_PAUSE", 0.02)
+        patch.setattr(client, "LONGEST_PAUSE", 0.02)
         model = {"kind": "server", "model": server.model, "base_url": server.url, "input_price": 2.0}
         recipe = real_recipe(folders, model, model, count=9)
         assert run(write(root / "recipe.yaml", recipe), root / "made") == 0

@@ -174,11 +174,11 @@ def test_precision_and_recall_are_of_triplets():
         verdict("3", "ba", False, "ugly", quality=0.3, follows_ab=0.9),
         verdict("4", "ab", False, "crowd", follows_ab=0.9),  # not judged: not kept
     ]
-    outcome = measure(Thresholds({"quality": Bound(0.5), "follows_ab": Bound(0.5)}), verdicts)
+    outcome = measure(Thresholds(bounds={"quality": Bound(at_least=0.5), "follows_ab": Bound(at_least=0.5)}), verdicts)
     assert (outcome.kept_good, outcome.good, outcome.kept_bad, outcome.bad) == (2, 3, 1, 3)
     assert outcome.precision == outcome.recall == pytest.approx(2 / 3)
     assert outcome.by_reason == {"crowd": (1, 0), "ugly": (2, 1)}
-    nothing = measure(Thresholds({"quality": Bound(2.0)}), verdicts)
+    nothing = measure(Thresholds(bounds={"quality": Bound(at_least=2.0)}), verdicts)
     assert np.isnan(nothing.precision)
     assert nothing.recall == 0
 

@@ -173,7 +173,7 @@ def test_without_edits_the_page_has_none(tmp_path):
 
 def test_one_photograph_is_no_reference(tmp_path, models):
     Image.new("RGB", (8, 8)).save(tmp_path / "only.png")
-    settings = StatisticsSettings(clip=ClipMeasures(str(models / "clip")), reference=str(tmp_path))
+    settings = StatisticsSettings(clip=ClipMeasures(model=str(models / "clip")), reference=str(tmp_path))
     pairs = [(models / f"photographs/{number}.png", "a person") for number in range(3)]
     with pytest.raises(SynthesisError, match="expected two pictures at least, found one"):
         settings.measure([], pairs, seed=0)

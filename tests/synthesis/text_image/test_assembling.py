@@ -12,12 +12,14 @@ import fafa.synthesis.recipes
 from fafa.dataset_builders import BUILDERS
 from fafa.synthesis.components import ImageRequest, seed_of
 from fafa.synthesis.settings import read_settings
+from fafa.synthesis.stand_ins.figures import FigureFilter
+from fafa.synthesis.stand_ins.grammar import GrammarCaptions, WorldPrompts
+from fafa.synthesis.stand_ins.portraits import WorldPortrait
 from fafa.synthesis.text_image.assembling import image_entries
-from fafa.synthesis.text_image.captioning import GrammarCaptions, InstructionCaptions, TemplateCaptions
+from fafa.synthesis.text_image.captioning import InstructionCaptions, TemplateCaptions
 from fafa.synthesis.text_image.editing import Editing, edit_request, plan_edits
-from fafa.synthesis.text_image.portraits import WorldPortrait
-from fafa.synthesis.text_image.poses import FigureFilter, KeypointFilter
-from fafa.synthesis.text_image.prompts import RoughTemplatePrompts, TemplatePrompts, WorldPrompts
+from fafa.synthesis.text_image.poses import KeypointFilter
+from fafa.synthesis.text_image.prompts import RoughTemplatePrompts, TemplatePrompts
 
 RECIPES = Path(fafa.synthesis.recipes.__file__).parent
 

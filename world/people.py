@@ -9,7 +9,7 @@ part. It looks at nothing but the attributes, so training and test data never sh
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -232,13 +232,8 @@ def changed_slots(before: Outfit, after: Outfit) -> list[str]:
     return [slot for slot in SLOTS if getattr(before, slot) != getattr(after, slot)]
 
 
-def outfit_as_dict(outfit: Outfit) -> dict[str, Any]:
-    """The outfit as JSON can hold it: a dict per slot, None for an empty one."""
-    return asdict(outfit)
-
-
 def outfit_from_dict(slots: Mapping[str, Any]) -> Outfit:
-    """The outfit that `outfit_as_dict` wrote.
+    """The outfit of a dict per slot, None for an empty one, as `dataclasses.asdict` makes it.
 
     Raises:
         ValueError: a slot, or something worn in it, is not of this world.

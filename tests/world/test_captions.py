@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fafa.synthesis.world.captions import SYNONYMS, describe_change, describe_outfit
-from fafa.synthesis.world.making import plan_test
-from fafa.synthesis.world.people import (
+from fafa.world.captions import SYNONYMS, describe_change, describe_outfit
+from fafa.world.making import plan_test
+from fafa.world.people import (
     BAGS,
     COLOURS,
     HATS,

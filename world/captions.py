@@ -6,7 +6,7 @@ what changed and nothing else. All captions stay within 32 WordPiece tokens.
 
 import numpy as np
 
-from .people import Garment, Outfit, changed_slots, pick
+from .people import Garment, Outfit, changed_slots, pick, sample_change, sample_outfit
 
 # What a word of the vocabulary may be called; words that are not listed have one name.
 SYNONYMS = {
@@ -31,6 +31,26 @@ _PLURALS = ("jeans", "trousers", "pants", "shorts", "leggings", "tights", "sneak
 
 # One change: the slot, what was there, what is there now; `None` for an empty slot.
 _Change = tuple[str, Garment | None, Garment | None]
+
+
+def write_quadruple(rng: np.random.Generator) -> tuple[Outfit, Outfit, dict[str, str]]:
+    """Two outfits of the training part of the wardrobe, and the texts of both: captions and edits in either direction.
+
+    Returns:
+        The outfits A and B, and the texts `caption_a`, `caption_b`, `edit_ab`, `edit_ba`.
+    """
+    outfit_a = sample_outfit(rng, test=False)
+    outfit_b = sample_change(rng, outfit_a, test=False)
+    return (
+        outfit_a,
+        outfit_b,
+        {
+            "caption_a": describe_outfit(outfit_a, rng),
+            "caption_b": describe_outfit(outfit_b, rng),
+            "edit_ab": describe_change(outfit_a, outfit_b, rng),
+            "edit_ba": describe_change(outfit_b, outfit_a, rng),
+        },
+    )
 
 
 def describe_outfit(outfit: Outfit, rng: np.random.Generator) -> str:

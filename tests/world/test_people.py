@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from fafa.synthesis.world.people import (
+from fafa.world.people import (
     LOWERS,
     SLOTS,
     UPPERS,

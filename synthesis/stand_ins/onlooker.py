@@ -11,19 +11,17 @@ without a detector. From behind, faces cannot be compared; long coats hide what 
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from math import exp, log
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
+from pydantic import Field
 
-from ..components import Judge, Judgement, Record
-from ..splitting import crop_to
-from ..world.captions import SYNONYMS
-from ..world.painter import paint_person
-from ..world.people import (
+from ...world.captions import SYNONYMS
+from ...world.painter import paint_person
+from ...world.people import (
     BAGS,
     COLOURS,
     HAIR_COLOURS,
@@ -41,7 +39,10 @@ from ..world.people import (
     sample_outfit,
     sample_scene,
 )
-from .gates import contrast, noise, open_halves, sharpness
+from ..components import Judge, Judgement, Record
+from ..filtering.gates import contrast, noise, open_halves, sharpness
+from ..settings import Settings
+from ..splitting import crop_to
 
 _NOTHING = "nothing"
 _SEED = 20_240_601  # of the practice
@@ -59,15 +60,14 @@ _TRAITS = ("skin", "hair_colour", "hair_style", "build", "height", "beard", "gla
 Sight = dict[str, dict[str, float]]
 
 
-@dataclass(frozen=True)
-class Onlooker:
+class Onlooker(Settings):
     """Settings of the judge of painted people.
 
     Attributes:
         practice: How many people it paints to learn from; about 300 take a second.
     """
 
-    kind: ClassVar[str] = "onlooker"
+    kind: Literal["onlooker"] = "onlooker"
     names: ClassVar[tuple[str, ...]] = (
         "quality",
         "identity",
@@ -77,11 +77,7 @@ class Onlooker:
         "follows_ba",
     )
 
-    practice: int = 3000
-
-    def __post_init__(self):
-        if self.practice < 100:
-            raise ValueError(f"practice must be at least 100 pictures: {self.practice}")
+    practice: Annotated[int, Field(ge=100, le=1_000_000)] = 3000
 
     def load(self) -> "LoadedOnlooker":
         """The judge after its practice."""

@@ -18,25 +18,27 @@ read it.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image, ImageFilter
+from pydantic import Field, model_validator
 
-from ..components import ImageModel, ImageRequest, PaintedImage, SynthesisError
-from ..world.painter import paint_person
-from ..world.people import (
+from ...world.painter import paint_person
+from ...world.people import (
     Identity,
     Outfit,
     Scene,
     is_wearable,
-    outfit_from_dict,
     pick,
     sample_garment,
     sample_identity,
     sample_people,
     sample_scene,
 )
+from ..components import ImageModel, ImageRequest, PaintedImage
+from ..settings import Settings, Share
+from .grammar import read_outfits
 
 FAULTS = ("other person", "wrong garment", "bad picture", "no seam", "nothing changed")
 WORLD_PAINTER_VERSION = 1  # raise it whenever the same request gives other pixels
@@ -44,11 +46,11 @@ WORLD_PAINTER_VERSION = 1  # raise it whenever the same request gives other pixe
 _SEAMS = ("line", "gap", "plain")
 _SEAM_COLOURS = ((255, 255, 255), (250, 250, 250), (0, 0, 0), (20, 20, 20), (128, 128, 128))
 _MAX_OFFSET = 0.06  # of the seam from the middle, as a share of the width
+_Pixels = Annotated[int, Field(ge=64, le=8_192)]
 _SIDES = ("left", "right")
 
 
-@dataclass(frozen=True)
-class WorldPainter:
+class WorldPainter(Settings):
     """Settings of the procedural painter of people; requests need a quadruple of the grammar, see `GrammarWriter`.
 
     Attributes:
@@ -58,21 +60,17 @@ class WorldPainter:
         faults: Kinds of fault to mix in, each as often as the others.
     """
 
-    kind: ClassVar[str] = "world"
-    height: int = 192
-    width: int = 204
-    fault_rate: float = 0.0
-    faults: tuple[str, ...] = FAULTS
+    kind: Literal["world"] = "world"
+    height: _Pixels = 192
+    width: _Pixels = 204
+    fault_rate: Share = 0.0
+    faults: list[Literal[FAULTS]] = list(FAULTS)
 
-    def __post_init__(self):
-        if min(self.height, self.width) < 64:
-            raise ValueError(f"height and width must be at least 64 pixels: {self.height} x {self.width}")
-        if not 0 <= self.fault_rate <= 1:
-            raise ValueError(f"fault_rate must be between 0 and 1: {self.fault_rate}")
-        if unknown := [fault for fault in self.faults if fault not in FAULTS]:
-            raise ValueError(f"faults must be of {', '.join(FAULTS)}: {', '.join(unknown)}")
+    @model_validator(mode="after")
+    def _check_faults(self) -> "WorldPainter":
         if self.fault_rate and not self.faults:
             raise ValueError("faults must name at least one kind where fault_rate is above 0")
+        return self
 
     def load(self) -> "_WorldPainter":
         """The painter, ready for work."""
@@ -128,7 +126,8 @@ def paint_diptych(request: ImageRequest, settings: WorldPainter) -> PaintedImage
     Raises:
         SynthesisError: the request names no outfits of the small world.
     """
-    outfits = _outfits_of(request)
+    noted = request.scene.get("outfits")
+    outfits = read_outfits(request.id, *(noted if isinstance(noted, list) and len(noted) == 2 else [None]))
     rng = np.random.default_rng(request.seed)
     person = sample_identity(rng, test=False)
     sides = [_Side(person, outfit, sample_scene(rng)) for outfit in outfits]
@@ -157,18 +156,6 @@ def paint_diptych(request: ImageRequest, settings: WorldPainter) -> PaintedImage
     if fault == "bad picture":
         panels[faulty], detail = _spoil(panels[faulty], fault_rng)
     return PaintedImage(request.id, _join(panels, seam), facts=_facts(fault, detail, _SIDES[faulty] if fault else None))
-
-
-def _outfits_of(request: ImageRequest) -> list[Outfit]:
-    outfits = request.scene.get("outfits")
-    if not isinstance(outfits, list) or len(outfits) != 2:
-        raise SynthesisError(
-            f"{request.id}: the painter needs two outfits, and the quadruple has none; write quadruples by the grammar"
-        )
-    try:
-        return [outfit_from_dict(outfit) for outfit in outfits]
-    except ValueError as error:
-        raise SynthesisError(f"{request.id}: its quadruple's outfits cannot be painted: {error}") from None
 
 
 def _facts(fault: str | None, detail: str | None, side: str | None) -> dict[str, Any]:

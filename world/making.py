@@ -13,7 +13,6 @@ for several people; `cpr_id` numbers quadruple and direction. As in ITCPR, a gal
 `instance_id` equals the query's, and -1 marks distractors.
 """
 
-import json
 import logging
 import os
 import zlib
@@ -26,9 +25,9 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from ...files import faults_of, is_sealed, read_json, record_files, sealed, whole_file
-from ...workers import in_processes, num_cores
-from .captions import describe_change, describe_outfit
+from ..files import faults_of, is_sealed, read_json, record_files, sealed, write_json
+from ..workers import in_processes, num_cores
+from .captions import describe_change, write_quadruple
 from .painter import paint_person
 from .people import (
     Identity,
@@ -125,16 +124,16 @@ def make_world(
     triplets, training_pictures = plan_training(num_diptychs, diptychs_per_quadruple, seed)
     queries, gallery, test_pictures = plan_test(num_queries, gallery_size, seed)
 
-    _write_json(output_dir / _MANIFEST, {"finished": False, **parameters})
+    write_json(output_dir / _MANIFEST, {"finished": False, **parameters})
     # The test set comes first, so that its pictures do not depend on the size of the training set.
     pictures = [*test_pictures, *training_pictures]
     paint_pictures(pictures, output_dir, image_size, seed, num_workers, show_progress, damaged)
-    _write_json(output_dir / "SynCPR/SynCPR.json", triplets)
-    _write_json(output_dir / "ITCPR/query.json", queries)
-    _write_json(output_dir / "ITCPR/gallery.json", gallery)
+    write_json(output_dir / "SynCPR/SynCPR.json", triplets)
+    write_json(output_dir / "ITCPR/query.json", queries)
+    write_json(output_dir / "ITCPR/gallery.json", gallery)
     files = ["SynCPR/SynCPR.json", "ITCPR/query.json", "ITCPR/gallery.json", *(picture.path for picture in pictures)]
-    _write_json(output_dir / _CHECKSUMS, sealed({"world": parameters, "files": record_files(output_dir, files)}))
-    _write_json(output_dir / _MANIFEST, {"finished": True, **parameters})
+    write_json(output_dir / _CHECKSUMS, sealed({"world": parameters, "files": record_files(output_dir, files)}))
+    write_json(output_dir / _MANIFEST, {"finished": True, **parameters})
     return output_dir
 
 
@@ -172,35 +171,26 @@ def plan_training(num_diptychs: int, diptychs_per_quadruple: int, seed: int) -> 
     quadruple = 0
     while len(pictures) < 2 * num_diptychs:
         rng = np.random.default_rng([seed, _TRAINING, quadruple])
-        outfit_a = sample_outfit(rng, test=False)
-        outfit_b = sample_change(rng, outfit_a, test=False)
-        caption_a, caption_b = describe_outfit(outfit_a, rng), describe_outfit(outfit_b, rng)
-        edit_ab, edit_ba = describe_change(outfit_a, outfit_b, rng), describe_change(outfit_b, outfit_a, rng)
+        outfit_a, outfit_b, texts = write_quadruple(rng)
         size = max(1, diptychs_per_quadruple + int(rng.choice((-1, 0, 1), p=(0.1, 0.8, 0.1))))
         size = min(size, num_diptychs - len(pictures) // 2)
         for diptych, identity in enumerate(sample_people(rng, size, test=False), start=1):
             left = f"test2/sub_img/img_left/{quadruple}-{diptych}_left.png"
             right = f"test2/sub_img/img_right/{quadruple}-{diptych}_right.png"
             pictures += [Picture(f"SynCPR/{left}", identity, outfit_a), Picture(f"SynCPR/{right}", identity, outfit_b)]
-            triplets += [
-                _triplet(left, right, caption_a, caption_b, edit_ab, cpr_id=2 * quadruple),
-                _triplet(right, left, caption_b, caption_a, edit_ba, cpr_id=2 * quadruple + 1),
-            ]
+            for direction, old, new, reference, target in ((0, "a", "b", left, right), (1, "b", "a", right, left)):
+                triplets.append(
+                    {
+                        "reference_caption": texts[f"caption_{old}"],
+                        "target_caption": texts[f"caption_{new}"],
+                        "reference_image_path": reference,
+                        "target_image_path": target,
+                        "edit_caption": texts[f"edit_{old}{new}"],
+                        "cpr_id": 2 * quadruple + direction,
+                    }
+                )
         quadruple += 1
     return triplets, pictures
-
-
-def _triplet(
-    reference: str, target: str, reference_caption: str, target_caption: str, edit_caption: str, cpr_id: int
-) -> dict:
-    return {
-        "reference_caption": reference_caption,
-        "target_caption": target_caption,
-        "reference_image_path": reference,
-        "target_image_path": target,
-        "edit_caption": edit_caption,
-        "cpr_id": cpr_id,
-    }
 
 
 def plan_test(num_queries: int, gallery_size: int, seed: int) -> tuple[list[dict], list[dict], list[Picture]]:
@@ -394,9 +384,3 @@ def _find_damaged(output_dir: Path, parameters: dict) -> set[str] | None:
         few = "; ".join(list(damaged.values())[:3])
         logger.warning("%s: %d files are missing or damaged, and made again: %s", output_dir, len(damaged), few)
     return set(damaged)
-
-
-def _write_json(path: Path, content: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as part:
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

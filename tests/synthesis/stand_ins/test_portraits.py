@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from fafa.synthesis.components import ImageRequest, SynthesisError
-from fafa.synthesis.text_image.portraits import FAULTS, WorldPortrait
-from fafa.synthesis.text_image.prompts import WorldPrompts
+from fafa.synthesis.stand_ins.grammar import WorldPrompts
+from fafa.synthesis.stand_ins.portraits import FAULTS, WorldPortrait
 
 
 def requests(count, **scene):
@@ -59,11 +59,11 @@ def test_two_people_stand_in_one_place_without_a_seam():
 
 
 def test_what_cannot_be_painted_is_refused():
-    with pytest.raises(SynthesisError, match="7: the painter needs an outfit"):
+    with pytest.raises(SynthesisError, match="7: painted people need an outfit"):
         paint(WorldPortrait(), [ImageRequest("7", "", seed=0)])
     with pytest.raises(ValueError, match="fault_rate"):
         WorldPortrait(fault_rate=2)
-    with pytest.raises(ValueError, match="faults must be some of"):
+    with pytest.raises(ValueError, match=r"faults.0\n.*should be 'nobody'"):
         WorldPortrait(faults=["three legs"])
     with pytest.raises(ValueError, match="width"):
         WorldPortrait(height=192, width=64)

@@ -1,9 +1,11 @@
 import json
+from dataclasses import asdict
 
 import pytest
 
-from fafa.synthesis.quadruples import FIELDS, GrammarWriter
-from fafa.synthesis.world.people import changed_slots, is_test_outfit, outfit_as_dict, outfit_from_dict
+from fafa.synthesis.quadruples import FIELDS
+from fafa.synthesis.stand_ins.grammar import GrammarWriter
+from fafa.world.people import changed_slots, is_test_outfit, outfit_from_dict
 
 
 def test_quadruples_of_the_painted_world():
@@ -28,7 +30,7 @@ def test_preview_shows_the_texts():
 def test_outfits_survive_json():
     (record,) = GrammarWriter().load().write(["3"], seed=1)
     for worn in record["outfits"]:
-        assert outfit_as_dict(outfit_from_dict(worn)) == worn
+        assert asdict(outfit_from_dict(worn)) == worn
 
 
 @pytest.mark.parametrize(

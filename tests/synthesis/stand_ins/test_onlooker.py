@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from fafa.synthesis.components import ImageRequest, seed_of
-from fafa.synthesis.filtering.onlooker import Onlooker, read_mentions
-from fafa.synthesis.painters.world import WorldPainter, paint_diptych
 from fafa.synthesis.splitting import Split, SplitSettings, cut_at_seam
-from fafa.synthesis.world.captions import describe_change, describe_outfit
-from fafa.synthesis.world.people import SLOTS, changed_slots, sample_change, sample_outfit
+from fafa.synthesis.stand_ins.diptychs import WorldPainter, paint_diptych
+from fafa.synthesis.stand_ins.onlooker import Onlooker, read_mentions
+from fafa.world.captions import describe_change, describe_outfit
+from fafa.world.people import SLOTS, changed_slots, sample_change, sample_outfit
 
 FAULTS = {
     "other person": "identity",
@@ -44,7 +44,7 @@ def scored(judge, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pairs")
 
     def records(fault):
-        settings = WorldPainter(fault_rate=float(fault is not None), faults=(fault,) if fault else ())
+        settings = WorldPainter(fault_rate=float(fault is not None), faults=[fault] if fault else [])
         for number in range(24):
             a, b, texts = quadruple(number)
             scene = {"outfits": [asdict(a), asdict(b)]}
@@ -108,5 +108,5 @@ def test_edits_are_read_in_full():
 
 
 def test_too_little_practice_is_refused():
-    with pytest.raises(ValueError, match="at least 100"):
+    with pytest.raises(ValueError, match=r"practice\n.*greater than or equal to 100"):
         Onlooker(practice=3)

@@ -6,8 +6,8 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
-from fafa.synthesis.world.painter import paint_person
-from fafa.synthesis.world.people import (
+from fafa.world.painter import paint_person
+from fafa.world.people import (
     BAGS,
     BUILDS,
     COLOURS,

@@ -14,8 +14,8 @@ import pytest
 from damage import flip_a_byte
 from PIL import Image
 
-from fafa.synthesis.world.making import make_world, plan_test, plan_training, verify_world
-from fafa.synthesis.world.people import is_test_identity, is_test_outfit, look_different
+from fafa.world.making import make_world, plan_test, plan_training, verify_world
+from fafa.world.people import is_test_identity, is_test_outfit, look_different
 
 SMALL = {"num_diptychs": 10, "num_queries": 3, "gallery_size": 20, "image_size": (64, 32), "show_progress": False}
 
@@ -256,7 +256,7 @@ def test_an_interrupted_world_is_completed(world, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("fafa.synthesis.world.making.paint_pictures", interrupt)
+        patch.setattr("fafa.world.making.paint_pictures", interrupt)
         with pytest.raises(KeyboardInterrupt):
             make_world(tmp_path, num_workers=1, **SMALL)
     assert read(tmp_path / "world.json")["finished"] is False
@@ -307,7 +307,7 @@ def test_a_manifest_of_something_else_is_refused_by_name(tmp_path, text):
 
 
 def test_the_example_makes_a_world(tmp_path):
-    script = Path(__file__).parents[3] / "examples" / "make_world.py"
+    script = Path(__file__).parents[2] / "examples" / "make_world.py"
     options = ["--diptychs", "2", "--queries", "1", "--gallery", "5", "--height", "64", "--workers", "1"]
     command = [sys.executable, str(script), "--output", str(tmp_path / "world"), *options]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -1,18 +1,19 @@
 """Paints single people of the small world, with deliberately wrong pictures mixed in at a known rate."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
-from typing import Any, ClassVar
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
+from typing import Annotated, Literal
 
 import numpy as np
 from PIL import Image
+from pydantic import Field, model_validator
 
-from ...workers import in_processes
-from ..components import ImageModel, ImageRequest, PaintedImage, SynthesisError, free
-from ..world.painter import paint_person
-from ..world.people import Identity, Outfit, Scene, outfit_from_dict, sample_identity, sample_scene
-from ..world.places import paint_place
+from ...world.painter import paint_person
+from ...world.people import Identity, Outfit, Scene, sample_identity, sample_scene
+from ...world.places import paint_place
+from ..components import ImageModel, ImageRequest, PaintedImage
+from ..settings import Pixels, Settings, Share
+from .grammar import read_outfits
 
 NOBODY, TWO_PEOPLE, NO_HEAD, NO_LEGS = FAULTS = ("nobody", "two people", "no head", "no legs")
 
@@ -20,8 +21,7 @@ _REACH = 0.21  # half the width that a figure needs, in heights of the picture
 _BELOW_CHIN, _ABOVE_KNEES = 0.28, 0.6  # where cuts take the head off, and knees and ankles; fractions of the height
 
 
-@dataclass(frozen=True)
-class WorldPortrait:
+class WorldPortrait(Settings):
     """The small world's painter as an image model: one person, who wears the scene's `outfit`.
 
     Where the scene has an `identity` (the edited picture's), that person is painted, somewhere else and in another
@@ -33,25 +33,19 @@ class WorldPortrait:
         fault_rate: Share of the pictures that are wrong. What is wrong becomes the fact `fault`, which is there to
             measure filters by; no filter may read it.
         faults: What may be wrong, among "nobody", "two people", "no head" and "no legs".
-        num_workers: Processes that paint.
     """
 
-    kind: ClassVar[str] = "world-portrait"
-    height: int = 192
-    width: int = 144
-    fault_rate: float = 0.0
-    faults: list[str] = field(default_factory=lambda: list(FAULTS))
-    num_workers: int = free(1)
+    kind: Literal["world-portrait"] = "world-portrait"
+    height: Annotated[int, Field(ge=32, le=8_192)] = 192
+    width: Pixels = 144
+    fault_rate: Share = 0.0
+    faults: Annotated[list[Literal[FAULTS]], Field(min_length=1)] = list(FAULTS)
 
-    def __post_init__(self) -> None:
-        if self.height < 32 or not self.height / 2 <= self.width <= 4 * self.height:
-            raise ValueError(
-                f"height must be at least 32 and width from half to four times of it: {self.height} x {self.width}"
-            )
-        if not 0 <= self.fault_rate <= 1:
-            raise ValueError(f"fault_rate must lie between 0 and 1: {self.fault_rate}")
-        if not self.faults or not set(self.faults) <= set(FAULTS):
-            raise ValueError(f"faults must be some of {', '.join(FAULTS)}: {self.faults}")
+    @model_validator(mode="after")
+    def _check_shape(self) -> "WorldPortrait":
+        if not self.height / 2 <= self.width <= 4 * self.height:
+            raise ValueError(f"width must be from half to four times of the height: {self.height} x {self.width}")
+        return self
 
     def load(self) -> "WorldPortraitPainter":
         """The painter."""
@@ -70,19 +64,16 @@ class WorldPortraitPainter(ImageModel):
         """One picture per request, in order.
 
         Raises:
-            SynthesisError: a request has no outfit.
+            SynthesisError: a request has no outfit of the painted world.
         """
-        tasks = [(request.id, request.seed, dict(request.scene)) for request in requests]
-        for name, _, scene in tasks:
-            if "outfit" not in scene:
-                raise SynthesisError(f"{name}: the painter needs an outfit; write the prompts with kind: world")
-        yield from in_processes(partial(_paint, settings=self.settings), tasks, self.settings.num_workers)
+        for request in requests:
+            yield _paint(request, self.settings)
 
 
-def _paint(task: tuple[str, int, Mapping[str, Any]], settings: WorldPortrait) -> PaintedImage:
-    name, seed, given = task
-    rng, fate = np.random.default_rng(seed), np.random.default_rng([seed, 1])
-    outfit = outfit_from_dict(given["outfit"])
+def _paint(request: ImageRequest, settings: WorldPortrait) -> PaintedImage:
+    given = request.scene
+    rng, fate = np.random.default_rng(request.seed), np.random.default_rng([request.seed, 1])
+    (outfit,) = read_outfits(request.id, given.get("outfit"))
     drawn = sample_identity(rng, test=False)
     identity = Identity(**given["identity"]) if "identity" in given else drawn
     size = (settings.height, settings.width)
@@ -92,7 +83,7 @@ def _paint(task: tuple[str, int, Mapping[str, Any]], settings: WorldPortrait) ->
     else:
         fault = settings.faults[int(fate.integers(len(settings.faults)))]
         image = _paint_wrongly(fault, identity, outfit, scene, size, fate)
-    return PaintedImage(name, image, facts={"identity": asdict(identity), "fault": fault})
+    return PaintedImage(request.id, image, facts={"identity": asdict(identity), "fault": fault})
 
 
 def _move(scene: Scene, rng: np.random.Generator, size: tuple[int, int]) -> Scene:
