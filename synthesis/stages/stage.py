@@ -17,11 +17,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from ...files import faults_of, read_json, write_whole
+from ...files import faults_of, read_json, write_json, write_whole
 from ..brakes import Brake, Braked, Brakes
 from ..components import Record, SynthesisError
 from ..settings import differences, uses_models
-from .workspace import MANIFEST, RUNS, Workspace, as_line, fingerprint, read_lines, write_json
+from .workspace import MANIFEST, RUNS, Workspace, as_line, fingerprint, read_lines
 
 logger = logging.getLogger(__name__)
 

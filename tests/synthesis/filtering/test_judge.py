@@ -212,7 +212,7 @@ def test_settings_come_from_yaml_and_mistakes_are_named():
         ({"questions": recipe["questions"] * 2}, "asked for twice: agreement_b"),
         (
             {"questions": [{"prompt": "{caption}", "scores": ["x"]}]},
-            "prompt: there is no field {caption}; did you mean {caption_",
+            "prompt: there is no field {caption}; did you mean '{caption_",
         ),
         ({"questions": [{"prompt": "?", "scores": ["Image quality"]}]}, "matches .*, found 'Image quality'"),
         ({"attempts": 0}, "attempts: expected at least 1"),
