@@ -21,11 +21,6 @@ REJECTED = "rejected"  # the field of a record that says why it is not used
 CONTROL = "control"  # the field of a record that is of no item, but of a control of the judge
 
 
-def free(default: Any) -> Any:
-    """A dataclass field that does not decide the results (where and how fast, not what): it may change on resuming."""
-    return field(default=default, metadata={"free": True})
-
-
 def seed_of(*parts: str | int) -> int:
     """A seed below 2^63 from what it is for: the recipe's seed, a stage, an item's id."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
@@ -172,21 +167,6 @@ class Gate(Part, ABC):
         """
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """What a judge says of a pair.
-
-    Attributes:
-        id: The pair's.
-        scores: By name, from 0 (bad) to 1 (good); empty where there are none.
-        fault: Why there are none ("no JSON in the answer"); None if there are some.
-    """
-
-    id: str
-    scores: Mapping[str, float]
-    fault: str | None = None
-
-
 class Judge(Part, ABC):
     """Says of every pair how good both pictures are, whether they show one person, and whether the texts fit.
 
@@ -197,8 +177,10 @@ class Judge(Part, ABC):
     names: tuple[str, ...] = ()
 
     @abstractmethod
-    def judge(self, records: Iterable[Record], folder: Path) -> Iterator[Judgement]:
-        """One judgement per record, in any order.
+    def judge(self, records: Iterable[Record], folder: Path) -> Iterator[Record]:
+        """One judgement per record, in any order: `id` and `scores` by name, from 0 (bad) to 1 (good).
+
+        Where there are none, the reason stands under `rejected` ("no JSON in the answer").
 
         Args:
             records: What split wrote of each pair, and the texts of its quadruple.

@@ -5,19 +5,19 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from scripted_model import ScriptedModel
+from scripted_model import Ready, ScriptedModel
 from stub_server import StubServer
 
 from fafa.synthesis.adapters.composing import FolderDiptychs, Photograph, fill, next_pair
 from fafa.synthesis.components import SynthesisError, TextModel, TextReply
-from fafa.synthesis.models import ServerModel
+from fafa.synthesis.models import ChatModel, ServerModel
 
+BY_FOLDER = FolderDiptychs.model_fields["pattern"].default
 FLAT = r"^(?P<identity>\d{4})_(?P<camera>c\d)"
 
 
@@ -80,7 +80,7 @@ def test_folders_of_identities_need_no_pattern(tmp_path):
     for person in ("ann", "bob"):
         for number in range(2):
             photograph(tmp_path / "people" / person / f"{number}.png", (90, 40 * number, 0))
-    options = settings(tmp_path / "people", pattern=FolderDiptychs.pattern)
+    options = settings(tmp_path / "people", pattern=BY_FOLDER)
     assert {diptych["identity"] for diptych in lines(options.load(tmp_path / "out"))} == {"ann", "bob"}
 
 
@@ -121,11 +121,10 @@ def test_bad_photographs_are_named_and_others_take_their_place(crops, tmp_path, 
     assert caplog.text.count("is not used") == 3
 
 
-@dataclass(frozen=True)
-class Captioner:
+class Captioner(ChatModel):
     """A model that answers with the picture's name, as models do: in quotes, over two lines; one it refuses."""
 
-    kind = "stub"
+    model: str = "stub"
     stop_after: int = 100
 
     def load(self) -> TextModel:
@@ -150,15 +149,6 @@ class LoadedCaptioner(TextModel):
                 yield TextReply(request.id, "", "refused")
             else:
                 yield TextReply(request.id, f'"Somebody is seen\n in {name}."')
-
-
-@dataclass(frozen=True)
-class Scripted:
-    kind = "stub"
-    model: ScriptedModel = field(metadata={"free": True})
-
-    def load(self) -> TextModel:
-        return self.model
 
 
 def test_a_model_captions_what_the_file_lacks_and_goes_on_after_a_stop(crops, tmp_path):
@@ -199,7 +189,7 @@ def test_what_a_captioner_prints_around_a_caption_stays_out_and_what_is_none_is_
 
     model = ScriptedModel(answer)
     (tmp_path / "captions.jsonl").write_text("")
-    metadata = settings(crops, captioner=Scripted(model), captions=None).load(tmp_path / "out")
+    metadata = settings(crops, captioner=Ready(part=model), captions=None).load(tmp_path / "out")
     prompts = [line["prompt"] for line in lines(metadata) if "rejected" not in line]
     assert prompts and all("A man in a red coat " in prompt for prompt in prompts)
     assert not any(word in prompt for prompt in prompts for word in ("think", "Caption", "Sure", "N/A", "coat and;"))
@@ -213,7 +203,7 @@ def test_what_a_captioner_prints_around_a_caption_stays_out_and_what_is_none_is_
 def test_a_captioner_that_refuses_is_found_before_diptychs_are_composed(crops, tmp_path):
     model = ScriptedModel(lambda r: "I'm sorry, but I can't describe people.")
     with pytest.raises(SynthesisError, match=r"stage captions: before the first item it was tried .*'refused'"):
-        settings(crops, captioner=Scripted(model), captions=None, attempts=1).load(tmp_path / "out")
+        settings(crops, captioner=Ready(part=model), captions=None, attempts=1).load(tmp_path / "out")
     assert not list((tmp_path / "out").glob("pictures/*.jsonl")) and len(model.asked) < 10
 
 
@@ -222,7 +212,7 @@ def test_one_picture_twice_is_no_pair(tmp_path):
     root = tmp_path / "people"
     for name, colour in (("ann/a", "red"), ("ann/b", "red"), ("ann/c", "blue"), ("bob/a", "red"), ("bob/b", "red")):
         photograph(root / f"{name}.png", colour)
-    metadata = settings(root, pattern=FolderDiptychs.pattern, per_identity=3).load(tmp_path / "out")
+    metadata = settings(root, pattern=BY_FOLDER, per_identity=3).load(tmp_path / "out")
     (diptych,) = lines(metadata)
     assert "ann/c.png" in diptych["sources"]
     ann, bob = lines(tmp_path / "out" / "pictures" / "00000.jsonl")
@@ -252,7 +242,7 @@ def test_a_photograph_stored_on_its_side_is_upright_in_the_diptych_and_before_th
         Image.new("RGB", (128, 64), colour).save(root / f"{number}.jpg", exif=exif)
     with StubServer(look) as server:
         captioner = ServerModel(model=server.model, base_url=server.url)
-        options = {"pattern": FolderDiptychs.pattern, "captions": None, "captioner": captioner, "min_height": 128}
+        options = {"pattern": BY_FOLDER, "captions": None, "captioner": captioner, "min_height": 128}
         (diptych,) = lines(settings(root.parent, **options).load(tmp_path / "out"))
     assert "rejected" not in diptych
     assert shown.count((64, 128)) == 2 and (128, 64) not in shown  # others are tried before the first photograph
