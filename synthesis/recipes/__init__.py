@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ..names import nearest
+from ...names import nearest
 from ..recipe import Recipe
 from ..settings import RecipeError, read_settings, read_yaml
 from ..text_image.pipeline import TextImageRecipe
