@@ -35,8 +35,8 @@ from .commands import command, loading
 from .configuration_fafa import FafaConfig
 from .files import check_empty, check_output_folder, printable, read_json, some, whole_folder
 from .image_processing_fafa import FafaImageProcessor
-from .markdown_text import plain
-from .model_card import make_model_card, markdown_table
+from .markdown_text import Markdown
+from .model_card import make_model_card
 from .processing_fafa import FafaProcessor, build_tokenizer, vocabulary_hash
 from .released_weights import (
     BLOCKS_OF_VISION_WIDTH,
@@ -50,6 +50,7 @@ from .released_weights import (
     read_vision_tower,
     released_names,
 )
+from .tables import markdown_table
 
 __all__ = [
     "BLOCKS_OF_VISION_WIDTH",
@@ -306,7 +307,7 @@ PRETRAINED_BLIP2 = (
 
 def _model_card(conversion: Conversion, source: str | Path, files: list[Path]) -> str:
     fresh = ", ".join(f"`{name}`" for name in conversion.fresh)
-    digests = markdown_table(["file", "sha256"], [[plain(path.name), f"`{_sha256(path)}`"] for path in files])
+    digests = markdown_table(["file", "sha256"], [[path.name, Markdown(f"`{_sha256(path)}`")] for path in files])
     return make_model_card(
         conversion.config,
         num_parameters=sum(math.prod(shape) for shape in conversion.shapes.values()),

@@ -14,6 +14,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 import xxhash
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -47,6 +48,16 @@ def whole_file(file: Path) -> Iterator[Path]:
             raise
 
 
+def write_whole(file: Path, text: str) -> None:
+    """Writes a text whole or not at all, as `whole_file`; folders that are missing are made.
+
+    A file's name in it may hold a byte that is no UTF-8. It is escaped, and JSON reads the escape as that name again.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(file) as part:
+        part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
 @contextmanager
 def _own_part(file: Path) -> Iterator[Path]:
     """Where to write what becomes `file`: one name always, so that a killed run's goes, or a spare one.
@@ -70,6 +81,28 @@ def _own_part(file: Path) -> Iterator[Path]:
         except OSError:
             is_own = False
         yield part if is_own else file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}.part")
+
+
+@contextmanager
+def locked(file: Path, in_use: str) -> Iterator[None]:
+    """Holds a lock on a file, which is made if need be. The system frees it with its process, however that ends.
+
+    Args:
+        file: that all who take the lock name.
+        in_use: what to say when another process holds it.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BlockingIOError(in_use) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

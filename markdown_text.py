@@ -21,6 +21,10 @@ _BEGINNING = re.compile(r"#{1,6}(?=\s|$)|[-=]+\s*$|[-+](?=\s)|>")
 _NUMBER = re.compile(r"(\d{1,9})([.)])(?=\s|$)")
 
 
+class Markdown(str):
+    """Text that is Markdown already, where other text would be escaped."""
+
+
 def plain(text: object, longest: int = _LONGEST) -> str:
     """A text as Markdown that shows just this text, on one line, wherever a line of text or a cell of a table may be.
 

@@ -7,6 +7,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .configuration_fafa import FafaConfig
 from .markdown_text import loadable, plain, public
+from .tables import markdown_table
 
 _TAGS = ["fafa", "composed-person-retrieval", "image-retrieval"]
 _CARD = """---
@@ -199,19 +200,3 @@ def percent_table(rows: dict[str, dict[str, float]], corner: str = "") -> str:
     names = list(next(iter(rows.values())))
     header = [corner, *map(metric_title, names)]
     return markdown_table(header, [[row, *(f"{values[name]:.2f}" for name in names)] for row, values in rows.items()])
-
-
-def markdown_table(header: list[str], rows: list[list[object]]) -> str:
-    """A Markdown table, its columns aligned in the source as well; numbers stand on the right."""
-    lines = [[str(cell) for cell in line] for line in (header, *rows)]
-    columns = list(zip(*lines, strict=True))
-    right = [all(re.fullmatch(r"[\d.,%-]+", cell) for cell in column[1:]) for column in columns]
-    widths = [max(3, *map(len, column)) for column in columns]
-    if not right[-1]:
-        widths[-1] = max(3, len(header[-1]))  # no padding behind running text
-    lines.insert(1, ["-" * (width - 1) + (":" if last else "-") for width, last in zip(widths, right, strict=True)])
-    pads = [str.rjust if last else str.ljust for last in right]
-    return "\n".join(
-        f"| {' | '.join(pad(cell, width) for pad, cell, width in zip(pads, line, widths, strict=True))} |"
-        for line in lines
-    )

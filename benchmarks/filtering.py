@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from scoring import processor_name
 
+from fafa.synthesis.components import REJECTED
 from fafa.synthesis.filtering.calibration import (
     Outcome,
     Pair,
@@ -31,7 +32,7 @@ from fafa.synthesis.filtering.calibration import (
 from fafa.synthesis.filtering.calibration_report import auc, recipe_of, score_names
 from fafa.synthesis.filtering.thresholds import DIRECTIONS, Thresholds, concerns
 from fafa.synthesis.settings import read_settings
-from fafa.synthesis.stages import REJECTED, Workspace, run_stages
+from fafa.synthesis.stages import Workspace, run_stages
 from fafa.synthesis.stand_ins.diptychs import FAULTS
 from fafa.synthesis.triplets.pipeline import TripletRecipe
 

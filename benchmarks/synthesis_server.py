@@ -24,8 +24,9 @@ from pathlib import Path
 import yaml
 from scoring import processor_name
 
+from fafa.synthesis.components import REJECTED
 from fafa.synthesis.recipes import find_recipe, read_recipe
-from fafa.synthesis.stages import REJECTED, RUNS, Workspace, run_stages
+from fafa.synthesis.stages import RUNS, Workspace, run_stages
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from stub_server import StubServer

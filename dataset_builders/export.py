@@ -45,15 +45,27 @@ import pyarrow as pa
 import xxhash
 from datasets.arrow_writer import ParquetWriter
 from datasets.utils.py_utils import convert_file_size_to_int
-from filelock import FileLock, Timeout
 from huggingface_hub.errors import HTTPError
 from tqdm.auto import tqdm
 
 from ..commands import command
-from ..files import SEAL, faults_of, hash_file, is_sealed, read_json, sealed, stamp_of, whole_file
+from ..files import (
+    SEAL,
+    faults_of,
+    hash_file,
+    is_sealed,
+    locked,
+    read_json,
+    sealed,
+    some,
+    stamp_of,
+    whole_file,
+    write_whole,
+)
 from ..image_reading_fafa import UnreadableImageError, inspect_image, read_image_file
 from . import BUILDERS, register_builders
-from .dataset_card import Statistics, finished_parts, make_dataset_card, read_about, shard_pattern
+from .counting import Statistics
+from .dataset_card import finished_parts, make_dataset_card, read_about, shard_pattern
 from .records import BadRecord, Problems
 
 logger = logging.getLogger(__name__)
@@ -232,14 +244,11 @@ def _open_manifest(output_dir: Path, settings: dict[str, Any]) -> Iterator[dict[
     found = sorted(path.name for path in output_dir.iterdir() if path.name != _LOCK)
     if found and _MANIFEST not in found:
         raise FileExistsError(
-            f"{output_dir} is not empty and holds no {_MANIFEST} of an export, but {', '.join(found[:5])}: choose "
+            f"{output_dir} is not empty and holds no {_MANIFEST} of an export, but {some(found)}: choose "
             "another folder, or empty it"
         )
-    try:
-        with FileLock(output_dir / _LOCK, timeout=0):
-            yield _same_manifest(output_dir, {"version": FORMAT_VERSION, **settings})
-    except Timeout:
-        raise BlockingIOError(f"{output_dir} is being written by another process: wait for its end") from None
+    with locked(output_dir / _LOCK, f"{output_dir} is being written by another process: wait for its end"):
+        yield _same_manifest(output_dir, {"version": FORMAT_VERSION, **settings})
 
 
 def _same_manifest(output_dir: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -313,7 +322,7 @@ def _export_split(
             del shard["sizes and times"]
             contents = xxhash.xxh3_128()
             records = _read_records(dataset, title, shard, bar, contents)
-            with _open_whole(file) as stream:
+            with whole_file(file) as unfinished, unfinished.open("wb") as stream:
                 if settings["format"] == "parquet":
                     _write_parquet(stream, records, dataset.features)
                 else:
@@ -518,16 +527,8 @@ def _write_tar(stream: BinaryIO, records: Iterable[dict], suffixes: dict[str, st
                 tar.addfile(member, io.BytesIO(data))
 
 
-@contextmanager
-def _open_whole(file: Path) -> Iterator[BinaryIO]:
-    """A stream to write a file that exists only once it is whole and on the disk."""
-    with whole_file(file) as part, part.open("wb") as stream:
-        yield stream
-
-
 def _write_manifest(output_dir: Path, manifest: dict) -> None:
-    with _open_whole(output_dir / _MANIFEST) as stream:
-        stream.write(json.dumps(sealed(manifest), indent=1).encode())
+    write_whole(output_dir / _MANIFEST, json.dumps(sealed(manifest), indent=1))
 
 
 def _write_card(card: str, output_dir: Path, manifest: dict) -> None:
@@ -540,8 +541,7 @@ def _write_card(card: str, output_dir: Path, manifest: dict) -> None:
             manifest["card by hand"] = found
             _write_manifest(output_dir, manifest)
             return
-    with _open_whole(file) as stream:
-        stream.write(card.encode())
+    write_whole(file, card)
     manifest["card"] = digest
     _write_manifest(output_dir, manifest)
 

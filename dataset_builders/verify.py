@@ -27,23 +27,23 @@ import sys
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
-from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from ..files import full_disk_told, stamp_of, whole_file
+from ..files import full_disk_told, locked, stamp_of, write_whole
 from ..markdown_text import plain
+from ..tables import markdown_table
 from ..workers import in_processes, num_cores
 from . import cirhs, itcpr, syncpr, syntbpr
 from .base import describe_differences
 from .checked import Found, as_line, look_at, read_lines
-from .dataset_card import Statistics
+from .counting import Statistics, describe_counts, span
 from .images import ImageCheck, check_image
 from .layout import ImageFinder, Layout, local_layout
 from .records import (
@@ -146,7 +146,8 @@ def verify_dataset(
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"{output_dir}: cannot be made ({error.strerror}). Pass another folder as --output.") from error
-    with _lock(output_dir):
+    in_use = f"{output_dir}: another process is checking into this folder. Wait for it, or pass another --output."
+    with locked(output_dir / _LOCK, in_use):
         images = Images(ImageFinder(layout))
         readings: dict[str, Reading] = {}
         for annotations in FORMATS[name]:
@@ -158,10 +159,8 @@ def verify_dataset(
         for reading in readings.values():
             reading.note_broken_images()
         report = _make_report(name, layout, readings, images)
-        with whole_file(output_dir / f"{_REPORT}.json") as file:
-            file.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        with whole_file(output_dir / f"{_REPORT}.md") as file:
-            file.write_text(to_markdown(report), encoding="utf-8")
+        write_whole(output_dir / f"{_REPORT}.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        write_whole(output_dir / f"{_REPORT}.md", to_markdown(report))
     return report
 
 
@@ -181,16 +180,6 @@ def _recognise(root: str | os.PathLike) -> tuple[str, Layout]:
     *files, last = (" and ".join(annotations.file for annotations in parts) for parts in FORMATS.values())
     expected = f"expected {', '.join(files)}, or {last}, here or in the subfolder datasets/"
     raise FileNotFoundError(f"{path}: {expected if path.is_dir() else 'no such folder'}. Pass the data set's folder.")
-
-
-@contextmanager
-def _lock(output_dir: Path) -> Iterator[None]:
-    try:
-        with FileLock(output_dir / _LOCK, timeout=0):
-            yield
-    except Timeout:
-        message = f"{output_dir}: another process is checking into this folder. Wait for it, or pass another --output."
-        raise BlockingIOError(message) from None
 
 
 class Images:
@@ -473,17 +462,13 @@ def to_markdown(report: dict[str, Any]) -> str:
     if report["sound"]:
         lines.append("None.")
 
-    lines += ["", "## Images", "", "| | |", "|---|---:|"]
-    lines += [f"| {key} | {images[key]:,} |" for key in _IMAGE_COUNTS]
-    lines.append(f"| megabytes | {images['bytes'] / 1e6:,.1f} |")
-    lines += [
-        f"| {side}, pixels | {images[side][0]:,} to {images[side][1]:,} |"
-        for side in ("width", "height")
-        if images[side]
-    ]
     changed = images["changed since they were found sound"]
-    lines.append(f"| changed since they were found sound | {len(changed):,} |")
-    lines.append(f"| of the same content as another | {sum(map(len, copies)):,} in {len(copies):,} groups |")
+    rows = {key: f"{images[key]:,}" for key in _IMAGE_COUNTS}
+    rows["megabytes"] = f"{images['bytes'] / 1e6:,.1f}"
+    rows |= {f"{side}, pixels": span(images[side]) for side in ("width", "height") if images[side]}
+    rows["changed since they were found sound"] = f"{len(changed):,}"
+    rows["of the same content as another"] = f"{sum(map(len, copies)):,} in {len(copies):,} groups"
+    lines += ["", "## Images", "", markdown_table(["", ""], list(rows.items()))]
     if changed:
         lines += ["", "Changed since they were found sound:", "", *(f"- {plain(path)}" for path in changed[:_FEW])]
         lines += _and_more(changed)
@@ -495,7 +480,7 @@ def to_markdown(report: dict[str, Any]) -> str:
     for file, found in report["files"].items():
         lines += [f"### {file}", "", f"{found['records']:,} records.", *found["notes"], ""]
         if found["statistics"]:
-            lines += [*_statistics_lines(found["statistics"]), ""]
+            lines += [markdown_table(["", ""], list(describe_counts(found["statistics"]).items())), ""]
     return "\n".join(lines)
 
 
@@ -505,26 +490,6 @@ def _and_more(found: Sequence, indent: str = "") -> list[str]:
 
 def _first_few(found: Sequence[str]) -> str:
     return ", ".join([*map(plain, found[:_FEW]), *["..."] * (len(found) > _FEW)])
-
-
-def _statistics_lines(counts: dict[str, Any]) -> Iterator[str]:
-    yield from ["| ids | groups | records | records each: number of groups |", "|---|---:|---:|---|"]
-    for name, ids in counts["ids"].items():
-        sizes = _first_few([f"{size}: {count:,}" for size, count in ids["sizes"].items()])
-        yield f"| {name} | {ids['groups']:,} | {ids['records']:,} | {sizes} |"
-        if ids["distractors"]:
-            yield f"| {name} -1 | | {ids['distractors']:,} | |"
-    for name, values in counts["values"].items():
-        rows = [f"| {plain(key)} | {number:,} |" for key, number in values.items()]
-        yield from ["", f"| {name} | records |", "|---|---:|", *rows]
-    if counts["captions"]:
-        header = "| captions | distinct | words: shortest | mean | longest | distinct words |"
-        yield from ["", header, "|---|---:|---:|---:|---:|---:|"]
-    for name, caption in counts["captions"].items():
-        words = f"{caption['shortest']} | {caption['mean']:.1f} | {caption['longest']} | {caption['words']:,}"
-        yield f"| {name} | {caption['distinct']:,} | {words} |"
-    if counts["captions"]:
-        yield f"| all | | | | | {counts['words']:,} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

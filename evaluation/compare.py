@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from ..commands import command
-from ..files import check_output_file
+from ..files import check_output_file, write_whole
 from ..markdown_text import plain, public
+from ..tables import markdown_table
 from .intervals import paired_bootstrap, sign_test
 from .metrics import tell_ties
-from .report import OVERALL, EvaluationReport, aligned_table, read_report, write_whole
+from .report import OVERALL, EvaluationReport, read_report
 
 _METHOD = (
     "In brackets the 95 % interval of the difference and p, two-sided, by a paired bootstrap over queries (10,000 "
@@ -93,7 +94,7 @@ def _difference_table(values: list[dict[str, np.ndarray]], intervals: np.ndarray
     for metric, (low, high), p_metric in zip(values[0], intervals, p, strict=True):
         a, b = (of_run[metric].mean() for of_run in values)
         rows.append([metric, f"{a:.2f}", f"{b:.2f}", f"{b - a:+.2f} [{low:+.2f}, {high:+.2f}]", _p(p_metric)])
-    return aligned_table(["", "A", "B", "B - A", "p"], rows)
+    return markdown_table(["", "A", "B", "B - A", "p"], rows)
 
 
 def _rank_1(ranks: np.ndarray, num_won: int, num_lost: int) -> str:
@@ -110,7 +111,7 @@ def _query_table(queries: list[dict], ranks: np.ndarray, chosen: np.ndarray) -> 
     for index in chosen.nonzero()[0]:
         query, (a, b) = queries[index], ranks[index]
         rows.append([query["image_path"], query["caption"], query["source"], str(query["index"]), f"{a:,}", f"{b:,}"])
-    return aligned_table(["reference image", "caption", "source", "query", "rank in A", "in B"], rows, num_text=3)
+    return markdown_table(["reference image", "caption", "source", "query", "rank in A", "in B"], rows)
 
 
 def _check_same_test_set(first: EvaluationReport, second: EvaluationReport) -> None:

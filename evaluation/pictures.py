@@ -5,46 +5,24 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..drawing.curves import bars, chart, log_ticks
+from ..drawing.palette import BLUE, GREY, PINK, TEAL, VERMILION
+from ..drawing.sheet import save_sheet
 from ..loading import undecoded
 from ..retrieval import RankedImage, RankedQuery, draw_contact_sheet
 from .metrics import chance_metrics
 from .report import PICTURES, EvaluationReport
 
-try:
-    import matplotlib
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullLocator
-except ImportError as error:
-    raise ImportError('pictures are drawn by matplotlib: pip install "fafa[train]"') from error
-
 if TYPE_CHECKING:
     import datasets
+    from matplotlib.axes import Axes
 
 MOST_RANKS = 50  # of the Rank-k curve
 HISTOGRAM_EDGES = (1, 2, 3, 6, 11, 21, 51, 101, 1001)  # first ranks of its bars
 SHEET_QUERIES, SHEET_IMAGES = 8, 10
 
-# Told apart by eyes of every kind (Okabe and Ito), and by the dashes in print.
-COLOURS = {"image+caption": "#0072b2", "late-fusion": "#cc79a7", "caption": "#d55e00", "image": "#009e73"}
-DASHES = {"image+caption": "-", "late-fusion": "-.", "caption": "--", "image": ":"}
-GREY = "#66717f"
-STYLE = {
-    "figure.figsize": (6.4, 3.8),
-    "figure.dpi": 150,
-    "figure.constrained_layout.use": True,
-    "font.size": 11,
-    "axes.titlesize": 12,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e3e8ee",
-    "lines.linewidth": 2,
-    "legend.frameon": False,
-}
+COLOURS = {"image+caption": BLUE, "late-fusion": PINK, "caption": VERMILION, "image": TEAL}
+DASHES = {"image+caption": "-", "late-fusion": "-.", "caption": "--", "image": ":"}  # apart in print, too
 
 
 def draw_pictures(
@@ -64,11 +42,9 @@ def draw_pictures(
     drawn = {"Rank-k": _rank_k, "Rank of the first correct image": _first_ranks}
     if report.curves:
         drawn |= {"Top tokens": _top_tokens, "Gallery size": _gallery_size}
-    with matplotlib.rc_context(STYLE):
-        for name, draw in drawn.items():
-            figure = Figure()
+    for name, draw in drawn.items():
+        with chart(Path(folder, PICTURES[name])) as figure:
             draw(report, figure.subplots())
-            figure.savefig(Path(folder, PICTURES[name]))
     sheets = draw_sheets(report, folder, queries, gallery)
     return {name: PICTURES[name] for name in drawn} | sheets
 
@@ -112,7 +88,7 @@ def draw_sheets(
             f"{report.num_gallery:,} images",
             max_results=SHEET_IMAGES,
         )
-        sheet.save(Path(folder, PICTURES[name]), quality=90)  # as .png they take three times the space
+        save_sheet(sheet, Path(folder, PICTURES[name]), quality=90)
     return {name: PICTURES[name] for name in sheets}
 
 
@@ -141,7 +117,7 @@ def _sheet_row(
     )
 
 
-def _rank_k(report: EvaluationReport, axes: Axes) -> None:
+def _rank_k(report: EvaluationReport, axes: "Axes") -> None:
     ks = range(1, min(MOST_RANKS, report.num_gallery) + 1)
     for mode in sorted(report.metrics, key=list(COLOURS).index):
         metrics = report.results(mode).metrics(ks)
@@ -155,25 +131,21 @@ def _rank_k(report: EvaluationReport, axes: Axes) -> None:
         )
     chance = chance_metrics(report.results(report.main_mode).num_matches, report.num_gallery, ks)
     axes.plot(ks, [chance[f"rank-{k}"] for k in ks], color=GREY, linewidth=1, label="chance")
-    axes.set_xscale("log")
-    _ticks(axes, [k for k in (1, 2, 3, 5, 10, 20, 50) if k in ks])
+    log_ticks(axes, [k for k in (1, 2, 3, 5, 10, 20, 50) if k in ks])
     axes.set(xlabel="k", ylabel="queries (%)", ylim=(0, 100), title="Queries with a correct image among the first k")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
 
-def _first_ranks(report: EvaluationReport, axes: Axes) -> None:
+def _first_ranks(report: EvaluationReport, axes: "Axes") -> None:
     first = report.results(report.main_mode).first_rank
     edges = [*(edge for edge in HISTOGRAM_EDGES if edge <= report.num_gallery), report.num_gallery + 1]
     shares = [100 * ((first >= low) & (first < high)).double().mean().item() for low, high in pairwise(edges)]
     labels = [f"{low:,}" if high == low + 1 else f"{low:,}-{high - 1:,}" for low, high in pairwise(edges)]
-    bars = axes.bar(labels, shares, color=COLOURS[report.main_mode], width=0.8)
-    axes.bar_label(bars, [f"{share:.1f}" for share in shares], padding=2, color=GREY, fontsize=10)
-    axes.grid(visible=False)
-    axes.margins(y=0.1)
+    bars(axes, labels, shares, COLOURS[report.main_mode])
     axes.set(ylabel="queries (%)", xlabel="rank", title=f"Rank of the first correct image ({report.main_mode})")
 
 
-def _top_tokens(report: EvaluationReport, axes: Axes) -> None:
+def _top_tokens(report: EvaluationReport, axes: "Axes") -> None:
     points, used = report.curves["top_tokens"], report.settings["num_top_tokens"]
     _two_metrics(report, axes, [point["num_top_tokens"] for point in points], [[point] for point in points])
     axes.axvline(used, color=GREY, linewidth=1, linestyle=":")
@@ -188,7 +160,7 @@ def _top_tokens(report: EvaluationReport, axes: Axes) -> None:
     axes.set(xlabel="k", ylabel="percent", title=f"Score: mean of the k most similar tokens ({report.curves['mode']})")
 
 
-def _gallery_size(report: EvaluationReport, axes: Axes) -> None:
+def _gallery_size(report: EvaluationReport, axes: "Axes") -> None:
     points = report.curves["gallery_size"]
     _two_metrics(report, axes, [point["num_images"] for point in points], [point["draws"] for point in points])
     axes.set(
@@ -196,7 +168,7 @@ def _gallery_size(report: EvaluationReport, axes: Axes) -> None:
     )
 
 
-def _two_metrics(report: EvaluationReport, axes: Axes, positions: list[int], draws: list[list[dict]]) -> None:
+def _two_metrics(report: EvaluationReport, axes: "Axes", positions: list[int], draws: list[list[dict]]) -> None:
     """Rank-1 and mAP over positions on a log axis: means of the draws, and where there are several, their range."""
     for metric, colour, marker in (
         (f"rank-{report.ks[0]}", COLOURS["image+caption"], "o"),
@@ -212,13 +184,6 @@ def _two_metrics(report: EvaluationReport, axes: Axes, positions: list[int], dra
             alpha=0.2,
             linewidth=0,
         )
-    axes.set_xscale("log")
-    _ticks(axes, positions)
+    log_ticks(axes, positions)
     axes.set_ylim(0, 1.08 * axes.dataLim.ymax or 1)
     axes.legend()
-
-
-def _ticks(axes: Axes, positions: list[int]) -> None:
-    axes.set_xticks(positions)
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda position, _: f"{position:,.0f}"))

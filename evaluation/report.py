@@ -6,7 +6,6 @@
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from itertools import chain
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..files import whole_file
-from ..markdown_text import plain, public
+from ..files import write_whole
+from ..markdown_text import public
+from ..tables import markdown_table
 from .metrics import tell_ties
 from .ranking import QueryResults, checked_ks
 
@@ -116,7 +116,7 @@ class EvaluationReport:
         names = list(self.chance[OVERALL])
         table = [[mode, *(f"{row[name]:.2f}" for name in names)] for mode, row in rows.items()]
         title = f"{self.num_queries[OVERALL]:,} queries, gallery of {self.num_gallery:,} images, percent:"
-        return f"{title}\n\n{aligned_table(['query', *names], table)}\n"
+        return f"{title}\n\n{markdown_table(['query', *names], table)}\n"
 
     def to_page(self, pictures: dict[str, str] | None = None) -> str:
         """The whole report as a page of Markdown.
@@ -141,7 +141,7 @@ class EvaluationReport:
             sheets = [f"[{name}]({file})" for name, file in pictures.items() if not file.endswith(".png")]
             parts.append(f"Sheets of queries and the images ranked first ({self.main_mode}): {', '.join(sheets)}.")
         if self.settings:
-            parts += ["## Settings", aligned_table(["", ""], _flat(public(self.settings)), num_text=2)]
+            parts += ["## Settings", markdown_table(["", ""], _flat(public(self.settings)))]
         return "\n\n".join(parts) + "\n"
 
     def _group_table(self, kind: str, names: list[str]) -> str:
@@ -157,7 +157,7 @@ class EvaluationReport:
         header = [kind, "queries", "query", *metrics]
         if names == [OVERALL]:
             header, rows = header[2:], [row[2:] for row in rows]
-        return aligned_table(header, rows, num_text=len(header) - len(metrics))
+        return markdown_table(header, rows)
 
 
 def write_report(
@@ -242,40 +242,6 @@ def _check_consistency(report: EvaluationReport) -> None:
         for name, value in results.metrics(report.ks).items():
             if not abs(value - groups[OVERALL][name]) < 1e-6:
                 raise ValueError(f"{mode}: {name} is {groups[OVERALL][name]}, but its queries give {value:.6f}")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that it is either whole or as it was; its folder is made if need be.
-
-    Raises:
-        OSError: it cannot be written, say on a full disk.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as part:
-        # A file's name may hold a byte that is no UTF-8, and JSON reads the escape as that name again.
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")
-
-
-def aligned_table(header: Sequence[str], rows: Sequence[Sequence[str]], num_text: int = 1) -> str:
-    """A Markdown table that also reads well as text.
-
-    Args:
-        header: of the columns.
-        rows: of cells.
-        num_text: how many columns, the first ones, hold text, of whatever origin; the others are numbers, flush right.
-    """
-    lines = [[*map(plain, line[:num_text]), *line[num_text:]] for line in (header, *rows)]
-    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
-    rule = ["-" * width if index < num_text else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
-    lines.insert(1, rule)
-    padded = [
-        [
-            cell.ljust(width) if index < num_text else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        for line in lines
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
 
 
 def _with_interval(value: float, interval: list[float]) -> str:

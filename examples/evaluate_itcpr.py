@@ -22,6 +22,7 @@ from datasets import load_dataset
 
 from fafa import __version__
 from fafa.commands import check_device, check_numbers, command, loading
+from fafa.drawing.curves import check_charts
 from fafa.evaluation import QUERY_MODES, evaluate_itcpr, write_report
 from fafa.files import check_output_folder, printable
 from fafa.model_card import add_results_to_card
@@ -60,7 +61,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Evaluate, print, write."""
     pictures = not arguments.no_pictures
     if pictures:
-        import fafa.evaluation.pictures  # noqa: F401 - that matplotlib is missing is better known before than after
+        check_charts()  # that matplotlib is missing is better known before than after
     if RANK == 0:
         check_output_folder(arguments.output)  # likewise, that nothing can be written there
         if arguments.update_card:

@@ -7,22 +7,18 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from ..retrieval.contact_sheet import (
+from ..drawing.palette import CARD, GREEN, INK, NEUTRAL, RED
+from ..drawing.sheet import (
     CAPTION_SIZE,
-    CARD,
     FRAME,
     GAP,
-    GREEN,
-    GREY,
-    INK,
     MARGIN,
-    NEUTRAL,
     PADDING,
-    PAGE,
-    RED,
+    PILL_HEIGHT,
     SMALL_SIZE,
-    TITLE_SIZE,
-    Pen,
+    Box,
+    Sheet,
+    common_height,
     open_small,
 )
 
@@ -97,33 +93,31 @@ def _draw(cards: Sequence[PairCard], title: str, subtitle: str, layout: _Layout)
     if not cards:
         raise ValueError("nothing to draw: there are no cards")
     shown = [[open_small(image) for image in card.images] for card in cards]
-    # By the median shape; a picture of both halves is about twice as wide as one of them.
-    shapes = sorted(
+    # A picture of both halves is about twice as wide as one of them.
+    shapes = (
         image.height / image.width * (3 - len(images) if layout.is_pairs else 1) for images in shown for image in images
     )
-    shape = min(2.0, max(0.75, shapes[len(shapes) // 2]))
-    thumb_height = round((layout.thumb_width - 2 * FRAME) * shape) + 2 * FRAME
+    thumb_height = common_height(shapes, layout.thumb_width, flattest=0.75)
     card_width = layout.room + 2 * PADDING
     card_height = thumb_height + layout.lines * _LINE_HEIGHT + 28 + 3 * PADDING
     num_rows = -(-len(cards) // layout.columns)
     width = 2 * MARGIN + _ROOM - GAP
-    pen = Pen(Image.new("RGB", (width, _HEADER + num_rows * (card_height + GAP) - GAP + MARGIN), PAGE), None)
-    pen.text((MARGIN, 28), pen.wrap(title, TITLE_SIZE, width - 2 * MARGIN, 1)[0], TITLE_SIZE, INK)
-    pen.text((MARGIN, 68), pen.wrap(subtitle, SMALL_SIZE + 1, width - 2 * MARGIN, 1)[0], SMALL_SIZE + 1, GREY)
+    sheet = Sheet(width, _HEADER + num_rows * (card_height + GAP) - GAP + MARGIN)
+    sheet.headline(title, subtitle, room=width - 2 * MARGIN)
     for number, (card, images) in enumerate(zip(cards, shown, strict=True)):
         row, column = divmod(number, layout.columns)
         left, top = MARGIN + column * (card_width + GAP), _HEADER + row * (card_height + GAP)
         box = (left, top, left + card_width, top + card_height)
-        pen.rounded(box, CARD, radius=14)
-        _draw_card(pen, card, images, box, thumb_height, layout)
-    return pen.sheet
+        sheet.card(box)
+        _draw_card(sheet, card, images, box, thumb_height, layout)
+    return sheet.image
 
 
 def _draw_card(
-    pen: Pen,
+    sheet: Sheet,
     card: PairCard,
     images: Sequence[Image.Image],
-    box: tuple[int, int, int, int],
+    box: Box,
     thumb_height: int,
     layout: _Layout,
 ) -> None:
@@ -132,18 +126,18 @@ def _draw_card(
     thumb_width = layout.room if is_whole else layout.thumb_width
     for place, image in enumerate(images):
         x = left + place * (thumb_width + GAP)
-        pen.thumbnail(image, (x, top, x + thumb_width, top + thumb_height), frame)
+        sheet.thumbnail(image, (x, top, x + thumb_width, top + thumb_height), frame)
     if layout.is_pairs and not is_whole:
-        _draw_arrow(pen, left + thumb_width + GAP // 2, top + thumb_height // 2)
+        _draw_arrow(sheet, left + thumb_width + GAP // 2, top + thumb_height // 2)
     top += thumb_height + PADDING // 2
-    for number, line in enumerate(pen.wrap(card.text, CAPTION_SIZE, layout.room, layout.lines)):
-        pen.text((left, top + number * _LINE_HEIGHT), line, CAPTION_SIZE, INK)
+    lines = sheet.type.wrap(card.text, CAPTION_SIZE, layout.room, layout.lines)
+    sheet.lines((left, top), lines, CAPTION_SIZE, _LINE_HEIGHT)
     if card.note:
-        pen.pill((left, bottom - 22), pen.wrap(card.note, SMALL_SIZE, layout.room - 20, 1)[0], frame)
+        sheet.pill((left, bottom - PILL_HEIGHT), sheet.type.wrap(card.note, SMALL_SIZE, layout.room - 20, 1)[0], frame)
 
 
-def _draw_arrow(pen: Pen, x: int, y: int) -> None:
+def _draw_arrow(sheet: Sheet, x: int, y: int) -> None:
     """From reference to target, between them."""
-    pen.rounded((x - 13, y - 13, x + 13, y + 13), CARD, radius=13)
-    pen.draw.line([(x - 6, y), (x + 6, y)], fill=INK, width=2)
-    pen.draw.line([(x + 1, y - FRAME), (x + 6, y), (x + 1, y + FRAME)], fill=INK, width=2, joint="curve")
+    sheet.rounded((x - 13, y - 13, x + 13, y + 13), CARD, radius=13)
+    sheet.draw.line([(x - 6, y), (x + 6, y)], fill=INK, width=2)
+    sheet.draw.line([(x + 1, y - FRAME), (x + 6, y), (x + 1, y + FRAME)], fill=INK, width=2, joint="curve")

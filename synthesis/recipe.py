@@ -6,8 +6,8 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from .brakes import Brakes
-from .measuring import StatisticsSettings
-from .planning import Estimates
+from .planning import Amount, Estimates, plan_table
+from .report.measures import StatisticsSettings
 from .settings import Free, Settings
 from .stages import Stage, Workspace
 
@@ -62,8 +62,16 @@ class Recipe(Settings):
         """The recipe for the first `count` texts."""
 
     @abstractmethod
+    def preview(self) -> str:
+        """What would be asked for first."""
+
+    @abstractmethod
+    def amounts(self) -> list[Amount]:
+        """What the stages would make and take, by the estimates."""
+
     def plan(self) -> str:
         """What would be asked for first, and what all would cost."""
+        return f"{self.preview()}\n\n{plan_table(self.estimates, self.amounts())}"
 
     @abstractmethod
     def stages(self) -> list[Stage]:

@@ -6,6 +6,7 @@ expected. What is wrong is told on one line: file, line, the setting's path, wha
 """
 
 import difflib
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -94,8 +95,7 @@ class Settings(BaseModel):
 
 def nearest(name: str, known: Collection[str]) -> str:
     """What to write instead of a name that there is not."""
-    found = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {found[0]!r}?" if found else f"known: {', '.join(known)}"
+    return _meant(name, known).removeprefix("; ") or f"known: {', '.join(known)}"
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -157,9 +157,7 @@ def _told(fault: Mapping[str, Any], faults: Sequence[Mapping[str, Any]]) -> str:
         return f"add {' and '.join(str(other['loc'][-1]) for other in faults if _is_beside(other, fault))}"
     if kind == "union_tag_invalid":
         kinds = about["expected_tags"].replace("'", "").split(", ")
-        close = difflib.get_close_matches(about["tag"], kinds, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        return f"expected kind: {' or '.join(kinds)}; found {about['tag']!r}{hint}"
+        return f"expected kind: {' or '.join(kinds)}; found {about['tag']!r}{_meant(about['tag'], kinds)}"
     if kind in ("value_error", "unknown_setting"):
         return fault["msg"].removeprefix("Value error, ")
     if kind not in _EXPECTED:
@@ -168,9 +166,16 @@ def _told(fault: Mapping[str, Any], faults: Sequence[Mapping[str, Any]]) -> str:
     hint = ""
     if kind == "float_type" and isinstance(value, str) and _is_number(value):
         hint = "; YAML takes 1e-4 for a text: write 1.0e-4"
+    elif kind == "literal_error":
+        hint = _meant(str(value), re.findall("'([^']+)'", about["expected"]))
     elif kind == "string_type" and isinstance(value, bool):
         hint = "; YAML takes yes, no, on and off for true or false: write the text in quotes"
     return f"expected {_EXPECTED[kind].format(**about)}, found {found}{hint}"
+
+
+def _meant(name: str, known: Collection[str]) -> str:
+    found = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def _is_beside(other: Mapping[str, Any], fault: Mapping[str, Any]) -> bool:

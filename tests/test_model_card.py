@@ -4,7 +4,7 @@ import pytest
 from huggingface_hub import ModelCard
 from tiny import tiny_config
 
-from fafa.model_card import add_results_to_card, hub_id, make_model_card, markdown_table, retrieval_results
+from fafa.model_card import add_results_to_card, hub_id, make_model_card, retrieval_results
 
 METRICS = {
     "image+caption": {"rank-1": 46.554, "rank-10": 73.3, "mAP": 55.65},
@@ -79,12 +79,3 @@ def test_only_names_that_the_hub_takes_are_names_on_the_hub(tmp_path, monkeypatc
     assert hub_id("Salesforce/blip2-itm-vit-g") == "Salesforce/blip2-itm-vit-g"
     for name in ("models/blip2", "/data/SynCPR", "./SynCPR", "a/b/c", "tiny", None):
         assert hub_id(name) is None, name
-
-
-def test_tables_put_numbers_on_the_right():
-    assert markdown_table(["name", "of all"], [["a", "1.5"], ["longer", "12,000"]]).splitlines() == [
-        "| name   | of all |",
-        "| ------ | -----: |",
-        "| a      |    1.5 |",
-        "| longer | 12,000 |",
-    ]

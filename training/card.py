@@ -17,7 +17,8 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from ..markdown_text import block, code, public
-from ..model_card import hub_id, make_model_card, markdown_table, percent_table, retrieval_results
+from ..model_card import hub_id, make_model_card, percent_table, retrieval_results
+from ..tables import markdown_table
 from .curves import draw_curves
 
 logger = logging.getLogger(__name__)

@@ -3,9 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-_INK, _GREY, _FAINT = "#16202c", "#66717f", "#e3e8ee"
-# Okabe and Ito's colours, which stay apart for colour-blind readers; the dashes do so in print.
-_STYLES = [("#0072B2", "-"), ("#D55E00", (0, (5, 1.5))), ("#009E73", (0, (1.5, 1.2))), ("#CC79A7", (0, (5, 1, 1, 1)))]
+from ..drawing.curves import FRAME, chart
+from ..drawing.palette import BLUE, GREY, INK, PINK, TEAL, VERMILION
+
+# The dashes keep lines apart in print.
+_LINES = [(BLUE, "-"), (VERMILION, (0, (5, 1.5))), (TEAL, (0, (1.5, 1.2))), (PINK, (0, (5, 1, 1, 1)))]
+_STYLE = FRAME | {
+    "font.size": 10,
+    "axes.labelcolor": GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "axes.linewidth": 0.8,
+}
 _TERMS = {"loss_fda": "FDA", "loss_fd": "FD", "loss_mfr": "MFR", "loss_itc": "caption"}
 _RANKING = {"eval_rank-10": "Rank-10", "eval_mAP": "mAP", "eval_rank-1": "Rank-1"}
 _INCHES_A_PANEL = 2.1
@@ -65,33 +74,14 @@ def _series(history: list[dict[str, float]], names: dict[str, str]) -> dict[str,
 
 
 def _draw(panels: dict[str, dict], marks: dict[int, str], path: Path) -> None:
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure  # not pyplot, which would look for a display
-    except ImportError as error:
-        raise ImportError('curves are drawn by matplotlib: pip install "fafa[train]"') from error
-
     heights = [0.55 if name == "learning rate" else 1.0 for name in panels]
-    style = {
-        "font.size": 10,
-        "axes.edgecolor": _GREY,
-        "axes.labelcolor": _GREY,
-        "xtick.color": _GREY,
-        "ytick.color": _GREY,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": _FAINT,
-        "axes.linewidth": 0.8,
-    }
-    with rc_context(style):
-        figure = Figure(figsize=(8, 0.6 + _INCHES_A_PANEL * sum(heights)), dpi=200, layout="constrained")
+    size = (8, 0.6 + _INCHES_A_PANEL * sum(heights))
+    with chart(path, _STYLE, figsize=size, dpi=200, layout="constrained") as figure:
         axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
         for axis, (name, lines) in zip(axes, panels.items(), strict=True):
             _draw_panel(axis, name, lines)
             for step in marks:
-                axis.axvline(step, color=_GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+                axis.axvline(step, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
         first, last = axes[0].get_xlim()
         for step, word in marks.items():
             beside = "left" if step - first < 0.25 * (last - first) else "right"  # of the word; the title stays clear
@@ -102,20 +92,19 @@ def _draw(panels: dict[str, dict], marks: dict[int, str], path: Path) -> None:
                 xytext=(4 if beside == "left" else -4, 2),
                 textcoords="offset points",
                 ha=beside,
-                color=_GREY,
+                color=GREY,
                 fontsize=9,
             )
         axes[-1].set_xlabel("optimiser step")
         axes[-1].xaxis.get_major_locator().set_params(integer=True)
         axes[-1].xaxis.set_major_formatter("{x:,.0f}")
-        figure.savefig(path)
 
 
 def _draw_panel(axis, name: str, lines: dict[str, tuple[list[int], list[float]]]) -> None:
-    axis.set_title(f"{name}, percent" if name == "held-out ranking" else name, loc="left", fontsize=10, color=_INK)
-    styles = iter(_STYLES)
+    axis.set_title(f"{name}, percent" if name == "held-out ranking" else name, loc="left", fontsize=10, color=INK)
+    styles = iter(_LINES)
     for label, (steps, values) in lines.items():
-        colour, dashes = (_INK, "-") if label in ("loss", "learning rate") else next(styles)
+        colour, dashes = (INK, "-") if label in ("loss", "learning rate") else next(styles)
         marker = "o" if name == "held-out ranking" and len(steps) <= 30 else None
         axis.plot(
             steps, values, color=colour, linestyle=dashes, linewidth=1.6, marker=marker, markersize=3.5, label=label
@@ -127,5 +116,5 @@ def _draw_panel(axis, name: str, lines: dict[str, tuple[list[int], list[float]]]
         axis.yaxis.set_major_formatter("{x:g}")
     if len(lines) > 1:
         axis.legend(
-            loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, labelcolor=_INK, handlelength=2.2, fontsize=10
+            loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, labelcolor=INK, handlelength=2.2, fontsize=10
         )

@@ -23,16 +23,17 @@ from typing import Annotated, Literal
 from PIL import Image, ImageOps
 from pydantic import AfterValidator, model_validator
 
+from ...files import write_whole
 from ...image_reading_fafa import UnreadableImageError, open_image
 from ...workers import in_processes
-from ..components import Record, SynthesisError, seed_of
+from ..components import REJECTED, Record, SynthesisError, seed_of
+from ..models import LanguageModel
 from ..models.asking import check_words
-from ..models.settings import LanguageModel
 from ..pictures import save_picture
 from ..preflight import try_models
 from ..replies.languages import Language
 from ..settings import Count, Free, Pixels, Settings, ShareBelowOne, Workers
-from ..stages import REJECTED, ItemStage, Workspace, as_line, write_whole
+from ..stages import ItemStage, Workspace, as_line
 from ..templates import fill_template, with_fields
 from .captions import CAPTION_INSTRUCTION, PhotographCaptions
 

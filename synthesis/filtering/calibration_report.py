@@ -1,23 +1,29 @@
 """What calibration found, as a page, a picture and a piece of a recipe."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
 
-from ...markdown_text import block, plain, public
-from ..components import SynthesisError
-from ..statistics import control_section
+from ...drawing.curves import chart
+from ...drawing.palette import BLUE, FAINT, GREY, TEAL, VERMILION
+from ...files import write_whole
+from ...markdown_text import Markdown, block, plain, public
+from ...tables import markdown_table
+from ..report.page import control_section
 from .calibration import Outcome, Verdict, measure
 from .calibration_sheets import describe_bound
-from .controls import ControlTally
+from .controls import ControlTally, wilson_interval
 from .thresholds import Thresholds, concerns
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 REPORT, CURVES, RECIPE = "report.md", "curves.png", "thresholds.yaml"
 
-_GOOD, _BAD, _PRESENT, _FOUND = "#009e73", "#d55e00", "#66717f", "#0072b2"  # Okabe and Ito, and grey
 _COLUMNS, _CURVE_POINTS, _FEWEST = 4, 100, 10
 
 
@@ -60,13 +66,16 @@ def write_report(
         "brackets 95 % intervals (Wilson), as if verdicts were independent. Bounds were found on the first half of the "
         "verdicts, cut by quadruple; only the second half says how good they are.",
         "",
-        "| | verdicts | good | kept | precision | recall |",
-        "|---|---:|---:|---:|---:|---:|",
-        _outcome_row("no bounds, all verdicts", measure(Thresholds(), every)),
-        _outcome_row("present bounds, all verdicts", measure(present, every)),
-        _outcome_row("present bounds, second half", measure(present, unseen)),
-        _outcome_row("bounds found, first half (found on it)", measure(found, learned)),
-        _outcome_row("**bounds found, second half (unseen)**", result),
+        markdown_table(
+            ["", "verdicts", "good", "kept", "precision", "recall"],
+            [
+                _outcome_row("no bounds, all verdicts", measure(Thresholds(), every)),
+                _outcome_row("present bounds, all verdicts", measure(present, every)),
+                _outcome_row("present bounds, second half", measure(present, unseen)),
+                _outcome_row("bounds found, first half (found on it)", measure(found, learned)),
+                _outcome_row(Markdown("**bounds found, second half (unseen)**"), result),
+            ],
+        ),
         "",
     ]
     if not result.precision >= precision:
@@ -77,46 +86,45 @@ def write_report(
         ]
     lines += ["## Bounds found", "", f"Also in {RECIPE}.", "", block(snippet, "yaml"), ""]
     lines += ["## Why triplets are bad", "", "On the second half: bad for this reason, and kept all the same.", ""]
-    lines += [*_reason_table(measure(present, unseen), result), ""]
+    lines += [_reason_table(measure(present, unseen), result), ""]
     if controls:
         for part in ("## The judge's controls", *control_section(controls.as_dict(), "the judge's present bounds")):
             lines += [part, ""]
     lines += ["## Scores", "", f"![Precision and recall of a bound on each score alone]({CURVES})", ""]
-    lines += _score_table(every, present, found)
-    (folder / REPORT).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / RECIPE).write_text(snippet, encoding="utf-8")
+    lines += [
+        "AUC: how often a good triplet scores higher than a bad one; 0.5 says nothing, below it low scores are good.",
+        "",
+        _score_table(every, present, found),
+    ]
+    write_whole(folder / REPORT, "\n".join(lines) + "\n")
+    write_whole(folder / RECIPE, snippet)
     draw_curves(folder / CURVES, every, present, found)
     return result
 
 
-def _outcome_row(name: str, outcome: Outcome) -> str:
-    return (
-        f"| {name} | {outcome.good + outcome.bad:,} | {outcome.good:,} | {outcome.kept:,} | "
-        f"{_share(outcome.kept_good, outcome.kept)} | {_share(outcome.kept_good, outcome.good)} |"
-    )
+def _outcome_row(name: str, outcome: Outcome) -> list[str]:
+    numbers = (outcome.good + outcome.bad, outcome.good, outcome.kept)
+    shares = (_share(outcome.kept_good, outcome.kept), _share(outcome.kept_good, outcome.good))
+    return [name, *(f"{number:,}" for number in numbers), *shares]
 
 
-def _reason_table(present: Outcome, found: Outcome) -> list[str]:
-    lines = ["| reason | bad | kept by the present bounds | kept by the bounds found |", "|---|---:|---:|---:|"]
-    for reason, (total, kept) in found.by_reason.items():
-        lines.append(f"| {plain(reason) or '(none given)'} | {total:,} | {present.by_reason[reason][1]:,} | {kept:,} |")
-    return lines
-
-
-def _score_table(verdicts: Sequence[Verdict], present: Thresholds, found: Thresholds) -> list[str]:
-    lines = [
-        "AUC: how often a good triplet scores higher than a bad one; 0.5 says nothing, below it low scores are good.",
-        "",
-        "| score | measured | AUC | median of good | of bad | present bound | bound found |",
-        "|---|---:|---:|---:|---:|---|---|",
+def _reason_table(present: Outcome, found: Outcome) -> str:
+    rows = [
+        [reason or "(none given)", f"{total:,}", f"{present.by_reason[reason][1]:,}", f"{kept:,}"]
+        for reason, (total, kept) in found.by_reason.items()
     ]
+    return markdown_table(["reason", "bad", "kept by the present bounds", "kept by the bounds found"], rows)
+
+
+def _score_table(verdicts: Sequence[Verdict], present: Thresholds, found: Thresholds) -> str:
+    rows = []
     for name in score_names(verdicts):
         values, good = _values(name, verdicts)
         medians = [f"{np.median(part):.3g}" if len(part) else "" for part in (values[good], values[~good])]
         bounds = [describe_bound(thresholds.bounds.get(name)) for thresholds in (present, found)]
-        cells = [plain(name), f"{len(values):,}", f"{auc(values, good):.3f}", *medians, *bounds]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        rows.append([name, f"{len(values):,}", f"{auc(values, good):.3f}", *medians, *bounds])
+    header = ["score", "measured", "AUC", "median of good", "of bad", "present bound", "bound found"]
+    return markdown_table(header, rows)
 
 
 def recipe_of(thresholds: Thresholds) -> str:
@@ -147,43 +155,42 @@ def draw_curves(file: Path, verdicts: Sequence[Verdict], present: Thresholds, fo
     """Precision and recall of a bound on each score alone, over the bound; the chosen bounds as vertical lines.
 
     Raises:
-        SynthesisError: matplotlib is not installed.
+        ImportError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise SynthesisError('curves are drawn by matplotlib: pip install "fafa[train]"') from error
-
     names = score_names(verdicts)
     rows = -(-len(names) // _COLUMNS)
-    figure = Figure(figsize=(3.1 * _COLUMNS, 2.5 * rows + 0.5), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
-    for panel in axes[len(names) :]:
-        panel.remove()
-    for name, panel in zip(names, axes, strict=False):
-        values, good = _values(name, verdicts)
-        side, kept = ("at most", np.less_equal) if auc(values, good) < 0.5 else ("at least", np.greater_equal)
-        cuts = np.unique(np.quantile(values, np.linspace(0, 1, _CURVE_POINTS), method="nearest"))
-        is_kept = kept(values[None, :], cuts[:, None])
-        counts, kept_good = is_kept.sum(1), (is_kept & good).sum(1)
-        shown = counts >= _FEWEST  # the share of a few says little, and jumps
-        panel.plot(cuts[shown], kept_good[shown] / counts[shown], color=_BAD, label="precision", marker=".", ms=3)
-        panel.plot(cuts, kept_good / max(1, good.sum()), color=_GOOD, ls="--", label="recall")
-        for thresholds, colour, style, label in ((present, _PRESENT, ":", "present"), (found, _FOUND, "-", "found")):
-            bound = thresholds.bounds.get(name)
-            for cut in (bound.at_least, bound.at_most) if bound else ():
-                if cut is not None:
-                    panel.axvline(cut, color=colour, ls=style, lw=1.5, label=f"{label} bound")
-        panel.set_title(f"{name}, {side}", loc="left", fontsize=10)
-        panel.set_ylim(-0.03, 1.03)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(color="#e3e8ee")
-        panel.tick_params(labelsize=8)
-    labelled = {label: line for panel in axes for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    figure.legend(labelled.values(), labelled.keys(), loc="outside upper center", ncols=4, frameon=False)
-    figure.savefig(file)
+    with chart(file, {}, figsize=(3.1 * _COLUMNS, 2.5 * rows + 0.5), dpi=110, layout="constrained") as figure:
+        axes = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
+        for panel in axes[len(names) :]:
+            panel.remove()
+        for name, panel in zip(names, axes, strict=False):
+            _draw_panel(panel, name, *_values(name, verdicts), {"present": present, "found": found})
+        labelled = {
+            label: line for panel in axes for line, label in zip(*panel.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(labelled.values(), labelled.keys(), loc="outside upper center", ncols=4, frameon=False)
+
+
+def _draw_panel(
+    panel: "Axes", name: str, values: np.ndarray, good: np.ndarray, bounds: Mapping[str, Thresholds]
+) -> None:
+    side, kept = ("at most", np.less_equal) if auc(values, good) < 0.5 else ("at least", np.greater_equal)
+    cuts = np.unique(np.quantile(values, np.linspace(0, 1, _CURVE_POINTS), method="nearest"))
+    is_kept = kept(values[None, :], cuts[:, None])
+    counts, kept_good = is_kept.sum(1), (is_kept & good).sum(1)
+    shown = counts >= _FEWEST  # the share of a few says little, and jumps
+    panel.plot(cuts[shown], kept_good[shown] / counts[shown], color=VERMILION, label="precision", marker=".", ms=3)
+    panel.plot(cuts, kept_good / max(1, good.sum()), color=TEAL, ls="--", label="recall")
+    for (label, thresholds), (colour, style) in zip(bounds.items(), ((GREY, ":"), (BLUE, "-")), strict=True):
+        bound = thresholds.bounds.get(name)
+        for cut in (bound.at_least, bound.at_most) if bound else ():
+            if cut is not None:
+                panel.axvline(cut, color=colour, ls=style, lw=1.5, label=f"{label} bound")
+    panel.set_title(f"{name}, {side}", loc="left", fontsize=10)
+    panel.set_ylim(-0.03, 1.03)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.grid(color=FAINT)
+    panel.tick_params(labelsize=8)
 
 
 def _values(name: str, verdicts: Sequence[Verdict]) -> tuple[np.ndarray, np.ndarray]:
@@ -200,7 +207,5 @@ def _share(part: int, whole: int) -> str:
     """A share with Wilson's interval of 95 %."""
     if not whole:
         return "-"
-    share, z = part / whole, 1.96
-    middle = (share + z * z / (2 * whole)) / (1 + z * z / whole)
-    reach = z * math.sqrt(share * (1 - share) / whole + z * z / (4 * whole * whole)) / (1 + z * z / whole)
-    return f"{100 * share:.1f} % ({100 * max(0, middle - reach):.1f} to {100 * min(1, middle + reach):.1f})"
+    low, high = wilson_interval(part, whole, z=1.96)
+    return f"{100 * part / whole:.1f} % ({100 * max(0, low):.1f} to {100 * min(1, high):.1f})"

@@ -7,21 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ...retrieval.contact_sheet import (
-    AMBER,
-    CARD,
-    FAINT,
-    GAP,
-    GREY,
-    INK,
-    MARGIN,
-    PADDING,
-    PAGE,
-    SMALL_SIZE,
-    THUMB_WIDTH,
-    TITLE_SIZE,
-    Pen,
-)
+from ...drawing.palette import AMBER, FAINT, GREY, INK
+from ...drawing.sheet import GAP, MARGIN, PADDING, SMALL_SIZE, THUMB_WIDTH, TITLE_SIZE, Sheet
+from ...drawing.typeface import Typeface
 from ..components import seed_of
 from ..pictures import open_picture
 from .calibration import Pair
@@ -47,14 +35,16 @@ def draw_page(pairs: Sequence[Pair], folder: Path, page: int, pages: int) -> Ima
         pages: How many there are.
     """
     rows = -(-len(pairs) // _PAGE_COLUMNS)
-    blank = Pen(Image.new("RGB", (1, 1)), None)
     texts = [
-        {label: _wrap(blank, label, pair.record[name], _TEXT_WIDTH, _LINES_TO_JUDGE) for label, name in _TEXTS.items()}
+        {
+            label: _wrap(Typeface(), label, pair.record[name], _TEXT_WIDTH, _LINES_TO_JUDGE)
+            for label, name in _TEXTS.items()
+        }
         for pair in pairs
     ]
     text_height = max(32 + sum(len(lines) * _LINE + _APART for lines in wrapped.values()) for wrapped in texts)
     card = (_PAIR_WIDTH + _TEXT_WIDTH + 3 * PADDING, max(_THUMB_HEIGHT, text_height) + 2 * PADDING)
-    pen = _page(
+    sheet = _page(
         width=_PAGE_COLUMNS * (card[0] + GAP) - GAP + 2 * MARGIN,
         height=_HEADER + rows * (card[1] + GAP) - GAP + MARGIN,
         title=f"Pairs to judge: page {page} of {pages}",
@@ -64,15 +54,15 @@ def draw_page(pairs: Sequence[Pair], folder: Path, page: int, pages: int) -> Ima
     for number, (pair, wrapped) in enumerate(zip(pairs, texts, strict=True)):
         left = MARGIN + number % _PAGE_COLUMNS * (card[0] + GAP)
         top = _HEADER + number // _PAGE_COLUMNS * (card[1] + GAP)
-        pen.rounded((left, top, left + card[0], top + card[1]), CARD, radius=14)
-        _draw_pair(pen, pair, folder, (left + PADDING, top + PADDING))
+        sheet.card((left, top, left + card[0], top + card[1]))
+        _draw_pair(sheet, pair, folder, (left + PADDING, top + PADDING))
         left, top = left + _PAIR_WIDTH + 2 * PADDING, top + PADDING
-        pen.pill((left, top), pair.record["id"], INK)
+        sheet.pill((left, top), pair.record["id"], INK)
         top += 32
         for label, lines in wrapped.items():
-            _draw_text(pen, label, lines, (left, top))
+            _draw_text(sheet, label, lines, (left, top))
             top += len(lines) * _LINE + _APART
-    return pen.sheet
+    return sheet.image
 
 
 def draw_score_sheet(
@@ -96,7 +86,7 @@ def draw_score_sheet(
     shown = [label for label in _TEXTS if label in ("A", "B") or name.endswith(_TEXTS[label][-3:])]
     cell_height = _THUMB_HEIGHT + 34 + len(shown) * (_LINES_PER_TEXT * _LINE + _APART)
     row_height = cell_height + 2 * PADDING
-    pen = _page(
+    sheet = _page(
         width=2 * MARGIN + 2 * PADDING + _BIN_WIDTH + _PER_BIN * (_PAIR_WIDTH + 2 * GAP) - 2 * GAP,
         height=_HEADER + len(bins) * (row_height + GAP) - GAP + MARGIN,
         title=name,
@@ -104,26 +94,26 @@ def draw_score_sheet(
     )
     for number, members in enumerate(bins):
         top = _HEADER + number * (row_height + GAP)
-        pen.rounded((MARGIN, top, pen.sheet.width - MARGIN, top + row_height), CARD, radius=14)
+        sheet.card((MARGIN, top, sheet.image.width - MARGIN, top + row_height))
         low, high = members[0].scores[name], members[-1].scores[name]
         for line, text in enumerate([f"{low:.4g}", *([f"to {high:.4g}"] if high > low else [])]):
-            pen.text((MARGIN + PADDING, top + PADDING + 24 * line), text, 18, INK)
-        pen.text((MARGIN + PADDING, top + PADDING + 52), f"{len(members):,} pairs", SMALL_SIZE, GREY)
+            sheet.text((MARGIN + PADDING, top + PADDING + 24 * line), text, 18, INK)
+        sheet.text((MARGIN + PADDING, top + PADDING + 52), f"{len(members):,} pairs", SMALL_SIZE, GREY)
         some = sorted(members, key=lambda pair: seed_of("sheet", seed, name, pair.record["id"]))[:_PER_BIN]
         for place, pair in enumerate(sorted(some, key=lambda pair: pair.scores[name])):
             left = MARGIN + PADDING + _BIN_WIDTH + place * (_PAIR_WIDTH + 2 * GAP)
-            _draw_pair(pen, pair, folder, (left, top + PADDING))
+            _draw_pair(sheet, pair, folder, (left, top + PADDING))
             below = top + PADDING + _THUMB_HEIGHT + 8
             score = pair.scores[name]
             outside = bound is not None and not bound.admits(score)
-            pen.pill((left, below), f"{score:.4g}", AMBER if outside else INK, size=13)
-            pen.text((left + _PAIR_WIDTH, below + 11), pair.record["id"], 13, GREY, anchor="rm")
+            sheet.pill((left, below), f"{score:.4g}", AMBER if outside else INK, size=13)
+            sheet.text((left + _PAIR_WIDTH, below + 11), pair.record["id"], 13, GREY, anchor="rm")
             below += 30
             for label in shown:
-                lines = _wrap(pen, label, pair.record[_TEXTS[label]], _PAIR_WIDTH, _LINES_PER_TEXT)
-                _draw_text(pen, label, lines, (left, below))
+                lines = _wrap(sheet.type, label, pair.record[_TEXTS[label]], _PAIR_WIDTH, _LINES_PER_TEXT)
+                _draw_text(sheet, label, lines, (left, below))
                 below += _LINES_PER_TEXT * _LINE + _APART
-    return pen.sheet
+    return sheet.image
 
 
 def describe_bound(bound: Bound | None) -> str:
@@ -151,32 +141,31 @@ def _bins(name: str, pairs: Sequence[Pair]) -> list[list[Pair]]:
     return [sorted(members, key=lambda pair: pair.scores[name]) for members in bins if members]
 
 
-def _page(width: int, height: int, title: str, subtitle: str) -> Pen:
-    pen = Pen(Image.new("RGB", (width, height), PAGE), None)
-    pen.text((MARGIN, 24), title, TITLE_SIZE, INK)
-    pen.text((MARGIN, 66), subtitle, SMALL_SIZE + 1, GREY)
-    return pen
+def _page(width: int, height: int, title: str, subtitle: str) -> Sheet:
+    sheet = Sheet(width, height)
+    sheet.text((MARGIN, 24), title, TITLE_SIZE, INK)
+    sheet.text((MARGIN, 66), subtitle, SMALL_SIZE + 1, GREY)
+    return sheet
 
 
-def _draw_pair(pen: Pen, pair: Pair, folder: Path, corner: tuple[int, int]) -> None:
+def _draw_pair(sheet: Sheet, pair: Pair, folder: Path, corner: tuple[int, int]) -> None:
     left, top = corner
     for side in ("left", "right"):
         image = open_picture(folder / pair.record[side])
-        pen.thumbnail(image, (left, top, left + THUMB_WIDTH, top + _THUMB_HEIGHT), FAINT)
+        sheet.thumbnail(image, (left, top, left + THUMB_WIDTH, top + _THUMB_HEIGHT), FAINT)
         left += THUMB_WIDTH + GAP // 2
 
 
-def _wrap(pen: Pen, label: str, text: str, width: int, max_lines: int) -> list[str]:
-    return pen.wrap(text, _TEXT_SIZE, width - _indent(pen, label), max_lines)
+def _wrap(type: Typeface, label: str, text: str, width: int, max_lines: int) -> list[str]:
+    return type.wrap(text, _TEXT_SIZE, width - _indent(type, label), max_lines)
 
 
-def _indent(pen: Pen, label: str) -> int:
-    return round(pen.text_width(label, _TEXT_SIZE)) + 10
+def _indent(type: Typeface, label: str) -> int:
+    return round(type.width(label, _TEXT_SIZE)) + 10
 
 
-def _draw_text(pen: Pen, label: str, lines: Sequence[str], corner: tuple[int, int]) -> None:
+def _draw_text(sheet: Sheet, label: str, lines: Sequence[str], corner: tuple[int, int]) -> None:
     """A label, and a text beside it."""
     left, top = corner
-    pen.text((left, top), label, _TEXT_SIZE, GREY)
-    for number, line in enumerate(lines):
-        pen.text((left + _indent(pen, label), top + number * _LINE), line, _TEXT_SIZE, INK)
+    sheet.text((left, top), label, _TEXT_SIZE, GREY)
+    sheet.lines((left + _indent(sheet.type, label), top), lines, _TEXT_SIZE, _LINE)

@@ -121,7 +121,7 @@ class ControlTally:
 
     def misses(self, expected: float) -> bool:
         """Whether fewer are told apart than this share, beyond what chance explains."""
-        return self.shown > 0 and _upper_end(self.told_apart, self.shown) < expected
+        return self.shown > 0 and wilson_interval(self.told_apart, self.shown, _SURE)[1] < expected
 
 
 def count_controls(records: Iterable[Record], bounds: Thresholds) -> ControlTally | None:
@@ -225,8 +225,9 @@ def _kept(scores: Mapping[str, float], bounds: Thresholds) -> list[str]:
     return [direction for direction, reasons in bounds.among(scores).decide(scores).items() if not reasons]
 
 
-def _upper_end(part: int, whole: int) -> float:
-    """The upper end of Wilson's interval of a share."""
-    share, z = part / whole, _SURE
+def wilson_interval(part: int, whole: int, z: float) -> tuple[float, float]:
+    """Wilson's interval of a share, as wide as so many standard errors to either side."""
+    share = part / whole
+    middle = share + z * z / (2 * whole)
     reach = z * math.sqrt(share * (1 - share) / whole + z * z / (4 * whole * whole))
-    return (share + z * z / (2 * whole) + reach) / (1 + z * z / whole)
+    return (middle - reach) / (1 + z * z / whole), (middle + reach) / (1 + z * z / whole)

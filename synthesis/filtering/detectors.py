@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 from PIL import Image
 
 from ..components import Gate, Record, SynthesisError
-from ..models.vision import Batches, find_device, load_pretrained
+from ..models.batches import Batches
+from ..models.pretrained import find_device, load_pretrained
 from ..settings import BatchSize, Free, ModelName, Settings, TrueShare
 from .thresholds import UNIT, UPWARDS, Scale
 
@@ -74,9 +75,8 @@ class PeopleFinder:
 
         self.device = find_device(settings.device)
         self.threshold = settings.threshold
-        options = {"revision": settings.revision} if settings.revision else {}
-        self.processor = load_pretrained(AutoImageProcessor, settings.model, backend="pil", **options)
-        model = load_pretrained(AutoModelForObjectDetection, settings.model, **options)
+        self.processor = load_pretrained(AutoImageProcessor, settings.model, settings.revision, backend="pil")
+        model = load_pretrained(AutoModelForObjectDetection, settings.model, settings.revision)
         labels = model.config.id2label
         self.person = {number for number, name in labels.items() if name == settings.label}
         if not self.person:
@@ -88,7 +88,7 @@ class PeopleFinder:
 
     def find(self, images: Iterable[Image.Image]) -> list[list[Box]]:
         """The people in each picture, largest first. What is found in one does not depend on the others."""
-        return self.batches.map(self._find, images)
+        return list(self.batches.map(self._find, images))
 
     def _find(self, images: list[Image.Image]) -> list[list[Box]]:
         import torch

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from ..components import Judge, Judgement, Record, TextModel, TextRequest, seed_of
+from ..models import LanguageModel
 from ..models.asking import as_messages, ask
-from ..models.settings import LanguageModel
 from ..quadruples.writing import FIELDS
 from ..replies import quoted, read_marks
 from ..settings import Count, Settings

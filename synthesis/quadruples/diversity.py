@@ -1,4 +1,4 @@
-"""How widely texts are spread, by what they mean; `fafa.synthesis.statistics` counts their words."""
+"""How widely texts are spread, by what they mean; `fafa.synthesis.report` counts their words."""
 
 import random
 from collections.abc import Sequence

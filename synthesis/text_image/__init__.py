@@ -10,5 +10,4 @@ The stages of `pipeline`, and what each is made of:
     captions/   `captioning`: by a vision-language model, freely or along a template, or by the small world's grammar
     SynTBPR/    `assembling`: what `load_dataset("SynTBPR")` reads
 
-`measures` are CLIPScore, Fréchet distance and variance of features; other pipelines use them, too.
 """

@@ -13,8 +13,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from ..components import Part, Record, TextModel, TextRequest, seed_of
+from ..models import LanguageModel
 from ..models.asking import as_messages, ask, check_words
-from ..models.settings import LanguageModel
 from ..replies import read_sentence
 from ..replies.languages import Language
 from ..settings import Count, Settings

@@ -129,15 +129,16 @@ class _KeypointFilter(PoseFilter):
     def __init__(self, settings: KeypointFilter):
         from transformers import AutoImageProcessor, VitPoseForPoseEstimation
 
-        from ..models.vision import Batches, find_device, load_pretrained
+        from ..models.batches import Batches
+        from ..models.pretrained import find_device, load_pretrained
 
         super().__init__()
         self.settings = settings
         self.finder = settings.detector.load()
-        options = {"revision": settings.revision} if settings.revision else {}
         self.device = find_device(settings.device)
-        self.processor = load_pretrained(AutoImageProcessor, settings.model, backend="pil", **options)
-        self.model = load_pretrained(VitPoseForPoseEstimation, settings.model, **options).to(self.device).eval()
+        self.processor = load_pretrained(AutoImageProcessor, settings.model, settings.revision, backend="pil")
+        model = load_pretrained(VitPoseForPoseEstimation, settings.model, settings.revision)
+        self.model = model.to(self.device).eval()
         if self.model.config.num_labels != NUM_KEYPOINTS:
             raise ValueError(
                 f"{settings.model}: expected COCO's {NUM_KEYPOINTS} keypoints, found {self.model.config.num_labels}"
@@ -152,7 +153,7 @@ class _KeypointFilter(PoseFilter):
             images = [open_picture(file) for _, file in batch]
             people = self.finder.find(images)
             alone = [(image, boxes[0][:4]) for image, boxes in zip(images, people, strict=True) if len(boxes) == 1]
-            poses = iter(self.batches.map(self._estimate, alone))
+            poses = self.batches.map(self._estimate, alone)
             for (name, _), image, boxes in zip(batch, images, people, strict=True):
                 if len(boxes) == 1:
                     yield self._judge(name, image, boxes[0][:4], *next(poses))

@@ -4,9 +4,11 @@ import json
 import sys
 
 import pytest
+from pages import unpadded
 
+from fafa.drawing.curves import check_charts
 from fafa.evaluation import pictures, read_report, write_report
-from fafa.evaluation.report import PICTURES, aligned_table
+from fafa.evaluation.report import PICTURES
 
 
 @pytest.fixture
@@ -32,17 +34,13 @@ def test_table_over_all_queries(report):
 def test_page_starts_with_that_table_and_has_a_row_for_every_group(report):
     page = report.to_page({"Rank-k": "rank_k.png", "best": "best.jpg"})
     assert page.index(report.to_markdown().strip()) < page.index("## Intervals") < page.index("## By source")
+    page = unpadded(page)
     assert "| image+caption | 50.0 [49.0, 51.0] |" in page
-    assert "| A      | 2       | image+caption |" in page and "| B      | 2       | image+caption |" in page
+    assert "| A | 2 | image+caption |" in page and "| B | 2 | image+caption |" in page
     assert "## By caption length" not in page  # a single group says nothing new
     assert "![Rank-k](rank_k.png)" in page and "[best](best.jpg)" in page
-    assert "| model          | tiny |" in page
+    assert "| model | tiny |" in page
     assert "late-fusion" not in page and "## Pictures" not in report.to_page()
-
-
-def test_cells_cannot_break_a_table():
-    table = aligned_table(["caption", "rank"], [["a | b\nc", "1"], ["d", "12,345"]])
-    assert table.splitlines()[2:] == [r"| a \| b c |      1 |", "| d        | 12,345 |"]
 
 
 def test_written_report_reads_back(report, tmp_path):
@@ -137,6 +135,5 @@ def test_a_missing_report_is_named(tmp_path):
 
 def test_pictures_without_matplotlib_say_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "fafa.evaluation.pictures")
     with pytest.raises(ImportError, match=r'pip install "fafa\[train\]"'):
-        import fafa.evaluation.pictures  # noqa: F401
+        check_charts()

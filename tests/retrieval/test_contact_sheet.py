@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops, ImageColor
 
+from fafa.drawing.palette import AMBER, GREEN, NEUTRAL, RED
+from fafa.drawing.sheet import FRAME
+from fafa.drawing.typeface import Typeface
 from fafa.retrieval import RankedImage, RankedQuery, check_sheet, draw_contact_sheet
-from fafa.retrieval.contact_sheet import AMBER, FRAME, GREEN, NEUTRAL, RED, Pen
 
 
 def person(colour="steelblue", size=(48, 96)):
@@ -102,12 +104,11 @@ def test_a_caption_is_drawn_whole_when_it_fits_and_shortened_when_not():
 def test_of_a_caption_that_is_a_book_no_more_is_measured_than_is_drawn(monkeypatch):
     """A caption of a million characters took most of a minute."""
     measured = []
-    text_width = Pen.text_width
-    monkeypatch.setattr(Pen, "text_width", lambda pen, text, size: measured.append(text) or text_width(pen, text, size))
-    pen = Pen(Image.new("RGB", (200, 100)), None)
+    width = Typeface.width
+    monkeypatch.setattr(Typeface, "width", lambda self, text, size: measured.append(text) or width(self, text, size))
     for caption in ("coat " * 20_000, "c" * 100_000):
         measured.clear()
-        lines = pen.wrap(caption, 16, 150, max_lines=3)
+        lines = Typeface().wrap(caption, 16, 150, max_lines=3)
         assert len(lines) == 3 and lines[-1].endswith("...") and len(measured) < 300
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops, ImageColor
 
+from fafa.drawing.palette import GREEN, RED
 from fafa.retrieval import Gallery
-from fafa.retrieval.contact_sheet import GREEN, RED
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fafa.synthesis.components import SynthesisError, TextRequest
 from fafa.synthesis.models import ChatModel
-from fafa.synthesis.models import chat as chat_module
+from fafa.synthesis.models import chat_model as chat_module
 
 SCHEMA = {
     "type": "object",
@@ -158,7 +158,9 @@ def test_a_model_that_lacks_weights_is_refused_by_their_names(folders, tmp_path,
 def test_a_damaged_model_is_refused_in_one_line_and_no_traceback(folders, tmp_path, file, content):
     shutil.copytree(folders["chat"], tmp_path / "chat")
     (tmp_path / "chat" / file).write_bytes(content)
-    with pytest.raises(SynthesisError, match=r"chat: (cannot be loaded as a chat model|lacks weights)") as raised:
+    with pytest.raises(
+        SynthesisError, match=r"chat: (cannot be loaded (as a chat model|by AutoModelForCausalLM)|lacks weights)"
+    ) as raised:
         load(tmp_path / "chat")
     assert "\n" not in str(raised.value)
 
@@ -261,5 +263,5 @@ def test_models_that_cannot_do_the_work_are_refused_in_one_line(folders, tmp_pat
 )
 def test_chat_settings_that_make_no_sense_are_refused(options):
     (name,) = options
-    with pytest.raises(ValueError, match=f"^transformers: {name} is"):
+    with pytest.raises(ValueError, match=f"\n{name}\n"):
         ChatModel(model="tiny", **options)

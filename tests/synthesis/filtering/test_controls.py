@@ -14,10 +14,10 @@ from fafa.synthesis.filtering.controls import (
 )
 from fafa.synthesis.filtering.thresholds import Bound, Thresholds
 from fafa.synthesis.pictures import save_picture
+from fafa.synthesis.report.page import control_section
 from fafa.synthesis.stand_ins.diptychs import WorldPainter
 from fafa.synthesis.stand_ins.grammar import GrammarWriter
 from fafa.synthesis.stand_ins.onlooker import Onlooker
-from fafa.synthesis.statistics import control_section
 
 NAMES = Onlooker.names
 BOUNDS = Thresholds(bounds={name: Bound(at_least=0.5) for name in NAMES})

@@ -176,7 +176,9 @@ def test_a_tiny_vision_language_model_judges_what_it_sees(tmp_path):
     for name, colour in {"left": "red", "right": "blue", "other": "white"}.items():
         Image.new("RGB", (20, 40), colour).save(tmp_path / f"{name}.png")
     model = ChatModel(model=str(save_tiny_llava(tmp_path / "llava")), max_new_tokens=64, batch_size=3)
-    judge = VisionLanguageJudge(model, [Question(prompt="Marks for {caption_a}?", scores=list(NAMES))]).load()
+    judge = VisionLanguageJudge(
+        model=model, questions=[Question(prompt="Marks for {caption_a}?", scores=list(NAMES))]
+    ).load()
     records = pairs(*(f"1-{number}" for number in range(8)))
     judgements = {judgement.id: judgement for judgement in judge.judge(records, tmp_path)}
     assert set(judgements) == {record["id"] for record in records}
@@ -206,14 +208,14 @@ def test_settings_come_from_yaml_and_mistakes_are_named():
     assert settings.model == ChatModel(model="some/model")
     assert settings.questions == [Question(prompt="Does {caption_b} fit?", scores=["agreement_b"])]
     for change, message in (
-        ({"questions": []}, "give at least one question"),
+        ({"questions": []}, "questions: expected at least 1"),
         ({"questions": recipe["questions"] * 2}, "asked for twice: agreement_b"),
         (
             {"questions": [{"prompt": "{caption}", "scores": ["x"]}]},
             "prompt: there is no field {caption}; did you mean {caption_",
         ),
-        ({"questions": [{"prompt": "?", "scores": ["Image quality"]}]}, "small letters and underscores"),
-        ({"attempts": 0}, "attempts must be at least 1"),
+        ({"questions": [{"prompt": "?", "scores": ["Image quality"]}]}, "matches .*, found 'Image quality'"),
+        ({"attempts": 0}, "attempts: expected at least 1"),
     ):
         with pytest.raises(RecipeError, match=message):
             read_settings(VisionLanguageJudge, recipe | change, "recipe.yaml: judge")

@@ -99,5 +99,5 @@ def test_edits_are_read_in_full():
 
 
 def test_too_little_practice_is_refused():
-    with pytest.raises(ValueError, match="greater than or equal to 100"):
+    with pytest.raises(ValueError, match=r"practice\n.*greater than or equal to 100"):
         Onlooker(practice=3)

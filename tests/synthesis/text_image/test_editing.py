@@ -41,10 +41,10 @@ def test_what_is_planned_depends_on_seed_and_picture_alone():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"per_picture": 4}, "per_picture must be from 0 to the number of groups, 3"),
+        ({"per_picture": 4}, "per_picture must be at most the number of groups, 3"),
         ({"per_picture": 3, "weights": {"style": 0}}, "number of groups, 2"),
         ({"weights": {"styles": 1}}, "instructions lacks: styles"),
-        ({"weights": {"style": -1}}, "weights must be 0 or more"),
+        ({"weights": {"style": -1}}, r"weights.style\n.*equal to 0"),
         ({"prompt": "Keep the rest."}, "must hold {edit}"),
     ],
 )

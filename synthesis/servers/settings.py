@@ -1,12 +1,41 @@
-"""What a recipe adds to a server's requests and leaves out of them: refused by name where it cannot be meant."""
+"""What a recipe says of any server: where it is, how patient to be with it, and what is added to its requests."""
 
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
+
+from ..settings import Concurrency, CountOrZero, Free, ModelName, NotNegative, Positive, Settings
+from .address import BaseUrl, KeyVariable
 
 _KEYS = ("api_key", "apikey", "api-key", "key", "authorization", "token", "access_token", "password", "secret")
 _OF_CLIENTS = ("extra_body", "extra_headers", "extra_query")
+
+
+class Server(Settings):
+    """A server that speaks OpenAI's protocol.
+
+    Attributes:
+        model: Name that the server knows it by.
+        base_url: Up to and with "/v1".
+        api_key_variable: Name of the environment variable that holds the key; None for servers that want none. A key
+            goes to the host that its name is known for, to this machine, or to where `FAFA_KEY_HOSTS` says; see
+            `fafa.synthesis.servers.address`.
+        concurrency: Requests under way at once.
+        timeout: Seconds to wait for one answer.
+        max_retries: How often a request that failed is sent again before its item is given up.
+        patience: Seconds to wait for a server that is away or asks for it, counted from its last answer.
+    """
+
+    kind: Literal["server"] = "server"
+
+    model: ModelName
+    base_url: Free[BaseUrl] = "http://localhost:8000/v1"
+    api_key_variable: Free[KeyVariable | None] = None
+    concurrency: Free[Concurrency] = 8
+    timeout: Free[Positive] = 300.0
+    max_retries: Free[CountOrZero] = 5
+    patience: Free[NotNegative] = 900.0
 
 
 def check_options(options: Mapping[str, Any], known: Sequence[str], own: Sequence[str]) -> None:

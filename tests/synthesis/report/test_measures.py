@@ -4,7 +4,7 @@ from PIL import Image
 from tiny_vision_models import tiny_clip, tiny_yolos
 
 from fafa.synthesis.components import SynthesisError
-from fafa.synthesis.text_image.measures import (
+from fafa.synthesis.report.measures import (
     ClipMeasures,
     clip_score,
     feature_variance,
