@@ -12,6 +12,7 @@ from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerModel, Blip2T
 from transformers.utils import ModelOutput
 
 from .checks_fafa import check_captions, check_group_ids, check_images
+from .citation_fafa import CITATION
 from .configuration_fafa import FafaConfig
 from .gathering_fafa import gather_rows, share_random_state
 from .losses_fafa import (
@@ -25,13 +26,6 @@ from .losses_fafa import (
 from .recording_fafa import Recording, recorded
 from .retriever import CardFacts, Retriever
 from .scoring_fafa import topk_mean_similarity
-
-_CITATION = """@article{liu2023fafa,
-  title   = {Automatic Synthetic Data and Fine-grained Adaptive Feature Alignment for Composed Person Retrieval},
-  author  = {Delong Liu and Haiwen Li and Zhaohui Hou and Zhicheng Zhao and Fei Su and Yuan Dong},
-  journal = {arXiv preprint arXiv:2311.16515},
-  year    = {2023}
-}"""
 
 
 @dataclass
@@ -345,7 +339,7 @@ class FafaModel(Retriever, FafaPreTrainedModel):
                 "Q-Former": f"{qformer.num_hidden_layers} layers of width {qformer.hidden_size}, "
                 f"{config.num_query_tokens} query tokens",
             },
-            citation=_CITATION,
+            citation=CITATION,
             tags=("fafa",),
         )
 

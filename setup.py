@@ -43,8 +43,6 @@ EXTRAS = {
         "sentencepiece>=0.2",
         "torchmetrics>=1.4",
     ],
-    "search": ["faiss-cpu>=1.8"],
-    "demo": ["gradio>=5.0"],
 }
 EXTRAS["dev"] = [
     *EXTRAS["train"],

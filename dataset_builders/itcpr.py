@@ -17,6 +17,7 @@ from functools import partial
 
 import datasets
 
+from ..citation_fafa import CITATION
 from .base import FolderBuilder, FolderConfig, report_counts, to_table
 from .layout import ImageFinder, Layout
 from .records import (
@@ -31,7 +32,6 @@ from .records import (
     read_records,
     text_field,
 )
-from .syncpr import CITATION
 
 logger = logging.getLogger(__name__)
 

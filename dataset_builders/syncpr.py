@@ -15,6 +15,7 @@ from typing import Any
 import datasets
 import pyarrow as pa
 
+from ..citation_fafa import CITATION
 from .base import FolderBuilder, FolderConfig, read_tables
 from .layout import ImageFinder, Layout
 from .records import caption_field, integer_field, path_field, read_fields
@@ -33,18 +34,6 @@ FEATURES = datasets.Features(
         "target_image_path": datasets.Value("string"),
     }
 )
-
-CITATION = """\
-@misc{liu2025automaticsyntheticdatafinegrained,
-  title         = {Automatic Synthetic Data and Fine-grained Adaptive Feature Alignment for Composed Person Retrieval},
-  author        = {Delong Liu and Haiwen Li and Zhaohui Hou and Zhicheng Zhao and Fei Su and Yuan Dong},
-  year          = {2025},
-  eprint        = {2311.16515},
-  archivePrefix = {arXiv},
-  primaryClass  = {cs.CV},
-  url           = {https://arxiv.org/abs/2311.16515}
-}
-"""
 
 FIELDS = {  # of a record, in the order of the columns, and how each is read
     "edit_caption": caption_field,

@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from fafa.dataset_builders.syncpr import CITATION
+from fafa.citation_fafa import CITATION
 from fafa.evaluation.metrics import retrieval_metrics
 
 _DESCRIPTION = """
