@@ -17,7 +17,7 @@ from fafa import FafaImageProcessor, FafaProcessor
 from fafa.dataset_builders.export import export_dataset
 from fafa.retrieval import store
 from fafa.synthesis.world import make_world
-from fafa.training.checkpoints import publish
+from fafa.training.safety.checkpoints import publish
 from fafa.verify import main, verify
 
 
