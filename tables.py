@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from .markdown_text import Markdown, plain
 
-_NUMBER = re.compile(r"(?:[-+<]?\s?\d[\d,.]*(?:e[-+]\d+)?\s?%?(?:\s±\s[\d.]+)?(?:\s[\[(][-+\d,.\sto]*[\])])?|-|)")
+_NUMBER = re.compile(r"(?:[-+<]?\s?\d[\d,.]*(?:e[-+]\d+)?\s?%?(?:\s±\s[\d.]+)?(?:\s[\[(][-+\d,.\sto%]*[\])])?|nan|-|)")
 _WIDEST = 60  # characters up to which cells are filled up with blanks
 
 

@@ -134,7 +134,7 @@ def _check_data_set(folder: Path, options: Options) -> Verdict:
 
 
 def _check_world(folder: Path, options: Options) -> Verdict:
-    from .synthesis.world.making import verify_world
+    from .world.making import verify_world
 
     return Verdict(folder, "painted world", verify_world(folder, options.show_progress), [])
 

@@ -7,7 +7,7 @@ the line in it and the remedy. Dates are texts.
 
 import math
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,6 +50,26 @@ def read_yaml(file: str | Path) -> dict[str, Any]:
         kind = {list: "a list", str: "a text", type(None): "nothing"}.get(type(content), type(content).__name__)
         raise SettingsFileError(f"{file}: expected a mapping of settings, found {kind}")
     return content
+
+
+def line_of(file: str | Path, path: Sequence[str | int]) -> int:
+    """The line where the value at a path stands in a YAML file that can be read, or what is nearest above it.
+
+    Args:
+        file: see `read_yaml`.
+        path: the keys and the numbers in lists that lead to the value.
+    """
+    node, line = yaml.compose(Path(file).read_text(encoding="utf-8-sig"), _Loader), 1
+    for step in path:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((key, value) for key, value in node.value if key.value == step), None)
+        else:
+            found = (node.value[step],) * 2 if isinstance(step, int) and isinstance(node, yaml.SequenceNode) else None
+        if found is None:
+            break
+        key, node = found
+        line = key.start_mark.line + 1
+    return line
 
 
 def parse_yaml(text: str, where: str) -> Any:

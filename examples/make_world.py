@@ -1,9 +1,9 @@
 """Make the small world of people: a training set like SynCPR and a test set like ITCPR, painted by a program.
 
-    python examples/make_world.py --output world
+    python examples/make_world.py --output quickstart/world
 
 paints 24,000 training pictures and about 700 test pictures in a minute or two on two cores (500 MB). The folders have
-the formats of the real data sets, so everything that reads `world/SynCPR` and `world/ITCPR` reads the real ones too.
+the formats of the real data sets, so everything that reads its `SynCPR` and its `ITCPR` reads the real ones too.
 """
 
 import argparse
@@ -11,13 +11,13 @@ from pathlib import Path
 
 from fafa.commands import check_numbers, command
 from fafa.files import check_output_folder, printable
-from fafa.synthesis.world import make_world
+from fafa.world import make_world
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("world"), help="folder to write")
+    parser.add_argument("--output", type=Path, default=Path("quickstart/world"), help="folder to write")
     parser.add_argument("--diptychs", type=int, default=12_000, help="training pairs; each gives two triplets")
     parser.add_argument("--diptychs-per-quadruple", type=int, default=4, help="people painted per quadruple")
     parser.add_argument("--queries", type=int, default=125, help="test queries")

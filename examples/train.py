@@ -27,7 +27,6 @@ Large batches and few patches (16 an image) make the most of two cores. Where ot
 `OMP_WAIT_POLICY=passive` in the environment keeps torch's threads from spinning (the Makefile sets it).
 """
 
-import difflib
 import json
 import logging
 import sys
@@ -47,6 +46,7 @@ from fafa.dataset_builders.syncpr import SynCPR
 from fafa.files import check_output_folder, printable
 from fafa.markdown_text import code, public
 from fafa.model_folder import load_model
+from fafa.names import nearest
 from fafa.processing_fafa import build_tokenizer, vocabulary_hash
 from fafa.training import (
     CheckpointError,
@@ -252,10 +252,7 @@ def parse_arguments() -> tuple[ScriptArguments, FafaTrainingArguments, dict]:
     known = [entry.name for entry in (*fields(ScriptArguments), *fields(FafaTrainingArguments))]
     for name in settings:
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1)
-            parser.error(
-                f"{config_file}: there is no setting {name!r}" + f"; did you mean {nearest[0]!r}?" * len(nearest)
-            )
+            parser.error(f"{config_file}: there is no setting {name!r}; {nearest(name, known)}")
     hints = get_type_hints(ScriptArguments) | get_type_hints(FafaTrainingArguments)
     for name, value in settings.items():
         types = tuple(get_origin(one) or one for one in get_args(hints[name]) or (hints[name],))

@@ -14,12 +14,15 @@ import os
 import sys
 from pathlib import Path
 
+from ..commands import check_numbers, command
+from ..files import check_output_folder, write_whole
 from .brakes import remedy_of
 from .components import SynthesisError
 from .preflight import discard_canary, run_canary, try_models
 from .recipes import find_recipe, read_recipe
+from .report.counting import num_kept
 from .settings import RecipeError
-from .stages import Stage, Workspace, discard_from, position_of, reporting_files, run_stages, write_whole
+from .stages import Stage, Workspace, discard_from, position_of, run_stages
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -30,44 +33,43 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("recipe", help="a YAML file, or the name of a recipe of the package")
     parser.add_argument("--output", type=Path, required=True, help="folder for everything that is made")
     parser.add_argument("--shard", type=_shard, help="i/n: do the i-th of n parts, from 0; all write to one folder")
-    parser.add_argument("--limit", type=_positive, help="only the first so many items")
+    parser.add_argument("--limit", type=int, help="only the first so many items")
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
     parser.add_argument("--redo", metavar="STAGE", help="discard this stage and what follows from it, then go on")
     parser.add_argument("--dry-run", action="store_true", help="show prompts, the plan and what it would cost")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(arguments)
+    check_numbers(parser, options, "limit")
     if options.redo and options.shard and options.shard[0]:
         parser.error("--redo discards what all shards made: give it to shard 0, then start the others without it")
     return options
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command; returns the exit status of one that went well."""
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     for chatty in ("httpx", "httpx2", "openai"):  # the library beneath openai has had two names
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    try:
-        return _run(options)
-    except (SynthesisError, RecipeError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    except ModuleNotFoundError as error:
-        print(f"{error.name} is not installed: pip install -c constraints.txt '.[synthesis]'", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Stopped. The same command goes on from here.", file=sys.stderr)
-        return 130
+    with command("What is finished stays: the same command goes on from there.", (SynthesisError, RecipeError)):
+        try:
+            _run(options)
+        except ModuleNotFoundError as error:
+            raise SynthesisError(
+                f"{error.name} is not installed: pip install -c constraints.txt '.[synthesis]'"
+            ) from error
+    return 0
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> None:
     file = find_recipe(options.recipe)
     recipe = read_recipe(file)
     if options.limit is not None:
         recipe = recipe.limited(options.limit)
     if options.dry_run:
         print(recipe.plan())
-        return 0
+        return
+    check_output_folder(options.output)
 
     # Under `accelerate launch` every process takes a part of the shard, and a GPU of its own.
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -86,15 +88,15 @@ def _run(options: argparse.Namespace) -> int:
     for stage in stages:
         stage.check_settings(work)
     if shard[0] == 0:
-        with reporting_files(work.root):
-            write_whole(work.root / "recipe.yaml", file.read_text(encoding="utf-8"))
+        work.root.mkdir(parents=True, exist_ok=True)
+        write_whole(work.root / "recipe.yaml", file.read_text(encoding="utf-8"))
     if recipe.brakes.preflight:
         try_models(recipe.stages()[: len(stages)], work)
     run_canary(recipe, work, len(stages))
     unfinished = run_stages(stages, work, wait=processes > 1)
     if unfinished:
         print(unfinished)
-        return 0
+        return
     if shard[0] == 0:
         print(_summary(stages, work))
     if empty := _stage_that_kept_nothing(stages, work):
@@ -106,7 +108,6 @@ def _run(options: argparse.Namespace) -> int:
         )
     if shard[0] == 0 and not options.until:
         print(recipe.next_steps(work))
-    return 0
 
 
 def _stage_that_kept_nothing(stages: list[Stage], work: Workspace) -> str | None:
@@ -115,7 +116,7 @@ def _stage_that_kept_nothing(stages: list[Stage], work: Workspace) -> str | None
     found, stage = None, stages[-1]
     while stage is not None:
         counts = work.manifest(stage.name).get("counts", {})
-        if counts.get("items") and counts["items"] == sum(counts["rejected"].values()):
+        if counts.get("items") and not num_kept(counts):
             found = stage.name
         stage = by_name.get(stage.source)
     return found
@@ -146,8 +147,7 @@ def _summary(stages: list[Stage], work: Workspace) -> str:
             rejected = counts["rejected"]
             reasons = ", ".join(f"{number:,} {reason}" for reason, number in list(rejected.items())[:4])
             more = f", {len(rejected) - 4} more reasons" if len(rejected) > 4 else ""
-            kept = counts["items"] - sum(rejected.values())
-            lines.append(f"{stage.name:12} {counts['items']:>9,} {kept:>9,}  {reasons}{more}")
+            lines.append(f"{stage.name:12} {counts['items']:>9,} {num_kept(counts):>9,}  {reasons}{more}")
         else:
             lines.append(f"{stage.name:12} " + ", ".join(f"{number:,} {name}" for name, number in counts.items()))
     return "\n".join(lines)
@@ -159,12 +159,6 @@ def _take_own_gpu() -> None:
 
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"expected a number from 1: {text}")
-    return int(text)
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -10,8 +10,12 @@ import re
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
+
+from pydantic import model_validator
 
 from .components import REJECTED, Record, SynthesisError
+from .settings import CountOrZero, Settings, TrueShare
 
 _HASTE = 20  # rejected items on end, in the order of arrival, that stand for a text in a row: see `Brake.add`
 _LONGEST_EXAMPLE = 160  # characters of what a model said
@@ -29,8 +33,7 @@ _REMEDIES = {  # by what is in a reason
 }
 
 
-@dataclass(frozen=True)
-class Brakes:
+class Brakes(Settings):
     """Settings of what is tried before the first item, and of when a stage is stopped.
 
     A text stands here for all that is made of it in a stage: it is lost if every item of it is rejected.
@@ -44,20 +47,17 @@ class Brakes:
             with models, of ten times as many texts, have a canary.
     """
 
-    in_a_row: int = 24
-    window: int = 200
-    lost_at_most: float = 0.9
+    in_a_row: CountOrZero = 24
+    window: CountOrZero = 200
+    lost_at_most: TrueShare = 0.9
     preflight: bool = True
-    canary: int = 8
+    canary: CountOrZero = 8
 
-    def __post_init__(self) -> None:
-        for name in ("in_a_row", "window", "canary"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be 0, for none, or more: {getattr(self, name)}")
-        if not 0 < self.lost_at_most < 1:
-            raise ValueError(f"lost_at_most must be a share above 0 and below 1: {self.lost_at_most}")
+    @model_validator(mode="after")
+    def _check_window(self) -> "Brakes":
         if 0 < self.window < 20:
             raise ValueError(f"window must be 0, for no such brake, or at least 20 texts: {self.window}")
+        return self
 
 
 class Braked(SynthesisError):
@@ -76,13 +76,8 @@ class Braked(SynthesisError):
 class _Text:
     """What became of the items of a text."""
 
-    name: str
-    kept: int = 0
+    is_lost: bool = True
     rejected: list[tuple[int, Record]] = field(default_factory=list)  # chunk and record
-
-    @property
-    def is_lost(self) -> bool:
-        return not self.kept
 
 
 class Brake:
@@ -96,7 +91,6 @@ class Brake:
     def __init__(self, stage: str, settings: Brakes):
         self._stage, self._settings = stage, settings
         self._texts: deque[_Text] = deque(maxlen=max(settings.in_a_row, settings.window, 1))
-        self._row = 0  # lost texts at the end of these
         self._hasty: list[tuple[int, Record]] = []  # rejected one after the other, in the order of arrival
         self._chunk = 0
         self._order: deque[str] = deque()
@@ -122,30 +116,25 @@ class Brake:
             self._stop(f"the last {len(self._hasty):,} items on end were all rejected", self._hasty)
 
     def _count(self, record: Record) -> None:
-        name = text_of(record["id"])
-        if self._current is None:
-            self._current = _Text(name)
+        text = self._current = self._current or _Text()
         if REJECTED in record:
-            self._current.rejected.append((self._chunk, record))
+            text.rejected.append((self._chunk, record))
         else:
-            self._current.kept += 1
-        if not self._order or text_of(self._order[0]) != name:
-            text, self._current = self._current, None
-            self._close(text)
-
-    def _close(self, text: _Text) -> None:
-        settings = self._settings
+            text.is_lost = False
+        if self._order and text_of(self._order[0]) == text_of(record["id"]):
+            return
+        self._current = None
         self._texts.append(text)
-        self._row = self._row + 1 if text.is_lost else 0
-        if settings.in_a_row and self._row >= settings.in_a_row:
-            lost = list(self._texts)[-self._row :]
+        in_a_row, window, texts = self._settings.in_a_row, self._settings.window, list(self._texts)
+        lost = list(takewhile(lambda one: one.is_lost, reversed(texts)))[::-1]
+        if in_a_row and len(lost) >= in_a_row:
             stretch = [entry for one in lost for entry in one.rejected]
             self._stop(f"all {len(stretch):,} items of the last {len(lost):,} texts were rejected", stretch)
-        recent = list(self._texts)[-settings.window :] if settings.window else []
-        lost = sum(one.is_lost for one in recent)
-        if recent and len(recent) == settings.window and lost > settings.lost_at_most * len(recent):
+        recent = texts[-window:] if window else []
+        num_lost = sum(one.is_lost for one in recent)
+        if recent and len(recent) == window and num_lost > self._settings.lost_at_most * window:
             stretch = [entry for one in recent for entry in one.rejected]
-            self._stop(f"of the last {len(recent):,} texts {lost:,} lost all their items", stretch)
+            self._stop(f"of the last {window:,} texts {num_lost:,} lost all their items", stretch)
 
     def _stop(self, what: str, stretch: Sequence[tuple[int, Record]]) -> None:
         records = [record for _, record in stretch]

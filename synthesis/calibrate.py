@@ -15,6 +15,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from ..commands import check_numbers, command
+from ..files import check_output_folder
 from .components import SynthesisError
 from .filtering.calibration import (
     Pair,
@@ -29,7 +31,6 @@ from .filtering.calibration import (
 from .filtering.controls import count_controls
 from .filtering.thresholds import Thresholds
 from .settings import RecipeError, read_settings, read_yaml
-from .stages import reporting_files
 
 FORM = "verdicts.csv"
 
@@ -51,32 +52,26 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not 0 < options.precision <= 1:
         parser.error(f"--precision must be above 0 and at most 1: {options.precision}")
-    if options.samples < 1:
-        parser.error(f"--samples must be at least 1: {options.samples}")
+    check_numbers(parser, options, "samples")
     return options
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command; returns the exit status of one that went well."""
     options = parse_arguments(arguments)
     output = options.output or options.folder / "calibration"
-    try:
+    with command(user_errors=(SynthesisError, RecipeError)):
         pairs = read_pairs(options.folder)
         recipe = options.folder / "recipe.yaml"
         present = read_settings(Thresholds, read_yaml(recipe).get("filter") or {}, f"{recipe}: filter")
-        with reporting_files(output):
-            output.mkdir(parents=True, exist_ok=True)
-            if options.verdicts:
-                print(_report(options, output, pairs, present))
-            else:
-                print(_draw(options, output, pairs, present))
-    except (SynthesisError, RecipeError, ImportError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
+        check_output_folder(output)
+        output.mkdir(parents=True, exist_ok=True)
+        print((_report if options.verdicts else _draw)(options, output, pairs, present))
     return 0
 
 
 def _draw(options: argparse.Namespace, output: Path, pairs: list[Pair], present: Thresholds) -> str:
+    from ..drawing.sheet import save_sheet
     from .filtering.calibration_sheets import PAIRS_PER_PAGE, draw_page, draw_score_sheet
 
     form = output / FORM
@@ -88,10 +83,11 @@ def _draw(options: argparse.Namespace, output: Path, pairs: list[Pair], present:
     with tqdm(total=len(starts) + len(names), desc="sheets", disable=options.quiet) as bar:
         for page, start in enumerate(starts, start=1):
             sheet = draw_page(sample[start : start + PAIRS_PER_PAGE], options.folder, page, len(starts))
-            sheet.save(output / f"page-{page:02d}.png")
+            save_sheet(sheet, output / f"page-{page:02d}.png")
             bar.update()
         for name in names:
-            draw_score_sheet(name, pairs, options.folder, present.bounds.get(name)).save(output / f"score-{name}.png")
+            sheet = draw_score_sheet(name, pairs, options.folder, present.bounds.get(name))
+            save_sheet(sheet, output / f"score-{name}.png")
             bar.update()
     write_form(form, sample, PAIRS_PER_PAGE)
     return (

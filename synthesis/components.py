@@ -21,11 +21,6 @@ REJECTED = "rejected"  # the field of a record that says why it is not used
 CONTROL = "control"  # the field of a record that is of no item, but of a control of the judge
 
 
-def free(default: Any) -> Any:
-    """A dataclass field that does not decide the results (where and how fast, not what): it may change on resuming."""
-    return field(default=default, metadata={"free": True})
-
-
 def seed_of(*parts: str | int) -> int:
     """A seed below 2^63 from what it is for: the recipe's seed, a stage, an item's id."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()

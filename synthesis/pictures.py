@@ -2,20 +2,22 @@
 
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 from PIL import Image
+from pydantic import Field
 
+from ..files import whole_file
 from ..image_reading_fafa import UnreadableImageError, open_image
 from .components import SynthesisError
+from .settings import Settings
 
 _ONE_COLOUR = 2  # levels by which it may waver in JPEG
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class PictureFormat:
+class PictureFormat(Settings):
     """Settings of how pictures are stored.
 
     Attributes:
@@ -23,14 +25,8 @@ class PictureFormat:
         image_quality: Of JPEG.
     """
 
-    image_format: str = "png"
-    image_quality: int = 95
-
-    def __post_init__(self):
-        if self.image_format not in ("png", "jpg"):
-            raise ValueError(f"image_format: expected png or jpg, found {self.image_format!r}")
-        if not 1 <= self.image_quality <= 100:
-            raise ValueError(f"image_quality must be from 1 to 100: {self.image_quality}")
+    image_format: Literal["png", "jpg"] = "png"
+    image_quality: Annotated[int, Field(ge=1, le=100)] = 95
 
 
 def open_picture(picture: Path | Image.Image) -> Image.Image:
@@ -74,12 +70,10 @@ def save_picture(image: Image.Image, file: Path, quality: int) -> None:
         quality: Of JPEG.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}")
-    try:
-        image.save(part, **({"quality": quality} if file.suffix == ".jpg" else {"compress_level": 1}))
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+    is_jpeg = file.suffix == ".jpg"
+    options = {"format": "JPEG", "quality": quality} if is_jpeg else {"format": "PNG", "compress_level": 1}
+    with whole_file(file, is_flushed=False) as part:
+        image.save(part, **options)
 
 
 def link_picture(source: Path, destination: Path) -> None:

@@ -4,7 +4,6 @@ A wrong folder, a server that is away, weights full of NaN or a judge nobody und
 not after the days that the stages before them take.
 """
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,17 +11,17 @@ from tempfile import TemporaryDirectory
 
 from .brakes import why_rejected
 from .components import REJECTED, ImageRequest, Record, SynthesisError
-from .painters.world import WorldPainter
 from .pictures import save_picture
-from .quadruples.grammar import GrammarWriter
 from .recipe import Recipe
+from .report.counting import num_kept
 from .settings import uses_models
-from .stages import ItemStage, Stage, Workspace, discard_from, run_stages, write_whole
+from .stages import ItemStage, Stage, Workspace, discard_from, run_stages
+from .stand_ins.diptychs import WorldPainter
+from .stand_ins.grammar import GrammarWriter
 
 logger = logging.getLogger(__name__)
 
 CANARY = "canary"  # the folder, in that of the synthesis
-_PASSED = "passed.json"
 _TIMES_CANARY = 10  # texts of a recipe that are worth a canary
 _FEWEST_ITEMS = 8  # that are no chance if all of them are rejected
 
@@ -56,7 +55,7 @@ def _has_work(stage: Stage, work: Workspace) -> bool:
     if not isinstance(stage, ItemStage):
         return "counts" not in work.manifest(stage.name)
     try:
-        return not stage.is_done(work)
+        return not stage.is_done(work, work.own_chunks)
     except SynthesisError:  # what it needs is not there yet
         return True
 
@@ -83,7 +82,7 @@ def paint_pair(folder: Path) -> Record:
 
 
 def run_canary(recipe: Recipe, work: Workspace, num_stages: int) -> None:
-    """Send a few texts through the first so many stages, in a folder of their own, unless that was done before.
+    """Send a few texts through the first so many stages, in a folder of their own.
 
     It goes on there when later stages follow, and is left out where the work was begun without one.
 
@@ -94,52 +93,38 @@ def run_canary(recipe: Recipe, work: Workspace, num_stages: int) -> None:
     has_models = any(uses_models(stage.works_with) for stage in recipe.stages())
     if not count or work.shard[0] or not has_models or recipe.count < _TIMES_CANARY * count:
         return
-    passed = _passed(folder)
     first = recipe.stages()[0].name
-    if not passed and any(any(work.folder(first).glob(f"{chunk:05d}*.jsonl")) for chunk in work.own_chunks):
+    if not folder.exists() and any(any(work.folder(first).glob(f"{chunk:05d}*.jsonl")) for chunk in work.own_chunks):
         return
-    few = recipe.limited(count)
-    canary = Workspace(folder, few.num_chunks, show_progress=False, brakes=work.brakes)
-    for stage in few.stages():
-        if stage.name not in passed:  # it was stopped there: what it rejected is tried again
-            discard_from(stage.name, few.stages(), canary)
-            break
     logger.info("%d texts go through all stages first, in %s", count, folder)
-    stages = few.stages()[:num_stages]
-    run_stages(stages, canary)
+    stages, canary = _canary(recipe, work)
     for stage in stages:
-        _check_kept(stage, canary)
-    names = [stage.name for stage in stages]
-    _note_passed(folder, [*names, *(name for name in passed if name not in names)])
+        if _kept_nothing(stage, canary):  # it was stopped there: what it rejected is tried again
+            discard_from(stage.name, stages, canary)
+            break
+    run_stages(stages[:num_stages], canary)
+    for stage in stages[:num_stages]:
+        if _kept_nothing(stage, canary):
+            records = [record for record in canary.records(stage.name) if REJECTED in record]
+            raise SynthesisError(
+                f"stage {stage.name}: of the first texts, all {len(records):,} items were rejected, "
+                f"{why_rejected(records)} They lie in {canary.folder(stage.name)}. Then give the same command again; "
+                "with `brakes: {canary: 0}` in the recipe it goes on all the same."
+            )
 
 
 def discard_canary(recipe: Recipe, work: Workspace, stage: str) -> None:
     """Have the canary come again from a stage on, where that is discarded."""
-    if work.shard[0]:
-        return
-    names = [one.name for one in recipe.stages()]
-    if passed := _passed(work.root / CANARY):
-        _note_passed(work.root / CANARY, [name for name in passed if names.index(name) < names.index(stage)])
+    if not work.shard[0] and recipe.brakes.canary:
+        discard_from(stage, *_canary(recipe, work))
 
 
-def _passed(folder: Path) -> list[str]:
-    """The stages that the canary came through."""
-    try:
-        return json.loads((folder / _PASSED).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return []
+def _canary(recipe: Recipe, work: Workspace) -> tuple[list[Stage], Workspace]:
+    """The stages of the few texts, and where they work."""
+    few = recipe.limited(recipe.brakes.canary)
+    return few.stages(), Workspace(work.root / CANARY, few.num_chunks, show_progress=False, brakes=work.brakes)
 
 
-def _note_passed(folder: Path, names: Sequence[str]) -> None:
-    write_whole(folder / _PASSED, json.dumps(names) + "\n")
-
-
-def _check_kept(stage: Stage, work: Workspace) -> None:
+def _kept_nothing(stage: Stage, work: Workspace) -> bool:
     counts = work.manifest(stage.name).get("counts", {})
-    if counts.get("items", 0) >= _FEWEST_ITEMS and counts["items"] == sum(counts["rejected"].values()):
-        records = [record for record in work.records(stage.name) if REJECTED in record]
-        raise SynthesisError(
-            f"stage {stage.name}: of the first texts, all {len(records):,} items were rejected, "
-            f"{why_rejected(records)} They lie in {work.folder(stage.name)}. Then give the same command again; with "
-            "`brakes: {canary: 0}` in the recipe it goes on all the same."
-        )
+    return counts.get("items", 0) >= _FEWEST_ITEMS and not num_kept(counts)

@@ -1,19 +1,22 @@
 """What recipes of every kind have in common."""
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import ClassVar
+from abc import abstractmethod
+from typing import Annotated
+
+from pydantic import Field, model_validator
 
 from .brakes import Brakes
-from .planning import Estimates
+from .planning import Amount, Estimates, plan_table
 from .report.measures import StatisticsSettings
+from .settings import Free, Settings
 from .stages import Stage, Workspace
 
 _MOST_CHUNKS = 100_000
+# How many texts a recipe asks for.
+TextCount = Annotated[int, Field(ge=1, le=100_000_000)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe(ABC):
+class Recipe(Settings):
     """What data set to make, and how.
 
     Attributes:
@@ -21,25 +24,23 @@ class Recipe(ABC):
         estimates: Assumptions for the plan.
         brakes: What is tried before the first item, and when a stage that rejects everything is stopped.
         seed: Of everything random.
-        chunk_size: Texts per file. Shards share the chunks out, so there should be many more of these.
+        chunk_size: TextCount per file. Shards share the chunks out, so there should be many more of these.
     """
 
-    kind: ClassVar[str]
-
-    statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
-    estimates: Estimates = field(default_factory=Estimates, metadata={"free": True})
-    brakes: Brakes = field(default_factory=Brakes, metadata={"free": True})
+    statistics: StatisticsSettings = StatisticsSettings()
+    estimates: Free[Estimates] = Estimates()
+    brakes: Free[Brakes] = Brakes()
     seed: int = 0
-    chunk_size: int = 500
+    chunk_size: Annotated[int, Field(ge=1, le=1_000_000)] = 500
 
-    def __post_init__(self):
-        if self.chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1: {self.chunk_size}")
+    @model_validator(mode="after")
+    def _check_chunks(self) -> "Recipe":
         if self.num_chunks > _MOST_CHUNKS:
             raise ValueError(
                 f"{self.count:,} texts at chunk_size {self.chunk_size:,} make {self.num_chunks:,} files a stage, "
                 f"expected at most {_MOST_CHUNKS:,}: raise chunk_size"
             )
+        return self
 
     @property
     @abstractmethod
@@ -61,8 +62,16 @@ class Recipe(ABC):
         """The recipe for the first `count` texts."""
 
     @abstractmethod
+    def preview(self) -> str:
+        """What would be asked for first."""
+
+    @abstractmethod
+    def amounts(self) -> list[Amount]:
+        """What the stages would make and take, by the estimates."""
+
     def plan(self) -> str:
         """What would be asked for first, and what all would cost."""
+        return f"{self.preview()}\n\n{plan_table(self.estimates, self.amounts())}"
 
     @abstractmethod
     def stages(self) -> list[Stage]:

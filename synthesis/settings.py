@@ -1,32 +1,96 @@
-"""Settings from YAML: frozen dataclasses, nested, with the kind of each part named in the file.
+"""Settings from YAML by pydantic: of every part of a pipeline, nested, each with the values that it takes.
 
-A field annotated with one settings class holds a mapping of its fields. A field annotated with several
-(`GrammarWriter | LanguageModelWriter`) holds a mapping whose `kind:` names one of them, as the class attribute `kind`
-does. Nothing is converted silently, but for an integer where a number is expected.
+The settings of a part are a class of their own, next to the part, and `load()` makes the part of them. Where a recipe
+chooses among several parts, `kind` names one. Nothing is converted silently, but for a whole number where a number is
+expected. What is wrong is told on one line: file, line, the setting's path, what was expected, what was found.
 """
 
-import difflib
-import types
-from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from .. import yaml_files
+from ..names import meant, nearest
 from ..yaml_files import SettingsFileError
 
-Settings = TypeVar("Settings")
+Value = TypeVar("Value")
+_FREE = object()
+
+# A setting that does not decide the results (where and how fast, not what): it may change on resuming.
+Free = Annotated[Value, _FREE]
 
 # Whole numbers above these are slips of the keyboard, which would plan, allocate or wait without end.
-_MOST = {"count": 100_000_000, "chunk_size": 1_000_000, "realistic": 1_000, "diverse": 1_000, "per_prompt": 1_000}
-_MOST |= {"width": 8_192, "height": 8_192, "size": 8_192, "num_workers": 1_024, "concurrency": 100_000}
-_MOST |= {"practice": 1_000_000, "batch_size": 100_000, "device_batch_size": 100_000, "rank": 65_536}
+Count = Annotated[int, Field(ge=1, le=10**9)]
+CountOrZero = Annotated[int, Field(ge=0, le=10**9)]
+BatchSize = Annotated[int, Field(ge=1, le=100_000)]
+Concurrency = Annotated[int, Field(ge=1, le=100_000)]  # requests under way at once
+Pixels = Annotated[int, Field(ge=1, le=8_192)]
+Workers = Annotated[int, Field(ge=1, le=1_024)]
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+TrueShare = Annotated[float, Field(gt=0, lt=1)]  # neither nothing nor everything
+
+
+def _name_of_model(name: str) -> str:
+    if not name.strip():
+        raise ValueError("expected a folder, or an id on the Hub, found nothing")
+    return name
+
+
+ModelName = Annotated[str, AfterValidator(_name_of_model)]
+
 _MODELS = ("model", "sentences")  # settings that name a model
-_MOST_OF_OTHERS = 10**9  # except for seeds
+_EXPECTED = {
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping of settings",
+    "model_attributes_type": "a mapping of settings",
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "at most {le:,}",
+    "less_than": "less than {lt}",
+    "literal_error": "{expected}",
+    "string_pattern_mismatch": "a text that matches {pattern}",
+    "too_short": "at least {min_length} of them",
+}
 
 
 class RecipeError(SettingsFileError):
     """A recipe cannot be used. The message names the file, the key, what was expected, and the nearest valid key."""
+
+
+class Settings(BaseModel):
+    """Settings of one part. They cannot be changed, and refuse names that they do not know.
+
+    Settings made in Python are checked as those from YAML; what is wrong raises pydantic's ValidationError, which is a
+    ValueError.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know_names(cls, values: Any) -> Any:
+        for name in values if isinstance(values, Mapping) else ():
+            if name not in cls.model_fields:
+                told = {"setting": name, "hint": nearest(name, cls.model_fields)}
+                raise PydanticCustomError("unknown_setting", "there is no setting '{setting}'; {hint}", told)
+        return values
+
+    def replaced(self, **changes: Any) -> Any:
+        """The same settings but for these, checked anew."""
+        return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | changes)
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -41,61 +105,94 @@ def read_yaml(file: Path) -> dict[str, Any]:
         raise RecipeError(str(error)) from None
 
 
-def read_settings(cls: type[Settings], mapping: Mapping[str, Any], where: str) -> Settings:
+def read_settings(kind: Any, content: Any, where: Path | str) -> Any:
     """Make settings of a mapping.
 
     Args:
-        cls: A dataclass.
-        mapping: Its fields, as YAML gives them.
-        where: The file and key, for messages.
+        kind: A class of settings, or a union of some that `kind` decides among.
+        content: A mapping, as YAML gives it.
+        where: The file that it was read from, or words for messages.
 
     Raises:
-        RecipeError: an unknown or missing key, or a value that is not as annotated or that the class refuses.
+        RecipeError: an unknown or missing key, or a value that the class refuses.
     """
-    if not isinstance(mapping, Mapping):
-        raise RecipeError(f"{where}: expected a mapping of settings, found {_kind(mapping)}")
-    hints = get_type_hints(cls)
-    known = {entry.name: entry for entry in fields(cls) if entry.init}
-    for key in mapping:
-        if key not in known:
-            nearest = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"it knows {', '.join(known)}."
-            raise RecipeError(f"{where}: there is no setting {key!r}; {hint}")
-    missing = [name for name, entry in known.items() if name not in mapping and _is_required(entry)]
-    if missing:
-        raise RecipeError(f"{where}: add {' and '.join(missing)}")
-    values = {name: _read(hints[name], value, f"{where}: {name}") for name, value in mapping.items()}
-    for name, value in values.items():
-        most = _MOST.get(name, _MOST_OF_OTHERS)
-        if type(value) is int and not name.startswith("seed") and abs(value) > most:
-            raise RecipeError(f"{where}: {name}: expected a whole number up to {most:,}, found {value:,}")
     try:
-        return cls(**values)
-    except ValueError as error:
-        raise error if isinstance(error, RecipeError) else RecipeError(f"{where}: {error}") from None
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+    fault = next((fault for fault in faults if fault["type"] == "unknown_setting"), faults[0])
+    if fault["type"] == "union_tag_not_found":  # pydantic lists the kinds for one that there is not, a text, alone
+        fault["input"]["kind"] = str(fault["input"].get("kind", "nothing"))
+        return read_settings(kind, content, where)
+    path = _path_in(content, fault["loc"])
+    place = str(where)
+    if isinstance(where, Path):
+        place += f", line {yaml_files.line_of(where, [*path, fault.get('ctx', {}).get('setting')])}"
+    if path:
+        place += ": " + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
+    raise RecipeError(f"{place}: {_told(fault, faults)}")
+
+
+def _path_in(content: Any, steps: Sequence[str | int]) -> list[str | int]:
+    """The keys to a value that was refused, without the kinds that pydantic puts between them."""
+    path, is_chosen = [], False
+    for step in steps:
+        if isinstance(content, Mapping) and step == content.get("kind") and not is_chosen:
+            is_chosen = True
+        elif isinstance(content, list) or (isinstance(content, Mapping) and step in content):
+            path.append(step)
+            content, is_chosen = content[step], False
+    return path
+
+
+def _told(fault: Mapping[str, Any], faults: Sequence[Mapping[str, Any]]) -> str:
+    """What is wrong, and what to write instead."""
+    kind, value, about = fault["type"], fault["input"], fault.get("ctx", {})
+    if kind == "missing":
+        return f"add {' and '.join(str(other['loc'][-1]) for other in faults if _is_beside(other, fault))}"
+    if kind == "union_tag_invalid":
+        kinds = about["expected_tags"].replace("'", "").split(", ")
+        return f"expected kind: {' or '.join(kinds)}; found {about['tag']!r}{meant(about['tag'], kinds, '; ')}"
+    if kind in ("value_error", "unknown_setting"):
+        return fault["msg"].removeprefix("Value error, ")
+    if kind not in _EXPECTED:
+        return f"{fault['msg'].replace('Input should be', 'expected')}, found {_short(value)}"
+    found = f"{_kind(value)} ({_short(value)})" if kind.endswith("_type") else _short(value)
+    hint = ""
+    if kind == "float_type" and isinstance(value, str) and _is_number(value):
+        hint = "; YAML takes 1e-4 for a text: write 1.0e-4"
+    elif kind == "literal_error":
+        hint = meant(value, re.findall("'([^']+)'", about["expected"]), "; ")
+    elif kind == "string_type" and isinstance(value, bool):
+        hint = "; YAML takes yes, no, on and off for true or false: write the text in quotes"
+    return f"expected {_EXPECTED[kind].format(**about)}, found {found}{hint}"
+
+
+def _is_beside(other: Mapping[str, Any], fault: Mapping[str, Any]) -> bool:
+    return other["type"] == "missing" and other["loc"][:-1] == fault["loc"][:-1]
 
 
 def deciding(settings: Any) -> Any:
-    """What of settings decides the results, as plain JSON values: all but the fields made by `components.free`."""
-    if is_dataclass(settings):
-        found = {"kind": settings.kind} if hasattr(settings, "kind") else {}
-        kept = (entry for entry in fields(settings) if not entry.metadata.get("free"))
-        return found | {entry.name: deciding(getattr(settings, entry.name)) for entry in kept}
+    """What of settings decides the results, as plain JSON values: all but what is `Free`."""
+    if isinstance(settings, Settings):
+        kind = {"kind": settings.kind} if hasattr(settings, "kind") else {}
+        return kind | {name: deciding(getattr(settings, name)) for name in _deciding_names(settings)}
     if isinstance(settings, Mapping):
         return {str(key): deciding(value) for key, value in settings.items()}
-    if isinstance(settings, (list, tuple)):
-        return [deciding(value) for value in settings]
-    return str(settings) if isinstance(settings, Path) else settings
+    return [deciding(value) for value in settings] if isinstance(settings, (list, tuple)) else settings
+
+
+def _deciding_names(settings: Settings) -> list[str]:
+    return [name for name, entry in type(settings).model_fields.items() if _FREE not in entry.metadata]
 
 
 def uses_models(settings: Any) -> bool:
     """Whether a part's settings name a model or a server: what the package paints and writes itself needs no trial."""
     if isinstance(settings, (list, tuple)):
         return any(map(uses_models, settings))
-    if not is_dataclass(settings):
+    if not isinstance(settings, Settings):
         return False
-    values = {entry.name: getattr(settings, entry.name) for entry in fields(settings)}
-    return any((name in _MODELS and value is not None) or uses_models(value) for name, value in values.items())
+    return any((name in _MODELS and value is not None) or uses_models(value) for name, value in settings)
 
 
 def differences(before: Any, after: Any, where: str = "") -> list[str]:
@@ -110,79 +207,12 @@ def differences(before: Any, after: Any, where: str = "") -> list[str]:
     return [] if before == after else [f"{where}: {_short(before)} -> {_short(after)}"]
 
 
-def _read(hint: Any, value: Any, where: str) -> Any:
-    """A value as annotated; a RecipeError if it is not."""
-    origin = get_origin(hint)
-    if hint is Any:
-        return value
-    if origin in (Union, types.UnionType):
-        return _read_one_of(get_args(hint), value, where)
-    if is_dataclass(hint):
-        if isinstance(value, Mapping) and value.get("kind") == getattr(hint, "kind", MISSING):
-            value = {key: entry for key, entry in value.items() if key != "kind"}
-        return read_settings(hint, value, where)
-    if origin in (list, tuple) and isinstance(value, list):
-        inner = get_args(hint)
-        if origin is tuple and (len(inner) != 2 or inner[1] is not Ellipsis):
-            if len(inner) != len(value):
-                raise RecipeError(f"{where}: expected {len(inner)} values, found {len(value)}")
-            return tuple(_read(kind, entry, where) for kind, entry in zip(inner, value, strict=True))
-        kind = inner[0] if inner else Any
-        return origin(_read(kind, entry, f"{where}[{number}]") for number, entry in enumerate(value))
-    if origin is dict and isinstance(value, dict):
-        key_hint, value_hint = get_args(hint)
-        return {
-            _read(key_hint, key, where): _read(value_hint, entry, f"{where}: {key}") for key, entry in value.items()
-        }
-    if hint is float and type(value) is int:
-        return float(value)
-    if hint is Path and isinstance(value, str):
-        return Path(value)
-    if isinstance(hint, type) and type(value) is hint:
-        return value
-    dot = "; YAML takes 1e-4 for a text: write 1.0e-4" if hint is float and _is_number(value) else ""
-    raise RecipeError(f"{where}: expected {_name(hint)}, found {_kind(value)} ({_short(value)}){dot}")
-
-
 def _is_number(value: Any) -> bool:
     try:
         float(value)
     except (TypeError, ValueError):
         return False
     return True
-
-
-def _read_one_of(hints: tuple[Any, ...], value: Any, where: str) -> Any:
-    kinds = {hint.kind: hint for hint in hints if is_dataclass(hint) and hasattr(hint, "kind")}
-    if kinds and isinstance(value, Mapping):
-        kind = value.get("kind")
-        if not isinstance(kind, str) or kind not in kinds:
-            nearest = difflib.get_close_matches(str(kind), kinds, n=1)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-            raise RecipeError(f"{where}: expected kind: {' or '.join(kinds)}; found {_short(kind)}{hint}")
-        return read_settings(kinds[kind], {key: entry for key, entry in value.items() if key != "kind"}, where)
-    settings = [hint for hint in hints if is_dataclass(hint)]
-    if len(settings) == 1 and isinstance(value, Mapping):
-        return _read(settings[0], value, where)
-    for hint in hints:
-        if hint is type(None):
-            if value is None:
-                return None
-            continue
-        try:
-            return _read(hint, value, where)
-        except RecipeError:
-            continue
-    raise RecipeError(f"{where}: expected {' or '.join(map(_name, hints))}, found {_kind(value)} ({_short(value)})")
-
-
-def _is_required(entry: Field) -> bool:
-    return entry.default is MISSING and entry.default_factory is MISSING
-
-
-def _name(hint: Any) -> str:
-    names = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "nothing"}
-    return names.get(hint) or ("settings" if is_dataclass(hint) else str(getattr(hint, "__name__", hint)))
 
 
 def _kind(value: Any) -> str:

@@ -8,13 +8,16 @@ of them. Where there is none, the diptych is given up with a reason: half of a w
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
+from pydantic import Field
 
 from .components import Part
 from .filtering.detectors import Box, PersonDetector
+from .settings import Settings
 
 _BANDS, _PARTS = 48, 6  # the height is cut in bands, which average the noise away; parts are groups of bands
 _CLEAR_STEP = 4.0  # grey levels by which the columns on both sides must differ in a band
@@ -23,8 +26,7 @@ _BLACK, _WHITE = 12, 243  # a frame is at least as dark, or as light
 _MOST_FRAME = 0.08  # of a half's width or height that may be frame, on each side
 
 
-@dataclass(frozen=True)
-class SplitSettings:
+class SplitSettings(Settings):
     """How diptychs are cut.
 
     Attributes:
@@ -36,21 +38,12 @@ class SplitSettings:
         margin: Around the person, as a share of the person's height.
     """
 
-    window: float = 0.12
-    border: float = 0.06
-    coverage: float = 0.7
-    aspect: float | None = None
+    window: Annotated[float, Field(gt=0, le=0.4)] = 0.12
+    border: Annotated[float, Field(gt=0, le=0.2)] = 0.06
+    coverage: Annotated[float, Field(gt=0, le=1)] = 0.7
+    aspect: Annotated[float, Field(ge=0.1, le=10)] | None = None
     detector: PersonDetector | None = None
-    margin: float = 0.05
-
-    def __post_init__(self):
-        for name, most in {"window": 0.4, "border": 0.2, "coverage": 1.0}.items():
-            if not 0 < getattr(self, name) <= most:
-                raise ValueError(f"{name} must be above 0 and at most {most}: {getattr(self, name)}")
-        if self.aspect is not None and not 0.1 <= self.aspect <= 10:
-            raise ValueError(f"aspect must be between 0.1 and 10: {self.aspect}")
-        if not 0 <= self.margin <= 2:
-            raise ValueError(f"margin is a share of the person's height, from 0 to 2: {self.margin}")
+    margin: Annotated[float, Field(ge=0, le=2)] = 0.05
 
     def load(self) -> "Splitter":
         """The splitter, its detector loaded."""

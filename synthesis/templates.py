@@ -1,24 +1,34 @@
 """Texts with {fields} that are filled in: checked before any work, and filled in one pass."""
 
-import difflib
 import re
 from collections.abc import Collection, Mapping
+
+from pydantic import AfterValidator
+
+from ..names import meant
 
 _FIELD = re.compile(r"\{(\w+)\}")
 _BRACES = re.compile(r"\{+[^{}]*\}+|[{}]")
 
 
+def with_fields(*fields: str, needed: Collection[str] | None = None, other_braces: bool = False) -> AfterValidator:
+    """Of a setting: that its text passes `check_template`."""
+    return AfterValidator(lambda text: check_template(text, fields, needed, other_braces))
+
+
 def check_template(
-    where: str, text: str, fields: Collection[str], needed: Collection[str] | None = None, other_braces: bool = False
-) -> None:
+    text: str, fields: Collection[str], needed: Collection[str] | None = None, other_braces: bool = False
+) -> str:
     """Refuse a template that would be sent or painted with a field unfilled, or without what it is about.
 
     Args:
-        where: Name of the setting, for messages.
         text: The template.
         fields: Names that it may have in braces.
         needed: Names that it must have; None for all of them.
         other_braces: Whether braces that are no fields stand for themselves, as in an example of JSON.
+
+    Returns:
+        The text.
 
     Raises:
         ValueError: a field is missing, unknown, has no name, or has a format; or there are other braces.
@@ -32,16 +42,16 @@ def check_template(
         if plain and name in fields:
             continue
         if name in fields:
-            raise ValueError(f"{where}: write {{{name}}}, without a format or more braces: {braces!r}")
+            raise ValueError(f"write {{{name}}}, without a format or more braces: {braces!r}")
         if plain or (not inner and len(braces) > 1):
-            nearest = difflib.get_close_matches(name, fields, n=1)
-            hint = f"did you mean {{{nearest[0]}}}?" if nearest else f"{known}."
-            raise ValueError(f"{where}: there is no field {braces}; {hint}")
+            hint = meant(braces, [f"{{{field}}}" for field in fields]) or f"{known}."
+            raise ValueError(f"there is no field {braces}; {hint}")
         if not other_braces:
-            raise ValueError(f"{where}: braces are for fields, and no other braces may be in it: {braces!r}; {known}")
+            raise ValueError(f"braces are for fields, and no other braces may be in it: {braces!r}; {known}")
     if missing := [name for name in (fields if needed is None else needed) if name not in found]:
         names = " and ".join(f"{{{name}}}" for name in missing)
-        raise ValueError(f"{where} must hold {names}: {text!r:.80}")
+        raise ValueError(f"must hold {names}: {text!r:.80}")
+    return text
 
 
 def fill_template(text: str, values: Mapping[str, str]) -> str:

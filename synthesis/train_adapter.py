@@ -10,13 +10,15 @@ import argparse
 import logging
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from .adapters.composing import METADATA, FolderDiptychs, ReadyDiptychs
 from .adapters.training import AdapterTraining, join_processes, train_adapter
 from .components import SynthesisError
-from .settings import RecipeError, read_settings, read_yaml
+from .settings import RecipeError, Settings, read_settings, read_yaml
 from .stages import reporting_files
 
 logger = logging.getLogger(__name__)
@@ -24,8 +26,7 @@ logger = logging.getLogger(__name__)
 _STAGES = ("pictures", "captions", "training")
 
 
-@dataclass(frozen=True)
-class AdapterRecipe:
+class AdapterRecipe(Settings):
     """All settings of the command.
 
     Attributes:
@@ -33,7 +34,7 @@ class AdapterRecipe:
         training: How.
     """
 
-    data: FolderDiptychs | ReadyDiptychs
+    data: Annotated[FolderDiptychs | ReadyDiptychs, Field(discriminator="kind")]
     training: AdapterTraining
 
 
@@ -83,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--max-steps must be at least 1")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     try:
-        recipe = read_settings(AdapterRecipe, read_yaml(options.settings), str(options.settings))
+        recipe = read_settings(AdapterRecipe, read_yaml(options.settings), options.settings)
         made = run(recipe, options.output, options.max_steps, options.compose_only, options.redo)
     except (RecipeError, SynthesisError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

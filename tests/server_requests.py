@@ -3,7 +3,7 @@
 import pytest
 
 from fafa.synthesis.components import TextRequest
-from fafa.synthesis.models import server as server_module
+from fafa.synthesis.servers import client
 
 SCHEMA = {
     "type": "object",
@@ -24,4 +24,4 @@ def requests_for(count: int, **options) -> list[TextRequest]:
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
     """Retries that come at once, in every module that imports this."""
-    monkeypatch.setattr(server_module, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(client, "LONGEST_PAUSE", 0.02)

@@ -141,7 +141,7 @@ def test_outputs_are_checked_before_anything_is_made(tmp_path):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    from fafa.synthesis.world import make_world
+    from fafa.world import make_world
 
     folder = tmp_path_factory.mktemp("world")
     tiny_model().save_pretrained(folder / "model")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tiny import tiny_model, tiny_processor
 
 from fafa import FafaModel, FafaProcessor
-from fafa.synthesis.world import make_world
+from fafa.world import make_world
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "examples" / "configs"

@@ -26,7 +26,11 @@ from fafa.synthesis.filtering import calibration_report
 from fafa.synthesis.filtering.calibration import Pair, Verdict
 from fafa.synthesis.filtering.thresholds import Bound, Thresholds
 from fafa.synthesis.report import page as statistics_page
-from fafa.synthesis.report import people, triplets
+from fafa.synthesis.report.counting import count_people, count_triplets
+from fafa.synthesis.report.measures import StatisticsSettings
+from fafa.synthesis.report.page import StatisticsStage
+from fafa.synthesis.report.people import PeopleStatistics
+from fafa.synthesis.report.triplets import TripletStatistics
 from fafa.training.card import RunFacts
 
 markdown_it = pytest.importorskip("markdown_it", reason="the pages are read by a parser of Markdown")
@@ -225,27 +229,20 @@ def report_of(text: str) -> EvaluationReport:
 
 def of_statistics(folder: Path, text: str) -> tuple[str, list[str]]:
     """The name, reasons, scores, values and measures of a synthesis."""
-    triplets.write_statistics(
-        folder,
-        f"my {text}",
-        [],
-        stages={f"a {text}": {"items": 2, "rejected": {text: 1}}},
-        quadruples=[{"caption_a": "a", "caption_b": "b", "edit_ab": "c", "edit_ba": "d", "constraints": {text: text}}],
-        measures={text: 1.0},
-    )
-    page = (folder / "statistics.md").read_text(encoding="utf-8")
-    return page, [as_line(text)] * 3
+    stage = TripletStatistics(StatisticsSettings(), 0, ["filter"], "SynCPR", Thresholds())
+    counted = count_triplets([], "cpr_id") | {"kept of all possible triplets": None, "scores": {}}
+    return written_by(stage, folder, counted, text)
 
 
 def of_text_image_statistics(folder: Path, text: str) -> tuple[str, list[str]]:
-    people.write_statistics(
-        folder,
-        f"my {text}",
-        [],
-        stages={f"a {text}": {"items": 2, "rejected": {text: 1}}},
-        edits=[{"group": text}],
-        measures={text: 1.0},
-    )
+    stage = PeopleStatistics(StatisticsSettings(), 0, ["captions"])
+    return written_by(stage, folder, count_people([]) | {"edits painted": {text: 1}}, text)
+
+
+def written_by(stage: StatisticsStage, folder: Path, counted: dict, text: str) -> tuple[str, list[str]]:
+    stages = {f"a {text}": {"items": 2, "rejected": {text: 1}}}
+    found = {"name": f"my {text}", "stages": stages, "coverage": {text: {text: 1.0}}, "measures": {text: 1.0}}
+    stage.write(folder, counted | found, {}, {})
     page = (folder / "statistics.md").read_text(encoding="utf-8")
     return page, [as_line(text)] * 3
 
@@ -321,7 +318,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def without_pictures(monkeypatch):
-    monkeypatch.setattr(statistics_page, "draw_charts", lambda folder, charts: [])
+    monkeypatch.setattr(statistics_page, "draw_charts", lambda folder, charts: None)
     monkeypatch.setattr(calibration_report, "draw_curves", lambda *args: None)
     monkeypatch.setattr(adapter_card, "draw_curves", lambda *args: [])
     monkeypatch.setattr("fafa.training.card.draw_curves", lambda *args: [])
@@ -378,6 +375,6 @@ def test_every_module_that_writes_a_page_is_tried():
         *("markdown_text.py", "setup.py", "verify.py"),
         *("captions_fafa.py", "processing_fafa.py", "image_processing_fafa.py"),  # examples in docstrings
         *("dataset_builders/__init__.py", "dataset_builders/export.py", "evaluation/report_folder.py"),
-        *("synthesis/report/page.py", "synthesis/triplets/pipeline.py", "synthesis/text_image/pipeline.py"),
+        "synthesis/report/page.py",
     }
     assert found - no_pages_of_their_own == {*WRITERS}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tiny import tiny_model, tiny_processor
 
-from fafa.synthesis.world import make_world
+from fafa.world import make_world
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 SNIPPETS = dict(re.findall(r"<!-- snippet: (\w+) -->\n```python\n(.*?)```", README, re.S))

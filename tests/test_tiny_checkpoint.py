@@ -4,7 +4,7 @@ from datasets import load_dataset
 
 from fafa import TINY_CHECKPOINT, FafaModel, FafaProcessor
 from fafa.evaluation import evaluate_itcpr
-from fafa.synthesis.world import make_world
+from fafa.world import make_world
 
 
 def test_it_finds_people_it_was_never_trained_on(tmp_path):

@@ -1,6 +1,5 @@
 """What a training run is told: the paper's recipe as defaults; every inherited option acts, or is refused by name."""
 
-import difflib
 import inspect
 import json
 import logging
@@ -12,6 +11,8 @@ from transformers import TrainingArguments
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import SchedulerType
+
+from ..names import nearest
 
 logger = logging.getLogger(__name__)
 
@@ -345,6 +346,4 @@ def refuse_unknown(where: str, given: Iterable[str], known: Iterable[str]) -> No
     known = list(known)
     for name in given:
         if name not in known:
-            nearest = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(known) or 'none'}."
-            raise ValueError(f"{where}: there is no {name!r}; {hint}")
+            raise ValueError(f"{where}: there is no {name!r}; {nearest(name, known)}")

@@ -5,26 +5,30 @@ several runs may share a folder. Files are written whole or not at all, with a c
 anew.
 """
 
-import gc
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import xxhash
 from diffusers import AutoencoderKL, FluxPipeline
+from diffusers.training_utils import free_memory
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from ...image_reading_fafa import UnreadableImageError, inspect_image, open_image, read_image_file
-from ..components import SynthesisError
-from ..stages import REJECTED, read_lines
+from ...files import whole_file
+from ...image_reading_fafa import UnreadableImageError, inspect_image, read_image_file
+from ..components import REJECTED, SynthesisError
+from ..pictures import open_picture
+from ..stages import read_lines
+
+if TYPE_CHECKING:
+    from .training import AdapterTraining
 
 logger = logging.getLogger(__name__)
 
@@ -40,29 +44,14 @@ class Diptych:
     Attributes:
         file: Where it is.
         content: Hash of its bytes.
+        size: Width and height, in pixels.
         prompt: What it shows.
     """
 
     file: Path
     content: str
+    size: tuple[int, int]
     prompt: str
-
-
-@dataclass(frozen=True)
-class Encoders:
-    """What decides an encoding.
-
-    Attributes:
-        model: Path or id of a FluxPipeline.
-        revision: Of the model on the Hub.
-        max_sequence_length: Tokens of a prompt that its T5 encoder reads.
-        dtype: Of the text encoders and of what they give, as torch names it.
-    """
-
-    model: str
-    revision: str | None
-    max_sequence_length: int
-    dtype: str
 
 
 def read_diptychs(file: Path) -> tuple[list[Diptych], int]:
@@ -86,32 +75,29 @@ def read_diptychs(file: Path) -> tuple[list[Diptych], int]:
         picture = file.parent / record["image"]
         try:
             content = hashlib.sha256(read_image_file(picture, "picture")).hexdigest()
+            size = inspect_image(picture, decode=False)[1:]
         except (OSError, UnreadableImageError) as error:
             raise SynthesisError(f"{file}, line {number}: {picture} cannot be read ({error})") from None
-        diptychs.append(Diptych(picture, content, record["prompt"]))
+        diptychs.append(Diptych(picture, content, size, record["prompt"]))
     if not diptychs:
         raise SynthesisError(f"{file}: there is no diptych in it to train on")
     return diptychs, len(records) - len(diptychs)
 
 
 def common_size(diptychs: Sequence[Diptych], multiple: int) -> tuple[int, int]:
-    """Width and height of all diptychs, in pixels; only headers are read.
+    """Width and height of all diptychs, in pixels.
 
     Raises:
-        SynthesisError: a picture cannot be read, has another size, or one that FLUX.1 cannot paint.
+        SynthesisError: a picture has another size, or one that FLUX.1 cannot paint.
     """
-    size = None
+    width, height = diptychs[0].size
     for diptych in diptychs:
-        try:
-            found = inspect_image(diptych.file, decode=False)[1:]
-        except (OSError, UnreadableImageError):
-            raise SynthesisError(f"{diptych.file}: is no readable picture; make it anew or remove its line") from None
-        size = size or found
-        if found != size:
-            raise SynthesisError(f"{diptych.file}: is {found[0]} x {found[1]}, the first is {size[0]} x {size[1]}")
-    if size[0] % multiple or size[1] % multiple:
-        raise SynthesisError(f"{diptychs[0].file}: is {size[0]} x {size[1]}; the model needs multiples of {multiple}")
-    return size
+        if diptych.size != (width, height):
+            found = " x ".join(map(str, diptych.size))
+            raise SynthesisError(f"{diptych.file}: is {found}, the first is {width} x {height}")
+    if width % multiple or height % multiple:
+        raise SynthesisError(f"{diptychs[0].file}: is {width} x {height}; the model needs multiples of {multiple}")
+    return width, height
 
 
 class Cache:
@@ -119,11 +105,11 @@ class Cache:
 
     Args:
         folder: Made if need be.
-        encoders: Of the model that is trained.
+        settings: Of the training: its model, and how prompts are encoded.
     """
 
-    def __init__(self, folder: Path, encoders: Encoders):
-        self.folder, self.encoders = Path(folder), encoders
+    def __init__(self, folder: Path, settings: "AdapterTraining"):
+        self.folder, self._settings = Path(folder), settings
 
     def latents(self, diptych: Diptych) -> torch.Tensor:
         """What the transformer learns to paint: float32 `(channels, height, width)` in latent pixels."""
@@ -150,26 +136,24 @@ class Cache:
         lacking = [(kind, what) for kind, what in tasks[share[0] :: share[1]] if not self._is_whole(kind, what)]
         if not lacking:
             return
-        encode = _Encoding(self.encoders, device)
-        with _quiet("diffusers.pipelines.flux.pipeline_flux"):  # it warns of every prompt that CLIP cuts at 77 tokens
-            for kind, what in tqdm(lacking, desc="encoding", unit="item"):
-                tensors = encode.picture(pictures[what]) if kind == LATENTS else encode.prompt(what)
-                self._write(self._file(kind, what), tensors)
+        encode = _Encoding(self._settings, device)
+        for kind, what in tqdm(lacking, desc="encoding", unit="item"):
+            tensors = encode.picture(pictures[what]) if kind == LATENTS else encode.prompt(what)
+            tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+            with whole_file(self._file(kind, what)) as part:
+                save_file(tensors, part, {_CHECKSUM: _hash_of(tensors)})
         if encode.num_cut:
+            longest = self._settings.max_sequence_length
             logger.warning(
-                "%d prompts were cut: they have more than max_sequence_length = %d tokens",
-                encode.num_cut,
-                self.encoders.max_sequence_length,
+                "%d prompts were cut: they have more than max_sequence_length = %d tokens", encode.num_cut, longest
             )
         del encode
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_memory()
 
     def _file(self, kind: str, what: str) -> Path:
-        encoders = self.encoders
-        key = [what, encoders.model, encoders.revision]
-        key += [encoders.max_sequence_length, encoders.dtype] if kind == TEXT else []
+        settings = self._settings
+        key = [what, settings.model, settings.revision]
+        key += [settings.max_sequence_length, settings.dtype] if kind == TEXT else []
         return self.folder / f"{kind}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.safetensors"
 
     def _is_whole(self, kind: str, what: str) -> bool:
@@ -191,15 +175,6 @@ class Cache:
         logger.warning("%s is damaged (%s): made anew", file, fault)
         return False
 
-    def _write(self, file: Path, tensors: dict[str, torch.Tensor]) -> None:
-        part = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        try:
-            tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-            save_file(tensors, part, {_CHECKSUM: _hash_of(tensors)})
-            part.replace(file)
-        finally:
-            part.unlink(missing_ok=True)
-
 
 def _hash_of(tensors: dict[str, torch.Tensor]) -> str:
     """Of contiguous tensors on the CPU, by name."""
@@ -210,18 +185,6 @@ def _hash_of(tensors: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Keeps a logger to errors."""
-    loud = logging.getLogger(name)
-    level = loud.level
-    loud.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        loud.setLevel(level)
-
-
 class _Encoding:
     """The encoders of a FLUX.1 pipeline, loaded; its transformer stays on disk.
 
@@ -229,33 +192,27 @@ class _Encoding:
         num_cut: Prompts so far that were longer than the T5 encoder was to read.
     """
 
-    def __init__(self, encoders: Encoders, device: torch.device):
+    def __init__(self, settings: "AdapterTraining", device: torch.device):
         self.num_cut = 0
-        self._encoders, self._device = encoders, device
-        source = {"pretrained_model_name_or_path": encoders.model, "revision": encoders.revision}
+        self._device, self._longest = device, settings.max_sequence_length
+        # It warns of every prompt that CLIP cuts at 77 tokens, which is as it should be.
+        logging.getLogger("diffusers.pipelines.flux.pipeline_flux").setLevel(logging.ERROR)
+        source = {"pretrained_model_name_or_path": settings.model, "revision": settings.revision}
         # The autoencoder in full precision: it is small, and half precision costs detail.
         vae = AutoencoderKL.from_pretrained(**source, subfolder="vae", dtype=torch.float32)
-        self._pipeline = FluxPipeline.from_pretrained(
-            **source, transformer=None, vae=vae, dtype=getattr(torch, encoders.dtype)
-        ).to(device)
+        dtype = getattr(torch, settings.dtype)
+        self._pipeline = FluxPipeline.from_pretrained(**source, transformer=None, vae=vae, dtype=dtype).to(device)
 
     @torch.no_grad()
     def picture(self, file: Path) -> dict[str, torch.Tensor]:
         """The mode of the encoder's distribution: it is so narrow that drawing from it would change nothing visible."""
         vae = self._pipeline.vae
-        try:
-            image = open_image(file)
-        except UnreadableImageError as error:
-            raise SynthesisError(f"{error} Or make it anew, or remove its line.") from None
-        except OSError as error:
-            raise SynthesisError(str(error)) from None
-        pixels = self._pipeline.image_processor.preprocess(image).to(self._device, torch.float32)
+        pixels = self._pipeline.image_processor.preprocess(open_picture(file)).to(self._device, torch.float32)
         latents = vae.encode(pixels).latent_dist.mode()[0]
         return {"latents": (latents - vae.config.shift_factor) * vae.config.scaling_factor}
 
     @torch.no_grad()
     def prompt(self, text: str) -> dict[str, torch.Tensor]:
-        longest = self._encoders.max_sequence_length
-        self.num_cut += len(self._pipeline.tokenizer_2(text).input_ids) > longest
-        prompt_embeds, pooled, _ = self._pipeline.encode_prompt(text, device=self._device, max_sequence_length=longest)
-        return {"prompt_embeds": prompt_embeds[0], "pooled_prompt_embeds": pooled[0]}
+        self.num_cut += len(self._pipeline.tokenizer_2(text).input_ids) > self._longest
+        embeds, pooled, _ = self._pipeline.encode_prompt(text, device=self._device, max_sequence_length=self._longest)
+        return {"prompt_embeds": embeds[0], "pooled_prompt_embeds": pooled[0]}

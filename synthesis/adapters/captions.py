@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..components import Record, SynthesisError, TextRequest, seed_of
+from ..components import REJECTED, Record, SynthesisError, TextRequest, seed_of
 from ..models.asking import as_messages, ask
 from ..replies import read_sentence, unquoted
 from ..settings import deciding
-from ..stages import REJECTED, PartStage, Workspace, read_lines
+from ..stages import PartStage, Workspace, read_lines
 
 if TYPE_CHECKING:
     from .composing import FolderDiptychs

@@ -12,12 +12,12 @@ from typing import Any
 import yaml
 from PIL import Image, ImageDraw, ImageFont
 
+from ...drawing.palette import GREY, INK, PAGE
 from ...markdown_text import block, code, loadable, public
 from ...training.curves import draw_curves
 
 logger = logging.getLogger(__name__)
 
-_PAGE, _INK, _GREY = "#eef1f5", "#16202c", "#66717f"
 _CELL, _LABEL, _GAP, _LINE = 320, 80, 12, 24  # pixels
 _POINTS = 200
 _LIBRARIES = ("torch", "diffusers", "peft", "accelerate", "transformers")
@@ -102,13 +102,13 @@ def draw_sheet(
     tops = [3 * _LINE + 2 * _GAP]
     for text in texts:
         tops.append(tops[-1] + len(text) * _LINE + height + 2 * _GAP)
-    sheet = Image.new("RGB", (page_width, tops[-1]), _PAGE)
+    sheet = Image.new("RGB", (page_width, tops[-1]), PAGE)
     pen = ImageDraw.Draw(sheet)
-    pen.text((_GAP, _GAP), title, _INK, large)
+    pen.text((_GAP, _GAP), title, INK, large)
     for number, column in enumerate(columns):
-        pen.text((_GAP + number * pitch, _GAP + 1.5 * _LINE), column, _GREY, font)
+        pen.text((_GAP + number * pitch, _GAP + 1.5 * _LINE), column, GREY, font)
     for row, text, top in zip(cells, texts, tops, strict=False):
-        pen.multiline_text((_GAP, top), "\n".join(text), _INK, font, spacing=_LINE - 16)
+        pen.multiline_text((_GAP, top), "\n".join(text), INK, font, spacing=_LINE - 16)
         for number, cell in enumerate(row):
             sheet.paste(cell, (_GAP + number * pitch, top + len(text) * _LINE))
     return sheet

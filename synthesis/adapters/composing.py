@@ -15,22 +15,26 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, Literal
 
 from PIL import Image, ImageOps
+from pydantic import AfterValidator, model_validator
 
+from ...files import write_whole
 from ...image_reading_fafa import UnreadableImageError, open_image
 from ...workers import in_processes
-from ..components import Record, SynthesisError, free, seed_of
-from ..models import ChatModel, ServerModel
-from ..models.asking import check_asking
+from ..components import REJECTED, Record, SynthesisError, seed_of
+from ..models.asking import check_words
+from ..models.settings import LanguageModel
 from ..pictures import save_picture
 from ..preflight import try_models
-from ..stages import REJECTED, ItemStage, Workspace, as_line, write_whole
-from ..templates import check_template, fill_template
+from ..replies.languages import Language
+from ..settings import Count, Free, Pixels, Settings, ShareBelowOne, Workers
+from ..stages import ItemStage, Workspace, as_line
+from ..templates import fill_template, with_fields
 from .captions import CAPTION_INSTRUCTION, PhotographCaptions
 
 logger = logging.getLogger(__name__)
@@ -41,8 +45,19 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 _PEOPLE_PER_CHUNK = 64
 
 
-@dataclass(frozen=True)
-class FolderDiptychs:
+def _with_groups(pattern: str) -> str:
+    try:
+        groups = set(re.compile(pattern).groupindex)
+    except re.error as error:
+        raise ValueError(f"pattern is no regular expression ({error})") from None
+    if "identity" not in groups:
+        raise ValueError("pattern needs a group (?P<identity>...)")
+    if unknown := groups - {"identity", "camera", "clothes"}:
+        raise ValueError(f"pattern may have groups identity, camera and clothes, not {', '.join(sorted(unknown))}")
+    return pattern
+
+
+class FolderDiptychs(Settings):
     """Diptychs composed of the photographs in a folder, whose paths tell who is on them.
 
     Attributes:
@@ -68,46 +83,34 @@ class FolderDiptychs:
         num_workers: Processes that compose.
     """
 
-    kind: ClassVar[str] = "folders"
+    kind: Literal["folders"] = "folders"
     root: str
-    pattern: str = r"^(?P<identity>[^/]+)/"
-    per_identity: int = 2
-    width: int = 1024
-    height: int = 1024
-    min_height: int = 256
-    max_cut: float = 0.3
-    prompt: str = DIPTYCH_PROMPT
+    pattern: Annotated[str, AfterValidator(_with_groups)] = r"^(?P<identity>[^/]+)/"
+    per_identity: Count = 2
+    width: Pixels = 1024
+    height: Pixels = 1024
+    min_height: Count = 256
+    max_cut: ShareBelowOne = 0.3
+    prompt: Annotated[str, with_fields("caption_a", "caption_b")] = DIPTYCH_PROMPT
     captions: str | None = None
-    captioner: ChatModel | ServerModel | None = None
-    instruction: str = CAPTION_INSTRUCTION
-    attempts: int = 3
-    min_words: int = 5
-    max_words: int = 60
-    language: str = "en"
+    captioner: LanguageModel | None = None
+    instruction: Annotated[str, with_fields()] = CAPTION_INSTRUCTION
+    attempts: Count = 3
+    min_words: Count = 5
+    max_words: Count = 60
+    language: Language = "en"
     seed: int = 0
-    num_workers: int = free(4)
+    num_workers: Free[Workers] = 4
 
-    def __post_init__(self):
-        try:
-            groups = re.compile(self.pattern).groupindex
-        except re.error as error:
-            raise ValueError(f"pattern is no regular expression ({error})") from None
-        if "identity" not in groups:
-            raise ValueError("pattern needs a group (?P<identity>...)")
-        if unknown := set(groups) - {"identity", "camera", "clothes"}:
-            raise ValueError(f"pattern may have groups identity, camera and clothes, not {', '.join(sorted(unknown))}")
-        check_template("prompt", self.prompt, ["caption_a", "caption_b"])
-        check_template("instruction", self.instruction, [])
-        check_asking(self.attempts, self.min_words, self.max_words, self.language)
-        for name in ("per_identity", "width", "height", "min_height", "num_workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+    _check_words = model_validator(mode="after")(check_words)
+
+    @model_validator(mode="after")
+    def _check(self) -> "FolderDiptychs":
         if self.width % 2:
             raise ValueError(f"width must be even, not {self.width}: its halves are equally wide")
-        if not 0 <= self.max_cut < 1:
-            raise ValueError(f"max_cut must be from 0 up to 1, not {self.max_cut}")
         if self.captions is None and self.captioner is None:
             raise ValueError("give captions (a file), a captioner (a model), or both")
+        return self
 
     def load(self, folder: Path) -> Path:
         """Composes in `folder` what is not there yet, and returns its metadata.jsonl.
@@ -118,8 +121,7 @@ class FolderDiptychs:
         return compose(self, folder)
 
 
-@dataclass(frozen=True)
-class ReadyDiptychs:
+class ReadyDiptychs(Settings):
     """Diptychs that exist already.
 
     Attributes:
@@ -127,8 +129,8 @@ class ReadyDiptychs:
             "rejected" are passed over.
     """
 
-    kind: ClassVar[str] = "metadata"
-    file: str = field(metadata={"free": True})
+    kind: Literal["metadata"] = "metadata"
+    file: Free[str]
 
     def load(self, folder: Path) -> Path:
         """The file; `folder` stays as it is."""

@@ -21,10 +21,9 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -39,29 +38,27 @@ from diffusers import (
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from ...files import hash_file
+from ...files import hash_file, whole_file, write_whole
 from ...training import checkpoints
-from ..components import SynthesisError, free, seed_of
-from ..models.dtypes import check_dtype
-from ..settings import deciding
-from ..stages import Stage, Workspace, as_line, read_lines, reporting_files, write_whole
-from .caching import Cache, Diptych, Encoders, common_size, read_diptychs
+from ..components import SynthesisError, seed_of
+from ..models.pretrained import check_dtype
+from ..settings import BatchSize, Count, CountOrZero, Free, ModelName, NotNegative, Positive, Settings, deciding
+from ..stages import Stage, Workspace, as_line, read_lines, reporting_files
+from .caching import Cache, Diptych, common_size, read_diptychs
 from .card import draw_sheet, write_card
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 _OPTIMIZER, _LOG, _VALIDATION = "optimizer.safetensors", "log.jsonl", "validation"
-_SCHEDULES = ("constant", "cosine")
-_DTYPES = ("bfloat16", "float32")
 
 
-@dataclass(frozen=True)
-class Validation:
+class Validation(Settings):
     """Pictures painted while training goes on, always of the same prompts and seeds.
 
     Attributes:
@@ -72,21 +69,14 @@ class Validation:
         guidance: Scale of the guidance that painting uses.
     """
 
-    prompts: list[str]
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3])
-    every: int = 250
-    steps: int = 28
+    prompts: Annotated[list[str], Field(min_length=1)]
+    seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2, 3]
+    every: Count = 250
+    steps: Count = 28
     guidance: float = 3.5
 
-    def __post_init__(self):
-        if not self.prompts or not self.seeds:
-            raise ValueError("give at least one prompt and one seed, or leave out validation")
-        if self.every < 1 or self.steps < 1:
-            raise ValueError(f"every and steps must be at least 1, not {self.every} and {self.steps}")
 
-
-@dataclass(frozen=True)
-class AdapterTraining:
+class AdapterTraining(Settings):
     """How an adapter is trained.
 
     Attributes:
@@ -115,42 +105,28 @@ class AdapterTraining:
         cache: Folder for encodings, which several runs may share; None for one of its own.
     """
 
-    model: str = "black-forest-labs/FLUX.1-dev"
+    model: ModelName = "black-forest-labs/FLUX.1-dev"
     revision: str | None = None
-    rank: int = 32
-    alpha: int = 32
-    targets: list[str] = field(default_factory=lambda: ["attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"])
-    steps: int = 2000
-    batch_size: int = 8
-    learning_rate: float = 1e-4
-    warmup_steps: int = 100
-    schedule: str = "constant"
-    weight_decay: float = 0.01
-    max_gradient_norm: float = 1.0
-    guidance: float = 1.0
-    max_sequence_length: int = 512
-    dtype: str = "bfloat16"
+    rank: Annotated[int, Field(ge=1, le=65_536)] = 32
+    alpha: Count = 32
+    targets: Annotated[list[str], Field(min_length=1)] = ["attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"]
+    steps: Count = 2000
+    batch_size: BatchSize = 8
+    learning_rate: Positive = 1e-4
+    warmup_steps: CountOrZero = 100
+    schedule: Literal["constant", "cosine"] = "constant"
+    weight_decay: NotNegative = 0.01
+    max_gradient_norm: Positive = 1.0
+    guidance: NotNegative = 1.0
+    max_sequence_length: Count = 512
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
     seed: int = 0
     validation: Validation | None = None
-    device_batch_size: int = free(1)
-    gradient_checkpointing: bool = free(True)
-    checkpoint_every: int = free(250)
-    keep_checkpoints: int = free(2)
-    cache: str | None = free(None)
-
-    def __post_init__(self):
-        for name, allowed in {"schedule": _SCHEDULES, "dtype": _DTYPES}.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be {' or '.join(allowed)}, not {getattr(self, name)!r}")
-        positive = ("rank", "alpha", "steps", "batch_size", "device_batch_size", "learning_rate", "max_gradient_norm")
-        for name in (*positive, "max_sequence_length", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("warmup_steps", "weight_decay", "guidance"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be below 0, but is {getattr(self, name)}")
-        if not self.targets:
-            raise ValueError("targets is empty: name at least one kind of layer, such as attn.to_q")
+    device_batch_size: Free[BatchSize] = 1
+    gradient_checkpointing: Free[bool] = True
+    checkpoint_every: Free[Count] = 250
+    keep_checkpoints: Free[Count] = 2
+    cache: Free[str | None] = None
 
 
 def train_adapter(settings: AdapterTraining, metadata: Path, folder: Path, max_steps: int | None = None) -> Path:
@@ -257,8 +233,9 @@ class _Training(Stage):
         self._accelerator.wait_for_everyone()  # all have looked
         if self._accelerator.is_main_process:
             checkpoints.set_aside_after(folder, start)
-        if start >= self._last and newest and _is_copied(newest / WEIGHTS, work.root / "adapter" / WEIGHTS):
-            logger.info("%s has been trained for %d steps already", work.root / "adapter", start)
+        adapter = work.root / "adapter" / WEIGHTS
+        if start >= self._last and adapter.exists() and hash_file(adapter) == hash_file(newest / WEIGHTS):
+            logger.info("%s has been trained for %d steps already", adapter.parent, start)
             return
 
         self._fill_cache()
@@ -271,8 +248,7 @@ class _Training(Stage):
 
     def _fill_cache(self) -> None:
         settings, accelerator = self._settings, self._accelerator
-        encoders = Encoders(settings.model, settings.revision, settings.max_sequence_length, settings.dtype)
-        self._cache = Cache(Path(settings.cache or self._work.folder(self.name) / "cache"), encoders)
+        self._cache = Cache(Path(settings.cache or self._work.folder(self.name) / "cache"), settings)
         self._prompts = [*(settings.validation.prompts if settings.validation else ())]
         self._prompts += [diptych.prompt for diptych in self._diptychs]
         self._vae = AutoencoderKL.from_pretrained(
@@ -453,10 +429,8 @@ class _Training(Stage):
         """Puts the adapter of the newest checkpoint, and its card, where they are loaded from."""
         adapter, folder = self._work.root / "adapter", self._work.folder(self.name)
         adapter.mkdir(parents=True, exist_ok=True)
-        newest = checkpoints.newest_complete(folder)
-        part = adapter / f".{WEIGHTS}.tmp"
-        shutil.copyfile(newest / WEIGHTS, part)
-        part.replace(adapter / WEIGHTS)
+        with whole_file(adapter / WEIGHTS) as part:
+            shutil.copyfile(checkpoints.newest_complete(folder) / WEIGHTS, part)
         write_card(
             adapter,
             settings=deciding(self._settings),
@@ -471,16 +445,6 @@ class _Training(Stage):
             log=read_lines(self._log)[0],
             sheets=sorted((folder / _VALIDATION).glob("step-*.png")),
         )
-
-
-def _is_copied(original: Path, copy: Path) -> bool:
-    """Whether a copy is there, and as the original."""
-    if not copy.exists():
-        return False
-    is_equal = hash_file(original) == hash_file(copy)
-    if not is_equal:
-        logger.warning("%s is not as it was written: put there anew", copy)
-    return is_equal
 
 
 def _check_model(settings: AdapterTraining) -> str | None:

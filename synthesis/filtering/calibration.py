@@ -15,6 +15,7 @@ import numpy as np
 
 from ..components import Record, SynthesisError, seed_of
 from ..stages import Workspace
+from ..triplets.records import pairs_with_texts, scores_of
 from .thresholds import DIRECTIONS, Bound, Thresholds, concerns
 
 COLUMNS = ("page", "id", "direction", "good", "reason")  # of the file of verdicts
@@ -95,30 +96,25 @@ def read_pairs(folder: Path) -> list[Pair]:
     Raises:
         SynthesisError: nothing was measured yet.
     """
-    pairs = []
-    for file in sorted((folder / "gates").glob("[0-9]" * 5 + ".jsonl")):
-        chunk = int(file.stem)
-        pairs += _pairs_of_chunk(Workspace(folder, chunk + 1, show_progress=False), chunk)
+    work, pairs = Workspace(folder, 0), []
+    for chunk in _finished(work, "gates"):
+        judged = ["judgements"] if work.file("judgements", chunk).exists() else []
+        scores = scores_of(work, chunk, ["gates", *judged])
+        pairs += [Pair(pair, scores.get(pair["id"], {})) for pair in pairs_with_texts(work, chunk)]
     if not pairs:
         raise SynthesisError(f"{folder}: no pair was measured yet; run the recipe up to the stage gates first")
     return pairs
 
 
-def _pairs_of_chunk(work: Workspace, chunk: int) -> Iterator[Pair]:
-    scores: dict[str, dict[str, float]] = {}
-    for stage in ("gates", "judgements"):
-        for record in work.kept(stage, chunk) if work.file(stage, chunk).exists() else []:
-            scores[record["id"]] = scores.get(record["id"], {}) | record["scores"]
-    quadruples = {record["id"]: record for record in work.kept("distinct", chunk)}
-    for record in work.kept("split", chunk):
-        yield Pair(quadruples[record["quadruple"]] | record, scores.get(record["id"], {}))
-
-
 def read_judgements(folder: Path) -> Iterator[Record]:
     """What a judge said, of its controls, too; nothing where there is no judge."""
-    for file in sorted((folder / "judgements").glob("[0-9]" * 5 + ".jsonl")):
-        chunk = int(file.stem)
-        yield from Workspace(folder, chunk + 1, show_progress=False).read("judgements", chunk)
+    work = Workspace(folder, 0)
+    for chunk in _finished(work, "judgements"):
+        yield from work.read("judgements", chunk)
+
+
+def _finished(work: Workspace, stage: str) -> list[int]:
+    return sorted(int(file.stem) for file in work.folder(stage).glob("[0-9]" * 5 + ".jsonl"))
 
 
 def draw_sample(pairs: Sequence[Pair], count: int, seed: int = 0) -> list[Pair]:
@@ -239,7 +235,7 @@ def _fit_each(verdicts: Sequence[Verdict]) -> list[Thresholds]:
     found = []
     for weight in _WEIGHTS:
         _climb(scores, np.where(good, 1.0, -weight), price=_PRICE * len(verdicts))
-        found.append(Thresholds({score.name: score.bound for score in scores if score.bound}))
+        found.append(Thresholds(bounds={score.name: score.bound for score in scores if score.bound}))
     return found
 
 
@@ -267,7 +263,7 @@ class _Score:
     def bound(self) -> Bound | None:
         """The present bound."""
         low, high = (self.cuts[row - 1] if row else None for row in (self.low, self.high))
-        return None if low is None and high is None else Bound(low, high)
+        return None if low is None and high is None else Bound(at_least=low, at_most=high)
 
     def improve(self, admitted: np.ndarray, worth: np.ndarray, price: float) -> bool:
         """Move the bound to where what is kept is worth most; whether that changed it.

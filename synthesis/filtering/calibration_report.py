@@ -16,7 +16,7 @@ from ...tables import markdown_table
 from ..report.page import control_section
 from .calibration import Outcome, Verdict, measure
 from .calibration_sheets import describe_bound
-from .controls import ControlTally
+from .controls import ControlTally, wilson_interval
 from .thresholds import Thresholds, concerns
 
 if TYPE_CHECKING:
@@ -207,7 +207,5 @@ def _share(part: int, whole: int) -> str:
     """A share with Wilson's interval of 95 %."""
     if not whole:
         return "-"
-    share, z = part / whole, 1.96
-    middle = (share + z * z / (2 * whole)) / (1 + z * z / whole)
-    reach = z * math.sqrt(share * (1 - share) / whole + z * z / (4 * whole * whole)) / (1 + z * z / whole)
-    return f"{100 * share:.1f} % ({100 * max(0, middle - reach):.1f} to {100 * min(1, middle + reach):.1f})"
+    low, high = wilson_interval(part, whole, z=1.96)
+    return f"{100 * part / whole:.1f} % ({100 * max(0, low):.1f} to {100 * min(1, high):.1f})"

@@ -1,18 +1,17 @@
 """The gate that asks CLIP whether captions fit their pictures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from PIL import Image
 
-from ..components import Gate, Record, free
+from ..components import Gate, Record
+from ..settings import BatchSize, Free, ModelName, Settings
 from .thresholds import Scale
 
 
-@dataclass(frozen=True)
-class ClipGate:
+class ClipGate(Settings):
     """Settings of the gate that compares pictures and captions by CLIP.
 
     Its scores are cosine similarities: `clip_a` of the left picture and caption A, `clip_b` of the right picture and
@@ -26,18 +25,14 @@ class ClipGate:
         device: Such as "cuda:1"; by default a GPU where there is one.
     """
 
-    kind: ClassVar[str] = "clip"
+    kind: Literal["clip"] = "clip"
     names: ClassVar[tuple[str, ...]] = ("clip_a", "clip_b", "clip_pair", "clip_margin")
     scales: ClassVar[tuple[Scale, ...]] = ((-1.0, 1.0), (-1.0, 1.0), (-1.0, 1.0), (-2.0, 2.0))
 
-    model: str = "openai/clip-vit-large-patch14"
+    model: ModelName = "openai/clip-vit-large-patch14"
     revision: str | None = None
-    batch_size: int = 64
-    device: str | None = free(None)
-
-    def __post_init__(self):
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1: {self.batch_size}")
+    batch_size: BatchSize = 64
+    device: Free[str | None] = None
 
     def load(self) -> Gate:
         """The gate.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..components import CONTROL, Record, SynthesisError, seed_of
+from ..settings import CountOrZero, Settings, TrueShare
 from .thresholds import Thresholds
 
 SWAPPED, OTHER, SAME = "halves swapped", "another subject", "nothing changed"
@@ -28,8 +29,7 @@ _MOST_KEPT, _FEWEST_SAME = 0.2, 0.7  # shares beyond which there is a warning
 _SURE = 3.0  # standard errors by which the judge must miss what is expected of it, for it is looked at again and again
 
 
-@dataclass(frozen=True)
-class JudgeControls:
+class JudgeControls(Settings):
     """Settings of the controls of a judge.
 
     Attributes:
@@ -39,15 +39,9 @@ class JudgeControls:
         stop: Whether to stop where that is surely missed; else there is a warning, and the numbers on the page.
     """
 
-    per_chunk: int = 16
-    told_apart: float = 0.6
+    per_chunk: CountOrZero = 16
+    told_apart: TrueShare = 0.6
     stop: bool = True
-
-    def __post_init__(self) -> None:
-        if self.per_chunk < 0:
-            raise ValueError(f"per_chunk must be 0, for no controls, or more: {self.per_chunk}")
-        if not 0 < self.told_apart < 1:
-            raise ValueError(f"told_apart must be a share above 0 and below 1: {self.told_apart}")
 
 
 def controls_of(pairs: Sequence[Record], settings: JudgeControls, seed: int, names: Sequence[str]) -> dict[str, Record]:
@@ -127,7 +121,7 @@ class ControlTally:
 
     def misses(self, expected: float) -> bool:
         """Whether fewer are told apart than this share, beyond what chance explains."""
-        return self.shown > 0 and _upper_end(self.told_apart, self.shown) < expected
+        return self.shown > 0 and wilson_interval(self.told_apart, self.shown, _SURE)[1] < expected
 
 
 def count_controls(records: Iterable[Record], bounds: Thresholds) -> ControlTally | None:
@@ -231,8 +225,9 @@ def _kept(scores: Mapping[str, float], bounds: Thresholds) -> list[str]:
     return [direction for direction, reasons in bounds.among(scores).decide(scores).items() if not reasons]
 
 
-def _upper_end(part: int, whole: int) -> float:
-    """The upper end of Wilson's interval of a share."""
-    share, z = part / whole, _SURE
+def wilson_interval(part: int, whole: int, z: float) -> tuple[float, float]:
+    """Wilson's interval of a share, as wide as so many standard errors to either side."""
+    share = part / whole
+    middle = share + z * z / (2 * whole)
     reach = z * math.sqrt(share * (1 - share) / whole + z * z / (4 * whole * whole))
-    return (share + z * z / (2 * whole) + reach) / (1 + z * z / whole)
+    return (middle - reach) / (1 + z * z / whole), (middle + reach) / (1 + z * z / whole)

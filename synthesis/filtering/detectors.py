@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from PIL import Image
 
-from ..components import Gate, Record, SynthesisError, free
-from ..models.vision import Batches, find_device, load_pretrained
+from ..components import Gate, Record, SynthesisError
+from ..models.batches import Batches
+from ..models.pretrained import find_device, load_pretrained
+from ..settings import BatchSize, Free, ModelName, Settings, TrueShare
 from .thresholds import UNIT, UPWARDS, Scale
 
 if TYPE_CHECKING:
@@ -34,8 +35,7 @@ class Box(NamedTuple):
         return (self.right - self.left) * (self.bottom - self.top)
 
 
-@dataclass(frozen=True)
-class PersonDetector:
+class PersonDetector(Settings):
     """Settings of a detector that finds people.
 
     Attributes:
@@ -47,18 +47,12 @@ class PersonDetector:
         device: Such as "cuda:1"; by default a GPU where there is one.
     """
 
-    model: str
-    threshold: float = 0.6
+    model: ModelName
+    threshold: TrueShare = 0.6
     label: str = "person"
     revision: str | None = None
-    batch_size: int = 16
-    device: str | None = free(None)
-
-    def __post_init__(self):
-        if not 0 < self.threshold < 1:
-            raise ValueError(f"threshold must lie between 0 and 1: {self.threshold}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1: {self.batch_size}")
+    batch_size: BatchSize = 16
+    device: Free[str | None] = None
 
     def load(self) -> "PeopleFinder":
         """The detector, ready for work.
@@ -81,9 +75,8 @@ class PeopleFinder:
 
         self.device = find_device(settings.device)
         self.threshold = settings.threshold
-        options = {"revision": settings.revision} if settings.revision else {}
-        self.processor = load_pretrained(AutoImageProcessor, settings.model, backend="pil", **options)
-        model = load_pretrained(AutoModelForObjectDetection, settings.model, **options)
+        self.processor = load_pretrained(AutoImageProcessor, settings.model, settings.revision, backend="pil")
+        model = load_pretrained(AutoModelForObjectDetection, settings.model, settings.revision)
         labels = model.config.id2label
         self.person = {number for number, name in labels.items() if name == settings.label}
         if not self.person:
@@ -95,7 +88,7 @@ class PeopleFinder:
 
     def find(self, images: Iterable[Image.Image]) -> list[list[Box]]:
         """The people in each picture, largest first. What is found in one does not depend on the others."""
-        return self.batches.map(self._find, images)
+        return list(self.batches.map(self._find, images))
 
     def _find(self, images: list[Image.Image]) -> list[list[Box]]:
         import torch
@@ -132,8 +125,7 @@ def _on_square(image: Image.Image) -> Image.Image:
     return square
 
 
-@dataclass(frozen=True)
-class PeopleGate:
+class PeopleGate(Settings):
     """Settings of the gate that counts people.
 
     Its scores, of each half (`_left`, `_right`): `people`, how many there are; and where there are any, of the largest:
@@ -144,7 +136,7 @@ class PeopleGate:
         detector: What finds people.
     """
 
-    kind: ClassVar[str] = "people"
+    kind: Literal["people"] = "people"
     names: ClassVar[tuple[str, ...]] = tuple(
         f"{score}_{side}" for score in ("people", "share", "edges") for side in SIDES
     )

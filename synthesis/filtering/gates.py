@@ -6,15 +6,15 @@ pictures are brought to one height first.
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from PIL import Image
 
 from ..components import Gate, Record
 from ..pictures import open_picture
+from ..settings import Settings
 from ..splitting import seam_coverage
 from .thresholds import UNIT, UPWARDS, Scale
 
@@ -22,21 +22,34 @@ _HEIGHT = 128  # pictures are measured at this height; smaller ones look blurred
 _TINY = (16, 32)  # width and height at which two pictures are compared
 
 
-class PixelGate(Gate):
-    """A gate that looks at the pixels of both halves and at nothing else."""
+class _PixelGate(Settings):
+    """Settings of a gate that looks at the pixels of both halves and at nothing else."""
+
+    names: ClassVar[tuple[str, ...]]
+    scales: ClassVar[tuple[Scale, ...]]
+
+    def load(self) -> Gate:
+        """The gate, ready for work."""
+        return _Pixels(self)
+
+    @staticmethod
+    @abstractmethod
+    def measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
+        """The scores of a pair of RGB pictures, in the order of their names."""
+
+
+class _Pixels(Gate):
+    def __init__(self, settings: _PixelGate):
+        super().__init__()
+        self.names, self._measure = settings.names, settings.measure
 
     def score(
         self, records: Sequence[Record], pictures: Sequence[tuple[Image.Image, Image.Image]]
     ) -> list[dict[str, float]]:
-        """The scores of each pair, see `Gate.score`."""
         return [
-            {name: round(score, 4) for name, score in zip(self.names, self.measure(*pair), strict=True)}
+            {name: round(score, 4) for name, score in zip(self.names, self._measure(*pair), strict=True)}
             for pair in pictures
         ]
-
-    @abstractmethod
-    def measure(self, left: Image.Image, right: Image.Image) -> tuple[float, ...]:
-        """The scores of a pair of RGB pictures, in the order of their names."""
 
 
 def open_halves(record: Record, folder: Path) -> tuple[Image.Image, Image.Image]:
@@ -48,129 +61,94 @@ def open_halves(record: Record, folder: Path) -> tuple[Image.Image, Image.Image]
     return open_picture(folder / record["left"]), open_picture(folder / record["right"])
 
 
-@dataclass(frozen=True)
-class BlankGate:
+class BlankGate(_PixelGate):
     """Settings of the gate that finds pictures with little in them.
 
     Its scores: `contrast`, the standard deviation of the grey levels (0 to 128), and their `entropy` in bits (0 to 6),
     both without what whole rows or columns share, so that a smooth gradient is as blank as one colour.
     """
 
-    kind: ClassVar[str] = "blank"
+    kind: Literal["blank"] = "blank"
     names: ClassVar[tuple[str, ...]] = ("contrast", "entropy")
     scales: ClassVar[tuple[Scale, ...]] = ((0.0, 128.0), (0.0, 7.0))
 
-    def load(self) -> PixelGate:
-        """The gate, ready for work."""
-        return _Blank()
-
-
-class _Blank(PixelGate):
-    names = BlankGate.names
-
-    def measure(self, left: Image.Image, right: Image.Image) -> tuple[float, ...]:
+    @staticmethod
+    def measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
+        """Its scores."""
         halves = _reduced(left), _reduced(right)
         return min(map(contrast, halves)), min(map(entropy, halves))
 
 
-@dataclass(frozen=True)
-class BlurGate:
+class BlurGate(_PixelGate):
     """Settings of the gate that finds blurred and noisy pictures.
 
     Its scores: `sharpness`, how much steepness a picture loses when it is blurred a little (0 to 1; below about 0.2
     it is blurred); `noise`, the strength of the grain in grey levels (0 upwards).
     """
 
-    kind: ClassVar[str] = "blur"
+    kind: Literal["blur"] = "blur"
     names: ClassVar[tuple[str, ...]] = ("sharpness", "noise")
     scales: ClassVar[tuple[Scale, ...]] = (UNIT, (0.0, 255.0))
 
-    def load(self) -> PixelGate:
-        """The gate, ready for work."""
-        return _Blur()
-
-
-class _Blur(PixelGate):
-    names = BlurGate.names
-
-    def measure(self, left: Image.Image, right: Image.Image) -> tuple[float, ...]:
+    @staticmethod
+    def measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
+        """Its scores."""
         halves = _reduced(left), _reduced(right)
         return min(map(sharpness, halves)), max(map(noise, halves))
 
 
-@dataclass(frozen=True)
-class AspectGate:
+class AspectGate(_PixelGate):
     """Settings of the gate that measures sizes.
 
     Its scores: `height` in pixels of the lower half; `aspect`, width divided by height of the wider one; `evenness`,
     the smaller area divided by the larger one.
     """
 
-    kind: ClassVar[str] = "aspect"
+    kind: Literal["aspect"] = "aspect"
     names: ClassVar[tuple[str, ...]] = ("height", "aspect", "evenness")
     scales: ClassVar[tuple[Scale, ...]] = (UPWARDS, UPWARDS, UNIT)
 
-    def load(self) -> PixelGate:
-        """The gate, ready for work."""
-        return _Aspect()
-
-
-class _Aspect(PixelGate):
-    names = AspectGate.names
-
-    def measure(self, left: Image.Image, right: Image.Image) -> tuple[float, ...]:
+    @staticmethod
+    def measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
+        """Its scores."""
         areas = sorted(half.width * half.height for half in (left, right))
         aspect = max(half.width / half.height for half in (left, right))
         return min(left.height, right.height), aspect, areas[0] / areas[1]
 
 
-@dataclass(frozen=True)
-class TwinGate:
+class TwinGate(_PixelGate):
     """Settings of the gate that finds pairs in which nothing changed at all.
 
     Its score: `difference`, the mean difference of both pictures reduced to 16 x 32 pixels, in grey levels; the right
     one is also looked at in a mirror, and the smaller difference counts.
     """
 
-    kind: ClassVar[str] = "twin"
+    kind: Literal["twin"] = "twin"
     names: ClassVar[tuple[str, ...]] = ("difference",)
     scales: ClassVar[tuple[Scale, ...]] = ((0.0, 255.0),)
 
-    def load(self) -> PixelGate:
-        """The gate, ready for work."""
-        return _Twin()
-
-
-class _Twin(PixelGate):
-    names = TwinGate.names
-
-    def measure(self, left: Image.Image, right: Image.Image) -> tuple[float, ...]:
+    @staticmethod
+    def measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
+        """Its scores."""
         first, second = (
             np.asarray(half.resize(_TINY, Image.Resampling.BOX), dtype=np.float32) for half in (left, right)
         )
         return (float(min(np.abs(first - other).mean() for other in (second, second[:, ::-1]))),)
 
 
-@dataclass(frozen=True)
-class SeamGate:
+class SeamGate(_PixelGate):
     """Settings of the gate that finds what is left of a seam, or a further one.
 
     Its score: `seam`, the share of the height over which a half still shows a seam (0 to 1).
     """
 
-    kind: ClassVar[str] = "seam"
+    kind: Literal["seam"] = "seam"
     names: ClassVar[tuple[str, ...]] = ("seam",)
     scales: ClassVar[tuple[Scale, ...]] = (UNIT,)
 
-    def load(self) -> PixelGate:
-        """The gate, ready for work."""
-        return _Seam()
-
-
-class _Seam(PixelGate):
-    names = SeamGate.names
-
-    def measure(self, left: Image.Image, right: Image.Image) -> tuple[float, ...]:
+    @staticmethod
+    def measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
+        """Its scores."""
         return (float(max(seam_coverage(half).max() for half in (left, right))),)
 
 

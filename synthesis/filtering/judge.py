@@ -2,24 +2,28 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
 
 from ..components import Judge, Judgement, Record, TextModel, TextRequest, seed_of
-from ..models import ChatModel, ServerModel
-from ..models.asking import as_messages, ask, check_attempts
+from ..models.asking import as_messages, ask
+from ..models.settings import LanguageModel
 from ..quadruples.writing import FIELDS
 from ..replies import quoted, read_marks
-from ..templates import check_template, fill_template
+from ..settings import Count, Settings
+from ..templates import fill_template, with_fields
 
 LOWEST, HIGHEST = 1, 10  # marks; scores are these brought to 0 ... 1
 
 _SLOT = re.compile(r"\{(\w+)\}")
 
 
-@dataclass(frozen=True)
-class Question:
+_Name = Annotated[str, Field(pattern=r"^[a-z][a-z_]*$")]  # of a score: small letters and underscores
+
+
+class Question(Settings):
     """One request about a pair.
 
     Attributes:
@@ -28,20 +32,11 @@ class Question:
         scores: Names of the marks that the answer must hold.
     """
 
-    prompt: str
-    scores: list[str]
-
-    def __post_init__(self):
-        check_template("prompt", self.prompt, FIELDS, needed=[], other_braces=True)
-        for name in self.scores:
-            if not re.fullmatch(r"[a-z][a-z_]*", name):
-                raise ValueError(f"a score's name is of small letters and underscores: {name!r}")
-        if not self.scores:
-            raise ValueError("scores must name at least one mark")
+    prompt: Annotated[str, with_fields(*FIELDS, needed=[], other_braces=True)]
+    scores: Annotated[list[_Name], Field(min_length=1)]
 
 
-@dataclass(frozen=True)
-class VisionLanguageJudge:
+class VisionLanguageJudge(Settings):
     """Settings of a vision-language model that judges pairs.
 
     It is asked for whole marks from 1 to 10, as JSON. Scores are these brought to 0 ... 1.
@@ -55,19 +50,18 @@ class VisionLanguageJudge:
             likeliest answer stays the same.
     """
 
-    kind: ClassVar[str] = "language-model"
+    kind: Literal["language-model"] = "language-model"
 
-    model: ChatModel | ServerModel
-    questions: list[Question]
+    model: LanguageModel
+    questions: Annotated[list[Question], Field(min_length=1)]
     system: str = ""
-    attempts: int = 3
+    attempts: Count = 3
 
-    def __post_init__(self):
-        if not self.questions:
-            raise ValueError("give at least one question")
+    @model_validator(mode="after")
+    def _check_names(self) -> "VisionLanguageJudge":
         if twice := {name for name in self.names if self.names.count(name) > 1}:
             raise ValueError(f"asked for twice: {', '.join(sorted(twice))}")
-        check_attempts(self.attempts)
+        return self
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -2,7 +2,10 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+
+from pydantic import model_validator
+
+from ..settings import Settings
 
 # The lowest and the highest value that a score can have; none where it is open to that side.
 Scale = tuple[float, float]
@@ -12,8 +15,7 @@ UPWARDS: Scale = (0.0, math.inf)
 DIRECTIONS = ("ab", "ba")
 
 
-@dataclass(frozen=True)
-class Bound:
+class Bound(Settings):
     """Where a score must lie.
 
     Attributes:
@@ -24,11 +26,13 @@ class Bound:
     at_least: float | None = None
     at_most: float | None = None
 
-    def __post_init__(self):
+    @model_validator(mode="after")
+    def _check_sides(self) -> "Bound":
         if self.at_least is None and self.at_most is None:
             raise ValueError("give at_least, at_most or both")
         if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
             raise ValueError(f"at_least ({self.at_least:g}) is above at_most ({self.at_most:g})")
+        return self
 
     def admits(self, score: float) -> bool:
         """Whether a score lies within; NaN never does."""
@@ -36,8 +40,7 @@ class Bound:
         return above and (self.at_most is None or score <= self.at_most)
 
 
-@dataclass(frozen=True)
-class Thresholds:
+class Thresholds(Settings):
     """Settings of the filter: the bounds of scores. What no bound names does not decide.
 
     Attributes:
@@ -45,7 +48,7 @@ class Thresholds:
             any other on both.
     """
 
-    bounds: dict[str, Bound] = field(default_factory=dict)
+    bounds: dict[str, Bound] = {}
 
     def check_scales(self, scales: Mapping[str, Scale]) -> None:
         """Refuse bounds that no value of their score can have: they would keep nothing, or everything.
@@ -82,7 +85,7 @@ class Thresholds:
     def among(self, names: Iterable[str]) -> "Thresholds":
         """The bounds of these scores alone: those of the gates decide what is worth a judgement."""
         names = set(names)
-        return Thresholds({name: bound for name, bound in self.bounds.items() if name in names})
+        return Thresholds(bounds={name: bound for name, bound in self.bounds.items() if name in names})
 
     def _reasons(self, scores: Mapping[str, float], direction: str) -> list[str]:
         bounds = {name: bound for name, bound in self.bounds.items() if concerns(name, direction)}

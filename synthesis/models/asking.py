@@ -4,11 +4,10 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ..components import SynthesisError, TextModel, TextRequest
 from ..replies import UnusableAnswer
-from ..replies.languages import is_known
 
 Item, Value = TypeVar("Item"), TypeVar("Value")
 
@@ -96,30 +95,18 @@ def _storable(value: Value) -> Value:
     return value
 
 
-def check_attempts(attempts: int) -> None:
-    """Refuse a number of attempts by which nothing is asked.
-
-    Raises:
-        ValueError: it is below 1.
-    """
-    if attempts < 1:
-        raise ValueError(f"attempts must be at least 1: {attempts}")
-
-
 def as_messages(system: str, text: str) -> list[dict[str, str]]:
     """A conversation that begins; with a system message unless it is empty, which some models do not take."""
     messages = [{"role": "system", "content": system}] if system else []
     return [*messages, {"role": "user", "content": text}]
 
 
-def check_asking(attempts: int, min_words: int, max_words: int, language: str) -> None:
-    """Refuse settings by which no text can be had.
+def check_words(settings: Any) -> Any:
+    """Of settings that ask for a text, which they give back: that the fewest words are not more than the most.
 
     Raises:
-        ValueError: a number is out of range, or nobody can tell the language.
+        ValueError: they are.
     """
-    check_attempts(attempts)
-    if not is_known(language):
-        raise ValueError(f"language {language!r} is unknown; use a code such as 'en'")
-    if not 1 <= min_words <= max_words:
-        raise ValueError(f"min_words must be at least 1 and at most max_words: {min_words}, {max_words}")
+    if settings.min_words > settings.max_words:
+        raise ValueError(f"min_words must be at most max_words: {settings.min_words}, {settings.max_words}")
+    return settings

@@ -1,7 +1,6 @@
 """Chat models and image-text-to-text models of transformers, in this process."""
 
 import json
-import logging
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,15 +24,13 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from ..components import SynthesisError, TextModel, TextReply, TextRequest
 from ..pictures import open_picture
-from .dtypes import check_dtype
-from .vision import LOADING_ERRORS, load_whole
+from .batches import Batches
+from .pretrained import check_dtype, load_pretrained, loading, one_line
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
     from .settings import ChatModel
-
-logger = logging.getLogger(__name__)
 
 # Prompts are padded to a multiple of this, and only prompts of one padded length share a batch: so the shapes that an
 # item is computed in, and with them its last bits, depend on the item alone.
@@ -136,35 +133,20 @@ class LoadedChatModel(TextModel):
     def __init__(self, settings: "ChatModel") -> None:
         super().__init__()
         self.settings = settings
-        self.batch_size = settings.batch_size
-        try:
-            config = AutoConfig.from_pretrained(settings.model, revision=settings.revision)
+        self.batches = Batches(
+            settings.batch_size, self._too_little_memory, lambda: self.usage.update({"batch halvings": 1})
+        )
+        where = {"pretrained_model_name_or_path": settings.model, "revision": settings.revision}
+        with loading(settings.model, "as a chat model", 'Check "model" and "revision", or download it first'):
+            config = AutoConfig.from_pretrained(**where)
             self.sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-            self.processor = _load_processor(settings, config) if self.sees else None
-            self.tokenizer = (
-                self.processor.tokenizer
-                if self.sees
-                else AutoTokenizer.from_pretrained(settings.model, revision=settings.revision)
-            )
-            auto = AutoModelForImageTextToText if self.sees else AutoModelForCausalLM
-            self.model = load_whole(
-                auto,
-                settings.model,
-                revision=settings.revision,
-                dtype=settings.dtype,
-                device_map=settings.device or ("cuda" if torch.cuda.is_available() else "cpu"),
-            ).eval()
-        except torch.OutOfMemoryError as error:
-            raise SynthesisError(
-                f"{settings.model}: its weights do not fit into memory. Choose a smaller model, or device: auto."
-            ) from error
-        except SynthesisError:
-            raise
-        except LOADING_ERRORS as error:
-            raise SynthesisError(
-                f'{settings.model}: cannot be loaded as a chat model ({_line(error)}). Check "model" and "revision", '
-                "or download it first."
-            ) from error
+            self.processor = _load_processor(where, config) if self.sees else None
+            self.tokenizer = self.processor.tokenizer if self.sees else AutoTokenizer.from_pretrained(**where)
+        auto = AutoModelForImageTextToText if self.sees else AutoModelForCausalLM
+        device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = load_pretrained(
+            auto, settings.model, settings.revision, dtype=settings.dtype, device_map=device
+        ).eval()
         check_dtype(self.model, settings.dtype, settings.model)
         self.about = {
             "kind": settings.kind,
@@ -201,42 +183,22 @@ class LoadedChatModel(TextModel):
                 continue
             batch = waiting[prompt.shapes]
             batch.append(prompt)
-            if len(batch) >= self.batch_size:
-                yield from self._answer_batch(waiting.pop(prompt.shapes))
+            if len(batch) >= self.batches.size:
+                yield from self.batches.map(self._generate, waiting.pop(prompt.shapes))
         for batch in waiting.values():
-            yield from self._answer_batch(batch)
+            yield from self.batches.map(self._generate, batch)
 
-    def _answer_batch(self, prompts: list[_Prompt]) -> Iterator[TextReply]:
-        """Replies to prompts of the same shapes, in smaller and smaller batches while memory runs out."""
-        while prompts:
-            try:
-                replies = self._generate(prompts[: self.batch_size])
-            except (MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-                if self.batch_size == 1:
-                    raise SynthesisError(
-                        f"{self.settings.model}: memory is too small for one request of {prompts[0].length} tokens. "
-                        "Lower max_new_tokens or image_size, or choose a smaller model."
-                    ) from error
-                replies = []
-            # Outside of the except block, where the error no longer holds on to tensors.
-            if not replies:
-                self.batch_size //= 2
-                self.usage["batch halvings"] += 1
-                logger.warning("%s: out of memory, going on in batches of %d", self.settings.model, self.batch_size)
-                torch.cuda.empty_cache()
-                continue
-            yield from replies
-            prompts = prompts[len(replies) :]
+    def _too_little_memory(self, prompt: _Prompt) -> SynthesisError:
+        return SynthesisError(
+            f"{self.settings.model}: memory is too small for one request of {prompt.length} tokens. Lower "
+            "max_new_tokens or image_size, or choose a smaller model."
+        )
 
     @torch.inference_mode()
-    def _generate(self, prompts: list[_Prompt]) -> list[TextReply]:
-        """One batch, filled up with copies of its last prompt."""
-        rows = prompts + prompts[-1:] * (self.batch_size - len(prompts))
+    def _generate(self, rows: list[_Prompt]) -> Iterator[TextReply]:
+        """The replies of one batch."""
         inputs = {name: torch.cat([row.inputs[name] for row in rows]).to(self.model.device) for name in rows[0].inputs}
-        grammars = [self._grammar(prompt.request) for prompt in prompts]
-        grammars += [grammars[-1] and grammars[-1].deep_copy() for _ in rows[len(prompts) :]]
+        grammars = [self._grammar(row.request) for row in rows]
         settings = self.settings
         seeds = [row.request.seed for row in rows]
         picker = _Picker(seeds, grammars, self.ends, settings.temperature, settings.top_p)
@@ -245,10 +207,8 @@ class LoadedChatModel(TextModel):
         except SynthesisError as error:
             raise SynthesisError(f"{settings.model}: {error}") from error
         written = output[:, inputs["input_ids"].shape[1] :].tolist()
-        return [
-            self._reply(prompt, tokens, picker.ended[row], grammars[row])
-            for row, (prompt, tokens) in enumerate(zip(prompts, written, strict=False))
-        ]
+        for prompt, tokens, ended, grammar in zip(rows, written, picker.ended, grammars, strict=True):
+            yield self._reply(prompt, tokens, ended, grammar)
 
     def _reply(self, prompt: _Prompt, tokens: list[int], ended: bool, grammar: "LLMatcher | None") -> TextReply:
         """What one row says."""
@@ -261,7 +221,7 @@ class LoadedChatModel(TextModel):
         is_whole = ended or (grammar is not None and grammar.is_accepting())
         fault = None
         if grammar is not None and grammar.is_error():
-            fault = f"its schema could not be followed ({_line(grammar.get_error())})"
+            fault = f"its schema could not be followed ({one_line(grammar.get_error())})"
         elif not is_whole:
             fault = f"cut off at {self.settings.max_new_tokens} tokens"
         elif not text:
@@ -356,7 +316,8 @@ class LoadedChatModel(TextModel):
                 self._grammar_words = from_tokenizer(self.tokenizer, eos_token=self.ends)
             except ValueError as error:
                 raise SynthesisError(
-                    f"{self.settings.model}: its tokenizer cannot obey a schema ({_line(error)}). Choose another model."
+                    f"{self.settings.model}: its tokenizer cannot obey a schema ({one_line(error)}). Choose another "
+                    "model."
                 ) from error
         # Free white space would let a model go on with it for ever.
         grammar = LLMatcher.grammar_from_json_schema(
@@ -366,18 +327,17 @@ class LoadedChatModel(TextModel):
         matcher = LLMatcher(self._grammar_words, grammar, log_level=0)
         if matcher.is_error():
             raise SynthesisError(
-                f"item {request.id}: its JSON schema is not understood ({_line(matcher.get_error())})."
+                f"item {request.id}: its JSON schema is not understood ({one_line(matcher.get_error())})."
             )
         return matcher
 
 
-def _load_processor(settings: "ChatModel", config: Any) -> Any:
+def _load_processor(where: dict[str, Any], config: Any) -> Any:
     """Tokenizer and image processor in one.
 
     Several families (Qwen-VL, InternVL, SmolVLM) also want torchvision, for films. Nobody shows them films here, so
     their processor is put together without that part.
     """
-    where = {"pretrained_model_name_or_path": settings.model, "revision": settings.revision}
     try:
         return AutoProcessor.from_pretrained(**where)
     except ImportError:
@@ -391,13 +351,3 @@ def _load_processor(settings: "ChatModel", config: Any) -> Any:
 
     parts = [AutoImageProcessor.from_pretrained(**where), AutoTokenizer.from_pretrained(**where)]
     return WithoutFilms.from_args_and_dict(parts, {**options, "video_processor": None})
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU or the CPU ran out of memory; the CPU's allocator raises a plain RuntimeError."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-
-
-def _line(error: object) -> str:
-    """The first line of a message."""
-    return str(error).strip().split("\n", 1)[0]

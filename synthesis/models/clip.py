@@ -11,7 +11,8 @@ from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoProcessor
 
 from ..components import SynthesisError
 from ..pictures import open_picture
-from .vision import Batches, find_device, load_pretrained
+from .batches import Batches
+from .pretrained import find_device, load_pretrained
 
 
 class ClipEncoder:
@@ -31,14 +32,13 @@ class ClipEncoder:
     """
 
     def __init__(self, model: str, revision: str | None, batch_size: int, device: str | None):
-        options = {"revision": revision} if revision else {}
         self.device = find_device(device)
-        kind = MODEL_MAPPING.get(type(load_pretrained(AutoConfig, model, **options)), None)
+        kind = MODEL_MAPPING.get(type(load_pretrained(AutoConfig, model, revision)), None)
         if not hasattr(kind, "get_text_features"):
             found = getattr(kind, "__name__", "another kind of model")
             raise SynthesisError(f"{model}: expected CLIP, found {found}; set `model`")
-        self.processor = load_pretrained(AutoProcessor, model, backend="pil", **options)
-        self.model = load_pretrained(AutoModel, model, **options).to(self.device).eval()
+        self.processor = load_pretrained(AutoProcessor, model, revision, backend="pil")
+        self.model = load_pretrained(AutoModel, model, revision).to(self.device).eval()
         self.batches = Batches(batch_size)
         self.about = {"model": model, "revision": getattr(self.model.config, "_commit_hash", None)}
 
@@ -48,11 +48,11 @@ class ClipEncoder:
         Raises:
             SynthesisError: a file cannot be read.
         """
-        return np.stack(self.batches.map(self._encode_images, pictures))
+        return np.stack(list(self.batches.map(self._encode_images, pictures)))
 
     def encode_captions(self, captions: Iterable[str]) -> np.ndarray:
         """Features (captions, dimensions) of length 1, float32; what is too long for the model is cut off."""
-        return np.stack(self.batches.map(self._encode_captions, captions))
+        return np.stack(list(self.batches.map(self._encode_captions, captions)))
 
     def _encode_images(self, pictures: list[Path | Image.Image]) -> list[np.ndarray]:
         return self._encode(self.model.get_image_features, images=[open_picture(picture) for picture in pictures])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..components import TextRequest
 from ..pictures import open_picture
-from ..servers.failures import Failed, Refused, is_unknown, refused_field
+from ..servers.failures import Failed, is_unknown, refused_field
 
 if TYPE_CHECKING:
     from .settings import ServerModel
@@ -85,7 +85,7 @@ class Form:
         Returns:
             None if it is about none of the fields.
         """
-        if error.status not in FORM_STATUSES or (isinstance(error, Refused) and error.filtered):
+        if error.status not in FORM_STATUSES or error.filtered:
             return None
         if name := self._refused_field(error):
             if name != self.length_field:
@@ -94,7 +94,7 @@ class Form:
                 return replace(self, length_field="max_completion_tokens")
             return replace(self, left_out=self.left_out | {"max_tokens"})
         if schema and self.schemas != _SCHEMAS[-1]:
-            words = error.words if isinstance(error, Refused) else ""
+            words = error.words
             is_field = "response_format" in words and "json" not in words.lower() and is_unknown(words)
             return replace(self, schemas=_SCHEMAS[-1 if is_field else _SCHEMAS.index(self.schemas) + 1])
         return None

@@ -1,7 +1,6 @@
-"""Image models: pipelines of diffusers, image servers, and the procedural painter of the small world."""
+"""Image models: pipelines of diffusers and image servers. The painters that need no model are in `stand_ins/`."""
 
 from .diffusion import DiffusionPainter
 from .image_server import ImageServer
-from .world import WorldPainter
 
-__all__ = ["DiffusionPainter", "ImageServer", "WorldPainter"]
+__all__ = ["DiffusionPainter", "ImageServer"]

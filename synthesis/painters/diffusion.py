@@ -1,19 +1,16 @@
 """Settings of pictures painted by a pipeline of diffusers; `diffusion_model` does the work."""
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, Literal
 
-from ..components import free
+from pydantic import model_validator
+
+from ..settings import BatchSize, Count, Free, ModelName, Pixels, Settings
 
 if TYPE_CHECKING:
     from .diffusion_model import DiffusionModel
 
-DTYPES = ("bfloat16", "float16", "float32")
-OFFLOADS = ("none", "model", "sequential")
 
-
-@dataclass(frozen=True)
-class DiffusionPainter:
+class DiffusionPainter(Settings):
     """Settings of a diffusers pipeline, which paints from text, or edits the pictures that the requests bring along.
 
     Diptychs are painted by FLUX.1 with a LoRA (`adapter`). Identities are edited by an instruction pipeline such as
@@ -42,40 +39,31 @@ class DiffusionPainter:
         compile: Compile the denoiser, which pays after some hundred pictures.
     """
 
-    kind: ClassVar[str] = "diffusers"
+    kind: Literal["diffusers"] = "diffusers"
 
-    model: str
+    model: ModelName
     revision: str | None = None
     adapter: str | None = None
     adapter_revision: str | None = None
-    tokens: list[str] = field(default_factory=list)
-    width: int = 1024
-    height: int = 1024
-    steps: int = 28
+    tokens: list[str] = []
+    width: Pixels = 1024
+    height: Pixels = 1024
+    steps: Count = 28
     guidance: float | None = 3.5
     negative_prompt: str | None = None
-    max_sequence_length: int | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    dtype: str = "bfloat16"
-    batch_size: int = 5
-    device: str | None = free(None)
-    offload: str = free("none")
-    compile: bool = free(False)
+    max_sequence_length: Count | None = None
+    options: dict[str, Any] = {}
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    batch_size: BatchSize = 5
+    device: Free[str | None] = None
+    offload: Free[Literal["none", "model", "sequential"]] = "none"
+    compile: Free[bool] = False
 
-    def __post_init__(self):
-        for name in ("width", "height", "steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
-        if not self.model.strip():
-            raise ValueError("model must name a folder, or an id on the Hub")
+    @model_validator(mode="after")
+    def _check_adapter(self) -> "DiffusionPainter":
         if self.adapter_revision is not None and self.adapter is None:
             raise ValueError(f"adapter_revision ({self.adapter_revision}) is of no adapter: name it under adapter")
-        if self.max_sequence_length is not None and self.max_sequence_length < 1:
-            raise ValueError(f"max_sequence_length must be at least 1: {self.max_sequence_length}")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}: {self.dtype!r}")
-        if self.offload not in OFFLOADS:
-            raise ValueError(f"offload must be one of {', '.join(OFFLOADS)}: {self.offload!r}")
+        return self
 
     def load(self) -> "DiffusionModel":
         """The pipeline, ready to paint.

@@ -1,29 +1,27 @@
 """A pipeline of diffusers at work: constant batches, prompts encoded once, a strength of the adapter for every row."""
 
-import difflib
-import hashlib
 import inspect
 import logging
-import os
 from collections.abc import Iterable, Iterator
 from functools import lru_cache, partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import numpy as np
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from diffusers import DiffusionPipeline
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from huggingface_hub import snapshot_download
 from peft.tuners.lora import LoraLayer
 from PIL import Image
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
+from ...files import sha256_of
+from ...names import meant
 from ..components import ImageModel, ImageRequest, PaintedImage, SynthesisError
-from ..models.dtypes import check_dtype
+from ..models.batches import Batches, is_out_of_memory
+from ..models.pretrained import check_dtype, find_device, loading, one_line
 from ..pictures import open_picture
 from .diffusion import DiffusionPainter
 
@@ -44,8 +42,6 @@ _ENCODED = {
 }
 _PROMPTS_KEPT = 32  # encoded; 4 MB each with FLUX.1
 
-_LOADING_ERRORS = (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError)
-
 _Box = tuple[int, int, int, int]
 
 
@@ -57,13 +53,13 @@ class DiffusionModel(ImageModel):
     Attributes:
         settings: As in the recipe.
         pipeline: Of diffusers.
-        batch_size: Pictures at a time; smaller than at first once memory has run out.
+        batches: Pictures at a time.
     """
 
     def __init__(self, settings: DiffusionPainter):
         super().__init__()
         self.settings = settings
-        self.device = torch.device(settings.device or _default_device())
+        self.device = find_device(settings.device)
         self.pipeline, commit = _load_pipeline(settings)
         self._class = type(self.pipeline).__name__
         self.about = {"class": self._class, "model": settings.model, "revision": settings.revision, "commit": commit}
@@ -80,7 +76,7 @@ class DiffusionModel(ImageModel):
         self._full_batch = settings.batch_size if self._class in _ENCODED else 1
         if self._full_batch < settings.batch_size:
             logger.warning("%s paints one picture at a time: its rows may depend on one another", self._class)
-        self.batch_size = self._full_batch
+        self.batches = Batches(self._full_batch, self._too_large_picture, self.pipeline.maybe_free_model_hooks)
         self._place()
 
     def paint(self, requests: Iterable[ImageRequest]) -> Iterator[PaintedImage]:
@@ -90,34 +86,13 @@ class DiffusionModel(ImageModel):
             SynthesisError: memory is too small for one picture, the pipeline refuses what it is given, or requests
                 bring no picture to a pipeline that edits, or one to a pipeline that does not.
         """
-        requests = iter(requests)
-        while waiting := list(islice(requests, self.batch_size)):
-            while waiting:
-                size = self.batch_size
-                painted = self._paint_or_halve(waiting[:size])
-                if painted is not None:
-                    yield from painted
-                    waiting = waiting[size:]
+        return self.batches.map(self._paint_batch, requests)
 
-    def _paint_or_halve(self, requests: list[ImageRequest]) -> list[PaintedImage] | None:
-        """The pictures; None if memory ran out, and the batch size is halved."""
-        try:
-            return self._paint_batch(requests)
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            if self.batch_size == 1:
-                what = f"one picture of {self.settings.width}x{self.settings.height} pixels"
-                raise self._too_large(what, "set offload: model, or sequential, or paint smaller") from error
-        # Not before the error is done with: its traceback holds on to the tensors.
-        self.pipeline.maybe_free_model_hooks()
-        clear_device_cache(garbage_collection=True)
-        logger.warning("out of memory: painting %d pictures at a time, not %d", self.batch_size // 2, self.batch_size)
-        self.batch_size //= 2
-        return None
+    def _too_large_picture(self, _: ImageRequest) -> SynthesisError:
+        what = f"one picture of {self.settings.width}x{self.settings.height} pixels"
+        return self._too_large(what, "set offload: model, or sequential, or paint smaller")
 
-    def _paint_batch(self, requests: list[ImageRequest]) -> list[PaintedImage]:
-        rows = requests + requests[-1:] * (self.batch_size - len(requests))
+    def _paint_batch(self, rows: list[ImageRequest]) -> Iterator[PaintedImage]:
         frames = [self._frame(request) for request in rows]
         arguments = self._arguments | self._prompt_arguments(rows)
         if self._edits:
@@ -128,20 +103,20 @@ class DiffusionModel(ImageModel):
                 **arguments, generator=[torch.Generator("cpu").manual_seed(request.seed) for request in rows]
             )
         except (ValueError, TypeError) as error:
-            message = f"{self.settings.model}: {self._class} refuses {requests[0].id}: {_one_line(error)}"
+            message = f"{self.settings.model}: {self._class} refuses {rows[0].id}: {one_line(error)}"
             raise SynthesisError(message) from error
         unsafe = getattr(output, "nsfw_content_detected", None) or [False] * len(rows)
-        painted = zip(requests, output.images, unsafe, (box for _, box in frames), strict=False)  # without the filling
-        self.usage["images"] += len(requests)
-        return [self._finish(*entry) for entry in painted]
+        for request, image, is_unsafe, (_, box) in zip(rows, output.images, unsafe, frames, strict=True):
+            yield self._finish(request, image, is_unsafe, box)
 
     def _finish(self, request: ImageRequest, image: Image.Image, unsafe: bool, box: _Box) -> PaintedImage:
+        self.usage["images"] += 1
         if image.size != (self.settings.width, self.settings.height):
             raise SynthesisError(
                 f"{self.settings.model}: {self._class} painted {image.width}x{image.height} pixels instead of "
                 f"{self.settings.width}x{self.settings.height}; set a size that it can paint"
             )
-        facts = {} if self.batch_size == self._full_batch else {"batch_size": self.batch_size}
+        facts = {} if self.batches.size == self._full_batch else {"batch_size": self.batches.size}
         image = image.convert("RGB").crop(box)
         if unsafe:
             return PaintedImage(request.id, None, "refused as unsafe", facts)
@@ -211,9 +186,8 @@ class DiffusionModel(ImageModel):
         arguments |= {name: value for name, value in optional.items() if value is not None}
         for name in [*arguments, *(["negative_prompt"] if settings.negative_prompt is not None else [])]:
             if name not in parameters:
-                nearest = difflib.get_close_matches(name, parameters, n=1)
-                hint = f"; did you mean {nearest[0]}?" if nearest else "; leave it out"
-                raise ValueError(f"{settings.model}: {self._class} takes no {name}{hint}")
+                hint = meant(name, parameters) or "leave it out"
+                raise ValueError(f"{settings.model}: {self._class} takes no {name}; {hint}")
         if settings.negative_prompt is not None:
             scale = "true_cfg_scale" if "true_cfg_scale" in parameters else "guidance_scale"
             if arguments.get(scale, parameters[scale].default) <= 1:
@@ -246,7 +220,7 @@ class DiffusionModel(ImageModel):
             else:
                 self.pipeline.to(self.device)
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise self._too_large("the model", "set offload: model, or sequential") from error
         if self.settings.compile:
@@ -319,16 +293,12 @@ def _lora_layers(pipeline: DiffusionPipeline) -> Iterator[tuple[str, LoraLayer]]
 
 def _load_pipeline(settings: DiffusionPainter) -> tuple[DiffusionPipeline, str | None]:
     """The pipeline, and the commit that it is of if it came from the Hub."""
-    try:
+    remedy = "Give a folder with a model_index.json, or an id on the Hub (log in there if it is gated)"
+    with loading(settings.model, "as a pipeline of diffusers", remedy):
         folder = Path(settings.model)
         if not folder.is_dir():
             folder = Path(DiffusionPipeline.download(settings.model, revision=settings.revision, use_safetensors=True))
         pipeline = DiffusionPipeline.from_pretrained(folder, dtype=getattr(torch, settings.dtype), use_safetensors=True)
-    except _LOADING_ERRORS as error:
-        raise SynthesisError(
-            f"{settings.model}: cannot be loaded as a pipeline of diffusers ({_one_line(error)}); give a folder with a "
-            "model_index.json, or an id on the Hub (log in there if it is gated)"
-        ) from error
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):
             check_dtype(component, settings.dtype, settings.model)
@@ -339,14 +309,10 @@ def _load_adapter(pipeline: DiffusionPipeline, adapter: str, revision: str | Non
     """Puts a LoRA into the pipeline; returns what the manifest says of it."""
     if not hasattr(pipeline, "load_lora_weights"):
         raise ValueError(f"{adapter}: {type(pipeline).__name__} takes no adapter; leave it out")
-    try:
+    remedy = "Give a folder or an id on the Hub with one .safetensors file, made for this model"
+    with loading(adapter, "as a LoRA", remedy):
         file = _adapter_file(adapter, revision)
         pipeline.load_lora_weights(str(file.parent), weight_name=file.name, use_safetensors=True)
-    except _LOADING_ERRORS as error:
-        raise SynthesisError(
-            f"{adapter}: cannot be loaded as a LoRA ({_one_line(error)}); give a folder or an id on the Hub with one "
-            ".safetensors file, made for this model"
-        ) from error
     layers = [layer for _, layer in _lora_layers(pipeline)]
     with safe_open(file, "np") as weights:
         expected = max(1, sum(name.endswith(".lora_A.weight") for name in weights.keys()))  # noqa: SIM118
@@ -358,7 +324,7 @@ def _load_adapter(pipeline: DiffusionPipeline, adapter: str, revision: str | Non
     return {
         "adapter": adapter,
         "adapter_revision": revision,
-        "adapter_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "adapter_sha256": sha256_of(file),
         "rank": max(rank for layer in layers for rank in layer.r.values()),
     }
 
@@ -381,23 +347,5 @@ def _load_tokens(pipeline: DiffusionPipeline, files: list[str]) -> None:
     if not hasattr(pipeline, "load_textual_inversion"):
         raise ValueError(f"{files[0]}: {type(pipeline).__name__} takes no tokens; leave them out")
     for file in files:
-        try:
+        with loading(file, "as tokens of textual inversion", "Give a .safetensors file made for this model"):
             pipeline.load_textual_inversion(file, use_safetensors=True)
-        except _LOADING_ERRORS as error:
-            raise SynthesisError(
-                f"{file}: cannot be loaded as tokens of textual inversion ({_one_line(error)}); give a .safetensors "
-                "file made for this model"
-            ) from error
-
-
-def _default_device() -> str:
-    """The GPU of this process, where `accelerate launch` started several; else the first; else the CPU."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or should_reduce_batch_size(error)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -1,11 +1,10 @@
 """Quadruples: two captions of one subject, and the edits that lead from either to the other.
 
-Writers, chosen in a recipe by their kind: `grammar` of the painted world, and `prompting` of language models, whose
-answers go through `parsing` and `checks`. `near_duplicates` looks over all that is written, `diversity` measures it.
+`prompting` has a language model write them, whose answers go through `parsing` and `checks`. `near_duplicates` looks
+over all that is written, `diversity` measures it. The grammar that needs no model is in `stand_ins/`.
 """
 
-from .grammar import GrammarWriter
 from .prompting import LanguageModelWriter
 from .writing import FIELDS, QuadrupleWriter
 
-__all__ = ["FIELDS", "GrammarWriter", "LanguageModelWriter", "QuadrupleWriter"]
+__all__ = ["FIELDS", "LanguageModelWriter", "QuadrupleWriter"]

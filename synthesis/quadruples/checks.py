@@ -9,11 +9,15 @@ What changes is found by comparing the captions phrase by phrase: a phrase is a 
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from ..replies import fault_of_text, is_refusal
+from ..replies.languages import Language
+from ..settings import Count, Settings
 from . import words as known
 from .writing import FIELDS
 
@@ -97,8 +101,16 @@ _IN_PLACE_OF = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class CheckSettings:
+def _in_order(bounds: list[int]) -> list[int]:
+    if len(bounds) != 2 or bounds[0] > bounds[1]:
+        raise ValueError(f"must be the fewest and the most words, such as [2, 30]: {bounds}")
+    return bounds
+
+
+_FewestAndMost = Annotated[list[Count], AfterValidator(_in_order)]
+
+
+class CheckSettings(Settings):
     """What a quadruple must be like.
 
     Attributes:
@@ -110,18 +122,12 @@ class CheckSettings:
         banned: Further words that no text may hold, in lower case.
     """
 
-    caption_words: list[int] = field(default_factory=lambda: [5, 40])
-    edit_words: list[int] = field(default_factory=lambda: [2, 30])
-    language: str = "en"
+    caption_words: _FewestAndMost = [5, 40]
+    edit_words: _FewestAndMost = [2, 30]
+    language: Language = "en"
     person: bool = True
-    capitalised: list[str] = field(default_factory=list)
-    banned: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        for name in ("caption_words", "edit_words"):
-            bounds = getattr(self, name)
-            if len(bounds) != 2 or not 1 <= bounds[0] <= bounds[1]:
-                raise ValueError(f"{name} must be the fewest and the most words, such as [2, 30]: {bounds}")
+    capitalised: list[str] = []
+    banned: list[str] = []
 
 
 def fault_of(quadruple: Mapping[str, str], settings: CheckSettings) -> str | None:

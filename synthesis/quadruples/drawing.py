@@ -52,7 +52,7 @@ class Template:
                 raise ValueError(f"excluded: expected two phrases or more, found {list(combination)}")
 
     def _check_slots(self, text: str, path: tuple[str, ...], used: set[str]) -> None:
-        check_template("a text with slots", text, {*self.pools, *_SLOT.findall(text)}, needed=[], other_braces=True)
+        check_template(text, {*self.pools, *_SLOT.findall(text)}, needed=[], other_braces=True)
         for name, count in Counter(_SLOT.findall(text)).items():
             if name in path:
                 raise ValueError(f"the pool {name} leads back to itself")

@@ -13,16 +13,18 @@ import re
 import zlib
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from ..components import Record
+from ..settings import Settings
 
 _BANDS, _HASHES_PER_BAND = 16, 8
 _LEAST = 0.75  # below this, the bands find less than four in five
 
 
-@dataclass(frozen=True)
-class NearDuplicateSettings:
+class NearDuplicateSettings(Settings):
     """Which quadruples are too near to one another.
 
     Attributes:
@@ -31,11 +33,7 @@ class NearDuplicateSettings:
             near; another colour or garment within them is not.
     """
 
-    threshold: float = 0.8
-
-    def __post_init__(self) -> None:
-        if not _LEAST <= self.threshold <= 1:
-            raise ValueError(f"threshold must be from {_LEAST} to 1: {self.threshold}")
+    threshold: Annotated[float, Field(ge=_LEAST, le=1)] = 0.8
 
 
 def reject_near_duplicates(records: Iterable[Record], settings: NearDuplicateSettings) -> dict[str, str]:

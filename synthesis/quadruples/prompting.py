@@ -1,15 +1,16 @@
 """Quadruples by a language model, each asked for with constraints of its own."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar
+from typing import Literal
 
-from ..components import Record, SynthesisError, TextModel, TextRequest, seed_of
-from ..models import ChatModel, ServerModel
-from ..models.asking import as_messages, ask, check_attempts
+from pydantic import model_validator
+
+from ..components import Record, TextModel, TextRequest, seed_of
+from ..models.asking import as_messages, ask
+from ..models.settings import LanguageModel
 from ..replies import UnusableAnswer
-from ..replies.languages import is_known
+from ..settings import Count, Settings
 from .checks import CheckSettings, fault_of
 from .drawing import Template
 from .parsing import parse_quadruple
@@ -23,8 +24,7 @@ SCHEMA = {
 }
 
 
-@dataclass(frozen=True)
-class LanguageModelWriter:
+class LanguageModelWriter(Settings):
     """Settings of the writer that asks a language model.
 
     Every quadruple is asked for with a prompt whose slots are filled at random. Where the answer cannot be used, the
@@ -41,20 +41,21 @@ class LanguageModelWriter:
         checks: What a quadruple must be like.
     """
 
-    kind: ClassVar[str] = "language-model"
+    kind: Literal["language-model"] = "language-model"
 
-    model: ChatModel | ServerModel
+    model: LanguageModel
     prompt: str
     pools: dict[str, list[str]]
-    weights: dict[str, dict[str, float]] = field(default_factory=dict)
-    excluded: list[list[str]] = field(default_factory=list)
+    weights: dict[str, dict[str, float]] = {}
+    excluded: list[list[str]] = []
     system: str = ""
-    attempts: int = 3
-    checks: CheckSettings = field(default_factory=CheckSettings)
+    attempts: Count = 3
+    checks: CheckSettings = CheckSettings()
 
-    def __post_init__(self) -> None:
-        check_attempts(self.attempts)
+    @model_validator(mode="after")
+    def _try_template(self) -> "LanguageModelWriter":
         self.template.draw(0)  # refuses excluded combinations that leave nothing
+        return self
 
     @cached_property
     def template(self) -> Template:
@@ -65,10 +66,8 @@ class LanguageModelWriter:
         """The writer, with its model.
 
         Raises:
-            SynthesisError: the model cannot be loaded or reached, or nobody can tell the language of the texts.
+            SynthesisError: the model cannot be loaded or reached.
         """
-        if not is_known(self.checks.language):
-            raise SynthesisError(f"checks: language {self.checks.language!r} is unknown; use a code such as 'en'")
         return _LanguageModelWriter(self, self.model.load())
 
     def preview(self, item: str, seed: int) -> str:

@@ -7,7 +7,9 @@ cannot be judged counts as good.
 import re
 import unicodedata
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AfterValidator
 
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
@@ -103,6 +105,16 @@ def is_foreign(text: str, language: str) -> bool:
 def is_known(language: str) -> bool:
     """Whether texts can be told to be in the language of this code."""
     return language in _FUNCTION_WORDS or language in _OWN_SCRIPTS or language in _language_identifier().labels
+
+
+def _known(language: str) -> str:
+    if not is_known(language):
+        raise ValueError(f"language {language!r} is unknown; use a code such as 'en'")
+    return language
+
+
+# Of a setting: ISO 639-1 code of a language that texts can be told to be in.
+Language = Annotated[str, AfterValidator(_known)]
 
 
 def _counts(words: list[str], language: str) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from ...drawing.curves import bars
 from ...drawing.palette import BLUE, FAINT, GREY, TEAL, VERMILION
+from ..filtering.thresholds import Bound
 from .counting import mean_of, num_kept
 
 if TYPE_CHECKING:
@@ -72,16 +73,15 @@ def acceptance_chart(stages: Mapping[str, Mapping[str, Any]], figure: "Figure") 
     axes.set(xlim=(0, 100), xlabel="kept of what came to the stage (%)", title="Acceptance per stage")
 
 
-def score_chart(
-    columns: Mapping[str, np.ndarray], bounds: Mapping[str, tuple[float | None, float | None]], figure: "Figure"
-) -> None:
+def score_chart(columns: Mapping[str, np.ndarray], bounds: Mapping[str, Bound], figure: "Figure") -> None:
     """A small histogram per score, between its 0.2 % and 99.8 % quantiles: single outliers would flatten the rest."""
     num_columns = min(3, len(columns))
     num_rows = -(-len(columns) // num_columns)
     figure.set_size_inches(3.2 * num_columns, 2.3 * num_rows)
     grid = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
     for axes, (name, values) in zip(grid, columns.items(), strict=False):
-        limits = [limit for limit in bounds.get(name, ()) if limit is not None]
+        bound = bounds.get(name)
+        limits = [limit for limit in (bound.at_least, bound.at_most) if limit is not None] if bound else []
         ends = [*np.percentile(values, (0.2, 99.8)).tolist(), *limits]
         axes.hist(values, bins=_BINS, range=(min(ends), max(ends)), color=BLUE)
         for limit in limits:

@@ -13,7 +13,7 @@ import numpy as np
 from ..components import REJECTED, Record, seed_of
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_ATTRIBUTES = ("constraints", "outfits", "outfit", "scenes")  # fields of a record that say what it is about
+_ATTRIBUTES = ("constraints", "outfits", "outfit")  # fields of a record that say what it is about
 
 
 def count_triplets(triplets: Iterable[Mapping[str, Any]], id_field: str) -> dict[str, Any]:

@@ -11,14 +11,15 @@
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from ..components import SynthesisError, free
+from ..components import SynthesisError
 from ..pictures import list_pictures
+from ..settings import BatchSize, Free, ModelName, Settings
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +32,7 @@ logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
-class ClipMeasures:
+class ClipMeasures(Settings):
     """Settings of the measures.
 
     Attributes:
@@ -42,14 +42,10 @@ class ClipMeasures:
         device: Such as "cuda:1"; by default a GPU where there is one.
     """
 
-    model: str
+    model: ModelName
     revision: str | None = None
-    batch_size: int = 64
-    device: str | None = free(None)
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1: {self.batch_size}")
+    batch_size: BatchSize = 64
+    device: Free[str | None] = None
 
     def load(self) -> "ClipEncoder":
         """The encoder.
@@ -62,8 +58,7 @@ class ClipMeasures:
         return ClipEncoder(self.model, self.revision, self.batch_size, self.device)
 
 
-@dataclass(frozen=True)
-class StatisticsSettings:
+class StatisticsSettings(Settings):
     """What is measured of the data set by models, beside what is counted; nothing unless a model is named.
 
     Attributes:
@@ -76,13 +71,13 @@ class StatisticsSettings:
     clip: ClipMeasures | None = None
     reference: str | None = None
     sentences: str | None = None
-    sample: int = 5_000
+    sample: Annotated[int, Field(ge=2, le=10**9)] = 5_000
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check_reference(self) -> "StatisticsSettings":
         if self.reference and not self.clip:
             raise ValueError("reference: the Fréchet distance needs clip, too")
-        if self.sample < 2:
-            raise ValueError(f"sample must be at least 2: {self.sample}")
+        return self
 
     @property
     def needs_models(self) -> bool:

@@ -1,22 +1,101 @@
-"""The sections that the pages of both kinds of data sets have, and how a page is written."""
+"""The last stage of every pipeline, which writes a page, and the sections that pages of both kinds have."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-from PIL import Image
+from typing import Any, ClassVar
 
 from ...drawing.curves import chart
 from ...drawing.sheet import save_sheet
-from ...files import write_whole
+from ...files import write_json, write_whole
 from ...tables import markdown_table
+from ..components import Record
 from ..filtering.controls import LOST, SPOILT, TURNED
-from ..pair_sheet import PairCard
-from .charts import Chart
+from ..pair_sheet import PairCard, draw_pairs
+from ..settings import deciding
+from ..stages import WholeStage, Workspace
+from .charts import Chart, acceptance_chart
 from .counting import num_kept
+from .measures import StatisticsSettings
 
+_PAGE, _NUMBERS = "statistics.md", "statistics.json"
 _MOST_VALUES, _MOST_REASONS = 12, 12  # listed on the page
+
+
+class StatisticsStage(WholeStage):
+    """A stage that writes a page.
+
+    Args:
+        settings: What is measured.
+        seed: Of what is shown and measured.
+        sources: The stages that the page tells of, in order.
+    """
+
+    name = "statistics"
+    draw: ClassVar = staticmethod(draw_pairs)  # makes a sheet of cards
+
+    def __init__(self, settings: StatisticsSettings, seed: int, sources: Sequence[str]):
+        super().__init__()
+        self._measured, self._seed, self._sources = settings, seed, list(sources)
+        self.source, self.settings = self._sources[-1], deciding(settings)
+
+    def sources(self) -> list[str]:
+        """The stages that the page tells of."""
+        return self._sources
+
+    @property
+    def works_with(self) -> Any:
+        """What measures."""
+        return self._measured
+
+    def try_out(self, pair: Record, folder: Path) -> None:
+        """See `Stage.try_out`."""
+        self._measured.try_out()
+
+    def results(self, work: Workspace) -> list[Path]:
+        """The page and its numbers."""
+        return [work.folder(self.name) / name for name in (_PAGE, _NUMBERS)]
+
+    @abstractmethod
+    def sections(self, found: Mapping[str, Any], pictures: Sequence[str]) -> dict[str, list[str]]:
+        """The parts of the page by their headings, from the numbers and the names of the pictures that were drawn."""
+
+    def write(
+        self,
+        folder: Path,
+        found: Mapping[str, Any],
+        charts: Mapping[str, Chart],
+        sheets: Mapping[str, tuple[str, Sequence[PairCard]]],
+    ) -> None:
+        """Write the pictures, the numbers, and at last the page.
+
+        Args:
+            folder: Where they go.
+            found: The numbers: `name` of the data set, counts of `stages`, and what `sections` tells of.
+            charts: By the names of their files, beside that of the acceptance.
+            sheets: Titles and cards, by the names of their files; those without cards are left out.
+
+        Raises:
+            ImportError: matplotlib is missing.
+        """
+        charts = {**charts, "acceptance.png": partial(acceptance_chart, found["stages"])}
+        draw_charts(folder, charts)
+        sheets = {file: sheet for file, sheet in sheets.items() if sheet[1]}
+        for file, (title, cards) in sheets.items():
+            sheet = self.draw(cards, title, f"{found['name']}: drawn at random (seed {self._seed})")
+            save_sheet(sheet, folder / file, quality=90)
+        write_json(folder / _NUMBERS, found)
+        sections = self.sections(found, [*charts, *sheets])
+        parts = (part for heading, parts in sections.items() for part in (heading, *parts))
+        write_whole(folder / _PAGE, "\n\n".join(parts) + "\n")
+
+
+def draw_charts(folder: Path, charts: Mapping[str, Chart]) -> None:
+    """Draw charts by the names of their files."""
+    for file, draw in charts.items():
+        with chart(folder / file) as figure:
+            draw(figure)
 
 
 def control_section(tally: Mapping[str, Any], bounds: str = "the judge's bounds") -> list[str]:
@@ -51,46 +130,8 @@ def control_section(tally: Mapping[str, Any], bounds: str = "the judge's bounds"
     return section
 
 
-def write_page(
-    folder: Path,
-    found: Mapping[str, Any],
-    charts: Mapping[str, Chart],
-    sheets: Mapping[str, tuple[str, Sequence[PairCard]]],
-    draw: Callable[[Sequence[PairCard], str, str], Image.Image],
-    sections: Callable[[Mapping[str, Any], Sequence[str]], Mapping[str, Sequence[str]]],
-    seed: int,
-) -> None:
-    """Write a data set's statistics.json, its pictures, and at last statistics.md.
-
-    Args:
-        folder: Where they go; made if need be.
-        found: What statistics.json holds.
-        charts: By the names of their files.
-        sheets: Titles and cards, by the names of their files; those without cards are left out.
-        draw: Makes a sheet of cards, a title and a subtitle.
-        sections: Makes headings and their parts of `found` and of the names of the pictures that were drawn.
-        seed: By which the cards were chosen, for the subtitle.
-
-    Raises:
-        ImportError: matplotlib is missing.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, draw_chart in charts.items():
-        with chart(folder / file) as figure:
-            draw_chart(figure)
-    pictures = list(charts)
-    for file, (title, cards) in sheets.items():
-        if cards:
-            sheet = draw(cards, title, f"{found['name']}: drawn at random (seed {seed})")
-            save_sheet(sheet, folder / file, quality=90)
-            pictures.append(file)
-    write_whole(folder / "statistics.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    parts = (part for heading, parts in sections(found, pictures).items() for part in (heading, *parts))
-    write_whole(folder / "statistics.md", "\n\n".join(parts) + "\n")
-
-
 def acceptance_section(stages: Mapping[str, Mapping[str, Any]], pictures: Sequence[str]) -> list[str]:
-    """What each stage kept, and why it rejected the rest; `stages` as for `write_statistics`."""
+    """What each stage kept, and why it rejected the rest, of `Workspace.counts` by stage."""
     rows = [
         [stage, f"{counts['items']:,}", f"{num_kept(counts):,}", percent(num_kept(counts), counts["items"])]
         for stage, counts in stages.items()
@@ -133,6 +174,11 @@ def coverage_table(coverage: Mapping[str, Mapping[str, float]]) -> str:
 def measure_table(measures: Mapping[str, float]) -> str:
     """Measures, four digits of each."""
     return markdown_table(["measure", "value"], [[key, f"{value:.4g}"] for key, value in measures.items()])
+
+
+def overview_rows(found: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]:
+    """Numbers by their names, whole ones and those with a digit behind the point."""
+    return [[name, f"{found[name]:,}" if isinstance(found[name], int) else f"{found[name]:.1f}"] for name in names]
 
 
 def percent(part: float, whole: float) -> str:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,106 +11,88 @@ from ...markdown_text import plain
 from ...tables import markdown_table
 from ..components import REJECTED, Record
 from ..pair_sheet import MOST_PICTURES, PairCard, draw_people
-from .charts import acceptance_chart, length_chart, size_chart
+from ..stages import Workspace
+from ..text_image.assembling import DATASET
+from ..text_image.records import pictures_by_person, rejected_pictures
+from .charts import length_chart, size_chart
 from .counting import choose_records, count_people
-from .page import acceptance_section, coverage_table, measure_table, percent, shown, write_page
+from .page import StatisticsStage, acceptance_section, coverage_table, measure_table, overview_rows, percent, shown
 
 logger = logging.getLogger(__name__)
 
+_OVERVIEW = ("images", "generated", "edited", "people", "images per person, mean", "captions")
+_OVERVIEW += ("captions per image, mean", "words per caption, mean", "distinct words")
 _PEOPLE_SHOWN, _REJECTED_SHOWN = 12, 12  # cards on a sheet
 
 
-def write_statistics(
-    folder: Path,
-    name: str,
-    people: Iterable[Sequence[Record]],
-    *,
-    stages: Mapping[str, Mapping[str, Any]],
-    edits: Iterable[Record] = (),
-    kept: Iterable[Sequence[Record]] = (),
-    rejected: Iterable[Record] = (),
-    images: Path = Path(),
-    measures: Mapping[str, float] | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Write the page, its numbers and its pictures.
+class PeopleStatistics(StatisticsStage):
+    """Writes the page about it all."""
 
-    Args:
-        folder: Where they go; made if need be.
-        name: Of the data set.
-        people: Of each person in the data set the pictures: `id`, `image`, `captions`, those that were edited `group`,
-            and what was drawn for the prompt.
-        stages: By name and in order: `{"items": number, "rejected": {reason: number}}`.
-        edits: All that were to be painted: `group`.
-        kept: The people once more, for the sheet.
-        rejected: Pictures that were rejected: `id`, `image`, `prompt`, and the reason as `rejected`.
-        images: What the image paths are relative to.
-        measures: Further numbers to list, such as CLIPScore.
-        seed: Of the choice of what is shown.
+    draw = staticmethod(draw_people)
 
-    Returns:
-        What statistics.json holds.
+    def make(self, work: Workspace) -> dict[str, Any]:
+        """See `WholeStage.make`."""
+        folder, with_edits = work.folder(self.name), "edits" in self.sources()
+        found = {"name": DATASET, **count_people(self._people(work))}
+        found["stages"] = {name: work.counts(name) for name in self.sources()}
+        if not found["images"]:
+            logger.warning("%s: no picture was kept; statistics.md tells why", folder)
+        found["edits painted"] = dict(Counter(edit["group"] for edit in work.records("edits")) if with_edits else ())
+        found["measures"] = found.pop("diversity") | self._measure(work)
+        charts = {}
+        if found["images"]:
+            charts["people.png"] = partial(size_chart, found["people by images"], "people", "images")
+            charts["lengths.png"] = partial(length_chart, {"captions": found["caption lengths"]})
+        kept = ({"id": pictures[0]["id"], "pictures": pictures} for pictures in self._people(work))
+        kept = choose_records(kept, _PEOPLE_SHOWN, self._seed)
+        rejected = choose_records(rejected_pictures(work, with_edits), _REJECTED_SHOWN, self._seed)
+        sheets = {
+            "kept.jpg": ("People in the data set", [_person_card(one["pictures"], work.root) for one in kept]),
+            "rejected.jpg": ("Rejected pictures, as painted", [_rejected_card(one, work.root) for one in rejected]),
+        }
+        self.write(folder, found, charts, sheets)
+        return {"images": found["images"], "people": found["people"]}
 
-    Raises:
-        ImportError: matplotlib is missing.
-    """
-    found = {"name": name, **count_people(people), "stages": dict(stages)}
-    if not found["images"]:
-        logger.warning("%s: no picture was kept; statistics.md tells why", folder)
-    found["edits painted"] = dict(Counter(edit["group"] for edit in edits))
-    found["measures"] = found.pop("diversity") | dict(measures or {})
-    charts = {"acceptance.png": partial(acceptance_chart, found["stages"])}
-    if found["images"]:
-        charts["people.png"] = partial(size_chart, found["people by images"], "people", "images")
-        charts["lengths.png"] = partial(length_chart, {"captions": found["caption lengths"]})
-    people_shown = choose_records(({"id": one[0]["id"], "pictures": one} for one in kept), _PEOPLE_SHOWN, seed)
-    rejected_shown = choose_records(rejected, _REJECTED_SHOWN, seed)
-    sheets = {
-        "kept.jpg": ("People in the data set", [_person_card(one["pictures"], images) for one in people_shown]),
-        "rejected.jpg": ("Rejected pictures, as painted", [_rejected_card(one, images) for one in rejected_shown]),
-    }
-    write_page(folder, found, charts, sheets, draw_people, _page, seed)
-    return found
+    def _people(self, work: Workspace) -> Iterator[list[Record]]:
+        """Of each person the pictures that have captions, the generated one first."""
+        people = pictures_by_person(work, "edits" in self.sources())
+        captioned = ([picture for picture in pictures if "captions" in picture] for pictures in people)
+        return filter(None, captioned)
 
+    def _measure(self, work: Workspace) -> dict[str, float]:
+        if not self.works_with.needs_models:
+            return {}
+        pictures = [picture for person in self._people(work) for picture in person]
+        pairs = [(work.root / picture["image"], caption) for picture in pictures for caption in picture["captions"]]
+        return self.works_with.measure([caption for _, caption in pairs], pairs, self._seed)
 
-def _page(found: Mapping[str, Any], pictures: Sequence[str]) -> dict[str, list[str]]:
-    images = found["images"]
-    overview = [
-        ["images", f"{images:,}"],
-        *([source, f"{found[source]:,} {_in_brackets(found[source], images)}"] for source in ("generated", "edited")),
-        ["people", f"{found['people']:,}"],
-        ["images per person, mean", f"{found['images per person, mean']:.1f}"],
-        ["captions", f"{found['captions']:,}"],
-        ["captions per image, mean", f"{found['captions per image, mean']:.1f}"],
-        ["words per caption, mean", f"{found['words per caption, mean']:.1f}"],
-        ["distinct words", f"{found['distinct words']:,}"],
-    ]
-    edits = [
-        [group, f"{painted:,}", f"{(used := found['edits by group'].get(group, 0)):,}", percent(used, painted)]
-        for group, painted in sorted(found["edits painted"].items(), key=lambda entry: (-entry[1], entry[0]))
-    ]
-    return {
-        f"# {plain(found['name'])}: statistics of the synthesis": [
-            markdown_table(["", ""], overview),
-            "Words are runs of letters and digits, in lower case.",
-            *shown(pictures, "people.png", "lengths.png"),
-        ],
-        "## Acceptance": acceptance_section(found["stages"], pictures),
-        "## Edits": [markdown_table(["group", "edits", "in the data set", ""], edits)],
-        "## What the prompts ask for": [
-            "The share of the people in the data set for whose prompt a value was drawn.",
-            coverage_table(found["coverage"]),
-        ],
-        "## Diversity and quality": [
-            "distinct-n: different runs of n words, as a share of all such runs in the captions.",
-            measure_table(found["measures"]),
-        ],
-        "## Pictures": shown(pictures, "kept.jpg", "rejected.jpg"),
-    }
-
-
-def _in_brackets(part: int, whole: int) -> str:
-    return f"({percent(part, whole)})" if whole else ""
+    def sections(self, found: Mapping[str, Any], pictures: Sequence[str]) -> dict[str, list[str]]:
+        """See `StatisticsStage.sections`."""
+        images, rows = found["images"], dict(overview_rows(found, _OVERVIEW))
+        for name in ("generated", "edited"):
+            rows[name] += f" ({percent(found[name], images)})" if images else " "
+        edits = [
+            [group, f"{painted:,}", f"{(used := found['edits by group'].get(group, 0)):,}", percent(used, painted)]
+            for group, painted in sorted(found["edits painted"].items(), key=lambda entry: (-entry[1], entry[0]))
+        ]
+        return {
+            f"# {plain(found['name'])}: statistics of the synthesis": [
+                markdown_table(["", ""], [*rows.items()]),
+                "Words are runs of letters and digits, in lower case.",
+                *shown(pictures, "people.png", "lengths.png"),
+            ],
+            "## Acceptance": acceptance_section(found["stages"], pictures),
+            "## Edits": [markdown_table(["group", "edits", "in the data set", ""], edits)],
+            "## What the prompts ask for": [
+                "The share of the people in the data set for whose prompt a value was drawn.",
+                coverage_table(found["coverage"]),
+            ],
+            "## Diversity and quality": [
+                "distinct-n: different runs of n words, as a share of all such runs in the captions.",
+                measure_table(found["measures"]),
+            ],
+            "## Pictures": shown(pictures, "kept.jpg", "rejected.jpg"),
+        }
 
 
 def _person_card(pictures: Sequence[Record], images: Path) -> PairCard:

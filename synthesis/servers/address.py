@@ -13,7 +13,10 @@ Imports little: recipes are read without what talks to servers.
 import ipaddress
 import os
 import re
+from typing import Annotated
 from urllib.parse import quote, urlsplit
+
+from pydantic import AfterValidator
 
 from ..components import SynthesisError
 
@@ -39,8 +42,8 @@ _HIDDEN = "***"
 _SHORT_KEY = 8  # characters; a shorter one ("EMPTY") is hidden as a whole word only, and not in what a model wrote
 
 
-def check_base_url(base_url: str) -> None:
-    """Refuse what is no address up to "/v1", and whoever writes a password into a recipe; without showing it.
+def check_base_url(base_url: str) -> str:
+    """The address, unless it is none up to "/v1", or holds a password, which does not belong into a recipe.
 
     Raises:
         ValueError: the message begins with "base_url is".
@@ -64,20 +67,25 @@ def check_base_url(base_url: str) -> None:
         raise ValueError(f"{shown}, and is no address: expected one such as http://localhost:8000/v1")
     if found := _ENDPOINT.search(parts.path):
         raise ValueError(f"{shown}, and goes too far: leave out {found[0]}, so that it ends with /v1")
+    return base_url
 
 
-def check_key_variable(name: str | None) -> None:
-    """Refuse what is no name of an environment variable. It may be the key itself, so it is not shown.
+def check_key_variable(name: str) -> str:
+    """The name; refuse what is no name of an environment variable. It may be the key itself, so it is not shown.
 
     Raises:
         ValueError: the message begins with "api_key_variable is".
     """
-    if name is None or re.fullmatch(r"[A-Z_][A-Z0-9_]{0,99}", name) or name in os.environ:
-        return
+    if re.fullmatch(r"[A-Z_][A-Z0-9_]{0,99}", name) or name in os.environ:
+        return name
     raise ValueError(
         f"api_key_variable is a text of {len(name)} characters, and must be the name of an environment variable, such "
         "as OPENAI_API_KEY. If it is the key itself: a key never belongs into a recipe"
     )
+
+
+BaseUrl = Annotated[str, AfterValidator(check_base_url)]
+KeyVariable = Annotated[str, AfterValidator(check_key_variable)]
 
 
 def is_local(host: str) -> bool:

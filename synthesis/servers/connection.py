@@ -1,24 +1,24 @@
-"""Requests and answers over HTTP: each bounded in time and bytes, and none with a line in the log.
+"""Requests and answers over HTTP: each bounded in bytes, and none with a line in the log.
 
 The transport is the one that openai's client uses, with its limits and the environment's proxies. It was renamed once
 (httpx, httpx2), so it is found here and not imported by name. The client itself is not used: it reads answers whole,
-however long, and makes objects of them that break where a server keeps to the protocol in part only.
+however long, makes objects of them that break where a server keeps to the protocol in part only, and asks again so many
+times, where a run of days has to wait for as long as a server takes to come back.
 """
 
 import json
 import logging
 import sys
-import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.request import getproxies, proxy_bypass
 
 import openai
 
 from ..components import SynthesisError
 from .address import Address, hide_in_urls, is_local
-from .failures import Away, Failed, Refused
+from .failures import Away, Failed, Refused, read_body
 
 _LIBRARY = next(
     cls.__module__ for cls in openai.DefaultAsyncHttpxClient.__mro__ if not cls.__module__.startswith("openai")
@@ -29,27 +29,12 @@ _CONNECTING = 30.0  # seconds to reach a server, at most
 _MOST_OF_AN_ERROR = 2**16  # bytes; what follows is not read
 
 
-class Answer(NamedTuple):
-    """What a server sent.
-
-    Attributes:
-        status: Of HTTP.
-        headers: Of HTTP.
-        content: Bytes, decoded if they were compressed.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    content: bytes
-
-
-def connect(address: Address, timeout: float, kind: type) -> Any:
-    """A client for an address.
+def connect(address: Address, timeout: float) -> Any:
+    """A client for an address, for use on one event loop.
 
     Args:
         address: Of the server; the key goes into every request.
         timeout: Seconds to wait for anything.
-        kind: `openai.DefaultHttpxClient` or `openai.DefaultAsyncHttpxClient`.
 
     Raises:
         SynthesisError: the proxies or certificates that the environment names cannot be used.
@@ -61,7 +46,7 @@ def connect(address: Address, timeout: float, kind: type) -> Any:
     if is_local(address.host):  # to a proxy, localhost would be another machine
         options["mounts"] = {f"all://{f'[{address.host}]' if ':' in address.host else address.host}": None}
     try:
-        return kind(
+        return openai.DefaultAsyncHttpxClient(
             headers=address.headers,
             timeout=http.Timeout(timeout, connect=min(timeout, _CONNECTING)),
             follow_redirects=False,  # a POST would arrive as a GET, or elsewhere
@@ -77,75 +62,45 @@ def connect(address: Address, timeout: float, kind: type) -> Any:
 
 async def exchange(
     client: Any, address: Address, path: str, body: Mapping[str, Any] | None, timeout: float, most: int
-) -> Answer:
-    """Asks once, on an event loop; the caller bounds the time of all.
+) -> dict[str, Any]:
+    """Asks once; the caller bounds the time of all.
 
     Args:
         client: Made by `connect`.
         address: Of the server.
         path: Behind the address, such as "/models".
         body: Sent as JSON; None for a GET.
-        timeout: For the message.
+        timeout: Seconds, for the message.
         most: Bytes that an answer may have.
+
+    Returns:
+        The mapping that the answer consists of.
 
     Raises:
         Failed, Away, Refused: there is no answer.
+        SynthesisError: it is an error with which the work has to end.
     """
     with _telling(address, timeout):
         async with client.stream(**_request(address, path, body)) as response:
-            return Answer(response.status_code, response.headers, await _joined(response, most))
-
-
-def exchange_blocking(
-    client: Any, address: Address, path: str, body: Mapping[str, Any] | None, timeout: float, most: int
-) -> Answer:
-    """Asks once, in this thread; otherwise as `exchange`, and `timeout` bounds all of it."""
-    until = time.monotonic() + timeout
-    with _telling(address, timeout), client.stream(**_request(address, path, body)) as response:
-        content, limit = bytearray(), _limit(response.status_code, most)
-        for block in response.iter_bytes():
-            content += block
-            if len(content) > limit:
-                _check_length(response.status_code, most)
-                break
-            if time.monotonic() > until:
-                raise Failed(f"no answer within {timeout:g} s")
-        return Answer(response.status_code, response.headers, bytes(content[:limit]))
-
-
-async def _joined(response: Any, most: int) -> bytes:
-    content, limit = bytearray(), _limit(response.status_code, most)
-    blocks: AsyncIterator[bytes] = response.aiter_bytes()
-    async for block in blocks:
-        content += block
-        if len(content) > limit:
-            _check_length(response.status_code, most)
-            break
-    return bytes(content[:limit])
-
-
-def _limit(status: int, most: int) -> int:
-    return most if status < 300 else _MOST_OF_AN_ERROR
-
-
-def _check_length(status: int, most: int) -> None:
-    if status < 300:
-        raise Failed(f"an answer of more than {most:,} bytes")
+            content, is_error = bytearray(), response.status_code >= 300
+            async for block in response.aiter_bytes():
+                content += block
+                if is_error and len(content) > _MOST_OF_AN_ERROR:
+                    break
+                if not is_error and len(content) > most:
+                    raise Failed(f"an answer of more than {most:,} bytes")
+    return read_body(address, response.status_code, response.headers, bytes(content))
 
 
 def _request(address: Address, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+    url = address.url + path
     if body is None:
-        return {"method": "GET", "url": address.url + path}
+        return {"method": "GET", "url": url}
     try:
         content = json.dumps(body, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise Refused("a prompt with half a character, which cannot be sent") from None
-    return {
-        "method": "POST",
-        "url": address.url + path,
-        "content": content,
-        "headers": {"Content-Type": "application/json"},
-    }
+    return {"method": "POST", "url": url, "content": content, "headers": {"Content-Type": "application/json"}}
 
 
 @contextmanager
@@ -154,13 +109,13 @@ def _telling(address: Address, timeout: float) -> Iterator[None]:
     try:
         yield
     except (http.ConnectTimeout, http.PoolTimeout) as error:
-        raise Away("cannot be reached", None, f"not within {min(timeout, _CONNECTING):g} s{_way(address)}") from error
+        raise Away("cannot be reached", f"not within {min(timeout, _CONNECTING):g} s{_way(address)}") from error
     except http.TimeoutException as error:
         raise Failed(f"no answer within {timeout:g} s") from error
     except http.DecodingError as error:
         raise Failed("an answer that cannot be unpacked", address.line(error)) from error
     except (http.TransportError, OSError) as error:
-        raise Away("cannot be reached", None, f"{address.line(_cause(error))}{_way(address)}") from error
+        raise Away("cannot be reached", f"{address.line(_cause(error))}{_way(address)}") from error
     except (http.HTTPError, http.InvalidURL, ValueError) as error:
         raise Failed("an answer that breaks the protocol", address.line(error)) from error
 

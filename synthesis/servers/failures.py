@@ -5,6 +5,7 @@ import math
 import re
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -29,6 +30,7 @@ _BILLING = re.compile(
 )
 
 
+@dataclass(eq=False)
 class Failed(Exception):
     """No answer came; asking again may help.
 
@@ -36,28 +38,30 @@ class Failed(Exception):
         name: What went wrong, in words that can be counted.
         detail: What else there is to say, on one line.
         status: Of HTTP; None where the server answered, or nothing came at all.
+        pause: Seconds for which a server asks for patience; None if it does not, or could not be reached at all.
+        filtered: The server will not answer for what the request is about.
+        parameter: The field of the request that it is for, where the server says so.
+        words: What a server that refuses says, in full length.
+        times: How often this was asked in vain.
     """
 
-    def __init__(self, name: str, detail: str = "", status: int | None = None) -> None:
-        super().__init__(name, detail)
-        self.name = name
-        self.detail = detail
-        self.status = status
+    name: str
+    detail: str = ""
+    status: int | None = None
+    pause: float | None = None
+    filtered: bool = False
+    parameter: str | None = None
+    words: str = ""
+    times: int = 1
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.detail}" if self.detail else self.name
+        """What can be counted, then the server's own words."""
+        times = f", {self.times} times" if self.times > 1 else ""
+        return f"{self.name}{times}: {self.detail}" if self.detail else f"{self.name}{times}"
 
 
 class Away(Failed):
-    """The server cannot be reached, or asks for patience.
-
-    Attributes:
-        pause: Seconds that it asks for; None if it could not be reached at all.
-    """
-
-    def __init__(self, name: str, pause: float | None, detail: str = "", status: int | None = None) -> None:
-        super().__init__(name, detail, status)
-        self.pause = pause
+    """The server cannot be reached, or asks for patience."""
 
     @property
     def may_be_its_own(self) -> bool:
@@ -66,27 +70,7 @@ class Away(Failed):
 
 
 class Refused(Failed):
-    """The server will not answer this request; asking again would not help.
-
-    Attributes:
-        filtered: It is for what the request is about.
-        parameter: The field of the request that it is for, where the server says so.
-        words: What the server says, in full length.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        detail: str = "",
-        status: int | None = None,
-        filtered: bool = False,
-        parameter: str | None = None,
-        words: str = "",
-    ) -> None:
-        super().__init__(name, detail, status)
-        self.filtered = filtered
-        self.parameter = parameter
-        self.words = words
+    """The server will not answer this request; asking again would not help."""
 
 
 # A server has something against a field as such, rather than against its value.
@@ -123,7 +107,7 @@ def failure_of(address: Address, status: int, headers: Mapping[str, str], conten
             f"{address.url}: refuses the key ({line}). {address.key_remedy}, and run again: what is done stays."
         )
     if status in OVERLOADED:
-        return Away(name, retry_after(headers), detail, status)
+        return Away(name, detail, status, retry_after(headers))
     if status < 500 and _CONTENT.search(words):
         return Refused("refused by the server", line, status, filtered=True, words=words)
     if status in _AGAIN or (status >= 500 and status != 501):
@@ -172,7 +156,7 @@ def refused_field(error: Failed, sent: Sequence[str]) -> str | None:
 
     Words like "seed" may come from the request itself, so whether this is so has to be tried out.
     """
-    if not isinstance(error, Refused) or error.filtered or not _UNKNOWN.search(error.words):
+    if error.filtered or not _UNKNOWN.search(error.words):
         return None
     if error.parameter is not None:
         return error.parameter if error.parameter in sent else None
@@ -216,22 +200,23 @@ def page_title(content: bytes) -> str | None:
 def retry_after(headers: Mapping[str, str]) -> float:
     """Seconds that a server asks to wait, given in milliseconds, seconds or as a date; 0 for what is none of these."""
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        value = headers.get(name)
-        if value is None:
-            continue
-        try:
-            seconds = float(value) * unit
-        except ValueError:
-            try:
-                date = parsedate_to_datetime(value)
-            except (ValueError, TypeError, IndexError, OverflowError):
-                continue
-            if date.tzinfo is None:
-                date = date.replace(tzinfo=timezone.utc)
-            seconds = date.timestamp() - time.time()
+        seconds = _seconds_of(headers.get(name, "")) * unit
         if not math.isnan(seconds):
             return max(0.0, seconds)
     return 0.0
+
+
+def _seconds_of(text: str) -> float:
+    """From now, by a number or a date; NaN for what is neither."""
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        date = parsedate_to_datetime(text)
+        return (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp() - time.time()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return math.nan
 
 
 def kind_of(value: Any) -> str:

@@ -6,19 +6,19 @@ The models see the picture alone, never the prompt: what the painter left out mu
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from ..components import Part, Record, TextModel, TextRequest, seed_of
-from ..models import ChatModel, ServerModel
-from ..models.asking import as_messages, ask, check_asking
+from ..models.asking import as_messages, ask, check_words
+from ..models.settings import LanguageModel
 from ..replies import read_sentence
-from ..templates import check_template, fill_template
-from ..world.captions import describe_outfit
-from ..world.people import outfit_from_dict
+from ..replies.languages import Language
+from ..settings import Count, Settings
+from ..templates import fill_template, with_fields
 
 
 class CaptionWriter(Part, ABC):
@@ -38,8 +38,7 @@ class CaptionWriter(Part, ABC):
         """
 
 
-@dataclass(frozen=True, kw_only=True)
-class _ModelCaptionSettings:
+class _ModelCaptionSettings(Settings):
     """What captions by a vision-language model have in common.
 
     Attributes:
@@ -53,18 +52,16 @@ class _ModelCaptionSettings:
         language: ISO 639-1 code of the language that captions must be in.
     """
 
-    model: ChatModel | ServerModel
+    model: LanguageModel
     instruction: str
     system: str = ""
-    captions: int = 1
-    attempts: int = 3
-    min_words: int = 8
-    max_words: int = 60
-    language: str = "en"
+    captions: Count = 1
+    attempts: Count = 3
+    min_words: Count = 8
+    max_words: Count = 60
+    language: Language = "en"
 
-    def __post_init__(self) -> None:
-        _check_captions(self.captions)
-        check_asking(self.attempts, self.min_words, self.max_words, self.language)
+    _check_words = model_validator(mode="after")(check_words)
 
     @property
     def slots(self) -> frozenset[str]:
@@ -80,18 +77,17 @@ class _ModelCaptionSettings:
         return _ModelCaptions(self, self.model.load())
 
 
-@dataclass(frozen=True, kw_only=True)
 class InstructionCaptions(_ModelCaptionSettings):
     """Settings of captions by a vision-language model that is always asked the same."""
 
-    kind: ClassVar[str] = "instruction"
+    kind: Literal["instruction"] = "instruction"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_template("instruction", self.instruction, [])
+    instruction: Annotated[str, with_fields()]
 
 
-@dataclass(frozen=True, kw_only=True)
+_Texts = Annotated[list[str], Field(min_length=1)]
+
+
 class TemplateCaptions(_ModelCaptionSettings):
     """Settings of captions by a vision-language model that fills templates, so that they do not all sound alike.
 
@@ -105,22 +101,20 @@ class TemplateCaptions(_ModelCaptionSettings):
         endings: Last parts.
     """
 
-    kind: ClassVar[str] = "templates"
+    kind: Literal["templates"] = "templates"
 
-    openings: list[str]
-    bodies: list[str]
-    endings: list[str]
+    instruction: Annotated[str, with_fields("template")]
+    openings: _Texts
+    bodies: _Texts
+    endings: _Texts
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_template("instruction", self.instruction, ["template"])
-        for name in ("openings", "bodies", "endings"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} must hold at least one text")
+    @model_validator(mode="after")
+    def _check_templates(self) -> "TemplateCaptions":
         if not all("[" in text and "]" in text for text in self.openings):
             raise ValueError("every opening needs a [slot], or a caption might say nothing")
         if self.captions > self.num_templates:
             raise ValueError(f"captions must be at most the number of templates, {self.num_templates}: {self.captions}")
+        return self
 
     @property
     def slots(self) -> frozenset[str]:
@@ -194,42 +188,3 @@ def _captioned(name: str, found: dict[int, str], faults: dict[int, str]) -> Reco
         del record["captions"]
         record["rejected"] = record.pop("faults")[0]
     return record
-
-
-@dataclass(frozen=True)
-class GrammarCaptions:
-    """Settings of captions of the small world's people, by its grammar, from the record's `outfit`.
-
-    Attributes:
-        captions: Per picture.
-    """
-
-    kind: ClassVar[str] = "grammar"
-
-    captions: int = 1
-
-    def __post_init__(self) -> None:
-        _check_captions(self.captions)
-
-    def load(self) -> CaptionWriter:
-        """The writer."""
-        return _GrammarCaptions(self)
-
-
-class _GrammarCaptions(CaptionWriter):
-    def __init__(self, settings: GrammarCaptions):
-        super().__init__()
-        self.settings = settings
-        self.about = {"model": "the small world's grammar"}
-
-    def write(self, pictures: Iterable[Record], folder: Path, seed: int) -> Iterator[Record]:
-        for picture in pictures:
-            rng = np.random.default_rng(seed_of(seed, "caption", picture["id"]))
-            outfit = outfit_from_dict(picture["outfit"])
-            captions = [describe_outfit(outfit, rng) for _ in range(self.settings.captions)]
-            yield {"id": picture["id"], "captions": captions}
-
-
-def _check_captions(captions: int) -> None:
-    if captions < 1:
-        raise ValueError(f"captions must be at least 1: {captions}")

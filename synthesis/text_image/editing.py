@@ -8,19 +8,20 @@ and clothes less well, so its pictures want a look before they count as the same
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from ..components import ImageRequest, Record, seed_of
 from ..painters import DiffusionPainter
-from ..templates import check_template, fill_template
-from .portraits import WorldPortrait
+from ..settings import CountOrZero, NotNegative, Settings
+from ..stand_ins.portraits import WorldPortrait
+from ..templates import fill_template, with_fields
 
 
-@dataclass(frozen=True)
-class Editing:
+class Editing(Settings):
     """Settings of edits.
 
     Attributes:
@@ -32,23 +33,22 @@ class Editing:
         prompt: What the painter is told; {edit} stands for the instruction.
     """
 
-    painter: DiffusionPainter | WorldPortrait
+    painter: Annotated[DiffusionPainter | WorldPortrait, Field(discriminator="kind")]
     instructions: dict[str, list[str]]
-    per_picture: int = 1
-    weights: dict[str, float] = field(default_factory=dict)
-    prompt: str = "{edit}"
+    per_picture: CountOrZero = 1
+    weights: dict[str, NotNegative] = {}
+    prompt: Annotated[str, with_fields("edit")] = "{edit}"
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check_groups(self) -> "Editing":
         if not self.instructions or not all(self.instructions.values()):
             raise ValueError("instructions must name at least one group, and every group at least one text")
         if unknown := sorted(set(self.weights) - set(self.instructions)):
             raise ValueError(f"weights names groups that instructions lacks: {', '.join(unknown)}")
-        if any(weight < 0 for weight in self.weights.values()):
-            raise ValueError(f"weights must be 0 or more: {self.weights}")
         drawn = [group for group in self.instructions if self.weights.get(group, 1.0) > 0]
-        if not 0 <= self.per_picture <= len(drawn):
-            raise ValueError(f"per_picture must be from 0 to the number of groups, {len(drawn)}: {self.per_picture}")
-        check_template("prompt", self.prompt, ["edit"])
+        if self.per_picture > len(drawn):
+            raise ValueError(f"per_picture must be at most the number of groups, {len(drawn)}: {self.per_picture}")
+        return self
 
 
 def plan_edits(picture: Record, settings: Editing, seed: int) -> Iterator[Record]:

@@ -5,14 +5,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
-from ..components import Part, free
+from ..components import Part
 from ..filtering.detectors import PersonDetector
 from ..pictures import open_picture
+from ..settings import BatchSize, Free, ModelName, Settings, Share, TrueShare
 
 # Reasons, in the order in which they are looked for.
 NO_PERSON = "no person"
@@ -88,8 +89,7 @@ def widen_box(
     )
 
 
-@dataclass(frozen=True)
-class KeypointFilter:
+class KeypointFilter(Settings):
     """Settings of the pose filter for photographs: a detector finds people, a pose model their keypoints.
 
     A picture is kept if the detector finds exactly one person, and the pose model at least one keypoint of the head,
@@ -105,22 +105,15 @@ class KeypointFilter:
         device: Such as "cuda:1"; by default a GPU where there is one.
     """
 
-    kind: ClassVar[str] = "keypoints"
+    kind: Literal["keypoints"] = "keypoints"
 
     detector: PersonDetector
-    model: str = "usyd-community/vitpose-base-simple"
+    model: ModelName = "usyd-community/vitpose-base-simple"
     revision: str | None = None
-    threshold: float = 0.3
-    margin: float = 0.05
-    batch_size: int = 16
-    device: str | None = free(None)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.threshold < 1:
-            raise ValueError(f"threshold must lie between 0 and 1: {self.threshold}")
-        _check_margin(self.margin)
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1: {self.batch_size}")
+    threshold: TrueShare = 0.3
+    margin: Share = 0.05
+    batch_size: BatchSize = 16
+    device: Free[str | None] = None
 
     def load(self) -> PoseFilter:
         """The filter.
@@ -136,15 +129,16 @@ class _KeypointFilter(PoseFilter):
     def __init__(self, settings: KeypointFilter):
         from transformers import AutoImageProcessor, VitPoseForPoseEstimation
 
-        from ..models.vision import Batches, find_device, load_pretrained
+        from ..models.batches import Batches
+        from ..models.pretrained import find_device, load_pretrained
 
         super().__init__()
         self.settings = settings
         self.finder = settings.detector.load()
-        options = {"revision": settings.revision} if settings.revision else {}
         self.device = find_device(settings.device)
-        self.processor = load_pretrained(AutoImageProcessor, settings.model, backend="pil", **options)
-        self.model = load_pretrained(VitPoseForPoseEstimation, settings.model, **options).to(self.device).eval()
+        self.processor = load_pretrained(AutoImageProcessor, settings.model, settings.revision, backend="pil")
+        model = load_pretrained(VitPoseForPoseEstimation, settings.model, settings.revision)
+        self.model = model.to(self.device).eval()
         if self.model.config.num_labels != NUM_KEYPOINTS:
             raise ValueError(
                 f"{settings.model}: expected COCO's {NUM_KEYPOINTS} keypoints, found {self.model.config.num_labels}"
@@ -159,7 +153,7 @@ class _KeypointFilter(PoseFilter):
             images = [open_picture(file) for _, file in batch]
             people = self.finder.find(images)
             alone = [(image, boxes[0][:4]) for image, boxes in zip(images, people, strict=True) if len(boxes) == 1]
-            poses = iter(self.batches.map(self._estimate, alone))
+            poses = self.batches.map(self._estimate, alone)
             for (name, _), image, boxes in zip(batch, images, people, strict=True):
                 if len(boxes) == 1:
                     yield self._judge(name, image, boxes[0][:4], *next(poses))
@@ -195,98 +189,3 @@ class _KeypointFilter(PoseFilter):
             ((pose,),) = self.processor.post_process_pose_estimation(VitPoseEstimatorOutput(heatmaps=row[None]), [box])
             found.append((pose["keypoints"].numpy(), pose["scores"].numpy()))
         return found
-
-
-@dataclass(frozen=True)
-class FigureFilter:
-    """Settings of the pose filter for the small world: it knows how its people are painted, and no model.
-
-    People are drawn with sharp edges, the places behind them are out of focus.
-
-    Attributes:
-        margin: Around the person who is cut out; share of the figure's height.
-    """
-
-    kind: ClassVar[str] = "figure"
-
-    margin: float = 0.05
-
-    def __post_init__(self) -> None:
-        _check_margin(self.margin)
-
-    def load(self) -> PoseFilter:
-        """The filter."""
-        return _FigureFilter(self)
-
-
-class _FigureFilter(PoseFilter):
-    def __init__(self, settings: FigureFilter):
-        super().__init__()
-        self.settings = settings
-        self.about = {"model": "edges of painted figures"}
-
-    def find(self, pictures: Iterable[tuple[str, Path]]) -> Iterator[FoundPerson]:
-        for name, file in pictures:
-            image = open_picture(file)
-            found = find_figure(image)
-            if isinstance(found, str):
-                yield FoundPerson(name, None, found)
-            else:
-                box = widen_box(found, self.settings.margin, image.size)
-                yield FoundPerson(name, image.crop(box), facts={"box": list(box)})
-
-
-_HEIGHT = 192  # pixels; figures are looked for in pictures of this height, for which these numbers were chosen
-_EDGE = 26  # grey levels from one pixel to the next: above the grain, and above what is out of focus
-_FEWEST_EDGES = 0.015  # share of the pixels; places without people have fewer
-_HEAD_ROWS, _HEAD_WIDTH, _HEAD_GAP = 27, 14, 12  # pixels: a head's height and least width, gaps within its outline
-_BORDER_ROWS, _BORDER_EDGE = (
-    4,
-    24,
-)  # what crosses a border of the picture does so for some rows; their mean has no grain
-
-
-def find_figure(image: Image.Image) -> tuple[float, float, float, float] | str:
-    """The box of the one painted person in a picture, in its pixels; or why there is none to keep."""
-    scale = _HEIGHT / image.height
-    pixels = np.asarray(image.resize((max(8, round(scale * image.width)), _HEIGHT)), dtype=np.float32)
-    edges = _sharp_edges(pixels)
-    rows, columns = np.flatnonzero(edges.sum(1) >= 3), np.flatnonzero(edges.sum(0) >= 6)
-    if edges.mean() < _FEWEST_EDGES or not len(columns):
-        return NO_PERSON
-    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    if _crosses(pixels[:_BORDER_ROWS, left:right]):
-        return NO_HEAD
-    heads = _count_runs(edges[top : top + _HEAD_ROWS].any(axis=0))
-    if heads != 1:
-        return SEVERAL_PEOPLE if heads else NO_HEAD
-    if _crosses(pixels[-_BORDER_ROWS:, left:right]):
-        return NO_KNEES
-    return left / scale, top / scale, right / scale, bottom / scale
-
-
-def _sharp_edges(pixels: np.ndarray) -> np.ndarray:
-    """Where (height, width) a picture (height, width, 3) is sharp; lone pixels left out."""
-    edges = np.zeros(pixels.shape[:2], dtype=bool)
-    edges[:, 1:] |= np.abs(np.diff(pixels, axis=1)).max(2) > _EDGE
-    edges[1:] |= np.abs(np.diff(pixels, axis=0)).max(2) > _EDGE
-    padded = np.pad(edges.astype(np.uint8), 1)
-    rows = padded[:-2] + padded[1:-1] + padded[2:]
-    return edges & (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] >= 4)  # of 3 x 3
-
-
-def _crosses(border: np.ndarray) -> bool:
-    """Whether a figure leaves the picture through these rows (rows, width, 3)."""
-    return (np.abs(np.diff(border.mean(axis=0), axis=0)).max(1) > _BORDER_EDGE).sum() >= 2
-
-
-def _count_runs(columns: np.ndarray) -> int:
-    """How many stretches of columns are as wide as a head."""
-    places = np.flatnonzero(columns)
-    runs = np.split(places, np.flatnonzero(np.diff(places) > _HEAD_GAP) + 1)
-    return sum(len(run) > 0 and run[-1] - run[0] + 1 >= _HEAD_WIDTH for run in runs)
-
-
-def _check_margin(margin: float) -> None:
-    if not 0 <= margin <= 1:
-        raise ValueError(f"margin must lie between 0 and 1: {margin}")

@@ -2,20 +2,19 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Annotated, Literal
 
-import numpy as np
+from pydantic import model_validator
 
 from ..components import Part, Record, TextModel, TextRequest, seed_of
-from ..models import ChatModel, ServerModel
-from ..models.asking import as_messages, ask, check_asking
+from ..models.asking import as_messages, ask, check_words
+from ..models.settings import LanguageModel
 from ..quadruples.drawing import Template
 from ..replies import read_sentence
-from ..templates import check_template, fill_template
-from ..world.captions import describe_outfit
-from ..world.people import outfit_as_dict, sample_outfit
+from ..replies.languages import Language
+from ..settings import Count, Settings
+from ..templates import fill_template, with_fields
 
 
 class PromptWriter(Part, ABC):
@@ -33,8 +32,7 @@ class PromptWriter(Part, ABC):
         """
 
 
-@dataclass(frozen=True)
-class TemplatePrompts:
+class TemplatePrompts(Settings):
     """Settings of prompts drawn from one template.
 
     A prompt may come twice; there should be far more of them than are wanted.
@@ -44,13 +42,15 @@ class TemplatePrompts:
         pools: What may stand in a slot, each as likely as the others. A phrase may have slots of its own.
     """
 
-    kind: ClassVar[str] = "template"
+    kind: Literal["template"] = "template"
 
     template: str
     pools: dict[str, list[str]]
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _try_template(self) -> "TemplatePrompts":
         self.drawing.draw(0)  # refuses templates that cannot be filled
+        return self
 
     @cached_property
     def drawing(self) -> Template:
@@ -79,8 +79,7 @@ class _TemplateWriter(PromptWriter):
             yield {"id": name, "prompt": prompt, "constraints": drawn}
 
 
-@dataclass(frozen=True)
-class RoughTemplatePrompts:
+class RoughTemplatePrompts(Settings):
     """Settings of prompts that a language model writes out from a rough template.
 
     Attributes:
@@ -95,22 +94,24 @@ class RoughTemplatePrompts:
         language: ISO 639-1 code of the language that prompts must be in.
     """
 
-    kind: ClassVar[str] = "rough-template"
+    kind: Literal["rough-template"] = "rough-template"
 
-    model: ChatModel | ServerModel
+    model: LanguageModel
     template: str
     pools: dict[str, list[str]]
-    request: str
+    request: Annotated[str, with_fields("outline")]
     system: str = ""
-    attempts: int = 3
-    min_words: int = 8
-    max_words: int = 55
-    language: str = "en"
+    attempts: Count = 3
+    min_words: Count = 8
+    max_words: Count = 55
+    language: Language = "en"
 
-    def __post_init__(self) -> None:
+    _check_words = model_validator(mode="after")(check_words)
+
+    @model_validator(mode="after")
+    def _try_template(self) -> "RoughTemplatePrompts":
         self.drawing.draw(0)  # refuses templates that cannot be filled
-        check_asking(self.attempts, self.min_words, self.max_words, self.language)
-        check_template("request", self.request, ["outline"])
+        return self
 
     @cached_property
     def drawing(self) -> Template:
@@ -155,29 +156,3 @@ class _RoughTemplateWriter(PromptWriter):
             made = {"rejected": answer.faults[-1]} if answer.value is None else {"prompt": answer.value}
             refused = {"answers": answer.refused} if answer.refused else {}
             yield {"id": answer.item, **made, "outline": outline, "constraints": drawn, **refused}
-
-
-@dataclass(frozen=True)
-class WorldPrompts:
-    """Settings of prompts from the small world's wardrobe, for its painter. There is nothing to set."""
-
-    kind: ClassVar[str] = "world"
-
-    def load(self) -> PromptWriter:
-        """The writer."""
-        return _WorldWriter()
-
-    def preview(self, item: str, seed: int) -> str:
-        """The prompt of an item."""
-        (record,) = self.load().write([item], seed)
-        return record["prompt"]
-
-
-class _WorldWriter(PromptWriter):
-    """Outfits come from the training part of the wardrobe, and go along for the painter under `outfit`."""
-
-    def write(self, ids: Iterable[str], seed: int) -> Iterator[Record]:
-        for name in ids:
-            rng = np.random.default_rng(seed_of(seed, "prompt", name))
-            outfit = sample_outfit(rng, test=False)
-            yield {"id": name, "prompt": describe_outfit(outfit, rng), "outfit": outfit_as_dict(outfit)}

@@ -10,61 +10,32 @@ give a triplet in each direction.
     SynCPR/       what load_dataset reads     statistics/   a page about it
 """
 
-import difflib
-import logging
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Literal
 
-import numpy as np
+from pydantic import Field, model_validator
 
-from ..components import CONTROL, REJECTED, Gate, ImageRequest, Record, SynthesisError, seed_of
+from ...names import nearest
 from ..filtering.clip import ClipGate
-from ..filtering.controls import JudgeControls, check_controls, controlled_ids, controls_of, count_controls, doubts_of
+from ..filtering.controls import JudgeControls
 from ..filtering.detectors import PeopleGate
-from ..filtering.gates import AspectGate, BlankGate, BlurGate, SeamGate, TwinGate, open_halves
+from ..filtering.gates import AspectGate, BlankGate, BlurGate, SeamGate, TwinGate
 from ..filtering.judge import VisionLanguageJudge
-from ..filtering.onlooker import Onlooker
-from ..filtering.thresholds import DIRECTIONS, UNIT, Thresholds
-from ..painters.diffusion import DiffusionPainter
-from ..painters.image_server import ImageServer
-from ..painters.world import WorldPainter
-from ..pictures import PictureFormat, open_picture, save_picture
-from ..planning import plan_triplets
-from ..quadruples.grammar import GrammarWriter
-from ..quadruples.near_duplicates import NearDuplicateSettings, reject_near_duplicates
+from ..filtering.thresholds import UNIT, Thresholds
+from ..planning import Amount
+from ..quadruples.near_duplicates import NearDuplicateSettings
 from ..quadruples.prompting import LanguageModelWriter
-from ..recipe import Recipe
-from ..settings import deciding, uses_models
-from ..splitting import Split, SplitSettings
-from ..stages import (
-    DataSetStage,
-    ItemStage,
-    PaintingStage,
-    PartStage,
-    Stage,
-    WholeStage,
-    Workspace,
-    WritingStage,
-    read_lines,
-)
-from ..templates import check_template, fill_template
-from ..world.things import ThingsWriter
-from ..world.things_painter import ThingsPainter
-from .assembly import FORMATS, AssemblySettings, assemble, data_set_files, kept_triplets, triplet_of
-
-logger = logging.getLogger(__name__)
-
-_AT_ONCE = 64  # pictures opened together
-_WATCHED = 400  # of the latest judgements of controls and of their pairs
+from ..recipe import Recipe, TextCount
+from ..report.triplets import TripletStatistics
+from ..settings import Free, Settings
+from ..splitting import SplitSettings
+from ..stages import Stage, WritingStage
+from ..stand_ins.grammar import GrammarWriter
+from ..stand_ins.onlooker import Onlooker
+from .assembly import AssemblySettings
+from .stages import Assemble, Diptychs, DiptychSettings, Distinct, Filter, Gates, Halves, Judgements
 
 
-@dataclass(frozen=True)
-class QuadrupleSettings:
+class QuadrupleSettings(Settings):
     """How texts are made.
 
     Attributes:
@@ -72,38 +43,13 @@ class QuadrupleSettings:
         writer: Who writes them.
     """
 
-    count: int
-    writer: GrammarWriter | LanguageModelWriter | ThingsWriter
-
-    def __post_init__(self):
-        if self.count < 1:
-            raise ValueError(f"count must be at least 1: {self.count}")
+    count: TextCount
+    writer: Annotated[GrammarWriter | LanguageModelWriter, Field(discriminator="kind")]
 
 
-@dataclass(frozen=True)
-class DiptychSettings(PictureFormat):
-    """How pictures are made, and in which format.
-
-    Attributes:
-        painter: Who paints them.
-        prompt: What is asked for; {caption_a} and {caption_b} stand for the quadruple's.
-        realistic: Diptychs per quadruple at the full strength of the painter's adapter.
-        diverse: Diptychs per quadruple at a strength drawn evenly from 0 to 1.
-    """
-
-    painter: DiffusionPainter | ImageServer | WorldPainter | ThingsPainter
-    prompt: str = "{caption_a} {caption_b}"
-    realistic: int = 5
-    diverse: int = 5
-
-    def __post_init__(self):
-        super().__post_init__()
-        if min(self.realistic, self.diverse) < 0 or self.realistic + self.diverse < 1:
-            raise ValueError(f"realistic and diverse: at least one diptych, not {self.realistic} and {self.diverse}")
-        check_template("prompt", self.prompt, ["caption_a", "caption_b"])
+_Gate = BlankGate | BlurGate | AspectGate | TwinGate | SeamGate | PeopleGate | ClipGate
 
 
-@dataclass(frozen=True)
 class TripletRecipe(Recipe):
     """A recipe for triplets of reference image, edit and target image.
 
@@ -119,32 +65,30 @@ class TripletRecipe(Recipe):
         assemble: The data set.
     """
 
-    kind: ClassVar[str] = "triplets"
+    kind: Literal["triplets"] = "triplets"
 
     quadruples: QuadrupleSettings
     diptychs: DiptychSettings
-    distinct: NearDuplicateSettings = field(default_factory=NearDuplicateSettings)
-    split: SplitSettings = field(default_factory=SplitSettings)
-    gates: list[BlankGate | BlurGate | AspectGate | TwinGate | SeamGate | PeopleGate | ClipGate] = field(
-        default_factory=list
-    )
-    judge: Onlooker | VisionLanguageJudge | None = None
-    controls: JudgeControls = field(default_factory=JudgeControls, metadata={"free": True})
-    filter: Thresholds = field(default_factory=Thresholds)
-    assemble: AssemblySettings = field(default_factory=AssemblySettings)
+    distinct: NearDuplicateSettings = NearDuplicateSettings()
+    split: SplitSettings = SplitSettings()
+    gates: list[Annotated[_Gate, Field(discriminator="kind")]] = []
+    judge: Annotated[Onlooker | VisionLanguageJudge, Field(discriminator="kind")] | None = None
+    controls: Free[JudgeControls] = JudgeControls()
+    filter: Thresholds = Thresholds()
+    assemble: AssemblySettings = AssemblySettings()
 
-    def __post_init__(self):
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_scores(self) -> "TripletRecipe":
         scores = [*self.gate_scores, *(self.judge.names if self.judge else ())]
         if twice := {name for name in scores if scores.count(name) > 1}:
             raise ValueError(f"gates and judge: measured twice: {', '.join(sorted(twice))}")
         for name in self.filter.bounds:
             if name not in scores:
-                nearest = difflib.get_close_matches(name, scores, n=1)
-                hint = f"did you mean {nearest[0]!r}?" if nearest else f"they give {', '.join(scores) or 'no scores'}."
+                hint = nearest(name, scores or ["no scores"])
                 raise ValueError(f"filter: bounds: neither a gate nor the judge measures {name!r}; {hint}")
         scales = {name: scale for gate in self.gates for name, scale in zip(gate.names, gate.scales, strict=True)}
         self.filter.check_scales(scales | dict.fromkeys(self.judge.names if self.judge else (), UNIT))
+        return self
 
     @property
     def gate_scores(self) -> list[str]:
@@ -163,405 +107,44 @@ class TripletRecipe(Recipe):
 
     def limited(self, count: int) -> "TripletRecipe":
         """The recipe for the first `count` quadruples."""
-        return replace(self, quadruples=replace(self.quadruples, count=min(count, self.count)))
+        return self.replaced(quadruples=self.quadruples.replaced(count=min(count, self.count)))
 
-    def plan(self) -> str:
-        """What would be asked for the first quadruple, and what all would cost."""
+    def preview(self) -> str:
+        """What would be asked for the first quadruple, and of the painter."""
         asked = self.quadruples.writer.preview("0", self.seed)
-        return f"{asked}\n\nEach is painted by: {self.diptychs.prompt}\n\n{plan_triplets(self)}"
+        return f"{asked}\n\nEach is painted by: {self.diptychs.prompt}"
+
+    def amounts(self) -> list[Amount]:
+        """See `Recipe.amounts`."""
+        assumed, count = self.estimates, self.count
+        diptychs = count * assumed.keep_texts * (self.diptychs.realistic + self.diptychs.diverse)
+        judged = diptychs * assumed.keep_gates if self.judge else 0
+        triplets = 2 * diptychs * assumed.keep_gates * assumed.keep_triplets
+        return [
+            assumed.writing("quadruples", count),
+            assumed.painting("diptychs", diptychs),
+            Amount("split", diptychs, seconds=assumed.split_seconds, megabytes=2e-4),
+            Amount("gates", diptychs, seconds=assumed.gate_seconds, megabytes=4e-4),
+            assumed.looking("judgements", judged, megabytes=3e-4),
+            Amount("triplets", triplets, megabytes=5e-4),
+        ]
 
     def stages(self) -> list[Stage]:
         """What is to be done, in order."""
+        measuring = ["gates", *(["judgements"] if self.judge else [])]
+        told = ["quadruples", "distinct", "diptychs", "split", *measuring, "filter"]
         stages = [
-            _Quadruples(self.quadruples.writer, self.quadruples.count, self.chunk_size, self.seed),
-            _Distinct(self),
-            _Diptychs(self),
-            _Halves(self),
-            _Gates(self),
+            WritingStage("quadruples", self.quadruples.writer, self.count, self.chunk_size, self.seed),
+            Distinct(self.distinct),
+            Diptychs(self.diptychs, self.seed),
+            Halves(self.split, self.diptychs.image_quality),
+            Gates(self.gates),
         ]
         if self.judge:
-            stages.append(_Judgements(self))
-        return [*stages, _Filter(self), _Assemble(self), _Statistics(self)]
-
-
-class _Quadruples(WritingStage):
-    """Writes texts."""
-
-    name = "quadruples"
-
-
-class _Distinct(WholeStage):
-    """Rejects quadruples that say nearly what an earlier one says."""
-
-    name, source = "distinct", "quadruples"
-
-    def __init__(self, recipe: TripletRecipe):
-        super().__init__()
-        self._settings = recipe.distinct
-        self.settings = deciding(recipe.distinct)
-
-    def make(self, work: Workspace) -> dict[str, Any]:
-        written = [work.kept(self.source, chunk) for chunk in range(work.num_chunks)]
-        too_near = reject_near_duplicates([record for records in written for record in records], self._settings)
-        for chunk, records in enumerate(written):
-            decided = (
-                record | {REJECTED: "near-duplicate", "of": too_near[record["id"]]}
-                if record["id"] in too_near
-                else record
-                for record in records
-            )
-            work.write(self.name, chunk, decided)
-        return work.counts(self.name)
-
-
-class _Diptychs(PaintingStage):
-    """Paints both halves of every quadruple, several times."""
-
-    name, source = "diptychs", "distinct"
-
-    def __init__(self, recipe: TripletRecipe):
-        settings = recipe.diptychs
-        super().__init__(settings.painter, settings.image_format, settings.image_quality)
-        self._diptychs, self._seed = settings, recipe.seed
-        self.settings = deciding(settings) | {"seed": recipe.seed}
-
-    def items(self, work: Workspace, chunk: int) -> list[Record]:
-        numbers = range(1, self._diptychs.realistic + self._diptychs.diverse + 1)
-        return [self._item(quadruple, number) for quadruple in work.kept(self.source, chunk) for number in numbers]
-
-    def _item(self, quadruple: Record, number: int) -> Record:
-        name = f"{quadruple['id']}-{number}"
-        seed = seed_of(self._seed, self.name, name)
-        is_realistic = number <= self._diptychs.realistic
-        return {
-            "id": name,
-            "quadruple": quadruple["id"],
-            "number": number,
-            "prompt": fill_template(self._diptychs.prompt, quadruple),
-            "seed": seed,
-            "strength": 1.0 if is_realistic else round(float(np.random.default_rng([seed, 0]).uniform()), 3),
-            "scene": quadruple,
-        }
-
-    def trial_request(self, pair: Record, folder: Path) -> ImageRequest:
-        return replace(super().trial_request(pair, folder), prompt=self._item(pair, 1)["prompt"])
-
-
-class _Halves(PartStage):
-    """Cuts diptychs in two."""
-
-    name, source = "split", "diptychs"
-
-    def __init__(self, recipe: TripletRecipe):
-        super().__init__(recipe.split)
-        self._quality = recipe.diptychs.image_quality
-        self.settings = deciding(recipe.split)
-
-    def items(self, work: Workspace, chunk: int) -> list[Record]:
-        return work.kept(self.source, chunk)
-
-    def files(self, record: Record) -> list[str]:
-        return [record[side] for side in ("left", "right") if side in record]
-
-    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
-        save = partial(self._save, work=work, chunk=chunk)
-        with ThreadPoolExecutor() as threads:
-            for start in range(0, len(items), _AT_ONCE):
-                some = items[start : start + _AT_ONCE]
-                diptychs = list(threads.map(lambda item: open_picture(work.root / item["image"]), some))
-                yield from threads.map(save, some, self.part.split(diptychs))
-
-    def trial(self, pair: Record, folder: Path) -> Record:
-        self.part.split([open_picture(folder / pair["image"])])
-        return {"id": pair["id"]}  # a detector of photographs need not find painted people
-
-    def _save(self, item: Record, split: Split | str, work: Workspace, chunk: int) -> Record:
-        """Saves the halves; returns their record, or that of the rejected diptych."""
-        record = {name: item[name] for name in ("id", "quadruple", "number")}
-        if isinstance(split, str):
-            return record | {REJECTED: split}
-        suffix = Path(item["image"]).suffix
-        for side, half in (("left", split.left), ("right", split.right)):
-            record[side] = f"{self.name}/images/{chunk:05d}/{item['id']}_{side}{suffix}"
-            save_picture(half, work.root / record[side], self._quality)
-        return record | {"seam": split.seam}
-
-
-class _Gates(ItemStage):
-    """Measures every pair."""
-
-    name, source = "gates", "split"
-
-    def __init__(self, recipe: TripletRecipe):
-        super().__init__()
-        self._gate_settings = recipe.gates
-        self.settings = {"gates": deciding(recipe.gates)}
-        self._gates: list[Gate] = []
-
-    @property
-    def works_with(self) -> Any:
-        return self._gate_settings
-
-    def try_out(self, pair: Record, folder: Path) -> None:
-        try:
-            self.prepare()
-            for settings, gate in zip(self._gate_settings, self._gates, strict=True):
-                (scores,) = gate.score([pair], [open_halves(pair, folder)])
-                if strange := [name for name, score in scores.items() if not math.isfinite(score)]:
-                    raise SynthesisError(
-                        f"stage gates: {settings.kind} measures {strange[0]} as {scores[strange[0]]} of a picture in "
-                        "order: its weights are damaged or overflow; take another model"
-                    )
-        finally:
-            self._let_go()
-
-    def prepare(self) -> None:
-        self._gates = [settings.load() for settings in self._gate_settings]
-        self.about = {
-            settings.kind: gate.about for settings, gate in zip(self._gate_settings, self._gates, strict=True)
-        }
-
-    def release(self) -> None:
-        self._gates = []
-
-    def items(self, work: Workspace, chunk: int) -> list[Record]:
-        return pairs_with_texts(work, chunk)
-
-    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
-        with ThreadPoolExecutor() as threads:
-            for start in range(0, len(items), _AT_ONCE):
-                yield from self._score(items[start : start + _AT_ONCE], work.root, threads)
-
-    def _score(self, items: Sequence[Record], folder: Path, threads: ThreadPoolExecutor) -> Iterator[Record]:
-        """Opens each picture once, and has all gates look at them at the same time."""
-        pictures = list(threads.map(lambda item: open_halves(item, folder), items))
-        per_gate = list(threads.map(lambda gate: gate.score(items, pictures), self._gates))
-        for number, item in enumerate(items):
-            scores = {name: score for found in per_gate for name, score in found[number].items()}
-            yield {"id": item["id"], "scores": scores}
-
-
-class _Judgements(PartStage):
-    """Has a judge look at the pairs that are within the bounds of the gates' scores."""
-
-    name, source = "judgements", "gates"
-
-    def __init__(self, recipe: TripletRecipe):
-        super().__init__(recipe.judge)
-        self._bounds = recipe.filter.among(recipe.gate_scores)
-        # Bounds say which pairs are judged, not what is said of them: with others, no judgement is made twice.
-        self.settings = {"judge": deciding(recipe.judge)}
-        self._names, self._seed, self._all_bounds = recipe.judge.names, recipe.seed, recipe.filter
-        self._controls = recipe.controls if uses_models(recipe.judge) else JudgeControls(per_chunk=0)
-        self._judge = str(getattr(getattr(recipe.judge, "model", None), "model", recipe.judge.kind))
-        self._recent: dict[str, Record] = {}  # judgements of controls, and of the pairs that they are made of
-        self._has_warned = False
-
-    def items(self, work: Workspace, chunk: int) -> list[Record]:
-        scores = {record["id"]: record["scores"] for record in work.read(self.source, chunk)}
-        pairs = pairs_with_texts(work, chunk)
-        decided = ((pair, self._bounds.decide(scores[pair["id"]])) for pair in pairs)
-        judged = [pair for pair, reasons in decided if not all(reasons.values())]
-        controls = controls_of(pairs, self._controls, self._seed, self._names)
-        if not controls or self._was_judged_without(work, chunk):
-            return judged
-        return [item for pair in judged for item in (pair, controls.get(pair["id"])) if item]
-
-    def _was_judged_without(self, work: Workspace, chunk: int) -> bool:
-        """Whether the chunk is finished and has no controls: nobody need start the judge again for them."""
-        file = work.file(self.name, chunk)
-        return file.exists() and not any(CONTROL in record for record in read_lines(file)[0])
-
-    def run(self, work: Workspace) -> None:
-        super().run(work)
-        if self._controls.per_chunk:
-            own = [record for chunk in work.own_chunks for record in work.read(self.name, chunk)]
-            self._check(own)
-            tally = count_controls(own, self._all_bounds)
-            for doubt in doubts_of(tally) if tally else ():
-                logger.warning("%s", doubt)
-
-    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
-        controls = {item["id"]: item[CONTROL] for item in items if CONTROL in item}
-        stored, _ = self._stored(work, chunk)
-        watched = controlled_ids([*items, *stored.values()])
-        self._watch(record for record in stored.values() if record["id"] in watched)
-        for judgement in self.part.judge(iter(items), work.root):
-            record: Record = {"id": judgement.id}
-            if judgement.id in controls:
-                record[CONTROL] = controls[judgement.id]
-            if judgement.fault is None:
-                record["scores"] = dict(judgement.scores)
-            else:
-                record[REJECTED] = judgement.fault
-            yield record
-            if judgement.id in watched:
-                self._watch([record])
-
-    def _watch(self, records: Iterable[Record]) -> None:
-        """Looks at the last controls at once: a judge may also go bad on the way."""
-        self._recent |= {record["id"]: record for record in records}
-        self._recent = dict(list(self._recent.items())[-_WATCHED:])
-        self._check(self._recent.values())
-
-    def _check(self, records: Iterable[Record]) -> None:
-        """Stops, or warns once, where the judge does not tell spoilt pairs apart."""
-        tally = count_controls(records, self._all_bounds)
-        warning = tally and check_controls(tally, self._controls, self._judge)
-        if warning and not self._has_warned:
-            logger.warning("%s", warning)
-            self._has_warned = True
-
-    def trial(self, pair: Record, folder: Path) -> Record:
-        (judgement,) = self.part.judge([pair], folder)
-        return {"id": pair["id"]} | ({REJECTED: judgement.fault} if judgement.fault is not None else {})
-
-
-class _Filter(WholeStage):
-    """Decides on every triplet by scores and bounds; no model is needed."""
-
-    name, source = "filter", "gates"
-
-    def __init__(self, recipe: TripletRecipe):
-        super().__init__()
-        self._bounds, self._is_judged = recipe.filter, recipe.judge is not None
-        self.settings = deciding(recipe.filter)
-
-    def sources(self) -> list[str]:
-        return ["split", "gates", *(["judgements"] if self._is_judged else [])]
-
-    def make(self, work: Workspace) -> dict[str, Any]:
-        for chunk in range(work.num_chunks):
-            work.write(self.name, chunk, self._decide(work, chunk))
-        return work.counts(self.name)
-
-    def _decide(self, work: Workspace, chunk: int) -> Iterator[Record]:
-        gates = {record["id"]: record for record in work.read("gates", chunk)}
-        judged = {record["id"]: record for record in work.read("judgements", chunk)} if self._is_judged else {}
-        for pair in work.kept("split", chunk):
-            judgement = judged.get(pair["id"], {})
-            scores = gates[pair["id"]]["scores"] | judgement.get("scores", {})
-            decisions = self._bounds.decide(scores)
-            for direction in DIRECTIONS:
-                record = {"id": f"{pair['id']}-{direction}", "pair": pair["id"], "direction": direction}
-                reasons = decisions[direction]
-                if REJECTED in judgement:
-                    reasons = [f"judge: {judgement[REJECTED]}"]
-                if reasons:
-                    record |= {REJECTED: reasons[0], "reasons": reasons}
-                yield record
-
-
-class _Assemble(DataSetStage):
-    """Writes the data set."""
-
-    name, source = "assemble", "filter"
-
-    def __init__(self, recipe: TripletRecipe):
-        super().__init__()
-        self._settings, self._seed = recipe.assemble, recipe.seed
-        self.settings = deciding(recipe.assemble)
-
-    def sources(self) -> list[str]:
-        return ["distinct", "split", "filter"]
-
-    def data_sets(self, settings: Mapping[str, Any]) -> list[Path]:
-        return data_set_files(settings["format"], settings["validation_share"])
-
-    def make(self, work: Workspace) -> dict[str, Any]:
-        return assemble(work, self._settings, self._seed)
-
-
-class _Statistics(WholeStage):
-    """Writes the page about it all."""
-
-    name, source = "statistics", "filter"
-
-    def __init__(self, recipe: TripletRecipe):
-        super().__init__()
-        self._recipe = recipe
-        self.settings = deciding(recipe.statistics)
-
-    def sources(self) -> list[str]:
-        stages = ["quadruples", "distinct", "diptychs", "split", "gates", "judgements", "filter"]
-        return [name for name in stages if name != "judgements" or self._recipe.judge]
-
-    @property
-    def works_with(self) -> Any:
-        return self._recipe.statistics
-
-    def try_out(self, pair: Record, folder: Path) -> None:
-        self._recipe.statistics.try_out()
-
-    def make(self, work: Workspace) -> dict[str, Any]:
-        from ..report.triplets import write_statistics
-
-        recipe = self._recipe
-        _, id_field = FORMATS[recipe.assemble.format]
-        found = write_statistics(
-            work.folder(self.name),
-            recipe.assemble.format,
-            (triplet_of(record, id_field) for record in kept_triplets(work)),
-            id_field=id_field,
-            stages={name: work.counts(name) for name in self.sources()},
-            quadruples=self._kept(work, "distinct"),
-            scores=self._scores(work),
-            controls=self._controls(work),
-            bounds={name: (bound.at_least, bound.at_most) for name, bound in recipe.filter.bounds.items()},
-            kept=kept_triplets(work),
-            rejected=self._rejected(work),
-            images=work.root,
-            measures=recipe.statistics.measure(*self._texts_and_pictures(work), recipe.seed),
-            seed=recipe.seed,
-        )
-        return {"triplets": found["triplets"], "groups": found["groups"]}
-
-    def results(self, work: Workspace) -> list[Path]:
-        return [work.folder(self.name) / name for name in ("statistics.md", "statistics.json")]
-
-    def _controls(self, work: Workspace) -> dict[str, Any] | None:
-        """What the judge said of its controls; None where there were none."""
-        if not self._recipe.judge:
-            return None
-        tally = count_controls(work.records("judgements"), self._recipe.filter)
-        return tally and tally.as_dict()
-
-    def _texts_and_pictures(self, work: Workspace) -> tuple[list[str], list[tuple[Path, str]]]:
-        if not self._recipe.statistics.needs_models:
-            return [], []
-        captions = [record[name] for record in self._kept(work, "distinct") for name in ("caption_a", "caption_b")]
-        triplets = (record for record in kept_triplets(work) if record["direction"] == "ab")
-        sides = (("left", "caption_a"), ("right", "caption_b"))
-        pairs = [(work.root / record[side], record[caption]) for record in triplets for side, caption in sides]
-        return captions, pairs
-
-    def _kept(self, work: Workspace, stage: str) -> Iterator[Record]:
-        for chunk in range(work.num_chunks):
-            yield from work.kept(stage, chunk)
-
-    def _scores(self, work: Workspace) -> Iterator[dict[str, float]]:
-        for chunk in range(work.num_chunks):
-            judged = {}
-            if self._recipe.judge:
-                judged = {record["id"]: record for record in work.kept("judgements", chunk)}
-            for record in work.kept("gates", chunk):
-                yield record["scores"] | judged.get(record["id"], {}).get("scores", {})
-
-    def _rejected(self, work: Workspace) -> Iterator[Record]:
-        for chunk in range(work.num_chunks):
-            quadruples = {record["id"]: record for record in work.kept("distinct", chunk)}
-            diptychs = {record["id"]: record for record in work.kept("diptychs", chunk)}
-            pairs = {record["id"]: record for record in work.read("split", chunk)}
-            for record in pairs.values():
-                if REJECTED in record:
-                    yield quadruples[record["quadruple"]] | diptychs[record["id"]] | record
-            for record in work.read("filter", chunk):
-                if REJECTED in record:
-                    pair = pairs[record["pair"]]
-                    yield quadruples[pair["quadruple"]] | pair | record
-
-
-def pairs_with_texts(work: Workspace, chunk: int) -> list[Record]:
-    """The pairs of a chunk that could be cut apart: their halves, and the texts of their quadruple."""
-    quadruples = {record["id"]: record for record in work.kept("distinct", chunk)}
-    return [quadruples[pair["quadruple"]] | pair for pair in work.kept("split", chunk)]
+            stages.append(Judgements(self.judge, self.filter, self.gate_scores, self.controls, self.seed))
+        return [
+            *stages,
+            Filter(self.filter, measuring),
+            Assemble(self.assemble, self.seed),
+            TripletStatistics(self.statistics, self.seed, told, self.dataset, self.filter),
+        ]

@@ -3,10 +3,12 @@ import json
 import pytest
 import yaml
 from datasets import Features, List, Value
+from pages import unpadded
 
-from fafa.dataset_builders.dataset_card import Statistics, read_about
+from fafa.dataset_builders.counting import Statistics
+from fafa.dataset_builders.dataset_card import read_about
 from fafa.dataset_builders.export import export_dataset
-from fafa.synthesis.world import make_world
+from fafa.world import make_world
 
 
 @pytest.fixture
@@ -30,8 +32,8 @@ def make_card(tmp_path):
 
 def row(text: str, name: str, section: str = "Statistics") -> list[str]:
     """The cells of a row in a section's table."""
-    lines = text.split(f"## {section}\n")[1].split("\n## ")[0].splitlines()
-    (line,) = [line for line in lines if line.startswith(f"| {name} |")]
+    lines = unpadded(text.split(f"## {section}\n")[1].split("\n## ")[0]).splitlines()
+    (line,) = [line for line in lines if line.startswith(unpadded(f"| {name} |"))]
     return [cell.strip() for cell in line.split("|")[2:-1]]
 
 

@@ -60,7 +60,7 @@ def test_every_picture_is_drawn(report, test_set, tmp_path, sheets, monkeypatch)
             assert picture.width > 600 and np.asarray(picture.convert("L")).std() > 5
 
     report.curves = {}
-    monkeypatch.setattr(pictures.Figure, "savefig", lambda *_: None)
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
     assert not {"Top tokens", "Gallery size"} & set(pictures.draw_pictures(report, tmp_path, *test_set))
 
 

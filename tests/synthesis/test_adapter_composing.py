@@ -5,18 +5,17 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from scripted_model import ScriptedModel
+from scripted_model import Ready, ScriptedModel
 from stub_server import StubServer
 
 from fafa.synthesis.adapters.composing import FolderDiptychs, Photograph, fill, next_pair
 from fafa.synthesis.components import SynthesisError, TextModel, TextReply
-from fafa.synthesis.models import ServerModel
+from fafa.synthesis.models import ChatModel, ServerModel
 
 FLAT = r"^(?P<identity>\d{4})_(?P<camera>c\d)"
 
@@ -121,11 +120,10 @@ def test_bad_photographs_are_named_and_others_take_their_place(crops, tmp_path, 
     assert caplog.text.count("is not used") == 3
 
 
-@dataclass(frozen=True)
-class Captioner:
+class Captioner(ChatModel):
     """A model that answers with the picture's name, as models do: in quotes, over two lines; one it refuses."""
 
-    kind = "stub"
+    model: str = "stub"
     stop_after: int = 100
 
     def load(self) -> TextModel:
@@ -150,15 +148,6 @@ class LoadedCaptioner(TextModel):
                 yield TextReply(request.id, "", "refused")
             else:
                 yield TextReply(request.id, f'"Somebody is seen\n in {name}."')
-
-
-@dataclass(frozen=True)
-class Scripted:
-    kind = "stub"
-    model: ScriptedModel = field(metadata={"free": True})
-
-    def load(self) -> TextModel:
-        return self.model
 
 
 def test_a_model_captions_what_the_file_lacks_and_goes_on_after_a_stop(crops, tmp_path):
@@ -199,7 +188,7 @@ def test_what_a_captioner_prints_around_a_caption_stays_out_and_what_is_none_is_
 
     model = ScriptedModel(answer)
     (tmp_path / "captions.jsonl").write_text("")
-    metadata = settings(crops, captioner=Scripted(model), captions=None).load(tmp_path / "out")
+    metadata = settings(crops, captioner=Ready(part=model), captions=None).load(tmp_path / "out")
     prompts = [line["prompt"] for line in lines(metadata) if "rejected" not in line]
     assert prompts and all("A man in a red coat " in prompt for prompt in prompts)
     assert not any(word in prompt for prompt in prompts for word in ("think", "Caption", "Sure", "N/A", "coat and;"))
@@ -213,7 +202,7 @@ def test_what_a_captioner_prints_around_a_caption_stays_out_and_what_is_none_is_
 def test_a_captioner_that_refuses_is_found_before_diptychs_are_composed(crops, tmp_path):
     model = ScriptedModel(lambda r: "I'm sorry, but I can't describe people.")
     with pytest.raises(SynthesisError, match=r"stage captions: before the first item it was tried .*'refused'"):
-        settings(crops, captioner=Scripted(model), captions=None, attempts=1).load(tmp_path / "out")
+        settings(crops, captioner=Ready(part=model), captions=None, attempts=1).load(tmp_path / "out")
     assert not list((tmp_path / "out").glob("pictures/*.jsonl")) and len(model.asked) < 10
 
 

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from safetensors.torch import load_file
 from tiny_pipelines import tiny_flux, tiny_stable_diffusion
 
 from fafa.synthesis.adapters import card
-from fafa.synthesis.adapters.caching import Cache, Encoders, read_diptychs
+from fafa.synthesis.adapters.caching import Cache, read_diptychs
 from fafa.synthesis.adapters.training import WEIGHTS, AdapterTraining, Validation, learning_rate_at, train_adapter
 from fafa.synthesis.components import ImageRequest, SynthesisError
 from fafa.synthesis.painters.diffusion import DiffusionPainter
@@ -152,7 +151,7 @@ def test_validation_sheets_show_what_diffusers_paints_with_the_adapter(flux, tra
 
 def test_two_processes_paint_the_sheet_of_one_which_goes_on_with_their_run(settings, diptychs, trained, tmp_path):
     data = {"kind": "metadata", "file": str(diptychs)}
-    (tmp_path / "settings.yaml").write_text(yaml.safe_dump({"data": data, "training": asdict(settings)}))
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump({"data": data, "training": settings.model_dump()}))
     in_processes(2, str(tmp_path / "settings.yaml"), "--output", str(tmp_path / "run"), "--max-steps", "1")
     both, one = (folder / "training" / "validation" / "step-000000.png" for folder in (tmp_path / "run", trained))
     assert both.read_bytes() == one.read_bytes()
@@ -201,15 +200,14 @@ def test_a_repeated_diptych_is_learned(settings, flux, diptychs, tmp_path):
     """The loss falls, and what stock diffusers paints from noise comes near the diptych's latents."""
     one = tmp_path / "one.jsonl"
     one.write_text(json.dumps({"image": str(diptychs.parent / "0.png"), "prompt": PROMPT}) + "\n")
-    options = replace(settings, steps=60, device_batch_size=4, validation=None, checkpoint_every=100)
-    options = replace(options, targets=["x_embedder", "to_out.0", "proj_out", "norm_out.linear"], learning_rate=2e-2)
+    options = settings.replaced(steps=60, device_batch_size=4, validation=None, checkpoint_every=100)
+    options = options.replaced(targets=["x_embedder", "to_out.0", "proj_out", "norm_out.linear"], learning_rate=2e-2)
     train_adapter(options, one, tmp_path / "run")
     losses = [entry["loss"] for entry in log(tmp_path / "run")]
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
 
     pipeline = FluxPipeline.from_pretrained(flux)
-    encoders = Encoders(str(flux), revision=None, max_sequence_length=32, dtype="float32")
-    target = Cache(tmp_path / "run" / "training" / "cache", encoders).latents(read_diptychs(one)[0][0])
+    target = Cache(tmp_path / "run" / "training" / "cache", settings).latents(read_diptychs(one)[0][0])
 
     def distance() -> float:
         latents = pipeline(
@@ -231,22 +229,22 @@ def test_a_repeated_diptych_is_learned(settings, flux, diptychs, tmp_path):
 
 
 def test_half_precision_trains_a_full_precision_adapter(settings, diptychs, tmp_path):
-    train_adapter(replace(settings, dtype="bfloat16", steps=2, gradient_checkpointing=True), diptychs, tmp_path)
+    train_adapter(settings.replaced(dtype="bfloat16", steps=2, gradient_checkpointing=True), diptychs, tmp_path)
     assert {tensor.dtype for tensor in weights(tmp_path).values()} == {torch.float32}
     assert all(tensor.abs().sum() > 0 for tensor in weights(tmp_path).values())
     assert len(list((tmp_path / "training" / "validation").iterdir())) == 2
 
 
 def test_how_many_diptychs_go_through_the_model_at_once_decides_nothing(settings, diptychs, trained, tmp_path):
-    options = replace(settings, device_batch_size=4, validation=None)
+    options = settings.replaced(device_batch_size=4, validation=None)
     train_adapter(options, diptychs, tmp_path)
     for name, tensor in weights(trained).items():
         torch.testing.assert_close(weights(tmp_path)[name], tensor, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "other", "flipped"])
-def test_a_damaged_encoding_is_made_anew(flux, diptychs, tmp_path, damage, caplog):
-    cache = Cache(tmp_path, Encoders(str(flux), revision=None, max_sequence_length=32, dtype="float32"))
+def test_a_damaged_encoding_is_made_anew(settings, diptychs, tmp_path, damage, caplog):
+    cache = Cache(tmp_path, settings)
     pictures, num_rejected = read_diptychs(diptychs)
     assert (len(pictures), num_rejected) == (3, 1)
 
@@ -268,14 +266,14 @@ def test_a_damaged_encoding_is_made_anew(flux, diptychs, tmp_path, damage, caplo
 
 def test_schnell_trains_without_guidance(settings, diptychs, tmp_path):
     model = tiny_flux(tmp_path / "schnell", guidance_embeds=False)
-    options = replace(settings, model=str(model), validation=None)
+    options = settings.replaced(model=str(model), validation=None)
     train_adapter(options, diptychs, tmp_path / "run", max_steps=1)
     assert "Apache-2.0" in (tmp_path / "run" / "adapter" / "README.md").read_text()
 
 
 def test_other_settings_and_other_data_are_refused(settings, diptychs, trained, tmp_path):
     with pytest.raises(SynthesisError, match=r"training.rank: 4 -> 8"):
-        train_adapter(replace(settings, rank=8), diptychs, trained)
+        train_adapter(settings.replaced(rank=8), diptychs, trained)
     other = diptychs.parent / "other.jsonl"
     other.write_text("\n".join(diptychs.read_text().splitlines()[:-1]) + "\n")
     with pytest.raises(SynthesisError, match=r"training.diptychs: 3 -> 2"):
@@ -285,13 +283,13 @@ def test_other_settings_and_other_data_are_refused(settings, diptychs, trained, 
 def test_bad_models_and_data_are_named(settings, diptychs, tmp_path):
     stable = tiny_stable_diffusion(tmp_path / "stable")
     with pytest.raises(SynthesisError, match="is a StableDiffusionPipeline; adapters are trained for a FluxPipeline"):
-        train_adapter(replace(settings, model=str(stable)), diptychs, tmp_path / "a")
+        train_adapter(settings.replaced(model=str(stable)), diptychs, tmp_path / "a")
     with pytest.raises(SynthesisError, match="nowhere cannot be read: expected a folder or an id of a FluxPipeline"):
-        train_adapter(replace(settings, model=str(tmp_path / "nowhere")), diptychs, tmp_path / "b")
+        train_adapter(settings.replaced(model=str(tmp_path / "nowhere")), diptychs, tmp_path / "b")
     with pytest.raises(SynthesisError, match="batch_size 4 must be a multiple of 1 processes x device_batch_size 3"):
-        train_adapter(replace(settings, device_batch_size=3), diptychs, tmp_path / "e")
+        train_adapter(settings.replaced(device_batch_size=3), diptychs, tmp_path / "e")
     with pytest.raises(SynthesisError, match=r"targets \['attn.to_x'\] fit no layer"):
-        train_adapter(replace(settings, targets=["attn.to_x"]), diptychs, tmp_path / "c")
+        train_adapter(settings.replaced(targets=["attn.to_x"]), diptychs, tmp_path / "c")
     Image.new("RGB", (30, 16)).save(tmp_path / "odd.png")
     for picture, message in (
         ("odd.png", "30 x 16; the model needs multiples of 4"),
@@ -303,7 +301,7 @@ def test_bad_models_and_data_are_named(settings, diptychs, tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(settings, diptychs, tmp_path):
-    options = replace(settings, learning_rate=1e30, warmup_steps=0, validation=None)
+    options = settings.replaced(learning_rate=1e30, warmup_steps=0, validation=None)
     with pytest.raises(SynthesisError, match=r"at step \d. Lower learning_rate"):
         train_adapter(options, diptychs, tmp_path)
 
@@ -314,15 +312,15 @@ def test_too_little_memory_says_what_to_change(settings, diptychs, tmp_path, mon
 
     monkeypatch.setattr(torch.nn.functional, "mse_loss", fail)
     with pytest.raises(SynthesisError, match=r"too small for device_batch_size 2\. Lower it"):
-        train_adapter(replace(settings, validation=None), diptychs, tmp_path)
+        train_adapter(settings.replaced(validation=None), diptychs, tmp_path)
 
 
 def test_the_learning_rate_warms_up_and_falls(settings):
-    options = replace(settings, learning_rate=1.0, warmup_steps=3, steps=11)
+    options = settings.replaced(learning_rate=1.0, warmup_steps=3, steps=11)
     rates = [learning_rate_at(step, options) for step in range(11)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[7] == pytest.approx(0.5) and 0 < rates[-1] < 0.1
-    assert learning_rate_at(10, replace(options, schedule="constant")) == 1.0
+    assert learning_rate_at(10, options.replaced(schedule="constant")) == 1.0
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ WORLD = {
 @pytest.fixture(autouse=True)
 def no_charts(monkeypatch):
     """They take a second, and have tests of their own."""
-    monkeypatch.setattr(statistics_page, "draw_charts", lambda folder, charts: [])
+    monkeypatch.setattr(statistics_page, "draw_charts", lambda folder, charts: None)
 
 
 def writer_of(server: StubServer, **model: Any) -> dict[str, Any]:
@@ -66,6 +66,13 @@ def run(folder: Path, recipe: dict[str, Any], *more: str) -> int:
     return main([str(file), "--output", str(folder / "made"), "--quiet", *more])
 
 
+def fails(folder: Path, recipe: dict[str, Any]) -> str:
+    """What a run that cannot go on ends with."""
+    with pytest.raises(SystemExit) as raised:
+        run(folder, recipe)
+    return str(raised.value)
+
+
 def results(root: Path) -> dict[str, bytes]:
     """All that was made; not the canary, locks and hidden files, nor the notes on runs, which hold times."""
     files = {file.relative_to(root).as_posix(): file for file in root.rglob("*") if file.is_file()}
@@ -86,11 +93,10 @@ def refuses(body: dict[str, Any], chance: random.Random) -> str:
 
 @pytest.mark.parametrize("answer", [thinks, refuses], ids=["thinks without end", "refuses"])
 @pytest.mark.parametrize("is_tried", [True, False], ids=["preflight", "brake"])
-def test_a_writer_that_never_gives_a_text_is_stopped_before_a_hundred_requests(tmp_path, capsys, answer, is_tried):
+def test_a_writer_that_never_gives_a_text_is_stopped_before_a_hundred_requests(tmp_path, answer, is_tried):
     with StubServer(answer) as server:
         recipe = WORLD | {"quadruples": {"count": 140_500, "writer": writer_of(server)}, "chunk_size": 500}
-        assert run(tmp_path, recipe | {"brakes": {"preflight": is_tried, "canary": 0}}) == 1
-    message = capsys.readouterr().err.strip().splitlines()[-1]
+        message = fails(tmp_path, recipe | {"brakes": {"preflight": is_tried, "canary": 0}})
     assert f"stage quadruples: {'before the first item' if is_tried else 'all 24 items'}" in message
     assert ("let me think again" if answer is thinks else "I can't help") in message
     assert "give the same command again" in message
@@ -98,7 +104,7 @@ def test_a_writer_that_never_gives_a_text_is_stopped_before_a_hundred_requests(t
     assert not (tmp_path / "made" / "diptychs").exists()
 
 
-def test_a_painter_of_black_pictures_is_stopped_at_its_test_picture(tmp_path, capsys):
+def test_a_painter_of_black_pictures_is_stopped_at_its_test_picture(tmp_path):
     """NaN weights: diffusers only warns of an invalid value in a cast, and paints black."""
     flux = tiny_flux(tmp_path / "flux")
     (file,) = (flux / "transformer").glob("*.safetensors")
@@ -107,14 +113,13 @@ def test_a_painter_of_black_pictures_is_stopped_at_its_test_picture(tmp_path, ca
     painter = {"kind": "diffusers", "model": str(flux), "width": 64, "height": 64, "steps": 1, "batch_size": 2}
     painter |= {"dtype": "float32", "device": "cpu"}
     recipe = WORLD | {"diptychs": {"painter": painter}}
-    assert run(tmp_path, recipe) == 1
-    message = capsys.readouterr().err.strip().splitlines()[-1]
+    message = fails(tmp_path, recipe)
     assert "stage diptychs: before the first item it was tried 3 times" in message and "black" in message
     assert "set dtype: bfloat16 or float32" in message
     assert not (tmp_path / "made" / "quadruples" / "00000.jsonl").exists()
 
 
-def test_a_judge_that_always_says_9_is_stopped_by_its_controls(tmp_path, capsys):
+def test_a_judge_that_always_says_9_is_stopped_by_its_controls(tmp_path):
     """It used to keep all pairs that are sharp, faulty ones among them, and nothing warned."""
 
     def nine(body: dict[str, Any], chance: random.Random) -> str:
@@ -122,8 +127,7 @@ def test_a_judge_that_always_says_9_is_stopped_by_its_controls(tmp_path, capsys)
 
     with StubServer(nine) as server:
         recipe = WORLD | {"judge": judge_of(server), "filter": {"bounds": {"identity": {"at_least": 0.7}}}}
-        assert run(tmp_path, recipe | {"brakes": {"canary": 0}}) == 1
-        message = capsys.readouterr().err.strip().splitlines()[-1]
+        message = fails(tmp_path, recipe | {"brakes": {"canary": 0}})
         assert "the judge (tiny) fails its controls" in message and "gave 0 lower marks" in message
         assert "--redo judgements" in message and "controls: {stop: false}" in message
         assert len(server.bodies) < 100
@@ -134,15 +138,14 @@ def test_a_judge_that_always_says_9_is_stopped_by_its_controls(tmp_path, capsys)
     assert "were decided on as before; a mark differed by 0.00" in page
 
 
-def test_the_canary_finds_a_judge_that_says_9_before_all_others_are_painted(tmp_path, capsys):
+def test_the_canary_finds_a_judge_that_says_9_before_all_others_are_painted(tmp_path):
     def nine(body: dict[str, Any], chance: random.Random) -> str:
         return json.dumps(dict.fromkeys(MARKS, 9)) if schema_of(body) else "Yes."
 
     with StubServer(nine) as server:
         recipe = WORLD | {"judge": judge_of(server), "brakes": {"canary": 6}}
         recipe["diptychs"] = WORLD["diptychs"] | {"realistic": 4, "diverse": 4}
-        assert run(tmp_path, recipe) == 1
-    assert "fails its controls" in capsys.readouterr().err
+        assert "fails its controls" in fails(tmp_path, recipe)
     made = tmp_path / "made"
     assert (made / CANARY / "judgements").exists() and not (made / "quadruples").exists()
 
@@ -171,15 +174,14 @@ def test_a_canary_that_passed_is_not_sent_again_and_changes_no_result(tmp_path, 
     }
 
 
-def test_all_models_are_tried_before_the_first_item(tmp_path, capsys):
+def test_all_models_are_tried_before_the_first_item(tmp_path):
     """Nothing is written and painted for days before it shows that the judge cannot be reached."""
     judge = {
         "kind": "language-model",
         "model": {"kind": "server", "model": "m", "base_url": "http://127.0.0.1:9/v1"},
         "questions": [{"prompt": "{caption_a}", "scores": ["quality"]}],
     }
-    assert run(tmp_path, WORLD | {"judge": judge}) == 1
-    assert "http://127.0.0.1:9/v1: no answer" in capsys.readouterr().err
+    assert "http://127.0.0.1:9/v1: no answer" in fails(tmp_path, WORLD | {"judge": judge})
     assert not (tmp_path / "made" / "quadruples").exists()
     assert run(tmp_path, WORLD | {"judge": judge}, "--until", "gates", "--limit", "4") == 0  # it is not needed yet
 
@@ -265,8 +267,8 @@ def test_one_item_without_an_end_does_not_hide_that_all_others_are_rejected():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"in_a_row": -1}, "in_a_row must be 0, for none, or more"),
-        ({"lost_at_most": 1.0}, "lost_at_most must be a share above 0 and below 1"),
+        ({"in_a_row": -1}, "in_a_row: expected at least 0, found -1"),
+        ({"lost_at_most": 1.0}, "lost_at_most: expected less than 1.0, found 1.0"),
         ({"window": 3}, "at least 20 texts"),
         ({"in_row": 3}, "there is no setting 'in_row'; did you mean 'in_a_row'"),
     ],

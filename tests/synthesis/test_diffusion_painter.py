@@ -16,7 +16,7 @@ from tiny_pipelines import (
 )
 
 from fafa.synthesis.components import ImageRequest, SynthesisError
-from fafa.synthesis.models.dtypes import check_dtype
+from fafa.synthesis.models.pretrained import check_dtype
 from fafa.synthesis.painters import DiffusionPainter
 
 SMALL = {"width": 64, "height": 32, "steps": 2, "dtype": "float32", "device": "cpu"}
@@ -135,7 +135,7 @@ def test_out_of_memory_halves_the_batch(flux, monkeypatch, caplog):
         painted = list(painter.paint(items))
     assert [entry.id for entry in painted] == ["0", "1", "2", "3", "4"]
     assert all(entry.image is not None and entry.facts == {"batch_size": 2} for entry in painted)
-    assert "painting 2 pictures at a time, not 4" in caplog.text
+    assert "going on in batches of 2, not 4" in caplog.text
     halves = DiffusionPainter(model=str(flux), batch_size=2, **SMALL).load()
     assert np.array_equal(np.asarray(painted[4].image), pixels(halves, items[4])["4"])
 
@@ -276,7 +276,7 @@ def test_the_manifest_tells_what_painted(painter, flux, adapter):
     ("settings", "message"),
     [
         ({"width": 66}, "multiples of 4 pixels, not 66x32"),
-        ({"options": {"true_cfg_scal": 2.0}}, "takes no true_cfg_scal; did you mean true_cfg_scale"),
+        ({"options": {"true_cfg_scal": 2.0}}, "takes no true_cfg_scal; did you mean 'true_cfg_scale'"),
         ({"offload": "model"}, "offload: model needs a GPU"),
     ],
 )

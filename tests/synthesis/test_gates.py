@@ -20,8 +20,8 @@ from fafa.synthesis.pictures import open_picture
 from fafa.synthesis.settings import read_settings
 from fafa.synthesis.stages import Workspace
 from fafa.synthesis.triplets import pipeline
-from fafa.synthesis.world.painter import paint_person
-from fafa.synthesis.world.people import sample_identity, sample_outfit, sample_scene
+from fafa.world.painter import paint_person
+from fafa.world.people import sample_identity, sample_outfit, sample_scene
 
 
 def picture(seed, height=192):

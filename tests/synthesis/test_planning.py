@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
-from fafa.synthesis.planning import plan_triplets
+from fafa.synthesis.planning import plan_table
 from fafa.synthesis.recipes import find_recipe, read_recipe
 from fafa.synthesis.settings import read_settings
 from fafa.synthesis.triplets.pipeline import TripletRecipe
 
 PAGE = Path(__file__).parents[2] / "docs" / "synthesis.md"
+
+
+def plan_of(recipe):
+    return plan_table(recipe.estimates, recipe.amounts())
 
 
 def recipe(**estimates):
@@ -20,7 +24,7 @@ def recipe(**estimates):
 
 
 def test_cutting_and_measuring_count_for_every_diptych():
-    plan = plan_triplets(recipe(keep_texts=0.5, split_seconds=360, gate_seconds=720, gpu_hour_price=3))
+    plan = plan_of(recipe(keep_texts=0.5, split_seconds=360, gate_seconds=720, gpu_hour_price=3))
     hours = {line.split()[0]: line.split()[4] for line in plan.splitlines()[1:7]}
     assert hours == {
         "quadruples": "0.0",
@@ -34,4 +38,4 @@ def test_cutting_and_measuring_count_for_every_diptych():
 
 
 def test_the_page_shows_the_plan_of_the_recipe():
-    assert plan_triplets(read_recipe(find_recipe("syncpr"))) in PAGE.read_text(encoding="utf-8")
+    assert plan_of(read_recipe(find_recipe("syncpr"))) in PAGE.read_text(encoding="utf-8")

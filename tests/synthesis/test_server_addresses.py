@@ -16,8 +16,8 @@ from stub_server import Raw, StubServer, completion, last_text
 from fafa.synthesis.__main__ import main
 from fafa.synthesis.components import SynthesisError, TextRequest
 from fafa.synthesis.models import ServerModel
-from fafa.synthesis.models import server as server_module
 from fafa.synthesis.painters import ImageServer
+from fafa.synthesis.servers import client
 from fafa.synthesis.servers.address import Address
 from fafa.synthesis.servers.failures import retry_after
 
@@ -27,7 +27,7 @@ SECRET = "sk-secret0123456789"
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
     """Retries that come at once, and a user who has set nothing."""
-    monkeypatch.setattr(server_module, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(client, "LONGEST_PAUSE", 0.02)
     for name in ("FAFA_KEY_HOSTS", "OPENAI_API_KEY", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
 
@@ -322,7 +322,8 @@ def test_a_server_that_sends_on_is_not_followed_with_the_key(monkeypatch):
 
 
 def test_nobody_there_names_the_address_the_reason_and_the_remedy():
-    for settings, remedy in ((ServerModel, "Start the server or correct base_url"), (ImageServer, "start it, or corr")):
+    for settings in (ServerModel, ImageServer):
+        remedy = "Start the server or correct base_url"
         with pytest.raises(SynthesisError, match=rf"http://127.0.0.1:9/v1.*onnect.*{remedy}") as raised:
             settings(model="tiny", base_url="http://127.0.0.1:9/v1").load()
         assert "Errno 111" in str(raised.value) or "refused" in str(raised.value)

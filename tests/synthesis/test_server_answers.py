@@ -3,7 +3,6 @@
 import gzip
 import json
 
-import openai
 import pytest
 from server_requests import short_pauses  # noqa: F401 - a fixture
 from stub_server import Raw, StubServer, completion, last_text
@@ -12,9 +11,6 @@ from fafa.synthesis.components import SynthesisError, TextRequest
 from fafa.synthesis.models import ServerModel
 from fafa.synthesis.models import server as server_module
 from fafa.synthesis.models.asking import ask
-from fafa.synthesis.servers.address import Address
-from fafa.synthesis.servers.connection import connect, exchange_blocking
-from fafa.synthesis.servers.failures import Failed
 
 CHOICE = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "a woman"}}
 
@@ -179,18 +175,6 @@ def test_an_answer_without_end_is_given_up(monkeypatch, status, block):
         (reply,) = load(server, max_retries=0, timeout=1.0).answer([request_for("odd")])
     told = {200: "an answer of more than 1,048,576 bytes", 500: "error 500: without a word"}
     assert reply.fault == ("no answer within 1 s" if len(block) == 1 else told[status])
-
-
-@pytest.mark.parametrize("block", [b" ", b" " * 2**16])
-def test_an_answer_without_end_is_given_up_by_who_waits_for_pictures(block):
-    """Who asks image servers waits in threads, and bounds time and bytes as well."""
-    with StubServer(answering(Raw(block, endless=True))) as server:
-        address = Address(server.url, None)
-        body = {"model": "tiny", "messages": [{"role": "user", "content": "person odd"}]}
-        with connect(address, 0.5, openai.DefaultHttpxClient) as client, pytest.raises(Failed) as raised:
-            exchange_blocking(client, address, "/chat/completions", body, 0.5, 2**20)
-    told = "no answer within 0.5 s" if len(block) == 1 else "an answer of more than 1,048,576 bytes"
-    assert str(raised.value) == told
 
 
 def test_a_bomb_of_compressed_bytes_is_not_unpacked():

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from damage import flip_a_byte
 
+from fafa.files import write_whole
 from fafa.synthesis.components import SynthesisError
 from fafa.synthesis.pictures import save_picture
 from fafa.synthesis.stages import (
@@ -25,7 +26,6 @@ from fafa.synthesis.stages import (
     discard_from,
     run_stages,
     verify_workspace,
-    write_whole,
 )
 from fafa.verify import main
 
@@ -278,10 +278,7 @@ def test_more_items_may_follow(tmp_path, expected):
 def test_half_a_file_that_a_kill_left_behind_does_not_stop_the_next_run(tmp_path):
     """It was taken for a chunk, and its name for a number."""
 
-    class Texts(WritingStage):
-        name = "texts"
-
-    stage = Texts(None, count=7, chunk_size=5, seed=0)
+    stage = WritingStage("texts", None, count=7, chunk_size=5, seed=0)
     work = workspace(tmp_path, num_chunks=2)
     work.folder("texts").mkdir()
     write_whole(work.file("texts", 1), "".join(f'{{"id": "{number}"}}\n' for number in (5, 6)))
@@ -302,7 +299,7 @@ def test_two_processes_do_not_share_a_chunk(tmp_path):
         run_stages([Nested()], workspace(tmp_path))
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, expected):
+def test_a_full_disk_loses_nothing(tmp_path, expected):
     class Full(Numbers):
         def process(self, items, work, chunk):
             for number, record in enumerate(super().process(items, work, chunk)):
@@ -311,20 +308,11 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, expected):
                 yield record
 
     full, again = Full(), Numbers()
-    with pytest.raises(SynthesisError, match="somewhere: the disk is full"):
+    with pytest.raises(OSError, match="somewhere"):
         run_stages([full], workspace(tmp_path))
     run_stages([again, Sum()], workspace(tmp_path))
     assert again.made.total() == 17
     assert contents(tmp_path) == expected
-
-
-def test_no_permission_is_one_line(tmp_path, monkeypatch):
-    def refuse(self, *args, **kwargs):
-        raise PermissionError(errno.EACCES, "Permission denied", str(self))
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(SynthesisError, match="no permission to write there"):
-        workspace(tmp_path / "new")
 
 
 def test_a_picture_is_there_whole_or_not_at_all(tmp_path):
@@ -368,9 +356,3 @@ def test_an_edited_chunk_is_taken_as_it_is_and_told(tmp_path, caplog):
     run_stages([again := Numbers(count=2, chunk_size=2)], workspace)
     assert not again.made and workspace.read("numbers", 0)[1]["square"] == 7
     assert "numbers/00000.jsonl is damaged" in caplog.text and "--redo numbers would make it anew" in caplog.text
-
-
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a place where no folder can be made")
-def test_a_place_where_no_folder_can_be_made_is_named_and_no_traceback():
-    with pytest.raises(SynthesisError, match=r"^/proc/none: no folder can be made there\. Give another --output\.$"):
-        Workspace(Path("/proc/none"), 1)

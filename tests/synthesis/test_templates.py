@@ -17,7 +17,7 @@ WORLD = {"kind": "world"}
     [
         ("a photograph", r"must hold {caption_a} and {caption_b}: 'a photograph'"),
         ("{caption_a}", r"must hold {caption_b}"),
-        ("{caption_a} {caption_c}", r"there is no field {caption_c}; did you mean {caption_[ab]}\?"),
+        ("{caption_a} {caption_c}", r"there is no field {caption_c}; did you mean '{caption_[ab]}'\?"),
         ("{caption_a} {caption_b} {who}", r"there is no field {who}; it knows {caption_a}, {caption_b}"),
         ("{caption_a} {caption_b} {}", r"there is no field {};"),
         ("{0} {1}", r"there is no field \{0\};"),
@@ -37,18 +37,18 @@ def test_a_painters_prompt_that_would_be_painted_unfilled_is_refused_by_name(pro
 
 
 def test_an_example_of_json_stands_for_itself_in_what_language_models_are_asked():
-    Question('Does {caption_a} fit? Answer as {"quality": 8} or {quality: ...}', ["quality"])
+    Question(prompt='Does {caption_a} fit? Answer as {"quality": 8} or {quality: ...}', scores=["quality"])
     Template('{colour} as {"colour": "..."}', {"colour": ["red", "blue"]})
     for prompt in ("Does {caption_a!r} fit?", "Does {} fit?", "Does {{caption_a}} fit?", "Does {caption} fit?"):
         with pytest.raises(ValueError, match=r"caption|no field"):
-            Question(prompt, ["quality"])
+            Question(prompt=prompt, scores=["quality"])
     for text in ("{colour:>9}", "{colour} {}", "{{colour}}"):
-        with pytest.raises(ValueError, match="a text with slots"):
+        with pytest.raises(ValueError, match="colour"):
             Template(text, {"colour": ["red", "blue"]})
 
 
 def test_a_field_in_a_value_is_text():
-    check_template("prompt", "{a} and {b}", ["a", "b"])
+    check_template("{a} and {b}", ["a", "b"])
     assert fill_template("{a} and {b}", {"a": "{b}", "b": "{a!r} {"}) == "{b} and {a!r} {"
 
 

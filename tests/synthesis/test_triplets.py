@@ -28,8 +28,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 import fafa  # noqa: F401 - registers the builders
 from fafa.synthesis.__main__ import main
 from fafa.synthesis.filtering import onlooker
-from fafa.synthesis.models import server as server_module
 from fafa.synthesis.report import page as statistics_page
+from fafa.synthesis.servers import client
 from fafa.synthesis.stages import PartStage
 
 TWO_PROCESSES = Path(__file__).parents[2] / "examples" / "configs" / "accelerate" / "cpu_two_processes.yaml"
@@ -100,7 +100,7 @@ def contents(root: Path) -> dict[str, bytes]:
 def quick():
     """No charts, which have tests of their own, and one practice for all judges of painted people."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(statistics_page, "draw_charts", lambda folder, charts: [])
+        patch.setattr(statistics_page, "draw_charts", lambda folder, charts: None)
         patch.setattr(onlooker, "_Eye", cache(onlooker._Eye))
         yield
 
@@ -391,15 +391,16 @@ def test_a_data_set_of_nothing_is_a_failure_with_reasons(folders, tmp_path, caps
     writer = {"kind": "transformers", "model": str(folders["babbler"]), "device": "cpu", "max_new_tokens": 60}
     recipe = real_recipe(folders, writer, judge=None, count=3) | {"brakes": {"preflight": False}}
     made = tmp_path / "made"
-    assert run(write(tmp_path / "real.yaml", recipe), made) == 1
+    with pytest.raises(SystemExit) as raised:
+        run(write(tmp_path / "real.yaml", recipe), made)
     texts = records(made, "quadruples")
     assert all(record["rejected"] and len(record["answers"]) == record["attempts"] == 1 for record in texts)
     assert records(made, "diptychs") == records(made, "filter") == []
     assert json.loads((made / "SynCPR" / "SynCPR.json").read_text()) == []
-    said = capsys.readouterr()
-    assert "3 cut off at 60 tokens" in said.out
-    assert "nothing was kept: stage quadruples rejected all 3 items, 3 of them for 'cut off at 60 tokens'" in said.err
-    assert "turn the model's thinking off" in said.err
+    assert "3 cut off at 60 tokens" in capsys.readouterr().out
+    said = str(raised.value)
+    assert "nothing was kept: stage quadruples rejected all 3 items, 3 of them for 'cut off at 60 tokens'" in said
+    assert "turn the model's thinking off" in said
 
 
 def answer(body: dict[str, Any], chance: random.Random) -> str:
@@ -420,7 +421,7 @@ def served(folders, tmp_path_factory):
         StubServer(answer, faults={"500": 0.1, "garbage": 0.35}) as server,
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr(server_module, "LONGEST_PAUSE", 0.02)
+        patch.setattr(client, "LONGEST_PAUSE", 0.02)
         model = {"kind": "server", "model": server.model, "base_url": server.url, "input_price": 2.0}
         recipe = real_recipe(folders, model, model, count=9)
         assert run(write(root / "recipe.yaml", recipe), root / "made") == 0
@@ -446,7 +447,7 @@ def test_a_server_writes_and_judges(served):
     assert read > 0 and runs["quadruples"]["cost"] == pytest.approx(2 * read / 1e6)
 
 
-def test_other_bounds_make_other_decisions_without_any_model(served, tmp_path, monkeypatch, capsys):
+def test_other_bounds_make_other_decisions_without_any_model(served, tmp_path, monkeypatch):
     server, recipe, made = served
     before, asked = records(made, "filter"), len(server.bodies)
     changed = recipe | {"filter": {"bounds": {**recipe["filter"]["bounds"], "quality": {"at_least": 0.6}}}}
@@ -456,8 +457,8 @@ def test_other_bounds_make_other_decisions_without_any_model(served, tmp_path, m
         raise AssertionError("a model is loaded")
 
     monkeypatch.setattr(PartStage, "part", property(refuse))
-    assert run(file, made) == 1
-    assert "filter.bounds.quality.at_least: 0.3 -> 0.6" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"filter\.bounds\.quality\.at_least: 0\.3 -> 0\.6"):
+        run(file, made)
     assert records(made, "filter") == before
 
     assert run(file, made, "--redo", "filter") == 0

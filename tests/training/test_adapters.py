@@ -17,9 +17,9 @@ from tiny_run import tiny_trainer
 from transformers import AutoModel
 
 from fafa import FafaModel, FafaProcessor
-from fafa.synthesis.world import make_world
 from fafa.training import FafaTrainer
 from fafa.training.adapters import FafaLoraModel, add_lora, merge_lora, train_vision_blocks
+from fafa.world import make_world
 
 ROOT = Path(__file__).parent.parent.parent
 LAUNCH = ROOT / "examples" / "configs" / "accelerate"

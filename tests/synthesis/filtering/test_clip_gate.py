@@ -33,7 +33,7 @@ def pairs():
 
 def test_scores_are_cosines_of_clip_itself(clip, pairs):
     records, pictures = pairs
-    settings = ClipGate(str(clip), batch_size=2)
+    settings = ClipGate(model=str(clip), batch_size=2)
     scores = settings.load().score(records, pictures)[0]
     assert tuple(scores) == settings.names
 
@@ -56,7 +56,7 @@ def test_scores_are_cosines_of_clip_itself(clip, pairs):
 
 def test_a_score_does_not_depend_on_neighbours_and_long_captions_are_cut(clip, pairs):
     records, pictures = pairs
-    gate = ClipGate(str(clip), batch_size=4).load()
+    gate = ClipGate(model=str(clip), batch_size=4).load()
     together = gate.score(records, pictures)
     assert together == [gate.score([record], [pair])[0] for record, pair in zip(records, pictures, strict=True)]
     assert together[0] != together[1]
@@ -64,4 +64,4 @@ def test_a_score_does_not_depend_on_neighbours_and_long_captions_are_cut(clip, p
 
 def test_a_model_that_is_no_clip_is_refused(tmp_path):
     with pytest.raises(SynthesisError, match="expected CLIP, found Yolos"):
-        ClipGate(str(tiny_yolos(tmp_path))).load()
+        ClipGate(model=str(tiny_yolos(tmp_path))).load()

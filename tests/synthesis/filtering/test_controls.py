@@ -12,15 +12,15 @@ from fafa.synthesis.filtering.controls import (
     count_controls,
     doubts_of,
 )
-from fafa.synthesis.filtering.onlooker import Onlooker
 from fafa.synthesis.filtering.thresholds import Bound, Thresholds
-from fafa.synthesis.painters.world import WorldPainter
 from fafa.synthesis.pictures import save_picture
-from fafa.synthesis.quadruples.grammar import GrammarWriter
 from fafa.synthesis.report.page import control_section
+from fafa.synthesis.stand_ins.diptychs import WorldPainter
+from fafa.synthesis.stand_ins.grammar import GrammarWriter
+from fafa.synthesis.stand_ins.onlooker import Onlooker
 
 NAMES = Onlooker.names
-BOUNDS = Thresholds({name: Bound(at_least=0.5) for name in NAMES})
+BOUNDS = Thresholds(bounds={name: Bound(at_least=0.5) for name in NAMES})
 MOST = JudgeControls(per_chunk=1_000)
 
 
@@ -141,7 +141,7 @@ def test_bounds_that_keep_spoilt_pairs_are_warned_of():
     tally = count_controls(mild, BOUNDS)
     assert not tally.misses(0.6)
     assert doubts_of(tally)[0].startswith("the judge's bounds keep 30 of 30 pairs that were spoilt on purpose: raise")
-    strict = Thresholds({"identity": Bound(at_least=0.85)})
+    strict = Thresholds(bounds={"identity": Bound(at_least=0.85)})
     assert doubts_of(count_controls(mild, strict))[:1] != doubts_of(tally)[:1]
 
 

@@ -30,23 +30,23 @@ def two_people(tmp_path_factory):
 
 
 def test_boxes_are_in_pixels_of_the_picture_whatever_its_shape(two_people):
-    tall, wide = PersonDetector(str(two_people)).load().find([picture(0, (40, 80)), picture(0, (300, 200))])
+    tall, wide = PersonDetector(model=str(two_people)).load().find([picture(0, (40, 80)), picture(0, (300, 200))])
     assert [round(value, 1) for value in tall[0]] == [12.0, 8.0, 28.0, 72.0, 0.8]
     # 0.1 * 300 = 30 below the upper edge, and no lower than the picture reaches.
     assert [round(value, 1) for value in wide[0]] == [45.0, 30.0, 105.0, 200.0, 0.8]
 
 
 def test_only_people_above_the_threshold_count_and_the_largest_comes_first(two_people):
-    sure, unsure = (PersonDetector(str(two_people), threshold=value).load() for value in (0.6, 0.2))
+    sure, unsure = (PersonDetector(model=str(two_people), threshold=value).load() for value in (0.6, 0.2))
     assert [round(box.score, 1) for box in sure.find([picture(0)])[0]] == [0.8, 0.9]
     assert len(unsure.find([picture(0)])[0]) == 3
-    dogs = PersonDetector(str(two_people), label="dog").load().find([picture(0)])
+    dogs = PersonDetector(model=str(two_people), label="dog").load().find([picture(0)])
     assert [round(box.score, 2) for box in dogs[0]] == [0.99]
 
 
 @pytest.mark.parametrize("make", [tiny_yolos, tiny_detr])
 def test_what_is_found_depends_on_the_picture_and_not_on_its_neighbours(make, tmp_path):
-    finder = PersonDetector(str(make(tmp_path)), threshold=0.05, batch_size=4).load()
+    finder = PersonDetector(model=str(make(tmp_path)), threshold=0.05, batch_size=4).load()
     pictures = [picture(0), picture(1, (90, 60)), picture(2, (50, 50)), picture(3, (31, 77)), picture(4)]
     together = finder.find(iter(pictures))
     assert together == [finder.find([image])[0] for image in pictures]
@@ -55,7 +55,7 @@ def test_what_is_found_depends_on_the_picture_and_not_on_its_neighbours(make, tm
 
 
 def test_too_little_memory_halves_the_batch(tmp_path, monkeypatch):
-    finder = PersonDetector(str(tiny_yolos(tmp_path)), threshold=0.05, batch_size=4).load()
+    finder = PersonDetector(model=str(tiny_yolos(tmp_path)), threshold=0.05, batch_size=4).load()
     expected, forward, sizes = finder.find(map(picture, range(6))), finder.model.forward, []
 
     def small(pixel_values, **inputs):
@@ -93,22 +93,22 @@ def test_the_gate_counts_people_and_measures_the_largest(two_people):
     ids=["none", "upper", "all"],
 )
 def test_edges_that_a_person_reaches(box, edges, tmp_path):
-    gate = PeopleGate(PersonDetector(str(fixed_detector(tmp_path, [("person", 0.9, box)])))).load()
+    gate = PeopleGate(PersonDetector(model=str(fixed_detector(tmp_path, [("person", 0.9, box)])))).load()
     (scores,) = gate.score([{"id": "1-1"}], [(picture(0, (40, 80)),) * 2])
     assert scores["edges_left"] == edges
 
 
 def test_where_nobody_is_there_is_nothing_to_measure(tmp_path):
-    gate = PeopleGate(PersonDetector(str(fixed_detector(tmp_path, [("dog", 0.9, (0.2, 0.5, 0.1, 0.1))])))).load()
+    gate = PeopleGate(PersonDetector(model=str(fixed_detector(tmp_path, [("dog", 0.9, (0.2, 0.5, 0.1, 0.1))])))).load()
     (scores,) = gate.score([{"id": "1-1"}], [(picture(0), picture(0))])
     assert scores == {"people_left": 0, "people_right": 0}
 
 
 def test_what_cannot_work_is_one_clear_line(two_people, tmp_path):
     with pytest.raises(SynthesisError, match=r"nowhere: .* Give the folder or the Hub id") as caught:
-        PersonDetector(str(tmp_path / "nowhere")).load()
+        PersonDetector(model=str(tmp_path / "nowhere")).load()
     assert "\n" not in str(caught.value)
     with pytest.raises(SynthesisError, match="no label 'human', but dog, person"):
-        PersonDetector(str(two_people), label="human").load()
+        PersonDetector(model=str(two_people), label="human").load()
     with pytest.raises(RecipeError, match="threshold must lie between 0 and 1"):
         read_settings(PersonDetector, {"model": "x", "threshold": 2}, "recipe.yaml")

@@ -1,12 +1,12 @@
 """A vision-language model as judge: what it is asked, what is read out of its answers, and who asks again."""
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 from PIL import Image
+from scripted_model import Ready
 from tiny_language_models import save_tiny_llava
 
 from fafa.synthesis.components import TextModel, TextReply
@@ -58,19 +58,15 @@ class ScriptedModel(TextModel):
         return TextReply(request.id, "", text[1:]) if text.startswith("!") else TextReply(request.id, text)
 
 
-@dataclass(frozen=True)
-class Scripted:
-    model: ScriptedModel
-
-    def load(self):
-        return self.model
-
-
-QUESTION = Question("Compare {caption_a} and {edit_ab}.", list(NAMES))
+QUESTION = Question(prompt="Compare {caption_a} and {edit_ab}.", scores=list(NAMES))
+TWO_QUESTIONS = (
+    Question(prompt="How good?", scores=["quality"]),
+    Question(prompt="Does B follow?", scores=["follows_ab"]),
+)
 
 
 def judge_of(model, questions=(QUESTION,), **options):
-    return VisionLanguageJudge(model=Scripted(model), questions=list(questions), **options).load()
+    return VisionLanguageJudge(model=Ready(part=model), questions=list(questions), **options).load()
 
 
 def pairs(*ids):
@@ -105,14 +101,13 @@ def test_unusable_answers_are_asked_for_again_with_another_seed_and_then_given_u
 
 
 def test_several_questions_make_one_judgement():
-    questions = (Question("How good?", ["quality"]), Question("Does B follow?", ["follows_ab"]))
     answers = {
         "1-1/0": ['{"quality": 4}'],
         "1-1/1": ["?", '{"follows_ab": 7}'],
         "1-2/0": ['{"quality": 1}'],
         "1-2/1": ["?"],
     }
-    judge = judge_of(ScriptedModel(answers, ahead=3), questions)
+    judge = judge_of(ScriptedModel(answers, ahead=3), TWO_QUESTIONS)
     judgements = {judgement.id: judgement for judgement in judge.judge(pairs("1-1", "1-2"), Path())}
     assert judge.names == NAMES
     assert judgements["1-1"].scores == pytest.approx({"quality": 3 / 9, "follows_ab": 6 / 9}, abs=1e-4)
@@ -121,9 +116,8 @@ def test_several_questions_make_one_judgement():
 
 @pytest.mark.parametrize("ahead", [1, 2])
 def test_the_reason_does_not_depend_on_which_question_was_answered_first(ahead):
-    questions = (Question("How good?", ["quality"]), Question("Does B follow?", ["follows_ab"]))
     model = ScriptedModel({"1-1/0": ["?"], "1-1/1": ["?"]}, ahead)
-    (judgement,) = judge_of(model, questions).judge(pairs("1-1"), Path())
+    (judgement,) = judge_of(model, TWO_QUESTIONS).judge(pairs("1-1"), Path())
     assert judgement.fault == "no mark for quality"
 
 
@@ -181,8 +175,10 @@ def test_marks_are_never_guessed(answer, reason):
 def test_a_tiny_vision_language_model_judges_what_it_sees(tmp_path):
     for name, colour in {"left": "red", "right": "blue", "other": "white"}.items():
         Image.new("RGB", (20, 40), colour).save(tmp_path / f"{name}.png")
-    model = ChatModel(str(save_tiny_llava(tmp_path / "llava")), max_new_tokens=64, batch_size=3)
-    judge = VisionLanguageJudge(model, [Question("Marks for {caption_a}?", list(NAMES))]).load()
+    model = ChatModel(model=str(save_tiny_llava(tmp_path / "llava")), max_new_tokens=64, batch_size=3)
+    judge = VisionLanguageJudge(
+        model=model, questions=[Question(prompt="Marks for {caption_a}?", scores=list(NAMES))]
+    ).load()
     records = pairs(*(f"1-{number}" for number in range(8)))
     judgements = {judgement.id: judgement for judgement in judge.judge(records, tmp_path)}
     assert set(judgements) == {record["id"] for record in records}
@@ -209,17 +205,17 @@ def test_settings_come_from_yaml_and_mistakes_are_named():
         """
     )
     settings = read_settings(VisionLanguageJudge, recipe, "recipe.yaml: judge")
-    assert settings.model == ChatModel("some/model")
-    assert settings.questions == [Question("Does {caption_b} fit?", ["agreement_b"])]
+    assert settings.model == ChatModel(model="some/model")
+    assert settings.questions == [Question(prompt="Does {caption_b} fit?", scores=["agreement_b"])]
     for change, message in (
-        ({"questions": []}, "give at least one question"),
+        ({"questions": []}, "questions: expected at least 1"),
         ({"questions": recipe["questions"] * 2}, "asked for twice: agreement_b"),
         (
             {"questions": [{"prompt": "{caption}", "scores": ["x"]}]},
-            "prompt: there is no field {caption}; did you mean {caption_",
+            "prompt: there is no field {caption}; did you mean '{caption_",
         ),
-        ({"questions": [{"prompt": "?", "scores": ["Image quality"]}]}, "small letters and underscores"),
-        ({"attempts": 0}, "attempts must be at least 1"),
+        ({"questions": [{"prompt": "?", "scores": ["Image quality"]}]}, "matches .*, found 'Image quality'"),
+        ({"attempts": 0}, "attempts: expected at least 1"),
     ):
         with pytest.raises(RecipeError, match=message):
             read_settings(VisionLanguageJudge, recipe | change, "recipe.yaml: judge")

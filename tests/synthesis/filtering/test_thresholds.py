@@ -66,12 +66,12 @@ def test_scores_without_a_bound_do_not_decide():
     [({}, "give at_least, at_most or both"), ({"at_least": 2, "at_most": 1}, r"at_least \(2\) is above at_most \(1\)")],
 )
 def test_a_bound_that_makes_no_sense_is_refused(bound, message):
-    with pytest.raises(RecipeError, match=f"recipe.yaml: bounds: blur: {message}"):
+    with pytest.raises(RecipeError, match=f"recipe.yaml: bounds.blur: {message}"):
         read_settings(Thresholds, {"bounds": {"blur": bound}}, "recipe.yaml")
 
 
 def test_bounds_read_from_yaml_are_bounds(thresholds):
-    assert thresholds.bounds["people_left"] == Bound(1, 1)
+    assert thresholds.bounds["people_left"] == Bound(at_least=1, at_most=1)
 
 
 @pytest.mark.parametrize(

@@ -141,5 +141,5 @@ def test_other_languages_are_checked_for_what_does_not_need_english():
 
 @pytest.mark.parametrize("bounds", [[3], [0, 9], [9, 3]])
 def test_impossible_bounds_are_refused(bounds):
-    with pytest.raises(ValueError, match=r"caption_words must be the fewest and the most words"):
+    with pytest.raises(ValueError, match=r"caption_words"):
         CheckSettings(caption_words=bounds)

@@ -1,7 +1,7 @@
 import pytest
 
-from fafa.synthesis.quadruples import GrammarWriter
 from fafa.synthesis.quadruples.near_duplicates import NearDuplicateSettings, reject_near_duplicates
+from fafa.synthesis.stand_ins.grammar import GrammarWriter
 
 SETTINGS = NearDuplicateSettings()
 A = "A young man in a grey hooded sweatshirt and black joggers walks past a bakery."
@@ -44,7 +44,7 @@ def test_only_what_is_kept_counts_and_the_end_does_not_change_the_beginning():
     # A chain of small steps: each is near to the one before it, and to no other.
     tail = ["on", "a", "cold", "bright", "winter", "morning", "with", "many"]
     steps = [record(number, " ".join([A, *tail[: 2 * number]])) for number in range(5)]
-    settings = NearDuplicateSettings(0.88)
+    settings = NearDuplicateSettings(threshold=0.88)
     found = reject_near_duplicates(steps, settings)
     assert found == {"1": "0", "3": "2"}
     for end in range(5):
@@ -64,5 +64,5 @@ def test_planted_ones_are_found_among_many_and_nothing_else():
 
 
 def test_thresholds_that_the_bands_cannot_serve_are_refused():
-    with pytest.raises(ValueError, match=r"threshold must be from 0\.75 to 1"):
-        NearDuplicateSettings(0.5)
+    with pytest.raises(ValueError, match=r"threshold\n.*equal to 0\.75"):
+        NearDuplicateSettings(threshold=0.5)

@@ -3,6 +3,7 @@ import random
 from itertools import islice
 
 import pytest
+from scripted_model import Ready
 from stub_server import StubServer
 from tiny_language_models import save_tiny_chat
 
@@ -10,6 +11,7 @@ from fafa.synthesis.components import SynthesisError, TextModel, TextReply
 from fafa.synthesis.models import ChatModel, ServerModel
 from fafa.synthesis.quadruples import FIELDS, LanguageModelWriter
 from fafa.synthesis.quadruples.checks import CheckSettings
+from fafa.synthesis.settings import Settings
 
 PROMPT = "Write a quadruple of a {colour} {garment} that becomes {colour2}."
 POOLS = {
@@ -42,9 +44,6 @@ class Author(TextModel):
         super().__init__()
         self.batch, self.failing, self.silent, self.requests = batch, failing, silent, []
 
-    def load(self):
-        return self
-
     def answer(self, requests):
         requests = iter(requests)
         while batch := list(islice(requests, self.batch)):
@@ -60,6 +59,7 @@ class Author(TextModel):
 
 
 def write(model, ids, **options):
+    model = model if isinstance(model, Settings) else Ready(part=model)
     records = list(LanguageModelWriter(model=model, **{**OPTIONS, **options}).load().write(map(str, ids), seed=7))
     assert len({record["id"] for record in records}) == len(records)
     return {record["id"]: record for record in records}
@@ -125,16 +125,18 @@ def test_over_a_tiny_chat_model(tmp_path):
 
 def test_preview_shows_what_is_asked():
     author = Author(1)
-    settings = LanguageModelWriter(model=author, **OPTIONS)
+    settings = LanguageModelWriter(model=Ready(part=author), **OPTIONS)
     list(settings.load().write(["5"], seed=7))
     asked = author.requests[0].messages
     assert settings.preview("5", 7) == f"[system]\n{asked[0]['content']}\n\n[user]\n{asked[1]['content']}"
 
 
 def test_settings_that_cannot_work_are_refused():
-    with pytest.raises(ValueError, match="attempts must be at least 1"):
-        LanguageModelWriter(model=Author(1), **OPTIONS, attempts=0)
+    with pytest.raises(ValueError, match=r"attempts\n.*equal to 1"):
+        LanguageModelWriter(model=Ready(part=Author(1)), **OPTIONS, attempts=0)
     with pytest.raises(ValueError, match="exclude less"):
-        LanguageModelWriter(model=Author(1), prompt="{a} {b}", pools={"a": ["x"], "b": ["y"]}, excluded=[["x", "y"]])
-    with pytest.raises(SynthesisError, match="language 'xx' is unknown"):
-        LanguageModelWriter(model=Author(1), **OPTIONS, checks=CheckSettings(language="xx")).load()
+        LanguageModelWriter(
+            model=Ready(part=Author(1)), prompt="{a} {b}", pools={"a": ["x"], "b": ["y"]}, excluded=[["x", "y"]]
+        )
+    with pytest.raises(ValueError, match="language 'xx' is unknown"):
+        CheckSettings(language="xx")

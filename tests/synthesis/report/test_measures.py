@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
 def test_features_have_length_one_and_do_not_depend_on_their_batch(folder):
     files = [folder / f"{number}.png" for number in range(5)]
     texts = ["a person in red", "blue", "in a " * 60]
-    encoder = ClipMeasures(str(folder / "clip"), batch_size=3).load()
+    encoder = ClipMeasures(model=str(folder / "clip"), batch_size=3).load()
     images, captions = encoder.encode_images(files), encoder.encode_captions(texts)
     assert images.shape[1] == captions.shape[1] == 16
     assert np.linalg.norm(np.concatenate([images, captions]), axis=1) == pytest.approx(1, abs=1e-5)
@@ -57,7 +57,7 @@ def test_features_have_length_one_and_do_not_depend_on_their_batch(folder):
 
 
 def test_all_measures_of_a_set_of_pictures(folder):
-    encoder = ClipMeasures(str(folder / "clip")).load()
+    encoder = ClipMeasures(model=str(folder / "clip")).load()
     files = [folder / f"{number}.png" for number in range(6)]
     twice = [file for file in files for _ in range(2)]
     captions = [f"a person in {colour}" for colour in ("red", "blue") for _ in range(6)]
@@ -72,7 +72,7 @@ def test_all_measures_of_a_set_of_pictures(folder):
 
 def test_a_model_that_is_no_clip_and_a_damaged_picture_are_named(folder, tmp_path):
     with pytest.raises(SynthesisError, match=r"yolos: .*"):
-        ClipMeasures(str(tiny_yolos(tmp_path / "yolos"))).load()
+        ClipMeasures(model=str(tiny_yolos(tmp_path / "yolos"))).load()
     (tmp_path / "bad.png").write_bytes(b"no picture")
     with pytest.raises(SynthesisError, match=r"bad.png: cannot be read"):
-        ClipMeasures(str(folder / "clip")).load().encode_images([tmp_path / "bad.png"])
+        ClipMeasures(model=str(folder / "clip")).load().encode_images([tmp_path / "bad.png"])

@@ -7,6 +7,7 @@ from statistics import mean
 import numpy as np
 import pytest
 import yaml
+from pages import unpadded
 from PIL import Image, ImageColor
 from tiny_vision_models import tiny_clip
 
@@ -34,10 +35,10 @@ RECIPE = {
 GROUPS = {"in the rain": "weather", "at the sea": "place", "as a drawing": "style"}
 
 
-def run(recipe, folder, status=0):
+def run(recipe, folder):
     """Returns the folder of the page."""
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    assert main([str(folder / "recipe.yaml"), "--output", str(folder / "out"), "--quiet"]) == status
+    assert main([str(folder / "recipe.yaml"), "--output", str(folder / "out"), "--quiet"]) == 0
     return folder / "out/statistics"
 
 
@@ -48,7 +49,7 @@ def records(folder, stage):
 
 def cells(page, first):
     """The cells of the page's lines that begin with this one."""
-    lines = (page / "statistics.md").read_text().splitlines()
+    lines = unpadded((page / "statistics.md").read_text()).splitlines()
     return [line.strip("| ").split(" | ")[1:] for line in lines if line.startswith(f"| {first} |")]
 
 
@@ -154,7 +155,9 @@ def test_every_picture_of_the_page_is_there(page):
 def test_where_nothing_was_kept_the_page_tells_why(tmp_path, models, caplog):
     painter = {"kind": "world-portrait", "fault_rate": 1, "faults": ["nobody"]}
     recipe = RECIPE | {"prompts": RECIPE["prompts"] | {"count": 2}, "pictures": {"per_prompt": 1, "painter": painter}}
-    page = run(recipe | {"statistics": {"clip": {"model": str(models / "clip")}}}, tmp_path, status=1)
+    with pytest.raises(SystemExit, match="nothing was kept"):
+        run(recipe | {"statistics": {"clip": {"model": str(models / "clip")}}}, tmp_path)
+    page = tmp_path / "out/statistics"
     assert cells(page, "images") == [["0"]] and cells(page, "poses")[1:] == [["no person", "2", "100.0 %"]]
     assert pictures_of(page) == ["acceptance.png", "rejected.jpg"]
     assert "no picture was kept; statistics.md tells why" in caplog.text
@@ -170,7 +173,7 @@ def test_without_edits_the_page_has_none(tmp_path):
 
 def test_one_photograph_is_no_reference(tmp_path, models):
     Image.new("RGB", (8, 8)).save(tmp_path / "only.png")
-    settings = StatisticsSettings(clip=ClipMeasures(str(models / "clip")), reference=str(tmp_path))
+    settings = StatisticsSettings(clip=ClipMeasures(model=str(models / "clip")), reference=str(tmp_path))
     pairs = [(models / f"photographs/{number}.png", "a person") for number in range(3)]
     with pytest.raises(SynthesisError, match="expected two pictures at least, found one"):
         settings.measure([], pairs, seed=0)

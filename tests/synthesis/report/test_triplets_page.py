@@ -1,20 +1,22 @@
 import json
 import re
+from typing import ClassVar
 
 import numpy as np
 import pytest
+from pages import unpadded
 from PIL import Image, ImageColor
 
 from fafa.drawing.palette import GREEN, RED
+from fafa.synthesis.filtering.thresholds import Bound, Thresholds
 from fafa.synthesis.pair_sheet import PairCard, draw_pairs
-from fafa.synthesis.report.counting import count_quadruples, count_triplets
-from fafa.synthesis.report.triplets import write_statistics
+from fafa.synthesis.report.counting import choose_records, count_quadruples, count_triplets
+from fafa.synthesis.report.measures import StatisticsSettings
+from fafa.synthesis.report.triplets import TripletStatistics
+from fafa.synthesis.stages import Workspace
 
-STAGES = {
-    "quadruples": {"items": 4, "rejected": {"no answer": 1}},
-    "diptychs": {"items": 6, "rejected": {}},
-    "filter": {"items": 12, "rejected": {"quality below 0.5": 5, "identity below 0.5": 1, "a | b": 1}},
-}
+SOURCES = ["quadruples", "distinct", "diptychs", "split", "gates", "filter"]
+BOUNDS = Thresholds(bounds={"quality": Bound(at_least=0.5)})
 
 
 def triplet(number, edit="Now in a blue coat"):
@@ -38,47 +40,70 @@ def quadruple(colour):
     }
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    return tmp_path_factory.mktemp("images")
+def write(root, decisions, colours=("blue", "green", "blue")):
+    """The records of every stage: two diptychs of each quadruple, of which the last could not be cut apart.
 
-
-@pytest.fixture(scope="module")
-def pairs(images):
-    """Six triplets with pictures, and a diptych that could not be cut."""
-    records = []
-    for number in range(3):
+    Args:
+        root: Of the synthesis.
+        decisions: Of the filter: why it rejected the triplets of the pairs, None for those that it kept.
+        colours: Of the quadruples.
+    """
+    work = Workspace(root, num_chunks=1)
+    texts = [quadruple(colour) | {"id": str(number)} for number, colour in enumerate(colours)]
+    pairs = [
+        {"id": f"{text['id']}-{number}", "quadruple": text["id"], "number": number}
+        for text in texts
+        for number in (1, 2)
+    ]
+    for number, pair in enumerate(pairs):
         for side, shade in (("left", 40), ("right", 200)):
-            Image.new("RGB", (32, 64), (shade, 80, 60 * number)).save(images / f"{number}_{side}.png")
-        for direction in ("ab", "ba"):
-            paths = {side: f"{number}_{side}.png" for side in ("left", "right")}
-            records.append(quadruple("blue") | paths | {"id": f"{number}-{direction}", "direction": direction})
-    Image.new("RGB", (64, 64), "gold").save(images / "whole.png")
-    return records, quadruple("blue") | {"id": "9", "image": "whole.png", "rejected": "no seam found"}
+            pair[side] = f"{pair['id']}_{side}.png"
+            Image.new("RGB", (32, 64), (shade, 80, 40 * number)).save(root / pair[side])
+    Image.new("RGB", (64, 64), "gold").save(root / "whole.png")
+    uncut = {"id": pairs[-1]["id"], "quadruple": pairs[-1]["quadruple"], "number": 2, "rejected": "no seam found"}
+    triplets = [(pair["id"], direction) for pair in pairs[:-1] for direction in ("ab", "ba")]
+    work.write("quadruples", 0, [*texts, {"id": "9", "rejected": "no answer"}])
+    work.write("distinct", 0, texts)
+    work.write("diptychs", 0, [pair | {"image": "whole.png"} for pair in pairs])
+    work.write("split", 0, [*pairs[:-1], uncut])
+    scores = zip(pairs, (0.2, 0.6, 0.9, 0.7, 0.8), strict=False)
+    work.write(
+        "gates", 0, [{"id": pair["id"], "scores": {"quality": score, "blur": 30 * score}} for pair, score in scores]
+    )
+    work.write(
+        "filter",
+        0,
+        [
+            {"id": f"{pair}-{direction}", "pair": pair, "direction": direction}
+            | ({"rejected": reason} if reason else {})
+            for (pair, direction), reason in zip(triplets, decisions, strict=True)
+        ],
+    )
+    return work
+
+
+class Measured(StatisticsSettings):
+    """Stands in for CLIP."""
+
+    needs_models: ClassVar = True
+
+    def measure(self, captions, pairs, seed):
+        return {"CLIPScore": 27.125}
+
+
+def make(work, seed=0, bounds=BOUNDS):
+    """Returns the counts for the manifest, and the folder of the page."""
+    stage = TripletStatistics(Measured(), seed, SOURCES, "SynCPR", bounds)
+    work.folder(stage.name).mkdir()
+    return stage.make(work), work.folder(stage.name)
 
 
 @pytest.fixture(scope="module")
-def material(pairs, images):
-    records, uncut = pairs
-    return {
-        "triplets": [triplet(number) for number in (0, 0, 0, 2, 2)],
-        "stages": STAGES,
-        "quadruples": [quadruple(colour) for colour in ("blue", "green", "blue")],
-        "scores": [{"quality": score, "blur": 30 * score} for score in (0.2, 0.6, 0.9)],
-        "bounds": {"quality": (0.5, None)},
-        "kept": records[:3],
-        "rejected": [*(record | {"rejected": "quality below 0.5"} for record in records[3:]), uncut],
-        "images": images,
-        "measures": {"CLIPScore": 27.125},
-    }
-
-
-@pytest.fixture(scope="module")
-def written(material, tmp_path_factory):
-    """What is returned, and the folder; everything that may be long comes as an iterator."""
-    folder = tmp_path_factory.mktemp("run") / "page"
-    streamed = {name: iter(value) if isinstance(value, list) else value for name, value in material.items()}
-    return write_statistics(folder, "SynCPR", **streamed), folder
+def written(tmp_path_factory):
+    """What is returned, and the folder."""
+    decisions = [None, None, None, "quality below 0.5", None, None, "a | b", "quality below 0.5"]
+    decisions += ["identity below 0.5"] * 2
+    return make(write(tmp_path_factory.mktemp("run"), decisions))
 
 
 def test_triplets_are_counted():
@@ -104,22 +129,23 @@ def test_coverage_is_the_share_of_quadruples_with_a_value():
 
 
 def test_the_page_tells_everything_beside_the_published_figures(written):
-    found, folder = written
-    page = (folder / "statistics.md").read_text()
+    counts, folder = written
+    found = json.loads((folder / "statistics.json").read_text())
+    page = unpadded((folder / "statistics.md").read_text())
     for line in (
         "| triplets | 5 | 1,153,230 |",
-        "| triplets per group, mean | 2.5 | 6.5 |",
+        "| groups | 4 | 177,530 |",
+        "| triplets per group, mean | 1.2 | 6.5 |",
         "| kept of all possible triplets | 42 % | 41 % |",
         "| quadruples | 4 | 3 | 75.0 % |",
-        "| filter | quality below 0.5 | 5 | 41.7 % |",
-        r"| filter | a \| b | 1 | 8.3 % |",
+        "| filter | quality below 0.5 | 2 | 20.0 % |",
+        r"| filter | a \| b | 1 | 10.0 % |",
         "| upper colour | red 100.0 %, blue 66.7 %, green 33.3 % |",
         "| CLIPScore | 27.12 |",
     ):
         assert line in page
-    assert found["kept of all possible triplets"] == 5 / 12
-    assert found["scores"]["quality"]["count"] == 3
-    assert json.loads((folder / "statistics.json").read_text())["measures"] == found["measures"]
+    assert counts == {"triplets": 5, "groups": 4} and found["kept of all possible triplets"] == 5 / 12
+    assert found["scores"]["quality"]["count"] == 5 and found["measures"]["CLIPScore"] == 27.125
 
 
 def test_every_picture_of_the_page_is_there(written):
@@ -130,18 +156,12 @@ def test_every_picture_of_the_page_is_there(written):
         assert np.asarray(Image.open(folder / picture)).std() > 5
 
 
-def test_what_is_not_there_is_not_shown(tmp_path):
-    write_statistics(tmp_path, "mine", [triplet(0)])
-    page = (tmp_path / "statistics.md").read_text()
-    assert re.findall(r"!\[.*\]\((.*)\)", page) == ["groups.png", "lengths.png"]
-    assert "| kept of all possible triplets | not known |" in page
-
-
-def test_the_pairs_shown_do_not_depend_on_the_order(tmp_path, material):
-    many = [record | {"id": f"{number}-{record['id']}"} for number in range(20) for record in material["kept"]]
-    for name, kept in (("forwards", many), ("backwards", many[::-1])):
-        write_statistics(tmp_path / name, "mine", [triplet(0)], kept=kept, images=material["images"])
-    assert (tmp_path / "forwards/kept.jpg").read_bytes() == (tmp_path / "backwards/kept.jpg").read_bytes()
+def test_the_pairs_shown_do_not_depend_on_the_order(tmp_path):
+    chosen = []
+    records = [{"id": str(number), "rejected": f"reason {number % 3}"} for number in range(60)]
+    for given in (records, records[::-1]):
+        chosen.append(sorted(record["id"] for record in choose_records(given, 12, seed=0)))
+    assert chosen[0] == chosen[1] and len(chosen[0]) == 12
 
 
 def test_a_sheet_shows_reference_before_target_and_what_became_of_the_pair():
@@ -158,10 +178,9 @@ def test_a_sheet_shows_reference_before_target_and_what_became_of_the_pair():
     assert green.sum() > 500 and red.sum() > 500
 
 
-def test_where_all_was_rejected_the_page_tells_why(tmp_path, material, caplog):
-    stages = {"diptychs": {"items": 2, "rejected": {}}, "filter": {"items": 4, "rejected": {"blur_left above 9": 4}}}
-    write_statistics(tmp_path, "SynCPR", [], stages=stages, rejected=material["rejected"], images=material["images"])
-    page = (tmp_path / "statistics.md").read_text()
-    assert "| triplets | 0 |" in page and "| filter | blur_left above 9 | 4 | 100.0 % |" in page
-    assert re.findall(r"!\[.*\]\((.*)\)", page) == ["acceptance.png", "rejected.jpg"]
+def test_where_all_was_rejected_the_page_tells_why(tmp_path, caplog):
+    _, folder = make(write(tmp_path, ["blur_left above 9"] * 2, colours=["blue"]))
+    page = unpadded((folder / "statistics.md").read_text())
+    assert "| triplets | 0 |" in page and "| filter | blur_left above 9 | 2 | 100.0 % |" in page
+    assert re.findall(r"!\[.*\]\((.*)\)", page) == ["acceptance.png", "scores.png", "rejected.jpg"]
     assert "no triplet was kept" in caplog.text

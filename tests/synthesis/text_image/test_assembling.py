@@ -12,12 +12,14 @@ import fafa.synthesis.recipes
 from fafa.dataset_builders import BUILDERS
 from fafa.synthesis.components import ImageRequest, seed_of
 from fafa.synthesis.settings import read_settings
+from fafa.synthesis.stand_ins.figures import FigureFilter
+from fafa.synthesis.stand_ins.grammar import GrammarCaptions, WorldPrompts
+from fafa.synthesis.stand_ins.portraits import WorldPortrait
 from fafa.synthesis.text_image.assembling import image_entries
-from fafa.synthesis.text_image.captioning import GrammarCaptions, InstructionCaptions, TemplateCaptions
+from fafa.synthesis.text_image.captioning import InstructionCaptions, TemplateCaptions
 from fafa.synthesis.text_image.editing import Editing, edit_request, plan_edits
-from fafa.synthesis.text_image.portraits import WorldPortrait
-from fafa.synthesis.text_image.poses import FigureFilter, KeypointFilter
-from fafa.synthesis.text_image.prompts import RoughTemplatePrompts, TemplatePrompts, WorldPrompts
+from fafa.synthesis.text_image.poses import KeypointFilter
+from fafa.synthesis.text_image.prompts import RoughTemplatePrompts, TemplatePrompts
 
 RECIPES = Path(fafa.synthesis.recipes.__file__).parent
 
@@ -112,7 +114,7 @@ def test_the_parts_make_a_data_set_that_loads(made, tmp_path, monkeypatch):
     work, kept, edits, faults = made
     assert sum(faults.values()) == 24 and len(kept) == faults[None] == len(edits) and set(faults) - {None}
     entries = []
-    for entry, source in image_entries(kept, edits, {"generated": "painter", "edited": "painter"}):
+    for entry, source in image_entries(zip(kept, edits, strict=True), {"generated": "painter", "edited": "painter"}):
         file = tmp_path / "root" / entry["image_path"]
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes((work / source).read_bytes())
@@ -137,7 +139,7 @@ def test_pictures_without_captions_are_left_out_and_people_keep_their_numbers(ma
     first, second, *_ = kept
     bare = {name: value for name, value in first.items() if name != "captions"}
     models = {"generated": "a", "edited": "b"}
-    entries = [entry for entry, _ in image_entries([bare, second], edits[:2], models)]
+    entries = [entry for entry, _ in image_entries([(bare, edits[0]), (second, edits[1])], models)]
     assert [entry["person_id"] for entry in entries] == [0, 1, 1]
     provenance = entries[0]["provenance"]
     assert provenance["source"] == "edited" and provenance["model"] == "b" and provenance["edit"]

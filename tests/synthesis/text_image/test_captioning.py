@@ -2,12 +2,12 @@ from itertools import product
 
 import pytest
 from PIL import Image
-from scripted_model import ScriptedModel
+from scripted_model import Ready, ScriptedModel
 from tiny_language_models import save_tiny_llava
 
 from fafa.synthesis.models import ChatModel
-from fafa.synthesis.text_image.captioning import GrammarCaptions, InstructionCaptions, TemplateCaptions
-from fafa.synthesis.text_image.prompts import WorldPrompts
+from fafa.synthesis.stand_ins.grammar import GrammarCaptions, WorldPrompts
+from fafa.synthesis.text_image.captioning import InstructionCaptions, TemplateCaptions
 
 OPENINGS = ["A person wears [clothing].", "Someone in [clothing]."]
 BODIES = ["The hair is [hair].", "The shoes are [footwear].", ""]
@@ -17,7 +17,7 @@ ENDINGS = ["They carry [belongings].", "They have [accessory]."]
 def templates(script, **options):
     model = ScriptedModel(script)
     fields = {"instruction": "Fill: {template}", "openings": OPENINGS, "bodies": BODIES, "endings": ENDINGS}
-    return model, TemplateCaptions(model=model, **{**fields, **options})
+    return model, TemplateCaptions(model=Ready(part=model), **{**fields, **options})
 
 
 def captions(settings, records, folder, seed=0):
@@ -69,7 +69,9 @@ def test_slots_left_over_and_refusals_are_asked_again_and_then_rejected(tmp_path
 
 def test_a_constant_instruction_is_asked_of_every_picture(tmp_path):
     model = ScriptedModel(lambda r: f"a person in colour number {r.seed}")
-    settings = InstructionCaptions(model=model, instruction="Describe.", system="Be brief.", captions=2, min_words=2)
+    settings = InstructionCaptions(
+        model=Ready(part=model), instruction="Describe.", system="Be brief.", captions=2, min_words=2
+    )
     found = captions(settings, RECORDS, tmp_path)
     assert {request.messages[-1]["content"] for request in model.asked} == {"Describe."}
     assert all(request.messages[0]["role"] == "system" for request in model.asked)
@@ -93,7 +95,7 @@ def test_settings_that_cannot_be_used_are_refused(options, message):
 
 def test_a_saved_vision_language_model_captions_pictures(tmp_path):
     """LLaVA with random weights: what it says is noise, follows from the picture, and is checked like any answer."""
-    model = ChatModel(str(save_tiny_llava(tmp_path / "llava")), max_new_tokens=12, batch_size=2, dtype="float32")
+    model = ChatModel(model=str(save_tiny_llava(tmp_path / "llava")), max_new_tokens=12, batch_size=2, dtype="float32")
     for number, colour in enumerate(("red", "blue", "red")):
         Image.new("RGB", (32, 64), colour).save(tmp_path / f"{number}.png")
     records = [{"id": str(number), "image": f"{number}.png"} for number in range(3)]

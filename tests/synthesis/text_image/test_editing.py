@@ -1,5 +1,4 @@
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RESOLUTIONS
@@ -7,8 +6,8 @@ from PIL import Image
 from tiny_pipelines import tiny_flux, tiny_kontext
 
 from fafa.synthesis.recipes import find_recipe, read_recipe
+from fafa.synthesis.stand_ins.portraits import WorldPortrait
 from fafa.synthesis.text_image.editing import Editing, edit_request, plan_edits
-from fafa.synthesis.text_image.portraits import WorldPortrait
 
 GROUPS = {"background": ["to a forest", "to a beach"], "weather": ["snow"], "style": ["grainy"]}
 
@@ -42,10 +41,10 @@ def test_what_is_planned_depends_on_seed_and_picture_alone():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"per_picture": 4}, "per_picture must be from 0 to the number of groups, 3"),
+        ({"per_picture": 4}, "per_picture must be at most the number of groups, 3"),
         ({"per_picture": 3, "weights": {"style": 0}}, "number of groups, 2"),
         ({"weights": {"styles": 1}}, "instructions lacks: styles"),
-        ({"weights": {"style": -1}}, "weights must be 0 or more"),
+        ({"weights": {"style": -1}}, r"weights.style\n.*equal to 0"),
         ({"prompt": "Keep the rest."}, "must hold {edit}"),
     ],
 )
@@ -61,7 +60,7 @@ def test_an_instruction_pipeline_edits_the_picture(tmp_path):
     model = tiny_kontext(tmp_path / "kontext", tiny_flux(tmp_path / "flux"))
     painter = read_recipe(find_recipe("syntbpr")).edits.painter
     assert (painter.width, painter.height) in PREFERRED_KONTEXT_RESOLUTIONS
-    painter = replace(painter, model=str(model), width=32, height=64, steps=2, dtype="float32", batch_size=2)
+    painter = painter.replaced(model=str(model), width=32, height=64, steps=2, dtype="float32", batch_size=2)
     settings = Editing(painter=painter, instructions=GROUPS)
     asked = []
     for number, colour in enumerate(("black", "white", "black")):

@@ -6,9 +6,10 @@ from tiny_vision_models import fixed_detector
 
 from fafa.synthesis.components import ImageRequest, SynthesisError
 from fafa.synthesis.filtering.detectors import PersonDetector
-from fafa.synthesis.text_image.portraits import WorldPortrait
-from fafa.synthesis.text_image.poses import FigureFilter, KeypointFilter, find_figure, judge_pose, widen_box
-from fafa.synthesis.text_image.prompts import WorldPrompts
+from fafa.synthesis.stand_ins.figures import FigureFilter, find_figure
+from fafa.synthesis.stand_ins.grammar import WorldPrompts
+from fafa.synthesis.stand_ins.portraits import WorldPortrait
+from fafa.synthesis.text_image.poses import KeypointFilter, judge_pose, widen_box
 
 HEAD, UPPER, HIPS, LOWER = range(5), range(5, 11), range(11, 13), range(13, 17)
 PERSON = ("person", 0.9, (0.5, 0.5, 0.4, 0.6))
@@ -70,7 +71,7 @@ def keypoint_filter(folder, people, scores=None, **options):
     detector = fixed_detector(folder / "detector", people)
     model = tiny_vitpose(folder / "pose") if scores is None else fixed_vitpose(folder / "pose", scores)
     return KeypointFilter(
-        detector=PersonDetector(str(detector), threshold=0.5), model=str(model), batch_size=2, **options
+        detector=PersonDetector(model=str(detector), threshold=0.5), model=str(model), batch_size=2, **options
     ).load()
 
 
@@ -114,14 +115,14 @@ def test_a_result_does_not_depend_on_the_other_pictures(tmp_path, pictures):
 
 def test_a_pose_model_of_several_data_sets_works(tmp_path, pictures):
     model = tiny_vitpose(tmp_path / "experts", num_experts=6)
-    detector = PersonDetector(str(fixed_detector(tmp_path / "detector", [PERSON])), threshold=0.5)
+    detector = PersonDetector(model=str(fixed_detector(tmp_path / "detector", [PERSON])), threshold=0.5)
     found = next(KeypointFilter(detector=detector, model=str(model)).load().find(pictures))
     assert len(found.facts["keypoints"]) == 17
 
 
 def test_a_missing_model_is_one_clear_line(tmp_path):
-    detector = PersonDetector(str(fixed_detector(tmp_path / "detector", [PERSON])))
-    with pytest.raises(SynthesisError, match=r"nowhere: .* cannot load it") as error:
+    detector = PersonDetector(model=str(fixed_detector(tmp_path / "detector", [PERSON])))
+    with pytest.raises(SynthesisError, match=r"nowhere: cannot be loaded by AutoImageProcessor") as error:
         KeypointFilter(detector=detector, model=str(tmp_path / "nowhere")).load()
     assert "\n" not in str(error.value)
 
@@ -129,7 +130,7 @@ def test_a_missing_model_is_one_clear_line(tmp_path):
 @pytest.mark.parametrize("options", [{"threshold": 0.0}, {"margin": -0.1}, {"batch_size": 0}])
 def test_settings_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
-        KeypointFilter(detector=PersonDetector("detector"), **options)
+        KeypointFilter(detector=PersonDetector(model="detector"), **options)
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,11 @@
 from collections import Counter
 
 import pytest
-from scripted_model import ScriptedModel
+from scripted_model import Ready, ScriptedModel
 
-from fafa.synthesis.text_image.prompts import RoughTemplatePrompts, TemplatePrompts, WorldPrompts
-from fafa.synthesis.world.people import is_test_outfit, outfit_from_dict
+from fafa.synthesis.stand_ins.grammar import WorldPrompts
+from fafa.synthesis.text_image.prompts import RoughTemplatePrompts, TemplatePrompts
+from fafa.world.people import is_test_outfit, outfit_from_dict
 
 POOLS = {"age": ["a young", "an old"], "lower": ["{jeans} jeans", "a skirt"], "jeans": ["blue", "black"]}
 TEMPLATE = "a photo of {age} woman in {lower}"
@@ -16,7 +17,7 @@ def prompts(settings, ids, seed=0):
 
 
 def test_every_slot_is_filled_and_slots_of_phrases_too():
-    records = prompts(TemplatePrompts(TEMPLATE, POOLS), map(str, range(400)))
+    records = prompts(TemplatePrompts(template=TEMPLATE, pools=POOLS), map(str, range(400)))
     found = Counter(record["prompt"] for record in records.values())
     expected = {f"a photo of {age} woman in {lower}" for age in POOLS["age"] for lower in LOWERS}
     assert set(found) == expected
@@ -25,7 +26,7 @@ def test_every_slot_is_filled_and_slots_of_phrases_too():
 
 
 def test_a_prompt_depends_on_seed_and_id_alone():
-    settings = TemplatePrompts(TEMPLATE, POOLS)
+    settings = TemplatePrompts(template=TEMPLATE, pools=POOLS)
     ids = [str(number) for number in range(40)]
     some = prompts(settings, reversed(ids))
     assert some == prompts(settings, ids)
@@ -43,15 +44,15 @@ def test_a_prompt_depends_on_seed_and_id_alone():
 )
 def test_templates_that_cannot_be_filled_are_refused(template, pools, message):
     with pytest.raises(ValueError, match=message):
-        TemplatePrompts(template, pools)
+        TemplatePrompts(template=template, pools=pools)
     with pytest.raises(ValueError, match=message):
-        RoughTemplatePrompts(model=None, template=template, pools=pools, request="{outline}")
+        RoughTemplatePrompts(model=Ready(part=None), template=template, pools=pools, request="{outline}")
 
 
 def test_a_preview_is_what_is_asked_or_written():
     (record,) = WorldPrompts().load().write(["7"], seed=3)
     assert WorldPrompts().preview("7", seed=3) == record["prompt"]
-    settings = TemplatePrompts(TEMPLATE, POOLS)
+    settings = TemplatePrompts(template=TEMPLATE, pools=POOLS)
     assert settings.preview("7", seed=3) == prompts(settings, ["7"], seed=3)["7"]["prompt"]
     model, settings = rough(lambda r: "a woman in a skirt")
     prompts(settings, ["7"], seed=3)
@@ -61,7 +62,7 @@ def test_a_preview_is_what_is_asked_or_written():
 def rough(script, **options):
     model = ScriptedModel(script)
     return model, RoughTemplatePrompts(
-        model=model, template=TEMPLATE, pools=POOLS, request="Write out: {outline}.", min_words=3, **options
+        model=Ready(part=model), template=TEMPLATE, pools=POOLS, request="Write out: {outline}.", min_words=3, **options
     )
 
 
@@ -90,7 +91,7 @@ def test_prompts_that_never_come_out_are_rejected_with_the_answers():
 def test_settings_by_which_nothing_can_be_asked_are_refused(options, message):
     fields = {"template": TEMPLATE, "pools": POOLS, "request": "Write out: {outline}."}
     with pytest.raises(ValueError, match=message):
-        RoughTemplatePrompts(model=None, **{**fields, **options})
+        RoughTemplatePrompts(model=Ready(part=None), **{**fields, **options})
 
 
 def test_the_worlds_prompts_bring_an_outfit_of_the_training_part():

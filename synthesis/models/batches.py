@@ -1,0 +1,81 @@
+"""Batches of one size, filled up where there is less, and halved for good where memory runs out."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
+
+from ..components import SynthesisError
+
+logger = logging.getLogger(__name__)
+
+Given, Made = TypeVar("Given"), TypeVar("Made")
+
+
+def _too_little_memory(_: Any) -> SynthesisError:
+    return SynthesisError("one picture is too much for the GPU's memory: use a smaller model or another device")
+
+
+class Batches:
+    """Runs a function on batches of one size, so that a result depends on its own item alone.
+
+    Args:
+        size: Of a batch.
+        too_little_memory: What to say of an item that does not fit into memory alone.
+        on_halving: Called when memory runs out, before the next attempt.
+
+    Attributes:
+        size: As given, or smaller once memory has run out.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        too_little_memory: Callable[[Any], SynthesisError] = _too_little_memory,
+        on_halving: Callable[[], Any] = lambda: None,
+    ):
+        self.size = size
+        self._too_little_memory, self._on_halving = too_little_memory, on_halving
+
+    def map(self, function: Callable[[list[Given]], Iterable[Made]], items: Iterable[Given]) -> Iterator[Made]:
+        """One result per item, in order. Items are taken from the iterable a batch at a time.
+
+        Args:
+            function: Gives one result for each item of a full batch; those of what fills it up are not taken.
+            items: What to work on.
+
+        Raises:
+            SynthesisError: not even one item fits into memory.
+        """
+        items = iter(items)
+        while batch := list(islice(items, self.size)):
+            while batch:
+                made = self._run(function, batch[: self.size])
+                yield from made
+                batch = batch[len(made) :]
+
+    def _run(self, function: Callable[[list[Given]], Iterable[Made]], batch: list[Given]) -> list[Made]:
+        """The results of a batch; none if memory ran out, and batches are smaller now."""
+        try:
+            return list(islice(function(batch + batch[-1:] * (self.size - len(batch))), len(batch)))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if self.size == 1:
+                raise self._too_little_memory(batch[0]) from error
+        # Not before the error is done with: its traceback holds on to the tensors.
+        from accelerate.utils.memory import clear_device_cache
+
+        self._on_halving()
+        clear_device_cache(garbage_collection=True)
+        logger.warning("out of memory: going on in batches of %d, not %d", self.size // 2, self.size)
+        self.size //= 2
+        return []
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU or the CPU ran out of memory; the CPU's allocator raises a plain RuntimeError."""
+    import torch
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or should_reduce_batch_size(error)

@@ -1,0 +1,102 @@
+"""Models of transformers and diffusers: loaded whole, with the numbers that were asked for, or with one clear error."""
+
+import os
+import textwrap
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+from ...files import some
+from ..components import SynthesisError
+
+if TYPE_CHECKING:
+    import torch
+
+# What the libraries raise over folders of something else, and over files that are damaged.
+_LOADING_ERRORS = (
+    *(OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError),
+    *(SafetensorError, StrictDataclassError),
+)
+
+
+@contextmanager
+def loading(model: str, how: str, remedy: str) -> Iterator[None]:
+    """Around loading: whatever a library raises says in one line what cannot be loaded how, why, and what to do.
+
+    Raises:
+        SynthesisError: so it is.
+    """
+    try:
+        yield
+    except SynthesisError:
+        raise
+    except _LOADING_ERRORS as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise SynthesisError(
+                f"{model}: its weights do not fit into memory. Choose a smaller model, or device: auto."
+            ) from error
+        raise SynthesisError(f"{model}: cannot be loaded {how} ({one_line(error)}). {remedy}.") from error
+
+
+def one_line(error: BaseException | str) -> str:
+    """What a library says, on one line; the kind of an error that says nothing."""
+    return textwrap.shorten(str(error) or type(error).__name__, 300, placeholder=" ...")
+
+
+def load_pretrained(loader: Any, model: str, revision: str | None = None, **options: Any) -> Any:
+    """`loader.from_pretrained(model, **options)` with an error that says what to do.
+
+    Weights that are missing are an error: transformers would draw them at random.
+
+    Raises:
+        SynthesisError: there is no such model, it is of another kind, or lacks weights.
+    """
+    options |= {"revision": revision} if revision else {}
+    with loading(model, f"by {loader.__name__}", "Give the folder or the Hub id of such a model"):
+        if loader.__name__.endswith(("Processor", "Config", "Tokenizer")):
+            return loader.from_pretrained(model, **options)
+        loaded, info = loader.from_pretrained(model, output_loading_info=True, **options)
+    if lacking := sorted({*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}):
+        raise SynthesisError(
+            f"{model}: lacks weights of {type(loaded).__name__} ({some(lacking, 3)}), which would be drawn at random. "
+            "Fetch it again, or give another folder or Hub id."
+        )
+    return loaded
+
+
+def find_device(device: str | None) -> "torch.device":
+    """The device of that name; by default the GPU of this process, where several were started, or the first, if any."""
+    import torch
+
+    own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    return torch.device(device or (own if torch.cuda.is_available() else "cpu"))
+
+
+def check_dtype(module: "torch.nn.Module", dtype: str, model: str) -> None:
+    """Stop where most of a module's numbers are of another dtype than was asked for. Quantised ones are left alone.
+
+    Loaders that do not know the option leave it out silently.
+
+    Args:
+        module: As it was loaded.
+        dtype: "float32", "bfloat16" or "float16"; "auto" takes what the checkpoint has.
+        model: Its name, for the message.
+
+    Raises:
+        SynthesisError: they are.
+    """
+    sizes: Counter[str] = Counter()
+    for parameter in module.parameters():
+        sizes[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
+    plain = {name: sizes[name] for name in ("float32", "bfloat16", "float16") if name in sizes}
+    if dtype == "auto" or not plain or sizes.most_common(1)[0][0] not in plain:
+        return
+    if (found := max(plain, key=plain.__getitem__)) != dtype:
+        raise SynthesisError(
+            f"{model}: {type(module).__name__} was loaded in {found}, asked for was {dtype}: install the versions of "
+            "constraints.txt (diffusers before 0.40 does not know this option)"
+        )

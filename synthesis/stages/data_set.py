@@ -1,0 +1,79 @@
+"""The stage that writes what `load_dataset` reads: annotation files, and the pictures as hard links or copies."""
+
+import json
+import shutil
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..components import Record, SynthesisError
+from ..pictures import link_picture
+from .stage import WholeStage
+from .workspace import Workspace
+
+
+class DataSetStage(WholeStage):
+    """A stage that makes data sets: folders of the workspace, beside those of the stages."""
+
+    @abstractmethod
+    def data_sets(self, settings: Mapping[str, Any]) -> list[Path]:
+        """Their annotation files below the workspace, by the stage's settings; each in the folder of a data set."""
+
+    def results(self, work: Workspace) -> list[Path]:
+        """The annotation files."""
+        return [work.root / file for file in self.data_sets(self.settings)]
+
+    def check_settings(self, work: Workspace) -> None:
+        """See `Stage.check_settings`.
+
+        Raises:
+            SynthesisError: also if a folder of that name is there that this stage did not make: it would be replaced.
+        """
+        super().check_settings(work)
+        if not work.manifest(self.name):
+            for folder in (file.parent for file in self.results(work)):
+                if folder.exists():
+                    raise SynthesisError(f"{folder} is there already, and was not made here: give another --output")
+
+    def discard(self, work: Workspace) -> None:
+        """Delete the data sets, too."""
+        if found := work.manifest(self.name):
+            for file in self.data_sets(found["settings"]):
+                shutil.rmtree(work.root / file.parent, ignore_errors=True)
+        super().discard(work)
+
+
+def write_data_set(file: Path, entries: Iterable[tuple[Record, Mapping[str, Path]]], group: str) -> tuple[int, int]:
+    """Write a data set's folder anew, whole or not at all.
+
+    Args:
+        file: Its annotations, a JSON list with a record to a line.
+        entries: The records, each with its pictures: by their paths in the data set, where they lie now.
+        group: The field that records of one group, or person, share.
+
+    Returns:
+        How many records and how many groups there are.
+    """
+    folder = file.parent
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    count, groups = 0, set()
+
+    def lines() -> Iterator[str]:
+        nonlocal count
+        for record, pictures in entries:
+            for path, source in pictures.items():
+                link_picture(source, part / path)
+            yield (",\n " if count else "[\n ") + json.dumps(record, ensure_ascii=False)
+            count += 1
+            groups.add(record[group])
+        yield "\n]\n" if count else "[]\n"
+
+    with (part / file.name).open("w", encoding="utf-8", newline="\n") as stream:
+        stream.writelines(lines())
+    if folder.exists():
+        shutil.rmtree(folder)
+    part.rename(folder)
+    return count, len(groups)

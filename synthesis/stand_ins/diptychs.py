@@ -1,0 +1,224 @@
+"""The procedural painter as an image model: diptychs of people of the small world, and on request some that are wrong.
+
+A diptych is what the large models are asked for: one person twice, side by side, each time in another place and pose,
+wearing first the one and then the other outfit of a quadruple. The seam is a thin line, a gap, or nothing but the
+change of background, and seldom in the middle.
+
+Faults of five kinds are mixed in at a known rate, so that precision and recall of a filter can be measured:
+
+    other person      one side shows somebody who looks different
+    wrong garment     one garment of one side is not as the caption says
+    bad picture       one side is blurred, noisy or blank
+    no seam           one person only, both sides run together, or a third person
+    nothing changed   one side wears what the other does
+
+The truth stands in the facts `fault`, `fault_detail` and `faulty_side`. It is for calibration; no gate and no judge may
+read it.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from PIL import Image, ImageFilter
+from pydantic import Field, model_validator
+
+from ...world.painter import paint_person
+from ...world.people import (
+    Identity,
+    Outfit,
+    Scene,
+    is_wearable,
+    pick,
+    sample_garment,
+    sample_identity,
+    sample_people,
+    sample_scene,
+)
+from ..components import ImageModel, ImageRequest, PaintedImage
+from ..settings import Settings, Share
+from .grammar import read_outfits
+
+FAULTS = ("other person", "wrong garment", "bad picture", "no seam", "nothing changed")
+WORLD_PAINTER_VERSION = 1  # raise it whenever the same request gives other pixels
+
+_SEAMS = ("line", "gap", "plain")
+_SEAM_COLOURS = ((255, 255, 255), (250, 250, 250), (0, 0, 0), (20, 20, 20), (128, 128, 128))
+_MAX_OFFSET = 0.06  # of the seam from the middle, as a share of the width
+_Pixels = Annotated[int, Field(ge=64, le=8_192)]
+_SIDES = ("left", "right")
+
+
+class WorldPainter(Settings):
+    """Settings of the procedural painter of people; requests need a quadruple of the grammar, see `GrammarWriter`.
+
+    Attributes:
+        height: Of a diptych, in pixels.
+        width: Of a diptych, in pixels; a figure needs about half its height, so a little more than the height is good.
+        fault_rate: Share of the diptychs that are painted wrongly on purpose.
+        faults: Kinds of fault to mix in, each as often as the others.
+    """
+
+    kind: Literal["world"] = "world"
+    height: _Pixels = 192
+    width: _Pixels = 204
+    fault_rate: Share = 0.0
+    faults: list[Literal[FAULTS]] = list(FAULTS)
+
+    @model_validator(mode="after")
+    def _check_faults(self) -> "WorldPainter":
+        if self.fault_rate and not self.faults:
+            raise ValueError("faults must name at least one kind where fault_rate is above 0")
+        return self
+
+    def load(self) -> "_WorldPainter":
+        """The painter, ready for work."""
+        return _WorldPainter(self)
+
+
+class _WorldPainter(ImageModel):
+    """Paints one diptych after the other."""
+
+    def __init__(self, settings: WorldPainter):
+        super().__init__()
+        self.about = {"model": "world", "version": WORLD_PAINTER_VERSION}
+        self._settings = settings
+
+    def paint(self, requests: Iterable[ImageRequest]) -> Iterator[PaintedImage]:
+        """One diptych per request, in order; see `paint_diptych`."""
+        for request in requests:
+            yield paint_diptych(request, self._settings)
+            self.usage["pictures"] += 1
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One half of a diptych: who, in what, and how the picture is taken."""
+
+    identity: Identity
+    outfit: Outfit
+    scene: Scene
+
+    def paint(self, height: int, width: int) -> Image.Image:
+        return paint_person(self.identity, self.outfit, self.scene, (height, width))
+
+
+@dataclass(frozen=True)
+class _Seam:
+    """What parts the panels: `thickness` pixels of a colour, or nothing."""
+
+    thickness: int
+    colour: tuple[int, int, int]
+
+
+def paint_diptych(request: ImageRequest, settings: WorldPainter) -> PaintedImage:
+    """Paint the diptych of one request; may run in another process.
+
+    Args:
+        request: Its `scene["outfits"]` holds two outfits as mappings; its seed decides the person, both scenes, the
+            seam, and whether and how the picture is wrong.
+        settings: Of the painter.
+
+    Returns:
+        The picture, with the truth about its fault in its facts.
+
+    Raises:
+        SynthesisError: the request names no outfits of the small world.
+    """
+    noted = request.scene.get("outfits")
+    outfits = read_outfits(request.id, *(noted if isinstance(noted, list) and len(noted) == 2 else [None]))
+    rng = np.random.default_rng(request.seed)
+    person = sample_identity(rng, test=False)
+    sides = [_Side(person, outfit, sample_scene(rng)) for outfit in outfits]
+    seam = _sample_seam(rng, settings.height)
+    offset = round(settings.width * rng.uniform(-_MAX_OFFSET, _MAX_OFFSET))
+
+    # Random numbers of their own, so that a faulty diptych differs from the sound one in nothing but its fault.
+    fault_rng = np.random.default_rng([request.seed, 1])
+    fault = pick(fault_rng, settings.faults) if fault_rng.random() < settings.fault_rate else None
+    faulty, detail = int(fault_rng.integers(2)), None
+    if fault == "no seam":
+        image, detail = _paint_without_seam(sides, seam, settings, fault_rng)
+        return PaintedImage(request.id, image, facts=_facts(fault, detail, side=None))
+    if fault == "other person":
+        stranger = sample_people(fault_rng, 1, test=False, unlike=[person])[0]
+        sides[faulty] = replace(sides[faulty], identity=stranger)
+    elif fault == "wrong garment":
+        outfit, detail = _misdress(*(sides[i].outfit for i in (faulty, 1 - faulty)), fault_rng)
+        sides[faulty] = replace(sides[faulty], outfit=outfit)
+    elif fault == "nothing changed":
+        sides[faulty] = replace(sides[faulty], outfit=sides[1 - faulty].outfit)
+
+    room = settings.width - seam.thickness
+    widths = [room // 2 + offset, room - room // 2 - offset]
+    panels = [side.paint(settings.height, width) for side, width in zip(sides, widths, strict=True)]
+    if fault == "bad picture":
+        panels[faulty], detail = _spoil(panels[faulty], fault_rng)
+    return PaintedImage(request.id, _join(panels, seam), facts=_facts(fault, detail, _SIDES[faulty] if fault else None))
+
+
+def _facts(fault: str | None, detail: str | None, side: str | None) -> dict[str, Any]:
+    return {"fault": fault, "fault_detail": detail, "faulty_side": side}
+
+
+def _sample_seam(rng: np.random.Generator, height: int) -> _Seam:
+    style, colour = pick(rng, _SEAMS), pick(rng, _SEAM_COLOURS)
+    share = {"line": rng.uniform(0.005, 0.015), "gap": rng.uniform(0.02, 0.04), "plain": 0.0}[style]
+    return _Seam(round(share * height), colour)
+
+
+def _join(panels: list[Image.Image], seam: _Seam) -> Image.Image:
+    """Panels of one height side by side."""
+    width = sum(panel.width for panel in panels) + seam.thickness * (len(panels) - 1)
+    image = Image.new("RGB", (width, panels[0].height), seam.colour)
+    x = 0
+    for panel in panels:
+        image.paste(panel, (x, 0))
+        x += panel.width + seam.thickness
+    return image
+
+
+# Faults
+
+
+def _misdress(outfit: Outfit, other: Outfit, rng: np.random.Generator) -> tuple[Outfit, str]:
+    """The outfit with one garment wrong, and that garment's slot.
+
+    Shoes stay: captions often leave them out. What comes out is not the `other` side's outfit either.
+    """
+    slots = ["upper", "lower", *(slot for slot in ("bag", "hat") if getattr(outfit, slot))]
+    slot = pick(rng, slots)
+    while True:
+        wrong = replace(outfit, **{slot: sample_garment(rng, slot)})
+        if wrong not in (outfit, other) and is_wearable(wrong):
+            return wrong, slot
+
+
+def _spoil(panel: Image.Image, rng: np.random.Generator) -> tuple[Image.Image, str]:
+    detail = pick(rng, ("blurred", "noisy", "blank"))
+    if detail == "blurred":
+        return panel.filter(ImageFilter.GaussianBlur(panel.height * rng.uniform(0.012, 0.03))), detail
+    if detail == "noisy":
+        noise = rng.normal(0, rng.uniform(30, 60), (panel.height, panel.width, 3))
+        return Image.fromarray(np.clip(np.asarray(panel) + noise, 0, 255).astype(np.uint8)), detail
+    shades = np.linspace(*rng.uniform(60, 250, 2), panel.height)[:, None, None] + rng.uniform(-8, 8, 3)
+    return Image.fromarray(np.broadcast_to(shades, (panel.height, panel.width, 3)).astype(np.uint8)), detail
+
+
+def _paint_without_seam(
+    sides: list[_Side], seam: _Seam, settings: WorldPainter, rng: np.random.Generator
+) -> tuple[Image.Image, str]:
+    height, width = settings.height, settings.width
+    detail = pick(rng, ("one person", "run together", "third person"))
+    if detail == "one person":
+        return pick(rng, sides).paint(height, width), detail
+    if detail == "run together":
+        # One place and one light; the right half is mirrored, so that the backgrounds meet without a break.
+        shared = ("place", "seed", "zoom", "headroom", "light_side", "brightness", "warmth", "blur", "noise")
+        scene = replace(sides[1].scene, **{name: getattr(sides[0].scene, name) for name in shared})
+        panels = [side.paint(height, width // 2) for side in (sides[0], replace(sides[1], scene=scene))]
+        panels[1] = panels[1].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return _join(panels, _Seam(0, seam.colour)), detail
+    third = replace(sides[0], scene=sample_scene(rng))
+    return _join([side.paint(height, (width - 2 * seam.thickness) // 3) for side in (*sides, third)], seam), detail

@@ -1,0 +1,112 @@
+"""Paints single people of the small world, with deliberately wrong pictures mixed in at a known rate."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
+from typing import Annotated, Literal
+
+import numpy as np
+from PIL import Image
+from pydantic import Field, model_validator
+
+from ...world.painter import paint_person
+from ...world.people import Identity, Outfit, Scene, sample_identity, sample_scene
+from ...world.places import paint_place
+from ..components import ImageModel, ImageRequest, PaintedImage
+from ..settings import Pixels, Settings, Share
+from .grammar import read_outfits
+
+NOBODY, TWO_PEOPLE, NO_HEAD, NO_LEGS = FAULTS = ("nobody", "two people", "no head", "no legs")
+
+_REACH = 0.21  # half the width that a figure needs, in heights of the picture
+_BELOW_CHIN, _ABOVE_KNEES = 0.28, 0.6  # where cuts take the head off, and knees and ankles; fractions of the height
+
+
+class WorldPortrait(Settings):
+    """The small world's painter as an image model: one person, who wears the scene's `outfit`.
+
+    Where the scene has an `identity` (the edited picture's), that person is painted, somewhere else and in another
+    pose. Otherwise the seed decides who it is, and `identity` becomes a fact of the picture.
+
+    Attributes:
+        height: Of the pictures, in pixels.
+        width: Of the pictures, in pixels; at least half the height, so that a figure fits.
+        fault_rate: Share of the pictures that are wrong. What is wrong becomes the fact `fault`, which is there to
+            measure filters by; no filter may read it.
+        faults: What may be wrong, among "nobody", "two people", "no head" and "no legs".
+    """
+
+    kind: Literal["world-portrait"] = "world-portrait"
+    height: Annotated[int, Field(ge=32, le=8_192)] = 192
+    width: Pixels = 144
+    fault_rate: Share = 0.0
+    faults: Annotated[list[Literal[FAULTS]], Field(min_length=1)] = list(FAULTS)
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> "WorldPortrait":
+        if not self.height / 2 <= self.width <= 4 * self.height:
+            raise ValueError(f"width must be from half to four times of the height: {self.height} x {self.width}")
+        return self
+
+    def load(self) -> "WorldPortraitPainter":
+        """The painter."""
+        return WorldPortraitPainter(self)
+
+
+class WorldPortraitPainter(ImageModel):
+    """See `WorldPortrait`."""
+
+    def __init__(self, settings: WorldPortrait):
+        super().__init__()
+        self.settings = settings
+        self.about = {"model": "the small world's painter"}
+
+    def paint(self, requests: Iterable[ImageRequest]) -> Iterator[PaintedImage]:
+        """One picture per request, in order.
+
+        Raises:
+            SynthesisError: a request has no outfit of the painted world.
+        """
+        for request in requests:
+            yield _paint(request, self.settings)
+
+
+def _paint(request: ImageRequest, settings: WorldPortrait) -> PaintedImage:
+    given = request.scene
+    rng, fate = np.random.default_rng(request.seed), np.random.default_rng([request.seed, 1])
+    (outfit,) = read_outfits(request.id, given.get("outfit"))
+    drawn = sample_identity(rng, test=False)
+    identity = Identity(**given["identity"]) if "identity" in given else drawn
+    size = (settings.height, settings.width)
+    scene = _move(sample_scene(rng), rng, size)
+    if fate.random() >= settings.fault_rate:
+        fault, image = None, paint_person(identity, outfit, scene, size)
+    else:
+        fault = settings.faults[int(fate.integers(len(settings.faults)))]
+        image = _paint_wrongly(fault, identity, outfit, scene, size, fate)
+    return PaintedImage(request.id, image, facts={"identity": asdict(identity), "fault": fault})
+
+
+def _move(scene: Scene, rng: np.random.Generator, size: tuple[int, int]) -> Scene:
+    """The person anywhere between the left and the right edge."""
+    room = max(0.0, size[1] / size[0] / 2 - _REACH)
+    return replace(scene, shift=float(rng.uniform(-room, room)))
+
+
+def _paint_wrongly(
+    fault: str, identity: Identity, outfit: Outfit, scene: Scene, size: tuple[int, int], rng: np.random.Generator
+) -> Image.Image:
+    height, width = size
+    if fault == NOBODY:
+        return paint_place(scene, 2.0, size, np.random.default_rng(scene.seed))  # the shadow lies out of sight
+    if fault == TWO_PEOPLE:  # the left half of one picture and the right of another; the scene is the same in both
+        shift = width / height / 4
+        left = paint_person(identity, outfit, replace(scene, shift=-shift), size)
+        other = sample_identity(rng, test=False)
+        image = paint_person(other, outfit, replace(scene, shift=shift), size)
+        image.paste(left.crop((0, 0, width // 2, height)))
+        return image
+    top, bottom = (_BELOW_CHIN, 1.0) if fault == NO_HEAD else (0.0, _ABOVE_KNEES)
+    scale = 1 / (bottom - top)
+    large = paint_person(identity, outfit, replace(scene, shift=0.0), (round(scale * height), round(scale * width)))
+    left, upper = (large.width - width) // 2, round(top * large.height)
+    return large.crop((left, upper, left + width, upper + height))

@@ -1,0 +1,172 @@
+"""The stages of the pipeline of text-image pairs, from the second on; `pipeline` says what each is for."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ..components import REJECTED, ImageRequest, Record, seed_of
+from ..painters import DiffusionPainter, ImageServer
+from ..pictures import PictureFormat, save_picture
+from ..settings import deciding
+from ..stages import DataSetStage, PaintingStage, PartStage, Workspace, write_data_set
+from ..stand_ins.figures import FigureFilter
+from ..stand_ins.portraits import WorldPortrait
+from .assembling import DATASET, EDITED, GENERATED, image_entries
+from .editing import Editing, edit_request, plan_edits
+from .poses import KeypointFilter
+from .records import edited_people, people_of, pictures_by_person
+
+
+class PictureSettings(PictureFormat):
+    """How pictures are made, and in which format.
+
+    Attributes:
+        painter: Who paints them.
+        per_prompt: Pictures of each prompt; every one shows a person of its own.
+    """
+
+    painter: Annotated[DiffusionPainter | ImageServer | WorldPortrait, Field(discriminator="kind")]
+    per_prompt: Annotated[int, Field(ge=1, le=1_000)] = 5
+
+
+class Pictures(PaintingStage):
+    """Paints a person by every prompt, several times."""
+
+    name, source = "pictures", "prompts"
+
+    def __init__(self, settings: PictureSettings, seed: int):
+        super().__init__(settings.painter, settings.image_format, settings.image_quality)
+        self._per_prompt, self._seed = settings.per_prompt, seed
+        self.settings = deciding(settings) | {"seed": seed}
+
+    def items(self, work: Workspace, chunk: int) -> list[Record]:
+        """Several of every prompt."""
+        items = []
+        for prompt in work.kept(self.source, chunk):
+            for number in range(1, self._per_prompt + 1):
+                name = f"{prompt['id']}-{number}"
+                seed = seed_of(self._seed, self.name, name)
+                item = {"id": name, "of": prompt["id"], "prompt": prompt["prompt"], "seed": seed, "scene": prompt}
+                items.append(item)
+        return items
+
+
+class Edits(PaintingStage):
+    """Paints the same people once more, somewhere else."""
+
+    name, source = "edits", "poses"
+
+    def __init__(self, editing: Editing, pictures: PictureFormat, seed: int):
+        super().__init__(editing.painter, pictures.image_format, pictures.image_quality)
+        self._editing, self._seed = editing, seed
+        self.settings = deciding(editing) | {"seed": seed}
+
+    def items(self, work: Workspace, chunk: int) -> list[Record]:
+        """Some of every picture that passed the pose filter."""
+        return [
+            edit | {"scene": person}
+            for person in people_of(work, chunk)
+            for edit in plan_edits(person, self._editing, self._seed)
+        ]
+
+    def request(self, item: Record, folder: Path) -> ImageRequest:
+        """See `PaintingStage.request`."""
+        return edit_request(item, item["scene"], folder)
+
+    def trial_request(self, pair: Record, folder: Path) -> ImageRequest:
+        """See `PaintingStage.trial_request`."""
+        person = {"id": pair["id"], "image": pair["left"]}
+        edits = list(plan_edits(person, self._editing, self._seed))
+        return edit_request(edits[0] if edits else person | {"prompt": "", "seed": 0}, person, folder)
+
+
+class Poses(PartStage):
+    """Keeps pictures of one whole person, and cuts that person out."""
+
+    def __init__(self, name: str, source: str, settings: KeypointFilter | FigureFilter, image_quality: int):
+        super().__init__(settings)
+        self.name, self.source, self._quality, self.settings = name, source, image_quality, deciding(settings)
+
+    def items(self, work: Workspace, chunk: int) -> list[Record]:
+        """The pictures."""
+        return work.kept(self.source, chunk)
+
+    def files(self, record: Record) -> list[str]:
+        """What was cut out."""
+        return [record["image"]] if "image" in record else []
+
+    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
+        """See `ItemStage.process`."""
+        suffixes = {item["id"]: Path(item["image"]).suffix for item in items}
+        for found in self.part.find((item["id"], work.root / item["image"]) for item in items):
+            record = {"id": found.id, **found.facts}
+            if found.image is None:
+                yield record | {REJECTED: found.fault}
+                continue
+            record["image"] = f"{self.name}/images/{chunk:05d}/{found.id}{suffixes[found.id]}"
+            save_picture(found.image, work.root / record["image"], self._quality)
+            yield record
+
+    def trial(self, pair: Record, folder: Path) -> Record:
+        """See `PartStage.trial`."""
+        list(self.part.find([(pair["id"], folder / pair["left"])]))
+        return {"id": pair["id"]}  # a model of photographs need not find painted people
+
+
+class Captions(PartStage):
+    """Writes captions of pictures and edits."""
+
+    name, source = "captions", "poses"
+
+    def __init__(self, settings: Any, with_edits: bool, seed: int):
+        super().__init__(settings)
+        self._seed, self._with_edits = seed, with_edits
+        self.settings = deciding(settings) | {"seed": seed}
+
+    def items(self, work: Workspace, chunk: int) -> list[Record]:
+        """The pictures, and then the edits."""
+        return [*people_of(work, chunk), *(edited_people(work, chunk) if self._with_edits else ())]
+
+    def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
+        """See `ItemStage.process`."""
+        return self.part.write(iter(items), work.root, self._seed)
+
+    def trial(self, pair: Record, folder: Path) -> Record:
+        """See `PartStage.trial`."""
+        (record,) = self.part.write([pair | {"image": pair["left"]}], folder, self._seed)
+        return record
+
+
+class Assemble(DataSetStage):
+    """Writes the data set."""
+
+    name, source = "assemble", "captions"
+
+    def __init__(self, with_edits: bool):
+        super().__init__()
+        self._with_edits, self.settings = with_edits, {}
+
+    def sources(self) -> list[str]:
+        """The pictures and what is said of them."""
+        return ["poses", *(["edits", "edit_poses"] if self._with_edits else []), "captions"]
+
+    def data_sets(self, settings: Mapping[str, Any]) -> list[Path]:
+        """See `DataSetStage.data_sets`."""
+        return [Path(DATASET, f"{DATASET}.json")]
+
+    def make(self, work: Workspace) -> dict[str, Any]:
+        """See `WholeStage.make`."""
+        models = {GENERATED: _model_of(work, "pictures"), EDITED: _model_of(work, "edits")}
+        entries = image_entries(pictures_by_person(work, self._with_edits), models)
+        placed = ((entry, {entry["image_path"]: work.root / image}) for entry, image in entries)
+        (file,) = self.results(work)
+        images, persons = write_data_set(file, placed, "person_id")
+        return {"images": images, "people": persons}
+
+
+def _model_of(work: Workspace, stage: str) -> str:
+    """What painted, by the manifest."""
+    about = work.manifest(stage).get("about", {})
+    return " ".join(str(about[key]) for key in ("model", "revision") if about.get(key))

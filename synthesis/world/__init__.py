@@ -1,9 +1,0 @@
-"""The small world of people: a procedural painter, a caption grammar and a writer of SynCPR- and ITCPR-style folders.
-
-`people` holds who and what can be painted, `painter` paints one person, `captions` writes the sentences, and `making`
-puts a training set and a test set on disk. Only numpy and Pillow.
-"""
-
-from .making import WORLD_VERSION, make_world
-
-__all__ = ["WORLD_VERSION", "make_world"]

@@ -1,0 +1,10 @@
+"""The small world of people: a procedural painter, a caption grammar and a writer of SynCPR- and ITCPR-style folders.
+
+`people` holds who and what can be painted, `painter` paints one person, `captions` writes the sentences; these need
+numpy and Pillow alone. `making` puts a training set and a test set on disk, by the package's `files` and `workers`.
+No model and no library of models is needed.
+"""
+
+from .making import WORLD_VERSION, make_world
+
+__all__ = ["WORLD_VERSION", "make_world"]
