@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from ..components import REJECTED, Part, Record, TextModel, TextRequest, seed_of
+from ..components import REJECTED, AskingPart, Part, Record, TextRequest, seed_of
 from ..models import LanguageModel
 from ..models.asking import as_messages, ask_parts, check_words
 from ..replies import read_sentence
@@ -134,12 +134,7 @@ class TemplateCaptions(_ModelCaptionSettings):
         return " ".join(part.strip() for part in parts if part.strip())
 
 
-class _ModelCaptions(CaptionWriter):
-    def __init__(self, settings: _ModelCaptionSettings, model: TextModel):
-        super().__init__()
-        self.settings, self.model = settings, model
-        self.about, self.usage = model.about, model.usage
-
+class _ModelCaptions(AskingPart, CaptionWriter):
     def write(self, pictures: Iterable[Record], folder: Path, seed: int) -> Iterator[Record]:
         settings = self.settings
 
