@@ -143,7 +143,7 @@ def settings_of(file: Path) -> dict[str, Any]:
         (
             "diptychs.prompt",
             "{caption_c}",
-            ": diptychs.prompt: there is no field {caption_c}; did you mean {caption_b}?",
+            ": diptychs.prompt: there is no field {caption_c}; did you mean '{caption_b}'?",
         ),
         ("filter.bounds.quality", {}, ": filter.bounds.quality: give at_least, at_most or both"),
         ("quadruples.writer.prompt", "a {place}", "the slot {place} of 'a {place}' needs a pool of 1 phrases or more"),
