@@ -22,16 +22,12 @@ from pydantic import Field
 from ...world.captions import SYNONYMS
 from ...world.painter import paint_person
 from ...world.people import (
-    BAGS,
     COLOURS,
     HAIR_COLOURS,
-    HATS,
-    LOWERS,
     PATTERNS,
-    SHOES,
     SKIN_TONES,
     SLOTS,
-    UPPERS,
+    WARDROBE,
     Garment,
     Identity,
     Outfit,
@@ -53,7 +49,6 @@ _COLOUR_SPREAD = 28.0  # grey levels by which a colour may be off and still coun
 _STIFFNESS = 2.0  # of the linear functions (ridge)
 _UNCHANGED = 0.3  # how much a change counts of what an edit does not name: much less, since small changes look alike
 
-_SLOT_KINDS = dict(zip(SLOTS, (UPPERS, LOWERS, SHOES, BAGS, HATS), strict=True))
 _TRAITS = ("skin", "hair_colour", "hair_style", "build", "height", "beard", "glasses")
 
 # What was seen of a picture: the probability of each value of each attribute.
@@ -222,7 +217,7 @@ class Mention(NamedTuple):
 
 
 _NAMES = {name: word for word, names in SYNONYMS.items() for name in names}
-_SLOT_OF = {kind: slot for slot, kinds in _SLOT_KINDS.items() for kind in kinds}
+_SLOT_OF = {kind: slot for slot, kinds in WARDROBE.items() for kind in kinds}
 _WORDS = {word: word for word in (*_SLOT_OF, *COLOURS, *PATTERNS)} | _NAMES | {"one": "one", "ones": "one"}
 _WORD = re.compile(r"\b(" + "|".join(sorted(map(re.escape, _WORDS), key=len, reverse=True)) + r")\b")
 

@@ -9,8 +9,8 @@ from fafa.synthesis.components import ImageRequest, seed_of
 from fafa.synthesis.splitting import Split, SplitSettings, cut_at_seam
 from fafa.synthesis.stand_ins.diptychs import WorldPainter, paint_diptych
 from fafa.synthesis.stand_ins.onlooker import Onlooker, read_mentions
-from fafa.world.captions import describe_change, describe_outfit
-from fafa.world.people import SLOTS, changed_slots, sample_change, sample_outfit
+from fafa.world.captions import write_quadruple
+from fafa.world.people import SLOTS, changed_slots
 
 FAULTS = {
     "other person": "identity",
@@ -21,16 +21,7 @@ FAULTS = {
 
 
 def quadruple(number):
-    rng = np.random.default_rng([7, number])
-    a = sample_outfit(rng, test=False)
-    b = sample_change(rng, a, test=False)
-    texts = {
-        "caption_a": describe_outfit(a, rng),
-        "caption_b": describe_outfit(b, rng),
-        "edit_ab": describe_change(a, b, rng),
-        "edit_ba": describe_change(b, a, rng),
-    }
-    return a, b, texts
+    return write_quadruple(np.random.default_rng([7, number]))
 
 
 @pytest.fixture(scope="module")
