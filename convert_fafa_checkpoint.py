@@ -13,7 +13,6 @@ times the size of the source, whatever the dtype of the output.
 """
 
 import argparse
-import hashlib
 import json
 import math
 import os
@@ -33,7 +32,7 @@ from transformers import Blip2Config
 from .checkpoint_files import check_regular_file, read_checkpoint, read_safetensors, weight_files
 from .commands import command, loading
 from .configuration_fafa import FafaConfig
-from .files import check_empty, check_output_folder, printable, read_json, some, whole_folder
+from .files import check_empty, check_output_folder, printable, read_json, sha256_of, some, whole_folder
 from .image_processing_fafa import FafaImageProcessor
 from .markdown_text import Markdown
 from .model_card import make_model_card
@@ -290,14 +289,6 @@ def _save_file(tensors: dict[str, Tensor], file: Path) -> None:
     file.chmod(mode)  # safetensors makes one that its owner alone can read
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 TRAINED_FAFA = "The weights are those of a trained FAFA: it answers queries of a person's image and a caption."
 PRETRAINED_BLIP2 = (
     "The weights are BLIP-2's pre-training: a starting point for training FAFA, not a person retriever yet. "
@@ -307,7 +298,7 @@ PRETRAINED_BLIP2 = (
 
 def _model_card(conversion: Conversion, source: str | Path, files: list[Path]) -> str:
     fresh = ", ".join(f"`{name}`" for name in conversion.fresh)
-    digests = markdown_table(["file", "sha256"], [[path.name, Markdown(f"`{_sha256(path)}`")] for path in files])
+    digests = markdown_table(["file", "sha256"], [[path.name, Markdown(f"`{sha256_of(path)}`")] for path in files])
     return make_model_card(
         conversion.config,
         num_parameters=sum(math.prod(shape) for shape in conversion.shapes.values()),

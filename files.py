@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -27,11 +28,15 @@ _LARGEST_JSON = 256 << 20  # bytes; what is larger was not written by this packa
 
 
 @contextmanager
-def whole_file(file: Path) -> Iterator[Path]:
+def whole_file(file: Path, is_flushed: bool = True) -> Iterator[Path]:
     """A path to write to, beside `file`, which becomes `file` when all went well, and goes when it did not.
 
     What has its name is whole and on the disk, also after a power cut. Of several processes that write one file at the
     same time, the last to finish wins.
+
+    Args:
+        file: whose folder is there.
+        is_flushed: whether to wait for the disk: not for one of a million files whose checksums are noted elsewhere.
 
     Raises:
         OSError: it cannot be written; for a full disk the message tells the space that is left.
@@ -39,13 +44,22 @@ def whole_file(file: Path) -> Iterator[Path]:
     with _own_part(file) as part, full_disk_told(file):
         try:
             yield part
-            with part.open("rb") as stream:  # not to write: it may be a link to a file on a read-only disk
-                os.fsync(stream.fileno())
+            if is_flushed:
+                flush(part)
             part.replace(file)
         except BaseException:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
             raise
+
+
+def flush(path: Path) -> None:
+    """Waits until what was written to a file, or which names a folder holds, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)  # not to write: it may be a link to a file on a read-only disk
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_whole(file: Path, text: str) -> None:
@@ -56,6 +70,11 @@ def write_whole(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(file) as part:
         part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Writes a value as JSON, otherwise as `write_whole`."""
+    write_whole(file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 @contextmanager
@@ -140,8 +159,7 @@ def whole_folder(folder: str | os.PathLike, last: str) -> Iterator[Path]:
                     shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
             yield part
             for file in filter(Path.is_file, part.rglob("*")):
-                with file.open("rb") as stream:
-                    os.fsync(stream.fileno())
+                flush(file)
             check_empty(folder)
             if not is_there:
                 Path(lock.name).unlink()
@@ -194,6 +212,20 @@ def hash_file(file: str | os.PathLike) -> str:
     with Path(file).open("rb", buffering=0) as stream:
         while size := stream.readinto(piece):
             digest.update(piece[:size])
+    return digest.hexdigest()
+
+
+def sha256_of(*files: Path) -> str:
+    """SHA-256 of the contents of files, one behind the other, in hexadecimal digits, as `cat FILES | sha256sum` tells.
+
+    Raises:
+        FileNotFoundError: one is missing.
+    """
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while piece := stream.read(_PIECE):
+                digest.update(piece)
     return digest.hexdigest()
 
 

@@ -26,7 +26,6 @@ scores, which is what FDA replaces. The rows below "+" add to all of FAFA:
 import argparse
 import json
 import os
-from concurrent.futures import ProcessPoolExecutor
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -44,7 +43,9 @@ from fafa import FafaConfig, FafaImageProcessor, FafaModel, FafaOutput, FafaProc
 from fafa.evaluation import retrieval_metrics
 from fafa.modeling_fafa import group_labels
 from fafa.processing_fafa import build_tokenizer
+from fafa.tables import markdown_table
 from fafa.training import FafaDataCollator, FafaTrainer, FafaTrainingArguments, build_vocabulary
+from fafa.workers import in_processes
 from fafa.world import make_world
 
 PRETRAINING_STEPS, STEPS = 560, 100
@@ -268,12 +269,12 @@ def to_markdown(record: dict) -> str:
         f"loss; batch 128; mean ± standard deviation over seeds {', '.join(record['seeds'])}. Percent, image + "
         f"caption, {record['queries']} queries over {len(TEST_SEEDS)} galleries of 500 images of people unseen.",
         "",
-        "| loss | Rank-1 | mAP |",
-        "|---|---:|---:|",
     ]
-    for name, metrics in record["results"].items():
-        cells = [f"{mean(values):.1f} ± {stdev(values) if len(values) > 1 else 0:.1f}" for values in metrics.values()]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    rows = [
+        [name, *(f"{mean(values):.1f} ± {stdev(values) if len(values) > 1 else 0:.1f}" for values in metrics.values())]
+        for name, metrics in record["results"].items()
+    ]
+    lines.append(markdown_table(["loss", "Rank-1", "mAP"], rows))
     return "\n".join(lines) + "\n"
 
 
@@ -291,8 +292,7 @@ def main() -> None:
     make_world(arguments.work / "world", num_diptychs=12_000, num_queries=1, gallery_size=10, seed=0)
     for seed in TEST_SEEDS:
         make_world(arguments.work / f"test-{seed}", num_diptychs=1, num_queries=115, gallery_size=500, seed=seed)
-    with ProcessPoolExecutor(arguments.jobs) as pool:
-        per_seed = list(pool.map(partial(run_seed, arguments.work), arguments.seeds))
+    per_seed = list(in_processes(partial(run_seed, arguments.work), arguments.seeds, arguments.jobs, per_task=1))
     record = {
         "date": date.today().isoformat(),
         "command": f"python benchmarks/ablation.py --work DIR --seeds {' '.join(map(str, arguments.seeds))}",

@@ -29,6 +29,8 @@ from xml.etree import ElementTree
 
 from scoring import processor_name
 
+from fafa.tables import markdown_table
+
 CASES = Path(__file__).parent / "common_tests"
 RESULTS = Path(__file__).parent / "results"
 PARTS = {"model": "model_case.py", "processor": "processor_case.py", "image processor": "image_processor_case.py"}
@@ -130,22 +132,18 @@ def to_markdown(record: dict[str, dict]) -> str:
         versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
         if versions not in lines:
             lines += [versions, ""]
+    rows = [[part, *result["counts"].values(), result["date"], result["seconds"]] for part, result in record.items()]
     lines += [
-        "| part | passed | excepted | failed | do not apply | date | seconds |",
-        "|---|---:|---:|---:|---:|---|---:|",
-    ]
-    for part, result in record.items():
-        numbers = " | ".join(str(number) for number in result["counts"].values())
-        lines.append(f"| {part} | {numbers} | {result['date']} | {result['seconds']} |")
-    lines += [
+        markdown_table(["part", "passed", "excepted", "failed", "do not apply", "date", "seconds"], rows),
         "",
         "Tests that do not apply skip themselves: they are for videos, audio, placeholders of images in text, chat "
         "templates, GPUs, torchvision, other libraries, or what a class does not claim to have.",
         "",
-        "| part | excepted test | why |",
-        "|---|---|---|",
+        markdown_table(
+            ["part", "excepted test", "why"],
+            [[part, *excepted] for part, result in record.items() for excepted in result["excepted"].items()],
+        ),
     ]
-    lines += [f"| {part} | {name} | {why} |" for part, r in record.items() for name, why in r["excepted"].items()]
     if failed := [f"- {part}: {name}: {why}" for part, r in record.items() for name, why in r["failed"].items()]:
         lines += ["", "Failed:", "", *failed]
     return "\n".join(lines) + "\n"

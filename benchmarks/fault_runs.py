@@ -41,6 +41,7 @@ from typing import NamedTuple
 from scoring import processor_name
 
 import fafa
+from fafa.tables import markdown_table
 from fafa.workers import num_cores
 
 ROOT = Path(__file__).parents[1]
@@ -327,19 +328,16 @@ def to_markdown(record: dict) -> str:
         "*equal* counts how often it then had made what an undisturbed run makes. *Disturbed* are runs that ended with",
         "another status than 0; what they said stands below.",
         "",
-        "| command | fault | trials | disturbed | equal | tracebacks | processes left | hung |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
+    rows, columns = [], ("trials", "disturbed", "equal", "tracebacks", "left", "hung")
     for name, job in record["jobs"].items():
         for fault, row in job["faults"].items():
-            names = ("trials", "disturbed", "equal", "tracebacks", "left", "hung")
-            values = [row["skipped"]] if "skipped" in row else [str(row[column]) for column in names]
-            lines.append(f"| {name} | {fault} | {' | '.join(values)} |")
-    lines += ["", "| command | date | processor | cores |", "|---|---|---|---:|"]
-    lines += [
-        f"| {name} | {job['date']} | {job['processor']} | {job['cores']} |" for name, job in record["jobs"].items()
-    ]
-    lines.append("")
+            told = f"{fault} ({row['skipped']})" if "skipped" in row else fault
+            rows.append([name, told, *(row.get(column, "") for column in columns)])
+    machines = [[name, job["date"], job["processor"], job["cores"]] for name, job in record["jobs"].items()]
+    header = ["command", "fault", "trials", "disturbed", "equal", "tracebacks", "processes left", "hung"]
+    lines += [markdown_table(header, rows), ""]
+    lines += [markdown_table(["command", "date", "processor", "cores"], machines), ""]
     for name, job in record["jobs"].items():
         for fault, row in job["faults"].items():
             lines += [f"- {name}, {fault}: {message}" for message in row.get("messages", ())]

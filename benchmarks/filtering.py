@@ -35,6 +35,7 @@ from fafa.synthesis.settings import read_settings
 from fafa.synthesis.stages import Workspace, run_stages
 from fafa.synthesis.stand_ins.diptychs import FAULTS
 from fafa.synthesis.triplets.pipeline import TripletRecipe
+from fafa.tables import markdown_table
 
 RESULTS = Path(__file__).parent / "results"
 FAULT_RATE = 0.3
@@ -166,14 +167,13 @@ def to_markdown(record: dict) -> str:
         f"for a precision of {record['wanted_precision']:g} on as many other diptychs, of another seed. A triplet is a "
         f"diptych in one direction; {num_good:,} of {2 * record['diptychs']:,} are good.",
         "",
-        "| | kept | precision | recall |",
-        "|---|---:|---:|---:|",
-    ]
-    for name, result in results.items():
-        lines.append(
-            f"| {name} | {result['kept']:,} | {100 * result['precision']:.1f} % | {100 * result['recall']:.1f} % |"
-        )
-    lines += [
+        markdown_table(
+            ["", "kept", "precision", "recall"],
+            [
+                [name, f"{found['kept']:,}", f"{100 * found['precision']:.1f} %", f"{100 * found['recall']:.1f} %"]
+                for name, found in results.items()
+            ],
+        ),
         "",
         "Recall counts the good triplets that could not be cut apart "
         f"({2 * uncut.get('None', 0):,} of {num_good:,}) as lost.",
@@ -183,20 +183,22 @@ def to_markdown(record: dict) -> str:
         "Share of the faulty triplets that are rejected; in brackets the precision that would be left if this were the "
         "only kind.",
         "",
-        f"| fault | triplets | {' | '.join(results)} |",
-        f"|---|---:|{'---:|' * len(results)}",
     ]
+    rows = []
     for fault in FAULTS:
         total, cells = 2 * painted.get(fault, 0), []
         for result in results.values():
             kept = result["kept_by_fault"].get(fault, 0)
             good = result["recall"] * num_good
             cells.append(f"{100 * (1 - kept / total):.1f} % ({100 * good / (good + kept):.1f} %)" if total else "-")
-        lines.append(f"| {fault} | {total:,} | {' | '.join(cells)} |")
+        rows.append([fault, f"{total:,}", *cells])
+    lines += [markdown_table(["fault", "triplets", *results], rows)]
     lines += ["", "## Scores", "", "AUC against each kind of fault: 1 if every good triplet scores higher.", ""]
-    lines += [f"| score | {' | '.join(FAULTS)} |", f"|---|{'---:|' * len(FAULTS)}"]
-    for name, row in record["auc"].items():
-        lines.append(f"| {name} | {' | '.join('-' if value is None else f'{value:.2f}' for value in row.values())} |")
+    rows = [
+        [name, *("-" if value is None else f"{value:.2f}" for value in row.values())]
+        for name, row in record["auc"].items()
+    ]
+    lines.append(markdown_table(["score", *FAULTS], rows))
     lines += ["", f"## Bounds: {best}", "", "```yaml", record["bounds"][best].rstrip(), "```"]
     times = ", ".join(f"{name} {seconds:g}" for name, seconds in record["seconds"].items())
     lines += ["", f"Seconds per stage for the second data set: {times}."]

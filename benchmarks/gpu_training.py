@@ -39,6 +39,7 @@ from torch import Tensor
 from transformers.models.blip_2.modeling_blip_2 import Blip2EncoderLayer, Blip2QFormerLayer
 
 from fafa import FafaConfig, FafaModel
+from fafa.tables import markdown_table
 
 RESULTS = Path(__file__).parent / "results"
 # Dense half-precision peaks in TFLOP/s, from the data sheets; the first name that the device's contains counts.
@@ -256,17 +257,16 @@ def to_markdown(record: dict) -> str:
         f"{record['tflop']['encoding']:.3g} TFLOP to encode. Medians of {record['repetitions']}.",
     ]
     for task, unit in {"training": "triplets", "encoding": "images"}.items():
-        lines += [
-            "",
-            f"| {task} | seconds a batch | {unit}/s | times faster | model FLOP utilisation | peak GiB |",
-            "|---|---:|---:|---:|---:|---:|",
-        ]
+        rows = []
         for run in record["runs"]:
             entry = run[task]
             utilisation = f"{entry['utilisation']:.0%}" if entry["utilisation"] else "-"
             memory = f"{entry['peak_gib']:.1f}" if "peak_gib" in entry else "-"
-            speed = f"{entry['seconds']:.3f} | {entry['per_second']:,.0f} | {entry['times_faster_than_released']:.2f}"
-            lines.append(f"| {run['way']} | {speed} | {utilisation} | {memory} |")
+            speed = f"{entry['seconds']:.3f}", f"{entry['per_second']:,.0f}"
+            faster = f"{entry['times_faster_than_released']:.2f}"
+            rows.append([run["way"], *speed, faster, utilisation, memory])
+        header = [task, "seconds a batch", f"{unit}/s", "times faster", "model FLOP utilisation", "peak GiB"]
+        lines += ["", markdown_table(header, rows)]
     return "\n".join(lines) + "\n"
 
 

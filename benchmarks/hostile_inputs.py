@@ -53,8 +53,8 @@ import fafa.training
 from fafa.commands import command
 from fafa.dataset_builders.archives import unpack_archives
 from fafa.files import read_json, record_files, sealed
-from fafa.markdown_text import plain
 from fafa.retrieval import store
+from fafa.tables import markdown_table
 from fafa.world import make_world
 
 sys.path.extend(str(Path(__file__).parents[1] / "tests" / part) for part in ("", "dataset_builders", "retrieval"))
@@ -780,19 +780,20 @@ def to_markdown(record: dict[str, dict]) -> str:
         f"the longest took {max(row['seconds'] for row in rows):.0f} s, and the most memory that one held was "
         f"{max(row['peak'] for row in rows):,} MB, libraries included.",
         "",
-        f"| group | tried | {' | '.join(verdicts)} | date | seconds |",
-        f"|---|---:|{'---:|' * len(verdicts)}---|---:|",
     ]
+    groups = []
     for name, group in record.items():
         counts = Counter(row["verdict"] for row in group["rows"])
-        numbers = " | ".join(str(counts[one]) for one in verdicts)
-        lines.append(f"| {name} | {counts.total()} | {numbers} | {group['date']} | {group['seconds']:.0f} |")
+        numbers = [counts[one] for one in verdicts]
+        groups.append([name, counts.total(), *numbers, group["date"], f"{group['seconds']:.0f}"])
     counts = Counter(row["verdict"] for row in rows)
-    lines.append(f"| all | {counts.total()} | {' | '.join(str(counts[one]) for one in verdicts)} | | |")
-    lines += ["", "| group | input | command | expected | what happened |", "|---|---|---|---|---|"]
-    for row in rows:
-        cells = [row["group"], row["input"], row["command"], row["expected"], f"{row['verdict']}: {row['line']}"]
-        lines.append(f"| {' | '.join(map(plain, cells))} |")
+    groups.append(["all", counts.total(), *(counts[one] for one in verdicts), "", ""])
+    lines += [markdown_table(["group", "tried", *verdicts, "date", "seconds"], groups), ""]
+    told = [
+        [row["group"], row["input"], row["command"], row["expected"], f"{row['verdict']}: {row['line']}"]
+        for row in rows
+    ]
+    lines.append(markdown_table(["group", "input", "command", "expected", "what happened"], told))
     return "\n".join(lines) + "\n"
 
 
@@ -832,7 +833,7 @@ def main() -> int:
         json_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         page.write_text(to_markdown(record), encoding="utf-8")
         print(f"{group}: {len(rows)} rows, {record[group]['seconds']:.0f} s", flush=True)
-    print(to_markdown(record).partition("| group | input")[0])
+    print(to_markdown(record).rpartition("\n\n")[0])
     return int(any(row["verdict"] not in GOOD for group in record.values() for row in group["rows"]))
 
 

@@ -188,6 +188,8 @@ def summarize(root: Path, results: dict[str, dict]) -> dict:
 
 def to_markdown(record: dict) -> str:
     """The record as a page."""
+    from fafa.tables import markdown_table
+
     rows = record["rows"]
     by_index = rows["microseconds_per_row_by_index"]
     lines = [
@@ -199,15 +201,15 @@ def to_markdown(record: dict) -> str:
         f"SynCPR.json of {record['records']:,} records in {record['groups']:,} groups, {record['annotation_mb']:,.0f} "
         f"MB; Arrow cache {record['cache_mb']:,.0f} MB.",
         "",
-        "| `load_dataset` | wall s | CPU s | peak MB | of it own MB | target |",
-        "|---|---:|---:|---:|---:|---|",
     ]
+    measured = []
     for name, (seconds, megabytes) in TARGETS.items():
         run = record[name]
-        measured = f"{run['wall_seconds']:.1f} | {run['cpu_seconds']:.1f} | {run['peak_mb']:,.0f}"
-        target = f"{seconds} s, {megabytes:,} MB"
-        lines.append(f"| {name} | {measured} | {run['own_peak_mb']:,.0f} | {target} |")
+        memory = f"{run['peak_mb']:,.0f}", f"{run['own_peak_mb']:,.0f}"
+        times = f"{run['wall_seconds']:.1f}", f"{run['cpu_seconds']:.1f}"
+        measured.append([name, *times, *memory, f"{seconds} s, {megabytes:,} MB"])
     lines += [
+        markdown_table(["load_dataset", "wall s", "CPU s", "peak MB", "of it own MB", "target"], measured),
         "",
         f"- A row by index, without images: {by_index['first']:.0f} µs among the first {SPAN:,}, "
         f"{by_index['last']:.0f} µs among the last, {by_index['any']:.0f} µs among all.",

@@ -156,26 +156,27 @@ def measure(count: int) -> dict:
 
 def write_results(result: dict) -> None:
     """As JSON, and as a page."""
+    from fafa.tables import markdown_table
+
     about = {"date": date.today().isoformat(), "python": platform.python_version(), "machine": platform.machine()}
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps({"about": about, "result": result}, indent=1)
     (RESULTS / "near_duplicates.json").write_text(text + "\n", encoding="utf-8")
-    ways = "\n".join(f"| {way} | {100 * share:.1f} % |" for way, share in result["found by way"].items())
+    found = {
+        "time": f"{result['seconds']} s at a load of {result['load before']}; {result['cpu seconds']} s of one core",
+        "peak memory": f"{result['peak MB']} MB, of which the records and Python take {result['records MB']} MB",
+        "planted near-duplicates found": f"{100 * result['planted found']:.2f} % of {result['planted']:,}",
+        f"rejected below the threshold of {result['threshold']}": result["rejected below the threshold"],
+        "rejected, though not made from an earlier one": result["untouched rejected"],
+    }
+    ways = [[way, f"{100 * share:.1f} %"] for way, share in result["found by way"].items()]
     page = f"""# Near-duplicates among {result["quadruples"]:,} quadruples
 
 Made by `python benchmarks/near_duplicates.py` on {about["date"]} (Python {about["python"]}, {about["machine"]}).
 
-| | |
-|---|---|
-| time | {result["seconds"]} s at a load of {result["load before"]}; {result["cpu seconds"]} s of one core |
-| peak memory | {result["peak MB"]} MB, of which the records and Python take {result["records MB"]} MB |
-| planted near-duplicates found | {100 * result["planted found"]:.2f} % of {result["planted"]:,} |
-| rejected below the threshold of {result["threshold"]} | {result["rejected below the threshold"]} |
-| rejected, though not made from an earlier one | {result["untouched rejected"]} |
+{markdown_table(["", ""], list(found.items()))}
 
-| made from an earlier one by | rejected |
-|---|---|
-{ways}
+{markdown_table(["made from an earlier one by", "rejected"], ways)}
 
 "Another colour" is another quadruple: these should stay, unless two that were made from the same one come out alike.
 """

@@ -247,6 +247,8 @@ def summarize(runs: list[dict], idle: dict, busy: dict, load: float) -> dict:
 
 def to_markdown(record: dict) -> str:
     """The record as a page."""
+    from fafa.tables import markdown_table
+
     lines = [
         "# Scoring and metrics at ITCPR's size",
         "",
@@ -267,29 +269,37 @@ def to_markdown(record: dict) -> str:
         "",
         f"## In turns at full size, {QUERIES:,} queries and {IMAGES:,} images",
         "",
-        "| beside | | wall s | CPU s | ns per pair | page faults |",
-        "|---|---|---:|---:|---:|---:|",
-        *(
-            f"| {turns['busy_processes'] or 'no'} busy processes | {name} | "
-            f"{turns[name]['wall_seconds']:.2f} | {turns[name]['cpu_seconds']:.2f} | "
-            f"{turns[name]['nanoseconds_per_pair']:,.0f} | {turns[name]['page_faults']:,.0f} |"
-            for turns in (record["idle"], record["busy"])
-            for name in ("scores", "ranks", "sgemm")
+        markdown_table(
+            ["beside", "", "wall s", "CPU s", "ns per pair", "page faults"],
+            [
+                [
+                    f"{turns['busy_processes'] or 'no'} busy processes",
+                    name,
+                    *(f"{turns[name][measure]:.2f}" for measure in ("wall_seconds", "cpu_seconds")),
+                    *(f"{turns[name][measure]:,.0f}" for measure in ("nanoseconds_per_pair", "page_faults")),
+                ]
+                for turns in (record["idle"], record["busy"])
+                for name in ("scores", "ranks", "sgemm")
+            ],
         ),
         "",
         "Scores are new memory, a page for each 1,024; the bare products write over one block.",
         "",
         "## From features to metrics",
         "",
-        "| way | queries | images | wall s | CPU s | ns per pair | inputs MB | peak MB | rank-1 | mAP |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for run in record["runs"]:
-        sizes = f"{run['way']} | {run['queries']:,} | {run['images']:,}"
-        times = f"{run['wall_seconds']:.2f} | {run['cpu_seconds']:.2f} | {run['nanoseconds_per_pair']:,.0f}"
-        memory = f"{run['inputs_mb']:,.0f} | {run['peak_mb']:,.0f}"
-        metrics = [f"{run['metrics'][name]:.2f}" for name in ("rank-1", "mAP")]
-        lines.append(f"| {sizes} | {times} | {memory} | {' | '.join(metrics)} |")
+    rows = [
+        [
+            run["way"],
+            *(f"{run[name]:,}" for name in ("queries", "images")),
+            *(f"{run[name]:.2f}" for name in ("wall_seconds", "cpu_seconds")),
+            *(f"{run[name]:,.0f}" for name in ("nanoseconds_per_pair", "inputs_mb", "peak_mb")),
+            *(f"{run['metrics'][name]:.2f}" for name in ("rank-1", "mAP")),
+        ]
+        for run in record["runs"]
+    ]
+    header = ["way", "queries", "images", "wall s", "CPU s", "ns per pair", "inputs MB", "peak MB", "rank-1", "mAP"]
+    lines.append(markdown_table(header, rows))
     return "\n".join(lines) + "\n"
 
 

@@ -27,6 +27,7 @@ from scoring import processor_name
 from fafa.synthesis.components import REJECTED
 from fafa.synthesis.recipes import find_recipe, read_recipe
 from fafa.synthesis.stages import RUNS, Workspace, run_stages
+from fafa.tables import markdown_table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from stub_server import StubServer
@@ -182,26 +183,27 @@ def to_markdown(record: dict) -> str:
     rejected = ", ".join(f"{number} {reason}" for reason, number in record["rejected"].items()) or "none"
     spent = ", ".join(f"{amount:,} {name}" for name, amount in sorted(usage.items()) if name != "cost")
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    counted = {
+        "records in the end": f"{record['records']:,}",
+        "lost": f"{record['lost']:,}",
+        "doubled": f"{record['records_doubled']:,}",
+        "rejected, after three answers that cannot be used": rejected,
+        "attempts of an item": attempts,
+        "requests that reached the server": f"{record['requests']:,}",
+        "of these failed by error 500": f"{record['errors_500']:,}",
+        "of these without an answer, because the server went away": f"{record['without_an_answer']:,}",
+        "of these answered": f"{record['answers']:,}",
+        "answers that were garbage": f"{record['garbage']:,}",
+        "answered twice because the server went away": f"{record['answered_twice_after_restart']:,}",
+        "answered twice because the client was killed": f"{record['answered_twice_after_kill']:,}",
+    }
     return f"""# {record["items"]:,} quadruples from a server that stumbles
 
 {record["date"]}, {record["processor"]}, {versions}; server and client share the machine. {record["concurrency"]}
 requests were under way at once, 5 % of the requests failed and 2 % of the answers were garbage. The server went away
 once for {AWAY:g} s, and the client was killed by SIGKILL when {record["records_at_kill"]:,} records were written.
 
-| | |
-|---|---:|
-| records in the end | {record["records"]:,} |
-| lost | {record["lost"]:,} |
-| doubled | {record["records_doubled"]:,} |
-| rejected, after three answers that cannot be used | {rejected} |
-| attempts of an item | {attempts} |
-| requests that reached the server | {record["requests"]:,} |
-| of these failed by error 500 | {record["errors_500"]:,} |
-| of these without an answer, because the server went away | {record["without_an_answer"]:,} |
-| of these answered | {record["answers"]:,} |
-| answers that were garbage | {record["garbage"]:,} |
-| answered twice because the server went away | {record["answered_twice_after_restart"]:,} |
-| answered twice because the client was killed | {record["answered_twice_after_kill"]:,} |
+{markdown_table(["", ""], list(counted.items()))}
 
 What is answered twice was under way at the kill, {record["concurrency"]} requests at most. One of them is the question
 with which every client begins.

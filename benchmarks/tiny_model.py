@@ -21,7 +21,9 @@ from scoring import processor_name
 from torch import Tensor
 
 from fafa.evaluation import QUERY_MODES, retrieval_metrics
+from fafa.markdown_text import Markdown
 from fafa.model_folder import load_model
+from fafa.tables import markdown_table
 from fafa.world import make_world
 
 METRICS = ("rank-1", "rank-5", "rank-10", "mAP", "mINP")
@@ -56,20 +58,21 @@ def to_markdown(record: dict) -> str:
         f"{len(record['models'])} seeds. Percent, {record['queries']} queries over {len(TEST_SEEDS)} galleries of 500 "
         "images of people never trained on.",
         "",
-        f"| query | seed | {' | '.join(METRICS)} |",
-        f"|---|---|{'---:|' * len(METRICS)}",
     ]
+    table = []
     for mode in QUERY_MODES:
         rows = [metrics[mode] for metrics in record["results"]]
         for model, row in zip(record["models"], rows, strict=True):
-            lines.append(f"| {mode} | {model} | {' | '.join(f'{row[name]:.1f}' for name in METRICS)} |")
+            table.append([mode, model, *(f"{row[name]:.1f}" for name in METRICS)])
         cells = [f"{mean(row[n] for row in rows):.1f} ± {stdev([row[n] for row in rows]):.1f}" for n in METRICS]
-        lines.append(f"| {mode} | **mean ± standard deviation** | {' | '.join(cells)} |")
+        table.append([mode, Markdown("**mean ± standard deviation**"), *cells])
+    lines.append(markdown_table(["query", "seed", *METRICS], table))
     lines += ["", "Learning curve: held-out Rank-1 / mAP by step, image + caption.", ""]
-    lines += [f"| step | {' | '.join(record['models'])} |", f"|---:|{'---:|' * len(record['models'])}"]
-    for step in record["curves"][0]:
-        cells = [f"{curve[step]['rank-1']:.1f} / {curve[step]['mAP']:.1f}" for curve in record["curves"]]
-        lines.append(f"| {step} | {' | '.join(cells)} |")
+    points = [
+        [step, *(f"{curve[step]['rank-1']:.1f} / {curve[step]['mAP']:.1f}" for curve in record["curves"])]
+        for step in record["curves"][0]
+    ]
+    lines.append(markdown_table(["step", *record["models"]], points))
     return "\n".join(lines) + "\n"
 
 

@@ -5,17 +5,21 @@ lives elsewhere, in layout.py, records.py, hub.py and archives.py.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import datasets
 import pyarrow as pa
 
 from ..files import hash_files
 from .hub import hub_layout
-from .layout import Layout, local_layout
+from .layout import ImageFinder, Layout, local_layout
+from .records import Problems, Repeats, check_records, read_records
 
 logger = logging.getLogger(__name__)
+
+_RECORDS_PER_TABLE = 10_000
 
 
 @dataclass
@@ -105,6 +109,50 @@ class FolderBuilder(datasets.ArrowBasedBuilder):
             layout = local_layout(self.config.data_dir, names)
         # A list, because datasets counts its shards by lists.
         return [datasets.SplitGenerator(name=self.SPLIT, gen_kwargs={"layouts": [layout]})]
+
+    def _generate_tables(self, layouts):
+        for layout in layouts:
+            yield from self._read_tables(layout)
+
+
+def read_tables(
+    layout: Layout,
+    name: str,
+    read_row: Callable[[dict, ImageFinder], tuple],
+    features: datasets.Features,
+    published: dict[str, int],
+    group: tuple[str, int],
+    remedy: str,
+    key: int | None = None,
+) -> Iterator[tuple[int, pa.Table]]:
+    """The records of <name>.json as tables, checked, each with the number of its first record.
+
+    Args:
+        layout: Where the data set lies.
+        name: Of the data set.
+        read_row: Makes a row, in the order of the features, of a record, or raises `BadRecord`.
+        features: The columns.
+        published: Counts of the published file; empty if they are not known.
+        group: What the count of a column's different values is called, and the column.
+        remedy: For images that are missing.
+        key: The column that may not repeat; None for all of them together.
+
+    Raises:
+        DataFormatError: records are not as documented, repeat earlier ones, or name images that are not there.
+    """
+    file, finder, values = layout.annotations[f"{name}.json"], ImageFinder(layout), set()
+    remedy += f"; image paths are relative to {' or '.join(layout.image_folders)}"
+    problems = Problems(file, {"names an image file that is missing": remedy})
+    records, repeats, num_records = read_records(file), Repeats(), 0
+    while batch := list(islice(records, _RECORDS_PER_TABLE)):
+        rows = check_records(batch, lambda record: read_row(record, finder), problems, first=num_records)
+        for number, row in enumerate(rows, num_records):
+            repeats.see(number, row if key is None else (row[key],))
+            values.add(row[group[1]])
+        yield num_records, to_table(rows, features)
+        num_records += len(rows)
+    repeats.report(file, published.get("records", 0))
+    report_counts(layout, name, {"records": num_records, group[0]: len(values)}, published)
 
 
 def to_table(rows: Sequence[tuple], features: datasets.Features) -> pa.Table:

@@ -61,6 +61,5 @@ class CIRHS(FolderBuilder):
             features=FEATURES,
         )
 
-    def _generate_tables(self, layouts):
-        for layout in layouts:
-            yield from syncpr.read_triplets(layout, "CIRHS", FIELDS, FEATURES, PUBLISHED)
+    def _read_tables(self, layout):
+        return syncpr.read_triplets(layout, "CIRHS", FIELDS, FEATURES, PUBLISHED)

@@ -18,6 +18,7 @@ from ..markdown_text import Markdown, block, plain
 from ..tables import markdown_table
 from ..yaml_files import parse_yaml
 from .counting import describe_counts, listing, span
+from .shards import finished_parts, shard_pattern
 
 _MEANINGS = {
     "reference_image": "the person as they are",
@@ -142,7 +143,7 @@ def make_dataset_card(
     """The text of README.md for an exported folder.
 
     Args:
-        manifest: of the export; see export.py.
+        manifest: of the export; see shards.py.
         info: of the data set, for description, licence and citation.
         data_dir: where it was exported from. A world.json there or beside it tells that a program painted it.
         about: Markdown on how the data was made; by default the data set's description.
@@ -213,17 +214,6 @@ def _make_metadata(parts: list[dict], format: str, given: dict[str, Any], painte
     MetadataConfigs(configs).to_dataset_card_data(data)
     infos.to_dataset_card_data(data)
     return str(data)
-
-
-def finished_parts(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    """The splits of an export whose shards are all there."""
-    return [part for part in manifest["parts"] if "statistics" in part]
-
-
-def shard_pattern(part: dict[str, Any]) -> str:
-    """What the names of a split's shards have in common, for `load_dataset` and the Hub."""
-    first = Path(part["shards"][0]["file"])
-    return f"{first.parent}/{part['split']}-*{first.suffix}"
 
 
 def _place(part: dict) -> str:

@@ -111,10 +111,9 @@ class ITCPR(FolderBuilder):
             features=FEATURES[self.config.name],
         )
 
-    def _generate_tables(self, layouts):
-        for layout in layouts:
-            rows = _read_queries(layout) if self.config.name == "query" else _read_gallery(layout)
-            yield 0, to_table(rows, FEATURES[self.config.name])
+    def _read_tables(self, layout):
+        rows = _read_queries(layout) if self.config.name == "query" else _read_gallery(layout)
+        yield 0, to_table(rows, FEATURES[self.config.name])
 
 
 def _read_queries(layout: Layout) -> list[tuple]:

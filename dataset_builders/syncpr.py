@@ -10,24 +10,14 @@ Source: arXiv 2311.16515 and the authors' README.
 """
 
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Any
 
 import datasets
 import pyarrow as pa
 
-from .base import FolderBuilder, FolderConfig, report_counts, to_table
+from .base import FolderBuilder, FolderConfig, read_tables
 from .layout import ImageFinder, Layout
-from .records import (
-    Problems,
-    Repeats,
-    caption_field,
-    check_records,
-    integer_field,
-    path_field,
-    read_fields,
-    read_records,
-)
+from .records import caption_field, integer_field, path_field, read_fields
 
 PUBLISHED = {"records": 1_153_230, "groups": 177_530}  # counted in the published file; the paper says 1,153,220
 
@@ -65,8 +55,6 @@ FIELDS = {  # of a record, in the order of the columns, and how each is read
     "target_image_path": path_field,
 }
 
-_RECORDS_PER_TABLE = 10_000
-
 
 class SynCPR(FolderBuilder):
     """Triplets of reference image, edit caption and target image; split `train`.
@@ -93,9 +81,8 @@ class SynCPR(FolderBuilder):
             features=FEATURES,
         )
 
-    def _generate_tables(self, layouts):
-        for layout in layouts:
-            yield from read_triplets(layout, "SynCPR", FIELDS, FEATURES, PUBLISHED)
+    def _read_tables(self, layout):
+        return read_triplets(layout, "SynCPR", FIELDS, FEATURES, PUBLISHED)
 
 
 def read_triplets(
@@ -105,7 +92,7 @@ def read_triplets(
     features: datasets.Features,
     published: dict[str, int],
 ) -> Iterator[tuple[int, pa.Table]]:
-    """The records of <name>.json as tables, checked, each with the number of its first record.
+    """The records of <name>.json as tables; see `read_tables`.
 
     Args:
         layout: Where the data set lies.
@@ -114,26 +101,11 @@ def read_triplets(
             of both images are the last two.
         features: The columns: both images, then the fields.
         published: Counts of "records" and "groups" in the published file; empty if they are not known.
-
-    Raises:
-        DataFormatError: records are not as documented, repeat earlier ones, or name images that are not there.
     """
-    file, finder = layout.annotations[f"{name}.json"], ImageFinder(layout)
-    places = " or ".join(layout.image_folders)
-    remedy = f"unpack all image archives of {name}; image paths are relative to {places}"
-    problems = Problems(file, {"names an image file that is missing": remedy})
 
-    def read_row(record: dict) -> tuple:
+    def read_row(record: dict, finder: ImageFinder) -> tuple:
         values = read_fields(record, fields)
         return (finder.find(values[-2]), finder.find(values[-1]), *values)
 
-    records, repeats, groups, num_records = read_records(file), Repeats(), set(), 0
-    while batch := list(islice(records, _RECORDS_PER_TABLE)):
-        rows = check_records(batch, read_row, problems, first=num_records)
-        for number, row in enumerate(rows, num_records):
-            repeats.see(number, row)
-            groups.add(row[5])
-        yield num_records, to_table(rows, features)
-        num_records += len(rows)
-    repeats.report(file, published.get("records", 0))
-    report_counts(layout, name, {"records": num_records, "groups": len(groups)}, published)
+    remedy = f"unpack all image archives of {name}"
+    return read_tables(layout, name, read_row, features, published, group=("groups", 5), remedy=remedy)

@@ -14,24 +14,17 @@ RSTPReid): galleries need every picture once, exports hold it once, and trainers
 """
 
 import json
-from collections.abc import Iterator
-from itertools import islice
 
 import datasets
-import pyarrow as pa
 
-from .base import FolderBuilder, FolderConfig, report_counts, to_table
-from .layout import ImageFinder, Layout
+from .base import FolderBuilder, FolderConfig, read_tables
+from .layout import ImageFinder
 from .records import (
-    Problems,
-    Repeats,
     caption_field,
-    check_records,
     field_of,
     integer_field,
     path_field,
     read_fields,
-    read_records,
     require_unicode,
     wrong_type,
 )
@@ -92,9 +85,6 @@ FIELDS = {  # of a record, in the order of the columns, and how each is read
     "image_path": path_field,
 }
 
-_ANNOTATIONS = "SynTBPR.json"
-_RECORDS_PER_TABLE = 10_000
-
 
 class SynTBPR(FolderBuilder):
     """Pictures of people with captions; split `train`.
@@ -121,7 +111,7 @@ class SynTBPR(FolderBuilder):
 
     HUB_REPO_ID = None  # no repository in this layout is known to us
     SPLIT = datasets.Split.TRAIN
-    BUILDER_CONFIGS = [FolderConfig(version="1.0.0", annotation_names=(_ANNOTATIONS,))]
+    BUILDER_CONFIGS = [FolderConfig(version="1.0.0", annotation_names=("SynTBPR.json",))]
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(
@@ -133,27 +123,12 @@ class SynTBPR(FolderBuilder):
             features=FEATURES,
         )
 
-    def _generate_tables(self, layouts):
-        for layout in layouts:
-            yield from _read_tables(layout)
+    def _read_tables(self, layout):
+        # A picture comes once, with all its captions: its path is what may not repeat.
+        remedy, people = "copy the image folders", ("people", 3)
+        return read_tables(layout, "SynTBPR", _read_row, FEATURES, PUBLISHED, people, remedy, key=-1)
 
 
-def _read_tables(layout: Layout) -> Iterator[tuple[int, pa.Table]]:
-    file, finder = layout.annotations[_ANNOTATIONS], ImageFinder(layout)
-    remedy = f"copy the image folders; image paths are relative to {' or '.join(layout.image_folders)}"
-    problems = Problems(file, {"names an image file that is missing": remedy})
-
-    def read_row(record: dict) -> tuple:
-        values = read_fields(record, FIELDS)
-        return (finder.find(values[-1]), record["provenance"]["source"], *values)
-
-    records, repeats, people, num_records = read_records(file), Repeats(), set(), 0
-    while batch := list(islice(records, _RECORDS_PER_TABLE)):
-        rows = check_records(batch, read_row, problems, first=num_records)
-        for number, row in enumerate(rows, num_records):
-            repeats.see(number, row[-1:])  # a picture comes once, with all its captions
-            people.add(row[3])
-        yield num_records, to_table(rows, FEATURES)
-        num_records += len(rows)
-    repeats.report(file, PUBLISHED.get("records", 0))
-    report_counts(layout, "SynTBPR", {"records": num_records, "people": len(people)}, PUBLISHED)
+def _read_row(record: dict, finder: ImageFinder) -> tuple:
+    values = read_fields(record, FIELDS)
+    return (finder.find(values[-1]), record["provenance"]["source"], *values)

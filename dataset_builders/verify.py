@@ -20,32 +20,29 @@ Exit status: 0 if all is sound, 1 if there are problems, 2 if the check, or a pa
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
 from tqdm.auto import tqdm
 
-from ..files import full_disk_told, locked, stamp_of, write_whole
+from ..files import locked, write_json, write_whole
 from ..markdown_text import plain
 from ..tables import markdown_table
-from ..workers import in_processes, num_cores
+from ..workers import num_cores
 from . import cirhs, itcpr, syncpr, syntbpr
 from .base import describe_differences
-from .checked import Found, as_line, look_at, read_lines
 from .counting import Statistics, describe_counts, span
-from .images import ImageCheck, check_image
 from .layout import ImageFinder, Layout, local_layout
+from .named_images import NamedImages
 from .records import (
     INACCESSIBLE,
     REMEDIES,
@@ -148,7 +145,7 @@ def verify_dataset(
         raise OSError(f"{output_dir}: cannot be made ({error.strerror}). Pass another folder as --output.") from error
     in_use = f"{output_dir}: another process is checking into this folder. Wait for it, or pass another --output."
     with locked(output_dir / _LOCK, in_use):
-        images = Images(ImageFinder(layout))
+        images = NamedImages(ImageFinder(layout))
         readings: dict[str, Reading] = {}
         for annotations in FORMATS[name]:
             gallery = readings.get("gallery.json")
@@ -159,7 +156,7 @@ def verify_dataset(
         for reading in readings.values():
             reading.note_broken_images()
         report = _make_report(name, layout, readings, images)
-        write_whole(output_dir / f"{_REPORT}.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        write_json(output_dir / f"{_REPORT}.json", report)
         write_whole(output_dir / f"{_REPORT}.md", to_markdown(report))
     return report
 
@@ -182,121 +179,6 @@ def _recognise(root: str | os.PathLike) -> tuple[str, Layout]:
     raise FileNotFoundError(f"{path}: {expected if path.is_dir() else 'no such folder'}. Pass the data set's folder.")
 
 
-class Images:
-    """The image files that the records name, each once, and what opening them showed.
-
-    Attributes:
-        paths: As written in the records, in order of appearance.
-        absent: Number of an image -> what is wrong, of those that are missing or have 0 bytes.
-        broken: Number of an image -> why it cannot be decoded.
-        inaccessible: Number of an image -> why it cannot be read now.
-        changed: Numbers of the images with other contents than when they were found sound.
-    """
-
-    def __init__(self, finder: ImageFinder):
-        self.paths: list[str] = []
-        self.absent: dict[int, BadRecord] = {}
-        self.broken: dict[int, str] = {}
-        self.inaccessible: dict[int, str] = {}
-        self.changed: list[int] = []
-        self.num_opened = self.num_sound = self.num_bytes = 0
-        self.widths: Counter[int] = Counter()
-        self.heights: Counter[int] = Counter()
-        self._finder = finder
-        self._files: list[str] = []
-        self._numbers: dict[str, int] = {}
-        self._contents: dict[int, int] = {}  # hash -> number of the first image with that content
-        self._copies: dict[int, list[int]] = defaultdict(list)  # number of that image -> the others
-
-    def look_up(self, path: str) -> int:
-        """The number of an image; a new one is looked for on the disk."""
-        number = self._numbers.setdefault(path, len(self.paths))
-        if number == len(self.paths):
-            self.paths.append(path)
-            try:
-                self._files.append(self._finder.find(path))
-            except BadRecord as bad:
-                self._files.append("")
-                self.absent[number] = bad
-        return number
-
-    def check(self, state: Path, num_workers: int, show_progress: bool) -> None:
-        """Open all images that are there, except those that `state` tells to be sound; add to it what is found so."""
-        todo = bytearray(bool(file) for file in self._files)
-        known: dict[int, ImageCheck] = {}  # of files that are not quite as they were
-        for number, check, is_unchanged in self._read_state(state):
-            if todo[number] and is_unchanged:
-                todo[number] = False
-                self._add(number, check)
-            elif todo[number]:
-                known[number] = check
-        numbers = [number for number, is_to_do in enumerate(todo) if is_to_do]
-        bar = tqdm(
-            desc="Opening images",
-            total=sum(map(bool, self._files)),
-            initial=self.num_sound,
-            unit=" images",
-            disable=not show_progress,
-        )
-        # By lines: a killed run keeps them.
-        with bar, full_disk_told(state), state.open("a", encoding="utf-8", buffering=1) as stream:
-            stream.write("\n")  # ends what a killed run has left of a line
-            tasks = [(self._files[number], known.get(number)) for number in numbers]
-            everything_found = in_processes(partial(look_at, check=check_image), tasks, num_workers)
-            with closing(everything_found):
-                for number, found in zip(numbers, everything_found, strict=True):
-                    self.num_opened += found.was_opened
-                    if number in known and found.check.content not in ("", known[number].content):
-                        self.changed.append(number)
-                    self._note(number, found)
-                    if not found.check.error and found.stamp:
-                        stream.write(as_line(self.paths[number], found))
-                    bar.update()
-
-    def _read_state(self, state: Path) -> Iterator[tuple[int, ImageCheck, bool]]:
-        """What an earlier check found sound, and whether the file is unchanged."""
-        num_unread = 0
-        for line in read_lines(state):
-            if line is None:
-                num_unread += 1
-                continue
-            path, check, stamp = line
-            number = self._numbers.get(path)
-            if number is None or not self._files[number]:
-                continue
-            try:
-                now = stamp_of(os.stat(self._files[number]))  # noqa: PTH116 - there are millions, and Path takes longer
-            except OSError:
-                continue
-            yield number, check, now == stamp
-        if num_unread:
-            logger.warning(
-                "%s: %d lines are broken, or of an earlier version; their images are opened again.", state, num_unread
-            )
-
-    def _note(self, number: int, found: Found) -> None:
-        if found.is_inaccessible:
-            self.inaccessible[number] = found.check.error
-        else:
-            self._add(number, found.check)
-
-    def _add(self, number: int, check: ImageCheck) -> None:
-        if check.error:
-            self.broken[number] = check.error
-            return
-        self.num_sound += 1
-        self.num_bytes += check.size
-        self.widths[check.width] += 1
-        self.heights[check.height] += 1
-        first = self._contents.setdefault(int(check.content, 16), number)
-        if first != number:
-            self._copies[first].append(number)
-
-    def copies(self) -> list[list[str]]:
-        """Paths of the images of the same content, group by group."""
-        return [[self.paths[number] for number in (first, *others)] for first, others in sorted(self._copies.items())]
-
-
 class Reading:
     """One annotation file: problems of its records, statistics of the well-formed ones, and who names which image.
 
@@ -307,7 +189,7 @@ class Reading:
         gallery: Of queries: the gallery's.
     """
 
-    def __init__(self, path: str, annotations: Annotations, images: Images, gallery: "Reading | None"):
+    def __init__(self, path: str, annotations: Annotations, images: NamedImages, gallery: "Reading | None"):
         self.path, self.annotations, self.images, self.gallery = path, annotations, images, gallery
         self.num_records = 0
         self.problems: dict[str, list[tuple[int, str]]] = defaultdict(list)  # record and detail, by problem
@@ -418,7 +300,7 @@ class Reading:
         }
 
 
-def _make_report(name: str, layout: Layout, readings: dict[str, Reading], images: Images) -> dict[str, Any]:
+def _make_report(name: str, layout: Layout, readings: dict[str, Reading], images: NamedImages) -> dict[str, Any]:
     copies = images.copies()
     return {
         "root": layout.root,

@@ -71,6 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _draw(options: argparse.Namespace, output: Path, pairs: list[Pair], present: Thresholds) -> str:
+    from ..drawing.sheet import save_sheet
     from .filtering.calibration_sheets import PAIRS_PER_PAGE, draw_page, draw_score_sheet
 
     form = output / FORM
@@ -82,10 +83,11 @@ def _draw(options: argparse.Namespace, output: Path, pairs: list[Pair], present:
     with tqdm(total=len(starts) + len(names), desc="sheets", disable=options.quiet) as bar:
         for page, start in enumerate(starts, start=1):
             sheet = draw_page(sample[start : start + PAIRS_PER_PAGE], options.folder, page, len(starts))
-            sheet.save(output / f"page-{page:02d}.png")
+            save_sheet(sheet, output / f"page-{page:02d}.png")
             bar.update()
         for name in names:
-            draw_score_sheet(name, pairs, options.folder, present.bounds.get(name)).save(output / f"score-{name}.png")
+            sheet = draw_score_sheet(name, pairs, options.folder, present.bounds.get(name))
+            save_sheet(sheet, output / f"score-{name}.png")
             bar.update()
     write_form(form, sample, PAIRS_PER_PAGE)
     return (

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from PIL import Image
 from pydantic import Field
 
+from ..files import whole_file
 from ..image_reading_fafa import UnreadableImageError, open_image
 from .components import SynthesisError
 from .settings import Settings
@@ -69,12 +70,10 @@ def save_picture(image: Image.Image, file: Path, quality: int) -> None:
         quality: Of JPEG.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}")
-    try:
-        image.save(part, **({"quality": quality} if file.suffix == ".jpg" else {"compress_level": 1}))
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+    is_jpeg = file.suffix == ".jpg"
+    options = {"format": "JPEG", "quality": quality} if is_jpeg else {"format": "PNG", "compress_level": 1}
+    with whole_file(file, is_flushed=False) as part:
+        image.save(part, **options)
 
 
 def link_picture(source: Path, destination: Path) -> None:

@@ -5,9 +5,8 @@ chooses among several parts, `kind` names one. Nothing is converted silently, bu
 expected. What is wrong is told on one line: file, line, the setting's path, what was expected, what was found.
 """
 
-import difflib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -15,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from pydantic_core import PydanticCustomError
 
 from .. import yaml_files
+from ..names import meant, nearest
 from ..yaml_files import SettingsFileError
 
 Value = TypeVar("Value")
@@ -84,18 +84,13 @@ class Settings(BaseModel):
     def _know_names(cls, values: Any) -> Any:
         for name in values if isinstance(values, Mapping) else ():
             if name not in cls.model_fields:
-                told = {"setting": name, "hint": nearest(str(name), cls.model_fields)}
+                told = {"setting": name, "hint": nearest(name, cls.model_fields)}
                 raise PydanticCustomError("unknown_setting", "there is no setting '{setting}'; {hint}", told)
         return values
 
     def replaced(self, **changes: Any) -> Any:
         """The same settings but for these, checked anew."""
         return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | changes)
-
-
-def nearest(name: str, known: Collection[str]) -> str:
-    """What to write instead of a name that there is not."""
-    return _meant(name, known).removeprefix("; ") or f"known: {', '.join(known)}"
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -157,7 +152,7 @@ def _told(fault: Mapping[str, Any], faults: Sequence[Mapping[str, Any]]) -> str:
         return f"add {' and '.join(str(other['loc'][-1]) for other in faults if _is_beside(other, fault))}"
     if kind == "union_tag_invalid":
         kinds = about["expected_tags"].replace("'", "").split(", ")
-        return f"expected kind: {' or '.join(kinds)}; found {about['tag']!r}{_meant(about['tag'], kinds)}"
+        return f"expected kind: {' or '.join(kinds)}; found {about['tag']!r}{meant(about['tag'], kinds, '; ')}"
     if kind in ("value_error", "unknown_setting"):
         return fault["msg"].removeprefix("Value error, ")
     if kind not in _EXPECTED:
@@ -167,15 +162,10 @@ def _told(fault: Mapping[str, Any], faults: Sequence[Mapping[str, Any]]) -> str:
     if kind == "float_type" and isinstance(value, str) and _is_number(value):
         hint = "; YAML takes 1e-4 for a text: write 1.0e-4"
     elif kind == "literal_error":
-        hint = _meant(str(value), re.findall("'([^']+)'", about["expected"]))
+        hint = meant(value, re.findall("'([^']+)'", about["expected"]), "; ")
     elif kind == "string_type" and isinstance(value, bool):
         hint = "; YAML takes yes, no, on and off for true or false: write the text in quotes"
     return f"expected {_EXPECTED[kind].format(**about)}, found {found}{hint}"
-
-
-def _meant(name: str, known: Collection[str]) -> str:
-    found = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def _is_beside(other: Mapping[str, Any], fault: Mapping[str, Any]) -> bool:

@@ -1,10 +1,11 @@
 """Texts with {fields} that are filled in: checked before any work, and filled in one pass."""
 
-import difflib
 import re
 from collections.abc import Collection, Mapping
 
 from pydantic import AfterValidator
+
+from ..names import meant
 
 _FIELD = re.compile(r"\{(\w+)\}")
 _BRACES = re.compile(r"\{+[^{}]*\}+|[{}]")
@@ -43,8 +44,7 @@ def check_template(
         if name in fields:
             raise ValueError(f"write {{{name}}}, without a format or more braces: {braces!r}")
         if plain or (not inner and len(braces) > 1):
-            nearest = difflib.get_close_matches(name, fields, n=1)
-            hint = f"did you mean {{{nearest[0]}}}?" if nearest else f"{known}."
+            hint = meant(braces, [f"{{{field}}}" for field in fields]) or f"{known}."
             raise ValueError(f"there is no field {braces}; {hint}")
         if not other_braces:
             raise ValueError(f"braces are for fields, and no other braces may be in it: {braces!r}; {known}")

@@ -17,6 +17,7 @@ from fafa.convert_fafa_checkpoint import (
     plan_conversion,
     released_names,
 )
+from fafa.files import sha256_of
 from fafa.processing_fafa import build_tokenizer
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
@@ -108,7 +109,7 @@ def test_folder_is_complete(released, io, tmp_path):
     assert torch.equal(inputs["input_ids"], io["in.input_ids"])
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "source.pt" in card and "Intended use and limits" in card
-    assert convert_fafa_checkpoint._sha256(tmp_path / "source.pt") in card
+    assert sha256_of(tmp_path / "source.pt") in card
 
 
 def test_state_dict_loads_strictly_and_covers_the_model(released):

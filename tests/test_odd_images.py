@@ -15,7 +15,7 @@ from PIL import Image
 from tiny import tiny_model, tiny_processor
 
 from fafa.dataset_builders.export import export_dataset
-from fafa.dataset_builders.images import check_image
+from fafa.dataset_builders.image_checks import check_image
 from fafa.dataset_builders.records import DataFormatError
 from fafa.dataset_builders.verify import verify_dataset
 from fafa.image_reading_fafa import UnreadableImageError, inspect_image, open_image

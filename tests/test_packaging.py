@@ -101,7 +101,7 @@ def test_the_tests_test_this_checkout(tmp_path):
 
 
 def test_import_is_light(tmp_path):
-    heavy = ["torch", "datasets", "evaluate", "diffusers", "peft", "gradio", "faiss"]
+    heavy = ["torch", "datasets", "evaluate", "diffusers", "peft", "gradio", "faiss", "matplotlib"]
     code = f"import sys, transformers, fafa; print([name for name in {heavy} if name in sys.modules])"
     assert run("-c", code, cwd=tmp_path).strip() == "[]"
 

@@ -13,7 +13,6 @@ for several people; `cpr_id` numbers quadruple and direction. As in ITCPR, a gal
 `instance_id` equals the query's, and -1 marks distractors.
 """
 
-import json
 import logging
 import os
 import zlib
@@ -26,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..files import faults_of, is_sealed, read_json, record_files, sealed, whole_file
+from ..files import faults_of, is_sealed, read_json, record_files, sealed, write_json
 from ..workers import in_processes, num_cores
 from .captions import describe_change, write_quadruple
 from .painter import paint_person
@@ -125,16 +124,16 @@ def make_world(
     triplets, training_pictures = plan_training(num_diptychs, diptychs_per_quadruple, seed)
     queries, gallery, test_pictures = plan_test(num_queries, gallery_size, seed)
 
-    _write_json(output_dir / _MANIFEST, {"finished": False, **parameters})
+    write_json(output_dir / _MANIFEST, {"finished": False, **parameters})
     # The test set comes first, so that its pictures do not depend on the size of the training set.
     pictures = [*test_pictures, *training_pictures]
     paint_pictures(pictures, output_dir, image_size, seed, num_workers, show_progress, damaged)
-    _write_json(output_dir / "SynCPR/SynCPR.json", triplets)
-    _write_json(output_dir / "ITCPR/query.json", queries)
-    _write_json(output_dir / "ITCPR/gallery.json", gallery)
+    write_json(output_dir / "SynCPR/SynCPR.json", triplets)
+    write_json(output_dir / "ITCPR/query.json", queries)
+    write_json(output_dir / "ITCPR/gallery.json", gallery)
     files = ["SynCPR/SynCPR.json", "ITCPR/query.json", "ITCPR/gallery.json", *(picture.path for picture in pictures)]
-    _write_json(output_dir / _CHECKSUMS, sealed({"world": parameters, "files": record_files(output_dir, files)}))
-    _write_json(output_dir / _MANIFEST, {"finished": True, **parameters})
+    write_json(output_dir / _CHECKSUMS, sealed({"world": parameters, "files": record_files(output_dir, files)}))
+    write_json(output_dir / _MANIFEST, {"finished": True, **parameters})
     return output_dir
 
 
@@ -385,9 +384,3 @@ def _find_damaged(output_dir: Path, parameters: dict) -> set[str] | None:
         few = "; ".join(list(damaged.values())[:3])
         logger.warning("%s: %d files are missing or damaged, and made again: %s", output_dir, len(damaged), few)
     return set(damaged)
-
-
-def _write_json(path: Path, content: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as part:
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,7 +1,5 @@
 """A pipeline of diffusers at work: constant batches, prompts encoded once, a strength of the adapter for every row."""
 
-import difflib
-import hashlib
 import inspect
 import logging
 from collections.abc import Iterable, Iterator
@@ -19,6 +17,8 @@ from peft.tuners.lora import LoraLayer
 from PIL import Image
 from safetensors import safe_open
 
+from ...files import sha256_of
+from ...names import meant
 from ..components import ImageModel, ImageRequest, PaintedImage, SynthesisError
 from ..models.batches import Batches, is_out_of_memory
 from ..models.pretrained import check_dtype, find_device, loading, one_line
@@ -186,9 +186,8 @@ class DiffusionModel(ImageModel):
         arguments |= {name: value for name, value in optional.items() if value is not None}
         for name in [*arguments, *(["negative_prompt"] if settings.negative_prompt is not None else [])]:
             if name not in parameters:
-                nearest = difflib.get_close_matches(name, parameters, n=1)
-                hint = f"; did you mean {nearest[0]}?" if nearest else "; leave it out"
-                raise ValueError(f"{settings.model}: {self._class} takes no {name}{hint}")
+                hint = meant(name, parameters) or "leave it out"
+                raise ValueError(f"{settings.model}: {self._class} takes no {name}; {hint}")
         if settings.negative_prompt is not None:
             scale = "true_cfg_scale" if "true_cfg_scale" in parameters else "guidance_scale"
             if arguments.get(scale, parameters[scale].default) <= 1:
@@ -325,7 +324,7 @@ def _load_adapter(pipeline: DiffusionPipeline, adapter: str, revision: str | Non
     return {
         "adapter": adapter,
         "adapter_revision": revision,
-        "adapter_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "adapter_sha256": sha256_of(file),
         "rank": max(rank for layer in layers for rank in layer.r.values()),
     }
 

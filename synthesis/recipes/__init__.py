@@ -8,8 +8,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from ...names import nearest
 from ..recipe import Recipe
-from ..settings import RecipeError, nearest, read_settings, read_yaml
+from ..settings import RecipeError, read_settings, read_yaml
 from ..text_image.pipeline import TextImageRecipe
 from ..triplets.pipeline import TripletRecipe
 

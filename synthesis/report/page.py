@@ -1,6 +1,5 @@
 """The last stage of every pipeline, which writes a page, and the sections that pages of both kinds have."""
 
-import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -9,7 +8,7 @@ from typing import Any, ClassVar
 
 from ...drawing.curves import chart
 from ...drawing.sheet import save_sheet
-from ...files import write_whole
+from ...files import write_json, write_whole
 from ...tables import markdown_table
 from ..components import Record
 from ..filtering.controls import LOST, SPOILT, TURNED
@@ -86,7 +85,7 @@ class StatisticsStage(WholeStage):
         for file, (title, cards) in sheets.items():
             sheet = self.draw(cards, title, f"{found['name']}: drawn at random (seed {self._seed})")
             save_sheet(sheet, folder / file, quality=90)
-        write_whole(folder / _NUMBERS, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        write_json(folder / _NUMBERS, found)
         sections = self.sections(found, [*charts, *sheets])
         parts = (part for heading, parts in sections.items() for part in (heading, *parts))
         write_whole(folder / _PAGE, "\n\n".join(parts) + "\n")

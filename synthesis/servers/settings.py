@@ -1,10 +1,10 @@
 """What a recipe says of any server: where it is, how patient to be with it, and what is added to its requests."""
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from ...names import meant
 from ..settings import Concurrency, CountOrZero, Free, ModelName, NotNegative, Positive, Settings
 from .address import BaseUrl, KeyVariable
 
@@ -58,9 +58,8 @@ def check_options(options: Mapping[str, Any], known: Sequence[str], own: Sequenc
         if name.lower() in _KEYS:
             raise ValueError(f"{where}: a key never belongs into a recipe: see api_key_variable")
         for word in [name, *(value if name == "chat_template_kwargs" and isinstance(value, Mapping) else [])]:
-            close = difflib.get_close_matches(word, [*known, *own], n=1, cutoff=0.85)
-            if word not in known and close:
-                raise ValueError(f"options: {word} is not known; did you mean {close[0]!r}?")
+            if word not in known and (hint := meant(word, [*known, *own], likeness=0.85)):
+                raise ValueError(f"options: {word} is not known; {hint}")
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:

@@ -12,7 +12,6 @@ whatever the number of shards. A record counts once its line is whole; a kill co
 """
 
 import errno
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -20,7 +19,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ...files import DISK_FULL, faults_of, is_sealed, read_json, record_files, sealed, write_whole
+from ...files import (
+    DISK_FULL,
+    faults_of,
+    is_sealed,
+    read_json,
+    record_files,
+    sealed,
+    sha256_of,
+    write_json,
+    write_whole,
+)
 from ..brakes import Brakes
 from ..components import CONTROL, REJECTED, Record, SynthesisError
 
@@ -77,6 +86,11 @@ class Workspace:
     def braked(self, stage: str) -> Path:
         """Where what was rejected lies to be looked at while a stage is stopped for it."""
         return self.root / f"braked-{stage}.jsonl"
+
+    def has_bytes(self, name: str) -> bool:
+        """Whether a file below the workspace is there, and not empty."""
+        file = self.root / name
+        return file.is_file() and file.stat().st_size > 0
 
     def read(self, stage: str, chunk: int) -> list[Record]:
         """All records of a finished chunk, rejected ones, too.
@@ -157,15 +171,10 @@ def reporting_files(folder: Path) -> Iterator[None]:
 
 def fingerprint(files: Iterable[Path]) -> str | None:
     """A hash of what is in these files; None if one is missing."""
-    digest = hashlib.sha256()
     try:
-        for file in files:
-            with file.open("rb") as stream:
-                while block := stream.read(2**20):
-                    digest.update(block)
+        return sha256_of(*files)
     except FileNotFoundError:
         return None
-    return digest.hexdigest()
 
 
 def read_lines(file: Path) -> tuple[list[Record], int]:
@@ -187,11 +196,6 @@ def read_lines(file: Path) -> tuple[list[Record], int]:
 def as_line(record: Record) -> str:
     """A record as a line of JSON."""
     return json.dumps(record, ensure_ascii=False) + "\n"
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Write JSON, whole or not at all."""
-    write_whole(file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def verify_workspace(root: Path, show_progress: bool = False) -> list[str]:

@@ -35,7 +35,7 @@ from ...world.people import (
     sample_outfit,
     sample_scene,
 )
-from ..components import Judge, Judgement, Record
+from ..components import Judge, Record
 from ..filtering.gates import contrast, noise, open_halves, sharpness
 from ..settings import Settings
 from ..splitting import crop_to
@@ -89,7 +89,7 @@ class LoadedOnlooker(Judge):
         self.about = {"model": "onlooker", "practice": settings.practice}
         self._eye = _Eye(settings.practice)
 
-    def judge(self, records: Iterable[Record], folder: Path) -> Iterator[Judgement]:
+    def judge(self, records: Iterable[Record], folder: Path) -> Iterator[Record]:
         """One judgement per record, in order; see `Judge.judge`."""
         for record in records:
             halves = open_halves(record, folder)
@@ -102,7 +102,7 @@ class LoadedOnlooker(Judge):
                 "follows_ab": _follows(record["edit_ab"], left, right),
                 "follows_ba": _follows(record["edit_ba"], right, left),
             }
-            yield Judgement(record["id"], {name: round(score, 4) for name, score in scores.items()})
+            yield {"id": record["id"], "scores": {name: round(score, 4) for name, score in scores.items()}}
             self.usage["pairs"] += 1
 
 

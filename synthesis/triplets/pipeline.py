@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from ...names import nearest
 from ..filtering.clip import ClipGate
 from ..filtering.controls import JudgeControls
 from ..filtering.detectors import PeopleGate
@@ -25,13 +26,13 @@ from ..quadruples.near_duplicates import NearDuplicateSettings
 from ..quadruples.prompting import LanguageModelWriter
 from ..recipe import Recipe, TextCount
 from ..report.triplets import TripletStatistics
-from ..settings import Free, Settings, nearest
+from ..settings import Free, Settings
 from ..splitting import SplitSettings
 from ..stages import Stage, WritingStage
 from ..stand_ins.grammar import GrammarWriter
 from ..stand_ins.onlooker import Onlooker
-from .assembly import AssemblySettings
-from .stages import Assemble, Diptychs, DiptychSettings, Distinct, Filter, Gates, Halves, Judgements
+from .assembly import Assemble, AssemblySettings
+from .stages import Diptychs, DiptychSettings, Distinct, Filter, Gates, Halves, Judgements
 
 
 class QuadrupleSettings(Settings):

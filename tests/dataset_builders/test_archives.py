@@ -21,8 +21,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from fafa.dataset_builders import archives
-from fafa.dataset_builders.archives import JoinedFiles, Limits, unpack_archives
+from fafa.dataset_builders.archives import Limits, find_archives, members, unpack_archives
+from fafa.dataset_builders.archives.parts import JoinedFiles
 from fafa.dataset_builders.records import DataFormatError
 
 
@@ -414,7 +414,7 @@ def test_a_power_cut_that_leaves_files_without_contents_is_mended(tmp_path):
 def test_unpacking_goes_on_where_it_stopped(tmp_path, monkeypatch, kind):
     content = {f"{number}.png": bytes([number]) * 100 for number in range(9)}
     put(tmp_path / "in", {f"x.{kind}": (zipped if kind == "zip" else tarred)(*content.items())})
-    copy, started = archives._Folder._copy, []
+    copy, started = members.Folder._copy, []
 
     def copy_five_files(folder, source, target, size, name):
         started.append(name)
@@ -423,7 +423,7 @@ def test_unpacking_goes_on_where_it_stopped(tmp_path, monkeypatch, kind):
             raise KeyboardInterrupt
         copy(folder, source, target, size, name)
 
-    monkeypatch.setattr(archives._Folder, "_copy", copy_five_files)
+    monkeypatch.setattr(members.Folder, "_copy", copy_five_files)
     with pytest.raises(KeyboardInterrupt):
         unpack_archives(tmp_path / "in", tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["x.incomplete"]
@@ -446,7 +446,7 @@ def test_a_disk_that_is_too_small_is_known_before_anything_is_written(tmp_path, 
 def test_a_disk_that_fills_up_is_named_and_what_is_whole_stays(tmp_path, monkeypatch):
     content = {f"{number}.png": b"1" * 100 for number in range(5)}
     put(tmp_path / "in", {"x.tar.gz": gzip.compress(tarred(*content.items()))})
-    copy = archives._Folder._copy
+    copy = members.Folder._copy
 
     def fill_up(folder, source, target, size, name):
         if name == "3.png":
@@ -454,11 +454,11 @@ def test_a_disk_that_fills_up_is_named_and_what_is_whole_stays(tmp_path, monkeyp
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         copy(folder, source, target, size, name)
 
-    monkeypatch.setattr(archives._Folder, "_copy", fill_up)
+    monkeypatch.setattr(members.Folder, "_copy", fill_up)
     with pytest.raises(OSError, match=r"x.tar.gz: its member '3.png' cannot be unpacked: the disk is full"):
         unpack_archives(tmp_path / "in", tmp_path / "out")
     assert sorted(tree(tmp_path / "out/x.incomplete")) == ["0.png", "1.png", "2.png"]
-    monkeypatch.setattr(archives._Folder, "_copy", copy)
+    monkeypatch.setattr(members.Folder, "_copy", copy)
     unpack_archives(tmp_path / "in", tmp_path / "out")
     assert tree(tmp_path / "out/x") == content
 
@@ -474,7 +474,7 @@ def test_all_zips_are_checked_before_the_first_file_is_written(tmp_path):
 @pytest.mark.parametrize("other", ["A/IMG.png", unicodedata.normalize("NFD", "a/é.png")])
 def test_names_that_the_disk_takes_for_the_same_do_not_replace_one_another(tmp_path, monkeypatch, kind, other):
     names = {"A/IMG.png": "a/img.png"}.get(other, "a/é.png"), other
-    monkeypatch.setattr(archives, "_is_one_file", lambda one, other: True)
+    monkeypatch.setattr(members, "_is_one_file", lambda one, other: True)
     put(
         tmp_path / "in",
         {f"x.{kind}": (zipped if kind == "zip" else tarred)(*((name, name.encode()) for name in names))},
@@ -485,7 +485,7 @@ def test_names_that_the_disk_takes_for_the_same_do_not_replace_one_another(tmp_p
 
 @pytest.mark.parametrize("name", ["NUL", "a/con.png", "a.", "a /b", "a.png:evil", "a?", "COM1"])
 def test_on_windows_names_that_it_reserves_or_changes_are_refused(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(archives, "_ON_WINDOWS", True)
+    monkeypatch.setattr(members, "_ON_WINDOWS", True)
     put(tmp_path / "in", {"x.zip": zipped(("ok.png", b"1"), (name, b"1"))})
     with pytest.raises(DataFormatError, match="has a name that Windows reserves or changes"):
         unpack_archives(tmp_path / "in", tmp_path / "out")
@@ -566,7 +566,7 @@ def test_links_in_archives_are_not_followed_but_reported(tmp_path, caplog):
 def test_names_that_are_no_archives_are_left_alone(tmp_path):
     for name in ("a.png", "zip", "a.zip.txt", "a.tar.json", "a.zipped", "query.json", "z01", "a.b.c"):
         (tmp_path / name).write_bytes(b"")
-    assert archives.find_archives(tmp_path) == {}
+    assert find_archives(tmp_path) == {}
 
 
 def test_joined_files_read_like_one_file(tmp_path):

@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 from datasets import Image, load_dataset_builder
 
-from fafa.dataset_builders import syncpr
+from fafa.dataset_builders import base, syncpr
 from fafa.dataset_builders.layout import ImageFinder, Layout
 from fafa.dataset_builders.records import BadRecord, DataFormatError
 
@@ -58,7 +58,7 @@ def test_slices_and_processes(load, syncpr_root):
 
 
 def test_files_larger_than_one_table(load, syncpr_root, monkeypatch):
-    monkeypatch.setattr(syncpr, "_RECORDS_PER_TABLE", 4)
+    monkeypatch.setattr(base, "_RECORDS_PER_TABLE", 4)
     assert load("SynCPR", data_dir=syncpr_root, split="train")["cpr_id"][:] == [0, 0, 1, 1, 2, 2]
 
 
@@ -66,7 +66,7 @@ def test_the_second_load_reads_the_cache_whatever_happens_to_images(load, syncpr
     first = load("SynCPR", data_dir=syncpr_root, split="train")
     for file in syncpr_root.rglob("*.png"):
         os.utime(file, (1, 1))
-    monkeypatch.setattr(syncpr, "read_records", None)  # to parse again would raise
+    monkeypatch.setattr(base, "read_records", None)  # to parse again would raise
     monkeypatch.chdir(syncpr_root.parent)
     second = load("SynCPR", data_dir="SynCPR", split="train")
     assert second.cache_files == first.cache_files
@@ -160,7 +160,7 @@ def test_integer_texts_are_accepted_as_cpr_id(load, syncpr_root, syncpr_records)
 
 
 def test_repeated_records_are_refused(load, syncpr_root, syncpr_records, monkeypatch):
-    monkeypatch.setattr(syncpr, "_RECORDS_PER_TABLE", 2)
+    monkeypatch.setattr(base, "_RECORDS_PER_TABLE", 2)
     rewrite(syncpr_root, [*syncpr_records, syncpr_records[1]])
     with pytest.raises(DataFormatError, match="record 6 repeats record 1"):
         load("SynCPR", data_dir=syncpr_root)

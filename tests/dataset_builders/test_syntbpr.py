@@ -3,7 +3,7 @@ import json
 import pytest
 from PIL import Image
 
-from fafa.dataset_builders import BUILDERS, export, syntbpr
+from fafa.dataset_builders import BUILDERS, base, export, syntbpr
 from fafa.dataset_builders.records import DataFormatError
 
 
@@ -52,7 +52,7 @@ def test_columns_and_values(load, root, records):
 
 
 def test_streaming_and_files_larger_than_one_table(load, root, monkeypatch):
-    monkeypatch.setattr(syntbpr, "_RECORDS_PER_TABLE", 3)
+    monkeypatch.setattr(base, "_RECORDS_PER_TABLE", 3)
     stream = load("SynTBPR", data_dir=root, split="train", streaming=True)
     assert [row["person_id"] for row in stream.select_columns(["person_id"])] == [0, 0, 1, 2]
 

@@ -9,21 +9,21 @@ from filelock import FileLock
 from pages import unpadded
 from PIL import Image
 
-from fafa.dataset_builders import checked, verify
-from fafa.dataset_builders.images import ImageCheck
+from fafa.dataset_builders import image_checks, named_images
+from fafa.dataset_builders.image_checks import ImageCheck
 from fafa.dataset_builders.verify import main, verify_dataset
 
 
 @pytest.fixture
 def opened(monkeypatch):
     """The files that are opened, by name."""
-    files, check_image = [], verify.check_image
+    files, check_image = [], image_checks.check_image
 
     def note(file):
         files.append(Path(file).name)
         return check_image(file)
 
-    monkeypatch.setattr(verify, "check_image", note)
+    monkeypatch.setattr(image_checks, "check_image", note)
     return files
 
 
@@ -199,18 +199,18 @@ def test_what_comes_before_a_break_in_the_json_is_checked(syncpr_root, opened):
 
 
 def test_a_check_that_was_stopped_opens_only_the_other_images(syncpr_root, opened, monkeypatch):
-    state, note = syncpr_root / "verify/checked.jsonl", verify.check_image
+    state, note = syncpr_root / "verify/checked.jsonl", image_checks.check_image
 
     def stop(file):
         if len(opened) == 7:
             raise KeyboardInterrupt
         return note(file)
 
-    monkeypatch.setattr(verify, "check_image", stop)
+    monkeypatch.setattr(image_checks, "check_image", stop)
     assert main([str(syncpr_root), "--num-workers", "1"]) == 130
     assert not (syncpr_root / "verify/report.json").exists()
     state.write_text(state.read_text()[:-20])  # as kill -9 may leave it
-    monkeypatch.setattr(verify, "check_image", note)
+    monkeypatch.setattr(image_checks, "check_image", note)
     done = set(opened[:6])
     opened.clear()
     report = check(syncpr_root)
@@ -290,9 +290,9 @@ def test_what_cannot_be_read_now_is_no_verdict_on_the_image(syncpr_root, syncpr_
         return open(file, *arguments, **options)  # noqa: PTH123
 
     blind = ImageCheck(0, 0, "", 0, 0, "Input/output error")
-    real = verify.check_image
-    monkeypatch.setattr(verify, "check_image", lambda file: blind if file.endswith(path) else real(file))
-    monkeypatch.setattr(checked, "open", fail, raising=False)
+    real = image_checks.check_image
+    monkeypatch.setattr(image_checks, "check_image", lambda file: blind if file.endswith(path) else real(file))
+    monkeypatch.setattr(image_checks, "open", fail, raising=False)
     assert main([str(syncpr_root), "--num-workers", "1"]) == 2
     report = json.loads((syncpr_root / "verify/report.json").read_text())
     assert (report["sound"], report["images"]["broken"], report["images"]["cannot be read now"]) == (False, 0, 1)
@@ -307,10 +307,10 @@ def test_a_full_disk_is_told_with_the_file_and_the_next_check_goes_on(syncpr_roo
     def as_line(path, found):
         if len(opened) > 6:  # an error of a stream has no file's name
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return checked.as_line(path, found)
+        return image_checks.as_line(path, found)
 
     with monkeypatch.context() as full:
-        full.setattr(verify, "as_line", as_line)
+        full.setattr(named_images, "as_line", as_line)
         assert main([str(syncpr_root), "--num-workers", "1"]) == 2
     told = capsys.readouterr().err
     assert "the disk is full" in told and "Make room" in told and str(syncpr_root / "verify") in told

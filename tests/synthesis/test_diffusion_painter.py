@@ -276,7 +276,7 @@ def test_the_manifest_tells_what_painted(painter, flux, adapter):
     ("settings", "message"),
     [
         ({"width": 66}, "multiples of 4 pixels, not 66x32"),
-        ({"options": {"true_cfg_scal": 2.0}}, "takes no true_cfg_scal; did you mean true_cfg_scale"),
+        ({"options": {"true_cfg_scal": 2.0}}, "takes no true_cfg_scal; did you mean 'true_cfg_scale'"),
         ({"offload": "model"}, "offload: model needs a GPU"),
     ],
 )

@@ -17,7 +17,7 @@ WORLD = {"kind": "world"}
     [
         ("a photograph", r"must hold {caption_a} and {caption_b}: 'a photograph'"),
         ("{caption_a}", r"must hold {caption_b}"),
-        ("{caption_a} {caption_c}", r"there is no field {caption_c}; did you mean {caption_[ab]}\?"),
+        ("{caption_a} {caption_c}", r"there is no field {caption_c}; did you mean '{caption_[ab]}'\?"),
         ("{caption_a} {caption_b} {who}", r"there is no field {who}; it knows {caption_a}, {caption_b}"),
         ("{caption_a} {caption_b} {}", r"there is no field {};"),
         ("{0} {1}", r"there is no field \{0\};"),

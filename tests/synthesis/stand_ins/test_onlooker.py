@@ -53,7 +53,7 @@ def scored(judge, tmp_path_factory):
 
 
 def worst(judgement, score):
-    return min(value for name, value in judgement.scores.items() if name.startswith(score))
+    return min(value for name, value in judgement["scores"].items() if name.startswith(score))
 
 
 @pytest.mark.parametrize(("fault", "score"), FAULTS.items())
@@ -66,8 +66,8 @@ def test_each_fault_lowers_its_score(scored, fault, score):
 
 def test_scores_are_complete_and_within_bounds(judge, scored):
     for judgement in [judgement for judgements in scored.values() for judgement in judgements]:
-        assert tuple(judgement.scores) == judge.names
-        assert all(0 <= score <= 1 for score in judgement.scores.values())
+        assert tuple(judgement["scores"]) == judge.names
+        assert all(0 <= score <= 1 for score in judgement.get("scores", {}).values())
 
 
 def test_captions_are_read_in_full():
