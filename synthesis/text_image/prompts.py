@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import model_validator
 
@@ -32,7 +32,21 @@ class PromptWriter(Part, ABC):
         """
 
 
-class TemplatePrompts(Settings):
+class _FromTemplate(Settings):
+    """What settings with a `template` and its `pools` have in common."""
+
+    @model_validator(mode="after")
+    def _try_template(self) -> Any:
+        self.drawing.draw(0)  # refuses templates that cannot be filled
+        return self
+
+    @cached_property
+    def drawing(self) -> Template:
+        """The template with all that may fill it."""
+        return Template(self.template, self.pools)
+
+
+class TemplatePrompts(_FromTemplate):
     """Settings of prompts drawn from one template.
 
     A prompt may come twice; there should be far more of them than are wanted.
@@ -46,16 +60,6 @@ class TemplatePrompts(Settings):
 
     template: str
     pools: dict[str, list[str]]
-
-    @model_validator(mode="after")
-    def _try_template(self) -> "TemplatePrompts":
-        self.drawing.draw(0)  # refuses templates that cannot be filled
-        return self
-
-    @cached_property
-    def drawing(self) -> Template:
-        """The template with all that may fill it."""
-        return Template(self.template, self.pools)
 
     def load(self) -> PromptWriter:
         """The writer."""
@@ -79,7 +83,7 @@ class _TemplateWriter(PromptWriter):
             yield {"id": name, "prompt": prompt, "constraints": drawn}
 
 
-class RoughTemplatePrompts(Settings):
+class RoughTemplatePrompts(_FromTemplate):
     """Settings of prompts that a language model writes out from a rough template.
 
     Attributes:
@@ -107,16 +111,6 @@ class RoughTemplatePrompts(Settings):
     language: Language = "en"
 
     _check_words = model_validator(mode="after")(check_words)
-
-    @model_validator(mode="after")
-    def _try_template(self) -> "RoughTemplatePrompts":
-        self.drawing.draw(0)  # refuses templates that cannot be filled
-        return self
-
-    @cached_property
-    def drawing(self) -> Template:
-        """The template with all that may fill it."""
-        return Template(self.template, self.pools)
 
     def load(self) -> PromptWriter:
         """The writer.
