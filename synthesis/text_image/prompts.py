@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import model_validator
 
@@ -32,11 +32,11 @@ class PromptWriter(Part, ABC):
         """
 
 
-class _WithTemplate(Settings):
-    """Settings with a template and with pools for its slots."""
+class _FromTemplate(Settings):
+    """What settings with a `template` and its `pools` have in common."""
 
     @model_validator(mode="after")
-    def _try_template(self) -> "_WithTemplate":
+    def _try_template(self) -> Any:
         self.drawing.draw(0)  # refuses templates that cannot be filled
         return self
 
@@ -46,7 +46,7 @@ class _WithTemplate(Settings):
         return Template(self.template, self.pools)
 
 
-class TemplatePrompts(_WithTemplate):
+class TemplatePrompts(_FromTemplate):
     """Settings of prompts drawn from one template.
 
     A prompt may come twice; there should be far more of them than are wanted.
@@ -83,7 +83,7 @@ class _TemplateWriter(PromptWriter):
             yield {"id": name, "prompt": prompt, "constraints": drawn}
 
 
-class RoughTemplatePrompts(_WithTemplate):
+class RoughTemplatePrompts(_FromTemplate):
     """Settings of prompts that a language model writes out from a rough template.
 
     Attributes:
