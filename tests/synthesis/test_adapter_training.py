@@ -112,7 +112,7 @@ def test_stock_diffusers_loads_the_adapter_with_its_alpha(flux, trained):
 def test_the_diptychs_painter_takes_the_adapter(flux, trained):
     options = {"width": WIDTH, "height": HEIGHT, "steps": 2, "max_sequence_length": 32, "dtype": "float32"}
     painter = DiffusionPainter(
-        str(flux), adapter=str(trained / "adapter"), batch_size=1, device="cpu", **options
+        model=str(flux), adapter=str(trained / "adapter"), batch_size=1, device="cpu", **options
     ).load()
     requests = [ImageRequest(str(strength), PROMPT, seed=0, strength=strength) for strength in (0.0, 1.0)]
     plain, adapted = (np.asarray(painted.image, dtype=int) for painted in painter.paint(requests))
