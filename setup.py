@@ -37,6 +37,7 @@ EXTRAS = {
         "peft>=0.17",
         "protobuf>=5.0",
         "py3langid>=0.3",
+        "pydantic>=2.10",
         "pyyaml>=6.0",
         "rensa>=0.3",
         "sentence-transformers>=5.0",

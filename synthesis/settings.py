@@ -137,9 +137,10 @@ def _path_in(content: Any, steps: Sequence[str | int]) -> list[str | int]:
     """The keys to a value that was refused, without the kinds that pydantic puts between them."""
     path, is_chosen = [], False
     for step in steps:
+        is_key = isinstance(content, Mapping) and step in content
         if isinstance(content, Mapping) and step == content.get("kind") and not is_chosen:
             is_chosen = True
-        elif isinstance(content, list) or (isinstance(content, Mapping) and step in content):
+        elif is_key or (isinstance(content, list) and isinstance(step, int)):
             path.append(step)
             content, is_chosen = content[step], False
     return path

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import xxhash
@@ -25,10 +24,8 @@ from ...files import whole_file
 from ...image_reading_fafa import UnreadableImageError, inspect_image, read_image_file
 from ..components import REJECTED, SynthesisError
 from ..pictures import open_picture
+from ..settings import Settings
 from ..stages import read_lines
-
-if TYPE_CHECKING:
-    from .training import AdapterTraining
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +105,7 @@ class Cache:
         settings: Of the training: its model, and how prompts are encoded.
     """
 
-    def __init__(self, folder: Path, settings: "AdapterTraining"):
+    def __init__(self, folder: Path, settings: Settings):
         self.folder, self._settings = Path(folder), settings
 
     def latents(self, diptych: Diptych) -> torch.Tensor:
@@ -192,7 +189,7 @@ class _Encoding:
         num_cut: Prompts so far that were longer than the T5 encoder was to read.
     """
 
-    def __init__(self, settings: "AdapterTraining", device: torch.device):
+    def __init__(self, settings: Settings, device: torch.device):
         self.num_cut = 0
         self._device, self._longest = device, settings.max_sequence_length
         # It warns of every prompt that CLIP cuts at 77 tokens, which is as it should be.

@@ -274,10 +274,11 @@ def test_a_second_filter_is_refused_by_every_command_of_synthesis(recipe, tmp_pa
     """It used to win silently over the first."""
     file = tmp_path / "recipe.yaml"
     file.write_text("kind: triplets\n" + recipe)
-    for command in (
-        lambda: synthesis_command.main([str(file), "--output", str(tmp_path / "made")]),
-        lambda: train_adapter.main([str(file), "--output", str(tmp_path / "made")]),
-    ):
-        assert command() == 1
-        assert "is given twice: take one out" in capsys.readouterr().err
+    for command in (synthesis_command, train_adapter):
+        try:
+            assert command.main([str(file), "--output", str(tmp_path / "made")]) == 1
+            told = capsys.readouterr().err
+        except SystemExit as error:
+            told = str(error)
+        assert "is given twice: take one out" in told
     assert not (tmp_path / "made").exists()

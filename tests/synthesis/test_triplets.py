@@ -27,10 +27,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import fafa  # noqa: F401 - registers the builders
 from fafa.synthesis.__main__ import main
-from fafa.synthesis.filtering import onlooker
 from fafa.synthesis.report import page as statistics_page
 from fafa.synthesis.servers import client
 from fafa.synthesis.stages import PartStage
+from fafa.synthesis.stand_ins import onlooker
 
 TWO_PROCESSES = Path(__file__).parents[2] / "examples" / "configs" / "accelerate" / "cpu_two_processes.yaml"
 PAINTER = {
