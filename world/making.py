@@ -145,14 +145,25 @@ def verify_world(folder: str | os.PathLike, show_progress: bool = False) -> list
     """
     folder = Path(folder)
     try:
-        manifest, checksums = read_json(folder / _MANIFEST), read_json(folder / _CHECKSUMS)
-        is_finished = manifest == {"finished": True, **checksums["world"]}
-        if not is_sealed(checksums):
-            return [f"{_CHECKSUMS} is damaged: its contents are not those that were written (checksum)"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
+        manifest, checksums = read_json(folder / _MANIFEST), _read_checksums(folder)
+    except (FileNotFoundError, ValueError) as error:
         return [f"{_MANIFEST} or {_CHECKSUMS} is missing, damaged or of an earlier version ({error})"]
+    is_finished = manifest == {"finished": True, **checksums["world"]}
     faults = [] if is_finished else [f"{_MANIFEST} is damaged, or the world is not finished"]
     return [*faults, *faults_of(folder, checksums["files"], show_progress=show_progress)]
+
+
+def _read_checksums(folder: Path) -> dict[str, dict]:
+    """Of a finished world its parameters, as `world`, and what was recorded of its `files`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or of something else.
+    """
+    checksums = read_json(folder / _CHECKSUMS)
+    if not (isinstance(checksums, dict) and is_sealed(checksums) and {"world", "files"} <= checksums.keys()):
+        raise ValueError(f"{_CHECKSUMS} is damaged: its contents are not those that were written (checksum)")
+    return checksums
 
 
 def _check_parameters(parameters: dict) -> None:
@@ -369,17 +380,11 @@ def _find_damaged(output_dir: Path, parameters: dict) -> set[str] | None:
     if not is_finished:
         return None
     try:
-        checksums = read_json(output_dir / _CHECKSUMS)
-        files = checksums["files"]
-        if not is_sealed(checksums):
-            raise ValueError("its own checksum")
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
+        files = _read_checksums(output_dir)["files"]
+    except (FileNotFoundError, ValueError) as error:
         logger.warning("%s has no whole %s (%s): painted again", output_dir, _CHECKSUMS, error)
         return None
-    damaged: dict[str, str] = {}
-    if next(faults_of(output_dir, files), None):  # a second look, file by file, only if there is anything
-        faults = ((name, next(faults_of(output_dir, {name: record}), None)) for name, record in files.items())
-        damaged = {name: fault for name, fault in faults if fault}
+    damaged = {name: fault for name in files for fault in faults_of(output_dir, {name: files[name]})}
     if damaged:
         few = "; ".join(list(damaged.values())[:3])
         logger.warning("%s: %d files are missing or damaged, and made again: %s", output_dir, len(damaged), few)

@@ -47,7 +47,7 @@ from ...training import checkpoints
 from ..components import SynthesisError, seed_of
 from ..models.pretrained import check_dtype, loading
 from ..settings import BatchSize, Count, CountOrZero, Free, ModelName, NotNegative, Positive, Settings, deciding
-from ..stages import Stage, Workspace, as_line, read_lines, reporting_files
+from ..stages import Stage, Workspace, as_line, read_lines
 from .caching import Cache, Diptych, common_size, read_diptychs
 from .card import write_card
 from .validation import Validation, paint_sheet
@@ -128,8 +128,7 @@ def train_adapter(settings: AdapterTraining, metadata: Path, folder: Path, max_s
     """
     work = Workspace(folder, num_chunks=0)
     try:
-        with reporting_files(work.root):
-            _Training(settings, metadata, max_steps).run(work)
+        _Training(settings, metadata, max_steps).run(work)
     except torch.OutOfMemoryError as error:
         raise SynthesisError(
             f"{work.root}: the device's memory is too small for device_batch_size {settings.device_batch_size}. Lower "

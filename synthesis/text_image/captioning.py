@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from ..components import REJECTED, Part, Record, TextModel, TextRequest, seed_of
+from ..components import REJECTED, AskingPart, Part, Record, TextRequest, seed_of
 from ..models import LanguageModel
 from ..models.asking import as_messages, ask_parts, check_words
 from ..replies import read_sentence
@@ -67,6 +67,10 @@ class _ModelCaptionSettings(Settings):
     def slots(self) -> frozenset[str]:
         """Names of what the model is asked to fill in; none where it is always asked the same."""
         return frozenset()
+
+    def question(self, name: str, number: int, seed: int) -> str:
+        """What is asked for one of a picture's captions, counted from 0."""
+        return self.instruction
 
     def load(self) -> CaptionWriter:
         """The writer.
@@ -126,6 +130,12 @@ class TemplateCaptions(_ModelCaptionSettings):
         """How many there are."""
         return len(self.openings) * len(self.bodies) * len(self.endings)
 
+    def question(self, name: str, number: int, seed: int) -> str:
+        """What is asked for one of a picture's captions: to fill a template, which no other of its captions has."""
+        rng = np.random.default_rng(seed_of(seed, "template", name))
+        template = rng.choice(self.num_templates, size=self.captions, replace=False)[number]
+        return fill_template(self.instruction, {"template": self.template(int(template))})
+
     def template(self, number: int) -> str:
         """One of them, from 0."""
         number, ending = divmod(number, len(self.endings))
@@ -134,19 +144,14 @@ class TemplateCaptions(_ModelCaptionSettings):
         return " ".join(part.strip() for part in parts if part.strip())
 
 
-class _ModelCaptions(CaptionWriter):
-    def __init__(self, settings: _ModelCaptionSettings, model: TextModel):
-        super().__init__()
-        self.settings, self.model = settings, model
-        self.about, self.usage = model.about, model.usage
-
+class _ModelCaptions(AskingPart, CaptionWriter):
     def write(self, pictures: Iterable[Record], folder: Path, seed: int) -> Iterator[Record]:
         settings = self.settings
 
         def request(item: tuple[Record, int], attempt: int) -> TextRequest:
             picture, number = item
             name = picture["id"]
-            messages = as_messages(settings.system, self._text(name, number, seed))
+            messages = as_messages(settings.system, settings.question(name, number, seed))
             image = folder / picture["image"]
             return TextRequest(f"{name}/{number}", messages, seed_of(seed, "caption", name, number, attempt), (image,))
 
@@ -162,11 +167,3 @@ class _ModelCaptions(CaptionWriter):
             # Rejected if no caption could be used; some that could not are named.
             said = {"captions": found, **({"faults": faults} if faults else {})} if found else {REJECTED: faults[0]}
             yield {"id": picture["id"], **said}
-
-    def _text(self, name: str, number: int, seed: int) -> str:
-        settings = self.settings
-        if isinstance(settings, InstructionCaptions):
-            return settings.instruction
-        rng = np.random.default_rng(seed_of(seed, "template", name))
-        template = rng.choice(settings.num_templates, size=settings.captions, replace=False)[number]
-        return fill_template(settings.instruction, {"template": settings.template(int(template))})

@@ -3,11 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import model_validator
 
-from ..components import Part, Record, TextModel, TextRequest, seed_of
+from ..components import AskingPart, Part, Record, TextRequest, seed_of
 from ..models import LanguageModel
 from ..models.asking import as_messages, ask, check_words
 from ..quadruples.drawing import Template
@@ -32,7 +32,21 @@ class PromptWriter(Part, ABC):
         """
 
 
-class TemplatePrompts(Settings):
+class _FromTemplate(Settings):
+    """What settings with a `template` and its `pools` have in common."""
+
+    @model_validator(mode="after")
+    def _try_template(self) -> Any:
+        self.drawing.draw(0)  # refuses templates that cannot be filled
+        return self
+
+    @cached_property
+    def drawing(self) -> Template:
+        """The template with all that may fill it."""
+        return Template(self.template, self.pools)
+
+
+class TemplatePrompts(_FromTemplate):
     """Settings of prompts drawn from one template.
 
     A prompt may come twice; there should be far more of them than are wanted.
@@ -46,16 +60,6 @@ class TemplatePrompts(Settings):
 
     template: str
     pools: dict[str, list[str]]
-
-    @model_validator(mode="after")
-    def _try_template(self) -> "TemplatePrompts":
-        self.drawing.draw(0)  # refuses templates that cannot be filled
-        return self
-
-    @cached_property
-    def drawing(self) -> Template:
-        """The template with all that may fill it."""
-        return Template(self.template, self.pools)
 
     def load(self) -> PromptWriter:
         """The writer."""
@@ -79,7 +83,7 @@ class _TemplateWriter(PromptWriter):
             yield {"id": name, "prompt": prompt, "constraints": drawn}
 
 
-class RoughTemplatePrompts(Settings):
+class RoughTemplatePrompts(_FromTemplate):
     """Settings of prompts that a language model writes out from a rough template.
 
     Attributes:
@@ -108,16 +112,6 @@ class RoughTemplatePrompts(Settings):
 
     _check_words = model_validator(mode="after")(check_words)
 
-    @model_validator(mode="after")
-    def _try_template(self) -> "RoughTemplatePrompts":
-        self.drawing.draw(0)  # refuses templates that cannot be filled
-        return self
-
-    @cached_property
-    def drawing(self) -> Template:
-        """The template with all that may fill it."""
-        return Template(self.template, self.pools)
-
     def load(self) -> PromptWriter:
         """The writer.
 
@@ -132,13 +126,8 @@ class RoughTemplatePrompts(Settings):
         return fill_template(self.request, {"outline": outline})
 
 
-class _RoughTemplateWriter(PromptWriter):
+class _RoughTemplateWriter(AskingPart, PromptWriter):
     """Notes the filled template under `outline`, and under `constraints` what was drawn, by pool."""
-
-    def __init__(self, settings: RoughTemplatePrompts, model: TextModel):
-        super().__init__()
-        self.settings, self.model = settings, model
-        self.about, self.usage = model.about, model.usage
 
     def write(self, ids: Iterable[str], seed: int) -> Iterator[Record]:
         settings = self.settings

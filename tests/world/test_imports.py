@@ -1,10 +1,11 @@
-"""The painted world needs numpy and Pillow, and what writing files needs: no model, and no library of models."""
+"""The painted world needs numpy and Pillow, and what the package writes files by: no model, no library of models."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+MODELS = {"torch", "transformers", "datasets", "diffusers"}
 
 # The package without its __init__, which makes FAFA's classes known to transformers where that is imported.
 ALONE = """
@@ -12,27 +13,28 @@ import sys, types
 before = set(sys.modules)
 sys.modules["fafa"] = types.ModuleType("fafa")
 sys.modules["fafa"].__path__ = [sys.argv[1]]
-import {module}
+import {modules}
 print(*(name for name in set(sys.modules) - before if getattr(sys.modules[name], "__file__", None)))
 """
 
 
-def imported_by(module) -> list[str]:
-    """Modules that a fresh process has more of once it has imported this one."""
-    command = [sys.executable, "-c", ALONE.format(module=module), str(ROOT)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+def imported_by(modules: str) -> tuple[set[str], set[str]]:
+    """The libraries, and the rooms of the package, that a fresh process has once it has imported these modules."""
+    command = [sys.executable, "-c", ALONE.format(modules=modules), str(ROOT)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    libraries = {name.partition(".")[0] for name in found} - sys.stdlib_module_names - {"fafa"}
+    return libraries, {name.split(".")[1] for name in found if name.startswith("fafa.")}
 
 
 def test_the_world_needs_numpy_and_pillow_and_writes_files_by_the_package():
-    modules = imported_by("fafa.world")
-    libraries = {name.partition(".")[0] for name in modules} - sys.stdlib_module_names - {"fafa"}
-    assert libraries <= {"numpy", "PIL", "tqdm", "xxhash"}  # the last two by `fafa.files`
-    rooms = {name.split(".")[1] for name in modules if name.startswith("fafa.")}
+    to_write, _ = imported_by("fafa.files, fafa.workers")
+    libraries, rooms = imported_by("fafa.world")
+    assert libraries - to_write == {"numpy", "PIL"} and not libraries & MODELS
     assert rooms == {"world", "files", "workers"}
 
 
 def test_importing_it_as_users_do_brings_no_library_of_models():
-    before = "import sys, fafa; before = set(sys.modules); import fafa.world; print(*set(sys.modules) - before)"
-    modules = subprocess.run([sys.executable, "-c", before], capture_output=True, text=True, check=True).stdout.split()
-    assert not {name.partition(".")[0] for name in modules} & {"torch", "transformers", "datasets", "diffusers"}
+    new = "import sys, fafa; before = set(sys.modules); import fafa.world; print(*set(sys.modules) - before)"
+    modules = subprocess.run([sys.executable, "-c", new], capture_output=True, text=True, check=True).stdout.split()
+    assert not {name.partition(".")[0] for name in modules} & MODELS
     assert not [name for name in modules if name.startswith("fafa.synthesis")]
