@@ -1,4 +1,4 @@
-"""Makes the models known to transformers' Auto classes and to `datasets.load_dataset`, without importing either early."""
+"""Makes models known to transformers' Auto classes, and data sets to `load_dataset`, without importing either early."""
 
 import sys
 from collections.abc import Callable

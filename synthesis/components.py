@@ -167,21 +167,6 @@ class Gate(Part, ABC):
         """
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """What a judge says of a pair.
-
-    Attributes:
-        id: The pair's.
-        scores: By name, from 0 (bad) to 1 (good); empty where there are none.
-        fault: Why there are none ("no JSON in the answer"); None if there are some.
-    """
-
-    id: str
-    scores: Mapping[str, float]
-    fault: str | None = None
-
-
 class Judge(Part, ABC):
     """Says of every pair how good both pictures are, whether they show one person, and whether the texts fit.
 
@@ -192,8 +177,10 @@ class Judge(Part, ABC):
     names: tuple[str, ...] = ()
 
     @abstractmethod
-    def judge(self, records: Iterable[Record], folder: Path) -> Iterator[Judgement]:
-        """One judgement per record, in any order.
+    def judge(self, records: Iterable[Record], folder: Path) -> Iterator[Record]:
+        """One judgement per record, in any order: `id` and `scores` by name, from 0 (bad) to 1 (good).
+
+        Where there are none, the reason stands under `rejected` ("no JSON in the answer").
 
         Args:
             records: What split wrote of each pair, and the texts of its quadruple.

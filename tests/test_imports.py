@@ -12,12 +12,6 @@ ROOT = Path(__file__).parents[1]
 # Circles that are still to be broken, by the modules in each, all or some. None may be added.
 KNOWN = [
     {"synthesis.adapters.caching", "synthesis.adapters.training"},
-    {"synthesis.adapters.captions", "synthesis.adapters.composing"},
-    {"synthesis.painters.diffusion", "synthesis.painters.diffusion_model"},
-    {
-        *("synthesis.models.chat", "synthesis.models.forms", "synthesis.models.server", "synthesis.models.settings"),
-        *("synthesis.painters.image_server", "synthesis.painters.image_server_model", "synthesis.servers.client"),
-    },
 ]
 
 

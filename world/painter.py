@@ -1,44 +1,25 @@
 """Paints one person of the small world: a flat illustration in soft light.
 
-The figure is posed (`_pose`), drawn piece by piece from the back to the front (`_draw_figure`), laid over the place
+The figure is posed (`posing`), drawn piece by piece from the back to the front (`_draw_figure`), laid over the place
 behind it, and lit (`_develop`). All lengths are fractions of the picture's height, see `pen`.
 """
 
-from dataclasses import dataclass, replace
-from math import cos, sin
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from .heads import HEAD_HEIGHT, INK, draw_hair, draw_hair_behind, draw_hat, draw_head, draw_head_from_behind
-from .pen import Pen, Point, Print, between, contrast, shade
+from .heads import INK, draw_hair, draw_hair_behind, draw_hat, draw_head, draw_head_from_behind
+from .pen import Pen, Print, between, contrast, shade
 from .people import COLOURS, RGB, SKIN_TONES, Garment, Identity, Outfit, Scene
 from .places import paint_place
+from .posing import Build, Figure, Limb, pose_figure
 
-_STATURES = {"short": 0.76, "average": 0.82, "tall": 0.88}  # crown to sole
 _OFF_WHITE = (242, 239, 232)
 _BARE_ARM = {"t-shirt": 1.0, "dress": 0.8}  # share of the upper arm that the sleeve covers; others reach the wrist
 _BULK = {"coat": 1.22, "jacket": 1.18, "hoodie": 1.2, "sweater": 1.12}  # of sleeves; others 1
 _HEMS = {"t-shirt": 0.07, "shirt": 0.09, "sweater": 0.07, "hoodie": 0.08, "jacket": 0.06, "coat": 0.46}  # share of leg
 _LEG_WIDTHS = {"jeans": 1.12, "trousers": 1.36, "leggings": 0.94}
-
-
-@dataclass(frozen=True)
-class _Build:
-    """Half widths of the body, and a factor on the thickness of arms and legs."""
-
-    shoulder: float
-    waist: float
-    hip: float
-    limb: float
-
-
-_BUILDS = {
-    "slim": _Build(0.074, 0.047, 0.056, 0.80),
-    "average": _Build(0.090, 0.062, 0.068, 1.0),
-    "athletic": _Build(0.116, 0.070, 0.070, 1.14),
-    "stout": _Build(0.106, 0.106, 0.100, 1.25),
-}
 
 
 def paint_person(
@@ -58,7 +39,7 @@ def paint_person(
     if outfit.bag and outfit.bag.kind == "handbag":  # it hangs from a hanging arm
         scene = replace(scene, arms=("swing", "swing"))
     rng = np.random.default_rng(scene.seed)
-    figure = _pose(identity, scene)
+    figure = pose_figure(identity, scene)
     person = _draw_figure(figure, identity, outfit, scene, image_size)
     background = paint_place(scene, figure.ground, image_size, rng)
     return _develop(person, background, scene, rng)
@@ -91,88 +72,11 @@ def _develop(person: np.ndarray, background: Image.Image, scene: Scene, rng: np.
     return image.filter(ImageFilter.BoxBlur(scene.blur)) if scene.blur else image
 
 
-# The pose
-
-
-@dataclass(frozen=True)
-class _Limb:
-    """Three joints of an arm (shoulder, elbow, hand) or of a leg (hip, knee, ankle)."""
-
-    side: int  # -1 left ... 1 right in the picture
-    root: Point
-    bend: Point
-    end: Point
-
-
-@dataclass(frozen=True)
-class _Figure:
-    """Joints and measures of a posed body; the limb farther from the viewer comes first."""
-
-    build: _Build
-    head: Point
-    chin: float
-    shoulder: float
-    waist: float
-    hip: float
-    ground: float
-    turn: float  # sideways displacement of the face
-    arms: tuple[_Limb, _Limb]
-    legs: tuple[_Limb, _Limb]
-
-
-def _pose(identity: Identity, scene: Scene) -> _Figure:
-    crown = scene.headroom
-    ground = crown + scene.zoom * _STATURES[identity.height]
-    chin = crown + 2 * HEAD_HEIGHT
-    shoulder = chin + 0.022
-    hip = shoulder + 0.41 * (ground - shoulder)
-    build, narrowing = _BUILDS[identity.build], 1 - 0.1 * abs(scene.yaw)
-    build = _Build(build.shoulder * narrowing, build.waist * narrowing, build.hip * narrowing, build.limb)
-    far = 1 if (scene.yaw > 0) != scene.from_behind else -1
-    return _Figure(
-        build=build,
-        head=(0.25 * scene.tilt, crown + HEAD_HEIGHT),
-        chin=chin,
-        shoulder=shoulder,
-        waist=shoulder + 0.68 * (hip - shoulder),
-        hip=hip,
-        ground=ground,
-        turn=0.022 * scene.yaw,
-        arms=(_pose_arm(far, build, shoulder, hip, scene), _pose_arm(-far, build, shoulder, hip, scene)),
-        legs=(_pose_leg(far, build, hip, ground, scene), _pose_leg(-far, build, hip, ground, scene)),
-    )
-
-
-def _pose_arm(side: int, build: _Build, shoulder: float, hip: float, scene: Scene) -> _Limb:
-    swing = 0.14 * side * scene.arm_swing * (0.4 + abs(scene.yaw))
-    upper, lower = {  # angles of upper arm and forearm from straight down, outwards
-        "swing": (0.15 + swing, 0.03 + swing),
-        "hip": (0.72, -0.85),
-        "pocket": (0.34, -0.26),
-        "wave": (0.62, 2.8),
-    }[scene.arms[(side + 1) // 2]]
-    length = 0.49 * (hip - shoulder)
-    root = (side * (build.shoulder - 0.022), shoulder + 0.024)
-    elbow = (root[0] + side * length * sin(upper), root[1] + length * cos(upper))
-    hand = (elbow[0] + side * length * sin(lower), elbow[1] + length * cos(lower))
-    return _Limb(side, root, elbow, hand)
-
-
-def _pose_leg(side: int, build: _Build, hip: float, ground: float, scene: Scene) -> _Limb:
-    swing = side * scene.stride * (0.06 + 0.2 * abs(scene.yaw))
-    lift = 0.016 * max(0.0, side * scene.stride)
-    length = (ground - 0.03 - hip) / 2
-    root = (side * 0.52 * build.hip, hip - 0.01)
-    knee = (root[0] + length * (0.03 * side + swing), hip + length - 0.3 * lift)
-    ankle = (knee[0] + length * (0.01 * side + 0.9 * swing), ground - 0.026 - lift)
-    return _Limb(side, root, knee, ankle)
-
-
 # The figure, from the back to the front
 
 
 def _draw_figure(
-    figure: _Figure, identity: Identity, outfit: Outfit, scene: Scene, image_size: tuple[int, int]
+    figure: Figure, identity: Identity, outfit: Outfit, scene: Scene, image_size: tuple[int, int]
 ) -> np.ndarray:
     """The person alone: (height, width, 4) uint8, colours times coverage, and the coverage."""
     pen = Pen(image_size, scene.shift)
@@ -203,7 +107,7 @@ def _draw_figure(
     return pen.finish()
 
 
-def _draw_arm(pen: Pen, figure: _Figure, arm: _Limb, identity: Identity, upper: Garment) -> None:
+def _draw_arm(pen: Pen, figure: Figure, arm: Limb, identity: Identity, upper: Garment) -> None:
     is_far = arm is figure.arms[0]
     tone = 0.85 if is_far else 1.0
     skin, cloth = shade(SKIN_TONES[identity.skin], tone), shade(COLOURS[upper.colour], tone)
@@ -218,16 +122,17 @@ def _draw_arm(pen: Pen, figure: _Figure, arm: _Limb, identity: Identity, upper: 
     if upper.kind in _BARE_ARM:
         pen.capsule(arm.root, arm.bend, elbow, elbow, skin)
         cuff = between(arm.root, arm.bend, _BARE_ARM[upper.kind])
-        pen.tube(arm.root, cuff, shoulder, 1.22 * elbow, cloth, printed)
+        pen.capsule(arm.root, cuff, shoulder, 1.22 * elbow, cloth, printed, flat_end=True)
         return
     cuff = between(arm.bend, arm.end, 0.84)
-    pen.tube(arm.bend, cuff, elbow * bulk, 1.16 * wrist * bulk, cloth, printed)
+    pen.capsule(arm.bend, cuff, elbow * bulk, 1.16 * wrist * bulk, cloth, printed, flat_end=True)
     if upper.kind in ("sweater", "hoodie"):
-        pen.tube(between(arm.bend, arm.end, 0.74), cuff, 1.17 * wrist * bulk, 1.16 * wrist * bulk, shade(cloth, 0.78))
+        rim = between(arm.bend, arm.end, 0.74)
+        pen.capsule(rim, cuff, 1.17 * wrist * bulk, 1.16 * wrist * bulk, shade(cloth, 0.78), flat_end=True)
     pen.capsule(arm.root, arm.bend, shoulder * bulk**0.5, elbow * bulk, cloth, printed)
 
 
-def _draw_legs(pen: Pen, figure: _Figure, identity: Identity, outfit: Outfit, yaw: float) -> None:
+def _draw_legs(pen: Pen, figure: Figure, identity: Identity, outfit: Outfit, yaw: float) -> None:
     """Legs, what covers them, and shoes."""
     kind, cloth, skin = outfit.lower.kind, COLOURS[outfit.lower.colour], SKIN_TONES[identity.skin]
     thick, wide = figure.build.limb, _LEG_WIDTHS.get(kind, 0.92)
@@ -235,10 +140,11 @@ def _draw_legs(pen: Pen, figure: _Figure, identity: Identity, outfit: Outfit, ya
     bare = kind in ("shorts", "skirt")
     for leg, tone in zip(figure.legs, (0.84, 1.0), strict=True):
         colour = shade(skin if bare else cloth, tone)
-        pen.tube(leg.bend, (leg.end[0], leg.end[1] + 0.004), knee, ankle, colour)
+        pen.capsule(leg.bend, (leg.end[0], leg.end[1] + 0.004), knee, ankle, colour, flat_end=True)
         pen.capsule(leg.root, leg.bend, thigh, knee, colour)
         if kind == "shorts":
-            pen.tube(leg.root, between(leg.root, leg.bend, 0.86), 1.02 * thigh, 1.12 * thigh, shade(cloth, tone))
+            hem = between(leg.root, leg.bend, 0.86)
+            pen.capsule(leg.root, hem, 1.02 * thigh, 1.12 * thigh, shade(cloth, tone), flat_end=True)
         elif kind == "jeans":
             pen.line([(leg.root[0], figure.hip + 0.03), leg.bend, leg.end], 0.004, shade(cloth, 0.78 * tone))
             pen.band(leg.end[1] - 0.002, 1.14 * ankle, 0.011, shade(cloth, 1.38 if tone == 1 else 1.2), leg.end[0])
@@ -253,7 +159,7 @@ def _draw_legs(pen: Pen, figure: _Figure, identity: Identity, outfit: Outfit, ya
         pen.line([(0, figure.hip), (0, figure.hip + 0.036)], 0.004, shade(cloth, 0.78))
 
 
-def _draw_skirt(pen: Pen, figure: _Figure, colour: RGB, printed: Print | None, share: float, flare: float) -> None:
+def _draw_skirt(pen: Pen, figure: Figure, colour: RGB, printed: Print | None, share: float, flare: float) -> None:
     """A skirt from the waist over a share of the leg, at its hem `flare` times as wide as the hips."""
     hem = figure.hip + share * (figure.ground - figure.hip)
     width = max(figure.build.hip, figure.build.waist)
@@ -263,7 +169,7 @@ def _draw_skirt(pen: Pen, figure: _Figure, colour: RGB, printed: Print | None, s
         pen.line([(x * width, figure.hip), (0.9 * flare * x * width, hem + 0.006)], 0.004, shade(colour, 0.82))
 
 
-def _draw_shoe(pen: Pen, leg: _Limb, shoes: Garment, thick: float, tone: float, yaw: float) -> None:
+def _draw_shoe(pen: Pen, leg: Limb, shoes: Garment, thick: float, tone: float, yaw: float) -> None:
     colour, (x, y) = shade(COLOURS[shoes.colour], tone), leg.end
     toe = 0.5 * yaw + 0.25 * leg.side  # where the shoe points
     size = 0.85 + 0.15 * thick
@@ -277,7 +183,7 @@ def _draw_shoe(pen: Pen, leg: _Limb, shoes: Garment, thick: float, tone: float, 
         pen.line([(middle - 0.012, y + 0.004), (middle + 0.012, y + 0.004)], 0.005, contrast(colour))
 
 
-def _draw_torso(pen: Pen, figure: _Figure, identity: Identity, upper: Garment) -> None:
+def _draw_torso(pen: Pen, figure: Figure, identity: Identity, upper: Garment) -> None:
     build, top, cloth, printed = figure.build, figure.shoulder, COLOURS[upper.colour], _print_of(upper)
     neck = _neck_width(build)
     pen.capsule((0, figure.chin - 0.02), (0, top + 0.004), neck, neck, shade(SKIN_TONES[identity.skin], 0.82))
@@ -303,18 +209,18 @@ def _print_of(garment: Garment) -> Print | None:
     return None if garment.pattern == "plain" else (garment.pattern, contrast(COLOURS[garment.colour]))
 
 
-def _neck_width(build: _Build) -> float:
+def _neck_width(build: Build) -> float:
     return 0.026 * (0.6 + 0.4 * build.limb)
 
 
-def _hem(figure: _Figure, upper: Garment) -> float:
+def _hem(figure: Figure, upper: Garment) -> float:
     """Where an upper garment ends; a dress has its belt there."""
     if upper.kind == "dress":
         return figure.waist
     return figure.hip + _HEMS[upper.kind] * (figure.ground - figure.hip)
 
 
-def _draw_front_details(pen: Pen, figure: _Figure, identity: Identity, upper: Garment) -> None:
+def _draw_front_details(pen: Pen, figure: Figure, identity: Identity, upper: Garment) -> None:
     """Collars, buttons, zips and pockets; they follow the turn of the body."""
     cloth, skin = COLOURS[upper.colour], shade(SKIN_TONES[identity.skin], 0.9)
     x, top, bottom = 0.8 * figure.turn, figure.shoulder, _hem(figure, upper)
@@ -324,26 +230,25 @@ def _draw_front_details(pen: Pen, figure: _Figure, identity: Identity, upper: Ga
 # One function per garment; all take the same arguments: the middle line `x` of the turned chest, and top and bottom.
 
 
-def _round_collar(pen: Pen, figure: _Figure, cloth: RGB, skin: RGB, x: float, top: float, bottom: float) -> None:
+def _round_collar(pen: Pen, figure: Figure, cloth: RGB, skin: RGB, x: float, top: float, bottom: float) -> None:
     neck = _neck_width(figure.build)
     pen.ellipse(0.5 * x, top - 0.008, 1.2 * neck, 0.022, shade(cloth, 0.75))
     pen.ellipse(0.5 * x, top - 0.014, 0.95 * neck, 0.019, skin)
 
 
-def _sweater_front(pen: Pen, figure: _Figure, cloth: RGB, skin: RGB, x: float, top: float, bottom: float) -> None:
+def _sweater_front(pen: Pen, figure: Figure, cloth: RGB, skin: RGB, x: float, top: float, bottom: float) -> None:
     neck = _neck_width(figure.build)
-    pen.capsule(
-        (0.5 * x - 0.6 * neck, top - 0.012), (0.5 * x + 0.6 * neck, top - 0.012), 0.016, 0.016, shade(cloth, 0.78)
-    )
+    left, right = ((0.5 * x + side * 0.6 * neck, top - 0.012) for side in (-1, 1))
+    pen.capsule(left, right, 0.016, 0.016, shade(cloth, 0.78))
     pen.band(bottom - 0.006, 1.15 * max(figure.build.hip, figure.build.waist), 0.011, shade(cloth, 0.78))
 
 
-def _dress_front(pen: Pen, figure: _Figure, cloth: RGB, skin: RGB, x: float, top: float, bottom: float) -> None:
+def _dress_front(pen: Pen, figure: Figure, cloth: RGB, skin: RGB, x: float, top: float, bottom: float) -> None:
     _round_collar(pen, figure, cloth, skin, x, top, bottom)
     pen.band(bottom, 1.1 * figure.build.waist, 0.009, shade(cloth, 0.66))
 
 
-def _shirt_front(pen: Pen, figure: _Figure, cloth: RGB, skin: RGB, x: float, top: float, bottom: float) -> None:
+def _shirt_front(pen: Pen, figure: Figure, cloth: RGB, skin: RGB, x: float, top: float, bottom: float) -> None:
     pen.polygon([(x - 0.016, top - 0.016), (x, top + 0.034), (x + 0.016, top - 0.016)], skin)
     pen.band((top + 0.03 + bottom) / 2, 0.010, (bottom - top - 0.03) / 2, shade(cloth, 0.84), x)
     for side in (-1, 1):
@@ -353,7 +258,7 @@ def _shirt_front(pen: Pen, figure: _Figure, cloth: RGB, skin: RGB, x: float, top
         pen.ellipse(x, button, 0.006, 0.006, contrast(cloth))
 
 
-def _hoodie_front(pen: Pen, figure: _Figure, cloth: RGB, skin: RGB, x: float, top: float, bottom: float) -> None:
+def _hoodie_front(pen: Pen, figure: Figure, cloth: RGB, skin: RGB, x: float, top: float, bottom: float) -> None:
     for side in (-1, 1):
         pen.capsule((x + side * 0.048, top - 0.014), (x, top + 0.030), 0.017, 0.013, shade(cloth, 0.82))
         pen.line([(x + side * 0.013, top + 0.03), (x + side * 0.015, top + 0.085)], 0.006, _OFF_WHITE)
@@ -363,19 +268,18 @@ def _hoodie_front(pen: Pen, figure: _Figure, cloth: RGB, skin: RGB, x: float, to
     pen.band(bottom - 0.004, 1.15 * max(figure.build.hip, figure.build.waist), 0.009, shade(cloth, 0.78))
 
 
-def _jacket_front(pen: Pen, figure: _Figure, cloth: RGB, skin: RGB, x: float, top: float, bottom: float) -> None:
+def _jacket_front(pen: Pen, figure: Figure, cloth: RGB, skin: RGB, x: float, top: float, bottom: float) -> None:
     dark = shade(cloth, 0.7)
     inside = [(-0.020, top - 0.016), (0.020, top - 0.016), (0.030, bottom + 0.004), (-0.030, bottom + 0.004)]
     pen.polygon([(x + a, b) for a, b in inside], _OFF_WHITE)
     for side in (-1, 1):
-        pen.polygon(
-            [(x + side * 0.042, top - 0.018), (x + side * 0.040, top + 0.035), (x + side * 0.016, top - 0.016)], dark
-        )
+        collar = [(0.042, -0.018), (0.040, 0.035), (0.016, -0.016)]
+        pen.polygon([(x + side * a, top + b) for a, b in collar], dark)
         pen.line([(x + side * 0.022, top), (x + side * 0.031, bottom)], 0.007, dark)
         pen.line([(x + side * 0.05, figure.waist + 0.01), (x + side * 0.06, figure.waist + 0.04)], 0.007, dark)
 
 
-def _coat_front(pen: Pen, figure: _Figure, cloth: RGB, skin: RGB, x: float, top: float, bottom: float) -> None:
+def _coat_front(pen: Pen, figure: Figure, cloth: RGB, skin: RGB, x: float, top: float, bottom: float) -> None:
     dark = shade(cloth, 0.7)
     pen.line([(x, top + 0.05), (x, bottom)], 0.006, dark)
     pen.polygon([(x - 0.018, top - 0.016), (x, top + 0.055), (x + 0.018, top - 0.016)], _OFF_WHITE)
@@ -398,7 +302,7 @@ _FRONT_DETAILS = {
 }
 
 
-def _draw_back_details(pen: Pen, figure: _Figure, upper: Garment) -> None:
+def _draw_back_details(pen: Pen, figure: Figure, upper: Garment) -> None:
     """What tells garments apart from behind."""
     dark, top, bottom = shade(COLOURS[upper.colour], 0.76), figure.shoulder, _hem(figure, upper)
     build = figure.build
@@ -418,7 +322,7 @@ def _draw_back_details(pen: Pen, figure: _Figure, upper: Garment) -> None:
 # Bags
 
 
-def _draw_backpack_flanks(pen: Pen, figure: _Figure, bag: Garment | None) -> None:
+def _draw_backpack_flanks(pen: Pen, figure: Figure, bag: Garment | None) -> None:
     """What the front view shows of a backpack: its flanks beside the chest."""
     if bag is None or bag.kind != "backpack":
         return
@@ -427,7 +331,7 @@ def _draw_backpack_flanks(pen: Pen, figure: _Figure, bag: Garment | None) -> Non
     pen.mirrored(half, shade(COLOURS[bag.colour], 0.85), centre=-1.2 * figure.turn)
 
 
-def _draw_backpack(pen: Pen, figure: _Figure, bag: Garment | None) -> None:
+def _draw_backpack(pen: Pen, figure: Figure, bag: Garment | None) -> None:
     """A backpack from behind."""
     if bag is None or bag.kind != "backpack":
         return
@@ -440,7 +344,7 @@ def _draw_backpack(pen: Pen, figure: _Figure, bag: Garment | None) -> None:
     pen.line([(-0.7 * wide, top + 0.05), (0.7 * wide, top + 0.05)], 0.006, shade(colour, 0.65))
 
 
-def _draw_straps(pen: Pen, figure: _Figure, bag: Garment | None) -> None:
+def _draw_straps(pen: Pen, figure: Figure, bag: Garment | None) -> None:
     """Straps over the chest or the back."""
     if bag is None or bag.kind == "handbag":
         return
@@ -454,7 +358,7 @@ def _draw_straps(pen: Pen, figure: _Figure, bag: Garment | None) -> None:
         pen.line([(-side * 0.6 * build.shoulder, top - 0.004), (side * 1.05 * build.hip, figure.hip)], 0.013, colour)
 
 
-def _draw_hand_or_hip_bag(pen: Pen, figure: _Figure, bag: Garment | None) -> None:
+def _draw_hand_or_hip_bag(pen: Pen, figure: Figure, bag: Garment | None) -> None:
     """A handbag in the near hand, or a shoulder bag at the near hip."""
     if bag is None or bag.kind == "backpack":
         return

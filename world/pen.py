@@ -90,24 +90,13 @@ class Pen:
         end_radius: float,
         colour: RGB,
         printed: Print | None = None,
+        flat_end: bool = False,
     ) -> None:
-        """Fill the hull of two discs: a piece of a limb."""
-        along = _direction(start, end)
-        outline = [start - start_radius * (_ARC @ along), end + end_radius * (_ARC @ along)]
-        self.polygon(np.concatenate(outline), colour, printed)
-
-    def tube(
-        self,
-        start: Point,
-        end: Point,
-        start_radius: float,
-        end_radius: float,
-        colour: RGB,
-        printed: Print | None = None,
-    ) -> None:
-        """Fill a limb that begins round and ends flat, as a sleeve or a trouser leg does."""
-        along = _direction(start, end)
-        outline = [start - start_radius * (_ARC @ along), end + end_radius * (_ARC[[0, -1]] @ along)]
+        """Fill the hull of two discs, a piece of a limb; with a flat end, a sleeve or a trouser leg."""
+        dx, dy = end[0] - start[0], end[1] - start[1]
+        along = np.array((dx, dy)) / (hypot(dx, dy) or 1.0)
+        end_arc = _ARC[[0, -1]] if flat_end else _ARC
+        outline = [start - start_radius * (_ARC @ along), end + end_radius * (end_arc @ along)]
         self.polygon(np.concatenate(outline), colour, printed)
 
     def _to_pixels(self, points: Points) -> np.ndarray:
@@ -144,11 +133,6 @@ def contrast(colour: RGB) -> RGB:
 def between(start: Point, end: Point, share: float) -> Point:
     """The point at `share` of the way from start to end."""
     return (start[0] + share * (end[0] - start[0]), start[1] + share * (end[1] - start[1]))
-
-
-def _direction(start: Point, end: Point) -> np.ndarray:
-    dx, dy = end[0] - start[0], end[1] - start[1]
-    return np.array((dx, dy)) / (hypot(dx, dy) or 1.0)
 
 
 def _catmull_rom(steps: int) -> np.ndarray:

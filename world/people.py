@@ -56,21 +56,22 @@ COLOURS: dict[str, RGB] = {
 }
 PATTERNS = ("plain", "plain", "plain", "striped", "checked", "dotted")
 _ANY = tuple(COLOURS)
-UPPERS = dict.fromkeys(("t-shirt", "shirt", "sweater", "hoodie", "jacket", "coat", "dress"), _ANY)
-LOWERS = {
-    "jeans": ("blue", "grey", "black"),
-    "trousers": ("brown", "green", "grey", "white", "black", "red", "purple"),
-    "shorts": ("blue", "green", "grey", "white", "black", "red", "yellow", "orange"),
-    "skirt": ("blue", "green", "purple", "white", "black", "red", "yellow", "pink", "turquoise"),
-    "leggings": ("grey", "black", "white", "purple", "blue", "red"),  # worn under dresses, and only there
+# What there is for each slot of an outfit: kinds, and the colours that each comes in.
+WARDROBE: dict[str, dict[str, tuple[str, ...]]] = {
+    "upper": dict.fromkeys(("t-shirt", "shirt", "sweater", "hoodie", "jacket", "coat", "dress"), _ANY),
+    "lower": {
+        "jeans": ("blue", "grey", "black"),
+        "trousers": ("brown", "green", "grey", "white", "black", "red", "purple"),
+        "shorts": ("blue", "green", "grey", "white", "black", "red", "yellow", "orange"),
+        "skirt": ("blue", "green", "purple", "white", "black", "red", "yellow", "pink", "turquoise"),
+        "leggings": ("grey", "black", "white", "purple", "blue", "red"),  # worn under dresses, and only there
+    },
+    "shoes": {"sneakers": ("white", "red", "blue", "black"), "boots": ("brown", "black", "yellow")},
+    "bag": dict.fromkeys(("backpack", "handbag", "shoulder bag"), ("black", "brown", "red", "yellow", "blue")),
+    "hat": dict.fromkeys(("cap", "beanie"), ("red", "yellow", "blue", "green", "black", "white")),
 }
-SHOES = {"sneakers": ("white", "red", "blue", "black"), "boots": ("brown", "black", "yellow")}
-BAGS = dict.fromkeys(("backpack", "handbag", "shoulder bag"), ("black", "brown", "red", "yellow", "blue"))
-HATS = dict.fromkeys(("cap", "beanie"), ("red", "yellow", "blue", "green", "black", "white"))
-
-SLOTS = ("upper", "lower", "shoes", "bag", "hat")
-_WARDROBE = {"upper": UPPERS, "lower": LOWERS, "shoes": SHOES, "bag": BAGS, "hat": HATS}
-_NOTHING_WORN = {"upper": 0.0, "lower": 0.0, "shoes": 0.0, "bag": 0.45, "hat": 0.65}  # probability of an empty slot
+SLOTS = tuple(WARDROBE)
+_EMPTY = {"bag": 0.45, "hat": 0.65}  # how likely a slot stays empty; others never do
 _NUM_CHANGES = (1, 2, 2, 3)
 _CHANGE_WEIGHTS = np.array([0.36, 0.28, 0.06, 0.16, 0.14])  # how often each slot takes part in an edit
 
@@ -190,11 +191,11 @@ def sample_people(rng: np.random.Generator, count: int, test: bool, unlike: Sequ
 
 def sample_garment(rng: np.random.Generator, slot: str) -> Garment | None:
     """Something to wear in `slot`, or `None` where a slot may stay empty."""
-    if rng.random() < _NOTHING_WORN[slot]:
+    if rng.random() < _EMPTY.get(slot, 0.0):
         return None
-    kind = pick(rng, tuple(_WARDROBE[slot]))
+    kind = pick(rng, tuple(WARDROBE[slot]))
     pattern = pick(rng, PATTERNS) if slot == "upper" else "plain"
-    return Garment(kind, pick(rng, _WARDROBE[slot][kind]), pattern)
+    return Garment(kind, pick(rng, WARDROBE[slot][kind]), pattern)
 
 
 def is_wearable(outfit: Outfit) -> bool:
@@ -245,14 +246,14 @@ def outfit_from_dict(slots: Mapping[str, Any]) -> Outfit:
 
 
 def _garment_from_dict(slot: str, worn: Mapping[str, str] | None) -> Garment | None:
-    if worn is None and _NOTHING_WORN[slot]:
+    if worn is None and slot in _EMPTY:
         return None
     try:
         garment = Garment(**worn)
     except TypeError:
         raise ValueError(f"{slot} must be a dict with kind, colour and pattern: {worn}") from None
     patterns = PATTERNS if slot == "upper" else ("plain",)
-    if garment.colour not in _WARDROBE[slot].get(garment.kind, ()) or garment.pattern not in patterns:
+    if garment.colour not in WARDROBE[slot].get(garment.kind, ()) or garment.pattern not in patterns:
         raise ValueError(f"nothing in this world is worn as {slot} that is {worn}")
     return garment
 

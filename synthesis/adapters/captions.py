@@ -4,16 +4,12 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..components import REJECTED, Record, SynthesisError, TextRequest, seed_of
 from ..models.asking import as_messages, ask
 from ..replies import read_sentence, unquoted
-from ..settings import deciding
+from ..settings import Settings, deciding
 from ..stages import PartStage, Workspace, read_lines
-
-if TYPE_CHECKING:
-    from .composing import FolderDiptychs
 
 CAPTION_INSTRUCTION = (
     "Describe the person in this photograph in one sentence of 15 to 30 words: apparent gender and age group, hair, "
@@ -28,7 +24,7 @@ class PhotographCaptions(PartStage):
 
     name, source = "captions", "pictures"
 
-    def __init__(self, settings: "FolderDiptychs"):
+    def __init__(self, settings: Settings):
         super().__init__(settings.captioner)
         self._settings = settings
         self._known = _read_captions(Path(settings.captions)) if settings.captions else {}

@@ -1,24 +1,20 @@
-"""What an adapter says about itself: its card, the curve of its loss, and sheets of pictures painted on the way."""
+"""What an adapter says about itself: its card, with the curve of its loss and sheets of pictures painted on the way."""
 
 import json
 import logging
 import shutil
-import textwrap
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
-from PIL import Image, ImageDraw, ImageFont
 
-from ...drawing.palette import GREY, INK, PAGE
 from ...markdown_text import block, code, loadable, public
 from ...training.curves import draw_curves
 
 logger = logging.getLogger(__name__)
 
-_CELL, _LABEL, _GAP, _LINE = 320, 80, 12, 24  # pixels
 _POINTS = 200
 _LIBRARIES = ("torch", "diffusers", "peft", "accelerate", "transformers")
 _LICENCES = {
@@ -78,40 +74,6 @@ reproduce people that it was trained on: do not pass it on, or pictures made wit
 It must not be used to depict real people, to deceive, or to track or identify anybody. What is missing or rare in the
 photographs is missing or rare in what it paints; this was not measured across groups of people.
 """
-
-
-def draw_sheet(
-    rows: Sequence[Sequence[Image.Image]], prompts: Sequence[str], columns: Sequence[str], title: str
-) -> Image.Image:
-    """Pictures in rows, each under its prompt.
-
-    Args:
-        rows: Pictures of one size.
-        prompts: Of the rows.
-        columns: What the columns are.
-        title: Of the sheet.
-    """
-    font, large = ImageFont.load_default(16), ImageFont.load_default(22)
-    cells = [[image.copy() for image in row] for row in rows]
-    for cell in (cell for row in cells for cell in row):
-        cell.thumbnail((_CELL, _CELL), Image.Resampling.LANCZOS)
-    width, height = cells[0][0].size
-    pitch = max(width, _LABEL) + _GAP
-    page_width = max(len(columns) * pitch + _GAP, 480)
-    texts = [textwrap.wrap(prompt, int((page_width - 2 * _GAP) / 7.5)) for prompt in prompts]
-    tops = [3 * _LINE + 2 * _GAP]
-    for text in texts:
-        tops.append(tops[-1] + len(text) * _LINE + height + 2 * _GAP)
-    sheet = Image.new("RGB", (page_width, tops[-1]), PAGE)
-    pen = ImageDraw.Draw(sheet)
-    pen.text((_GAP, _GAP), title, INK, large)
-    for number, column in enumerate(columns):
-        pen.text((_GAP + number * pitch, _GAP + 1.5 * _LINE), column, GREY, font)
-    for row, text, top in zip(cells, texts, tops, strict=False):
-        pen.multiline_text((_GAP, top), "\n".join(text), INK, font, spacing=_LINE - 16)
-        for number, cell in enumerate(row):
-            sheet.paste(cell, (_GAP + number * pitch, top + len(text) * _LINE))
-    return sheet
 
 
 def write_card(

@@ -27,8 +27,8 @@ from ...files import write_whole
 from ...image_reading_fafa import UnreadableImageError, open_image
 from ...workers import in_processes
 from ..components import REJECTED, Record, SynthesisError, seed_of
+from ..models import LanguageModel
 from ..models.asking import check_words
-from ..models.settings import LanguageModel
 from ..pictures import save_picture
 from ..preflight import try_models
 from ..replies.languages import Language

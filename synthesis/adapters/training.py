@@ -21,13 +21,12 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from itertools import product
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from diffusers import (
     AutoencoderKL,
     DiffusionPipeline,
@@ -46,34 +45,17 @@ from tqdm.auto import tqdm
 from ...files import hash_file, whole_file, write_whole
 from ...training import checkpoints
 from ..components import SynthesisError, seed_of
-from ..models.pretrained import check_dtype
+from ..models.pretrained import check_dtype, loading
 from ..settings import BatchSize, Count, CountOrZero, Free, ModelName, NotNegative, Positive, Settings, deciding
 from ..stages import Stage, Workspace, as_line, read_lines, reporting_files
 from .caching import Cache, Diptych, common_size, read_diptychs
-from .card import draw_sheet, write_card
+from .card import write_card
+from .validation import Validation, paint_sheet
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 _OPTIMIZER, _LOG, _VALIDATION = "optimizer.safetensors", "log.jsonl", "validation"
-
-
-class Validation(Settings):
-    """Pictures painted while training goes on, always of the same prompts and seeds.
-
-    Attributes:
-        prompts: What they show; a row of the sheet each.
-        seeds: A column of the sheet each.
-        every: Steps between two sheets; there is one before the first step and one after the last, too.
-        steps: Of the scheduler.
-        guidance: Scale of the guidance that painting uses.
-    """
-
-    prompts: Annotated[list[str], Field(min_length=1)]
-    seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2, 3]
-    every: Count = 250
-    steps: Count = 28
-    guidance: float = 3.5
 
 
 class AdapterTraining(Settings):
@@ -178,18 +160,11 @@ def learning_rate_at(step: int, settings: AdapterTraining) -> float:
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-class _Order:
-    """Which diptych comes at a position of an endless row of shuffled epochs."""
-
-    def __init__(self, count: int, seed: int):
-        self._count, self._seed, self._epoch, self._places = count, seed, -1, []
-
-    def __getitem__(self, position: int) -> int:
-        epoch, place = divmod(position, self._count)
-        if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(seed_of(self._seed, "epoch", epoch))
-            self._epoch, self._places = epoch, torch.randperm(self._count, generator=generator).tolist()
-        return self._places[place]
+@lru_cache(maxsize=2)
+def _shuffled(count: int, seed: int, epoch: int) -> list[int]:
+    """The order of an epoch."""
+    generator = torch.Generator().manual_seed(seed_of(seed, "epoch", epoch))
+    return torch.randperm(count, generator=generator).tolist()
 
 
 class _Training(Stage):
@@ -251,14 +226,17 @@ class _Training(Stage):
         self._cache = Cache(Path(settings.cache or self._work.folder(self.name) / "cache"), settings)
         self._prompts = [*(settings.validation.prompts if settings.validation else ())]
         self._prompts += [diptych.prompt for diptych in self._diptychs]
-        self._vae = AutoencoderKL.from_pretrained(
-            settings.model, subfolder="vae", revision=settings.revision, dtype=getattr(torch, settings.dtype)
-        )
+        self._vae = self._part(AutoencoderKL, "vae")
         vae_scale = 2 ** (len(self._vae.config.block_out_channels) - 1)
         self._size = common_size(self._diptychs, multiple=2 * vae_scale)
         share = (accelerator.process_index, accelerator.num_processes)
         self._cache.fill(self._diptychs, self._prompts, accelerator.device, share)
         accelerator.wait_for_everyone()
+
+    def _part(self, kind: Any, folder: str) -> Any:
+        settings = self._settings
+        dtype = getattr(torch, settings.dtype)
+        return kind.from_pretrained(settings.model, subfolder=folder, revision=settings.revision, dtype=dtype)
 
     def _load(self, newest: Path | None) -> None:
         """The model, its adapter and the optimiser, as they were at a checkpoint if there is one."""
@@ -266,9 +244,7 @@ class _Training(Stage):
         self._scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(
             settings.model, subfolder="scheduler", revision=settings.revision
         )
-        transformer = FluxTransformer2DModel.from_pretrained(
-            settings.model, subfolder="transformer", revision=settings.revision, dtype=getattr(torch, settings.dtype)
-        )
+        transformer = self._part(FluxTransformer2DModel, "transformer")
         check_dtype(transformer, settings.dtype, settings.model)
         transformer.requires_grad_(False)
         config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=list(settings.targets))
@@ -298,19 +274,18 @@ class _Training(Stage):
             write_whole(self._log, "".join(map(as_line, kept)))
         if start == 0:
             self._validate(0)
-        order = _Order(len(self._diptychs), settings.seed)
         hidden = not (accelerator.is_main_process and self._work.show_progress)
         with tqdm(total=self._last, initial=start, desc="training", unit="step", disable=hidden) as bar:
             for step in range(start, self._last):
                 began = time.monotonic()
                 first = step * settings.batch_size + accelerator.process_index * self._share
-                entry = {"step": step + 1, **self._step(step, order, range(first, first + self._share))}
+                entry = {"step": step + 1, **self._step(step, range(first, first + self._share))}
                 entry["seconds"] = round(time.monotonic() - began, 3)
                 self._after_step(step + 1, entry)
                 bar.update()
                 bar.set_postfix(loss=f"{entry['loss']:.4f}", refresh=False)
 
-    def _step(self, step: int, order: _Order, positions: range) -> dict[str, float]:
+    def _step(self, step: int, positions: range) -> dict[str, float]:
         """One step of the optimiser, over the diptychs at these positions: what the log says of it."""
         settings, accelerator = self._settings, self._accelerator
         rate = learning_rate_at(step, settings)
@@ -322,7 +297,7 @@ class _Training(Stage):
             batch = positions[start : start + settings.device_batch_size]
             is_last = start + len(batch) == self._share
             with nullcontext() if is_last else accelerator.no_sync(self._model):
-                loss = self._loss([(self._diptychs[order[position]], position) for position in batch])
+                loss = self._loss([(self._diptych_at(position), position) for position in batch])
                 loss = loss * (len(batch) / self._share)
                 accelerator.backward(loss)
             total += loss.detach()
@@ -335,6 +310,11 @@ class _Training(Stage):
             )
         self._optimizer.step()
         return {"loss": loss, "learning_rate": rate, "gradient_norm": float(norm)}
+
+    def _diptych_at(self, position: int) -> Diptych:
+        """In an endless row of shuffled epochs."""
+        epoch, place = divmod(position, len(self._diptychs))
+        return self._diptychs[_shuffled(len(self._diptychs), self._settings.seed, epoch)[place]]
 
     def _loss(self, batch: Sequence[tuple[Diptych, int]]) -> torch.Tensor:
         """Mean squared error of the velocity, of diptychs at their positions in the run."""
@@ -391,39 +371,19 @@ class _Training(Stage):
             checkpoints.publish(written, folder, {"step": step})
             checkpoints.rotate(folder, settings.keep_checkpoints, kept=())
 
-    @torch.no_grad()
     def _validate(self, step: int) -> None:
-        """Paints the validation prompts with the adapter as it is.
-
-        Every process paints a part: were the others to wait for one, their time limit could end the run.
-        """
-        validation, accelerator, device = self._settings.validation, self._accelerator, self._accelerator.device
+        validation, device = self._settings.validation, self._accelerator.device
         if validation is None:
             return
         pipeline = FluxPipeline(self._scheduler, self._vae.to(device), None, None, None, None, self._transformer)
         pipeline.set_progress_bar_config(disable=True)
-        cells = list(enumerate(product(validation.prompts, validation.seeds)))
-        painted = []
-        for place, (prompt, seed) in cells[accelerator.process_index :: accelerator.num_processes]:
-            text = {name: tensor[None].to(device) for name, tensor in self._cache.text(prompt).items()}
-            with self._autocast():
-                image = pipeline(
-                    **text,
-                    width=self._size[0],
-                    height=self._size[1],
-                    num_inference_steps=validation.steps,
-                    guidance_scale=validation.guidance,
-                    generator=torch.Generator().manual_seed(seed),
-                ).images[0]
-            painted.append((place, image))
-        images = dict(gather_object(painted))
-        if not accelerator.is_main_process:
-            return
-        columns = len(validation.seeds)
-        rows = [[images[place + column] for column in range(columns)] for place in range(0, len(cells), columns)]
-        file = self._work.folder(self.name) / _VALIDATION / f"step-{step:06d}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draw_sheet(rows, validation.prompts, [f"seed {seed}" for seed in validation.seeds], f"step {step:,}").save(file)
+        texts = {prompt: self._cache.text(prompt) for prompt in validation.prompts}
+        with self._autocast():
+            sheet = paint_sheet(pipeline, validation, texts, self._size, f"step {step:,}", self._accelerator)
+        if sheet is not None:
+            file = self._work.folder(self.name) / _VALIDATION / f"step-{step:06d}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            sheet.save(file)
 
     def _finish(self, num_rejected: int) -> None:
         """Puts the adapter of the newest checkpoint, and its card, where they are loaded from."""
@@ -453,21 +413,17 @@ def _check_model(settings: AdapterTraining) -> str | None:
     Raises:
         SynthesisError: there is no such model, or it is no FluxPipeline.
     """
-    place = f"{settings.model}{f' at {settings.revision}' if settings.revision else ''}"
-    try:
+    remedy = (
+        "Give a folder or an id of a FluxPipeline; for FLUX.1-dev accept its licence on the Hub and log in with `hf "
+        "auth login`"
+    )
+    with loading(settings.model, "as a pipeline", remedy):
         config, commit = DiffusionPipeline.load_config(
             settings.model, revision=settings.revision, return_commit_hash=True
         )
-    except OSError as error:
-        first = str(error).strip().splitlines()[0]
+    if (kind := config.get("_class_name")) != "FluxPipeline":
         raise SynthesisError(
-            f"model {place} cannot be read: expected a folder or an id of a FluxPipeline; for FLUX.1-dev accept its "
-            f"licence on the Hub and log in with `hf auth login` ({first})"
-        ) from None
-    kind = config.get("_class_name")
-    if kind != "FluxPipeline":
-        raise SynthesisError(
-            f"model {place} is a {kind}; adapters are trained for a FluxPipeline only: FLUX.1-dev or FLUX.1-schnell"
+            f"{settings.model}: is a {kind}; adapters are trained for a FluxPipeline only: FLUX.1-dev or FLUX.1-schnell"
         )
     return commit
 

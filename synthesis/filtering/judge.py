@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ..components import Judge, Judgement, Record, TextModel, TextRequest, seed_of
-from ..models.asking import as_messages, ask
-from ..models.settings import LanguageModel
+from ..components import REJECTED, Judge, Record, TextModel, TextRequest, seed_of
+from ..models import LanguageModel
+from ..models.asking import as_messages, ask_parts
 from ..quadruples.writing import FIELDS
 from ..replies import quoted, read_marks
 from ..settings import Count, Settings
@@ -84,9 +84,8 @@ class _VisionLanguageJudge(Judge):
         self.names = settings.names
         self.about, self.usage = model.about, model.usage
 
-    def judge(self, records: Iterable[Record], folder: Path) -> Iterator[Judgement]:
+    def judge(self, records: Iterable[Record], folder: Path) -> Iterator[Record]:
         settings = self.settings
-        questions = range(len(settings.questions))
 
         def request(item: tuple[Record, int], attempt: int) -> TextRequest:
             record, number = item
@@ -104,24 +103,13 @@ class _VisionLanguageJudge(Judge):
             record, number = item
             return read_scores(text, settings.questions[number].scores, [record[name] for name in FIELDS])
 
-        scores: dict[str, dict[str, float]] = {}
-        faults: dict[str, dict[int, str]] = {}
-        left: dict[str, int] = {}  # questions without an answer, of pairs that have one already
-        todo = ((record, number) for record in records for number in questions)
-        for answer in ask(self.model, todo, request, read, settings.attempts):
-            record, number = answer.item
-            name = record["id"]
-            scores.setdefault(name, {}).update(answer.value or {})
-            faults.setdefault(name, {}).update({number: answer.faults[-1]} if answer.value is None else {})
-            left[name] = left.get(name, len(questions)) - 1
-            if not left[name]:
-                del left[name]
-                yield self._judgement(name, scores.pop(name), faults.pop(name))
-
-    def _judgement(self, name: str, scores: dict[str, float], faults: dict[int, str]) -> Judgement:
-        if faults:
-            return Judgement(name, {}, faults[min(faults)])  # of the first question, whichever was answered first
-        return Judgement(name, {mark: scores[mark] for mark in self.names})
+        for record, answers in ask_parts(
+            self.model, records, len(settings.questions), request, read, settings.attempts
+        ):
+            faults = [answer.faults[-1] for answer in answers if answer.value is None]
+            scores = {name: score for answer in answers for name, score in (answer.value or {}).items()}
+            said = {REJECTED: faults[0]} if faults else {"scores": {name: scores[name] for name in self.names}}
+            yield {"id": record["id"], **said}
 
 
 def schema_of(names: Sequence[str]) -> dict[str, Any]:

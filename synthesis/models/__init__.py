@@ -1,5 +1,12 @@
 """Language models that look at pictures or only read: in this process, or behind a URL."""
 
-from .settings import ChatModel, ServerModel
+from typing import Annotated
 
-__all__ = ["ChatModel", "ServerModel"]
+from pydantic import Field
+
+from .chat import ChatModel
+from .server import ServerModel
+
+LanguageModel = Annotated[ChatModel | ServerModel, Field(discriminator="kind")]
+
+__all__ = ["ChatModel", "LanguageModel", "ServerModel"]

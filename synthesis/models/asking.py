@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from ..components import SynthesisError, TextModel, TextRequest
+from ..components import Record, SynthesisError, TextModel, TextRequest
 from ..replies import UnusableAnswer
 
 Item, Value = TypeVar("Item"), TypeVar("Value")
@@ -84,6 +84,29 @@ def ask(
             raise SynthesisError(f"the model left {len(asked)} requests unanswered, one of {min(asked)!r}")
         if not again:
             return
+
+
+def ask_parts(
+    model: TextModel,
+    records: Iterable[Record],
+    num_parts: int,
+    request: Callable[[tuple[Record, int], int], TextRequest],
+    read: Callable[[tuple[Record, int], str], Value],
+    attempts: int,
+) -> Iterator[tuple[Record, list[Answer[tuple[Record, int], Value]]]]:
+    """Of each record the answers to so many questions, in their order; the items are a record and a number from 0.
+
+    Records come in any order, otherwise it is as `ask`.
+    """
+    waiting: dict[str, dict[int, Answer[tuple[Record, int], Value]]] = {}
+    items = ((record, number) for record in records for number in range(num_parts))
+    for answer in ask(model, items, request, read, attempts):
+        record, number = answer.item
+        answers = waiting.setdefault(record["id"], {})
+        answers[number] = answer
+        if len(answers) == num_parts:
+            del waiting[record["id"]]
+            yield record, [answers[number] for number in range(num_parts)]
 
 
 def _storable(value: Value) -> Value:

@@ -1,353 +1,48 @@
-"""Chat models and image-text-to-text models of transformers, in this process."""
+"""What a recipe says of a chat model in this process; `chat_model` loads it, which takes torch and transformers."""
 
-import json
-import random
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Literal
 
-import torch
-from jinja2 import TemplateError
-from PIL import ImageOps
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    AutoTokenizer,
-    GenerationConfig,
-)
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from pydantic import Field
 
-from ..components import SynthesisError, TextModel, TextReply, TextRequest
-from ..pictures import open_picture
-from .batches import Batches
-from .pretrained import check_dtype, load_pretrained, loading, one_line
-
-if TYPE_CHECKING:
-    from llguidance import LLMatcher
-
-    from .settings import ChatModel
-
-# Prompts are padded to a multiple of this, and only prompts of one padded length share a batch: so the shapes that an
-# item is computed in, and with them its last bits, depend on the item alone.
-LENGTH_STEP = 64
-# Tokens that sampling chooses from; what comes after them is too rare to matter.
-CANDIDATES = 1024
+from ..components import TextModel
+from ..settings import BatchSize, Count, Free, ModelName, NotNegative, Settings
 
 
-@dataclass
-class _Prompt:
-    """A request ready for the model.
+class ChatModel(Settings):
+    """A chat model in this process, by transformers; with pictures if it is an image-text-to-text model.
 
     Attributes:
-        request: What was asked.
-        inputs: Tensors as the processor made them; those with one value a token, shape (1, padded length), are padded
-            on the left.
-        length: Number of tokens without the padding.
+        model: Id on the Hub, or a folder.
+        revision: Branch, tag or commit on the Hub.
+        dtype: Of the weights: "float32", "bfloat16" or "float16"; "auto" takes the checkpoint's own.
+        max_new_tokens: The longest answer; what is longer is a fault.
+        temperature: Of sampling; 0 takes the likeliest token.
+        top_p: Share of the probability that is sampled from.
+        batch_size: Requests answered at once. A batch is always this large, since the size of a batch can change the
+            last bits of its numbers; it is halved when memory runs out.
+        image_size: Pictures are shrunk to this many pixels and padded to a square, so that no crop cuts a person.
+        device: "cpu", "cuda:1", or "auto" to spread the weights over all devices; None for the first GPU if there is
+            one.
     """
 
-    request: TextRequest
-    inputs: dict[str, torch.Tensor]
-    length: int
+    kind: Literal["transformers"] = "transformers"
 
-    @property
-    def shapes(self) -> tuple:
-        """What prompts of one batch have in common."""
-        return tuple((name, tensor.shape) for name, tensor in self.inputs.items())
+    model: ModelName
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_new_tokens: Count = 512
+    temperature: NotNegative = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    batch_size: BatchSize = 16
+    image_size: Count = 512
+    device: Free[str | None] = None
 
-
-class _Picker:
-    """A logits processor that picks the next token of every row itself, and rules out all others.
-
-    Each row has its own random numbers and its own grammar, which `generate` cannot be given.
-
-    Attributes:
-        ended: Which rows have come to their end.
-    """
-
-    def __init__(
-        self,
-        seeds: Sequence[int],
-        grammars: Sequence["LLMatcher | None"],
-        ends: Sequence[int],
-        temperature: float,
-        top_p: float,
-    ) -> None:
-        self.randoms = [random.Random(seed) for seed in seeds]
-        self.grammars = grammars
-        self.ends = ends
-        self.temperature = temperature
-        self.top_p = top_p
-        self.ended = [False] * len(seeds)
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """Scores that leave one token a row. Shapes: (rows, length so far), (rows, words) -> (rows, words)."""
-        scores = scores.float()
-        for row, grammar in enumerate(self.grammars):
-            if grammar is not None and not self.ended[row]:
-                scores[row].masked_fill_(~self._allowed(grammar, scores), -torch.inf)
-        best = scores.topk(min(CANDIDATES, scores.shape[1]), dim=1)  # counts NaN as the largest of all
-        if best.values[:, 0].isnan().any():
-            raise SynthesisError(
-                "its scores of the next word are no numbers (NaN): set dtype: bfloat16 or float32, or fetch its "
-                "weights again"
-            )
-        values, tokens = best.values.cpu().double(), best.indices.cpu()
-        picked = torch.zeros(len(tokens), dtype=torch.long)
-        if self.temperature > 0:
-            upto = (values / self.temperature).softmax(dim=1).cumsum(dim=1)
-            # The candidates before the one with which their sum reaches top_p, and that one.
-            kept = (upto < self.top_p).sum(dim=1).clamp(max=upto.shape[1] - 1)
-            target = torch.tensor([[source.random()] for source in self.randoms]) * upto.gather(1, kept[:, None])
-            picked = torch.minimum((upto <= target).sum(dim=1), kept)
-        chosen = tokens.gather(1, picked[:, None])[:, 0].tolist()
-        for row, token in enumerate(chosen):
-            if self.ended[row]:
-                continue
-            self.ended[row] = token in self.ends
-            if (grammar := self.grammars[row]) is not None and not self.ended[row]:
-                grammar.consume_token(token)
-        one = torch.full_like(scores, -torch.inf)
-        one[range(len(chosen)), chosen] = 0.0
-        return one
-
-    def _allowed(self, grammar: "LLMatcher", scores: torch.Tensor) -> torch.Tensor:
-        """Which tokens the grammar lets follow. Shape: (words,)."""
-        allowed = torch.zeros(scores.shape[1], dtype=torch.bool)
-        if grammar.is_stopped():
-            allowed[list(self.ends)] = True
-        else:
-            # One byte per word of the tokenizer; models often have a few words more.
-            bias = torch.frombuffer(bytearray(grammar.compute_logit_bias()), dtype=torch.uint8)[: len(allowed)]
-            allowed[: len(bias)] = bias > 0
-        return allowed.to(scores.device)
-
-
-class LoadedChatModel(TextModel):
-    """A model of transformers that answers in batches; `ChatModel` says what its settings mean."""
-
-    def __init__(self, settings: "ChatModel") -> None:
-        super().__init__()
-        self.settings = settings
-        self.batches = Batches(
-            settings.batch_size, self._too_little_memory, lambda: self.usage.update({"batch halvings": 1})
-        )
-        where = {"pretrained_model_name_or_path": settings.model, "revision": settings.revision}
-        with loading(settings.model, "as a chat model", 'Check "model" and "revision", or download it first'):
-            config = AutoConfig.from_pretrained(**where)
-            self.sees = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-            self.processor = _load_processor(where, config) if self.sees else None
-            self.tokenizer = self.processor.tokenizer if self.sees else AutoTokenizer.from_pretrained(**where)
-        auto = AutoModelForImageTextToText if self.sees else AutoModelForCausalLM
-        device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = load_pretrained(
-            auto, settings.model, settings.revision, dtype=settings.dtype, device_map=device
-        ).eval()
-        check_dtype(self.model, settings.dtype, settings.model)
-        self.about = {
-            "kind": settings.kind,
-            "model": settings.model,
-            "revision": getattr(config, "_commit_hash", None) or settings.revision,
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-        }
-        self.template = (self.processor and self.processor.chat_template) or self.tokenizer.chat_template
-        if not self.template:
-            raise SynthesisError(f"{settings.model}: has no chat template. Choose a model that was taught to chat.")
-        self.takes_system = self._takes_system()
-        self.ends, self.pad = self._ends()
-        # The checkpoint's own habits (repetition penalty, top_k) are not part of the recipe.
-        self.model.generation_config = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=settings.max_new_tokens,
-            eos_token_id=self.ends,
-            pad_token_id=self.pad,
-        )
-        self._grammar_words = None
-
-    def answer(self, requests: Iterable[TextRequest]) -> Iterator[TextReply]:
-        """One reply per request, batch by batch; up to a batch of each padded length waits to be filled.
+    def load(self) -> TextModel:
+        """Loads the weights.
 
         Raises:
-            SynthesisError: a single request does not fit into memory, a picture cannot be read, a schema cannot be
-                obeyed, or what the model computes is no number.
+            SynthesisError: there is no such model, it cannot chat, or memory is too small.
         """
-        waiting: dict[tuple, list[_Prompt]] = defaultdict(list)
-        for request in requests:
-            prompt = self._prompt(request)
-            if isinstance(prompt, TextReply):
-                yield prompt
-                continue
-            batch = waiting[prompt.shapes]
-            batch.append(prompt)
-            if len(batch) >= self.batches.size:
-                yield from self.batches.map(self._generate, waiting.pop(prompt.shapes))
-        for batch in waiting.values():
-            yield from self.batches.map(self._generate, batch)
+        from .chat_model import LoadedChatModel
 
-    def _too_little_memory(self, prompt: _Prompt) -> SynthesisError:
-        return SynthesisError(
-            f"{self.settings.model}: memory is too small for one request of {prompt.length} tokens. Lower "
-            "max_new_tokens or image_size, or choose a smaller model."
-        )
-
-    @torch.inference_mode()
-    def _generate(self, rows: list[_Prompt]) -> Iterator[TextReply]:
-        """The replies of one batch."""
-        inputs = {name: torch.cat([row.inputs[name] for row in rows]).to(self.model.device) for name in rows[0].inputs}
-        grammars = [self._grammar(row.request) for row in rows]
-        settings = self.settings
-        seeds = [row.request.seed for row in rows]
-        picker = _Picker(seeds, grammars, self.ends, settings.temperature, settings.top_p)
-        try:
-            output = self.model.generate(**inputs, logits_processor=[picker])
-        except SynthesisError as error:
-            raise SynthesisError(f"{settings.model}: {error}") from error
-        written = output[:, inputs["input_ids"].shape[1] :].tolist()
-        for prompt, tokens, ended, grammar in zip(rows, written, picker.ended, grammars, strict=True):
-            yield self._reply(prompt, tokens, ended, grammar)
-
-    def _reply(self, prompt: _Prompt, tokens: list[int], ended: bool, grammar: "LLMatcher | None") -> TextReply:
-        """What one row says."""
-        if ended:
-            tokens = tokens[: next(place for place, token in enumerate(tokens) if token in self.ends)]
-        text = self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
-        self.usage["requests"] += 1
-        self.usage["input tokens"] += prompt.length
-        self.usage["output tokens"] += len(tokens)
-        is_whole = ended or (grammar is not None and grammar.is_accepting())
-        fault = None
-        if grammar is not None and grammar.is_error():
-            fault = f"its schema could not be followed ({one_line(grammar.get_error())})"
-        elif not is_whole:
-            fault = f"cut off at {self.settings.max_new_tokens} tokens"
-        elif not text:
-            fault = "an empty answer"
-        return TextReply(prompt.request.id, text, fault, "stop" if is_whole else "length")
-
-    def _prompt(self, request: TextRequest) -> _Prompt | TextReply:
-        """The tensors of a request, or why it cannot be asked."""
-        if request.images and not self.sees:
-            raise SynthesisError(
-                f"{self.settings.model}: cannot look at pictures, and item {request.id} has some. "
-                "Choose an image-text-to-text model."
-            )
-        messages = [{"role": said["role"], "content": self._strip(said["content"])} for said in request.messages]
-        text = self._render(messages, len(request.images))
-        # The template has already written the tokens that mark the beginning.
-        options = {"add_special_tokens": False, "return_tensors": "pt"}
-        if self.sees:
-            side = (self.settings.image_size, self.settings.image_size)
-            images = [ImageOps.pad(open_picture(picture), side, color=(127, 127, 127)) for picture in request.images]
-            inputs = self.processor(text=[text], images=[images] if images else None, **options)
-        else:
-            inputs = self.tokenizer([text], return_token_type_ids=False, **options)
-        length = inputs["input_ids"].shape[1]
-        room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if room is not None and length + self.settings.max_new_tokens > room:
-            fault = f"the model reads {room} tokens, too few for a prompt of {length}"
-            return TextReply(request.id, "", fault, None)
-        padded = {}
-        for name, tensor in inputs.items():
-            if tensor.shape == inputs["input_ids"].shape:
-                fill = self.pad if name == "input_ids" else 0
-                tensor = torch.nn.functional.pad(tensor, (-length % LENGTH_STEP, 0), value=fill)
-            padded[name] = tensor.to(self.model.dtype) if tensor.is_floating_point() else tensor
-        return _Prompt(request, padded, length)
-
-    def _strip(self, text: str) -> str:
-        """The text without control tokens, which act wherever they stand; taking one out may make another."""
-        control = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
-        while any(token in text for token in control):
-            for token in control:
-                text = text.replace(token, "")
-        return text
-
-    def _render(self, messages: list[dict[str, str]], images: int) -> str:
-        """The conversation in the model's own words, up to where its answer begins."""
-        if not self.takes_system and messages[0]["role"] == "system":
-            system, first, *rest = messages
-            messages = [{"role": first["role"], "content": f"{system['content']}\n\n{first['content']}"}, *rest]
-        if self.sees:
-            parts = [[{"type": "text", "text": message["content"]}] for message in messages]
-            parts[-1] = [{"type": "image"}] * images + parts[-1]
-            messages = [
-                {"role": message["role"], "content": part} for message, part in zip(messages, parts, strict=True)
-            ]
-        # Models that think aloud would spend the tokens before the answer; other templates ignore the option.
-        return self.tokenizer.apply_chat_template(
-            messages, chat_template=self.template, add_generation_prompt=True, tokenize=False, enable_thinking=False
-        )
-
-    def _takes_system(self) -> bool:
-        """Whether the template knows system messages (Gemma 2's, for one, refuses them)."""
-        self.takes_system = True
-        try:
-            self._render([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}], 0)
-        except TemplateError:
-            return False
-        return True
-
-    def _ends(self) -> tuple[list[int], int]:
-        """Tokens that end an answer, and the one for padding."""
-        ends = self.model.generation_config.eos_token_id
-        ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-        if self.tokenizer.eos_token_id is not None and self.tokenizer.eos_token_id not in ends:
-            ends.append(self.tokenizer.eos_token_id)
-        if not ends:
-            raise SynthesisError(f"{self.settings.model}: names no token that ends an answer (eos_token).")
-        pad = self.tokenizer.pad_token_id
-        return ends, ends[0] if pad is None else pad
-
-    def _grammar(self, request: TextRequest) -> "LLMatcher | None":
-        """What keeps an answer to its schema, at the answer's beginning."""
-        if request.schema is None:
-            return None
-        try:
-            from llguidance import LLMatcher
-            from llguidance.hf import from_tokenizer
-        except ImportError as error:
-            raise SynthesisError("Answers by a schema need llguidance: pip install fafa[synthesis]") from error
-        if self._grammar_words is None:
-            try:
-                self._grammar_words = from_tokenizer(self.tokenizer, eos_token=self.ends)
-            except ValueError as error:
-                raise SynthesisError(
-                    f"{self.settings.model}: its tokenizer cannot obey a schema ({one_line(error)}). Choose another "
-                    "model."
-                ) from error
-        # Free white space would let a model go on with it for ever.
-        grammar = LLMatcher.grammar_from_json_schema(
-            json.dumps(request.schema),
-            overrides={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
-        )
-        matcher = LLMatcher(self._grammar_words, grammar, log_level=0)
-        if matcher.is_error():
-            raise SynthesisError(
-                f"item {request.id}: its JSON schema is not understood ({one_line(matcher.get_error())})."
-            )
-        return matcher
-
-
-def _load_processor(where: dict[str, Any], config: Any) -> Any:
-    """Tokenizer and image processor in one.
-
-    Several families (Qwen-VL, InternVL, SmolVLM) also want torchvision, for films. Nobody shows them films here, so
-    their processor is put together without that part.
-    """
-    try:
-        return AutoProcessor.from_pretrained(**where)
-    except ImportError:
-        family = PROCESSOR_MAPPING[type(config)]
-        options, _ = family.get_processor_dict(**where)
-
-    class WithoutFilms(family):
-        @classmethod
-        def get_attributes(cls) -> list[str]:
-            return ["image_processor", "tokenizer"]
-
-    parts = [AutoImageProcessor.from_pretrained(**where), AutoTokenizer.from_pretrained(**where)]
-    return WithoutFilms.from_args_and_dict(parts, {**options, "video_processor": None})
+        return LoadedChatModel(self)

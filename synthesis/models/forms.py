@@ -8,16 +8,25 @@ in another is asked in the other from then on.
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..components import TextRequest
 from ..pictures import open_picture
 from ..servers.failures import Failed, is_unknown, refused_field
 
-if TYPE_CHECKING:
-    from .settings import ServerModel
+# What a request can do without, and a recipe can therefore leave out.
+FIELDS = ("temperature", "top_p", "seed", "max_tokens", "response_format")
+BODY_IS_READ = ("model", "messages", "prompt", "n", "best_of", "stream", "stream_options", "tools", "tool_choice")
+BODY_IS_READ += ("functions", "function_call", "modalities", "audio", "echo")
+# Further fields of the servers that people use, against slips of the pen; a server may know others.
+OPTIONS = ("frequency_penalty", "presence_penalty", "repetition_penalty", "top_k", "min_p", "typical_p", "stop")
+OPTIONS += ("stop_token_ids", "logit_bias", "logprobs", "min_tokens", "max_completion_tokens", "ignore_eos")
+OPTIONS += ("reasoning_effort", "reasoning", "thinking", "thinking_budget", "enable_thinking", "include_reasoning")
+OPTIONS += ("separate_reasoning", "chat_template_kwargs", "verbosity", "service_tier", "store", "user", "metadata")
+OPTIONS += ("provider", "models", "route", "transforms", "structured_outputs", "guided_decoding_backend")
+OPTIONS += ("mm_processor_kwargs", "cache_prompt", "keep_alive", "num_ctx", "safe_prompt", "prompt_cache_key")
 
 _SCHEMAS = ("json_schema", "json_object", "in words")
 # Statuses at which another form may help. 500 is what some servers stumble with over what they do not know.
@@ -29,7 +38,7 @@ class Form:
     """The form of a request.
 
     Attributes:
-        left_out: Fields that are not sent, of `settings.FIELDS`.
+        left_out: Fields that are not sent, of `FIELDS`.
         length_field: By which name the longest answer is sent.
         schemas: How a schema is sent: in the field "json_schema"; "json_object" with the schema in words; or "in words"
             alone.
@@ -40,35 +49,27 @@ class Form:
     schemas: str = "json_schema"
 
     @classmethod
-    def of(cls, settings: "ServerModel") -> "Form":
-        """As the recipe has it."""
-        left_out = frozenset(settings.leave_out or ())
-        return cls(left_out, schemas="in words" if "response_format" in left_out else "json_schema")
+    def without_fields(cls, names: Collection[str]) -> "Form":
+        """As a recipe has it that leaves these out."""
+        return cls(frozenset(names), schemas="in words" if "response_format" in names else "json_schema")
 
     def body(
-        self, settings: "ServerModel", request: TextRequest, messages: Sequence[Mapping[str, Any]]
+        self, fields: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], schema: Mapping[str, Any] | None
     ) -> dict[str, Any]:
-        """What is sent."""
-        fields = {
-            "temperature": settings.temperature,
-            "top_p": settings.top_p,
-            # Some servers keep 32 bits of it.
-            "seed": request.seed % 2**31,
-            "max_tokens": settings.max_tokens,
-        }
-        sent = {name: value for name, value in fields.items() if name not in self.left_out}
-        if "max_tokens" in sent:
-            sent[self.length_field] = sent.pop("max_tokens")
-        body = {"model": settings.model, "messages": list(messages), **sent, **(settings.options or {})}
-        if request.schema is None:
+        """What is sent, of fields by their names in `FIELDS` and others."""
+        body = {name: value for name, value in fields.items() if name not in self.left_out}
+        if "max_tokens" in body:
+            body[self.length_field] = body.pop("max_tokens")
+        body["messages"] = list(messages)
+        if schema is None:
             return body
         if self.schemas == "json_schema":
-            schema = {"name": "answer", "schema": request.schema, "strict": True}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+            named = {"name": "answer", "schema": schema, "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": named}
             return body
         if self.schemas == "json_object":
             body["response_format"] = {"type": "json_object"}
-        words = f"Answer with one JSON object only, by this JSON schema:\n{json.dumps(request.schema)}"
+        words = f"Answer with one JSON object only, by this JSON schema:\n{json.dumps(schema)}"
         *earlier, last = messages
         content = last["content"]
         content = f"{content}\n\n{words}" if isinstance(content, str) else [*content, {"type": "text", "text": words}]

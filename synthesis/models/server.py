@@ -6,18 +6,17 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, Literal
 
 from PIL import Image
+from pydantic import Field, model_validator
 
 from ..components import SynthesisError, TextModel, TextReply, TextRequest
-from ..servers.client import PatientClient
 from ..servers.failures import Away, Failed
+from ..servers.settings import Server, check_options
+from ..settings import Concurrency, Count, Free, NotNegative, Positive
 from .answers import ChatAnswer, read_answer
-from .forms import Form, as_messages_with_pictures
-
-if TYPE_CHECKING:
-    from .settings import ServerModel
+from .forms import BODY_IS_READ, FIELDS, OPTIONS, Form, as_messages_with_pictures
 
 logger = logging.getLogger(__name__)
 
@@ -25,15 +24,71 @@ logger = logging.getLogger(__name__)
 MOST_BYTES = 2**24
 
 
+class ServerModel(Server):
+    """A model behind a URL that speaks the chat-completions protocol of OpenAI: vLLM and the like; see `Server`.
+
+    Attributes:
+        max_tokens: The longest answer; what is longer is a fault.
+        temperature: Of sampling.
+        top_p: Share of the probability that is sampled from.
+        options: Further fields of every request that the server knows, such as `reasoning_effort: low` or
+            `chat_template_kwargs: {enable_thinking: false}`.
+        leave_out: Fields that the server does not take: "temperature", "top_p", "seed", "max_tokens" (name another
+            under `options`, or none), "response_format" (schemas are put into words). What a server refuses by name is
+            left out anyway, with a warning, and noted in the manifest.
+        image_size: Pictures are shrunk until no side has more pixels than this.
+        concurrency: Requests under way at once.
+        requests_per_minute: At most so many are sent, repeats included; None for as many as the server takes.
+        input_price: Of a million tokens read, in any currency; None if the cost need not be counted.
+        output_price: Of a million tokens written.
+    """
+
+    max_tokens: Count = 512
+    temperature: NotNegative = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    # None, so that what was begun before there were these settings can be gone on with.
+    options: dict[str, Any] | None = None
+    leave_out: list[Literal[FIELDS]] | None = None
+    image_size: Count = 768
+    concurrency: Free[Concurrency] = 32
+    requests_per_minute: Free[Positive | None] = None
+    input_price: Free[float | None] = None
+    output_price: Free[float | None] = None
+
+    @model_validator(mode="after")
+    def _check_requests(self) -> "ServerModel":
+        own = [*BODY_IS_READ, *FIELDS]
+        if "max_tokens" not in (self.leave_out or ()):
+            own.append("max_completion_tokens")
+        check_options(self.options or {}, OPTIONS, tuple(own))
+        return self
+
+    def fields(self, seed: int) -> dict[str, Any]:
+        """Of a request, but for its messages."""
+        sampling = {"temperature": self.temperature, "top_p": self.top_p, "seed": seed % 2**31}  # some keep 32 bits
+        return {"model": self.model, **sampling, "max_tokens": self.max_tokens, **(self.options or {})}
+
+    def load(self) -> TextModel:
+        """Asks the server one thing, so that a wrong URL, name or key shows before any work is done.
+
+        Raises:
+            SynthesisError: the server cannot be reached, refuses the key, or does not know the model; or nobody but the
+                recipe says that the server gets the key.
+        """
+        return LoadedServerModel(self)
+
+
 class LoadedServerModel(TextModel):
     """A model that answers over HTTP, many requests at once; `ServerModel` says what its settings mean."""
 
-    def __init__(self, settings: "ServerModel") -> None:
+    def __init__(self, settings: ServerModel) -> None:
+        from ..servers.client import PatientClient  # imports openai, which reading a recipe does not need
+
         super().__init__()
         self.settings = settings
         self.about = {"kind": settings.kind, "model": settings.model}
         self.client = PatientClient(settings, self.usage, MOST_BYTES, settings.requests_per_minute)
-        self.form = Form.of(settings)
+        self.form = Form.without_fields(settings.leave_out or ())
         self.takes_schemas = False  # known once an answer came by one
         self.tells_reasons = True  # why an answer ended; known by the first question
         self.proven: TextRequest | None = None  # the item answered last: asked again, it shows whether the server fails
@@ -126,7 +181,7 @@ class LoadedServerModel(TextModel):
             error,
             "; ".join(changes),
         )
-        self.about["changes of the request"] = form.changes(Form.of(self.settings))
+        self.about["changes of the request"] = form.changes(Form.without_fields(self.settings.leave_out or ()))
         self.form = form
 
     async def _check_server(self, request: TextRequest, probe: bool, since: float, error: Failed) -> None:
@@ -162,7 +217,7 @@ class LoadedServerModel(TextModel):
 
     async def _ask(self, request: TextRequest, messages: list[dict[str, Any]], form: Form) -> TextReply:
         """Asks once; see `PatientClient.ask`."""
-        body = form.body(self.settings, request, messages)
+        body = form.body(self.settings.fields(request.seed), messages, request.schema)
         reply = await self.client.ask("/chat/completions", body, lambda said: self._read(request, read_answer(said)))
         self.takes_schemas |= request.schema is not None and form.schemas == "json_schema"
         return reply

@@ -1,13 +1,11 @@
-"""Settings of pictures painted by a pipeline of diffusers; `diffusion_model` does the work."""
+"""What a recipe says of pictures painted by a pipeline; `diffusion_model` loads it, which takes torch and diffusers."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import model_validator
 
+from ..components import ImageModel
 from ..settings import BatchSize, Count, Free, ModelName, Pixels, Settings
-
-if TYPE_CHECKING:
-    from .diffusion_model import DiffusionModel
 
 
 class DiffusionPainter(Settings):
@@ -65,7 +63,7 @@ class DiffusionPainter(Settings):
             raise ValueError(f"adapter_revision ({self.adapter_revision}) is of no adapter: name it under adapter")
         return self
 
-    def load(self) -> "DiffusionModel":
+    def load(self) -> ImageModel:
         """The pipeline, ready to paint.
 
         Raises:

@@ -23,7 +23,7 @@ from ..components import ImageModel, ImageRequest, PaintedImage, SynthesisError
 from ..models.batches import Batches, is_out_of_memory
 from ..models.pretrained import check_dtype, find_device, loading, one_line
 from ..pictures import open_picture
-from .diffusion import DiffusionPainter
+from ..settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +51,12 @@ class DiffusionModel(ImageModel):
     A batch is always of one size, for the same seed gives other pixels at another; the last one is filled up.
 
     Attributes:
-        settings: As in the recipe.
+        settings: A `DiffusionPainter`, as in the recipe.
         pipeline: Of diffusers.
         batches: Pictures at a time.
     """
 
-    def __init__(self, settings: DiffusionPainter):
+    def __init__(self, settings: Settings):
         super().__init__()
         self.settings = settings
         self.device = find_device(settings.device)
@@ -291,7 +291,7 @@ def _lora_layers(pipeline: DiffusionPipeline) -> Iterator[tuple[str, LoraLayer]]
             yield from ((name, layer) for layer in component.modules() if isinstance(layer, LoraLayer))
 
 
-def _load_pipeline(settings: DiffusionPainter) -> tuple[DiffusionPipeline, str | None]:
+def _load_pipeline(settings: Settings) -> tuple[DiffusionPipeline, str | None]:
     """The pipeline, and the commit that it is of if it came from the Hub."""
     remedy = "Give a folder with a model_index.json, or an id on the Hub (log in there if it is gated)"
     with loading(settings.model, "as a pipeline of diffusers", remedy):

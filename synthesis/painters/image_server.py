@@ -1,14 +1,25 @@
-"""Settings of pictures painted by a server; `image_server_model` does the work."""
+"""An image model behind a URL at work: many requests at once, sceptical of the answers."""
 
-from typing import TYPE_CHECKING, Any, Literal
+import base64
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
 
+from PIL import Image
 from pydantic import model_validator
 
+from ...image_reading_fafa import open_image
+from ..components import ImageModel, ImageRequest, PaintedImage, SynthesisError
+from ..servers.failures import Away, Failed, Refused, kind_of, refused_field
 from ..servers.settings import Server, check_options
 from ..settings import Free, Pixels
 
-if TYPE_CHECKING:
-    from .image_server_model import ServedImageModel
+logger = logging.getLogger(__name__)
+
+_WRONG_SET_UP = {403, 404}
+_NOT_NEEDED = ("seed", "response_format", "n")  # to paint; without a size it would be another picture
+_MOST_BYTES_PER_PIXEL, _MOST_OTHER_BYTES = 8, 2**20  # of an answer: PNG in base64 takes 5.4 of a pixel at worst
 
 # What a request can do without, and what it cannot.
 _FIELDS = ("seed", "response_format", "n", "size")
@@ -47,12 +58,157 @@ class ImageServer(Server):
         check_options(self.options, (*_OPTIONS, *([self.strength_field] if self.strength_field else [])), own)
         return self
 
-    def load(self) -> "ServedImageModel":
+    def load(self) -> ImageModel:
         """Asks the server which models it has, so that a wrong URL or key shows before any work is done.
 
         Raises:
             SynthesisError: the server cannot be reached or refuses the key.
         """
-        from .image_server_model import ServedImageModel
-
         return ServedImageModel(self)
+
+
+class ServedImageModel(ImageModel):
+    """An image model behind a URL; `ImageServer` says what its settings mean."""
+
+    def __init__(self, settings: ImageServer):
+        super().__init__()
+        self.settings = settings
+        self.about = {"model": settings.model, "base_url": settings.base_url}
+        most_bytes = _MOST_OTHER_BYTES + _MOST_BYTES_PER_PIXEL * settings.width * settings.height
+        from ..servers.client import PatientClient  # imports openai, which reading a recipe does not need
+
+        self._client = PatientClient(settings, self.usage, most_bytes)
+        self._left_out = frozenset(settings.leave_out or ())
+        self._client.run(self._check_address)
+
+    def paint(self, requests: Iterable[ImageRequest]) -> Iterator[PaintedImage]:
+        """Pictures as they come; see `PatientClient.map`. One that is refused, or fails time and again, is a fault.
+
+        Raises:
+            SynthesisError: the server is away for longer than `patience`, refuses the key, the model or every request,
+                has nothing left to spend, or cannot do what is asked (another strength than 1 without
+                `strength_field`, editing).
+        """
+        return self._client.map(requests, self._paint)
+
+    async def _paint(self, request: ImageRequest) -> tuple[PaintedImage, bool]:
+        """The picture or its fault, and whether the server does its work."""
+        self._check(request)
+        refused: frozenset[str] = frozenset()  # fields that the server seems not to take, until it paints without
+
+        async def ask() -> Image.Image:
+            body = self._body(request, self._left_out | refused)
+            return await self._client.ask("/images/generations", body, self._picture)
+
+        async def adapt(error: Failed) -> bool:
+            nonlocal refused
+            if name := refused_field(error, [name for name in _NOT_NEEDED if name not in self._left_out | refused]):
+                refused |= {name}
+            elif error.status in _WRONG_SET_UP and not error.filtered:
+                raise self._wrongly_set_up(error)
+            return name is not None
+
+        try:
+            image = await self._client.insist(request.id, ask, adapt)
+        except Failed as error:
+            if error.filtered:
+                fault = error.name if error.status is None else "refused as unsafe"
+                return PaintedImage(request.id, None, fault), True
+            return PaintedImage(request.id, None, str(error)), False
+        self._adopt(refused)
+        self.usage["images"] += 1
+        if self.settings.price is not None:
+            self.usage["cost"] += self.settings.price
+        return PaintedImage(request.id, image), True
+
+    def _body(self, request: ImageRequest, left_out: frozenset[str]) -> dict[str, Any]:
+        """What is sent."""
+        settings = self.settings
+        fields = {
+            "model": settings.model,
+            "prompt": request.prompt,
+            "n": 1,
+            "size": f"{settings.width}x{settings.height}",
+            "response_format": "b64_json",
+            **settings.options,
+            "seed": request.seed % 2**31,  # larger ones overflow in some servers
+        }
+        if settings.strength_field is not None:
+            fields[settings.strength_field] = request.strength
+        return {name: value for name, value in fields.items() if name not in left_out}
+
+    def _picture(self, body: Mapping[str, Any]) -> Image.Image:
+        """The picture in an answer, of the size that was asked for, and of the formats of photographs only."""
+        if not isinstance(entries := body.get("data"), list) or not entries:
+            raise Failed("no picture in the answer", "it should be in data")
+        if not isinstance(entry := entries[0], dict):
+            raise Failed("no picture in the answer", f"the first entry is {kind_of(entry)}")
+        code, url = entry.get("b64_json"), entry.get("url")
+        if not isinstance(code, str) or not code:
+            if not isinstance(url, str) or not url:
+                raise Failed("no picture in the answer", "the first entry has no b64_json")
+            if not url.startswith("data:"):  # to follow it, wherever it leads, is not what was asked for
+                raise Failed("a URL in place of the picture", "have the server answer with b64_json")
+            code = url
+        try:
+            code = code.partition(";base64,")[2] if code.startswith("data:") else code
+            image = open_image({"bytes": base64.b64decode(code, validate=True)}, name="the answer")
+        except ValueError as error:  # no base64, no picture
+            raise Failed("no picture in the answer", str(error)) from error
+        width, height = self.settings.width, self.settings.height
+        if image.size != (width, height):
+            raise Failed(
+                "a picture of another size",
+                f"painted {image.width}x{image.height} pixels, asked for {width}x{height}",
+            )
+        if image.getbbox() is None:
+            raise Refused("refused as unsafe (all black)", filtered=True)
+        return image
+
+    def _adopt(self, refused: frozenset[str]) -> None:
+        """Leaves out from now on what the server painted without, and says so once."""
+        if not (new := sorted(refused - self._left_out)):
+            return
+        self._left_out |= refused
+        own = self._left_out - frozenset(self.settings.leave_out or ())
+        self.about["changes of the request"] = [f"{name} is left out" for name in sorted(own)]
+        seed = ". A picture can therefore not be painted again as it was" if "seed" in new else ""
+        logger.warning(
+            "%s does not take %s, left out from now on, and noted in the manifest%s",
+            self.settings.base_url,
+            " and ".join(new),
+            seed,
+        )
+
+    async def _check_address(self) -> None:
+        """Asks for the list of models, which hardly any server lacks."""
+        began, is_listed = time.monotonic(), False
+        try:
+            body = await self._client.exchange("/models", None, min(30.0, self.settings.timeout))
+            is_listed = "data" in body
+        except Away as error:
+            if error.pause is None:
+                self._client.check_patience("which models are there", error, began, 0.0)
+        except Failed as error:
+            if error.status == 403:
+                raise self._wrongly_set_up(error) from error
+        if not is_listed and (url := await self._client.address_with_v1()):
+            raise SynthesisError(
+                f"{self.settings.base_url}: no image server is at this address. Did you mean base_url: {url}?"
+            )
+        self._client.last_answer = time.monotonic()  # it is there; what comes now is waited for
+
+    def _check(self, request: ImageRequest) -> None:
+        if request.source is not None:
+            raise SynthesisError(f"{self.settings.base_url}: request {request.id} edits a picture; servers only paint")
+        if request.strength != 1 and self.settings.strength_field is None:
+            raise SynthesisError(
+                f"{self.settings.base_url}: request {request.id} wants strength {request.strength:g} of the adapter; "
+                "set strength_field to what the server calls it, or paint at strength 1 only"
+            )
+
+    def _wrongly_set_up(self, error: Failed) -> SynthesisError:
+        return SynthesisError(
+            f"{self.settings.base_url}: refuses to paint with model {self.settings.model!r} ({error}); "
+            "correct model, base_url, or the key that api_key_variable names"
+        )

@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import model_validator
 
 from ..components import Record, TextModel, TextRequest, seed_of
+from ..models import LanguageModel
 from ..models.asking import as_messages, ask
-from ..models.settings import LanguageModel
 from ..replies import UnusableAnswer
 from ..settings import Count, Settings
 from .checks import CheckSettings, fault_of

@@ -12,7 +12,7 @@ from ...tables import markdown_table
 from ..components import REJECTED, Record
 from ..pair_sheet import MOST_PICTURES, PairCard, draw_people
 from ..stages import Workspace
-from ..text_image.assembling import DATASET
+from ..text_image.assembly import DATASET
 from ..text_image.records import pictures_by_person, rejected_pictures
 from .charts import length_chart, size_chart
 from .counting import choose_records, count_people

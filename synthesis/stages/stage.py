@@ -1,10 +1,8 @@
 """A stage of a pipeline: makes items one by one, or all at once. Stopped anywhere, it goes on from there."""
 
-import gc
 import logging
 import os
 import shutil
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -119,8 +117,10 @@ class ItemStage(Stage):
 
     def _let_go(self) -> None:
         self.release()
-        if uses_models(self.works_with):
-            free_memory()
+        if uses_models(self.works_with):  # torch keeps the memory for itself otherwise
+            from accelerate.utils.memory import clear_device_cache
+
+            clear_device_cache(garbage_collection=True)
 
     def files(self, record: Record) -> list[str]:
         """The files that belong to a record, relative to the workspace."""
@@ -220,7 +220,7 @@ class ItemStage(Stage):
                     is_damaged = True
                     logger.warning("%s: %d damaged lines are made again", file, damaged)
                 for record in records:
-                    if all(_has_bytes(work.root / needed) for needed in self.files(record)):
+                    if all(map(work.has_bytes, self.files(record))):
                         found.setdefault(record["id"], record)
                     else:
                         logger.warning("%s: the files of item %s are gone: made again", file, record["id"])
@@ -376,14 +376,6 @@ def position_of(name: str, stages: Sequence[Stage]) -> int:
     return names.index(name)
 
 
-def free_memory() -> None:
-    """Give back what nobody holds any more, a GPU's memory too; torch keeps it for itself otherwise."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch and torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 def _cut_torn_line(file: Path) -> None:
     """Cut off what follows the last whole line: a kill may have torn it, and nothing may be written behind it."""
     with suppress(FileNotFoundError):
@@ -391,13 +383,6 @@ def _cut_torn_line(file: Path) -> None:
         whole = content.rfind(b"\n") + 1
         if whole != len(content):
             os.truncate(file, whole)
-
-
-def _has_bytes(file: Path) -> bool:
-    try:
-        return file.stat().st_size > 0
-    except FileNotFoundError:
-        return False
 
 
 @cache

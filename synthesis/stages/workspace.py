@@ -87,6 +87,11 @@ class Workspace:
         """Where what was rejected lies to be looked at while a stage is stopped for it."""
         return self.root / f"braked-{stage}.jsonl"
 
+    def has_bytes(self, name: str) -> bool:
+        """Whether a file below the workspace is there, and not empty."""
+        file = self.root / name
+        return file.is_file() and file.stat().st_size > 0
+
     def read(self, stage: str, chunk: int) -> list[Record]:
         """All records of a finished chunk, rejected ones, too.
 

@@ -22,16 +22,12 @@ from pydantic import Field
 from ...world.captions import SYNONYMS
 from ...world.painter import paint_person
 from ...world.people import (
-    BAGS,
     COLOURS,
     HAIR_COLOURS,
-    HATS,
-    LOWERS,
     PATTERNS,
-    SHOES,
     SKIN_TONES,
     SLOTS,
-    UPPERS,
+    WARDROBE,
     Garment,
     Identity,
     Outfit,
@@ -39,7 +35,7 @@ from ...world.people import (
     sample_outfit,
     sample_scene,
 )
-from ..components import Judge, Judgement, Record
+from ..components import Judge, Record
 from ..filtering.gates import contrast, noise, open_halves, sharpness
 from ..settings import Settings
 from ..splitting import crop_to
@@ -53,7 +49,6 @@ _COLOUR_SPREAD = 28.0  # grey levels by which a colour may be off and still coun
 _STIFFNESS = 2.0  # of the linear functions (ridge)
 _UNCHANGED = 0.3  # how much a change counts of what an edit does not name: much less, since small changes look alike
 
-_SLOT_KINDS = dict(zip(SLOTS, (UPPERS, LOWERS, SHOES, BAGS, HATS), strict=True))
 _TRAITS = ("skin", "hair_colour", "hair_style", "build", "height", "beard", "glasses")
 
 # What was seen of a picture: the probability of each value of each attribute.
@@ -94,7 +89,7 @@ class LoadedOnlooker(Judge):
         self.about = {"model": "onlooker", "practice": settings.practice}
         self._eye = _Eye(settings.practice)
 
-    def judge(self, records: Iterable[Record], folder: Path) -> Iterator[Judgement]:
+    def judge(self, records: Iterable[Record], folder: Path) -> Iterator[Record]:
         """One judgement per record, in order; see `Judge.judge`."""
         for record in records:
             halves = open_halves(record, folder)
@@ -107,7 +102,7 @@ class LoadedOnlooker(Judge):
                 "follows_ab": _follows(record["edit_ab"], left, right),
                 "follows_ba": _follows(record["edit_ba"], right, left),
             }
-            yield Judgement(record["id"], {name: round(score, 4) for name, score in scores.items()})
+            yield {"id": record["id"], "scores": {name: round(score, 4) for name, score in scores.items()}}
             self.usage["pairs"] += 1
 
 
@@ -222,7 +217,7 @@ class Mention(NamedTuple):
 
 
 _NAMES = {name: word for word, names in SYNONYMS.items() for name in names}
-_SLOT_OF = {kind: slot for slot, kinds in _SLOT_KINDS.items() for kind in kinds}
+_SLOT_OF = {kind: slot for slot, kinds in WARDROBE.items() for kind in kinds}
 _WORDS = {word: word for word in (*_SLOT_OF, *COLOURS, *PATTERNS)} | _NAMES | {"one": "one", "ones": "one"}
 _WORD = re.compile(r"\b(" + "|".join(sorted(map(re.escape, _WORDS), key=len, reverse=True)) + r")\b")
 

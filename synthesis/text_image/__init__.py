@@ -8,6 +8,6 @@ The stages of `pipeline`, and what each is made of:
     edits/      `editing`: the same person somewhere else, by an image model that follows instructions
     edit_poses/ the pose filter again
     captions/   `captioning`: by a vision-language model, freely or along a template, or by the small world's grammar
-    SynTBPR/    `assembling`: what `load_dataset("SynTBPR")` reads
+    SynTBPR/    `assembly`: what `load_dataset("SynTBPR")` reads
 
 """

@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from ..components import Part, Record, TextModel, TextRequest, seed_of
-from ..models.asking import as_messages, ask, check_words
-from ..models.settings import LanguageModel
+from ..components import REJECTED, Part, Record, TextModel, TextRequest, seed_of
+from ..models import LanguageModel
+from ..models.asking import as_messages, ask_parts, check_words
 from ..replies import read_sentence
 from ..replies.languages import Language
 from ..settings import Count, Settings
@@ -142,7 +142,6 @@ class _ModelCaptions(CaptionWriter):
 
     def write(self, pictures: Iterable[Record], folder: Path, seed: int) -> Iterator[Record]:
         settings = self.settings
-        todo = ((picture, number) for picture in pictures for number in range(settings.captions))
 
         def request(item: tuple[Record, int], attempt: int) -> TextRequest:
             picture, number = item
@@ -151,24 +150,18 @@ class _ModelCaptions(CaptionWriter):
             image = folder / picture["image"]
             return TextRequest(f"{name}/{number}", messages, seed_of(seed, "caption", name, number, attempt), (image,))
 
-        found: dict[str, dict[int, str]] = {}
-        faults: dict[str, dict[int, str]] = {}
-
         def read(_: tuple[Record, int], text: str) -> str:
             asked = settings.instruction.replace("{template}", "")
             return read_sentence(
                 text, settings.min_words, settings.max_words, settings.language, question=asked, slots=settings.slots
             )
 
-        for answer in ask(self.model, todo, request, read, settings.attempts):
-            picture, number = answer.item
-            name = picture["id"]
-            if answer.value is None:
-                faults.setdefault(name, {})[number] = answer.faults[-1]
-            else:
-                found.setdefault(name, {})[number] = answer.value
-            if len(found.get(name, ())) + len(faults.get(name, ())) == settings.captions:
-                yield _captioned(name, found.pop(name, {}), faults.pop(name, {}))
+        for picture, answers in ask_parts(self.model, pictures, settings.captions, request, read, settings.attempts):
+            found = [answer.value for answer in answers if answer.value is not None]
+            faults = [answer.faults[-1] for answer in answers if answer.value is None]
+            # Rejected if no caption could be used; some that could not are named.
+            said = {"captions": found, **({"faults": faults} if faults else {})} if found else {REJECTED: faults[0]}
+            yield {"id": picture["id"], **said}
 
     def _text(self, name: str, number: int, seed: int) -> str:
         settings = self.settings
@@ -177,14 +170,3 @@ class _ModelCaptions(CaptionWriter):
         rng = np.random.default_rng(seed_of(seed, "template", name))
         template = rng.choice(settings.num_templates, size=settings.captions, replace=False)[number]
         return fill_template(settings.instruction, {"template": settings.template(int(template))})
-
-
-def _captioned(name: str, found: dict[int, str], faults: dict[int, str]) -> Record:
-    """The record of a picture. It is rejected if no caption could be used; some that could not are named."""
-    record: Record = {"id": name, "captions": [found[number] for number in sorted(found)]}
-    if faults:
-        record["faults"] = [faults[number] for number in sorted(faults)]
-    if not found:
-        del record["captions"]
-        record["rejected"] = record.pop("faults")[0]
-    return record

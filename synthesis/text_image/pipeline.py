@@ -18,12 +18,12 @@ from ..settings import Settings
 from ..stages import Stage, WritingStage
 from ..stand_ins.figures import FigureFilter
 from ..stand_ins.grammar import GrammarCaptions, WorldPrompts
-from .assembling import DATASET
+from .assembly import DATASET, Assemble
 from .captioning import InstructionCaptions, TemplateCaptions
 from .editing import Editing
 from .poses import KeypointFilter
 from .prompts import RoughTemplatePrompts, TemplatePrompts
-from .stages import Assemble, Captions, Edits, Pictures, PictureSettings, Poses
+from .stages import Captions, Edits, Pictures, PictureSettings, Poses
 
 
 class PromptSettings(Settings):

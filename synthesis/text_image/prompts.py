@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import model_validator
 
 from ..components import Part, Record, TextModel, TextRequest, seed_of
+from ..models import LanguageModel
 from ..models.asking import as_messages, ask, check_words
-from ..models.settings import LanguageModel
 from ..quadruples.drawing import Template
 from ..replies import read_sentence
 from ..replies.languages import Language

@@ -1,6 +1,6 @@
 """The stages of the pipeline of text-image pairs, from the second on; `pipeline` says what each is for."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,13 +10,12 @@ from ..components import REJECTED, ImageRequest, Record, seed_of
 from ..painters import DiffusionPainter, ImageServer
 from ..pictures import PictureFormat, save_picture
 from ..settings import deciding
-from ..stages import DataSetStage, PaintingStage, PartStage, Workspace, write_data_set
+from ..stages import PaintingStage, PartStage, Workspace
 from ..stand_ins.figures import FigureFilter
 from ..stand_ins.portraits import WorldPortrait
-from .assembling import DATASET, EDITED, GENERATED, image_entries
 from .editing import Editing, edit_request, plan_edits
 from .poses import KeypointFilter
-from .records import edited_people, people_of, pictures_by_person
+from .records import edited_people, people_of
 
 
 class PictureSettings(PictureFormat):
@@ -137,36 +136,3 @@ class Captions(PartStage):
         """See `PartStage.trial`."""
         (record,) = self.part.write([pair | {"image": pair["left"]}], folder, self._seed)
         return record
-
-
-class Assemble(DataSetStage):
-    """Writes the data set."""
-
-    name, source = "assemble", "captions"
-
-    def __init__(self, with_edits: bool):
-        super().__init__()
-        self._with_edits, self.settings = with_edits, {}
-
-    def sources(self) -> list[str]:
-        """The pictures and what is said of them."""
-        return ["poses", *(["edits", "edit_poses"] if self._with_edits else []), "captions"]
-
-    def data_sets(self, settings: Mapping[str, Any]) -> list[Path]:
-        """See `DataSetStage.data_sets`."""
-        return [Path(DATASET, f"{DATASET}.json")]
-
-    def make(self, work: Workspace) -> dict[str, Any]:
-        """See `WholeStage.make`."""
-        models = {GENERATED: _model_of(work, "pictures"), EDITED: _model_of(work, "edits")}
-        entries = image_entries(pictures_by_person(work, self._with_edits), models)
-        placed = ((entry, {entry["image_path"]: work.root / image}) for entry, image in entries)
-        (file,) = self.results(work)
-        images, persons = write_data_set(file, placed, "person_id")
-        return {"images": images, "people": persons}
-
-
-def _model_of(work: Workspace, stage: str) -> str:
-    """What painted, by the manifest."""
-    about = work.manifest(stage).get("about", {})
-    return " ".join(str(about[key]) for key in ("model", "revision") if about.get(key))

@@ -1,11 +1,14 @@
-"""What the data set of triplets looks like: formats, records, paths of pictures, the cut into two splits."""
+"""The stage that writes the data set of triplets, and what that looks like."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from ..components import Record, seed_of
 from ..filtering.thresholds import DIRECTIONS
-from ..settings import Settings, ShareBelowOne
+from ..settings import Settings, ShareBelowOne, deciding
+from ..stages import DataSetStage, Workspace, write_data_set
+from .records import kept_triplets
 
 _SIDES = {"ab": ("left", "right"), "ba": ("right", "left")}  # direction -> where reference and target are
 
@@ -44,17 +47,41 @@ def _published_path(record: Record, side: str) -> str:
     return f"test2/sub_img/img_{side}/{record['quadruple']}-{record['number']}_{side}{suffix}"
 
 
-def data_set_files(name: str, validation_share: float) -> list[Path]:
-    """The annotation file of the data set, and of the one for validation if there is one, below the workspace."""
-    file_name, _ = FORMATS[name]
-    return [Path(name, file_name), *([Path(f"{name}-validation", file_name)] if validation_share else [])]
+class Assemble(DataSetStage):
+    """Writes the data set, and the one for validation if there is one."""
+
+    name, source = "assemble", "filter"
+
+    def __init__(self, settings: AssemblySettings, seed: int):
+        super().__init__()
+        self._settings, self._seed, self.settings = settings, seed, deciding(settings)
+
+    def sources(self) -> list[str]:
+        """The texts, the pictures, and what is kept of them."""
+        return ["distinct", "split", "filter"]
+
+    def data_sets(self, settings: Mapping[str, Any]) -> list[Path]:
+        """See `DataSetStage.data_sets`."""
+        name = settings["format"]
+        folders = [name, *([f"{name}-validation"] if settings["validation_share"] else [])]
+        return [Path(folder, FORMATS[name][0]) for folder in folders]
+
+    def make(self, work: Workspace) -> dict[str, Any]:
+        """See `WholeStage.make`."""
+        _, id_field = FORMATS[self._settings.format]
+        counts = {}
+        for number, file in enumerate(self.results(work)):
+            kept = (record for record in kept_triplets(work) if self._is_for_validation(record) == bool(number))
+            triplets = ((triplet_of(record, id_field), _pictures_of(record, work.root)) for record in kept)
+            num_triplets, num_groups = write_data_set(file, triplets, id_field)
+            counts |= {f"{file.parent.name} triplets": num_triplets, f"{file.parent.name} groups": num_groups}
+        return counts
+
+    def _is_for_validation(self, record: Record) -> bool:
+        drawn = seed_of(self._seed, "validation", record["quadruple"]) % 1_000_000
+        return drawn < self._settings.validation_share * 1_000_000
 
 
-def pictures_of(record: Record, folder: Path) -> dict[str, Path]:
+def _pictures_of(record: Record, folder: Path) -> dict[str, Path]:
     """The pictures of a triplet, by their paths in SynCPR.json; those in the record are relative to the folder."""
     return {_published_path(record, side): folder / record[side] for side in ("left", "right")}
-
-
-def is_for_validation(record: Record, share: float, seed: int) -> bool:
-    """Whether a triplet's quadruple goes to the validation set, drawn by the seed for this share of them."""
-    return seed_of(seed, "validation", record["quadruple"]) % 1_000_000 < share * 1_000_000

@@ -31,8 +31,8 @@ from ..splitting import SplitSettings
 from ..stages import Stage, WritingStage
 from ..stand_ins.grammar import GrammarWriter
 from ..stand_ins.onlooker import Onlooker
-from .assembly import AssemblySettings
-from .stages import Assemble, Diptychs, DiptychSettings, Distinct, Filter, Gates, Halves, Judgements
+from .assembly import Assemble, AssemblySettings
+from .stages import Diptychs, DiptychSettings, Distinct, Filter, Gates, Halves, Judgements
 
 
 class QuadrupleSettings(Settings):

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -22,11 +22,10 @@ from ..pictures import PictureFormat, open_picture, save_picture
 from ..quadruples.near_duplicates import NearDuplicateSettings, reject_near_duplicates
 from ..settings import deciding, uses_models
 from ..splitting import Split, SplitSettings
-from ..stages import DataSetStage, PaintingStage, PartStage, WholeStage, Workspace, read_lines, write_data_set
+from ..stages import PaintingStage, PartStage, WholeStage, Workspace, read_lines
 from ..stand_ins.diptychs import WorldPainter
 from ..templates import fill_template, with_fields
-from .assembly import FORMATS, AssemblySettings, data_set_files, is_for_validation, pictures_of, triplet_of
-from .records import kept_triplets, pairs_with_texts, scores_of
+from .records import pairs_with_texts, scores_of
 
 logger = logging.getLogger(__name__)
 
@@ -271,10 +270,9 @@ class Judgements(PartStage):
         watched = controlled_ids([*items, *stored.values()])
         self._watch(record for record in stored.values() if record["id"] in watched)
         for judgement in self.part.judge(iter(items), work.root):
-            said = {"scores": dict(judgement.scores)} if judgement.fault is None else {REJECTED: judgement.fault}
-            record = {"id": judgement.id} | controls.get(judgement.id, {}) | said
+            record = {"id": judgement["id"]} | controls.get(judgement["id"], {}) | judgement
             yield record
-            if judgement.id in watched:
+            if record["id"] in watched:
                 self._watch([record])
 
     def _watch(self, records: Iterable[Record]) -> None:
@@ -295,7 +293,7 @@ class Judgements(PartStage):
     def trial(self, pair: Record, folder: Path) -> Record:
         """See `PartStage.trial`."""
         (judgement,) = self.part.judge([pair], folder)
-        return {"id": pair["id"]} | ({REJECTED: judgement.fault} if judgement.fault is not None else {})
+        return judgement
 
 
 class Filter(WholeStage):
@@ -331,35 +329,3 @@ class Filter(WholeStage):
                 if pair["id"] in faults:
                     reasons = [f"judge: {faults[pair['id']]}"]
                 yield record | ({REJECTED: reasons[0], "reasons": reasons} if reasons else {})
-
-
-class Assemble(DataSetStage):
-    """Writes the data set."""
-
-    name, source = "assemble", "filter"
-
-    def __init__(self, settings: AssemblySettings, seed: int):
-        super().__init__()
-        self._settings, self._seed, self.settings = settings, seed, deciding(settings)
-
-    def sources(self) -> list[str]:
-        """The texts, the pictures, and what is kept of them."""
-        return ["distinct", "split", "filter"]
-
-    def data_sets(self, settings: Mapping[str, Any]) -> list[Path]:
-        """See `DataSetStage.data_sets`."""
-        return data_set_files(settings["format"], settings["validation_share"])
-
-    def make(self, work: Workspace) -> dict[str, Any]:
-        """See `WholeStage.make`."""
-        _, id_field = FORMATS[self._settings.format]
-        share, counts = self._settings.validation_share, {}
-        for number, file in enumerate(self.results(work)):
-            triplets = (
-                (triplet_of(record, id_field), pictures_of(record, work.root))
-                for record in kept_triplets(work)
-                if is_for_validation(record, share, self._seed) == bool(number)
-            )
-            found = write_data_set(file, triplets, id_field)
-            counts |= {f"{file.parent.name} triplets": found[0], f"{file.parent.name} groups": found[1]}
-        return counts

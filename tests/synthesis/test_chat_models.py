@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fafa.synthesis.components import SynthesisError, TextRequest
 from fafa.synthesis.models import ChatModel
-from fafa.synthesis.models import chat as chat_module
+from fafa.synthesis.models import chat_model as chat_module
 
 SCHEMA = {
     "type": "object",
@@ -263,5 +263,5 @@ def test_models_that_cannot_do_the_work_are_refused_in_one_line(folders, tmp_pat
 )
 def test_chat_settings_that_make_no_sense_are_refused(options):
     (name,) = options
-    with pytest.raises(ValueError, match=f"^transformers: {name} is"):
+    with pytest.raises(ValueError, match=f"\n{name}\n"):
         ChatModel(model="tiny", **options)

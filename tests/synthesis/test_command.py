@@ -143,7 +143,7 @@ def test_the_stages_of_cirhs_run_over_painted_people(output, tmp_path, capsys):
     earlier = (FOLDER / "cirhs_painter.yaml").read_text().replace("kind: grammar", "kind: things")
     (tmp_path / "earlier.yaml").write_text(earlier)
     error = fails(capsys, tmp_path / "earlier.yaml", *command[1:])
-    assert "quadruples: writer: expected kind: grammar or language-model; found 'things'" in error
+    assert "quadruples.writer: expected kind: grammar or language-model; found 'things'" in error
 
 
 def test_an_unknown_recipe_gets_the_nearest_name(output, capsys):

@@ -313,5 +313,5 @@ def test_tokens_and_cost_are_counted():
 )
 def test_settings_that_make_no_sense_are_refused(options):
     (name,) = options
-    with pytest.raises(ValueError, match=f"^server: {name} is"):
+    with pytest.raises(ValueError, match=f"\n{name}\n"):
         ServerModel(model="tiny", **options)

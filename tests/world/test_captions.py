@@ -9,14 +9,10 @@ import pytest
 from fafa.world.captions import SYNONYMS, describe_change, describe_outfit
 from fafa.world.making import plan_test
 from fafa.world.people import (
-    BAGS,
     COLOURS,
-    HATS,
-    LOWERS,
     PATTERNS,
-    SHOES,
     SLOTS,
-    UPPERS,
+    WARDROBE,
     Garment,
     Outfit,
     changed_slots,
@@ -24,7 +20,6 @@ from fafa.world.people import (
     sample_outfit,
 )
 
-KINDS = {"upper": UPPERS, "lower": LOWERS, "shoes": SHOES, "bag": BAGS, "hat": HATS}
 OUTFIT = Outfit(Garment("sweater", "red", "striped"), Garment("jeans", "blue"), Garment("boots", "black"))
 
 
@@ -47,7 +42,7 @@ def sampled_changes(count):
 
 def test_words_are_unambiguous():
     """A synonym that stood for two words would let a caption describe two outfits."""
-    words = {word for kinds in KINDS.values() for word in kinds} | set(COLOURS) | set(PATTERNS)
+    words = {word for kinds in WARDROBE.values() for word in kinds} | set(COLOURS) | set(PATTERNS)
     all_names = [name for word in words for name in names(word)]
     assert len(all_names) == len(set(all_names))
     assert set(SYNONYMS) <= words
@@ -58,7 +53,7 @@ def test_edit_captions_name_every_changed_slot_and_no_other():
         changed = changed_slots(before, after)
         for slot in SLOTS:
             old, new = getattr(before, slot), getattr(after, slot)
-            named = [kind for kind in KINDS[slot] if mentions(caption, kind)]
+            named = [kind for kind in WARDROBE[slot] if mentions(caption, kind)]
             # "swap the cap for a blue one" names the kind once, "replace the jeans with a skirt" both kinds.
             expected = {garment.kind for garment in (old, new) if garment} if slot in changed else set()
             assert set(named) <= expected, (caption, slot)
@@ -106,7 +101,7 @@ def test_outfit_captions_name_the_clothes_and_only_them():
         caption = describe_outfit(outfit, rng)
         for slot in ("upper", "lower", "bag", "hat"):
             garment = getattr(outfit, slot)
-            named = [kind for kind in KINDS[slot] if mentions(caption, kind)]
+            named = [kind for kind in WARDROBE[slot] if mentions(caption, kind)]
             assert named == ([garment.kind] if garment else []), caption
             assert garment is None or mentions(caption, garment.colour)
         assert not re.search(r"\b(hair|skin|beard|glasses|tall|man|woman)\b", caption.lower()), caption

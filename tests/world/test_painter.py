@@ -8,18 +8,14 @@ import pytest
 
 from fafa.world.painter import paint_person
 from fafa.world.people import (
-    BAGS,
     BUILDS,
     COLOURS,
     HAIR_COLOURS,
     HAIR_STYLES,
-    HATS,
     HEIGHTS,
-    LOWERS,
     PLACES,
-    SHOES,
     SKIN_TONES,
-    UPPERS,
+    WARDROBE,
     Garment,
     Identity,
     Outfit,
@@ -100,9 +96,7 @@ def test_traits_are_visible_from_behind(field):
 
 
 @pytest.mark.parametrize("from_behind", [False, True])
-@pytest.mark.parametrize(
-    "slot, kinds", [("upper", UPPERS), ("lower", LOWERS), ("shoes", SHOES), ("bag", BAGS), ("hat", HATS)]
-)
+@pytest.mark.parametrize("slot, kinds", WARDROBE.items())
 def test_every_garment_and_its_colours_are_visible(slot, kinds, from_behind):
     scene = replace(SCENE, from_behind=from_behind)
     images = {}

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from fafa.world.people import (
-    LOWERS,
     SLOTS,
-    UPPERS,
+    WARDROBE,
     Garment,
     Identity,
     Outfit,
@@ -43,12 +42,14 @@ def test_samples_stay_in_their_part_of_the_world(rng, test):
 def test_every_garment_colour_occurs_in_both_parts():
     """Otherwise the test set would ask for words that training never showed, or training would waste some."""
     parts = {False: set(), True: set()}
-    for (upper, upper_colours), (lower, lower_colours) in product(UPPERS.items(), LOWERS.items()):
+    for (upper, upper_colours), (lower, lower_colours) in product(WARDROBE["upper"].items(), WARDROBE["lower"].items()):
         for upper_colour, lower_colour in product(upper_colours, lower_colours):
             outfit = Outfit(Garment(upper, upper_colour), Garment(lower, lower_colour), Garment("boots", "black"))
             if is_wearable(outfit):
                 parts[is_test_outfit(outfit)] |= {(upper, upper_colour), (lower, lower_colour)}
-    assert parts[False] == {(kind, colour) for kinds in (UPPERS, LOWERS) for kind in kinds for colour in kinds[kind]}
+    assert parts[False] == {
+        (kind, colour) for kinds in (WARDROBE["upper"], WARDROBE["lower"]) for kind in kinds for colour in kinds[kind]
+    }
     assert len(parts[True]) > 0.9 * len(parts[False])
 
 

@@ -113,7 +113,7 @@ def test_a_judge_that_looks_passes_though_a_third_of_the_pairs_is_faulty(tmp_pat
     controls = controls_of(shown, MOST, 0, NAMES)
     judge = Onlooker(practice=300).load()
     said = judge.judge([*shown, *controls.values()], tmp_path)
-    records = [{"id": judgement.id, "scores": judgement.scores} for judgement in said]
+    records = list(said)
     tally = count_controls(records, BOUNDS)
     assert tally.shown == 9 and tally.told_apart >= 7 and check_controls(tally, JudgeControls(), "onlooker") is None
     _, told, order = control_section(tally.as_dict())

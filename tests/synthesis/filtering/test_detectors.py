@@ -93,13 +93,14 @@ def test_the_gate_counts_people_and_measures_the_largest(two_people):
     ids=["none", "upper", "all"],
 )
 def test_edges_that_a_person_reaches(box, edges, tmp_path):
-    gate = PeopleGate(PersonDetector(model=str(fixed_detector(tmp_path, [("person", 0.9, box)])))).load()
+    gate = PeopleGate(detector=PersonDetector(model=str(fixed_detector(tmp_path, [("person", 0.9, box)])))).load()
     (scores,) = gate.score([{"id": "1-1"}], [(picture(0, (40, 80)),) * 2])
     assert scores["edges_left"] == edges
 
 
 def test_where_nobody_is_there_is_nothing_to_measure(tmp_path):
-    gate = PeopleGate(PersonDetector(model=str(fixed_detector(tmp_path, [("dog", 0.9, (0.2, 0.5, 0.1, 0.1))])))).load()
+    detector = fixed_detector(tmp_path, [("dog", 0.9, (0.2, 0.5, 0.1, 0.1))])
+    gate = PeopleGate(detector=PersonDetector(model=str(detector))).load()
     (scores,) = gate.score([{"id": "1-1"}], [(picture(0), picture(0))])
     assert scores == {"people_left": 0, "people_right": 0}
 
@@ -110,5 +111,5 @@ def test_what_cannot_work_is_one_clear_line(two_people, tmp_path):
     assert "\n" not in str(caught.value)
     with pytest.raises(SynthesisError, match="no label 'human', but dog, person"):
         PersonDetector(model=str(two_people), label="human").load()
-    with pytest.raises(RecipeError, match="threshold must lie between 0 and 1"):
+    with pytest.raises(RecipeError, match=r"threshold: expected less than 1.0, found 2"):
         read_settings(PersonDetector, {"model": "x", "threshold": 2}, "recipe.yaml")

@@ -84,17 +84,17 @@ def test_a_request_shows_both_pictures_and_asks_with_the_texts_filled_in():
         {"role": "user", "content": 'Compare "a red coat {edit_ab}" and "now blue".'},
     ]
     assert request.schema == schema_of(NAMES)
-    assert judgement.scores == {"quality": 1.0, "follows_ab": 0.0}
-    assert judgement.fault is None
+    assert judgement["scores"] == {"quality": 1.0, "follows_ab": 0.0}
+    assert "rejected" not in judgement
 
 
 def test_unusable_answers_are_asked_for_again_with_another_seed_and_then_given_up():
     answers = {"1-1/0": ["Sorry.", "!cut off at 64 tokens", GOOD], "1-2/0": [GOOD], "1-3/0": ["Nice!"]}
     model = ScriptedModel(answers, ahead=2)
     judge = judge_of(model)
-    judgements = {judgement.id: judgement for judgement in judge.judge(pairs("1-1", "1-2", "1-3"), Path())}
-    assert judgements["1-1"].scores == judgements["1-2"].scores == {"quality": 1.0, "follows_ab": 0.0}
-    assert (judgements["1-3"].scores, judgements["1-3"].fault) == ({}, "no mark for quality")
+    judgements = {judgement["id"]: judgement for judgement in judge.judge(pairs("1-1", "1-2", "1-3"), Path())}
+    assert judgements["1-1"]["scores"] == judgements["1-2"]["scores"] == {"quality": 1.0, "follows_ab": 0.0}
+    assert judgements["1-3"] == {"id": "1-3", "rejected": "no mark for quality"}
     assert Counter(request.id for request in model.asked) == {"1-1/0": 3, "1-2/0": 1, "1-3/0": 3}
     assert len({request.seed for request in model.asked}) == 7
     assert judge.usage["requests"] == 7
@@ -108,17 +108,17 @@ def test_several_questions_make_one_judgement():
         "1-2/1": ["?"],
     }
     judge = judge_of(ScriptedModel(answers, ahead=3), TWO_QUESTIONS)
-    judgements = {judgement.id: judgement for judgement in judge.judge(pairs("1-1", "1-2"), Path())}
+    judgements = {judgement["id"]: judgement for judgement in judge.judge(pairs("1-1", "1-2"), Path())}
     assert judge.names == NAMES
-    assert judgements["1-1"].scores == pytest.approx({"quality": 3 / 9, "follows_ab": 6 / 9}, abs=1e-4)
-    assert (judgements["1-2"].scores, judgements["1-2"].fault) == ({}, "no mark for follows_ab")
+    assert judgements["1-1"]["scores"] == pytest.approx({"quality": 3 / 9, "follows_ab": 6 / 9}, abs=1e-4)
+    assert judgements["1-2"] == {"id": "1-2", "rejected": "no mark for follows_ab"}
 
 
 @pytest.mark.parametrize("ahead", [1, 2])
 def test_the_reason_does_not_depend_on_which_question_was_answered_first(ahead):
     model = ScriptedModel({"1-1/0": ["?"], "1-1/1": ["?"]}, ahead)
     (judgement,) = judge_of(model, TWO_QUESTIONS).judge(pairs("1-1"), Path())
-    assert judgement.fault == "no mark for quality"
+    assert judgement["rejected"] == "no mark for quality"
 
 
 def test_records_are_taken_as_the_model_needs_them():
@@ -180,19 +180,19 @@ def test_a_tiny_vision_language_model_judges_what_it_sees(tmp_path):
         model=model, questions=[Question(prompt="Marks for {caption_a}?", scores=list(NAMES))]
     ).load()
     records = pairs(*(f"1-{number}" for number in range(8)))
-    judgements = {judgement.id: judgement for judgement in judge.judge(records, tmp_path)}
+    judgements = {judgement["id"]: judgement for judgement in judge.judge(records, tmp_path)}
     assert set(judgements) == {record["id"] for record in records}
-    assert any(judgement.scores for judgement in judgements.values())
+    assert any("scores" in judgement for judgement in judgements.values())
     for judgement in judgements.values():
-        assert set(judgement.scores) == (set() if judgement.fault else set(NAMES))
-        assert all(0 <= score <= 1 for score in judgement.scores.values())
+        assert set(judgement.get("scores", ())) == (set() if "rejected" in judgement else set(NAMES))
+        assert all(0 <= score <= 1 for score in judgement.get("scores", {}).values())
     assert judge.about
     # Alone and in another order: the same.
-    again = {judgement.id: judgement for judgement in judge.judge(records[4:0:-1], tmp_path)}
+    again = {judgement["id"]: judgement for judgement in judge.judge(records[4:0:-1], tmp_path)}
     assert again == {name: judgements[name] for name in again}
     # Other pictures: not the same.
     others = [record | {"left": "other.png"} for record in records]
-    assert {judgement.id: judgement for judgement in judge.judge(others, tmp_path)} != judgements
+    assert {judgement["id"]: judgement for judgement in judge.judge(others, tmp_path)} != judgements
 
 
 def test_settings_come_from_yaml_and_mistakes_are_named():

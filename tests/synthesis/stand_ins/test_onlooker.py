@@ -9,8 +9,8 @@ from fafa.synthesis.components import ImageRequest, seed_of
 from fafa.synthesis.splitting import Split, SplitSettings, cut_at_seam
 from fafa.synthesis.stand_ins.diptychs import WorldPainter, paint_diptych
 from fafa.synthesis.stand_ins.onlooker import Onlooker, read_mentions
-from fafa.world.captions import describe_change, describe_outfit
-from fafa.world.people import SLOTS, changed_slots, sample_change, sample_outfit
+from fafa.world.captions import write_quadruple
+from fafa.world.people import SLOTS, changed_slots
 
 FAULTS = {
     "other person": "identity",
@@ -21,16 +21,7 @@ FAULTS = {
 
 
 def quadruple(number):
-    rng = np.random.default_rng([7, number])
-    a = sample_outfit(rng, test=False)
-    b = sample_change(rng, a, test=False)
-    texts = {
-        "caption_a": describe_outfit(a, rng),
-        "caption_b": describe_outfit(b, rng),
-        "edit_ab": describe_change(a, b, rng),
-        "edit_ba": describe_change(b, a, rng),
-    }
-    return a, b, texts
+    return write_quadruple(np.random.default_rng([7, number]))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +53,7 @@ def scored(judge, tmp_path_factory):
 
 
 def worst(judgement, score):
-    return min(value for name, value in judgement.scores.items() if name.startswith(score))
+    return min(value for name, value in judgement["scores"].items() if name.startswith(score))
 
 
 @pytest.mark.parametrize(("fault", "score"), FAULTS.items())
@@ -75,8 +66,8 @@ def test_each_fault_lowers_its_score(scored, fault, score):
 
 def test_scores_are_complete_and_within_bounds(judge, scored):
     for judgement in [judgement for judgements in scored.values() for judgement in judgements]:
-        assert tuple(judgement.scores) == judge.names
-        assert all(0 <= score <= 1 for score in judgement.scores.values())
+        assert tuple(judgement["scores"]) == judge.names
+        assert all(0 <= score <= 1 for score in judgement.get("scores", {}).values())
 
 
 def test_captions_are_read_in_full():

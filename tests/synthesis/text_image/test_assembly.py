@@ -15,7 +15,7 @@ from fafa.synthesis.settings import read_settings
 from fafa.synthesis.stand_ins.figures import FigureFilter
 from fafa.synthesis.stand_ins.grammar import GrammarCaptions, WorldPrompts
 from fafa.synthesis.stand_ins.portraits import WorldPortrait
-from fafa.synthesis.text_image.assembling import image_entries
+from fafa.synthesis.text_image.assembly import image_entries
 from fafa.synthesis.text_image.captioning import InstructionCaptions, TemplateCaptions
 from fafa.synthesis.text_image.editing import Editing, edit_request, plan_edits
 from fafa.synthesis.text_image.poses import KeypointFilter

@@ -1,12 +1,15 @@
-"""Writes down a text-image data set: which picture is whose, what is said of it, and where it comes from."""
+"""The stage that writes a text-image data set: which picture is whose, what is said of it, and where it comes from."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..components import Record
+from ..stages import DataSetStage, Workspace, write_data_set
+from .records import pictures_by_person
 
 DATASET = "SynTBPR"
-GENERATED, EDITED = "generated", "edited"
+_GENERATED, _EDITED = "generated", "edited"
 
 
 def image_entries(people: Iterable[Sequence[Record]], models: dict[str, str]) -> Iterator[tuple[dict[str, Any], str]]:
@@ -30,7 +33,7 @@ def image_entries(people: Iterable[Sequence[Record]], models: dict[str, str]) ->
 
 
 def _entry(record: Record, picture: Record, person: int, models: dict[str, str]) -> dict[str, Any]:
-    source = GENERATED if record is picture else EDITED
+    source = _GENERATED if record is picture else _EDITED
     return {
         "image_path": _path(source, record),
         "captions": record["captions"],
@@ -41,7 +44,7 @@ def _entry(record: Record, picture: Record, person: int, models: dict[str, str])
             "prompt": record["prompt"],
             "seed": record["seed"],
             "edit": record.get("edit"),
-            "parent": None if record is picture else _path(GENERATED, picture),
+            "parent": None if record is picture else _path(_GENERATED, picture),
         },
     }
 
@@ -51,3 +54,36 @@ def _path(source: str, record: Record) -> str:
     folder = record["id"].split("-")[0].zfill(6)[:-3]
     suffix = record["image"].rpartition(".")[2]
     return f"images/{source}/{folder}/{record['id']}.{suffix}"
+
+
+class Assemble(DataSetStage):
+    """Writes the data set."""
+
+    name, source = "assemble", "captions"
+
+    def __init__(self, with_edits: bool):
+        super().__init__()
+        self._with_edits, self.settings = with_edits, {}
+
+    def sources(self) -> list[str]:
+        """The pictures and what is said of them."""
+        return ["poses", *(["edits", "edit_poses"] if self._with_edits else []), "captions"]
+
+    def data_sets(self, settings: Mapping[str, Any]) -> list[Path]:
+        """See `DataSetStage.data_sets`."""
+        return [Path(DATASET, f"{DATASET}.json")]
+
+    def make(self, work: Workspace) -> dict[str, Any]:
+        """See `WholeStage.make`."""
+        models = {_GENERATED: _model_of(work, "pictures"), _EDITED: _model_of(work, "edits")}
+        entries = image_entries(pictures_by_person(work, self._with_edits), models)
+        placed = ((entry, {entry["image_path"]: work.root / image}) for entry, image in entries)
+        (file,) = self.results(work)
+        images, persons = write_data_set(file, placed, "person_id")
+        return {"images": images, "people": persons}
+
+
+def _model_of(work: Workspace, stage: str) -> str:
+    """What painted, by the manifest."""
+    about = work.manifest(stage).get("about", {})
+    return " ".join(str(about[key]) for key in ("model", "revision") if about.get(key))

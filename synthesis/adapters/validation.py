@@ -1,0 +1,111 @@
+"""Pictures painted while an adapter is trained, always of the same prompts and seeds, on a sheet each time."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Annotated
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from diffusers import FluxPipeline
+from PIL import Image
+from pydantic import Field
+
+from ...drawing.palette import GREY, INK
+from ...drawing.sheet import GAP, SMALL_SIZE, Sheet
+from ...drawing.typeface import Typeface
+from ..settings import Count, Settings
+
+_CELL, _LABEL, _NARROWEST, _LINE = 320, 80, 480, 24  # pixels: of a picture, a column, a sheet, a line of text
+_TITLE_SIZE, _MOST_LINES = 22, 8
+
+
+class Validation(Settings):
+    """Pictures painted while training goes on, always of the same prompts and seeds.
+
+    Attributes:
+        prompts: What they show; a row of the sheet each.
+        seeds: A column of the sheet each.
+        every: Steps between two sheets; there is one before the first step and one after the last, too.
+        steps: Of the scheduler.
+        guidance: Scale of the guidance that painting uses.
+    """
+
+    prompts: Annotated[list[str], Field(min_length=1)]
+    seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2, 3]
+    every: Count = 250
+    steps: Count = 28
+    guidance: float = 3.5
+
+
+@torch.no_grad()
+def paint_sheet(
+    pipeline: FluxPipeline,
+    validation: Validation,
+    texts: Mapping[str, Mapping[str, torch.Tensor]],
+    size: tuple[int, int],
+    title: str,
+    accelerator: Accelerator,
+) -> Image.Image | None:
+    """The sheet of pictures that a pipeline paints as it is now; None in all processes but the main one.
+
+    Every process paints a part: were the others to wait for one, their time limit could end the run.
+
+    Args:
+        pipeline: Without text encoders.
+        validation: What to paint.
+        texts: The encodings of its prompts, of one row each, by prompt.
+        size: Of a picture, width and height in pixels.
+        title: Of the sheet.
+        accelerator: Of these processes.
+    """
+    cells = list(enumerate(product(validation.prompts, validation.seeds)))
+    painted = []
+    for place, (prompt, seed) in cells[accelerator.process_index :: accelerator.num_processes]:
+        image = pipeline(
+            **{name: tensor[None].to(accelerator.device) for name, tensor in texts[prompt].items()},
+            width=size[0],
+            height=size[1],
+            num_inference_steps=validation.steps,
+            guidance_scale=validation.guidance,
+            generator=torch.Generator().manual_seed(seed),
+        ).images[0]
+        painted.append((place, image))
+    images = dict(gather_object(painted))
+    if not accelerator.is_main_process:
+        return None
+    columns = len(validation.seeds)
+    rows = [[images[place + column] for column in range(columns)] for place in range(0, len(cells), columns)]
+    return draw_sheet(rows, validation.prompts, [f"seed {seed}" for seed in validation.seeds], title)
+
+
+def draw_sheet(
+    rows: Sequence[Sequence[Image.Image]], prompts: Sequence[str], columns: Sequence[str], title: str
+) -> Image.Image:
+    """Pictures in rows, each under its prompt.
+
+    Args:
+        rows: Pictures of one size.
+        prompts: Of the rows.
+        columns: What the columns are.
+        title: Of the sheet.
+    """
+    cells = [[image.copy() for image in row] for row in rows]
+    for cell in (cell for row in cells for cell in row):
+        cell.thumbnail((_CELL, _CELL), Image.Resampling.LANCZOS)
+    width, height = cells[0][0].size
+    pitch = max(width, _LABEL) + GAP
+    page_width = max(len(columns) * pitch + GAP, _NARROWEST)
+    texts = [Typeface().wrap(prompt, SMALL_SIZE, page_width - 2 * GAP, _MOST_LINES) for prompt in prompts]
+    tops = [3 * _LINE + 2 * GAP]
+    for text in texts:
+        tops.append(tops[-1] + len(text) * _LINE + height + 2 * GAP)
+    sheet = Sheet(page_width, tops[-1])
+    sheet.text((GAP, GAP), title, _TITLE_SIZE, INK)
+    for number, column in enumerate(columns):
+        sheet.text((GAP + number * pitch, GAP + 1.5 * _LINE), column, SMALL_SIZE, GREY)
+    for row, text, top in zip(cells, texts, tops, strict=False):
+        sheet.lines((GAP, top), text, SMALL_SIZE, _LINE)
+        for number, cell in enumerate(row):
+            sheet.image.paste(cell, (GAP + number * pitch, top + len(text) * _LINE))
+    return sheet.image
