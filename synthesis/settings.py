@@ -31,6 +31,8 @@ Concurrency = Annotated[int, Field(ge=1, le=100_000)]  # requests under way at o
 Pixels = Annotated[int, Field(ge=1, le=8_192)]
 Workers = Annotated[int, Field(ge=1, le=1_024)]
 
+Texts = Annotated[list[str], Field(min_length=1)]
+
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
