@@ -47,6 +47,13 @@ def _tell_of_interrupt(kind: type[BaseException], error: BaseException, trace: T
         sys.__excepthook__(kind, error, trace)
 
 
-if any(pair[0] == "-m" and pair[1].startswith("fafa.") for pair in pairwise(sys.orig_argv)):
+def _is_own_command() -> bool:
+    """Whether this process runs a module of the package, or one of its examples: no script of somebody else's."""
+    if any(pair[0] == "-m" and pair[1].startswith("fafa.") for pair in pairwise(sys.orig_argv)):
+        return True
+    return bool(sys.argv) and Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parent / "examples"
+
+
+if _is_own_command():
     sys.excepthook = _tell_of_interrupt
 register_with_libraries()

@@ -30,13 +30,13 @@ def _check_tensor(name: str, value: object, shape: str) -> None:
         )
 
 
-def check_images(name: str, pixels: Tensor, image_size: int) -> None:
+def check_images(name: str, pixels: Tensor, image_shape: tuple[int, int]) -> None:
     """Refuses images of which the model would make nothing, or something wrong.
 
     Args:
         name: of the argument.
-        pixels: `(num_images, 3, image_size, image_size)`.
-        image_size: the model's.
+        pixels: `(num_images, 3, height, width)`.
+        image_shape: height and width that the model takes.
 
     Raises:
         TypeError: no tensor of floating-point numbers.
@@ -49,10 +49,10 @@ def check_images(name: str, pixels: Tensor, image_size: int) -> None:
     if pixels.shape[0] == 0:
         raise ValueError(f"{name} holds no image: leave empty batches out")
     # Of smaller images the tower would take the first positions only, which belong to other places.
-    if pixels.shape[2] != image_size or pixels.shape[3] != image_size:
+    if pixels.shape[2:] != image_shape:
         raise ValueError(
-            f"{name}: the images have {pixels.shape[2]} x {pixels.shape[3]} pixels, but this model takes {image_size} "
-            f"x {image_size}: use the processor that was saved with it"
+            f"{name}: the images have {pixels.shape[2]} x {pixels.shape[3]} pixels, but this model takes "
+            f"{image_shape[0]} x {image_shape[1]}: use the processor that was saved with it"
         )
     if not pixels.is_floating_point():
         raise TypeError(

@@ -101,6 +101,37 @@ def loading(model: str) -> Iterator[None]:
         ) from error
 
 
+def add_model_options(parser: ArgumentParser, num_workers: int | None = None) -> None:
+    """Adds what every command that encodes images has: `--model`, `--device`, `--dtype`, `--batch-size`,
+    `--num-workers`; see `load_given_model`.
+
+    Args:
+        num_workers: the default, see `encode_images`.
+    """
+    import torch
+
+    place = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # which `accelerate launch` and torchrun set
+    processes = "one a core, up to 8; 0 for few images" if num_workers is None else num_workers
+    parser.add_argument("--model", required=True, help="folder or Hub name of a model with its processor")
+    parser.add_argument("--device", default=place if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="precision of the model")
+    parser.add_argument("--batch-size", type=int, default=64, help="images encoded at a time")
+    parser.add_argument(
+        "--num-workers", type=int, default=num_workers, help=f"processes that read images (default: {processes})"
+    )
+
+
+def load_given_model(arguments: Namespace) -> tuple:
+    """The model and its processor that a command was given, on its device, in its precision; see `load_model`."""
+    import torch
+
+    from .model_folder import load_model
+
+    with loading(arguments.model):
+        model, processor = load_model(arguments.model, dtype=getattr(torch, arguments.dtype))
+    return model.to(arguments.device), processor
+
+
 def check_device(parser: ArgumentParser, device: str) -> None:
     """Refuses a device that this machine or this torch does not have, in one line."""
     import torch

@@ -36,6 +36,7 @@ from .files import check_empty, check_output_folder, printable, read_json, sha25
 from .image_processing_fafa import FafaImageProcessor
 from .markdown_text import Markdown
 from .model_card import make_model_card
+from .modeling_fafa import FafaModel
 from .processing_fafa import FafaProcessor, build_tokenizer, vocabulary_hash
 from .released_weights import (
     BLOCKS_OF_VISION_WIDTH,
@@ -300,7 +301,7 @@ def _model_card(conversion: Conversion, source: str | Path, files: list[Path]) -
     fresh = ", ".join(f"`{name}`" for name in conversion.fresh)
     digests = markdown_table(["file", "sha256"], [[path.name, Markdown(f"`{sha256_of(path)}`")] for path in files])
     return make_model_card(
-        conversion.config,
+        FafaModel.card_facts(conversion.config),
         num_parameters=sum(math.prod(shape) for shape in conversion.shapes.values()),
         title=f"FAFA, converted from {Path(source).name if Path(source).exists() else source}",
         about=TRAINED_FAFA if conversion.is_trained_fafa else PRETRAINED_BLIP2.format(fresh=fresh),

@@ -1,15 +1,15 @@
-"""Model cards: what every FAFA folder says about itself, whoever wrote it."""
+"""Model cards: what every model folder says about itself, whoever wrote it."""
 
 import re
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from .configuration_fafa import FafaConfig
-from .markdown_text import loadable, plain, public
+from .markdown_text import block, loadable, plain, public
+from .retriever import CardFacts
 from .tables import markdown_table
 
-_TAGS = ["fafa", "composed-person-retrieval", "image-retrieval"]
+_TAGS = ["composed-person-retrieval", "image-retrieval"]
 _CARD = """---
 {metadata}
 ---
@@ -17,7 +17,7 @@ _CARD = """---
 # {title}
 
 Composed person retrieval: a reference image of a person and a relative caption in, the images of that person that fit
-the caption out (FAFA, arXiv [2311.16515](https://arxiv.org/abs/2311.16515)).
+the caption out ({method}).
 
 {about}
 
@@ -36,9 +36,7 @@ scores = model.score(queries, targets)  # (1, 2), higher is better
 
 | part | size |
 |---|---|
-| vision tower | {vision.num_hidden_layers} blocks of width {vision.hidden_size}, {vision.image_size} pixels |
-| Q-Former | {qformer.num_hidden_layers} layers of width {qformer.hidden_size}, {config.num_query_tokens} query tokens |
-| together | {num_parameters:,} parameters |
+{sizes}| together | {num_parameters:,} parameters |
 
 ## Intended use and limits
 
@@ -46,34 +44,25 @@ For research on retrieval, on images that one may lawfully use. This is technolo
 used to track, identify or profile people without their consent or a legal basis, and a high score is no proof of
 identity. The training images are synthetic or come from few sources; who is found well, and who is not, was not
 measured across groups of people.
-
-## Citation
-
-```bibtex
-@article{{liu2023fafa,
-  title   = {{Automatic Synthetic Data and Fine-grained Adaptive Feature Alignment for Composed Person Retrieval}},
-  author  = {{Delong Liu and Haiwen Li and Zhaohui Hou and Zhicheng Zhao and Fei Su and Yuan Dong}},
-  journal = {{arXiv preprint arXiv:2311.16515}},
-  year    = {{2023}}
-}}
-```
-"""
+{citation}"""
 
 
-_LOAD = """from fafa import FafaModel, FafaProcessor
+_LOAD = """import fafa  # makes the model known to transformers
+from transformers import AutoModel, AutoProcessor
 
-processor = FafaProcessor.from_pretrained({folder})
-model = FafaModel.from_pretrained({folder}).eval()"""
-_LOAD_ADAPTER = """from peft import PeftModel
-from fafa import FafaModel, FafaProcessor
+processor = AutoProcessor.from_pretrained({folder})
+model = AutoModel.from_pretrained({folder}).eval()"""
+_LOAD_ADAPTER = """import fafa  # makes the model known to transformers
+from peft import PeftModel
+from transformers import AutoModel, AutoProcessor
 
-processor = FafaProcessor.from_pretrained({folder})
-base = FafaModel.from_pretrained({base})
+processor = AutoProcessor.from_pretrained({folder})
+base = AutoModel.from_pretrained({base})
 model = PeftModel.from_pretrained(base, {folder}).eval()"""
 
 
 def make_model_card(
-    config: FafaConfig,
+    facts: CardFacts,
     num_parameters: int,
     title: str,
     about: str,
@@ -85,7 +74,7 @@ def make_model_card(
     """The text of a README.md for a model folder.
 
     Args:
-        config: of the model.
+        facts: of the model, see `Retriever.card_facts`.
         num_parameters: of the model.
         title: of the page, plain text.
         about: one paragraph of Markdown on where the weights come from; see `markdown_text` for names in it.
@@ -96,7 +85,7 @@ def make_model_card(
     """
     metadata = ModelCardData(
         library_name="transformers" if adapter_of is None else "peft",
-        tags=_TAGS if adapter_of is None else [*_TAGS, "lora"],
+        tags=[*facts.tags, *_TAGS, *([] if adapter_of is None else ["lora"])],
         **(metadata or {}),
     )
     return _CARD.format(
@@ -107,9 +96,9 @@ def make_model_card(
         ),
         sections="\n\n".join(f"## {heading}\n\n{text.strip()}" for heading, text in sections.items()),
         metadata=metadata.to_yaml(),
-        config=config,
-        vision=config.vision_config,
-        qformer=config.qformer_config,
+        method=f"{facts.method}, {facts.paper}" if facts.paper else facts.method,
+        sizes="".join(f"| {part} | {size} |\n" for part, size in facts.sizes.items()),
+        citation=f"\n## Citation\n\n{block(facts.citation, 'bibtex')}\n" if facts.citation else "",
         num_parameters=num_parameters,
     )
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, initialization
 from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerModel, Blip2TextEmbeddings, Blip2VisionModel
 from transformers.utils import ModelOutput
 
-from .checks_fafa import check_captions, check_group_ids, check_images, check_scored
+from .checks_fafa import check_captions, check_group_ids, check_images
 from .configuration_fafa import FafaConfig
 from .gathering_fafa import gather_rows, share_random_state
 from .losses_fafa import (
@@ -23,8 +23,15 @@ from .losses_fafa import (
     spread_mask,
 )
 from .recording_fafa import Recording, recorded
+from .retriever import CardFacts, Retriever
 from .scoring_fafa import topk_mean_similarity
-from .weights_fafa import beside_adapter, refuse_incomplete, refuse_options, refuse_unsound_weights
+
+_CITATION = """@article{liu2023fafa,
+  title   = {Automatic Synthetic Data and Fine-grained Adaptive Feature Alignment for Composed Person Retrieval},
+  author  = {Delong Liu and Haiwen Li and Zhaohui Hou and Zhicheng Zhao and Fei Su and Yuan Dong},
+  journal = {arXiv preprint arXiv:2311.16515},
+  year    = {2023}
+}"""
 
 
 @dataclass
@@ -97,50 +104,9 @@ class FafaPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False  # the loss is a mean over a batch of pairs: Trainer must not rescale it
     _supports_sdpa = True
     _supports_attention_backend = True
     _no_split_modules = ["Blip2EncoderLayer", "Blip2QFormerLayer", "Blip2TextEmbeddings", "Blip2VisionEmbeddings"]
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path,
-        *model_args,
-        allow_missing=None,
-        allow_unexpected=None,
-        output_loading_info=False,
-        **kwargs,
-    ):
-        """Loads a model as transformers does, but refuses one of which weights are missing, foreign or unsound.
-
-        Args:
-            pretrained_model_name_or_path: a folder, or a repository of the Hub; of a model or of an adapter (LoRA).
-            allow_missing: names or patterns (`"mfr_predictor.*"`) of weights that may be missing and begin anew, or
-                True. `ignore_mismatched_sizes=True` allows those of another shape.
-            allow_unexpected: names or patterns of weights that may be left over, or True.
-            output_loading_info: return a pair of the model and what transformers tells of the loading.
-            kwargs: all other options of `PreTrainedModel.from_pretrained`.
-
-        Raises:
-            UnsoundModelError: weights are missing, foreign, not finite, or integers; a ValueError.
-            TypeError: an option cannot be honoured.
-        """
-        refuse_options(pretrained_model_name_or_path, kwargs)
-        source = beside_adapter(pretrained_model_name_or_path, kwargs)
-        model, info = super().from_pretrained(source, *model_args, output_loading_info=True, **kwargs)
-        own = model.__dict__.pop("_loading_info", None)  # of a model with an adapter, `info` is the adapter's
-        missing, unexpected = set(info["missing_keys"]), set(info["unexpected_keys"])
-        if own is not None:
-            missing, unexpected = missing | own.missing_keys, unexpected | own.unexpected_keys
-        name = pretrained_model_name_or_path or "the state dict"
-        refuse_incomplete(name, missing, unexpected, allow_missing, allow_unexpected)
-        refuse_unsound_weights(name, model)
-        return (model, info) if output_loading_info else model
-
-    def _adjust_missing_and_unexpected_keys(self, loading_info):
-        super()._adjust_missing_and_unexpected_keys(loading_info)
-        self._loading_info = loading_info
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -153,7 +119,7 @@ class FafaPreTrainedModel(PreTrainedModel):
             initialization.copy_(module.position_ids, torch.arange(module.position_ids.shape[-1]).expand(1, -1))
 
 
-class FafaModel(FafaPreTrainedModel):
+class FafaModel(Retriever, FafaPreTrainedModel):
     """Composed person retrieval: queries of an image and a caption, or either alone, against target images.
 
     A query becomes one vector, a target image `num_query_tokens` vectors, all of unit length in one space; their score
@@ -169,6 +135,27 @@ class FafaModel(FafaPreTrainedModel):
         >>> model.score(queries, targets).shape
         torch.Size([2, 3])
     """
+
+    settings_of_losses = frozenset(
+        (
+            # What acts in training alone, and how weights begin; losses and the score, which come after the features.
+            *("distribution_uncertainty", "temperature_init"),
+            *("fda_alpha", "fda_divergence", "itc_weight", "fd_weight", "fd_margin", "fd_scope", "fd_sample_size"),
+            *("mfr_weight", "mfr_mask_ratio", "mfr_hidden_size", "num_top_tokens"),
+            # Of the processor, whose own settings and tokenizer stand in a manifest.
+            *("max_text_length", "vocabulary_hash"),
+        )
+    )
+    weights_of_losses = frozenset({"mfr_predictor", "temperature"})
+    weights_without_decay = ("temperature", "query_tokens", "class_embedding", "position_embedding")
+    lora_targets = {
+        "qformer": r"qformer\..*\.(query|value)",  # of self- and cross-attention
+        "vision": r"vision_model\.encoder\..*\.qkv",  # one layer for query, key and value
+    }
+    # Small, or not in BLIP-2's weights. The query tokens stay: features depend on this bare parameter, which peft could
+    # not switch off with the adapter.
+    lora_trained_whole = ("post_layernorm", "vision_projection", "text_projection", "mfr_predictor")
+    lora_parameters = ("temperature",)
 
     def __init__(self, config: FafaConfig):
         config.validate()  # once more: settings given to `from_pretrained` change it after it was made
@@ -200,27 +187,24 @@ class FafaModel(FafaPreTrainedModel):
         self.embeddings.word_embeddings = value
 
     @property
-    def _vision_tower(self) -> list[nn.Module]:
-        # Without the LayerNorm behind it, which belongs to the trained side.
-        return [self.vision_model.embeddings, self.vision_model.encoder]
+    def vision_blocks(self) -> list[nn.Module]:
+        """The embeddings of patches, then each block; not the LayerNorm behind them, which is of the trained side."""
+        return [self.vision_model.embeddings, *self.vision_model.encoder.layers]
 
-    def freeze_vision_tower(self, dtype: torch.dtype | None = None) -> "FafaModel":
-        """Stops training of the vision tower (not of the LayerNorm after it); `dtype` also stores it in half precision.
+    @property
+    def feature_shape(self) -> tuple[int, int]:
+        """`(num_query_tokens, projection_dim)`."""
+        return self.config.num_query_tokens, self.config.projection_dim
 
-        The tower then stays in eval mode and runs without a graph.
-        """
-        self.config.freeze_vision = True
-        for module in self._vision_tower:
-            module.requires_grad_(False).eval().to(dtype=dtype)
-        return self
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """A square, in pixels."""
+        return self.config.vision_config.image_size, self.config.vision_config.image_size
 
-    def train(self, mode: bool = True) -> "FafaModel":
-        """Sets training mode; a frozen vision tower, or its frozen blocks, stay in eval mode."""
-        super().train(mode)
-        for module in [*self._vision_tower, *self.vision_model.encoder.layers]:
-            if not any(parameter.requires_grad for parameter in module.parameters()):
-                module.eval()
-        return self
+    @property
+    def num_top_tokens(self) -> int:
+        """k of the score."""
+        return self.config.num_top_tokens
 
     @property
     def features_dtype(self) -> torch.dtype:
@@ -246,7 +230,7 @@ class FafaModel(FafaPreTrainedModel):
         return self.vision_model.post_layernorm(states.to(self.features_dtype))
 
     def _check_images(self, name: str, pixels: Tensor) -> None:
-        check_images(name, pixels, self.config.vision_config.image_size)
+        check_images(name, pixels, self.image_shape)
 
     def _check_captions(self, name: str, ids: Tensor, mask: Tensor | None) -> None:
         words, config = self.get_input_embeddings(), self.config.qformer_config
@@ -331,25 +315,39 @@ class FafaModel(FafaPreTrainedModel):
         """
         return self._project(self.vision_projection, self._target_states(self.encode_images(pixel_values)))
 
-    def score(self, queries: Tensor, targets: Tensor) -> Tensor:
-        """Scores of queries against targets, see `topk_mean_similarity`.
-
-        Args:
-            queries: `(num_queries, projection_dim)`.
-            targets: `(num_images, num_query_tokens, projection_dim)`.
-
-        Returns:
-            `(num_queries, num_images)`, fp32, higher is better.
-
-        Raises:
-            ValueError, TypeError: no such tensors, or features that cannot be right, see `check_scored`.
-        """
-        check_scored(queries, targets)
-        return self._scores(queries, targets)
-
     def _scores(self, queries: Tensor, targets: Tensor) -> Tensor:
         # Without a look at values: in a training step it would wait for the device.
-        return topk_mean_similarity(queries, targets, self.config.num_top_tokens)
+        return topk_mean_similarity(queries, targets, self.num_top_tokens)
+
+    @property
+    def reads_target_captions(self) -> bool:
+        """For the caption-to-image term."""
+        return self.config.itc_weight > 0.0
+
+    def warmup_settings(self, contrastive: bool, captions: bool) -> dict[str, Any]:
+        """The forward divergence, and the caption-to-image term.
+
+        BLIP-2's weights come from contrastive training; a model from random weights needs the like, because the reverse
+        divergence of FDA has hardly a gradient while all scores are alike.
+        """
+        return ({"fda_divergence": "forward"} if contrastive else {}) | ({"itc_weight": 1.0} if captions else {})
+
+    @classmethod
+    def card_facts(cls, config: FafaConfig) -> CardFacts:
+        """The paper's, and the sizes of the two towers."""
+        vision, qformer = config.vision_config, config.qformer_config
+        return CardFacts(
+            method="FAFA",
+            paper="arXiv [2311.16515](https://arxiv.org/abs/2311.16515)",
+            sizes={
+                "vision tower": f"{vision.num_hidden_layers} blocks of width {vision.hidden_size}, {vision.image_size} "
+                "pixels",
+                "Q-Former": f"{qformer.num_hidden_layers} layers of width {qformer.hidden_size}, "
+                f"{config.num_query_tokens} query tokens",
+            },
+            citation=_CITATION,
+            tags=("fafa",),
+        )
 
     def forward(
         self,
@@ -397,7 +395,7 @@ class FafaModel(FafaPreTrainedModel):
                     raise ValueError("group_ids and captions of targets are for the loss: target_pixel_values missing")
                 output = FafaOutput(query_embeds=self.get_query_features(pixel_values, input_ids, attention_mask))
             else:
-                states = self.triplet_states(
+                states = self.training_states(
                     pixel_values, input_ids, attention_mask, target_pixel_values, caption_input_ids,
                     caption_attention_mask,
                 )  # fmt: skip
@@ -432,7 +430,7 @@ class FafaModel(FafaPreTrainedModel):
             )
         return recorded(self.vision_model.encoder, self.qformer.encoder, bool(hidden_states), bool(attentions))
 
-    def triplet_states(
+    def training_states(
         self,
         pixel_values: Tensor,
         input_ids: Tensor,
@@ -480,7 +478,7 @@ class FafaModel(FafaPreTrainedModel):
         """The second half of `forward`: embeddings, logits and losses of a batch, which compare its triplets.
 
         Args:
-            states: of `triplet_states`.
+            states: of `training_states`.
             group_ids: `(batch_size,)`; see `forward`, likewise `gather_across_processes`.
 
         Raises:

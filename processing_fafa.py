@@ -8,6 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
 from torch.utils.data import get_worker_info
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.models.bert.tokenization_bert import BertTokenizer
@@ -15,6 +19,7 @@ from transformers.processing_utils import ImagesKwargs, ProcessorMixin, TextKwar
 
 from .captions_fafa import clean_caption
 from .image_processing_fafa import FafaImageProcessor
+from .retriever import Retriever, RetrieverProcessor, tokenizer_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +93,7 @@ _FIXED_TEXT_SETTINGS = {
 }
 
 
-class FafaProcessor(ProcessorMixin):
+class FafaProcessor(RetrieverProcessor, ProcessorMixin):
     """Prepares queries (picture, caption, or both) and targets (pictures) for `FafaModel`.
 
     Args:
@@ -312,6 +317,49 @@ class FafaProcessor(ProcessorMixin):
             return False
         self._told.add(what)
         return True
+
+    def open_crop(self, image: Any, name: str = "image") -> Image.Image:
+        """Opens a picture and resizes it to `person_size`."""
+        return self.image_processor.to_person_crop(image, name)
+
+    def resize_crop(self, crop: Image.Image) -> np.ndarray:
+        """Pads a person crop to a square, of the model's size: uint8 (size, size, 3)."""
+        return self.image_processor.to_square(crop)
+
+    def to_pixels(self, crops: Sequence[np.ndarray]) -> Tensor:
+        """Squares as float32 (num_images, 3, size, size)."""
+        return torch.from_numpy(self.image_processor.to_pixel_values(crops))
+
+    def encode_captions(self, captions: Sequence[str], names: Sequence[str] | None = None) -> Mapping[str, Tensor]:
+        """As a call with `text` alone does."""
+        return self(text=captions, names=names, return_tensors="pt")
+
+    def caption_settings(self) -> dict[str, Any]:
+        """The tokenizer, where captions are cut, and whether they are cleaned."""
+        return {
+            "tokenizer": tokenizer_fingerprint(self.tokenizer),
+            "max_text_length": self.max_text_length,
+            "clean_captions": self.clean_captions,
+        }
+
+    def misfit(self, model: Retriever) -> str | None:
+        """Captions may be too long, special tokens elsewhere, or words others than those the model was saved with."""
+        tokenizer, positions = self.tokenizer, model.config.qformer_config.max_position_embeddings
+        if self.max_text_length > positions:
+            return (
+                f"captions may have {self.max_text_length} tokens (max_text_length), and the model has {positions} "
+                "positions"
+            )
+        empty, expected = tokenizer("")["input_ids"], [tokenizer.cls_token_id, tokenizer.sep_token_id]
+        if empty != expected or None in expected:
+            return "the tokenizer does not put [CLS] before a caption and [SEP] after it, as BERT's does"
+        pad = model.config.qformer_config.pad_token_id
+        if pad is not None and tokenizer.pad_token_id != pad:
+            return f"the tokenizer's [PAD] has the id {tokenizer.pad_token_id}, and the model's {pad}"
+        recorded = model.config.vocabulary_hash
+        if recorded is not None and vocabulary_hash(tokenizer, recorded) != recorded:
+            return "the tokenizer gives ids to other words than those that the model was saved with"
+        return None
 
     def save_pretrained(
         self, save_directory: str | os.PathLike, push_to_hub: bool = False, **options: Any

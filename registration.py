@@ -1,7 +1,8 @@
-"""Makes FAFA known to transformers' Auto classes and to `datasets.load_dataset`, without importing either early."""
+"""Makes models known to transformers' Auto classes, and data sets to `load_dataset`, without importing either early."""
 
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.util import find_spec
 
@@ -9,22 +10,33 @@ from importlib.util import find_spec
 def register_with_libraries() -> None:
     """Registers now with what is imported already, with the rest on the day it is."""
     # Every Auto class imports this module.
-    _when_imported("transformers.models.auto.configuration_auto", _register_auto_classes)
+    _when_imported("transformers.models.auto.configuration_auto", _register_models)
     _when_imported("datasets", _register_dataset_builders)
 
 
-def _register_auto_classes() -> None:
+# How the classes of a method's model begin, and the package that gives them: SomethingConfig, SomethingModel,
+# SomethingProcessor, and SomethingImageProcessor where it has one of its own.
+MODELS = {"Fafa": "."}
+
+
+def register_model(config: type, model: type, processor: type, image_processor: type | None = None) -> None:
+    """Makes a model known to `AutoConfig`, `AutoModel` and `AutoProcessor`; for one of your own, too."""
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
 
-    from .configuration_fafa import FafaConfig
-    from .image_processing_fafa import FafaImageProcessor
-    from .modeling_fafa import FafaModel
-    from .processing_fafa import FafaProcessor
+    AutoConfig.register(config.model_type, config, exist_ok=True)
+    AutoModel.register(config, model, exist_ok=True)
+    AutoProcessor.register(config, processor, exist_ok=True)
+    if image_processor is not None:
+        AutoImageProcessor.register(config, image_processor_classes={"pil": image_processor}, exist_ok=True)
 
-    AutoConfig.register("fafa", FafaConfig, exist_ok=True)
-    AutoModel.register(FafaConfig, FafaModel, exist_ok=True)
-    AutoImageProcessor.register(FafaConfig, image_processor_classes={"pil": FafaImageProcessor}, exist_ok=True)
-    AutoProcessor.register(FafaConfig, FafaProcessor, exist_ok=True)
+
+def _register_models() -> None:
+    for name, package in MODELS.items():
+        parts = import_module(package, __package__)
+        register_model(
+            *(getattr(parts, f"{name}{part}") for part in ("Config", "Model", "Processor")),
+            getattr(parts, f"{name}ImageProcessor", None),
+        )
 
 
 def _register_dataset_builders() -> None:

@@ -6,15 +6,23 @@ before it; what is not written here has a default that fits most models. Classes
 remote code comes with a copy of this file: `lacking` tells what an object does not offer.
 """
 
+import copy
+import hashlib
+import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from .checks_fafa import check_scored
+from .image_reading_fafa import open_image
 from .scoring_fafa import topk_mean_similarity
+from .weights_fafa import beside_adapter, refuse_incomplete, refuse_options, refuse_unsound_weights
 
 # Kinds of query: what each gives `get_query_features`.
 QUERY_MODES = {
@@ -30,40 +38,83 @@ class CardFacts:
 
     Args:
         method: its name, for headings: "FAFA".
-        summary: one sentence of Markdown: what it does, and its paper.
+        paper: Markdown that names it: "arXiv [2311.16515](https://arxiv.org/abs/2311.16515)".
         sizes: part -> how large it is, the rows of the card's table of sizes.
         citation: BibTeX.
         tags: for the Hub, besides those that all models of the package have.
     """
 
     method: str
-    summary: str
+    paper: str = ""
     sizes: Mapping[str, str] = field(default_factory=dict)
     citation: str = ""
     tags: Sequence[str] = ()
 
 
-class Retriever:
-    """What every model promises. Without a default are the first four and `feature_shape`.
+class Retriever(ABC):
+    """What every model promises. What it must write itself is abstract; to be trained, `training_states` and `losses`.
 
     A query becomes one vector, a target image one or several, all of unit length in one space; the score of a query
     and a target is the mean of the query's `num_top_tokens` largest dot products with the target's vectors.
     """
 
+    accepts_loss_kwargs = False  # the loss is a mean over a batch of pairs: Trainer must not rescale it
+
     # Settings of the configuration, or of those within it, that provably decide no feature; whatever is not named, here
     # or in `retrieval.fingerprint`, counts. Likewise weights, by any part of their names: those of losses alone.
     settings_of_losses: frozenset[str] = frozenset()
     weights_of_losses: frozenset[str] = frozenset()
-    # Weights that get no decay, by any part of their names, besides biases and norms.
-    weights_without_decay: tuple[str, ...] = ()
-    # LoRA: side -> regular expression of the layers it adapts; layers that train whole beside them; and parameters of
-    # no layer that do, by name.
+    # Weights that get no decay, by what their names hold, besides biases and norms.
+    weights_without_decay: Sequence[str] = ()
+    # LoRA: side -> regular expression of the layers it adapts, the usual side first, the vision tower's called
+    # "vision"; layers that train whole beside them; and parameters of no layer that do, on which no feature depends.
     lora_targets: Mapping[str, str] = {}
     lora_trained_whole: Sequence[str] = ()
     lora_parameters: Sequence[str] = ()
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path,
+        *model_args,
+        allow_missing=None,
+        allow_unexpected=None,
+        output_loading_info=False,
+        **kwargs,
+    ):
+        """Loads a model as transformers does, but refuses one of which weights are missing, foreign or unsound.
+
+        Args:
+            pretrained_model_name_or_path: a folder, or a repository of the Hub; of a model or of an adapter (LoRA).
+            allow_missing: names or patterns (`"mfr_predictor.*"`) of weights that may be missing and begin anew, or
+                True. `ignore_mismatched_sizes=True` allows those of another shape.
+            allow_unexpected: names or patterns of weights that may be left over, or True.
+            output_loading_info: return a pair of the model and what transformers tells of the loading.
+            kwargs: all other options of `PreTrainedModel.from_pretrained`.
+
+        Raises:
+            UnsoundModelError: weights are missing, foreign, not finite, or integers; a ValueError.
+            TypeError: an option cannot be honoured.
+        """
+        refuse_options(pretrained_model_name_or_path, kwargs)
+        source = beside_adapter(pretrained_model_name_or_path, kwargs)
+        model, info = super().from_pretrained(source, *model_args, output_loading_info=True, **kwargs)
+        own = model.__dict__.pop("_loading_info", None)  # of a model with an adapter, `info` is the adapter's
+        missing, unexpected = set(info["missing_keys"]), set(info["unexpected_keys"])
+        if own is not None:
+            missing, unexpected = missing | own.missing_keys, unexpected | own.unexpected_keys
+        name = pretrained_model_name_or_path or "the state dict"
+        refuse_incomplete(name, missing, unexpected, allow_missing, allow_unexpected)
+        refuse_unsound_weights(name, model)
+        return (model, info) if output_loading_info else model
+
+    def _adjust_missing_and_unexpected_keys(self, loading_info):
+        super()._adjust_missing_and_unexpected_keys(loading_info)
+        self._loading_info = loading_info
+
     # Features and scores
 
+    @abstractmethod
     def get_query_features(
         self,
         pixel_values: Tensor | None = None,
@@ -71,21 +122,20 @@ class Retriever:
         attention_mask: Tensor | None = None,
     ) -> Tensor:
         """Features of queries, of reference image and caption or of either alone: `(num_queries, dim)`, unit length."""
-        raise NotImplementedError
 
+    @abstractmethod
     def get_target_features(self, pixel_values: Tensor) -> Tensor:
         """Features of target (gallery) images: `(num_images, num_tokens, dim)`, each token of unit length."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def feature_shape(self) -> tuple[int, int]:
         """`(num_tokens, dim)` of a target's features."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def image_shape(self) -> tuple[int, int]:
         """`(height, width)` of the images that the model takes, in pixels."""
-        raise NotImplementedError
 
     @property
     def features_dtype(self) -> torch.dtype:
@@ -121,9 +171,10 @@ class Retriever:
 
         Args:
             batch: what the collator makes, without `group_ids`: `pixel_values`, `input_ids`, `attention_mask`,
-                `target_pixel_values`, and with `reads_target_captions` those of whole captions.
+                `target_pixel_values`, and where they are collated `caption_input_ids` and `caption_attention_mask` of
+                captions that describe the targets whole.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no training_states: it answers, and cannot be trained")
 
     def losses(
         self, states: tuple[Tensor | None, ...], group_ids: Tensor | None = None, gather_across_processes: bool = False
@@ -133,13 +184,23 @@ class Retriever:
         Args:
             states: of `training_states`.
             group_ids: `(batch_size,)`, equal for triplets of one group; None: every triplet its own.
-            gather_across_processes: of the batches of all processes together, as one process would.
+            gather_across_processes: of the batches of all processes together, as one process would (`gather_rows`).
 
         Returns:
             a `ModelOutput` with `loss`, its terms as fields that begin with `loss_`, `query_embeds` `(batch_size, dim)`
             and `target_embeds` `(batch_size, num_tokens, dim)`.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no losses: it answers, and cannot be trained")
+
+    def forward(
+        self,
+        group_ids: Tensor | None = None,
+        gather_across_processes: bool = False,
+        return_loss: bool = True,
+        **batch: Tensor | None,
+    ) -> Any:
+        """The losses of a batch; arguments as those of `training_states` and `losses`, whose output it returns."""
+        return self.losses(self.training_states(**batch), group_ids, gather_across_processes)
 
     @property
     def reads_target_captions(self) -> bool:
@@ -160,53 +221,118 @@ class Retriever:
         """The vision tower in the order in which it computes: what comes before its blocks, then each of them."""
         return ()
 
+    def freeze_vision_tower(self, dtype: torch.dtype | None = None) -> "Retriever":
+        """Stops training of the vision tower (not of what comes after its blocks), and notes it in the configuration.
+
+        Args:
+            dtype: also stores it in half precision.
+        """
+        self.config.freeze_vision = True
+        for module in self.vision_blocks:
+            module.requires_grad_(False).eval().to(dtype=dtype)
+        return self
+
+    def train(self, mode: bool = True) -> "Retriever":
+        """Sets training mode; a frozen vision tower, or its frozen blocks, stay in eval mode."""
+        super().train(mode)
+        for module in self.vision_blocks:
+            if not any(parameter.requires_grad for parameter in module.parameters()):
+                module.eval()
+        return self
+
     # Words about itself
 
-    def card_facts(self) -> CardFacts:
-        """What its card says of the method."""
-        return CardFacts(type(self).__name__, "")
-
-    def check_processor(self, processor: Any) -> str | None:
-        """What makes a processor not this model's own, beyond sizes and vocabulary, which `check_fit` compares."""
-        return None
+    @classmethod
+    def card_facts(cls, config: Any) -> CardFacts:
+        """What the card of a model of this configuration says of the method."""
+        return CardFacts(cls.__name__)
 
 
 class RetrieverProcessor:
     """What every processor promises beside being called with `images` and `text`.
 
-    An image goes three ways: opened as a crop, which training augments; made the size that the model takes, still of
-    8-bit values, as it travels between processes; made into pixel values, many at once.
+    The defaults are those of an image processor and a tokenizer of transformers'. An image goes three ways: opened as a
+    crop, which training augments; made the size that the model takes, still of 8-bit values, as it travels between
+    processes; made into pixel values, many at once.
     """
 
-    def open_crop(self, image: Any, name: str = "image") -> Any:
+    def open_crop(self, image: Any, name: str = "image") -> Image.Image:
         """An image as a PIL image: upright, RGB. `name` is what errors call it.
 
         Raises:
             UnreadableImageError: it cannot be decoded. FileNotFoundError, InaccessibleImageError: it cannot be had.
         """
-        raise NotImplementedError
+        return open_image(image, name)
 
-    def resize_crop(self, crop: Any) -> Any:
-        """A crop as an array of 8-bit values, of the size that the model takes."""
-        raise NotImplementedError
+    def resize_crop(self, crop: Image.Image) -> np.ndarray:
+        """A crop as uint8 `(height, width, 3)`, of the size that the model takes."""
+        resized = self.image_processor(crop, do_rescale=False, do_normalize=False, return_tensors="np")
+        return np.asarray(resized["pixel_values"][0]).transpose(1, 2, 0).astype(np.uint8)
 
-    def to_pixels(self, crops: Sequence[Any]) -> Any:
+    def to_pixels(self, crops: Sequence[np.ndarray]) -> Tensor:
         """Resized crops as `(num_images, 3, height, width)` of float32, rescaled and normalised."""
-        raise NotImplementedError
+        pixels = self.image_processor(
+            list(crops), do_resize=False, input_data_format="channels_last", return_tensors="pt"
+        )
+        return pixels["pixel_values"].float()
 
     def encode_captions(self, captions: Sequence[str], names: Sequence[str] | None = None) -> Mapping[str, Tensor]:
-        """Captions as `input_ids` and `attention_mask`, `(num_captions, length)`; `names` are what errors call them."""
-        raise NotImplementedError
+        """Captions as `input_ids` and `attention_mask`, `(num_captions, length)`; `names` are what errors call them.
+
+        Raises:
+            ValueError: a caption is no text, or holds no word.
+        """
+        for number, caption in enumerate(captions):
+            if not isinstance(caption, str) or not caption.strip():
+                name = f"captions[{number}]" if names is None else names[number]
+                raise ValueError(f"{name}: expected what the target looks like, got {caption!r:.60}")
+        return self.tokenizer(
+            list(captions), padding=True, truncation=True, return_attention_mask=True, return_tensors="pt"
+        )
+
+    def for_images(self) -> "RetrieverProcessor":
+        """One for images alone, without the tokenizer: small enough to travel with every batch."""
+        alone = copy.copy(self)
+        alone.tokenizer = None
+        return alone
 
     def image_settings(self) -> dict[str, Any]:
         """All that decides the pixel values of an image, for a manifest."""
-        raise NotImplementedError
+        return json.loads(self.image_processor.to_json_string())  # through JSON, as a manifest gives it back: no tuples
 
     def caption_settings(self) -> dict[str, Any]:
         """All that decides the ids of a caption, for a manifest."""
-        raise NotImplementedError
+        return {
+            "tokenizer": tokenizer_fingerprint(self.tokenizer),
+            "max_text_length": self.tokenizer.model_max_length,
+        }
+
+    def misfit(self, model: Retriever) -> str | None:
+        """What makes it not the processor of a model, beyond the sizes of images and vocabulary; None: nothing."""
+        return None
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """A hash over all that turns a caption into ids: vocabulary, normaliser, splitting, special tokens, what is cut."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        whole = {
+            "vocabulary": tokenizer.get_vocab(),
+            "settings": tokenizer.init_kwargs,
+            "class": type(tokenizer).__name__,
+        }
+    else:
+        whole = json.loads(backend.to_str())
+        del whole["truncation"], whole["padding"]  # the last call's; a processor gives them with every call
+    whole["special tokens"] = tokenizer.special_tokens_map
+    whole["sides"] = [tokenizer.truncation_side, tokenizer.padding_side]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 def lacking(thing: Any, contract: type) -> list[str]:
     """The names of a contract, `Retriever` or `RetrieverProcessor`, that an object does not offer."""
+    thing = thing.get_base_model() if hasattr(thing, "get_base_model") else thing  # within peft's
     return [name for name in vars(contract) if not name.startswith("_") and not hasattr(type(thing), name)]
+
+
+__all__ = ["QUERY_MODES", "CardFacts", "Retriever", "RetrieverProcessor", "lacking", "tokenizer_fingerprint"]

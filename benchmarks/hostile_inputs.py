@@ -53,7 +53,7 @@ import fafa.training
 from fafa.commands import command
 from fafa.dataset_builders.archives import unpack_archives
 from fafa.files import read_json, record_files, sealed
-from fafa.retrieval import store
+from fafa.retrieval import filling
 from fafa.tables import markdown_table
 from fafa.world import make_world
 
@@ -398,7 +398,7 @@ def annotations(place: Place) -> Iterator[Trial]:
 
 def features(place: Place) -> Iterator[Trial]:
     """Stores of three shards, given to search, evaluation and verify."""
-    store.INPUTS_PER_SHARD = 2
+    filling.INPUTS_PER_SHARD = 2
     index, cached = place.new("index") / "index", place.new("features") / "features"
     yield Trial({"a sound store": ""}, place.query("--batch-size", 2, "--index", index), "accepted")
     yield Trial({"a sound store": ""}, place.evaluate("--batch-size", 2, "--features", cached), "accepted")

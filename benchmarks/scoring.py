@@ -144,8 +144,8 @@ def busy_processes(number: int) -> Iterator[None]:
 
 def measure_in_turns(num_queries: int, num_images: int, num_busy: int) -> dict:
     """Scores, ranks and bare products of one size, in turns in this process, beside `num_busy` others."""
+    from fafa.evaluation import MatchRanker
     from fafa.evaluation.itcpr import ROWS
-    from fafa.evaluation.metrics import MatchRanker
     from fafa.scoring_fafa import topk_mean_similarity
 
     queries, targets, query_ids, gallery_ids = make_features(num_queries, num_images)

@@ -4,10 +4,13 @@
 of the `evaluate` library: `evaluate.load` takes that folder.
 """
 
-from .encoding import QUERY_MODES, encode_queries, encode_targets, score_blocks
-from .itcpr import evaluate_itcpr, late_fusion
-from .metrics import MatchRanker, QueryResults, chance_metrics, match_ranks, retrieval_metrics
-from .report import EvaluationReport, read_report, write_report
+from ..retrieval.encoding import encode_queries, encode_targets
+from ..retriever import QUERY_MODES
+from .itcpr import evaluate_itcpr, late_fusion, score_blocks
+from .metrics import chance_metrics, retrieval_metrics
+from .ranking import MatchRanker, QueryResults, match_ranks
+from .report import EvaluationReport
+from .report_folder import read_report, write_report
 
 __all__ = [
     "QUERY_MODES",

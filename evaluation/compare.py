@@ -18,7 +18,8 @@ from ..markdown_text import plain, public
 from ..tables import markdown_table
 from .intervals import paired_bootstrap, sign_test
 from .metrics import tell_ties
-from .report import OVERALL, EvaluationReport, read_report
+from .report import OVERALL, EvaluationReport
+from .report_folder import read_report
 
 _METHOD = (
     "In brackets the 95 % interval of the difference and p, two-sided, by a paired bootstrap over queries (10,000 "

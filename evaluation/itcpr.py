@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..modeling_fafa import FafaModel
-from ..processing_fafa import FafaProcessor
-from ..scoring_fafa import topk_mean_similarity
-from .encoding import QUERY_MODES, encode_queries, encode_targets, score_blocks
+from ..retrieval.encoding import encode_queries, encode_targets
+from ..retriever import QUERY_MODES, Retriever, RetrieverProcessor
 from .intervals import bootstrap_intervals
-from .metrics import chance_metrics, ties_of, ties_remark
+from .metrics import chance_metrics, tell_ties, ties_of
 from .ranking import MatchRanker, QueryResults, checked_ks, match_ranks, top_images
 from .report import LATE_FUSION, OVERALL, EvaluationReport
 
@@ -40,8 +38,8 @@ GALLERY_SIZES, GALLERY_DRAWS = 6, 5  # of the curve over gallery size
 
 
 def evaluate_itcpr(
-    model: FafaModel,
-    processor: FafaProcessor,
+    model: Retriever,
+    processor: RetrieverProcessor,
     queries: "datasets.Dataset",
     gallery: "datasets.Dataset",
     modes: Sequence[str] = tuple(QUERY_MODES),
@@ -72,8 +70,8 @@ def evaluate_itcpr(
         features_dir: keeps features in its folders `queries` and `gallery`, to resume from and to use again; several
             launched processes share the work there.
         features_dtype: of the gallery's features, such as float16 for half the memory; None: the model's.
-        curves: also scores with other numbers of top tokens, and ranks in random parts of the gallery; that takes ten
-            times as long as scoring once (of ITCPR, 70 CPU-seconds).
+        curves: also scores with other numbers of top tokens, where the model has several, and ranks in random parts of
+            the gallery; that takes ten times as long as scoring once (of ITCPR, 70 CPU-seconds).
         seed: of the bootstrap and of the parts of the gallery.
         progress: whether to show progress bars.
 
@@ -123,19 +121,27 @@ def evaluate_itcpr(
         if parts is not None:
             parts.add(scores[main])
     results = {name: ranking.results(name) for name, ranking in rankings.items()}
+    metrics = {
+        name: {group: ranked.metrics(ks, chosen) for group, chosen in members.items()}
+        for name, ranked in results.items()
+    }
     ties = {name: ties_of(ranked, ks) for name, ranked in results.items()}
-    for name, ranked in results.items():
-        if (remark := ties_remark(ranked, ks)) is not None:
+    for name, of_mode in ties.items():
+        if (remark := tell_ties(of_mode, metrics[name][OVERALL], len(query_ids))) is not None:
             logger.warning("%s: %s", name, remark)
 
     lists = {name: ranking.lists(results[name]) for name, ranking in rankings.items()}
+    found = {}
+    if curves:
+        found["mode"] = main
+        if targets.shape[1] > 1:
+            given = query_features[main], targets, query_ids, gallery_ids
+            found["top_tokens"] = _top_token_curve(model, *given, ks, progress)
+        found["gallery_size"] = parts.curve(ks)
     columns = zip(queries["image_path"][:], captions, sources, query_ids, strict=True)
     fields = ("image_path", "caption", "source", "instance_id")
     return EvaluationReport(
-        metrics={
-            name: {group: ranked.metrics(ks, chosen) for group, chosen in members.items()}
-            for name, ranked in results.items()
-        },
+        metrics=metrics,
         intervals=_intervals(results, members, ks, seed),
         chance=chance,
         groups={kind: list(names) for kind, names in groups.items()},
@@ -148,16 +154,18 @@ def evaluate_itcpr(
             | {"results": {name: listed[index] for name, listed in lists.items()}}
             for index, values in enumerate(columns)
         ],
-        curves={
-            "mode": main,
-            "top_tokens": _top_token_curve(model, query_features[main], targets, query_ids, gallery_ids, ks, progress),
-            "gallery_size": parts.curve(ks),
-        }
-        if parts is not None
-        else {},
-        settings={"num_top_tokens": model.config.num_top_tokens, "seed": seed},
+        curves=found,
+        settings={"num_top_tokens": model.num_top_tokens, "seed": seed},
         ties=ties,
     )
+
+
+def score_blocks(
+    model: Retriever, queries: Tensor, targets: Tensor, rows: int = 512, num_top_tokens: int | None = None
+) -> Iterator[Tensor]:
+    """Scores `rows` queries at a time against the whole gallery: blocks of `(rows, num_gallery)`, fp32."""
+    for block in queries.split(rows):
+        yield model.score(block, targets, num_top_tokens)
 
 
 def late_fusion(first: Tensor, second: Tensor) -> Tensor:
@@ -269,7 +277,7 @@ class _GalleryParts:
 
 
 def _top_token_curve(
-    model: FafaModel,
+    model: Retriever,
     queries: Tensor,
     targets: Tensor,
     query_ids: Sequence[int],
@@ -279,17 +287,12 @@ def _top_token_curve(
 ) -> list[dict]:
     """Metrics with the mean of the k largest similarities, for other k than the model's as well."""
     num_tokens = targets.shape[1]
-    counts = sorted(
-        {count for count in TOKEN_COUNTS if count <= num_tokens} | {model.config.num_top_tokens, num_tokens}
-    )
-
-    def blocks(count: int) -> Iterator[Tensor]:
-        return (topk_mean_similarity(rows, targets, count) for rows in queries.split(ROWS))
-
-    return [
-        {"num_top_tokens": count, **match_ranks(blocks(count), query_ids, gallery_ids).metrics(ks)}
-        for count in tqdm(counts, "scoring with other numbers of top tokens", disable=not progress)
-    ]
+    counts = sorted({count for count in TOKEN_COUNTS if count <= num_tokens} | {model.num_top_tokens, num_tokens})
+    points = []
+    for count in tqdm(counts, "scoring with other numbers of top tokens", disable=not progress):
+        ranks = match_ranks(score_blocks(model, queries, targets, ROWS, count), query_ids, gallery_ids)
+        points.append({"num_top_tokens": count, **ranks.metrics(ks)})
+    return points
 
 
 def _intervals(

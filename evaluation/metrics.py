@@ -8,19 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .ranking import MatchRanker, QueryResults, checked_ks, match_ranks, top_images
-
-__all__ = [
-    "MatchRanker",
-    "QueryResults",
-    "chance_metrics",
-    "match_ranks",
-    "retrieval_metrics",
-    "tell_ties",
-    "ties_of",
-    "ties_remark",
-    "top_images",
-]
+from .ranking import QueryResults, checked_ks, match_ranks
 
 SHOWS = 0.005  # percentage points: less is not seen in a table
 
@@ -60,9 +48,10 @@ def retrieval_metrics(
     """
     ks = checked_ks(ks)
     results = match_ranks(scores, query_ids, gallery_ids)
-    if (remark := ties_remark(results, ks)) is not None:
+    found = results.metrics(ks)
+    if (remark := tell_ties(ties_of(results, ks), found, len(results.num_matches))) is not None:
         logger.warning("%s", remark)
-    return results.metrics(ks)
+    return found
 
 
 def ties_of(results: QueryResults, ks: Sequence[int] = (1, 5, 10)) -> dict[str, Any]:
@@ -70,16 +59,11 @@ def ties_of(results: QueryResults, ks: Sequence[int] = (1, 5, 10)) -> dict[str, 
     return {"num_queries": int(results.decided_by_ties.sum()), "pessimistic": results.pessimistic.metrics(ks)}
 
 
-def ties_remark(results: QueryResults, ks: Sequence[int] = (1, 5, 10)) -> str | None:
-    """Says of how many queries the order of the gallery decided, and by how much; None where it shows in no metric.
+def tell_ties(ties: dict[str, Any], found: dict[str, float], num_queries: int) -> str | None:
+    """What `ties_of` found, for people; None where it shows in no metric as printed, with two decimals.
 
     By chance alone some of 20,000 scores in float32 are equal, deep down in the ranking.
     """
-    return tell_ties(ties_of(results, ks), results.metrics(ks), len(results.num_matches))
-
-
-def tell_ties(ties: dict[str, Any], found: dict[str, float], num_queries: int) -> str | None:
-    """What `ties_of` found, for people; None where it shows in no metric as printed, with two decimals."""
     worst = ties["pessimistic"]
     name = max(found, key=lambda name: found[name] - worst[name])
     if found[name] - worst[name] < SHOWS:

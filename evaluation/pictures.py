@@ -41,7 +41,8 @@ def draw_pictures(
     """
     drawn = {"Rank-k": _rank_k, "Rank of the first correct image": _first_ranks}
     if report.curves:
-        drawn |= {"Top tokens": _top_tokens, "Gallery size": _gallery_size}
+        drawn |= {"Top tokens": _top_tokens} if "top_tokens" in report.curves else {}
+        drawn |= {"Gallery size": _gallery_size}
     for name, draw in drawn.items():
         with chart(Path(folder, PICTURES[name])) as figure:
             draw(report, figure.subplots())

@@ -74,15 +74,6 @@ class QueryResults:
             else QueryResults(self.ranks + self.ties_after, self.num_matches, self.images)
         )
 
-    @property
-    def optimistic(self) -> "QueryResults":
-        """The ranks if of images with one score the matches came first: no order gives better ones."""
-        return (
-            self
-            if self.ties_before is None
-            else QueryResults(self.ranks - self.ties_before, self.num_matches, self.images)
-        )
-
     def per_query(self, ks: Sequence[int] = (1, 5, 10)) -> dict[str, Tensor]:
         """What the metrics are means of: name -> `(num_queries,)`, fp64, from 0 to 1 (hits at k are 0 or 1)."""
         hits = {f"rank-{k}": (self.first_rank <= k).double() for k in checked_ks(ks)}

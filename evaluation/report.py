@@ -1,26 +1,16 @@
-"""What an evaluation found: tables with intervals, every query's ranks, and the folder that holds them.
-
-- results.json: everything: metrics, intervals, and of every query the matches' ranks and the images ranked first;
-- results.md: the page to read: tables, pictures; written last, so where it is, the report is whole;
-- curves as .png and sheets of queries as .jpg, see `pictures`.
-"""
+"""What an evaluation found: metrics with intervals, every query's ranks, and the page that shows them."""
 
 import json
 from dataclasses import dataclass, field, fields
 from itertools import chain
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from ..files import write_whole
 from ..markdown_text import public
 from ..tables import markdown_table
 from .metrics import tell_ties
-from .ranking import QueryResults, checked_ks
-
-if TYPE_CHECKING:
-    import datasets
+from .ranking import QueryResults
 
 OVERALL = "overall"
 LATE_FUSION = "late-fusion"
@@ -73,8 +63,9 @@ class EvaluationReport:
             mode -> `first_rank`, `pessimistic_first_rank` (in the worst order of equal scores), `ranks` (of all
             matches, from 1, ascending), `matches` (the image, by its index in the gallery, at each of them),
             `average_precision` (0 to 1), `top_images` (the 50 ranked first), `top_scores`.
-        curves: `mode` whose curves they are, `top_tokens` (metrics by `num_top_tokens`), `gallery_size` (metrics of
-            random `draws` of `num_images` images that hold every match); empty if they were not asked for.
+        curves: `mode` whose curves they are, `top_tokens` (metrics by `num_top_tokens`; not of a model with one token),
+            `gallery_size` (metrics of random `draws` of `num_images` images that hold every match); empty if they were
+            not asked for.
         settings: what else belongs in the record: model, data, precision, versions.
         ties: mode -> `num_queries` for which the gallery's order decided between equal scores, and the `pessimistic`
             metrics, in the order that is worst; empty in reports of earlier versions.
@@ -158,90 +149,6 @@ class EvaluationReport:
         if names == [OVERALL]:
             header, rows = header[2:], [row[2:] for row in rows]
         return markdown_table(header, rows)
-
-
-def write_report(
-    report: EvaluationReport,
-    folder: str | Path,
-    queries: "datasets.Dataset | None" = None,
-    gallery: "datasets.Dataset | None" = None,
-) -> list[Path]:
-    """Writes results.json, the pictures and results.md.
-
-    Each file is written beside its place and moved there, results.json first and results.md last: if the run is
-    interrupted, the numbers are kept, and the page is missing.
-
-    Args:
-        report: of `evaluate_itcpr`.
-        folder: is made if need be; a report that lies there is replaced, pictures included.
-        queries: the test set's queries, for the sheets of ranked images; None draws no pictures.
-        gallery: its gallery.
-
-    Returns:
-        the files written.
-
-    Raises:
-        ImportError: pictures are to be drawn and matplotlib is not installed.
-    """
-    folder = Path(folder)
-    for file in ("results.md", *PICTURES.values()):
-        (folder / file).unlink(missing_ok=True)
-    write_whole(folder / "results.json", report.to_json())
-    pictures = {}
-    if queries is not None and gallery is not None:
-        from .pictures import draw_pictures
-
-        pictures = draw_pictures(report, folder, queries, gallery)
-    write_whole(folder / "results.md", report.to_page(pictures))
-    return [folder / "results.md", folder / "results.json", *(folder / file for file in pictures.values())]
-
-
-def read_report(path: str | Path) -> EvaluationReport:
-    """Reads a results.json, or the one in a folder.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is damaged, or no report with results of each query, or its metrics are not theirs.
-    """
-    path = Path(path)
-    path = path / "results.json" if path.is_dir() else path
-    remedy = "write it again with examples/evaluate_itcpr.py"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; {remedy}")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, nested too deep
-        raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
-    names = {entry.name for entry in fields(EvaluationReport)}
-    found = set(record) if isinstance(record, dict) else set()
-    if found | {"ties"} != names:  # which earlier versions did not count
-        differing = ", ".join(sorted(names ^ found))
-        raise ValueError(f"{path} is no report of this version of fafa (differing fields: {differing}); {remedy}")
-    report = EvaluationReport(**record)
-    try:
-        _check_consistency(report)
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); {remedy}") from error
-    return report
-
-
-def _check_consistency(report: EvaluationReport) -> None:
-    """Raises nearly any error unless the metrics are those of the queries' ranks, and these can be of that gallery."""
-    report.ks = list(checked_ks(report.ks))
-    if not report.metrics or not report.queries:
-        raise ValueError("no metrics, or no queries")
-    for place, query in enumerate(report.queries):
-        if lacking := {"index", "image_path", "caption", "source", "instance_id"} - query.keys():
-            raise ValueError(f"query {place} lacks {', '.join(sorted(lacking))}")
-    for mode, groups in report.metrics.items():
-        results = report.results(mode)
-        if not (results.num_matches > 0).all() or len(results.ranks) != len(results.images):
-            raise ValueError(f"{mode}: a query without a match, or a match without a rank")
-        if not ((results.ranks > 0) & (results.ranks <= report.num_gallery)).all():
-            raise ValueError(f"{mode}: ranks beyond the gallery of {report.num_gallery:,} images")
-        for name, value in results.metrics(report.ks).items():
-            if not abs(value - groups[OVERALL][name]) < 1e-6:
-                raise ValueError(f"{mode}: {name} is {groups[OVERALL][name]}, but its queries give {value:.6f}")
 
 
 def _with_interval(value: float, interval: list[float]) -> str:

@@ -17,33 +17,29 @@ import argparse
 import os
 from pathlib import Path
 
+import fafa  # noqa: F401 - before what takes long, so that Ctrl-C is answered from here on  # isort: skip
 import torch
 from datasets import load_dataset
 
 from fafa import __version__
-from fafa.commands import check_device, check_numbers, command, loading
+from fafa.commands import add_model_options, check_device, check_numbers, command, load_given_model
 from fafa.drawing.curves import check_charts
 from fafa.evaluation import QUERY_MODES, evaluate_itcpr, write_report
 from fafa.files import check_output_folder, printable
 from fafa.model_card import add_results_to_card
-from fafa.model_folder import load_model
 
 # Set by `accelerate launch` and torchrun. All processes encode; the first one reports.
-RANK, LOCAL_RANK = (int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK"))
+RANK = int(os.environ.get("RANK", 0))
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or Hub name of a FafaModel with its processor")
+    add_model_options(parser, num_workers=0)
     parser.add_argument("--data", required=True, help="folder of the test set: query.json, gallery.json, images")
     parser.add_argument("--output", type=Path, default=Path("results"), help="folder for the report")
     parser.add_argument("--features", type=Path, help="folder that keeps features, to resume from and to use again")
     parser.add_argument("--modes", nargs="+", choices=list(QUERY_MODES), default=list(QUERY_MODES), metavar="MODE")
-    parser.add_argument("--batch-size", type=int, default=64, help="images encoded at a time")
-    parser.add_argument("--num-workers", type=int, default=0, help="processes that read images, beside this one")
-    parser.add_argument("--device", default=f"cuda:{LOCAL_RANK}" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="precision of the model")
     parser.add_argument(
         "--features-dtype", choices=["float32", "bfloat16", "float16"], help="of the gallery's features"
     )
@@ -68,9 +64,7 @@ def main(arguments: argparse.Namespace) -> None:
             check_output_folder(arguments.model)
 
     # 1. The model and its processor.
-    with loading(arguments.model):
-        model, processor = load_model(arguments.model, dtype=getattr(torch, arguments.dtype))
-    model.to(arguments.device)
+    model, processor = load_given_model(arguments)
 
     # 2. The test set. Images are opened later, when they are encoded.
     queries = load_dataset("ITCPR", "query", data_dir=arguments.data, split="test")

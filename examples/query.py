@@ -18,18 +18,15 @@ import argparse
 import logging
 from pathlib import Path
 
-import torch
-
-from fafa.commands import check_device, check_numbers, command, loading
+from fafa.commands import add_model_options, check_device, check_numbers, command, load_given_model
 from fafa.files import printable
-from fafa.model_folder import load_model
 from fafa.retrieval import Gallery, RankedImage, RankedQuery, check_sheet, draw_contact_sheet, find_images
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="folder or Hub name of a FafaModel with its processor")
+    add_model_options(parser)
     parser.add_argument(
         "--gallery",
         required=True,
@@ -58,12 +55,6 @@ def parse_arguments() -> argparse.Namespace:
         help="decode large photographs in full, as the released code does: slower, scores differ a little",
     )
     parser.add_argument("--keep-query-photo", action="store_true", help="show it and its copies among the results")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="precision of the model")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument(
-        "--num-workers", type=int, help="processes that read images (default: one a core, up to 8; 0 for few images)"
-    )
     arguments = parser.parse_args()
     if arguments.image is None and arguments.caption is None:
         parser.error("a query needs --image, --caption or both")
@@ -84,11 +75,13 @@ def main(args: argparse.Namespace) -> None:
     photos = [path for path in photos if path.resolve() != output]  # the picture of the last search
 
     # 2. The model and its processor; then the query, which may be of no use, too.
-    with loading(args.model):
-        model, processor = load_model(args.model, dtype=getattr(torch, args.dtype))
-    model.to(args.device)
-    processor.image_processor.draft_photographs = not args.exact_pixels
-    processor(images=args.image, text=args.caption)
+    model, processor = load_given_model(args)
+    if hasattr(processor.image_processor, "draft_photographs"):  # photographs are larger than crops of people
+        processor.image_processor.draft_photographs = not args.exact_pixels
+    if args.image is not None:
+        processor.open_crop(args.image)
+    if args.caption is not None:
+        processor.encode_captions([args.caption], ["--caption"])
 
     # 3. The gallery, encoded once: with an index, a later search reads the features, and an interrupted one goes on.
     gallery = Gallery.from_images(

@@ -9,31 +9,25 @@ real ITCPR (20,510 gallery images to encode) wants a GPU.
 import argparse
 import random
 
-import torch
+import fafa  # noqa: F401 - before what takes long, so that Ctrl-C is answered from here on  # isort: skip
 from datasets import load_dataset
 
-from fafa.commands import check_device, check_numbers, command, loading
+from fafa.commands import add_model_options, check_device, check_numbers, command, load_given_model
+from fafa.evaluation import QUERY_MODES
 from fafa.files import printable
 from fafa.loading import undecoded
-from fafa.model_folder import load_model
 from fafa.retrieval import Gallery, RankedImage, RankedQuery, check_sheet, draw_contact_sheet
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="folder or Hub name of a FafaModel with its processor")
+    add_model_options(parser)
     parser.add_argument("--data", required=True, help="folder of the ITCPR test set (query.json, gallery.json, images)")
     parser.add_argument("--num-queries", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0, help="which queries")
-    parser.add_argument("--query", choices=["image+caption", "caption", "image"], default="image+caption")
+    parser.add_argument("--query", choices=list(QUERY_MODES), default="image+caption")
     parser.add_argument("--output", default="sheet.png", help="where to write the picture")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="precision of the model")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument(
-        "--num-workers", type=int, help="processes that read images (default: one a core, up to 8; 0 for few images)"
-    )
     args = parser.parse_args()
     check_numbers(parser, args, "num_queries", "batch_size", "num_workers")
     check_device(parser, args.device)
@@ -49,9 +43,7 @@ def main(args: argparse.Namespace) -> None:
     queries, gallery_set = undecoded(queries), undecoded(gallery_set)  # the package's own reader opens the images
     num_queries = min(args.num_queries, len(queries))
     check_sheet(args.output, num_queries)
-    with loading(args.model):
-        model, processor = load_model(args.model, dtype=getattr(torch, args.dtype))
-    model.to(args.device)
+    model, processor = load_given_model(args)
 
     # 2. Encode the gallery once.
     gallery = Gallery.from_dataset(
@@ -78,7 +70,6 @@ def main(args: argparse.Namespace) -> None:
     draw_contact_sheet(
         rows,
         args.output,
-        title="FAFA: composed person retrieval",
         subtitle=f"{num_queries} of {len(queries):,} test queries drawn at random (seed {args.seed}), gallery of "
         f"{len(gallery):,} images; {hits} of {num_queries} correct at rank 1",
     )

@@ -1,4 +1,4 @@
-"""Train FAFA on a data set in SynCPR's format.
+"""Train a model on a data set in SynCPR's format: FAFA, or another that keeps the contract (docs/your-own-model.md).
 
     python examples/train.py --config examples/configs/quickstart.yaml      # the painted world, from random weights
     python examples/train.py --config examples/configs/paper.yaml           # SynCPR, from BLIP-2's weights
@@ -33,13 +33,14 @@ import sys
 from argparse import Namespace
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import get_args, get_origin, get_type_hints
 
+import fafa  # noqa: F401 - before what takes long, so that Ctrl-C is answered from here on  # isort: skip
 import torch
 from datasets import load_dataset
-from transformers import HfArgumentParser, set_seed
+from transformers import AutoConfig, HfArgumentParser, set_seed
 
-from fafa import FafaConfig, FafaImageProcessor, FafaModel, FafaProcessor
+from fafa import FafaConfig, FafaImageProcessor, FafaModel, FafaProcessor  # for a start from random weights
 from fafa.commands import command, loading
 from fafa.dataset_builders.syncpr import SynCPR
 from fafa.files import check_output_folder, printable
@@ -49,11 +50,11 @@ from fafa.names import nearest
 from fafa.processing_fafa import build_tokenizer, vocabulary_hash
 from fafa.training import (
     CheckpointError,
-    FafaDataCollator,
-    FafaTrainer,
-    FafaTrainingArguments,
+    RetrieverTrainer,
+    RetrieverTrainingArguments,
     TrainingCollapsed,
     TrainingPreempted,
+    TripletCollator,
     build_vocabulary,
     hold_out_quadruples,
 )
@@ -73,10 +74,12 @@ class ScriptArguments:
 
     model: str = field(
         default="tiny",
-        metadata={"help": "A FafaModel folder or Hub id to start from, or 'tiny': random weights, own vocabulary."},
+        metadata={
+            "help": "Folder or Hub id of a model to start from, or 'tiny': a FAFA of random weights, own vocabulary."
+        },
     )
     model_options: dict | str | None = field(
-        default=None, metadata={"help": "Fields of FafaConfig to set, as JSON: '{\"fda_alpha\": 1.0}'."}
+        default=None, metadata={"help": "Fields of its configuration to set, as JSON: '{\"fda_alpha\": 1.0}'."}
     )
     data_dir: str | None = field(
         default=None, metadata={"help": "Folder of SynCPR.json and its images; none: the authors' Hub data set."}
@@ -101,8 +104,8 @@ class ScriptArguments:
     lora_rank: int = field(default=0, metadata={"help": "Train adapters (LoRA) of this rank, not the weights; 0: off."})
     lora_alpha: float = field(default=32.0, metadata={"help": "Their updates are scaled by lora_alpha / lora_rank."})
     lora_dropout: float = field(default=0.05, metadata={"help": "Dropout on the inputs of the adapters."})
-    lora_targets: Literal["qformer", "vision", "both"] = field(
-        default="qformer", metadata={"help": "Attention to adapt: of the Q-Former, of the vision tower, or of both."}
+    lora_targets: str | None = field(
+        default=None, metadata={"help": "Side to adapt: of FAFA 'qformer' (by default) or 'vision'; 'both': all sides."}
     )
     merge_adapter: bool = field(
         default=False, metadata={"help": "Also write the model with its adapter merged in, into OUTPUT_DIR/merged."}
@@ -118,11 +121,9 @@ class ScriptArguments:
                 ) from None
         self.model_options = self.model_options or {}
         if not isinstance(self.model_options, dict):
-            raise ValueError(f"model_options is {self.model_options!r:.60}, expected fields of FafaConfig and values")
-        refuse_unknown("model_options", self.model_options, [*FafaConfig.__annotations__, "attn_implementation"])
-        for part, config in FafaConfig.sub_configs.items():
-            if isinstance(options := self.model_options.get(part), dict):
-                refuse_unknown(f"model_options: {part}", options, [entry.name for entry in fields(config)])
+            raise ValueError(f"model_options is {self.model_options!r:.60}, expected fields of the configuration")
+        if self.model == "tiny":
+            check_model_options(self.model_options, FafaConfig)
         dtype = getattr(torch, self.vision_dtype or "float32", None)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ValueError(f"vision_dtype is {self.vision_dtype!r}, expected such as float32, bfloat16 or float16")
@@ -134,18 +135,22 @@ class ScriptArguments:
             raise ValueError("merge_adapter is for a run with adapters: set lora_rank, too")
 
 
-def main(script: ScriptArguments, training: FafaTrainingArguments, recipe: dict) -> None:
+def main(script: ScriptArguments, training: RetrieverTrainingArguments, recipe: dict) -> None:
     """Runs the steps below."""
     # 1. The seed, before anything random happens; and that nothing can be written is better known before.
     set_seed(training.seed)
     check_output_folder(training.output_dir)
+    if script.model != "tiny" and script.model_options:
+        with loading(script.model):
+            config = AutoConfig.from_pretrained(script.model)
+        check_model_options(script.model_options, type(config))
 
     # 2. Data. The trainer takes images as paths, and its collator opens them: a bad file is reported by its name.
     triplets = load_dataset("SynCPR", split="train", data_dir=script.data_dir)
 
     # 3. Validation: whole quadruples of the training set are held out. The test set never selects a model.
     train_rows, validation_rows = hold_out_quadruples(
-        triplets["cpr_id"][:],
+        triplets[training.group_column][:],
         triplets["reference_image_path"][:],
         triplets["target_image_path"][:],
         fraction=script.validation_fraction,
@@ -173,18 +178,19 @@ def main(script: ScriptArguments, training: FafaTrainingArguments, recipe: dict)
         model = add_lora(model, script.lora_rank, script.lora_alpha, script.lora_dropout, script.lora_targets)
 
     # 5. Training. The trainer augments the training images only.
-    trainer = FafaTrainer(
+    trainer = RetrieverTrainer(
         model=model,
         args=training,
         train_dataset=train_set,
         eval_dataset=validation_set,
-        data_collator=FafaDataCollator(
+        data_collator=TripletCollator(
             processor,
             augment=True,
-            with_captions=training.caption_steps > 0 or model.config.itc_weight > 0,
+            with_captions=training.caption_steps > 0 or model.reads_target_captions,
             on_error=script.on_error,
             cache_images=script.cache_images,
             seed=training.seed,
+            group_column=training.group_column,
         ),
         compute_metrics=held_out_rank_metrics(model),
         processing_class=processor,
@@ -222,6 +228,14 @@ def main(script: ScriptArguments, training: FafaTrainingArguments, recipe: dict)
     logger.info("held-out Rank-1 %.1f %%; the model is in %s", metrics["eval_rank-1"], training.output_dir)
 
 
+def check_model_options(options: dict, config: type) -> None:
+    """Refuses what is no setting of a configuration, or of those within it."""
+    refuse_unknown("model_options", options, [*(entry.name for entry in fields(config)), "attn_implementation"])
+    for part, inner in config.sub_configs.items():
+        if isinstance(given := options.get(part), dict):
+            refuse_unknown(f"model_options: {part}", given, [entry.name for entry in fields(inner)])
+
+
 def make_tiny_model(train_set, options: dict) -> tuple[FafaModel, FafaProcessor]:
     """A tiny FAFA with random weights, and its processor, whose vocabulary is that of the training captions."""
     captions = [*train_set["edit_caption"][:], *train_set["target_caption"][:]]
@@ -233,26 +247,26 @@ def make_tiny_model(train_set, options: dict) -> tuple[FafaModel, FafaProcessor]
     return FafaModel(config), FafaProcessor(image_processor, tokenizer, max_text_length=config.max_text_length)
 
 
-def resume_checkpoint(training: FafaTrainingArguments) -> str | bool | None:
+def resume_checkpoint(training: RetrieverTrainingArguments) -> str | bool | None:
     """`true` means the last checkpoint of the output folder; anything else is the path of one."""
     given = training.resume_from_checkpoint
     return given.lower() == "true" if isinstance(given, str) and given.lower() in ("true", "false") else given
 
 
-def parse_arguments() -> tuple[ScriptArguments, FafaTrainingArguments, dict]:
+def parse_arguments() -> tuple[ScriptArguments, RetrieverTrainingArguments, dict]:
     """Reads `--config FILE.yaml` and the command line; also returns the settings given, to repeat the run."""
-    parser = HfArgumentParser((ScriptArguments, FafaTrainingArguments), description=__doc__.split("\n")[0])
+    parser = HfArgumentParser((ScriptArguments, RetrieverTrainingArguments), description=__doc__.split("\n")[0])
     parser.add_argument("--config", type=Path, help="YAML file of settings, which the command line overrides.")
     config_file = parser.parse_known_args()[0].config
     try:
         settings = {} if config_file is None else read_yaml(config_file)
     except SettingsFileError as error:
         parser.error(str(error))
-    known = [entry.name for entry in (*fields(ScriptArguments), *fields(FafaTrainingArguments))]
+    known = [entry.name for entry in (*fields(ScriptArguments), *fields(RetrieverTrainingArguments))]
     for name in settings:
         if name not in known:
             parser.error(f"{config_file}: there is no setting {name!r}; {nearest(name, known)}")
-    hints = get_type_hints(ScriptArguments) | get_type_hints(FafaTrainingArguments)
+    hints = get_type_hints(ScriptArguments) | get_type_hints(RetrieverTrainingArguments)
     for name, value in settings.items():
         types = tuple(get_origin(one) or one for one in get_args(hints[name]) or (hints[name],))
         if not _is_fit(value, types):

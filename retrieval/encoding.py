@@ -1,11 +1,12 @@
-"""The one encoder: images read in batches, encoded, and kept in memory or in a folder of features."""
+"""The one encoder: targets and queries read in batches, encoded, and kept in memory or in a folder of features."""
 
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from numbers import Integral
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,22 +15,29 @@ from tqdm.auto import tqdm
 from ..checks_fafa import AlikeFeatures, check_features
 from ..files import some
 from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError
-from ..loading import dead_workers_told
-from ..modeling_fafa import FafaModel
-from ..processing_fafa import FafaProcessor
-from .fingerprint import dtype_name, feature_settings
-from .identity import describe_absent, describe_image, input_name, is_changed
-from .reading import read_pixels
-from .store import DTYPES, Encode, FeatureStore
+from ..loading import dead_workers_told, undecoded
+from ..model_folder import check_fit
+from ..retriever import QUERY_MODES, Retriever, RetrieverProcessor
+from .filling import Encode, complete, known_inputs, open_or_create
+from .fingerprint import dtype_name, feature_settings, model_fingerprint
+from .identity import describe_images, input_name, is_changed
+from .manifest import DTYPES
+from .reading import PixelBatch, batches_of, read_pixels
+
+if TYPE_CHECKING:
+    import datasets
 
 logger = logging.getLogger(__name__)
+
+_REFERENCE = "reference image of query"
+_CAPTIONS_AT_ONCE = 1_000  # looked at before anything is encoded
 
 
 class EncodedImages(NamedTuple):
     """What `encode_images` gives.
 
     Args:
-        features: `(num_read, num_query_tokens, projection_dim)`.
+        features: `(num_read, num_tokens, dim)`.
         inputs: a description of each image, see `describe_image`.
         skipped: the indices of the images that were left out, because they could not be read.
         settings: what made the features, see `feature_settings`.
@@ -43,8 +51,8 @@ class EncodedImages(NamedTuple):
 
 @torch.no_grad()
 def encode_images(
-    model: FafaModel,
-    processor: FafaProcessor,
+    model: Retriever,
+    processor: RetrieverProcessor,
     images: Sequence[Any],
     batch_size: int = 64,
     num_workers: int | None = 0,
@@ -100,18 +108,16 @@ def encode_images(
         raise TypeError(f"dtype is {dtype!r}, expected {', '.join(f'torch.{name}' for name in sorted(DTYPES))} or None")
     _check_batch_size(batch_size)
     model.eval()
-    shape = (model.config.num_query_tokens, model.config.projection_dim)
-    settings = feature_settings(model, processor, "target", shape, dtype)
-    known = FeatureStore.known_inputs(features_dir, settings) if features_dir is not None else {}
+    settings = feature_settings(model, processor, "target", model.feature_shape, dtype)
     inputs = describe_images(
         images,
         "gallery image",
         folder,
-        identify or features_dir is not None,
+        contents=identify or features_dir is not None,
         pixels=features_dir is not None,
-        known=known,
+        known=None if features_dir is None else known_inputs(features_dir, settings),
         skip=on_error == "skip",
-        progress=progress,
+        progress=progress and _is_first(),
     )
     names = [input_name(description, row, folder) for row, description in enumerate(inputs)]
     passing = set()  # rows that may well be read the next time
@@ -120,24 +126,16 @@ def encode_images(
     def encode(shards: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], list[int], Tensor]]:
         for batch in read_pixels(processor, images, shards, "gallery image", batch_size, num_workers, on_error):
             passing.update(batch.inaccessible)
-            features = torch.empty(0, *shape)
+            features = torch.empty(0, *model.feature_shape)
             if batch.pixels is not None:
                 features = model.get_target_features(pixel_values=batch.pixels.to(model.device))
                 alike.check(features, batch.pixels)
             yield batch.rows, batch.skipped, features
 
-    features, skipped = collect_features(
-        unchanged(encode, inputs, folder, passing if on_error == "skip" else None),
-        settings,
-        inputs,
-        names,
-        "encoding gallery",
-        batch_size,
-        device,
-        features_dir,
-        folder,
-        progress,
-        update,
+    encode = _watched(encode, inputs, names, folder, passing if on_error == "skip" else None)
+    options = {"folder": folder, "progress": progress, "update": update}
+    features, skipped = _collect(
+        encode, settings, inputs, "encoding gallery", batch_size, device, features_dir, **options
     )
     left_out = [names[row] for row in skipped]
     if skipped and on_error == "raise":
@@ -147,24 +145,195 @@ def encode_images(
         )
     if skipped:
         logger.warning("%d of %d images unreadable and skipped: %s", len(skipped), len(images), some(left_out))
-    if passing.intersection(skipped):
+    if passing := sorted(passing.intersection(skipped)):
         logger.warning(
             "%d of them may be sound, but cannot be read now (permission, disk, network, or changed meanwhile): %s. "
             "They are tried again the next time.",
-            len(passing.intersection(skipped)),
-            some([names[row] for row in sorted(passing.intersection(skipped))]),
+            *(len(passing), some([names[row] for row in passing])),
         )
     if len(features) == 0:
         raise ValueError(f"none of the {len(images)} images can be read: {some(left_out)}")
     return EncodedImages(features, inputs, skipped, settings)
 
 
+def encode_targets(
+    model: Retriever,
+    processor: RetrieverProcessor,
+    gallery: "datasets.Dataset",
+    batch_size: int = 64,
+    num_workers: int = 0,
+    progress: bool = True,
+    features_dir: str | Path | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Encodes the column `image` of a test set's gallery, of which no image may be missing; see `encode_images`.
+
+    Returns:
+        `(num_gallery, num_tokens, dim)`, on the model's device.
+    """
+    check_fit(model, processor)
+    if len(gallery) == 0:
+        raise ValueError("the gallery holds no image to encode")
+    images, options = undecoded(gallery)["image"], {"features_dir": features_dir, "progress": progress}
+    return encode_images(
+        model, processor, images, batch_size, num_workers, dtype=dtype, device=model.device, identify=False, **options
+    ).features
+
+
+@torch.no_grad()
+def encode_queries(
+    model: Retriever,
+    processor: RetrieverProcessor,
+    queries: "datasets.Dataset",
+    modes: Sequence[str] = tuple(QUERY_MODES),
+    batch_size: int = 64,
+    num_workers: int = 0,
+    progress: bool = True,
+    features_dir: str | Path | None = None,
+) -> dict[str, Tensor]:
+    """Encodes queries in each mode; every reference image is read once, and none if no mode needs it.
+
+    Args:
+        model: it is put into eval mode.
+        queries: with the columns `image` and `caption`.
+        modes: of "image+caption", "caption", "image".
+        features_dir: keeps the features of each mode in a folder of its own within this one, to resume from and to use
+            again; then reference images are read once a mode.
+
+    Returns:
+        mode -> `(num_queries, dim)`, on the model's device.
+
+    Raises:
+        ValueError: an unknown mode, a caption without a word. For images and `features_dir` see `encode_images`.
+    """
+    if len(modes) == 0:
+        raise ValueError(f"no modes; expected some of {', '.join(QUERY_MODES)}")
+    if unknown := [mode for mode in modes if mode not in QUERY_MODES]:
+        raise ValueError(f"modes: {', '.join(unknown)} unknown; expected some of {', '.join(QUERY_MODES)}")
+    _check_batch_size(batch_size)
+    check_fit(model, processor)
+    model.eval()
+    needed = _arguments(modes)
+    captions = queries["caption"][:] if "input_ids" in needed else None
+    for start in range(0, len(captions or ()), _CAPTIONS_AT_ONCE):  # before hours of encoding
+        _encode_captions(processor, captions, range(start, min(start + _CAPTIONS_AT_ONCE, len(captions))))
+    images = undecoded(queries)["image"] if "pixel_values" in needed else None
+
+    fingerprint, known = model_fingerprint(model), {}
+    tasks = []  # modes that are encoded together, settings, folder
+    for group in [list(modes)] if features_dir is None else [[mode] for mode in modes]:
+        settings = feature_settings(
+            model,
+            processor,
+            kind=f"query of {', '.join(group)}",
+            shape=(len(group), model.feature_shape[1]),
+            images="pixel_values" in _arguments(group),
+            captions="input_ids" in _arguments(group),
+            fingerprint=fingerprint,
+        )
+        place = None if features_dir is None else Path(features_dir, group[0])
+        if place is not None:  # a store of another model is better known before all images are read
+            known |= known_inputs(place, settings)
+        tasks.append((group, settings, place))
+    files = None
+    if images is not None:
+        identify = features_dir is not None
+        files = describe_images(images, _REFERENCE, None, identify, identify, known, progress=progress and _is_first())
+
+    features = {}
+    for group, settings, place in tasks:
+        needed = _arguments(group)
+        inputs = [
+            ({"caption": captions[row]} if "input_ids" in needed else {})
+            | (files[row] if "pixel_values" in needed else {})
+            for row in range(len(queries))
+        ]
+        names = [f"query {row} ({', '.join(group)})" for row in range(len(queries))]
+        label = "encoding queries" if place is None else f"encoding queries ({group[0]})"
+        encode = partial(_encode_queries, model, processor, captions, images, group, batch_size, num_workers)
+        encode = _watched(encode, inputs, names)
+        encoded, _ = _collect(encode, settings, inputs, label, batch_size, model.device, place, progress=progress)
+        features |= {mode: encoded[:, number].contiguous() for number, mode in enumerate(group)}
+    return features
+
+
+def _encode_queries(
+    model: Retriever,
+    processor: RetrieverProcessor,
+    captions: Sequence[str] | None,
+    images: Sequence[Any] | None,
+    modes: Sequence[str],
+    batch_size: int,
+    num_workers: int,
+    shards: Iterable[Sequence[int]],
+) -> Iterator[tuple[list[int], list[int], Tensor]]:
+    """Batches of queries in some modes: rows, none skipped, `(len(rows), len(modes), dim)`."""
+    needed = _arguments(modes)
+    if "pixel_values" in needed:
+        batches = read_pixels(processor, images, shards, _REFERENCE, batch_size, num_workers)
+    else:
+        batches = (PixelBatch(rows, [], None) for rows in batches_of(shards, batch_size))
+    alike = {mode: AlikeFeatures() for mode in modes}
+    for rows, _, pixels, *_ in batches:
+        inputs = {} if pixels is None else {"pixel_values": pixels}
+        if "input_ids" in needed:
+            inputs |= _encode_captions(processor, captions, rows)
+        inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+        encoded = []
+        for mode in modes:
+            given = {name: inputs[name] for name in QUERY_MODES[mode]}
+            encoded.append(model.get_query_features(**given))
+            alike[mode].check(encoded[-1], *(tensor for name, tensor in given.items() if name != "attention_mask"))
+        yield rows, [], torch.stack(encoded, dim=1)
+
+
+def _encode_captions(
+    processor: RetrieverProcessor, captions: Sequence[str], rows: Sequence[int]
+) -> Mapping[str, Tensor]:
+    return processor.encode_captions([captions[row] for row in rows], [f"the caption of query {row}" for row in rows])
+
+
+def _arguments(modes: Sequence[str]) -> set[str]:
+    return {argument for mode in modes for argument in QUERY_MODES[mode]}
+
+
+def _watched(
+    encode: Encode,
+    inputs: Sequence[dict[str, Any]],
+    names: Sequence[str],
+    folder: Path | None = None,
+    passing: set[int] | None = None,
+) -> Encode:
+    """The same, but features that cannot be right are an error, and images that were changed meanwhile left out.
+
+    Features of a changed image must not go by what the image was described as.
+
+    Args:
+        names: how an error calls inputs whose features cannot be right, see `check_features`.
+        passing: takes the rows of images that were changed; None makes such an image an error.
+    """
+
+    def encode_and_look(shards: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], list[int], Tensor]]:
+        for rows, skipped, features in encode(shards):
+            changed = [row for row in rows if inputs[row].get("contents") and is_changed(inputs[row], folder)]
+            if changed:
+                if passing is None:
+                    name = input_name(inputs[changed[0]], changed[0], folder)
+                    raise InaccessibleImageError(f"{name} was changed while it was encoded; start again", path=name)
+                passing.update(changed)
+                features = features[[row not in changed for row in rows]]
+                rows, skipped = [row for row in rows if row not in changed], sorted({*skipped, *changed})
+            check_features(features, "", [names[row] for row in rows])
+            yield rows, skipped, features
+
+    return encode_and_look
+
+
 @dead_workers_told()
-def collect_features(
+def _collect(
     encode: Encode,
     settings: dict[str, Any],
     inputs: Sequence[dict[str, Any]],
-    names: Sequence[str],
     label: str,
     batch_size: int,
     device: str | torch.device,
@@ -176,24 +345,17 @@ def collect_features(
     """Encodes every input, in memory or into the store in `features_dir`, where those of it are not encoded again.
 
     Args:
-        encode: encodes shards, see `Encode`.
         settings: what decides the features, see `feature_settings`.
         inputs: a description of each input, see `describe_image`.
-        names: how an error calls inputs whose features cannot be right.
-        label: of the progress bar.
-        device: where the features shall be.
-        update: see `encode_images`.
+        label: of the progress bar. Further ones: see `encode_images`.
 
     Returns:
         features `(num_read, ...)`, and the rows that were skipped.
     """
-    _check_batch_size(batch_size)
-    encode = _checked(encode, names)
-    bar = tqdm(total=len(inputs), desc=label, unit="image", disable=not progress or not _is_first())
-    with bar:
+    with tqdm(total=len(inputs), desc=label, unit="image", disable=not progress or not _is_first()) as bar:
         if features_dir is not None:
-            store = FeatureStore.open_or_create(features_dir, settings, inputs, batch_size, folder, update)
-            store.complete(encode, bar.update)
+            store = open_or_create(features_dir, settings, inputs, batch_size, folder, update)
+            complete(store, encode, bar.update)
             return store.read(device)
         # Filled in place: a list of batches would need the memory twice to be joined.
         spec, skipped, num_read = settings["features"], [], 0
@@ -206,56 +368,6 @@ def collect_features(
         return features[:num_read], skipped
 
 
-def describe_images(
-    images: Sequence[Any],
-    name: str,
-    folder: Path | None = None,
-    contents: bool = True,
-    pixels: bool = True,
-    known: Mapping[str, dict[str, Any]] | None = None,
-    skip: bool = False,
-    progress: bool = False,
-) -> list[dict[str, Any]]:
-    """Describes every image, see `describe_image`: a file that is missing is found before hours of encoding.
-
-    Args:
-        contents: whether to read what tells files from others.
-        pixels: whether to read what tells images without files from others.
-        known: descriptions by path; of files that have them, and cannot be read now, they stand.
-        skip: whether files that cannot be read now, or vanish meanwhile, are described without contents.
-
-    Raises:
-        FileNotFoundError, InaccessibleImageError, UnreadableImageError: see `describe_image`.
-    """
-    known, unknown_now = known or {}, []
-
-    def describe(row: int, contents: bool, passing: tuple[type[Exception], ...]) -> dict[str, Any]:
-        image = images[row]
-        try:
-            return describe_image(image, f"{name} {row}", folder, contents, known)
-        except passing as error:
-            if not skip:
-                raise
-            description = describe_absent(image, f"{name} {row}", folder)
-            if not isinstance(error, InaccessibleImageError) or description["path"] not in known:
-                return description
-            unknown_now.append(input_name(description, row, folder))
-            return known[description["path"]]
-
-    rows, trouble = range(len(images)), (InaccessibleImageError, UnreadableImageError)
-    inputs = [describe(row, False, trouble) for row in rows]  # quickly, whether all are there
-    if contents:
-        bar = tqdm(rows, "comparing files", unit="image", disable=not progress or not _is_first(), delay=2)
-        unknown_now.clear()
-        inputs = [describe(row, "stamp" in inputs[row] or pixels, (*trouble, FileNotFoundError)) for row in bar]
-    if unknown_now:
-        logger.warning(
-            "%d of %d images cannot be read now (permission, disk, network): their features of the last time serve: %s",
-            len(unknown_now), len(images), some(unknown_now),
-        )  # fmt: skip
-    return inputs
-
-
 def _is_first() -> bool:
     """Of several launched processes, the one that shows progress."""
     return os.environ.get("RANK", "0") == "0"
@@ -264,38 +376,3 @@ def _is_first() -> bool:
 def _check_batch_size(batch_size: int) -> None:
     if not isinstance(batch_size, Integral) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}, expected a whole number from 1")
-
-
-def unchanged(
-    encode: Encode, inputs: Sequence[dict[str, Any]], folder: Path | None = None, passing: set[int] | None = None
-) -> Encode:
-    """The same without images that are no longer what was described: their features must not go by that description.
-
-    Args:
-        passing: takes the rows that are left out; None makes such an image an error.
-    """
-
-    def encode_and_compare(shards: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], list[int], Tensor]]:
-        for rows, skipped, features in encode(shards):
-            changed = [row for row in rows if inputs[row].get("contents") and is_changed(inputs[row], folder)]
-            if changed:
-                if passing is None:
-                    name = input_name(inputs[changed[0]], changed[0], folder)
-                    raise InaccessibleImageError(f"{name} was changed while it was encoded; start again", path=name)
-                passing.update(changed)
-                features = features[[row not in changed for row in rows]]
-                rows, skipped = [row for row in rows if row not in changed], sorted({*skipped, *changed})
-            yield rows, skipped, features
-
-    return encode_and_compare
-
-
-def _checked(encode: Encode, names: Sequence[str]) -> Encode:
-    """The same, but features that cannot be right are an error that names them, see `check_features`."""
-
-    def encode_and_check(shards: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], list[int], Tensor]]:
-        for rows, skipped, features in encode(shards):
-            check_features(features, "", [names[row] for row in rows])
-            yield rows, skipped, features
-
-    return encode_and_check

@@ -1,18 +1,17 @@
 """What decides features: a hash over all of a model's weights and settings, and the settings of its processor."""
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import torch
 import xxhash
 from torch import Tensor
 
-from ..modeling_fafa import FafaModel
-from ..processing_fafa import FafaProcessor
+from ..retriever import Retriever, RetrieverProcessor
 
-# Settings of a configuration, or of those within it, that provably decide no feature. Whatever is not named counts.
+# Settings of a configuration, or of those within it, that provably decide no feature, besides a model's own
+# `settings_of_losses`. Whatever is not named counts.
 NOT_DECIDING = {
     # Names and versions. The precision stands in a manifest by itself.
     *("_name_or_path", "architectures", "auto_map", "transformers_version", "dtype", "torch_dtype"),
@@ -20,18 +19,12 @@ NOT_DECIDING = {
     *("return_dict", "output_attentions", "output_hidden_states", "id2label", "label2id", "problem_type"),
     # How weights begin, and what acts in training alone.
     *("initializer_range", "attention_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob"),
-    *("distribution_uncertainty", "freeze_vision"),
-    # Losses and the score, which come after the features.
-    *("temperature_init", "fda_alpha", "fda_divergence", "itc_weight", "fd_weight", "fd_margin", "fd_scope"),
-    *("fd_sample_size", "mfr_weight", "mfr_mask_ratio", "mfr_hidden_size", "num_top_tokens"),
-    # Of the processor, whose own settings and tokenizer stand in a manifest.
-    *("max_text_length", "vocabulary_hash"),
+    "freeze_vision",
 }
-WEIGHTS_OF_LOSSES = {"mfr_predictor", "temperature"}  # likewise
 _PIECE = 1 << 24  # values converted at a time
 
 
-def model_fingerprint(model: FafaModel) -> str:
+def model_fingerprint(model: Retriever) -> str:
     """A short name for all of a model that decides features: every weight and buffer, configuration, acting adapters.
 
     Floats count as they are in bfloat16, so that a gallery encoded in bf16 on a GPU is searched by the same model in
@@ -41,18 +34,19 @@ def model_fingerprint(model: FafaModel) -> str:
     Raises:
         ValueError: weights are not in memory (offloaded, or never loaded).
     """
-    settings = [_deciding(model.config.to_dict()), _acting_adapters(model)]
+    left_out = NOT_DECIDING | model.settings_of_losses
+    settings = [_deciding(model.config.to_dict(), left_out), _acting_adapters(model)]
     digest = xxhash.xxh3_128(json.dumps(settings, sort_keys=True, default=str).encode())
     weights = {_plain(name): weight for name, weight in (*model.state_dict().items(), *model.named_buffers())}
     for name, weight in sorted(weights.items()):
-        if not WEIGHTS_OF_LOSSES.intersection(name.split(".")):
+        if not model.weights_of_losses.intersection(name.split(".")):
             _add(digest, name, weight)
     return digest.hexdigest()
 
 
 def feature_settings(
-    model: FafaModel,
-    processor: FafaProcessor,
+    model: Retriever,
+    processor: RetrieverProcessor,
     kind: str,
     shape: Sequence[int],
     dtype: torch.dtype | None = None,
@@ -83,44 +77,22 @@ def feature_settings(
         },
     }
     if images:
-        # Through JSON, as a manifest gives it back: no tuples.
-        settings["image_processor"] = json.loads(processor.image_processor.to_json_string())
+        settings["image_processor"] = processor.image_settings()
     if captions:
-        settings["captions"] = {
-            "tokenizer": tokenizer_fingerprint(processor.tokenizer),
-            "max_text_length": processor.max_text_length,
-            "clean_captions": processor.clean_captions,
-        }
+        settings["captions"] = processor.caption_settings()
     return settings
 
 
-def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """A hash over all that turns a caption into ids: vocabulary, normaliser, splitting, special tokens, what is cut."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        whole = {
-            "vocabulary": tokenizer.get_vocab(),
-            "settings": tokenizer.init_kwargs,
-            "class": type(tokenizer).__name__,
-        }
-    else:
-        whole = json.loads(backend.to_str())
-        del whole["truncation"], whole["padding"]  # the last call's; a processor gives them with every call
-    whole["special tokens"] = tokenizer.special_tokens_map
-    whole["sides"] = [tokenizer.truncation_side, tokenizer.padding_side]
-    return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
-def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+def _deciding(config: Mapping[str, Any], left_out: Set[str]) -> dict[str, Any]:
     """A configuration, and those within it, without what decides no feature."""
     return {
-        name: _deciding(value) if isinstance(value, Mapping) else value
+        name: _deciding(value, left_out) if isinstance(value, Mapping) else value
         for name, value in config.items()
-        if name not in NOT_DECIDING
+        if name not in left_out
     }
 
 
-def _acting_adapters(model: FafaModel) -> list[Any]:
+def _acting_adapters(model: Retriever) -> list[Any]:
     """Of every layer with PEFT's adapters: which of them act, and how strongly. Their weights are among the others."""
     return [
         [

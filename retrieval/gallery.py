@@ -15,13 +15,13 @@ from ..files import printable, some
 from ..image_reading_fafa import UnreadableImageError
 from ..loading import undecoded
 from ..model_folder import check_fit
-from ..modeling_fafa import FafaModel
-from ..processing_fafa import FafaProcessor
+from ..retriever import QUERY_MODES, Retriever, RetrieverProcessor
 from .encoding import EncodedImages, encode_images
 from .fingerprint import dtype_name, feature_settings
 from .identity import changes_since, describe_absent, describe_image, input_name, input_path, path_of
+from .manifest import DTYPES
 from .photo_folder import copies_of, find_images
-from .store import DTYPES, FeatureStore
+from .store import FeatureStore
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Gallery:
             print(result.rank, f"{result.score:.3f}", result.path)
 
     Attributes:
-        features: `(num_images, num_query_tokens, projection_dim)`, unit length; after `save` and `load` a memory map.
+        features: `(num_images, num_tokens, dim)`, unit length; after `save` and `load` a memory map.
         paths: the file of each image, None where there is none.
         skipped: the images left out, because they could not be read (`on_error="skip"`).
         folder: the folder that was encoded, or None.
@@ -68,17 +68,17 @@ class Gallery:
 
     def __init__(
         self,
-        model: FafaModel,
-        processor: FafaProcessor,
+        model: Retriever,
+        processor: RetrieverProcessor,
         features: torch.Tensor,
         paths: Sequence[Path | None],
         skipped: Sequence[str] = (),
         folder: Path | None = None,
         encoded: EncodedImages | None = None,
     ):
-        _check_model(model, processor)
+        check_fit(model, processor)
         paths = _checked_paths(paths)
-        _check_features(features, len(paths), (model.config.num_query_tokens, model.config.projection_dim))
+        _check_features(features, len(paths), model.feature_shape)
         self.model, self.processor = model.eval(), processor
         self.features, self.paths, self.skipped, self.folder = features, paths, list(skipped), folder
         if encoded is None:
@@ -89,19 +89,14 @@ class Gallery:
         # What `save` writes. As it is now: the model may be trained on before.
         self._settings, self._inputs, self._skipped_rows = encoded.settings, encoded.inputs, encoded.skipped
 
-    @property
-    def fingerprint(self) -> str:
-        """Of the model that made the features, see `model_fingerprint`."""
-        return self._settings["model"]["fingerprint"]
-
     def __len__(self) -> int:
         return len(self.features)
 
     @classmethod
     def from_folder(
         cls,
-        model: FafaModel,
-        processor: FafaProcessor,
+        model: Retriever,
+        processor: RetrieverProcessor,
         folder: str | Path,
         exclude: Sequence[str] = (),
         rubbish: bool = False,
@@ -113,10 +108,9 @@ class Gallery:
 
     @classmethod
     def from_dataset(
-        cls, model: FafaModel, processor: FafaProcessor, dataset: Any, column: str = "image", **options
+        cls, model: Retriever, processor: RetrieverProcessor, dataset: Any, column: str = "image", **options
     ) -> "Gallery":
         """Encodes the images of a `datasets.Dataset`, which need not have files; options as for `from_images`."""
-
         if column not in dataset.column_names:
             raise ValueError(f"the data set has no column {column!r}; it has {', '.join(dataset.column_names)}")
         # Undecoded, an image comes with its path, which an error can name.
@@ -126,8 +120,8 @@ class Gallery:
     @classmethod
     def from_images(
         cls,
-        model: FafaModel,
-        processor: FafaProcessor,
+        model: Retriever,
+        processor: RetrieverProcessor,
         images: Sequence[Any],
         batch_size: int = 64,
         on_error: str = "raise",
@@ -137,34 +131,16 @@ class Gallery:
         features_dir: str | Path | None = None,
         folder: str | Path | None = None,
     ) -> "Gallery":
-        """Encodes images, on the device and in the precision of the model.
+        """Encodes images; arguments and errors as those of `encode_images`, but:
 
         Args:
-            model: makes the features; it is put into eval mode.
-            processor: the model's own.
-            images: paths, PIL images, or whatever else `open_image` takes.
-            batch_size: images encoded at a time.
-            on_error: `"raise"` stops at an image that cannot be decoded, or cannot be read now; `"skip"` leaves it out,
-                lists it in `Gallery.skipped` and warns at the end. A missing file is an error either way.
-            dtype: of the stored features; None keeps the model's. float16 halves the space (scores change by ~1e-4).
-            progress: whether to show a progress bar.
-            num_workers: processes that read images; 0 reads in this one; None is one a core, up to 8, or 0 for few
-                images.
-            features_dir: a folder that keeps the features while they are encoded, so that an interrupted run goes on
-                where it stopped and another finds them there; `load` opens it, too. Where images were added, changed
-                or removed since, only the new and changed ones, and those that could not be read, are encoded; that
-                and the removed ones are logged. Images are told by their contents: after renaming, copying or moving
-                them nothing is encoded again. See `encode_images`.
+            on_error: `"skip"` lists what it leaves out in `Gallery.skipped`, too.
+            features_dir: `load` opens it, too. Where images were added, changed or removed since, only the new and
+                changed ones, and those that could not be read, are encoded; that and the removed ones are logged.
+                After renaming, copying or moving images nothing is encoded again.
             folder: the folder that the images lie in, if any, which may move later.
-
-        Raises:
-            UnreadableImageError: an image cannot be decoded.
-            InaccessibleImageError: an image is there, but cannot be read now; an OSError.
-            ValueError: there is nothing to encode, the model's features are not finite, or `features_dir` holds those
-                of another model, processor or precision, or of another gallery.
-            OSError: `features_dir` cannot be written to, which is known before anything is encoded.
         """
-        _check_model(model, processor)
+        check_fit(model, processor)
         folder = None if folder is None else Path(folder).absolute()
         options = {"features_dir": features_dir, "folder": folder, "progress": progress, "update": True}
         encoded = encode_images(model, processor, images, batch_size, num_workers, on_error, dtype, **options)
@@ -197,11 +173,17 @@ class Gallery:
             raise ValueError("a query needs an image, a caption or both; neither was given")
         if not isinstance(caption, (str, NoneType)):
             raise TypeError(f"caption is a {type(caption).__name__}, expected one caption (str)")
-        inputs = self.processor(images=image, text=caption, return_tensors="pt").to(self.model.device)
-        if len(inputs.get("pixel_values", [None])) != 1:
-            raise ValueError(f"a query has one image, got {len(inputs['pixel_values'])}; search for each by itself")
+        if isinstance(image, (list, tuple)):
+            raise ValueError(f"a query has one image, got a list of {len(image)}; search for each by itself")
+        inputs = {}
+        if image is not None:
+            crop = self.processor.resize_crop(self.processor.open_crop(image))
+            inputs["pixel_values"] = self.processor.to_pixels([crop])
+        if caption is not None:
+            inputs |= self.processor.encode_captions([caption], ["caption"])
+        given = {name: inputs[name].to(self.model.device) for name in QUERY_MODES["image+caption"] if name in inputs}
         with torch.no_grad():
-            query = self.model.get_query_features(**inputs)  # (1, projection_dim)
+            query = self.model.get_query_features(**given)  # (1, dim)
             scores = self.model.score(query.to(self.features.device), self.features)[0].cpu()
         if not scores.isfinite().all():
             raise ValueError("the scores hold NaN or infinity: the model's weights or the stored features are damaged")
@@ -261,8 +243,8 @@ class Gallery:
     def load(
         cls,
         index: str | Path,
-        model: FafaModel,
-        processor: FafaProcessor,
+        model: Retriever,
+        processor: RetrieverProcessor,
         folder: str | Path | None = None,
         check_images: bool = True,
     ) -> "Gallery":
@@ -288,9 +270,8 @@ class Gallery:
             ValueError: the features come from another model, from other image processor settings, are incomplete or
                 damaged, or do not fit the manifest.
         """
-        _check_model(model, processor)
-        shape = (model.config.num_query_tokens, model.config.projection_dim)
-        settings = feature_settings(model, processor, "target", shape)
+        check_fit(model, processor)
+        settings = feature_settings(model, processor, "target", model.feature_shape)
         while True:
             store = FeatureStore.open(index)
             store.check(settings)
@@ -314,15 +295,21 @@ class Gallery:
 def _warn_of_changes(encoded: EncodedImages, folder: Path | None, is_named: bool) -> set[int]:
     """Warns of files that are not what was encoded; returns the numbers of those that are there all the same."""
     left_out, total = set(encoded.skipped), len(encoded.inputs)
-    changes = changes_since([line for row, line in enumerate(encoded.inputs) if row not in left_out], folder)
+    inputs = [line for row, line in enumerate(encoded.inputs) if row not in left_out]
+    changes = changes_since(inputs, folder)
     told = {
-        "have other contents than when they were encoded": changes.changed,
-        "may have other contents, for nothing is noted of them": {} if is_named else changes.unknown,
-        "are gone": changes.gone,
-        "cannot be read now": changes.inaccessible,
+        "changed": "have other contents than when they were encoded",
+        "unknown": "may have other contents, for nothing is noted of them",
+        "gone": "are gone",
+        "inaccessible": "cannot be read now",
     }
-    others = {*changes.changed, *changes.unknown}
-    if parts := [f"{len(names):,} {what}: {some([*names.values()], 3)}" for what, names in told.items() if names]:
+    parts = []
+    for kind, what in told.items():
+        rows = [row for row, change in changes.items() if change == kind and not (is_named and kind == "unknown")]
+        if rows:
+            parts.append(f"{len(rows):,} {what}: {some([input_name(inputs[row], row, folder) for row in rows], 3)}")
+    others = {row for row, change in changes.items() if change in ("changed", "unknown")}
+    if parts:
         logger.warning(
             "of %d images in the index, %s. A search ranks them by the features they had%s; encode the folder again to "
             "follow the changes, or say where the images are now (folder=...).",
@@ -339,14 +326,6 @@ def _warn_of_changes(encoded: EncodedImages, folder: Path | None, is_named: bool
     return others
 
 
-def _check_model(model: Any, processor: Any) -> None:
-    if not hasattr(model, "get_target_features"):
-        raise TypeError(f"model is a {type(model).__name__}, expected a FafaModel")
-    if not hasattr(processor, "image_processor"):
-        raise TypeError(f"processor is a {type(processor).__name__}, expected a FafaProcessor")
-    check_fit(model, processor)
-
-
 def _checked_paths(paths: Sequence[str | Path | None]) -> list[Path | None]:
     if isinstance(paths, (str, Path)):
         raise TypeError(f"paths is a {type(paths).__name__}, expected one path, or None, for each image")
@@ -360,8 +339,8 @@ def _check_features(features: torch.Tensor, num_images: int, shape: tuple[int, i
         raise TypeError(f"the features are {features.dtype}, expected {', '.join(sorted(DTYPES))}")
     if features.shape != (num_images, *shape):
         raise ValueError(
-            f"expected features (num_images, num_query_tokens, projection_dim) = {(num_images, *shape)} for "
-            f"{num_images} images, got {tuple(features.shape)}"
+            f"expected features (num_images, num_tokens, dim) = {(num_images, *shape)} for {num_images} images, got "
+            f"{tuple(features.shape)}"
         )
     if num_images == 0:
         raise ValueError("a gallery needs at least one image")

@@ -1,39 +1,27 @@
 """What tells one image from another: its contents, wherever it lies; and what of that is known without reading it."""
 
 import json
+import logging
 import os
 import stat
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any
 
 import xxhash
+from tqdm.auto import tqdm
 
-from ..files import contents_of, stamp_of
+from ..files import contents_of, some, stamp_of
 from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError, open_image
+
+logger = logging.getLogger(__name__)
 
 # A file that changed so shortly before it was looked at might change again without another time of change.
 FRESH_NS = 2 * 10**9
 # What says where an image lay, and not which one it is.
 _WHEREABOUTS = ("path", "stamp", "fresh")
-
-
-class Changes(NamedTuple):
-    """Of images that were encoded, what has become of the files since: their numbers and names.
-
-    Args:
-        changed: there is another picture under the name.
-        unknown: there is a file, and nothing tells whether it is the one that was encoded.
-        gone: there is none.
-        inaccessible: nobody can tell now.
-    """
-
-    changed: dict[int, str]
-    unknown: dict[int, str]
-    gone: dict[int, str]
-    inaccessible: dict[int, str]
 
 
 def path_of(image: Any) -> Path | None:
@@ -97,6 +85,57 @@ def describe_image(
     return description
 
 
+def describe_images(
+    images: Sequence[Any],
+    name: str,
+    folder: Path | None = None,
+    contents: bool = True,
+    pixels: bool = True,
+    known: Mapping[str, dict[str, Any]] | None = None,
+    skip: bool = False,
+    progress: bool = False,
+) -> list[dict[str, Any]]:
+    """Describes every image, see `describe_image`: a file that is missing is found before hours of encoding.
+
+    Args:
+        contents: whether to read what tells files from others.
+        pixels: whether to read what tells images without files from others.
+        known: descriptions by path; of files that have them, and cannot be read now, they stand.
+        skip: whether files that cannot be read now, or vanish meanwhile, are described without contents.
+        progress: whether to show a progress bar.
+
+    Raises:
+        FileNotFoundError, InaccessibleImageError, UnreadableImageError: see `describe_image`.
+    """
+    known, unknown_now = known or {}, []
+
+    def describe(row: int, contents: bool, passing: tuple[type[Exception], ...]) -> dict[str, Any]:
+        image = images[row]
+        try:
+            return describe_image(image, f"{name} {row}", folder, contents, known)
+        except passing as error:
+            if not skip:
+                raise
+            description = describe_absent(image, f"{name} {row}", folder)
+            if not isinstance(error, InaccessibleImageError) or description["path"] not in known:
+                return description
+            unknown_now.append(input_name(description, row, folder))
+            return known[description["path"]]
+
+    rows, trouble = range(len(images)), (InaccessibleImageError, UnreadableImageError)
+    inputs = [describe(row, False, trouble) for row in rows]  # quickly, whether all are there
+    if contents:
+        bar = tqdm(rows, "comparing files", unit="image", disable=not progress, delay=2)
+        unknown_now.clear()
+        inputs = [describe(row, "stamp" in inputs[row] or pixels, (*trouble, FileNotFoundError)) for row in bar]
+    if unknown_now:
+        logger.warning(
+            "%d of %d images cannot be read now (permission, disk, network): their features of the last time serve: %s",
+            *(len(unknown_now), len(images), some(unknown_now)),
+        )
+    return inputs
+
+
 def _describe_picture(image: Any, data: bytes | None, name: str, folder: Path | None, contents: bool) -> dict[str, Any]:
     path = path_of(image)
     stored = path and (_stored_path(path, name, folder) if path.is_absolute() else str(path))
@@ -149,27 +188,31 @@ def is_changed(description: Mapping[str, Any], folder: Path | None = None) -> bo
         return False
 
 
-def changes_since(descriptions: Sequence[Mapping[str, Any]], folder: Path | None = None) -> Changes:
-    """Compares files with what was noted of them: their stamps, and the contents where those differ."""
-    changes = Changes({}, {}, {}, {})
+def changes_since(descriptions: Sequence[Mapping[str, Any]], folder: Path | None = None) -> dict[int, str]:
+    """Compares files with what was noted of them: their stamps, and the contents where those differ.
+
+    Returns:
+        row -> what has become of the file, where it is not what it was: "changed", there is another picture under the
+        name; "unknown", nothing tells whether it is the one that was described; "gone"; "inaccessible" now.
+    """
+    found = {}
     for row, before in enumerate(descriptions):
-        name, path = input_name(before, row, folder), input_path(before, folder)
+        path = input_path(before, folder)
         if path is None:
             continue
         if before.get("contents") is None or before.get("stamp") is None:
             if os.path.lexists(path):
-                changes.unknown[row] = name
+                found[row] = "unknown"
             continue
         try:
-            status = path.stat()
-            same_stamp = list(stamp_of(status)) == before["stamp"] and not before.get("fresh")
+            same_stamp = list(stamp_of(path.stat())) == before["stamp"] and not before.get("fresh")
             if not same_stamp and contents_of(path) != before["contents"]:
-                changes.changed[row] = name
+                found[row] = "changed"
         except (FileNotFoundError, NotADirectoryError):
-            changes.gone[row] = name
+            found[row] = "gone"
         except (OSError, ValueError):  # also a NUL in the name
-            changes.inaccessible[row] = name
-    return changes
+            found[row] = "inaccessible"
+    return found
 
 
 def input_path(description: Mapping[str, Any], folder: Path | None = None) -> Path | None:

@@ -32,21 +32,7 @@ RUBBISH = (
 )
 
 
-class FoundImages(list[Path]):
-    """Paths of images, sorted, and what was met beside them.
-
-    Attributes:
-        unreadable: folders whose contents could not be listed, and entries that are neither files nor folders for all
-            that the system tells.
-        left_out: by pattern, how many folders and pictures were left out by it.
-    """
-
-    def __init__(self, paths: Sequence[Path], unreadable: Sequence[Path], left_out: Counter[str]):
-        super().__init__(paths)
-        self.unreadable, self.left_out = list(unreadable), left_out
-
-
-def find_images(folder: str | Path, exclude: Sequence[str] = (), rubbish: bool = False) -> FoundImages:
+def find_images(folder: str | Path, exclude: Sequence[str] = (), rubbish: bool = False) -> list[Path]:
     """All image files in a folder and the folders within it, told by their suffix and sorted by name.
 
     Photo formats that the installed Pillow opens; a warning tells how many others were left aside. An iPhone's HEIC is
@@ -119,7 +105,7 @@ def find_images(folder: str | Path, exclude: Sequence[str] = (), rubbish: bool =
     logger.info("%s: %s images, %s other files left aside", printable(folder), f"{len(images):,}", left_aside.total())
     if excluded:
         logger.info("%s: folders and pictures left out as no photographs: %s", printable(folder), excluded)
-    return FoundImages(images, unreadable, left_out)
+    return images
 
 
 class _Patterns:

@@ -5,15 +5,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..image_processing_fafa import FafaImageProcessor
 from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError
 from ..loading import dead_workers_told, worker_options
-from ..processing_fafa import FafaProcessor
+from ..retriever import RetrieverProcessor
 from ..workers import num_cores
 
 logger = logging.getLogger(__name__)
@@ -28,7 +26,7 @@ class PixelBatch(NamedTuple):
     Args:
         rows: the indices of the images that were read.
         skipped: of those that could not be, ascending.
-        pixels: `(len(rows), 3, image_size, image_size)`; None without rows.
+        pixels: `(len(rows), 3, height, width)`; None without rows.
         inaccessible: of those of `skipped` whose files are missing or cannot be read now, which says nothing of the
             pictures.
     """
@@ -47,7 +45,7 @@ def batches_of(shards: Iterable[Sequence[int]], batch_size: int) -> Iterator[lis
 
 
 def read_pixels(
-    processor: FafaProcessor,
+    processor: RetrieverProcessor,
     images: Sequence[Any],
     shards: Iterable[Sequence[int]],
     name: str,
@@ -72,7 +70,7 @@ def read_pixels(
         num_workers = min(MAX_DEFAULT_WORKERS, num_cores()) if len(first) >= IMAGES_WORTH_WORKERS else 0
         shards = chain([first], shards)
     loader = DataLoader(
-        _Squares(processor.image_processor, images, name),
+        _Crops(processor.for_images(), images, name),
         batch_sampler=batches_of(shards, batch_size),
         collate_fn=list,
         **worker_options(num_workers),
@@ -87,33 +85,32 @@ def read_pixels(
                 break  # raised below, where the workers have ended: here it would keep them until it is forgotten
             for error in errors.values():
                 logger.info("left out: %s", error)
-            squares = {row: item for row, item in items if row not in errors}
-            pixels = processor.image_processor.to_pixel_values(list(squares.values())) if squares else None
+            crops = {row: item for row, item in items if row not in errors}
             yield PixelBatch(
-                list(squares),
+                list(crops),
                 list(errors),
-                None if pixels is None else torch.from_numpy(pixels),
+                processor.to_pixels(list(crops.values())) if crops else None,
                 [row for row, error in errors.items() if isinstance(error, OSError)],
             )
     if failed is not None:
         raise failed
 
 
-class _Squares(Dataset):
-    """Images opened and made squares one by one (in the workers of a DataLoader), or why that failed.
+class _Crops(Dataset):
+    """Images opened and resized one by one (in the workers of a DataLoader), or why that failed.
 
-    Squares of 8-bit values, which take a quarter of the pixels' time to come from a worker.
+    As 8-bit values, which take a quarter of the pixels' time to come from a worker.
     """
 
-    def __init__(self, image_processor: FafaImageProcessor, images: Sequence[Any], name: str):
-        self.image_processor, self.images, self.name = image_processor, images, name
+    def __init__(self, processor: RetrieverProcessor, images: Sequence[Any], name: str):
+        self.processor, self.images, self.name = processor, images, name
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, row: int) -> tuple[int, np.ndarray | Exception]:
+    def __getitem__(self, row: int) -> tuple[int, Any]:
         try:
-            crop = self.image_processor.to_person_crop(self.images[row], name=f"{self.name} {row}")
+            crop = self.processor.open_crop(self.images[row], f"{self.name} {row}")
         except (UnreadableImageError, FileNotFoundError, InaccessibleImageError) as error:
             return row, error
-        return row, self.image_processor.to_square(crop)
+        return row, self.processor.resize_crop(crop)

@@ -308,9 +308,17 @@ def test_a_device_that_is_not_there_is_one_line(device, capsys):
     check_device(ArgumentParser(), "cpu")
 
 
-def test_ctrl_c_while_a_command_imports_shows_no_traceback(tmp_path):
+@pytest.mark.parametrize(
+    ("command", "imported"),
+    [(["-m", "fafa.verify"], "xxhash")]
+    + [
+        ([str(ROOT / "examples" / f"{name}.py")], "torch")
+        for name in ("evaluate_itcpr", "query", "show_results", "train")
+    ],
+)
+def test_ctrl_c_while_a_command_imports_shows_no_traceback(command, imported, tmp_path):
     """Importing takes seconds, in which a person changes their mind."""
-    (tmp_path / "xxhash.py").write_text("raise KeyboardInterrupt")
-    command = [sys.executable, "-m", "fafa.verify", "--help"]
+    (tmp_path / f"{imported}.py").write_text("raise KeyboardInterrupt")
+    command = [sys.executable, *command, "--help"]
     run = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
     assert run.returncode in (-signal.SIGINT, 130) and run.stderr.strip() == "interrupted."

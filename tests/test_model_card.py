@@ -4,6 +4,7 @@ import pytest
 from huggingface_hub import ModelCard
 from tiny import tiny_config
 
+from fafa import FafaModel
 from fafa.model_card import add_results_to_card, hub_id, make_model_card, retrieval_results
 
 METRICS = {
@@ -14,7 +15,7 @@ METRICS = {
 
 def write_card(folder, **options) -> None:
     card = make_model_card(
-        tiny_config(),
+        FafaModel.card_facts(tiny_config()),
         num_parameters=2_000_000,
         title="FAFA",
         about="About.",
@@ -35,7 +36,7 @@ def test_card_has_the_head_that_the_hub_reads(tmp_path):
     assert card.data.library_name == "transformers" and card.data.license == "apache-2.0"
     assert "composed-person-retrieval" in card.data.tags
     assert "## Source\n\nFrom afar." in card.text and "2,000,000 parameters" in card.text
-    assert 'FafaModel.from_pretrained("path/to/this/folder")' in card.text
+    assert 'AutoModel.from_pretrained("path/to/this/folder")' in card.text
 
 
 def test_added_results_stand_first_and_are_replaced_by_later_ones(tmp_path):

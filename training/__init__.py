@@ -1,17 +1,21 @@
-"""Training FAFA with the Hugging Face Trainer: batches, augmentation, the trainer, vocabularies for small worlds."""
+"""Training with the Hugging Face Trainer: batches, augmentation, the trainer, vocabularies for small worlds."""
 
 from importlib import import_module
 
 _EXPORTS = {
     "CheckpointError": "checkpoints",
-    "FafaDataCollator": "collator",
-    "FafaTrainer": "trainer",
-    "FafaTrainingArguments": "arguments",
+    "RetrieverTrainer": "trainer",
+    "RetrieverTrainingArguments": "arguments",
+    "TripletCollator": "collator",
     "TripletBatches": "batches",
     "TrainingCollapsed": "guard",
     "TrainingPreempted": "preemption",
     "hold_out_quadruples": "batches",
     "build_vocabulary": "vocabulary",
+    # Names of earlier versions for the first three.
+    "FafaDataCollator": "collator",
+    "FafaTrainer": "trainer",
+    "FafaTrainingArguments": "arguments",
 }
 
 __all__ = list(_EXPORTS)

@@ -10,24 +10,17 @@ with `import fafa` and `from peft import PeftModel` before.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from peft import LoraConfig, PeftModel
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file, save_file
 
-from ..modeling_fafa import FafaModel
-
-LORA_TARGETS = {
-    "qformer": r"qformer\..*\.(query|value)",  # of self- and cross-attention
-    "vision": r"vision_model\.encoder\..*\.qkv",  # one layer for query, key and value
-}
-# Small, or not in BLIP-2's weights: trained whole.
-TRAINED_WHOLE = ["post_layernorm", "vision_projection", "text_projection", "mfr_predictor"]
+from ..retriever import Retriever
 
 
-def train_vision_blocks(model: FafaModel, num_blocks: int) -> FafaModel:
-    """Chooses how much of the vision tower trains; the Q-Former's side always does.
+def train_vision_blocks(model: Retriever, num_blocks: int) -> Retriever:
+    """Chooses how much of the vision tower trains; what comes after it always does.
 
     Blocks below the first that trains keep no activations for the backward pass, and stay in eval mode.
 
@@ -41,7 +34,8 @@ def train_vision_blocks(model: FafaModel, num_blocks: int) -> FafaModel:
     Raises:
         ValueError: if the tower has fewer blocks.
     """
-    blocks = model.vision_model.encoder.layers
+    tower = model.vision_blocks
+    blocks = tower[1:]
     if not -1 <= num_blocks <= len(blocks):
         raise ValueError(
             f"trainable_vision_blocks is {num_blocks}, but the vision tower has {len(blocks)} blocks: expected 0 "
@@ -50,34 +44,27 @@ def train_vision_blocks(model: FafaModel, num_blocks: int) -> FafaModel:
     model.freeze_vision_tower()
     if num_blocks:
         model.config.freeze_vision = False
-        for module in [model.vision_model.embeddings, *blocks] if num_blocks < 0 else blocks[-num_blocks:]:
+        for module in tower if num_blocks < 0 else blocks[-num_blocks:]:
             module.requires_grad_(True)
     return model.train(model.training)
 
 
 def add_lora(
-    model: FafaModel,
-    rank: int = 16,
-    alpha: float = 32.0,
-    dropout: float = 0.05,
-    targets: Literal["qformer", "vision", "both"] = "qformer",
-) -> "FafaLoraModel":
+    model: Retriever, rank: int = 16, alpha: float = 32.0, dropout: float = 0.05, targets: str | None = None
+) -> "LoraRetriever":
     """Freezes a model and adds low-rank adapters (LoRA) to it, to be trained.
 
-    Beside them train the temperature, the projections, the LayerNorm after the vision tower and the predictor of
-    masked features, all of which the adapter folder holds. The query tokens stay: they are a bare parameter, which
-    peft could not switch off with the adapter.
+    Beside them trains what the model names (`lora_trained_whole`, `lora_parameters`), which the adapter folder holds.
 
     Args:
         model: from a folder or the Hub, whose name the adapter keeps; it is changed in place.
         rank: of the update of each layer.
         alpha: the update is scaled by `alpha / rank`.
         dropout: on the inputs of the update, while training.
-        targets: `"qformer"`, query and value of its self- and cross-attention; `"vision"`, the attention of the
-            tower's blocks; `"both"`.
+        targets: the side whose layers are adapted, of the model's `lora_targets`; by default the first; `"both"`: all.
 
     Returns:
-        a `PeftModel` that trains and saves like any other; attributes and methods of the `FafaModel` are its own, too.
+        a `PeftModel` that trains and saves like any other; attributes and methods of the model are its own, too.
 
     Raises:
         ValueError: for a model without a folder, which nobody could load the adapter onto; for unknown targets.
@@ -87,52 +74,61 @@ def add_lora(
             "LoRA adapts a saved model, whose folder the adapter names; this one was built from a configuration. "
             "Save it (save_pretrained), load it (from_pretrained), and add the adapter to that."
         )
-    if targets not in (*LORA_TARGETS, "both"):
-        raise ValueError(f"lora_targets is {targets!r}, expected 'qformer', 'vision' or 'both'")
-    chosen = [pattern for side, pattern in LORA_TARGETS.items() if targets in (side, "both")]
+    sides = list(model.lora_targets)
+    if targets not in (None, *sides, "both") or not sides:
+        raise ValueError(
+            f"lora_targets is {targets!r}, but {type(model).__name__} has {', '.join(map(repr, [*sides, 'both']))}"
+            if sides
+            else f"{type(model).__name__} names no lora_targets, so that there is nothing to adapt"
+        )
+    chosen = sides if targets == "both" else [targets or sides[0]]
     # A folder by its whole path: the adapter lies elsewhere, and is loaded from anywhere.
     base = str(Path(model.name_or_path).resolve()) if Path(model.name_or_path).is_dir() else model.name_or_path
-    if targets != "qformer":
+    if "vision" in chosen:
         model.config.freeze_vision = False  # gradients pass through the tower, to the adapters in it
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules="|".join(chosen),
-        modules_to_save=TRAINED_WHOLE,
+        target_modules="|".join(model.lora_targets[side] for side in chosen),
+        modules_to_save=list(model.lora_trained_whole),
         base_model_name_or_path=base,
     )
-    return FafaLoraModel(model, config)
+    return LoraRetriever(model, config)
 
 
-def merge_lora(model: PeftModel) -> FafaModel:
-    """Adds the adapters into the weights: a `FafaModel` of its own, frozen, with equal outputs; `model` is used up.
+def merge_lora(model: PeftModel) -> Retriever:
+    """Adds the adapters into the weights: a model of its own, frozen, with equal outputs; `model` is used up.
 
     In fp32, so that a vision tower stored in half precision does not round the updates away.
     """
     return model.float().merge_and_unload().requires_grad_(False)
 
 
-class FafaLoraModel(PeftModel):
-    """A `PeftModel` that trains and saves the temperature, too, which peft leaves out as a parameter of no layer.
+class LoraRetriever(PeftModel):
+    """A `PeftModel` that trains and saves `lora_parameters`, too, which peft leaves out as parameters of no layer.
 
-    Loading needs no more than peft: `PeftModel.from_pretrained` reads the additional entry. Features do not depend on
-    the temperature, so adapters can be switched and switched off as usual. To train one on, load it with
-    `FafaLoraModel.from_pretrained(model, folder, is_trainable=True)`.
+    Loading needs no more than peft: `PeftModel.from_pretrained` reads the additional entries. Features do not depend on
+    them, so adapters can be switched and switched off as usual. To train one on, load it with
+    `LoraRetriever.from_pretrained(model, folder, is_trainable=True)`.
     """
 
-    def __init__(self, model: FafaModel, peft_config: LoraConfig, adapter_name: str = "default", **kwargs: Any):
+    def __init__(self, model: Retriever, peft_config: LoraConfig, adapter_name: str = "default", **kwargs: Any):
         super().__init__(model, peft_config, adapter_name, **kwargs)
-        model.temperature.requires_grad_(not peft_config.inference_mode)
+        for name in model.lora_parameters:
+            model.get_parameter(name).requires_grad_(not peft_config.inference_mode)
 
     def save_pretrained(self, save_directory: str, is_main_process: bool = True, **kwargs: Any) -> None:
         """Writes the adapter folder; arguments as peft's."""
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
-            name = "base_model.model.temperature"
+            names = [f"base_model.model.{name}" for name in self.lora_parameters]
             file = Path(save_directory, SAFETENSORS_WEIGHTS_NAME)
             weights = kwargs.get("state_dict") or self.state_dict()
-            save_file(load_file(file) | {name: weights[name]}, file, metadata={"format": "pt"})
+            save_file(load_file(file) | {name: weights[name] for name in names}, file, metadata={"format": "pt"})
 
     def create_or_update_model_card(self, output_dir: str) -> None:
         """Writes none: peft's template is a page of gaps, and the training run writes its own card."""
+
+
+FafaLoraModel = LoraRetriever  # its name in earlier versions

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 REFUSED: dict[str, tuple[tuple, str]] = {
     "label_smoothing_factor": (
         (0, None),
-        "it acts on class labels, which triplets have none of. fda_alpha, of the model's configuration, softens FAFA's",
+        "it acts on class labels, which triplets have none of. A model's configuration may soften its own",
     ),
     "auto_find_batch_size": (
         (False,),
@@ -82,12 +82,12 @@ RECIPE_BETA1, RECIPE_WARMUP = 0.9, 0.02
 
 
 @dataclass
-class FafaTrainingArguments(TrainingArguments):
+class RetrieverTrainingArguments(TrainingArguments):
     """`TrainingArguments` with the paper's recipe as defaults, and what batches and warm-up need beyond it.
 
     Paper and released code: AdamW, learning rate 2e-6, betas (0.9, 0.98), epsilon 1e-7, weight decay 0.05, one-cycle
     schedule with 2 % of warm-up, batches of 256, 10 epochs. Added here: gradient clipping, and no weight decay on
-    biases, norms, tokens and temperature.
+    biases, norms and what the model names (`weights_without_decay`).
     """
 
     per_device_train_batch_size: int | None = field(
@@ -119,9 +119,12 @@ class FafaTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "One-cycle schedule as released, beta1 cycling included; unless lr_scheduler_type is given."},
     )
+    group_column: str = field(
+        default="cpr_id", metadata={"help": "Column that holds the group of a triplet, a whole number."}
+    )
     group_size: int = field(
         default=1,
-        metadata={"help": "Most triplets of one group (cpr_id) in a batch, kept together; 0: plain random order."},
+        metadata={"help": "Most triplets of one group in a batch, kept together; 0: plain random order."},
     )
     gradient_cache_size: int = field(
         default=0,
@@ -130,11 +133,11 @@ class FafaTrainingArguments(TrainingArguments):
     random_epochs: int = field(default=0, metadata={"help": "Epochs of random batches before group_size counts."})
     contrastive_steps: int = field(
         default=0,
-        metadata={"help": "Steps with the forward divergence before FDA's own; for a model from random weights."},
+        metadata={"help": "Steps of plain cross-entropy before the model's own loss; for a model from random weights."},
     )
     caption_steps: int = field(
         default=0,
-        metadata={"help": "Steps with the caption-to-image term (itc_weight 1); for a model from random weights."},
+        metadata={"help": "Steps in which whole captions train, too; for a model from random weights."},
     )
 
     ema_decay: float = field(
@@ -347,3 +350,6 @@ def refuse_unknown(where: str, given: Iterable[str], known: Iterable[str]) -> No
     for name in given:
         if name not in known:
             raise ValueError(f"{where}: there is no {name!r}; {nearest(name, known)}")
+
+
+FafaTrainingArguments = RetrieverTrainingArguments  # its name in earlier versions, and in their training_args.bin

@@ -10,8 +10,7 @@ def augment_person_crop(crop: Image.Image, rng: np.random.Generator) -> Image.Im
     """Mirrors a person crop half of the time and shifts it by a few pixels.
 
     Released code: horizontal flip with probability 0.5, 10 pixels of black on each side of 384 x 192, a random crop of
-    the old size. It expects images of that size; here they are resized first (`FafaImageProcessor.to_person_crop`), and
-    the padding is in proportion where crops are smaller.
+    the old size. It expects images of that size; here the padding is in proportion where crops are smaller.
 
     Args:
         crop: RGB, of the processor's `person_size`.

@@ -13,7 +13,7 @@ _TRIES = 200  # places to look at for a triplet that must leave its batch
 
 
 class TripletBatches(Sampler[list[int]]):
-    """The batches of an epoch: at most `group_size` triplets of one group (`cpr_id`) in each, and those together.
+    """The batches of an epoch: at most `group_size` triplets of one group in each, and those together.
 
     Triplets of a group share the change of clothes and differ in the person. The losses tell such triplets from
     strangers by soft labels; how many of them a batch holds decides what a model learns. At 1, the default, nobody else
@@ -124,7 +124,7 @@ class TripletBatches(Sampler[list[int]]):
 def check_batch_size(num_triplets: int, batch_size: int, num_processes: int = 1, drop_last: bool = False) -> None:
     """Refuses batches in which a triplet has nothing to be told apart from, or a process nothing to do.
 
-    The loss compares the triplets of a batch: of a single one, FDA's is 0 whatever the model does.
+    The loss compares the triplets of a batch: of a single one, it is 0 whatever the model does.
 
     Args:
         num_triplets: in the training set.
@@ -140,7 +140,7 @@ def check_batch_size(num_triplets: int, batch_size: int, num_processes: int = 1,
         )
     if batch_size < 2:
         raise ValueError(
-            f"batches of {batch_size} triplet, in which it has no others to be told from: loss_fda would be 0 in every "
+            f"batches of {batch_size} triplet, in which it has no others to be told from: the loss would be 0 in every "
             "step. Raise batch_size; where memory is short, set gradient_cache_size, too. Gradient accumulation does "
             "not help, since it compares no triplets of different batches"
         )
@@ -153,7 +153,7 @@ def check_batch_size(num_triplets: int, batch_size: int, num_processes: int = 1,
     if smallest < 2:
         raise ValueError(
             f"{num_triplets} triplets in batches of {batch_size} leave one that has no others in its batch, whose "
-            f"loss_fda would be 0: raise batch_size to {batch_size + 1}, or set dataloader_drop_last"
+            f"loss would be 0: raise batch_size to {batch_size + 1}, or set dataloader_drop_last"
         )
     if smallest < num_processes:
         raise ValueError(
@@ -181,7 +181,7 @@ def hold_out_quadruples(
     side. Validation comes from the training set: the test set never selects a model.
 
     Args:
-        group_ids: `cpr_id` of each triplet.
+        group_ids: the group of each triplet.
         reference_paths: reference image of each triplet; likewise `target_paths`.
         fraction: share of the quadruples to hold out.
         seed: of the choice.

@@ -81,7 +81,7 @@ class RunClock(TrainerCallback, ExportableState):
 
 
 def write_training_card(trainer, model_name: str | None = None, **metadata) -> Path:
-    """Writes README.md and curves.png of a run of `FafaTrainer` into its output folder.
+    """Writes README.md and curves.png of a run of `RetrieverTrainer` into its output folder.
 
     Args:
         trainer: after `train()`; its `facts` say what it does not know itself.
@@ -94,7 +94,7 @@ def write_training_card(trainer, model_name: str | None = None, **metadata) -> P
     folder = Path(trainer.args.output_dir)
     marks = {}
     if 0 < trainer.args.contrastive_steps < trainer.state.global_step:
-        marks[trainer.args.contrastive_steps] = "FDA's own loss"
+        marks[trainer.args.contrastive_steps] = "the model's own loss"
     if _best_step(trainer) is not None:
         marks[_best_step(trainer)] = "best"
     panels: list[str] = []
@@ -121,10 +121,11 @@ def training_card(trainer, panels: list[str], model_name: str, **metadata) -> st
         "Training": _run_section(trainer, panels),
         "Settings": _settings_section(facts, args.world_size),
     }
+    method = model.card_facts(model.config)
     return make_model_card(
-        model.config,
+        method,
         num_parameters=_num_parameters(model),
-        title="FAFA for composed person retrieval",
+        title=f"{method.method} for composed person retrieval",
         about=facts.about,
         sections={heading: text for heading, text in sections.items() if text},
         metadata={
@@ -171,13 +172,13 @@ def _results_section(trainer, metrics: dict[str, float]) -> str:
 
 
 def _data_section(trainer) -> str:
-    rows, lines = [], []
+    rows, lines, column = [], [], trainer.args.group_column
     for name, dataset in {"trained on": trainer.train_dataset, "held out": trainer.eval_dataset}.items():
-        if "cpr_id" in (getattr(dataset, "column_names", None) or []):
-            groups = len(np.unique(np.asarray(dataset["cpr_id"][:])))
+        if column in (getattr(dataset, "column_names", None) or []):
+            groups = len(np.unique(np.asarray(dataset[column][:])))
             rows.append([name, f"{len(dataset):,}", f"{groups:,}"])
     if trainer.facts.dataset:
-        lines.append(f"{code(public(trainer.facts.dataset))}; a group is a quadruple's one direction (`cpr_id`).")
+        lines.append(f"{code(public(trainer.facts.dataset))}; a group is a quadruple's one direction (`{column}`).")
     if rows:
         lines.append(markdown_table(["part", "triplets", "groups"], rows))
     if trainer.skipped_images:

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 # Trainer.push_to_hub leaves out names that begin with an underscore.
 UNFINISHED, SET_ASIDE, LOCK = "_unfinished", "_set_aside", "_lock"
 MANIFEST = "manifest.json"
-IDENTITY_COLUMNS = ("cpr_id", "reference_image_path", "target_image_path", "edit_caption")
+IDENTITY_COLUMNS = ("reference_image_path", "target_image_path", "edit_caption")  # after the group
 
 
 class CheckpointError(RuntimeError):
@@ -217,16 +217,19 @@ def disk_is_full(folder: Path, error: BaseException) -> bool:
     return False
 
 
-def data_identity(dataset) -> dict[str, Any]:
+def data_identity(dataset, group_column: str) -> dict[str, Any]:
     """Number of rows and a hash of who, which images and which words they are, in order.
 
     Args:
         dataset: a `datasets.Dataset` (a second or two for 1.15 million rows), or another, of which less is known.
+        group_column: the column that holds the group of a triplet.
     """
     if not hasattr(dataset, "__len__"):
         return {}
     identity = {"rows": len(dataset)}
-    columns = [name for name in IDENTITY_COLUMNS if name in (getattr(dataset, "column_names", None) or ())]
+    columns = [
+        name for name in (group_column, *IDENTITY_COLUMNS) if name in (getattr(dataset, "column_names", None) or ())
+    ]
     if columns:
         digest = hashlib.blake2b(digest_size=8)
         for name in columns:

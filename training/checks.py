@@ -9,12 +9,13 @@ import torch
 from transformers import DataCollatorWithPadding, TrainerCallback, default_data_collator
 
 from ..files import some
+from ..retriever import Retriever, lacking
 from .batches import check_batch_size
-from .collator import FafaDataCollator
+from .collator import TripletCollator
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = ("reference_image", "target_image", "edit_caption", "cpr_id")
+_COLUMNS = ("reference_image", "target_image", "edit_caption")
 _NO_TEST_SET = (
     "eval_dataset is a test set in ITCPR's form (it has a column instance_id). Choosing checkpoints by it would make "
     "its results worthless. Hold out quadruples of the training set: hold_out_quadruples()."
@@ -27,13 +28,17 @@ def check_trainer(trainer) -> None:
     Raises:
         ValueError: the message names the part, and says what to do.
     """
+    if missing := lacking(trainer.model, Retriever):
+        raise ValueError(
+            f"{type(trainer.model).__name__} is no Retriever, it lacks {some(missing)}; see docs/your-own-model.md"
+        )
     _check_data(trainer)
     _check_collator(trainer)
     _check_modes(trainer)
     if trainer.compute_loss_func is not None:
         raise ValueError(
-            "compute_loss_func is given no group_ids, and the steps of gradient_cache_size do not call it. FAFA's loss "
-            "is the model's: choose its weights in FafaConfig, or override FafaModel.losses in a class of your own"
+            "compute_loss_func is given no group_ids, and the steps of gradient_cache_size do not call it. The loss is "
+            "the model's: choose its weights in the configuration, or override `losses` in a class of your own"
         )
     base = getattr(getattr(trainer.model, "peft_config", {}).get("default"), "base_model_name_or_path", None)
     if trainer.args.push_to_hub and base and Path(base).is_dir():
@@ -89,7 +94,7 @@ def _check_set(name: str, dataset: Any) -> None:
         streamed = not hasattr(dataset, "__len__")
         raise ValueError(
             f"{name} is {'a stream' if streamed else f'a {type(dataset).__name__}'}, which does not tell the groups "
-            "(cpr_id) of its triplets beforehand, as batches by group and exact resuming need. Give a "
+            "of its triplets beforehand, as batches by group and exact resuming need. Give a "
             "datasets.Dataset: load_dataset without streaming=True, or Dataset.from_list. Images stay on disk until "
             "they are needed"
         )
@@ -106,16 +111,18 @@ def _check_data(trainer) -> None:
         raise ValueError(
             "train_dataset is a test set in ITCPR's form (it has a column instance_id): nobody trains on it"
         )
-    if "cpr_id" not in dataset.column_names:
+    group = args.group_column
+    if group not in dataset.column_names:
         raise ValueError(
-            f"train_dataset has no column cpr_id, the group of a triplet; it has {some(dataset.column_names)}"
+            f"train_dataset has no column {group}, the group of a triplet; it has {some(dataset.column_names)}. "
+            "group_column names another"
         )
     batch_size = args.per_device_train_batch_size * args.world_size
     check_batch_size(len(dataset), batch_size, args.world_size, args.dataloader_drop_last)
-    first = dataset["cpr_id"][:1]
+    first = dataset[group][:1]
     if np.asarray(first).dtype.kind not in "iu":
         raise ValueError(
-            f"train_dataset: the first cpr_id is {first[0]!r:.40}, expected whole numbers. "
+            f"train_dataset: the first {group} is {first[0]!r:.40}, expected whole numbers. "
             "np.unique(ids, return_inverse=True)[1] numbers other names"
         )
     if args.group_size > batch_size:
@@ -138,24 +145,28 @@ def _check_collator(trainer) -> None:
     sets = {name: dataset for name, dataset in sets.items() if dataset is not None}
     if sets and (collator is default_data_collator or isinstance(collator, DataCollatorWithPadding)):
         raise ValueError(
-            "data_collator: images and captions become a batch by FafaDataCollator(processor, augment=True)"
+            "data_collator: images and captions become a batch by TripletCollator(processor, augment=True)"
         )
-    if not isinstance(collator, FafaDataCollator):
+    if not isinstance(collator, TripletCollator):
         return
-    captions = args.caption_steps > 0 or trainer.model.config.itc_weight > 0
-    if captions and not collator.with_captions:
+    if (args.caption_steps > 0 or trainer.model.reads_target_captions) and not collator.with_captions:
         raise ValueError(
-            "caption_steps and itc_weight are of the caption-to-image term, which needs the targets' captions: "
-            "FafaDataCollator(..., with_captions=True)"
+            "caption_steps, or the model's own loss, trains with the targets' captions: "
+            "TripletCollator(..., with_captions=True)"
         )
-    needed = (*_COLUMNS, *["target_caption"] * collator.with_captions)
+    if collator.group_column != args.group_column:
+        raise ValueError(
+            f"group_column is {args.group_column}, but the collator reads groups from {collator.group_column}: "
+            "TripletCollator(..., group_column=...)"
+        )
+    needed = (*_COLUMNS, args.group_column, *["target_caption"] * collator.with_captions)
     if collator.augment:
         needed += ("reference_image_path", "target_image_path")
     for name, dataset in sets.items():
         missing = [column for column in needed if column not in dataset.column_names]
         if missing:
             raise ValueError(
-                f"{name} has no column {' and '.join(missing)}, which FafaDataCollator reads; it has "
+                f"{name} has no column {' and '.join(missing)}, which TripletCollator reads; it has "
                 f"{some(dataset.column_names)}. load_dataset('SynCPR', data_dir=...) gives them"
             )
     if collator.cache_images and args.dataloader_num_workers:
@@ -176,6 +187,12 @@ def _check_modes(trainer) -> None:
             "adapters (LoRA) do not train under FSDP. They need little memory: launch with one process per GPU and "
             "the whole model in each, as examples/configs/accelerate/one_node.yaml does"
         )
+    for name in ("contrastive", "caption"):
+        steps = getattr(args, f"{name}_steps")
+        if steps and not trainer.model.warmup_settings(name == "contrastive", name == "caption"):
+            raise ValueError(
+                f"{name}_steps is {steps}, but {type(trainer.model).__name__} has no such warm-up: leave it out"
+            )
     if args.gradient_cache_size and (args.gradient_accumulation_steps > 1 or args.fp16 or trainer.is_fsdp_enabled):
         raise ValueError(
             "gradient_cache_size works without gradient accumulation, fp16 and FSDP: raise batch_size "

@@ -1,4 +1,4 @@
-"""From rows of a SynCPR data set to a batch for `FafaModel.forward`."""
+"""From rows of a SynCPR data set to a batch for a model's `forward`."""
 
 import ctypes
 import logging
@@ -14,41 +14,42 @@ from PIL import Image
 from torch.utils.data import get_worker_info
 
 from ..files import printable
-from ..image_processing_fafa import FafaImageProcessor
 from ..image_reading_fafa import UnreadableImageError
-from ..processing_fafa import FafaProcessor
+from ..retriever import RetrieverProcessor
 from .augmentation import augment_person_crop
 
 logger = logging.getLogger(__name__)
 
-_TOLD = ("reference_image_path", "target_image_path", "cpr_id")  # by which errors name a triplet
+_PATHS = ("reference_image_path", "target_image_path")  # by which errors name a triplet
 _CAPTIONS_AT_ONCE = 1_000  # checked before training
 
 
 @dataclass
-class FafaDataCollator:
+class TripletCollator:
     """Opens, augments and tokenises triplets.
 
     Args:
         processor: of the model that is trained.
         augment: apply the released training augmentation to both images, drawn separately; False for validation.
-        with_captions: add the target captions, which the contrastive term (`itc_weight`) reads.
+        with_captions: add the target captions, see `Retriever.reads_target_captions`.
         on_error: `"raise"` stops at an image that cannot be decoded; `"skip"` leaves its triplet out, names
-            it in the log and in the batch's `skipped_images`, which `FafaTrainer` counts; held-out triplets it leaves
+            it in the log and in the batch's `skipped_images`, which the trainer counts; held-out triplets it leaves
             out before training. A missing file always raises, and so does one that cannot be read now (no permission, a
             drive in trouble): that says nothing about the image, and training would go on with few of them.
         cache_images: keep every decoded and resized crop in memory (13 kB each at 96 x 48), for small data sets that
             are read many times. Worker processes would each fill a cache of their own: it is for reading without them.
+        group_column: the column that holds a triplet's group.
         seed: of the augmentation. What is drawn depends on seed, epoch and image alone, not on the number of worker
             processes or on where a run was resumed.
     """
 
-    processor: FafaProcessor
+    processor: RetrieverProcessor
     augment: bool = False
     with_captions: bool = False
     on_error: Literal["raise", "skip"] = "raise"
     cache_images: bool = False
     seed: int = 0
+    group_column: str = "cpr_id"
     # In shared memory, so that worker processes that outlive an epoch see the next one.
     _epoch: ctypes.c_long = field(default_factory=lambda: _shared_number(), init=False, repr=False)
     _crops: dict[str, Image.Image] = field(default_factory=dict, init=False, repr=False)
@@ -58,10 +59,10 @@ class FafaDataCollator:
             raise ValueError(f"on_error is {self.on_error!r}, expected 'raise' or 'skip'")
 
     def set_epoch(self, epoch: int) -> None:
-        """Selects the epoch whose augmentation is drawn; `FafaTrainer` calls it."""
+        """Selects the epoch whose augmentation is drawn; `RetrieverTrainer` calls it."""
         self._epoch.value = epoch
 
-    def for_evaluation(self) -> "FafaDataCollator":
+    def for_evaluation(self) -> "TripletCollator":
         """Without augmentation, with the same cache; every image has to be readable (see `unreadable`)."""
         collator = replace(self, augment=False, on_error="raise")
         collator._crops = self._crops
@@ -105,33 +106,35 @@ class FafaDataCollator:
         for row, caption in enumerate(dataset[column][:]):
             first.setdefault(caption, row)
         captions, rows = list(first), list(first.values())
-        told = dataset.select_columns([name for name in _TOLD if name in dataset.column_names])  # no image is decoded
+        told = dataset.select_columns(
+            [name for name in (*_PATHS, self.group_column) if name in dataset.column_names]
+        )  # no image is decoded
         for start in range(0, len(captions), _CAPTIONS_AT_ONCE):
             some = slice(start, start + _CAPTIONS_AT_ONCE)
-            names = [_name_of(row, column) for row in told.select(rows[some]).to_list()]
-            self.processor(text=captions[some], names=names)
+            names = [self._name_of(row, column) for row in told.select(rows[some]).to_list()]
+            self.processor.encode_captions(captions[some], names)
 
     @property
     def _caption_columns(self) -> tuple[str, ...]:
         return ("edit_caption", "target_caption") if self.with_captions else ("edit_caption",)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Makes a batch of rows with `reference_image`, `target_image`, their `…_path`s, `edit_caption`, `cpr_id`.
+        """Makes a batch of rows with `reference_image`, `target_image`, their `…_path`s, `edit_caption`, and a group.
 
         Returns:
-            `pixel_values` and `target_pixel_values` `(batch_size, 3, size, size)`, `input_ids` and `attention_mask`
+            `pixel_values` and `target_pixel_values` `(batch_size, 3, height, width)`, `input_ids` and `attention_mask`
             `(batch_size, text_length)`, `group_ids` `(batch_size,)`; with captions `caption_input_ids` and
             `caption_attention_mask`.
 
         Raises:
             UnreadableImageError: for an image that cannot be decoded, unless skipped; for a batch with no image left.
             FileNotFoundError: for a missing image. InaccessibleImageError: for one that cannot be read now.
-            ValueError: a caption is not taken by the processor, or a `cpr_id` is no whole number; it names the triplet.
+            ValueError: a caption is not taken by the processor, or a group is no whole number; it names the triplet.
         """
         references, targets, kept, skipped = [], [], [], []
         for row in rows:
             try:
-                pair = self._square(row, "reference_image"), self._square(row, "target_image")
+                pair = self._resized(row, "reference_image"), self._resized(row, "target_image")
             except UnreadableImageError as error:
                 if self.on_error == "raise":
                     raise
@@ -150,7 +153,7 @@ class FafaDataCollator:
             "target_pixel_values": self._pixel_values(targets),
             "input_ids": captions["input_ids"],
             "attention_mask": captions["attention_mask"],
-            "group_ids": torch.tensor([_group_id(row) for row in kept]),
+            "group_ids": torch.tensor([self._group_id(row) for row in kept]),
         }
         if self.with_captions:
             captions = self._caption_inputs(kept, "target_caption")
@@ -161,41 +164,40 @@ class FafaDataCollator:
         return batch
 
     def _caption_inputs(self, rows: list[dict[str, Any]], column: str) -> Mapping[str, torch.Tensor]:
-        captions, names = [row[column] for row in rows], [_name_of(row, column) for row in rows]
-        return self.processor(text=captions, names=names, return_tensors="pt")
+        names = [self._name_of(row, column) for row in rows]
+        return self.processor.encode_captions([row[column] for row in rows], names)
 
-    def _pixel_values(self, squares: list[np.ndarray]) -> "torch.Tensor | _PixelsToBe":
+    def _pixel_values(self, crops: list[np.ndarray]) -> "torch.Tensor | _PixelsToBe":
         if get_worker_info() is None:
-            return torch.from_numpy(self.processor.image_processor.to_pixel_values(squares))
-        return _PixelsToBe(squares, self.processor.image_processor)
+            return self.processor.to_pixels(crops)
+        return _PixelsToBe(crops, self.processor.for_images())
 
-    def _square(self, row: dict[str, Any], column: str) -> np.ndarray:
+    def _resized(self, row: dict[str, Any], column: str) -> np.ndarray:
         crop = self._crop(row[column], column)
         if self.augment:
             name = zlib.crc32(f"{column} {row[column + '_path']}".encode())
             crop = augment_person_crop(crop, np.random.default_rng([self.seed, self._epoch.value, name]))
-        return self.processor.image_processor.to_square(crop)
+        return self.processor.resize_crop(crop)
 
     def _crop(self, image: Any, column: str) -> Image.Image:
         key = image.get("path") if self.cache_images and isinstance(image, dict) else None
         if key is not None and key in self._crops:
             return self._crops[key]
-        crop = self.processor.image_processor.to_person_crop(image, name=column)
+        crop = self.processor.open_crop(image, name=column)
         if key is not None:
             self._crops[key] = crop
         return crop
 
+    def _group_id(self, row: dict[str, Any]) -> int:
+        group = row[self.group_column]
+        if isinstance(group, (bool, np.bool_)) or not isinstance(group, (int, np.integer)):
+            raise ValueError(f"{self._name_of(row, self.group_column)}: {group!r:.40}, expected a whole number")
+        return group
 
-def _group_id(row: dict[str, Any]) -> int:
-    if isinstance(row["cpr_id"], (bool, np.bool_)) or not isinstance(row["cpr_id"], (int, np.integer)):
-        raise ValueError(f"{_name_of(row, 'cpr_id')}: {row['cpr_id']!r:.40}, expected a whole number")
-    return row["cpr_id"]
-
-
-def _name_of(row: dict[str, Any], column: str) -> str:
-    """Which value of the annotation file this is: the triplet by its images and its group."""
-    images = " and ".join(printable(str(row.get(name))) for name in _TOLD[:2])
-    return f"the {column} of the triplet of {images} (cpr_id {row.get('cpr_id')!r:.40})"
+    def _name_of(self, row: dict[str, Any], column: str) -> str:
+        """Which value of the annotation file this is: the triplet by its images and its group."""
+        images, group = " and ".join(printable(str(row.get(name))) for name in _PATHS), row.get(self.group_column)
+        return f"the {column} of the triplet of {images} ({self.group_column} {group!r:.40})"
 
 
 def _shared_number() -> ctypes.c_long:
@@ -206,14 +208,17 @@ def _shared_number() -> ctypes.c_long:
 
 
 class _PixelsToBe:
-    """Squares of 8-bit values in a worker; what arrives in the main process is `pixel_values`, four times as large."""
+    """Crops of 8-bit values in a worker; what arrives in the main process is `pixel_values`, four times as large."""
 
-    def __init__(self, squares: list[np.ndarray], image_processor: FafaImageProcessor):
-        self.squares, self.image_processor = squares, image_processor
+    def __init__(self, crops: list[np.ndarray], processor: RetrieverProcessor):
+        self.crops, self.processor = crops, processor
 
     def __reduce__(self) -> tuple:
-        return _to_pixel_values, (np.stack(self.squares), self.image_processor)
+        return _to_pixels, (self.processor, np.stack(self.crops))
 
 
-def _to_pixel_values(squares: np.ndarray, image_processor: FafaImageProcessor) -> torch.Tensor:
-    return torch.from_numpy(image_processor.to_pixel_values(squares))
+def _to_pixels(processor: RetrieverProcessor, crops: np.ndarray) -> torch.Tensor:
+    return processor.to_pixels(crops)
+
+
+FafaDataCollator = TripletCollator  # its name in earlier versions

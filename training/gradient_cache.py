@@ -8,17 +8,18 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 from torch.utils.checkpoint import get_device_states, set_device_states
+from transformers.utils import ModelOutput
 
-from ..modeling_fafa import FafaModel, FafaOutput, TripletStates
+from ..retriever import Retriever
 
 
 def cached_backward(
-    model: FafaModel,
+    model: Retriever,
     inputs: dict[str, Tensor],
     chunk_size: int,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
     **loss_options: Any,
-) -> FafaOutput:
+) -> ModelOutput:
     """Adds the gradients of `model(**inputs).loss` to the parameters, keeping one chunk's activations at a time.
 
     Three passes: states of all chunks without a graph; the loss over all states and its gradient by them; each chunk
@@ -27,17 +28,17 @@ def cached_backward(
 
     Args:
         model: not wrapped by data parallelism; gradients are those of this process (`average_gradients`).
-        inputs: of `FafaModel.forward`, a batch.
+        inputs: of the model's `forward`, a batch.
         chunk_size: triplets embedded at a time.
         autocast: makes the context of the forward passes.
-        loss_options: further arguments of `FafaModel.losses`.
+        loss_options: further arguments of the model's `losses`.
 
     Returns:
         the output over the whole batch, detached.
     """
     inputs = dict(inputs)
     group_ids = inputs.pop("group_ids", None)
-    num_triplets = len(inputs["input_ids"])
+    num_triplets = len(inputs["target_pixel_values"])
     chunks = [
         {name: tensor[start : start + chunk_size] for name, tensor in inputs.items()}
         for start in range(0, num_triplets, chunk_size)
@@ -47,9 +48,10 @@ def cached_backward(
     with torch.no_grad(), autocast():
         for chunk in chunks:
             random_states.append(_random_state(chunk))
-            parts.append(model.triplet_states(**chunk))
+            parts.append(model.training_states(**chunk))
     fields = zip(*parts, strict=True)
-    states = TripletStates(*(None if field[0] is None else torch.cat(field).requires_grad_() for field in fields))
+    joined = (None if field[0] is None else torch.cat(field).requires_grad_() for field in fields)
+    states = type(parts[0])._make(joined)
     del parts
 
     with autocast():
@@ -61,10 +63,10 @@ def cached_backward(
     for chunk, random_state, gradient in zip(chunks, random_states, gradients, strict=True):
         _set_random_state(*random_state)
         with autocast():
-            again = [tensor for tensor in model.triplet_states(**chunk) if tensor is not None]
+            again = [tensor for tensor in model.training_states(**chunk) if tensor is not None]
         torch.autograd.backward(again, gradient)
     _set_random_state(*after)
-    return FafaOutput(**{name: tensor.detach() for name, tensor in output.items()})
+    return type(output)(**{name: tensor.detach() for name, tensor in output.items()})
 
 
 def average_gradients(model: torch.nn.Module) -> None:

@@ -27,8 +27,7 @@ def embedding_spread(output) -> dict[str, torch.Tensor]:
     """How far the embeddings of a batch are apart: 0 if all are equal, at most 1 (for unit vectors).
 
     Args:
-        output: `FafaOutput` with `query_embeds` `(batch_size, dim)` and `target_embeds`
-            `(batch_size, num_query_tokens, dim)`.
+        output: with `query_embeds` `(batch_size, dim)` and `target_embeds` `(batch_size, num_tokens, dim)`.
 
     Returns:
         `query_spread` and `target_spread`: variance over the batch, summed over dimensions, mean over tokens.

@@ -23,7 +23,7 @@ class Preemption(TrainerCallback):
     """`enable_jit_checkpoint`: at SIGTERM, ends the step, saves a checkpoint, and stops training.
 
     transformers' own saves in the middle of a step, after random numbers were drawn, and lets the run end as if it
-    were done. Here the checkpoint is one as all others, and `FafaTrainer.train` raises `TrainingPreempted`. An
+    were done. Here the checkpoint is one as all others, and `RetrieverTrainer.train` raises `TrainingPreempted`. An
     evaluation that is due in that step is left out: the time until the machine is gone may be short.
     """
 

@@ -29,7 +29,7 @@ class TripletReading:
             return super().get_train_dataloader()  # which says so
         args = self.args
         batches = TripletBatches(
-            np.asarray(self.train_dataset["cpr_id"][:]),
+            np.asarray(self.train_dataset[args.group_column][:]),
             batch_size=args.per_device_train_batch_size * args.world_size,
             group_size=args.group_size,
             random_epochs=args.random_epochs,

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class SafeTrainer(ExactResume, Trainer):
-    """What `FafaTrainer` adds to a run around its steps. Several machines need a shared output folder."""
+    """What `RetrieverTrainer` adds to a run around its steps. Several machines need a shared output folder."""
 
     def __init__(self, *args, **kwargs):
         at_sigterm = signal.getsignal(signal.SIGTERM)
@@ -167,7 +167,7 @@ class SafeTrainer(ExactResume, Trainer):
 
     @cached_property
     def _data_identity(self) -> dict[str, Any]:
-        return checkpoints.data_identity(self.train_dataset)
+        return checkpoints.data_identity(self.train_dataset, self.args.group_column)
 
     def _run_identity(self) -> dict[str, Any]:
         """What decides which triplets come in which order."""

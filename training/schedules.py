@@ -1,55 +1,56 @@
 """What changes by the step: the loss of the warm-up, the epoch of the augmentation, the learning rate."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 from transformers import TrainerCallback
 
 
-class ContrastiveWarmup(TrainerCallback):
+class WarmUp(TrainerCallback):
     """Trains with cross-entropy for `contrastive_steps`, and with whole captions for `caption_steps`, at the beginning.
 
-    BLIP-2's weights come from contrastive training; a model from random weights needs the like, because the reverse
-    divergence of FDA has hardly a gradient while all scores are alike. What the model's configuration says is what
-    training ends with.
+    Which settings do that, the model knows (`warmup_settings`). What its configuration says is what training ends with.
     """
 
     def __init__(self):
-        self.config = None
+        self.config, self.own = None, {}
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         """Of the model that trains now: `model_init` makes a new one for every run."""
         if (args.contrastive_steps or args.caption_steps) and model.config is not self.config:
             self.config = model.config
-            self.divergence, self.itc_weight = self.config.fda_divergence, self.config.itc_weight
+            self.own = self._now(model.warmup_settings(contrastive=True, captions=True))
 
-    def on_step_begin(self, args, state, control, **kwargs):
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
         """Depends on the step alone, so that a resumed run does the same."""
         if args.contrastive_steps or args.caption_steps:
             step = state.global_step
-            self.config.fda_divergence = "forward" if step < args.contrastive_steps else self.divergence
-            self.config.itc_weight = 1.0 if step < args.caption_steps else self.itc_weight
+            self._set(self.own | model.warmup_settings(step < args.contrastive_steps, step < args.caption_steps))
 
     def on_train_end(self, args, state, control, **kwargs):
         """The configuration says what the model is, also when training ended within the warm-up."""
-        if self.config is not None:
-            self.config.fda_divergence, self.config.itc_weight = self.divergence, self.itc_weight
+        self._set(self.own)
 
     @contextmanager
     def put_aside(self) -> Iterator[None]:
         """Within, the configuration says what the model is: a checkpoint of the warm-up may be a start for others."""
-        if self.config is None:
-            yield
-            return
-        now = self.config.fda_divergence, self.config.itc_weight
-        self.config.fda_divergence, self.config.itc_weight = self.divergence, self.itc_weight
+        now = self._now(self.own)
+        self._set(self.own)
         try:
             yield
         finally:
-            self.config.fda_divergence, self.config.itc_weight = now
+            self._set(now)
+
+    def _now(self, names: Iterable[str]) -> dict[str, Any]:
+        return {name: getattr(self.config, name) for name in names}
+
+    def _set(self, settings: dict[str, Any]) -> None:
+        for name, value in settings.items():
+            setattr(self.config, name, value)
 
 
 class CollatorEpoch(TrainerCallback):

@@ -1,4 +1,4 @@
-"""The Hugging Face Trainer for FAFA, with no more changed than FAFA needs."""
+"""The Hugging Face Trainer for models of the contract, with no more changed than they need."""
 
 import logging
 from collections import defaultdict
@@ -12,7 +12,7 @@ from transformers.trainer_utils import EvalPrediction
 from ..files import some
 from ..loading import dead_workers_told, undecoded
 from ..markdown_text import public
-from .arguments import FafaTrainingArguments, refuse_unknown
+from .arguments import RetrieverTrainingArguments, refuse_unknown
 from .averaging import AveragedWeights
 from .card import RunClock, RunFacts, write_training_card
 from .checks import EveryWeightLearns, check_held_out, check_trainer, check_weights
@@ -20,7 +20,7 @@ from .gradient_cache import average_gradients, cached_backward
 from .guard import EarlyStopping, embedding_spread
 from .reading import TripletReading
 from .safe_trainer import SafeTrainer
-from .schedules import CollatorEpoch, ContrastiveWarmup, one_cycle
+from .schedules import CollatorEpoch, WarmUp, one_cycle
 
 logger = logging.getLogger(__name__)
 
@@ -40,23 +40,23 @@ SEARCHED = (  # settings that are read anew in every run
     "seed",
     "data_seed",
 )
-LOSS_TERMS = ("loss_fda", "loss_fd", "loss_mfr", "loss_itc")
 
 
-class FafaTrainer(AveragedWeights, TripletReading, SafeTrainer):
+class RetrieverTrainer(AveragedWeights, TripletReading, SafeTrainer):
     """Trainer with one-cycle schedule, group-aware batches, and the loss terms in the log."""
 
-    def __init__(self, model=None, args: FafaTrainingArguments | None = None, *others, **kwargs):
-        args = FafaTrainingArguments() if args is None else args
-        if not isinstance(args, FafaTrainingArguments):
+    def __init__(self, model=None, args: RetrieverTrainingArguments | None = None, *others, **kwargs):
+        args = RetrieverTrainingArguments() if args is None else args
+        if not isinstance(args, RetrieverTrainingArguments):
             raise ValueError(
-                f"args is {type(args).__name__}, expected FafaTrainingArguments, which takes the same options"
+                f"args is {type(args).__name__}, expected RetrieverTrainingArguments, which takes the same options"
             )
         super().__init__(model, args, *others, **kwargs)
         self._given_held_out = self.eval_dataset
         self.train_dataset, self.eval_dataset = undecoded(self.train_dataset), undecoded(self.eval_dataset)
         check_trainer(self)
-        self._prepare_temperature()
+        self._scalars: set[str] = set()
+        self._prepare_scalars()
         self.facts = RunFacts()
         self.add_callback(RunClock())
         self.skipped_images: dict[str, int] = defaultdict(int)
@@ -68,25 +68,29 @@ class FafaTrainer(AveragedWeights, TripletReading, SafeTrainer):
             self.data_collator.check_captions(self.train_dataset, self.eval_dataset)
         if hasattr(self.data_collator, "set_epoch"):
             self.add_callback(CollatorEpoch(self.data_collator))
-        self._warmup = ContrastiveWarmup()
+        self._warmup = WarmUp()
         self.add_callback(self._warmup)
         self.add_callback(EveryWeightLearns())
 
     def get_decay_parameter_names(self, model) -> list[str]:
-        """Matrices of linear, convolution and word layers: no biases, norms, tokens, positions, temperature."""
-        kept_free = ("temperature", "query_tokens", "class_embedding", "position_embedding")
+        """Matrices of linear, convolution and word layers: no biases, norms, and what the model names."""
         names = super().get_decay_parameter_names(model)
-        return [name for name in names if not any(part in name for part in kept_free)]
+        return [name for name in names if not any(part in name for part in self.model.weights_without_decay)]
 
     def _prepare_for_training(self, *args, **kwargs):
         """Looks at the model that trains now: `model_init` makes a new one for every run."""
         check_weights(self.model)
-        self._prepare_temperature()
+        self._prepare_scalars()
         return super()._prepare_for_training(*args, **kwargs)
 
-    def _prepare_temperature(self) -> None:
-        if self.is_fsdp_enabled and self.model.temperature.ndim == 0:  # it shards no scalars; `_save` undoes this
-            self.model.temperature = torch.nn.Parameter(self.model.temperature.detach().reshape(1))
+    def _prepare_scalars(self) -> None:
+        """FSDP shards no scalars; `_save` undoes this."""
+        scalars = [name for name, weight in self.model.named_parameters() if weight.ndim == 0 and self.is_fsdp_enabled]
+        for name in scalars:
+            (layer, _, own), weight = name.rpartition("."), self.model.get_parameter(name)
+            vector = torch.nn.Parameter(weight.detach().reshape(1), requires_grad=weight.requires_grad)
+            setattr(self.model.get_submodule(layer), own, vector)
+        self._scalars.update(scalars)
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
         """One-cycle as in the released code, unless `one_cycle` is off."""
@@ -144,6 +148,8 @@ class FafaTrainer(AveragedWeights, TripletReading, SafeTrainer):
         loss, output = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training:
             self._note_terms(output)
+        else:  # what `compute_metrics` is given
+            output = {name: output[name] for name in ("query_embeds", "target_embeds")}
         return (loss, output) if return_outputs else loss
 
     def hyperparameter_search(
@@ -180,9 +186,9 @@ class FafaTrainer(AveragedWeights, TripletReading, SafeTrainer):
         )
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Writes the model folder; from FSDP, too, one that `FafaModel` loads."""
-        if state_dict and "temperature" in state_dict:
-            state_dict["temperature"] = state_dict["temperature"].reshape(())
+        """Writes the model folder; from FSDP, too, one that loads."""
+        for name in self._scalars.intersection(state_dict or ()):
+            state_dict[name] = state_dict[name].reshape(())
         with self._warmup.put_aside():
             super()._save(output_dir, state_dict)
 
@@ -192,7 +198,7 @@ class FafaTrainer(AveragedWeights, TripletReading, SafeTrainer):
 
     def _note_terms(self, output) -> None:
         self.guard.observe(output.loss, len(output.query_embeds))
-        terms = {term: output[term].detach() for term in LOSS_TERMS if output.get(term) is not None}
+        terms = {name: value.detach() for name, value in output.items() if name.startswith("loss_")}
         for term, value in (terms | embedding_spread(output)).items():
             self._term_sums[term] = self._term_sums.get(term, 0.0) + value
         self._term_count += 1
@@ -243,7 +249,7 @@ def held_out_rank_metrics(model):
     """A `compute_metrics` for held-out triplets: each query against all their targets, only its own being correct.
 
     Args:
-        model: the `FafaModel` that is trained; it scores.
+        model: the model that is trained; it scores.
 
     Returns:
         a function from the Trainer's `EvalPrediction` to Rank-1, 5, 10, mAP and mINP in percent.
@@ -260,3 +266,6 @@ def held_out_rank_metrics(model):
 
     compute.names = ("rank-1", "rank-5", "rank-10", "mAP", "mINP")
     return compute
+
+
+FafaTrainer = RetrieverTrainer  # its name in earlier versions

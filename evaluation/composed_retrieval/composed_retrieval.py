@@ -4,6 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
+from fafa.dataset_builders.syncpr import CITATION
 from fafa.evaluation.metrics import retrieval_metrics
 
 _DESCRIPTION = """
@@ -30,18 +31,6 @@ Examples:
     {'rank-1': 0.0, 'rank-2': 100.0, 'mAP': 50.0, 'mINP': 50.0}
 """
 
-_CITATION = """
-@misc{liu2025automaticsyntheticdatafinegrained,
-  title         = {Automatic Synthetic Data and Fine-grained Adaptive Feature Alignment for Composed Person Retrieval},
-  author        = {Delong Liu and Haiwen Li and Zhaohui Hou and Zhicheng Zhao and Fei Su and Yuan Dong},
-  year          = {2025},
-  eprint        = {2311.16515},
-  archivePrefix = {arXiv},
-  primaryClass  = {cs.CV},
-  url           = {https://arxiv.org/abs/2311.16515}
-}
-"""
-
 
 class ComposedRetrieval(evaluate.Metric):
     """The metric; it stores rows of scores as they come and computes when all are in.
@@ -59,7 +48,7 @@ class ComposedRetrieval(evaluate.Metric):
     def _info(self):
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
-            citation=_CITATION,
+            citation=CITATION,
             inputs_description=_INPUTS,
             features=datasets.Features(
                 {

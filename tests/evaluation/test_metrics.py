@@ -11,7 +11,7 @@ import torch
 from tiny import GOLDEN, golden_tensors
 
 from fafa.evaluation import MatchRanker, chance_metrics, match_ranks, metrics, ranking, retrieval_metrics
-from fafa.evaluation.metrics import top_images
+from fafa.evaluation.ranking import top_images
 from fafa.scoring_fafa import topk_mean_similarity
 
 CASES = {case["tag"]: case for case in json.loads((GOLDEN / "metrics_public.json").read_text())["cases"]}

@@ -15,15 +15,15 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_model
 from torch.testing import assert_close
 
-from fafa.retrieval import FeatureStore, Gallery, encode_images, store
-from fafa.retrieval.store import verify_store
+from fafa.retrieval import FeatureStore, Gallery, encode_images, filling, verify_store
+from fafa.retrieval.shards import Shard
 
 NUM_IMAGES = 5
 
 
 @pytest.fixture(autouse=True)
 def two_a_shard(monkeypatch):
-    monkeypatch.setattr(store, "INPUTS_PER_SHARD", 2)
+    monkeypatch.setattr(filling, "INPUTS_PER_SHARD", 2)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def made(model, processor, tmp_path_factory):
         coarse = np.random.default_rng(number).integers(0, 255, (6, 3, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((12, 24)).save(folder / "photos" / f"{number}.png")
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr(store, "INPUTS_PER_SHARD", 2)
+        patches.setattr(filling, "INPUTS_PER_SHARD", 2)
         encode(model, processor, folder, folder / "index")
     return folder
 
@@ -276,15 +276,14 @@ def test_features_that_appear_while_all_are_read_are_taken(model, processor, mad
     options = {"progress": False, "on_error": "skip", "batch_size": 2, "features_dir": there / "index"}
     Gallery.from_folder(model, processor, there / "photos", **options)
     opened = FeatureStore.open(there / "index")
-    read_shard = opened.read_shard
+    read, last = Shard.read, opened.shards[-1]
 
-    def grow(number):
-        monkeypatch.setattr(opened, "read_shard", read_shard)
-        last = len(opened.shards) - 1
-        opened._write_shard(last, torch.ones(len(opened.shards[last]), 8, 64), [])
-        return read_shard(number)
+    def grow(shard):
+        monkeypatch.setattr(Shard, "read", read)
+        last.write(torch.ones(len(last.rows), 8, 64), [])
+        return read(shard)
 
-    monkeypatch.setattr(opened, "read_shard", grow)
+    monkeypatch.setattr(Shard, "read", grow)
     features, skipped = opened.read()
     assert len(features) == NUM_IMAGES and skipped == []
 

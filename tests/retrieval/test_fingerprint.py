@@ -9,13 +9,8 @@ from tokenizers import normalizers, pre_tokenizers, processors
 
 from fafa import FafaConfig, FafaModel, FafaProcessor
 from fafa.processing_fafa import build_tokenizer
-from fafa.retrieval.fingerprint import (
-    NOT_DECIDING,
-    WEIGHTS_OF_LOSSES,
-    feature_settings,
-    model_fingerprint,
-    tokenizer_fingerprint,
-)
+from fafa.retrieval.fingerprint import NOT_DECIDING, feature_settings, model_fingerprint
+from fafa.retriever import tokenizer_fingerprint
 
 SMALL = {
     "vision_config": {
@@ -65,13 +60,13 @@ def test_one_value_of_any_weight_or_buffer_changes_it(model):
         if model_fingerprint(model) == before:
             missed.append(name)
         place.copy_(kept)
-    assert {name.split(".")[0] for name in missed} == WEIGHTS_OF_LOSSES, "these alone decide no feature"
+    assert {name.split(".")[0] for name in missed} == FafaModel.weights_of_losses, "these alone decide no feature"
     assert model_fingerprint(model) == before
 
 
 def test_a_step_of_training_changes_it(model):
     before = model_fingerprint(model)
-    weights = [weight for name, weight in model.named_parameters() if name.split(".")[0] not in WEIGHTS_OF_LOSSES]
+    weights = [weight for name, weight in model.named_parameters() if name.split(".")[0] not in model.weights_of_losses]
     optimizer = torch.optim.AdamW(weights, lr=1e-5)
     sum(weight.square().sum() for weight in weights).backward()
     optimizer.step()
@@ -98,7 +93,7 @@ def test_every_setting_counts_that_is_not_known_to_decide_nothing(model):
     decide = {"hidden_act", "num_attention_heads", "layer_norm_eps"}
     assert {f"{part}.{name}" for part in ("vision_config", "qformer_config") for name in decide} < counted
     assert {"vision_config.patch_size", "vision_norm_eps", "num_query_tokens", "projection_dim"} < counted
-    assert {path.split(".")[-1] for path in left_out} <= NOT_DECIDING
+    assert {path.split(".")[-1] for path in left_out} <= NOT_DECIDING | FafaModel.settings_of_losses
     assert {"num_top_tokens", "fd_weight", "vision_config.initializer_range"} < left_out
 
 

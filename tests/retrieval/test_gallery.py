@@ -14,7 +14,7 @@ from tiny import tiny_model
 from fafa.image_processing_fafa import FafaImageProcessor
 from fafa.image_reading_fafa import UnreadableImageError
 from fafa.processing_fafa import FafaProcessor
-from fafa.retrieval import Gallery, find_images, store
+from fafa.retrieval import FeatureStore, Gallery, find_images, shards
 
 
 def files(index):
@@ -199,7 +199,7 @@ def test_a_save_that_fails_leaves_the_earlier_index(model, processor, photos, tm
     def full_disk(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(store, "save_file", full_disk)
+    monkeypatch.setattr(shards, "save_file", full_disk)
     with pytest.raises(OSError, match=r"cannot write .*safetensors \(No space"):
         one.save(tmp_path / "index")
     assert not list((tmp_path / "index").glob("*.part"))
@@ -215,7 +215,7 @@ def test_a_save_that_is_killed_leaves_the_earlier_index(model, processor, photos
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patches, pytest.raises(KeyboardInterrupt):
-        patches.setattr(store.FeatureStore, "_write_manifest", killed)
+        patches.setattr(FeatureStore, "write_manifest", killed)
         one.save(tmp_path / "index")
     assert torch.equal(Gallery.load(tmp_path / "index", model, processor).features, gallery.features)
     gallery.save(tmp_path / "index")
@@ -408,8 +408,8 @@ CONSTRUCTED = {
     "an array": ({"features": FEATURES.numpy()}, TypeError, "features is a ndarray, expected a tensor"),
     "nothing": ({"features": None}, TypeError, "features is a NoneType"),
     "paths as text": ({"paths": "ab"}, TypeError, "paths is a str"),
-    "a model's name": ({"model": "models/fafa"}, TypeError, "model is a str, expected a FafaModel"),
-    "no processor": ({"processor": None}, TypeError, "processor is a NoneType, expected a FafaProcessor"),
+    "a model's name": ({"model": "models/fafa"}, TypeError, "str is no Retriever"),
+    "no processor": ({"processor": None}, TypeError, "NoneType is no RetrieverProcessor"),
 }
 
 
@@ -448,8 +448,8 @@ ASKED = {
     "caption: several": ({"caption": ["red", "blue"]}, TypeError, "caption is a list"),
     "caption: empty": ({"caption": ""}, ValueError, "no word"),
     "image: a number": ({"image": 3}, TypeError, "got int"),
-    "image: several": ({"image": ["a.png", "trip/d.png"]}, ValueError, "a query has one image, got 2"),
-    "image: none of several": ({"image": []}, ValueError, "images is empty"),
+    "image: several": ({"image": ["a.png", "trip/d.png"]}, ValueError, "a query has one image, got a list of 2"),
+    "image: none of several": ({"image": []}, ValueError, "a query has one image, got a list of 0"),
     "image: not there": ({"image": "nowhere.png"}, FileNotFoundError, r"nowhere\.png"),
     "image: a folder": ({"image": "trip"}, (OSError, ValueError), "trip"),
     "image: no picture": ({"image": "notes.txt"}, UnreadableImageError, r"notes\.txt"),
@@ -476,7 +476,7 @@ ENCODED = {
     "dtype: text": ({"dtype": "float16"}, TypeError, "dtype is 'float16', expected .*torch.float16"),
     "dtype: integers": ({"dtype": torch.int8}, TypeError, "dtype is torch.int8"),
     "on_error: unknown": ({"on_error": "ignore"}, ValueError, "on_error is 'ignore'"),
-    "a model's name": ({"model": "models/fafa"}, TypeError, "model is a str, expected a FafaModel"),
+    "a model's name": ({"model": "models/fafa"}, TypeError, "str is no Retriever"),
 }
 
 
@@ -493,10 +493,10 @@ def test_places_that_features_cannot_be_kept_in_are_known_before_images_are_read
     gallery = Gallery(model, processor, FEATURES, [None, None])
     (tmp_path / "file").write_text("not to be lost")
     for place in (tmp_path / "file", tmp_path / "file" / "within"):
-        with pytest.raises(OSError, match=rf"^[^\n]*a file is in the way[^\n]*{place.name}[^\n]*$"):
+        with pytest.raises(OSError, match=rf"^[^\n]*file is no folder: nothing can be written to [^\n]*{place.name}$"):
             gallery.save(place)
         monkeypatch.setattr("fafa.retrieval.identity.contents_of", None)
-        with pytest.raises(OSError, match="a file is in the way"):
+        with pytest.raises(OSError, match="file is no folder: nothing can be written"):
             open_gallery(model, processor, photos, features_dir=place)
         with pytest.raises(FileNotFoundError, match=rf"{place.name} (is a file|holds no features)"):
             Gallery.load(place, model, processor)

@@ -23,15 +23,16 @@ from torch.testing import assert_close
 from fafa.image_processing_fafa import FafaImageProcessor
 from fafa.image_reading_fafa import InaccessibleImageError, UnreadableImageError
 from fafa.processing_fafa import FafaProcessor
-from fafa.retrieval import FeatureStore, Gallery, encode_images, encoding, identity, reading, store
+from fafa.retrieval import FeatureStore, Gallery, encode_images, encoding, filling, identity, manifest, reading, store
 from fafa.retrieval.reading import PixelBatch
+from fafa.retrieval.shards import Shard
 
 NUM_IMAGES = 11  # six shards of two, the last one of one
 
 
 @pytest.fixture(autouse=True)
 def two_a_shard(monkeypatch):
-    monkeypatch.setattr(store, "INPUTS_PER_SHARD", 2)
+    monkeypatch.setattr(filling, "INPUTS_PER_SHARD", 2)
 
 
 @pytest.fixture
@@ -306,8 +307,8 @@ def test_an_index_that_cannot_be_written_to_serves_as_it_is(model, processor, ph
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(store.os, "access", lambda *_: False)
-    for name in ("_lock", "whole_file", "prepare_folder"):
-        monkeypatch.setattr(store, name, refuse)
+    for module, name in ((store, "manifest_locked"), (manifest, "whole_file"), (filling, "check_output_folder")):
+        monkeypatch.setattr(module, name, refuse)
     gallery = open_gallery(model, processor, photos, tmp_path / "f")
     assert torch.equal(gallery.features, expected.features) and gallery.skipped == [str(photos[3])]
 
@@ -331,7 +332,7 @@ def test_two_runs_try_again_what_could_not_be_read(model, processor, photos, tmp
     fail_to_read(monkeypatch, set(range(0, NUM_IMAGES, 2)), UnreadableImageError)
     open_gallery(model, processor, photos, tmp_path / "f")
     monkeypatch.undo()
-    monkeypatch.setattr(store, "INPUTS_PER_SHARD", 2)
+    monkeypatch.setattr(filling, "INPUTS_PER_SHARD", 2)
     expected, results = encode(model, processor, photos), []
     twice_at_once(lambda: results.append(open_gallery(model, processor, photos, tmp_path / "f")))
     assert len(results) == 2 and torch.equal(results[0].features, results[1].features)
@@ -450,9 +451,9 @@ def test_two_runs_in_one_folder_share_the_work(model, processor, photos, tmp_pat
 DOOMED = """
 import sys, time
 from tiny import tiny_model, tiny_processor
-from fafa.retrieval import encode_images, store
+from fafa.retrieval import encode_images, filling
 
-store.INPUTS_PER_SHARD = 2
+filling.INPUTS_PER_SHARD = 2
 model, num_batches = tiny_model(), 0
 encode = model.get_target_features
 
@@ -575,7 +576,7 @@ def test_a_gallery_that_changes_while_it_is_encoded_keeps_what_was_finished(
     assert spy.num_images == NUM_IMAGES - 6 - 2
 
 
-@pytest.mark.parametrize("killed_at", ["_write_shard", "_write_manifest"])
+@pytest.mark.parametrize("killed_at", [(Shard, "write"), (FeatureStore, "write_manifest")], ids=["shard", "manifest"])
 def test_a_change_that_is_killed_costs_no_feature(model, processor, photos, tmp_path, monkeypatch, killed_at):
     before = open_gallery(model, processor, photos, tmp_path / "f")
     paint(photos[0].parent / "-1.png", 20)
@@ -584,7 +585,7 @@ def test_a_change_that_is_killed_costs_no_feature(model, processor, photos, tmp_
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patches:
-        patches.setattr(FeatureStore, killed_at, killed)
+        patches.setattr(*killed_at, killed)
         with pytest.raises(KeyboardInterrupt):
             open_gallery(model, processor, photos, tmp_path / "f")
     assert torch.equal(Gallery.load(tmp_path / "f", model, processor).features, before.features)

@@ -17,6 +17,7 @@ from fafa.synthesis.adapters.composing import FolderDiptychs, Photograph, fill, 
 from fafa.synthesis.components import SynthesisError, TextModel, TextReply
 from fafa.synthesis.models import ChatModel, ServerModel
 
+BY_FOLDER = FolderDiptychs.model_fields["pattern"].default
 FLAT = r"^(?P<identity>\d{4})_(?P<camera>c\d)"
 
 
@@ -79,7 +80,7 @@ def test_folders_of_identities_need_no_pattern(tmp_path):
     for person in ("ann", "bob"):
         for number in range(2):
             photograph(tmp_path / "people" / person / f"{number}.png", (90, 40 * number, 0))
-    options = settings(tmp_path / "people", pattern=FolderDiptychs.model_fields["pattern"].default)
+    options = settings(tmp_path / "people", pattern=BY_FOLDER)
     assert {diptych["identity"] for diptych in lines(options.load(tmp_path / "out"))} == {"ann", "bob"}
 
 
@@ -211,9 +212,7 @@ def test_one_picture_twice_is_no_pair(tmp_path):
     root = tmp_path / "people"
     for name, colour in (("ann/a", "red"), ("ann/b", "red"), ("ann/c", "blue"), ("bob/a", "red"), ("bob/b", "red")):
         photograph(root / f"{name}.png", colour)
-    metadata = settings(root, pattern=FolderDiptychs.model_fields["pattern"].default, per_identity=3).load(
-        tmp_path / "out"
-    )
+    metadata = settings(root, pattern=BY_FOLDER, per_identity=3).load(tmp_path / "out")
     (diptych,) = lines(metadata)
     assert "ann/c.png" in diptych["sources"]
     ann, bob = lines(tmp_path / "out" / "pictures" / "00000.jsonl")
@@ -243,12 +242,7 @@ def test_a_photograph_stored_on_its_side_is_upright_in_the_diptych_and_before_th
         Image.new("RGB", (128, 64), colour).save(root / f"{number}.jpg", exif=exif)
     with StubServer(look) as server:
         captioner = ServerModel(model=server.model, base_url=server.url)
-        options = {
-            "pattern": FolderDiptychs.model_fields["pattern"].default,
-            "captions": None,
-            "captioner": captioner,
-            "min_height": 128,
-        }
+        options = {"pattern": BY_FOLDER, "captions": None, "captioner": captioner, "min_height": 128}
         (diptych,) = lines(settings(root.parent, **options).load(tmp_path / "out"))
     assert "rejected" not in diptych
     assert shown.count((64, 128)) == 2 and (128, 64) not in shown  # others are tried before the first photograph

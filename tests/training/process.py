@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 from datasets import Dataset, load_from_disk
 from safetensors.torch import save_file
+from second_model import second_model, second_processor
 from tiny import tiny_batch, tiny_model, tiny_processor
 from tiny_run import tiny_trainer
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback
 
-from fafa.training import FafaDataCollator, TrainingPreempted
+from fafa.training import TrainingPreempted, TripletCollator
 from fafa.training.gradient_cache import average_gradients, cached_backward
 
 OPTIONS = {"distribution_uncertainty": 1.0, "fd_sample_size": 20, "itc_weight": 0.5}
@@ -52,24 +53,35 @@ def one_step(folder: Path, chunk_size: int = 0) -> None:
 
 def train(folder: Path, chunk_size: int = 0) -> None:
     """Two epochs over twelve triplets in batches of five, and an evaluation."""
-    triplets = load_from_disk(str(folder / "triplets"))
+    collator = TripletCollator(tiny_processor(), augment=True, with_captions=True)
     model = tiny_model(distribution_uncertainty=0.5)
-    num_processes = int(os.environ["WORLD_SIZE"])
+    train_model(f"run-{os.environ['WORLD_SIZE']}-{chunk_size}", folder, model, collator, chunk_size, caption_steps=2)
+
+
+def second(folder: Path, chunk_size: int = 0) -> None:
+    """The same of a model that shares nothing with FAFA, on a data set that calls its groups otherwise."""
+    collator = TripletCollator(second_processor(), augment=True, group_column="who")
+    name = f"second-{os.environ['WORLD_SIZE']}-{chunk_size}"
+    train_model(name, folder, second_model(), collator, chunk_size, group_column="who")
+
+
+def train_model(name: str, folder: Path, model, collator: TripletCollator, chunk_size: int, **options) -> None:
+    triplets = load_from_disk(str(folder / "triplets")).rename_column("cpr_id", collator.group_column)
     trainer = tiny_trainer(
-        folder / f"run-{num_processes}-{chunk_size}",
+        folder / name,
         triplets.select(range(11)),
         model,
         eval_dataset=triplets.select(range(7)),
-        data_collator=FafaDataCollator(tiny_processor(), augment=True, with_captions=True),
+        data_collator=collator,
         max_steps=4,
         adam_epsilon=1e-4,  # AdamW would blow rounding up where a gradient is nothing but rounding
         batch_size=6,
         per_device_train_batch_size=None,
         per_device_eval_batch_size=5,
         group_size=2,
-        caption_steps=2,
         gradient_cache_size=chunk_size,
         save_strategy="no",
+        **options,
     )
     trainer.train()
     metrics = trainer.evaluate()
@@ -88,7 +100,7 @@ def skip(folder: Path) -> None:
         folder / "skip",
         triplets,
         eval_dataset=Dataset.from_list(rows[:9]),
-        data_collator=FafaDataCollator(tiny_processor(), on_error="skip"),
+        data_collator=TripletCollator(tiny_processor(), on_error="skip"),
         per_device_eval_batch_size=5,
     )
     metrics = trainer.evaluate()
@@ -128,6 +140,6 @@ if __name__ == "__main__":
         dist.init_process_group("gloo", timeout=timedelta(minutes=2))
     for task in sys.argv[2:]:
         name, _, chunk = task.partition("-")
-        {"step": one_step, "train": train, "skip": skip, "preempt": preempt}[name](
+        {"step": one_step, "train": train, "second": second, "skip": skip, "preempt": preempt}[name](
             Path(sys.argv[1]), *map(int, chunk.split())
         )

@@ -199,7 +199,7 @@ def test_adapter_card_names_its_base(tmp_path, triplets):
     card = read_card(trainer)
     assert card.data.library_name == "peft" and "lora" in card.data.tags
     assert card.data.base_model is None  # the Hub takes names of its own only
-    assert 'base = FafaModel.from_pretrained("path/to/base")' in card.text
+    assert 'base = AutoModel.from_pretrained("path/to/base")' in card.text
 
 
 def test_curves_skip_what_was_not_logged(tmp_path):

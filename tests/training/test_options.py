@@ -576,8 +576,8 @@ def refused_parts(triplets) -> dict[str, tuple[dict, str]]:
     return {
         "compute_loss_func": ({"compute_loss_func": lambda *_, **__: 0}, "compute_loss_func is given no group_ids"),
         "another model's optimiser": ({"optimizers": (stranger, None)}, "weights that train are not in the optimiser"),
-        "no collator": ({"data_collator": default_data_collator}, "become a batch by FafaDataCollator"),
-        "no captions": (captions, r"which needs the targets' captions: FafaDataCollator\(\.\.\., with_captions=True\)"),
+        "no collator": ({"data_collator": default_data_collator}, "become a batch by TripletCollator"),
+        "no captions": (captions, r"trains with the targets' captions: TripletCollator\(\.\.\., with_captions=True\)"),
         "a stream": (
             {"train_dataset": triplets.to_iterable_dataset()},
             "train_dataset is a stream, which does not tell",
@@ -586,7 +586,7 @@ def refused_parts(triplets) -> dict[str, tuple[dict, str]]:
         "a list": ({"train_dataset": list(triplets)}, "train_dataset is a list, .* Give a datasets.Dataset"),
         "another column": (
             {"train_dataset": triplets.remove_columns("edit_caption")},
-            "train_dataset has no column edit_caption, which FafaDataCollator reads",
+            "train_dataset has no column edit_caption, which TripletCollator reads",
         ),
         "no groups": ({"train_dataset": triplets.remove_columns("cpr_id")}, "train_dataset has no column cpr_id"),
         "groups that are texts": ({"train_dataset": texts}, "the first cpr_id is 'group 0', expected whole numbers"),
@@ -601,7 +601,7 @@ def refused_parts(triplets) -> dict[str, tuple[dict, str]]:
             {"train_dataset": triplets.select([0])},
             "has 1 triplets, but the loss tells each from the others",
         ),
-        "batches of one": ({"per_device_train_batch_size": 1}, "loss_fda would be 0 in every step. Raise batch_size"),
+        "batches of one": ({"per_device_train_batch_size": 1}, "the loss would be 0 in every step. Raise batch_size"),
         "batches of one, accumulated": (
             {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8},
             "Gradient accumulation does not help",
@@ -625,7 +625,7 @@ def test_parts_that_could_not_act_are_refused_by_name(tmp_path, triplets_of_modu
         with pytest.raises(ValueError, match=message):
             make_trainer(tmp_path, triplets_of_module, model=model, **parts)
     plain = TrainingArguments(str(tmp_path), use_cpu=True)
-    with pytest.raises(ValueError, match="args is TrainingArguments, expected FafaTrainingArguments"):
+    with pytest.raises(ValueError, match="args is TrainingArguments, expected RetrieverTrainingArguments"):
         FafaTrainer(model=model, args=plain, train_dataset=triplets_of_module)
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from fafa.training.checkpoints import fault_of
 
-TASKS = ("step", "step-2", "train", "train-2", "skip", "preempt")
+TASKS = ("step", "step-2", "train", "train-2", "second", "second-2", "skip", "preempt")
 
 
 def run(folder: Path, num_processes: int, *tasks: str) -> None:
@@ -81,8 +81,9 @@ def test_processes_stop_after_the_same_step_whoever_is_told_of_the_end(results, 
     assert steps == ["2"] * num_processes and fault_of(folder / "preempted" / "checkpoint-2") is None
 
 
-@pytest.mark.parametrize("run", ["run-1-2", "run-2-0", "run-2-2"])
-def test_training_gives_the_same_model_however_it_is_divided(results, run):
+@pytest.mark.parametrize("run", ["1-2", "2-0", "2-2"])
+@pytest.mark.parametrize("kind", ["run", "second"])
+def test_training_gives_the_same_model_however_it_is_divided(results, kind, run):
     """Two epochs of uneven, grouped, augmented batches, then held-out metrics over all processes' triplets."""
-    one = load_file(results[1] / "run-1-0.safetensors")
-    assert_equal(load_file(results[int(run[4])] / f"{run}.safetensors"), one)
+    one = load_file(results[1] / f"{kind}-1-0.safetensors")
+    assert_equal(load_file(results[int(run[0])] / f"{kind}-{run}.safetensors"), one)

@@ -99,9 +99,8 @@ def test_edges_that_a_person_reaches(box, edges, tmp_path):
 
 
 def test_where_nobody_is_there_is_nothing_to_measure(tmp_path):
-    gate = PeopleGate(
-        detector=PersonDetector(model=str(fixed_detector(tmp_path, [("dog", 0.9, (0.2, 0.5, 0.1, 0.1))])))
-    ).load()
+    detector = fixed_detector(tmp_path, [("dog", 0.9, (0.2, 0.5, 0.1, 0.1))])
+    gate = PeopleGate(detector=PersonDetector(model=str(detector))).load()
     (scores,) = gate.score([{"id": "1-1"}], [(picture(0), picture(0))])
     assert scores == {"people_left": 0, "people_right": 0}
 

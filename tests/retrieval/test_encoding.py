@@ -2,13 +2,15 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Image, Value
+from PIL import Image as Picture
 from tiny import WORDS, tiny_model
 
 from fafa import FafaModel
-from fafa.evaluation import QUERY_MODES, encode_queries, encode_targets
+from fafa.evaluation import QUERY_MODES, encode_queries, encode_targets  # where they are found, too
 from fafa.image_reading_fafa import UnreadableImageError
 from fafa.processing_fafa import FafaProcessor, build_tokenizer
 
@@ -22,8 +24,19 @@ def model():
 
 
 @pytest.fixture
-def queries(itcpr_root):
-    return as_queries(sorted(itcpr_root.glob("*/query/*.png"))[:5], CAPTIONS)
+def pictures(tmp_path):
+    """A folder of five, each of colours of its own."""
+    (folder := tmp_path / "pictures").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        coarse = rng.integers(0, 255, (3, 2, 3), dtype=np.uint8)
+        Picture.fromarray(coarse).resize((12, 24)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def queries(pictures):
+    return as_queries(sorted(pictures.iterdir()), CAPTIONS)
 
 
 def as_queries(paths, captions):
@@ -76,8 +89,8 @@ def test_reference_images_are_read_once_for_all_modes(model, processor, queries,
     assert len(opened) == 5
 
 
-def test_captions_alone_need_no_image(model, processor, itcpr_root, tmp_path):
-    queries = as_queries([itcpr_root / "gone.png"] * 5, CAPTIONS)
+def test_captions_alone_need_no_image(model, processor, pictures, tmp_path):
+    queries = as_queries([pictures / "gone.png"] * 5, CAPTIONS)
     encode_queries(model, processor, queries, ["caption"], features_dir=tmp_path / "f", **OPTIONS)
     with pytest.raises(FileNotFoundError, match=r"reference image of query 0: no file .*gone\.png"):
         encode_queries(model, processor, queries, features_dir=tmp_path / "f", **OPTIONS)
@@ -120,20 +133,20 @@ def test_features_of_a_model_that_differs_in_one_setting_or_value_are_refused(
         encode_queries(other, processor, queries, ["image"], features_dir=tmp_path / "queries", **OPTIONS)
 
 
-def test_a_test_set_that_was_copied_needs_no_encoding(model, processor, queries, itcpr_root, tmp_path, monkeypatch):
+def test_a_test_set_that_was_copied_needs_no_encoding(model, processor, queries, pictures, tmp_path, monkeypatch):
     targets = encode_targets(model, processor, queries, features_dir=tmp_path / "targets", **OPTIONS)
     kept = encode_queries(model, processor, queries, features_dir=tmp_path / "queries", **OPTIONS)
-    copy = shutil.copytree(itcpr_root, tmp_path / "copy", copy_function=shutil.copyfile)
-    copied = as_queries(sorted(copy.glob("*/query/*.png"))[:5], CAPTIONS)
+    copy = shutil.copytree(pictures, tmp_path / "copy", copy_function=shutil.copyfile)
+    copied = as_queries(sorted(copy.iterdir()), CAPTIONS)
     forbid(model, monkeypatch)
     assert torch.equal(encode_targets(model, processor, copied, features_dir=tmp_path / "targets", **OPTIONS), targets)
     read = encode_queries(model, processor, copied, features_dir=tmp_path / "queries", **OPTIONS)
     assert all(torch.equal(read[mode], kept[mode]) for mode in kept)
 
 
-def test_a_reference_image_with_other_contents_is_refused(model, processor, queries, itcpr_root, tmp_path):
+def test_a_reference_image_with_other_contents_is_refused(model, processor, queries, pictures, tmp_path):
     encode_queries(model, processor, queries, ["image"], features_dir=tmp_path / "f", **OPTIONS)
-    first, second, *_ = sorted(itcpr_root.glob("*/query/*.png"))
+    first, second, *_ = sorted(pictures.iterdir())
     first.write_bytes(second.read_bytes())
     with pytest.raises(ValueError, match=r"input 0 .*0\.png' \(its contents have changed\), of 5 inputs"):
         encode_queries(model, processor, queries, ["image"], features_dir=tmp_path / "f", **OPTIONS)
@@ -161,10 +174,10 @@ def test_a_model_in_training_mode_is_put_into_eval_mode(model, processor, querie
     assert not model.training
 
 
-def test_gallery_without_images_or_with_a_corrupt_one(model, processor, queries, itcpr_root, tmp_path):
+def test_gallery_without_images_or_with_a_corrupt_one(model, processor, queries, pictures, tmp_path):
     with pytest.raises(ValueError, match="no image to encode"):
         encode_targets(model, processor, queries.select([]))
-    sorted(itcpr_root.glob("*/query/*.png"))[4].write_bytes(b"")
+    sorted(pictures.iterdir())[4].write_bytes(b"")
     with pytest.raises(UnreadableImageError, match=r"gallery image 4.*4\.png"):
         encode_targets(model, processor, queries, features_dir=tmp_path / "f", **OPTIONS)
 
