@@ -1,6 +1,6 @@
 """Settings from YAML by pydantic: of every part of a pipeline, nested, each with the values that it takes.
 
-The settings of a part, `XSettings` or the part's plain name, stand in the file of the part, and `load()` makes the part.
+The settings of a part stand in the part's file, and `load()` makes the part.
 Where a part takes heavy libraries it is in a file of its own, `x_model.py` beside `x.py`, which `load()` imports and
 which knows no settings but the base class: so a recipe is read without these libraries, and nothing leads back.
 
