@@ -97,8 +97,10 @@ def _own_part(file: Path) -> Iterator[Path]:
             stream = stack.enter_context(part.open("xb"))
             fcntl.flock(stream, only)
             is_own = os.path.samestat(os.fstat(stream.fileno()), part.lstat())  # or another took it for a killed run's
-        except OSError:
+        except OSError as error:
             is_own = False
+            if error.errno in _NO_LOCKS:
+                part.unlink(missing_ok=True)  # all writers take spare names here
         yield part if is_own else file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}.part")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-from ..files import write_json
+from ...files import write_json
 from . import checkpoints
 
 COLLAPSE = "collapse.json"

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import DISK_FULL, faults_of, flush, is_sealed, read_json, record_files, sealed
+from ...files import DISK_FULL, faults_of, flush, is_sealed, read_json, record_files, sealed
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ def disk_is_full(folder: Path, error: BaseException) -> bool:
     return False
 
 
-def data_identity(dataset, group_column: str) -> dict[str, Any]:
+def data_identity(dataset, group_column: str = "cpr_id") -> dict[str, Any]:
     """Number of rows and a hash of who, which images and which words they are, in order.
 
     Args:
