@@ -18,7 +18,7 @@ read it.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -113,7 +113,7 @@ class _Seam:
 
 
 def paint_diptych(request: ImageRequest, settings: WorldPainter) -> PaintedImage:
-    """Paint the diptych of one request; may run in another process.
+    """Paint the diptych of one request.
 
     Args:
         request: Its `scene["outfits"]` holds two outfits as mappings; its seed decides the person, both scenes, the
@@ -138,9 +138,6 @@ def paint_diptych(request: ImageRequest, settings: WorldPainter) -> PaintedImage
     fault_rng = np.random.default_rng([request.seed, 1])
     fault = pick(fault_rng, settings.faults) if fault_rng.random() < settings.fault_rate else None
     faulty, detail = int(fault_rng.integers(2)), None
-    if fault == "no seam":
-        image, detail = _paint_without_seam(sides, seam, settings, fault_rng)
-        return PaintedImage(request.id, image, facts=_facts(fault, detail, side=None))
     if fault == "other person":
         stranger = sample_people(fault_rng, 1, test=False, unlike=[person])[0]
         sides[faulty] = replace(sides[faulty], identity=stranger)
@@ -150,16 +147,17 @@ def paint_diptych(request: ImageRequest, settings: WorldPainter) -> PaintedImage
     elif fault == "nothing changed":
         sides[faulty] = replace(sides[faulty], outfit=sides[1 - faulty].outfit)
 
-    room = settings.width - seam.thickness
-    widths = [room // 2 + offset, room - room // 2 - offset]
-    panels = [side.paint(settings.height, width) for side, width in zip(sides, widths, strict=True)]
-    if fault == "bad picture":
-        panels[faulty], detail = _spoil(panels[faulty], fault_rng)
-    return PaintedImage(request.id, _join(panels, seam), facts=_facts(fault, detail, _SIDES[faulty] if fault else None))
-
-
-def _facts(fault: str | None, detail: str | None, side: str | None) -> dict[str, Any]:
-    return {"fault": fault, "fault_detail": detail, "faulty_side": side}
+    if fault == "no seam":
+        image, detail = _paint_without_seam(sides, seam, settings, fault_rng)
+    else:
+        room = settings.width - seam.thickness
+        widths = [room // 2 + offset, room - room // 2 - offset]
+        panels = [side.paint(settings.height, width) for side, width in zip(sides, widths, strict=True)]
+        if fault == "bad picture":
+            panels[faulty], detail = _spoil(panels[faulty], fault_rng)
+        image = _join(panels, seam)
+    side = _SIDES[faulty] if fault not in (None, "no seam") else None
+    return PaintedImage(request.id, image, facts={"fault": fault, "fault_detail": detail, "faulty_side": side})
 
 
 def _sample_seam(rng: np.random.Generator, height: int) -> _Seam:

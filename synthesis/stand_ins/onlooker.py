@@ -40,6 +40,7 @@ from ..filtering.gates import contrast, noise, open_halves, sharpness
 from ..settings import Settings
 from ..splitting import crop_to
 
+_SCORES = ("quality", "identity", "agreement_a", "agreement_b", "follows_ab", "follows_ba")
 _NOTHING = "nothing"
 _SEED = 20_240_601  # of the practice
 _PRACTICE_HEIGHT = 192
@@ -63,14 +64,7 @@ class Onlooker(Settings):
     """
 
     kind: Literal["onlooker"] = "onlooker"
-    names: ClassVar[tuple[str, ...]] = (
-        "quality",
-        "identity",
-        "agreement_a",
-        "agreement_b",
-        "follows_ab",
-        "follows_ba",
-    )
+    names: ClassVar[tuple[str, ...]] = _SCORES
 
     practice: Annotated[int, Field(ge=100, le=1_000_000)] = 3000
 
@@ -82,7 +76,7 @@ class Onlooker(Settings):
 class LoadedOnlooker(Judge):
     """The judge after its practice."""
 
-    names = Onlooker.names
+    names = _SCORES
 
     def __init__(self, settings: Onlooker):
         super().__init__()

@@ -185,7 +185,7 @@ def test_what_is_no_recipe_at_all_is_named(tmp_path, content, message):
 
 def test_the_line_of_what_is_wrong_is_told(tmp_path):
     file = write(tmp_path / "mine.yaml", RECIPE.replace("- kind: blank", "- kind: blank\n    sharp: 1"))
-    with pytest.raises(RecipeError, match=r"mine.yaml, line 16: gates\[0\]: there is no setting 'sharp'"):
+    with pytest.raises(RecipeError, match=r"mine.yaml, line 15: gates\[0\]: there is no setting 'sharp'"):
         read_recipe(file)
 
 

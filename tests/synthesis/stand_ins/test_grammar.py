@@ -3,8 +3,9 @@ from dataclasses import asdict
 
 import pytest
 
+from fafa.synthesis.components import SynthesisError
 from fafa.synthesis.quadruples import FIELDS
-from fafa.synthesis.stand_ins.grammar import GrammarWriter
+from fafa.synthesis.stand_ins.grammar import GrammarCaptions, GrammarWriter, WorldPrompts
 from fafa.world.people import changed_slots, is_test_outfit, outfit_from_dict
 
 
@@ -25,6 +26,8 @@ def test_quadruples_of_the_painted_world():
 def test_preview_shows_the_texts():
     (record,) = GrammarWriter().load().write(["3"], seed=1)
     assert all(record[name] in GrammarWriter().preview("3", 1) for name in FIELDS)
+    (record,) = WorldPrompts().load().write(["7"], seed=3)
+    assert WorldPrompts().preview("7", seed=3) == record["prompt"]
 
 
 def test_outfits_survive_json():
@@ -46,3 +49,32 @@ def test_outfits_survive_json():
 def test_clothes_of_another_world_are_refused(slots, message):
     with pytest.raises(ValueError, match=message):
         outfit_from_dict(slots)
+
+
+def test_the_worlds_prompts_bring_an_outfit_of_the_training_part():
+    for record in WorldPrompts().load().write(map(str, range(50)), seed=0):
+        outfit = outfit_from_dict(record["outfit"])
+        assert not is_test_outfit(outfit)
+        assert record["prompt"][0].isupper()
+
+
+def test_the_grammar_describes_the_outfit(tmp_path):
+    prompts = list(WorldPrompts().load().write(map(str, range(20)), seed=0))
+    writer = GrammarCaptions(captions=2).load()
+    found, again = (
+        {record["id"]: record for record in writer.write(asked, tmp_path, seed=0)} for asked in (prompts, prompts[::-1])
+    )
+    assert found == again
+    differing = 0
+    for prompt in prompts:
+        first, second = found[prompt["id"]]["captions"]
+        differing += first != second
+        colour = prompt["outfit"]["upper"]["colour"]
+        synonyms = {"turquoise": "teal", "purple": "violet", "grey": "gray"}
+        assert colour in first or synonyms.get(colour, colour) in first
+    assert differing >= 15
+
+
+def test_captions_of_people_without_an_outfit_are_refused_by_name(tmp_path):
+    with pytest.raises(SynthesisError, match="7-1: painted people need an outfit, and its text has none"):
+        list(GrammarCaptions().load().write([{"id": "7-1", "image": "7-1.png"}], tmp_path, seed=0))

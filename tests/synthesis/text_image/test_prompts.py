@@ -3,9 +3,7 @@ from collections import Counter
 import pytest
 from scripted_model import Ready, ScriptedModel
 
-from fafa.synthesis.stand_ins.grammar import WorldPrompts
 from fafa.synthesis.text_image.prompts import RoughTemplatePrompts, TemplatePrompts
-from fafa.world.people import is_test_outfit, outfit_from_dict
 
 POOLS = {"age": ["a young", "an old"], "lower": ["{jeans} jeans", "a skirt"], "jeans": ["blue", "black"]}
 TEMPLATE = "a photo of {age} woman in {lower}"
@@ -50,8 +48,6 @@ def test_templates_that_cannot_be_filled_are_refused(template, pools, message):
 
 
 def test_a_preview_is_what_is_asked_or_written():
-    (record,) = WorldPrompts().load().write(["7"], seed=3)
-    assert WorldPrompts().preview("7", seed=3) == record["prompt"]
     settings = TemplatePrompts(template=TEMPLATE, pools=POOLS)
     assert settings.preview("7", seed=3) == prompts(settings, ["7"], seed=3)["7"]["prompt"]
     model, settings = rough(lambda r: "a woman in a skirt")
@@ -92,10 +88,3 @@ def test_settings_by_which_nothing_can_be_asked_are_refused(options, message):
     fields = {"template": TEMPLATE, "pools": POOLS, "request": "Write out: {outline}."}
     with pytest.raises(ValueError, match=message):
         RoughTemplatePrompts(model=Ready(part=None), **{**fields, **options})
-
-
-def test_the_worlds_prompts_bring_an_outfit_of_the_training_part():
-    for record in prompts(WorldPrompts(), map(str, range(50))).values():
-        outfit = outfit_from_dict(record["outfit"])
-        assert not is_test_outfit(outfit)
-        assert record["prompt"][0].isupper()
