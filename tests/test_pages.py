@@ -253,7 +253,7 @@ def of_calibration(folder: Path, text: str) -> tuple[str, list[str]]:
         Verdict(Pair({"id": str(number), "quadruple": "1"}, {text: float(number)}), "ab", number > 1, text)
         for number in range(4)
     ]
-    bounds = Thresholds({f"a {text}": Bound(at_least=1.0)})
+    bounds = Thresholds(bounds={f"a {text}": Bound(at_least=1.0)})
     source = f"run {text}"
     calibration_report.write_report(folder, source, (verdicts, verdicts), 0, 0.9, Thresholds(), bounds)
     page = (folder / "report.md").read_text(encoding="utf-8")

@@ -41,16 +41,13 @@ def write_quadruple(rng: np.random.Generator) -> tuple[Outfit, Outfit, dict[str,
     """
     outfit_a = sample_outfit(rng, test=False)
     outfit_b = sample_change(rng, outfit_a, test=False)
-    return (
-        outfit_a,
-        outfit_b,
-        {
-            "caption_a": describe_outfit(outfit_a, rng),
-            "caption_b": describe_outfit(outfit_b, rng),
-            "edit_ab": describe_change(outfit_a, outfit_b, rng),
-            "edit_ba": describe_change(outfit_b, outfit_a, rng),
-        },
-    )
+    texts = {
+        "caption_a": describe_outfit(outfit_a, rng),
+        "caption_b": describe_outfit(outfit_b, rng),
+        "edit_ab": describe_change(outfit_a, outfit_b, rng),
+        "edit_ba": describe_change(outfit_b, outfit_a, rng),
+    }
+    return outfit_a, outfit_b, texts
 
 
 def describe_outfit(outfit: Outfit, rng: np.random.Generator) -> str:

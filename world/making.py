@@ -292,8 +292,7 @@ class _Album:
         self.queries: list[dict] = []
         self.gallery: list[dict] = []
         self.pictures: list[Picture] = []
-        self._person_ids: dict[tuple[str, Identity], int] = {}
-        self._people_per_source = Counter()
+        self._person_ids: dict[str, dict[Identity, int]] = {source: {} for source in SOURCES}
         self._pictures_per_person = Counter()
 
     def add_query(self, source: str, person: Identity, outfit: Outfit, instance_id: int, caption: str) -> None:
@@ -303,10 +302,8 @@ class _Album:
         self.gallery.append(self._add_picture(source, person, outfit, instance_id))
 
     def _add_picture(self, source: str, person: Identity, outfit: Outfit, instance_id: int) -> dict:
-        if (source, person) not in self._person_ids:
-            self._people_per_source[source] += 1
-            self._person_ids[source, person] = self._people_per_source[source]
-        person_id = self._person_ids[source, person]
+        people = self._person_ids[source]
+        person_id = people.setdefault(person, len(people) + 1)
         self._pictures_per_person[source, person_id] += 1
         path = _source_path(source, person_id, self._pictures_per_person[source, person_id])
         self.pictures.append(Picture(f"ITCPR/{path}", person, outfit))
@@ -335,22 +332,19 @@ def paint_pictures(
     for folder in sorted({(root / picture.path).parent for picture in pictures}):
         folder.mkdir(parents=True, exist_ok=True)
     numbered = [(number, one) for number, one in enumerate(pictures) if wanted is None or one.path in wanted]
-    tasks = [numbered[start : start + _PICTURES_PER_TASK] for start in range(0, len(numbered), _PICTURES_PER_TASK)]
-    paint = partial(_paint_task, root=root, image_size=image_size, seed=seed)
-    with tqdm(total=len(numbered), unit="picture", desc="Painting", mininterval=1, disable=not show_progress) as bar:
-        for num_painted in in_processes(paint, tasks, num_workers or num_cores(), per_task=1):
-            bar.update(num_painted)
+    paint = partial(_paint_picture, root=root, image_size=image_size, seed=seed)
+    painted = in_processes(paint, numbered, num_workers or num_cores(), per_task=_PICTURES_PER_TASK)
+    bar = tqdm(painted, "Painting", len(numbered), unit="picture", mininterval=1, disable=not show_progress)
+    for _ in bar:
+        pass
 
 
-def _paint_task(
-    numbered_pictures: list[tuple[int, Picture]], root: Path, image_size: tuple[int, int], seed: int
-) -> int:
-    """Paint a run of pictures. Each has its own random numbers, so it does not matter who paints which."""
-    for number, picture in numbered_pictures:
-        scene = sample_scene(np.random.default_rng([seed, _PICTURE, number]))
-        image = paint_person(picture.identity, picture.outfit, scene, image_size)
-        image.save(root / picture.path, **_SAVE_OPTIONS[Path(picture.path).suffix])
-    return len(numbered_pictures)
+def _paint_picture(numbered: tuple[int, Picture], root: Path, image_size: tuple[int, int], seed: int) -> None:
+    """Paint and save. Each picture has its own random numbers, so it does not matter who paints which."""
+    number, picture = numbered
+    scene = sample_scene(np.random.default_rng([seed, _PICTURE, number]))
+    image = paint_person(picture.identity, picture.outfit, scene, image_size)
+    image.save(root / picture.path, **_SAVE_OPTIONS[Path(picture.path).suffix])
 
 
 def _find_damaged(output_dir: Path, parameters: dict) -> set[str] | None:

@@ -43,10 +43,10 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from ...files import hash_file, whole_file, write_whole
-from ...training import checkpoints
+from ...training.safety import checkpoints
 from ..components import SynthesisError, seed_of
 from ..models.pretrained import check_dtype, loading
-from ..settings import BatchSize, Count, CountOrZero, Free, ModelName, NotNegative, Positive, Settings, deciding
+from ..settings import BatchSize, Count, CountOrZero, Free, ModelName, NotNegative, Positive, Settings, Texts, deciding
 from ..stages import Stage, Workspace, as_line, read_lines
 from .caching import Cache, Diptych, common_size, read_diptychs
 from .card import write_card
@@ -91,7 +91,7 @@ class AdapterTraining(Settings):
     revision: str | None = None
     rank: Annotated[int, Field(ge=1, le=65_536)] = 32
     alpha: Count = 32
-    targets: Annotated[list[str], Field(min_length=1)] = ["attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"]
+    targets: Texts = ["attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"]
     steps: Count = 2000
     batch_size: BatchSize = 8
     learning_rate: Positive = 1e-4

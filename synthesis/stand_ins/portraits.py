@@ -77,19 +77,14 @@ def _paint(request: ImageRequest, settings: WorldPortrait) -> PaintedImage:
     drawn = sample_identity(rng, test=False)
     identity = Identity(**given["identity"]) if "identity" in given else drawn
     size = (settings.height, settings.width)
-    scene = _move(sample_scene(rng), rng, size)
+    room = max(0.0, size[1] / size[0] / 2 - _REACH)  # the figure may stand anywhere between left and right
+    scene = replace(sample_scene(rng), shift=float(rng.uniform(-room, room)))
     if fate.random() >= settings.fault_rate:
         fault, image = None, paint_person(identity, outfit, scene, size)
     else:
         fault = settings.faults[int(fate.integers(len(settings.faults)))]
         image = _paint_wrongly(fault, identity, outfit, scene, size, fate)
     return PaintedImage(request.id, image, facts={"identity": asdict(identity), "fault": fault})
-
-
-def _move(scene: Scene, rng: np.random.Generator, size: tuple[int, int]) -> Scene:
-    """The person anywhere between the left and the right edge."""
-    room = max(0.0, size[1] / size[0] / 2 - _REACH)
-    return replace(scene, shift=float(rng.uniform(-room, room)))
 
 
 def _paint_wrongly(

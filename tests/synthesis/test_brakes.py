@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pages import unpadded
 from safetensors.torch import load_file, save_file
 from stub_server import StubServer, schema_of
 from tiny_pipelines import tiny_flux
@@ -133,7 +134,7 @@ def test_a_judge_that_always_says_9_is_stopped_by_its_controls(tmp_path):
         assert len(server.bodies) < 100
 
         assert run(tmp_path, recipe | {"brakes": {"canary": 0}, "controls": {"stop": False}}) == 0
-    page = (tmp_path / "made" / "statistics" / "statistics.md").read_text(encoding="utf-8")
+    page = unpadded((tmp_path / "made" / "statistics" / "statistics.md").read_text(encoding="utf-8"))
     assert re.search(r"\| nothing changed \| (\d+) \| 0 \(0 %\) \| \1 \(100 %\) \|", page)
     assert "were decided on as before; a mark differed by 0.00" in page
 

@@ -170,8 +170,11 @@ def test_killed_and_resumed_it_makes_the_same(tmp_path, expected, seconds):
 
 
 def test_killed_between_a_chunk_and_its_checksums_both_are_written(tmp_path, expected, monkeypatch):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Workspace, "write_sums", lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr(Workspace, "write_sums", stop)
         run_stages([Numbers()], workspace(tmp_path))
     assert (tmp_path / "numbers/00000.jsonl").exists() and not (tmp_path / "numbers/00000.sums.json").exists()
     again = Numbers()
