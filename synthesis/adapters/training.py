@@ -43,7 +43,7 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from ...files import hash_file, whole_file, write_whole
-from ...training import checkpoints
+from ...training.safety import checkpoints
 from ..components import SynthesisError, seed_of
 from ..models.pretrained import check_dtype, loading
 from ..settings import BatchSize, Count, CountOrZero, Free, ModelName, NotNegative, Positive, Settings, deciding
