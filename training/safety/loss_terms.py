@@ -25,6 +25,7 @@ class LossTerms(TrainerCallback, ExportableState):
         stored = state.stateful_callbacks.get("LossTerms", {}).get("attributes", {}) if state.global_step else {}
         self.sums, self.count = dict(stored.get("sums", {})), stored.get("count", 0)
         self.loss, self.since_step = stored.get("loss", 0.0), stored.get("since_step")
+        state.stateful_callbacks.setdefault("LossTerms", self.state())  # a checkpoint of an earlier version has none
 
     def add(self, output: ModelOutput) -> None:
         """Takes in what `Retriever.losses` gave, without waiting for the device."""

@@ -136,13 +136,16 @@ def test_resume_goes_on_from_the_newest_sound_checkpoint(copied, triplets_of_mod
 
 
 def test_checkpoints_without_checksums_still_resume_with_a_remark(copied, triplets_of_module, caplog):
-    """Those of earlier versions record sizes."""
-    file = copied / "checkpoint-8" / "manifest.json"
-    manifest = json.loads(file.read_text())
-    manifest["files"] = {name: record["bytes"] for name, record in manifest["files"].items()}
-    file.write_text(json.dumps(manifest))
-    tiny_trainer(copied, triplets_of_module).train(resume_from_checkpoint=True)
-    assert "checkpoint-8 has no checksums" in caplog.text
+    """Those of earlier versions record sizes, and know no terms of the loss, which lay in a file of their own."""
+    checkpoint = copied / "checkpoint-8"
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    del state["stateful_callbacks"]["LossTerms"]
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest["files"] = {name: (checkpoint / name).stat().st_size for name in manifest["files"]}
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    tiny_trainer(copied, triplets_of_module, max_steps=10).train(resume_from_checkpoint=True)
+    assert "checkpoint-8 has no checksums" in caplog.text and fault_of(copied / "checkpoint-10") is None
 
 
 def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_damaged(copied, triplets_of_module, monkeypatch):
