@@ -34,9 +34,7 @@ scores = model.score(queries, targets)  # (1, 2), higher is better
 
 ## Size
 
-| part | size |
-|---|---|
-{sizes}| together | {num_parameters:,} parameters |
+{sizes}
 
 ## Intended use and limits
 
@@ -97,9 +95,8 @@ def make_model_card(
         sections="\n\n".join(f"## {heading}\n\n{text.strip()}" for heading, text in sections.items()),
         metadata=metadata.to_yaml(),
         method=f"{facts.method}, {facts.paper}" if facts.paper else facts.method,
-        sizes="".join(f"| {part} | {size} |\n" for part, size in facts.sizes.items()),
+        sizes=markdown_table(["part", "size"], [*facts.sizes.items(), ("together", f"{num_parameters:,} parameters")]),
         citation=f"\n## Citation\n\n{block(facts.citation, 'bibtex')}\n" if facts.citation else "",
-        num_parameters=num_parameters,
     )
 
 

@@ -4,8 +4,8 @@
     python -m fafa.verify data/SynCPR exports/syncpr indexes/photos
 
     folder                how it is known                         what is checked
-    data set              SynCPR.json, CIRHS.json, SynTBPR.json,  every record, and every image is opened, as
-                          or query.json and gallery.json          `python -m fafa.dataset_builders.verify` does
+    data set              SynCPR.json, CIRHS.json, SynTBPR.json,  every record, and every image is opened, see
+                          or query.json and gallery.json          `fafa.dataset_builders.verify`
     painted world         world.json, checksums.json              the checksum of every file
     export                export.json                             the checksums of shards, card and export.json
     synthesis             runs.jsonl                              the checksums of finished chunks and their pictures
@@ -128,9 +128,11 @@ def _check_data_set(folder: Path, options: Options) -> Verdict:
                 lines[_FEW:] = [f"{file}: and {len(lines) - _FEW:,} more: {problem}; see report.json"]
             (unchecked if problem.endswith("cannot be read now") else faults).extend(lines)
     place = options.output_dir or Path(report["root"], "verify")
-    changed = len(report["images"]["changed since they were found sound"])
-    remark = f"{changed:,} images changed since the last check; " if changed else ""
-    return Verdict(folder, "data set", faults, unchecked, f"{remark}see {place}/report.md")
+    images = report["images"]
+    counts = f"{images['named']:,} images, {images['opened']:,} opened now, {images['sound']:,} sound; "
+    if changed := len(images["changed since they were found sound"]):
+        counts += f"{changed:,} images changed since the last check; "
+    return Verdict(folder, "data set", faults, unchecked, f"{counts}see {place}/report.md")
 
 
 def _check_world(folder: Path, options: Options) -> Verdict:

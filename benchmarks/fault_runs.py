@@ -150,7 +150,7 @@ def jobs(world: Path) -> dict[str, Job]:
             ["examples/query.py", *query, "--index", "{out}/index", "--output", "{out}/result.png"], printed_table
         ),
         "verify": Job(
-            ["-m", "fafa.dataset_builders.verify", syncpr, "--output", "{out}", "--num-workers", "2"],
+            ["-m", "fafa.verify", syncpr, "--output", "{out}", "--num-workers", "2"],
             report_in("report.json", "date", "opened"),
         ),
         "export": Job(

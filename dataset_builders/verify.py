@@ -1,7 +1,7 @@
 """Checks a data set on disk: every record, every image, and what groups and captions look like.
 
-    python -m fafa.dataset_builders.verify /data/SynCPR
-    python -m fafa.dataset_builders.verify /data/ITCPR --output reports/itcpr --num-workers 16
+    python -m fafa.verify /data/SynCPR
+    python -m fafa.verify /data/ITCPR --output reports/itcpr --num-workers 16
 
 The folder is what `load_dataset` takes as data_dir=: SynCPR.json, CIRHS.json, SynTBPR.json, or query.json and
 gallery.json, with images. Records are held to what `load_dataset` asks of them, but all problems are reported, and
@@ -19,10 +19,9 @@ are no problems: `load_dataset` accepts them.
 Exit status: 0 if all is sound, 1 if there are problems, 2 if the check, or a part of it, could not be done.
 """
 
-import argparse
 import logging
 import os
-import sys
+import runpy
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -374,42 +373,5 @@ def _first_few(found: Sequence[str]) -> str:
     return ", ".join([*map(plain, found[:_FEW]), *["..."] * (len(found) > _FEW)])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Check, print the outcome, and return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fafa.dataset_builders.verify",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("root", help="the data set's folder")
-    parser.add_argument("--output", type=Path, help="folder of the report; by default verify/ in the data set's")
-    parser.add_argument("--num-workers", type=int, help="processes that open images; by default one per core")
-    options = parser.parse_args(arguments)
-    if options.num_workers is not None and options.num_workers < 1:
-        parser.error(f"--num-workers must be at least 1: {options.num_workers}")
-    try:
-        report = verify_dataset(options.root, options.output, options.num_workers)
-    except (OSError, RuntimeError) as error:
-        print(f"Not checked: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
-        return 130
-    images = report["images"]
-    for file, found in report["files"].items():
-        print(f"{file}: {found['records']:,} records")
-        for problem, where in found["problems"].items():
-            print(f"  {where['records']:,} records: {problem}, as record {where['found'][0]['record']}")
-    print(
-        f"images: {images['named']:,} named, {images['opened']:,} opened now, {images['sound']:,} sound, "
-        f"{images['broken']:,} broken, {images['cannot be read now']:,} that cannot be read now, "
-        f"{images['missing or empty']:,} missing or empty"
-    )
-    place = options.output or Path(report["root"], "verify")
-    print(f"{'All is sound' if report['sound'] else 'There are problems'}: see {place / _REPORT}.md")
-    problems = {problem for found in report["files"].values() for problem in found["problems"]}
-    return 0 if not problems else 2 if problems == {INACCESSIBLE} else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    runpy.run_module("fafa.verify", run_name="__main__")  # the command for folders of every kind

@@ -14,7 +14,7 @@ from tiny import tiny_config, tiny_model
 from tiny_run import tiny_trainer
 
 import fafa
-from fafa import convert_fafa_checkpoint
+from fafa import FafaModel, convert_fafa_checkpoint
 from fafa.dataset_builders.export import export_dataset
 from fafa.dataset_builders.verify import verify_dataset
 from fafa.evaluation import EvaluationReport
@@ -177,9 +177,8 @@ def of_export(folder: Path, text: str) -> tuple[str, list[str]]:
 
 def of_model_card(folder: Path, text: str) -> tuple[str, list[str]]:
     """The title, the model of an adapter, a data set of results, and the head."""
-    card = make_model_card(
-        tiny_config(), 1, f"FAFA {text}", ABOUT, {}, {"model_name": text}, folder=text, adapter_of=text
-    )
+    facts = FafaModel.card_facts(tiny_config())
+    card = make_model_card(facts, 1, f"FAFA {text}", ABOUT, {}, {"model_name": text}, folder=text, adapter_of=text)
     (folder / "README.md").write_text(card, encoding="utf-8")
     name = f"data {text}"
     for _ in range(2):  # the second replaces the first
@@ -375,6 +374,6 @@ def test_every_module_that_writes_a_page_is_tried():
         *("markdown_text.py", "model_folder.py", "setup.py", "verify.py"),
         *("captions_fafa.py", "processing_fafa.py", "image_processing_fafa.py"),  # examples in docstrings
         *("dataset_builders/__init__.py", "dataset_builders/export.py", "evaluation/report_folder.py"),
-        "synthesis/report/page.py",
+        *("synthesis/report/page.py", "training/checks.py"),
     }
     assert found - no_pages_of_their_own == {*WRITERS}

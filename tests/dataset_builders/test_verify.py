@@ -11,7 +11,8 @@ from PIL import Image
 
 from fafa.dataset_builders import image_checks, named_images
 from fafa.dataset_builders.image_checks import ImageCheck
-from fafa.dataset_builders.verify import main, verify_dataset
+from fafa.dataset_builders.verify import verify_dataset
+from fafa.verify import main
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def found(report, file, problem):
 
 def test_a_sound_training_set(syncpr_root, capsys):
     assert main([str(syncpr_root), "--num-workers", "1"]) == 0
-    assert "6 records" in capsys.readouterr().out
+    assert "data set: sound (12 images, 12 opened now, 12 sound; see " in capsys.readouterr().out
     report = json.loads((syncpr_root / "verify/report.json").read_text())
     assert report["sound"] and report["format"] == "SynCPR"
     images = report["images"]
@@ -298,7 +299,7 @@ def test_what_cannot_be_read_now_is_no_verdict_on_the_image(syncpr_root, syncpr_
     assert (report["sound"], report["images"]["broken"], report["images"]["cannot be read now"]) == (False, 0, 1)
     ((record, detail),) = found(report, "SynCPR.json", "names an image file that cannot be read now")
     assert record == 0 and detail.startswith(f"{path}: Input/output error")
-    assert "1 that cannot be read now" in capsys.readouterr().out
+    assert f"names an image file that cannot be read now: {path}" in capsys.readouterr().err
     monkeypatch.undo()
     assert main([str(syncpr_root), "--num-workers", "1"]) == 0
 
@@ -337,7 +338,9 @@ def test_a_folder_of_no_known_format_and_one_that_is_in_use(syncpr_root, tmp_pat
     assert main([str(tmp_path / "nowhere")]) == 2
     assert "no such folder" in capsys.readouterr().err
     assert main([str(syncpr_root / "test2")]) == 2
-    assert "expected SynCPR.json, CIRHS.json, SynTBPR.json, or gallery.json and query.json" in capsys.readouterr().err
+    assert "there is no data set" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match=r"expected SynCPR\.json, CIRHS\.json, SynTBPR\.json, or gallery\.json"):
+        verify_dataset(syncpr_root / "test2")
     with pytest.raises(SystemExit, match="2"):
         main([str(syncpr_root), "--num-workers", "0"])
     output = tmp_path / "output"
