@@ -434,7 +434,16 @@ def test_a_quiet_command_prints_no_line_for_every_request_and_notes_what_was_lef
             "brakes": {"preflight": False},  # the stub's texts are of little use
         }
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-        main([str(tmp_path / "recipe.yaml"), "--output", str(tmp_path / "made"), "--until", "quadruples", "--quiet"])
+        command = [
+            str(tmp_path / "recipe.yaml"),
+            "--output",
+            str(tmp_path / "made"),
+            "--until",
+            "quadruples",
+            "--quiet",
+        ]
+        with pytest.raises(SystemExit, match="nothing was kept"):
+            main(command)
         assert len(server.bodies) > 3
     assert [record.name for record in talkative.records if not record.name.startswith("fafa")] == []
     manifest = json.loads((tmp_path / "made" / "quadruples" / "manifest.json").read_text())
