@@ -1,4 +1,7 @@
-"""How commands end: Ctrl-C, a full disk and bad input in one sentence that says what to do, faults with a traceback."""
+"""What commands share: how they end, and the options of those that take a model.
+
+Ctrl-C, a full disk and bad input end them in one sentence that says what to do, faults with a traceback.
+"""
 
 import os
 import sys
@@ -6,6 +9,7 @@ import textwrap
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from .files import DISK_FULL, printable
 from .workers import WorkerDiedError, check_num_workers
@@ -121,7 +125,7 @@ def add_model_options(parser: ArgumentParser, num_workers: int | None = None) ->
     )
 
 
-def load_given_model(arguments: Namespace) -> tuple:
+def load_given_model(arguments: Namespace) -> tuple[Any, Any]:
     """The model and its processor that a command was given, on its device, in its precision; see `load_model`."""
     import torch
 

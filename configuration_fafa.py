@@ -160,16 +160,6 @@ class FafaConfig(PreTrainedConfig):
         return self.qformer_config
 
     @classmethod
-    def vit_l(cls, **kwargs) -> "FafaConfig":
-        """FAFA on a ViT-L/14 of the same kind (0.3 instead of 1 billion parameters).
-
-        The dimensions of BLIP-2's ViT-L, not its weights: that tower is CLIP's, with another normalisation, which
-        transformers' `Blip2VisionModel` does not have.
-        """
-        vision = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16}
-        return cls(vision_config=vision, **kwargs)
-
-    @classmethod
     def tiny(cls, vocab_size: int = 512, **kwargs) -> "FafaConfig":
         """A FAFA of 2 million parameters, for learning the small painted world on a CPU, and for tests.
 

@@ -35,12 +35,13 @@ def whole_file(file: Path, is_flushed: bool = True) -> Iterator[Path]:
     same time, the last to finish wins.
 
     Args:
-        file: whose folder is there.
+        file: its folder is made if need be.
         is_flushed: whether to wait for the disk: not for one of a million files whose checksums are noted elsewhere.
 
     Raises:
         OSError: it cannot be written; for a full disk the message tells the space that is left.
     """
+    file.parent.mkdir(parents=True, exist_ok=True)
     with _own_part(file) as part, full_disk_told(file):
         try:
             yield part
@@ -63,17 +64,16 @@ def flush(path: Path) -> None:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Writes a text whole or not at all, as `whole_file`; folders that are missing are made.
+    """Writes a text whole or not at all; see `whole_file`.
 
     A file's name in it may hold a byte that is no UTF-8. It is escaped, and JSON reads the escape as that name again.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(file) as part:
         part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Writes a value as JSON, otherwise as `write_whole`."""
+    """Writes a value as JSON, whole or not at all."""
     write_whole(file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -97,21 +97,19 @@ def _own_part(file: Path) -> Iterator[Path]:
             stream = stack.enter_context(part.open("xb"))
             fcntl.flock(stream, only)
             is_own = os.path.samestat(os.fstat(stream.fileno()), part.lstat())  # or another took it for a killed run's
-        except OSError:
+        except OSError as error:
             is_own = False
+            if error.errno in _NO_LOCKS:
+                part.unlink(missing_ok=True)  # all writers take spare names here
         yield part if is_own else file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}.part")
 
 
 @contextmanager
 def locked(file: Path, in_use: str) -> Iterator[None]:
-    """Holds a lock on a file, which is made if need be. The system frees it with its process, however that ends.
-
-    Args:
-        file: that all who take the lock name.
-        in_use: what to say when another process holds it.
+    """Holds a lock, which is a file; the system frees it with its process, however that ends.
 
     Raises:
-        BlockingIOError: another process holds it.
+        BlockingIOError: another process holds it; `in_use` is the message.
     """
     lock = FileLock(file)
     try:

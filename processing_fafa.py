@@ -29,7 +29,7 @@ _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 def build_tokenizer(vocab: Mapping[str, int] | Iterable[str] | str | Path) -> BertTokenizer:
     """Makes the tokenizer of FAFA: uncased BERT WordPiece with `[DEC]` as its beginning-of-sequence token.
 
-    `[DEC]` belongs to BLIP-2's caption decoder, which FAFA has not: it takes a row of the embedding matrix (the last
+    `[DEC]` belongs to BLIP-2's caption decoder, which FAFA does not have: it takes a row of the embedding matrix (the last
     one, when the vocabulary lacks it) but never occurs in a caption's ids.
 
     Args:

@@ -9,7 +9,7 @@ remote code comes with a copy of this file: `lacking` tells what an object does 
 import copy
 import hashlib
 import json
-from abc import ABC, abstractmethod
+from abc import ABCMeta, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,7 +51,7 @@ class CardFacts:
     tags: Sequence[str] = ()
 
 
-class Retriever(ABC):
+class Retriever(metaclass=ABCMeta):  # not of `ABC`, whose layout FSDP cannot take for its own
     """What every model promises. What it must write itself is abstract; to be trained, `training_states` and `losses`.
 
     A query becomes one vector, a target image one or several, all of unit length in one space; the score of a query

@@ -153,7 +153,7 @@ def _check_synthesis(folder: Path, options: Options) -> Verdict:
 
 
 def _check_checkpoint(folder: Path, options: Options) -> Verdict:
-    from .training.checkpoints import faults_in, has_checksums, read_manifest
+    from .training.safety.checkpoints import faults_in, has_checksums, read_manifest
 
     faults = list(faults_in(folder, show_progress=options.show_progress))
     manifest = read_manifest(folder)

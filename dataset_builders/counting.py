@@ -3,11 +3,13 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
-
-import datasets
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from ..markdown_text import Markdown
+
+if TYPE_CHECKING:
+    import datasets
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _NO_MATCH = -1
@@ -25,7 +27,7 @@ class Statistics:
         features: of the split.
     """
 
-    def __init__(self, features: datasets.Features):
+    def __init__(self, features: "datasets.Features"):
         types = {name: getattr(feature, "dtype", None) for name, feature in features.items()}
         texts = [name for name, dtype in types.items() if dtype == "string" and not name.endswith("_path")]
         self.records = 0
@@ -54,7 +56,7 @@ class Statistics:
                 counter[record[name]] += 1
         for name, lengths in self.captions.items():
             for caption in record[name] if name == "captions" else (record[name],):
-                words = _WORD.findall(caption.lower())
+                words = words_of(caption)
                 lengths[len(words)] += 1
                 self.distinct[name].add(hash(caption))
                 self.words[name].update(words)
@@ -97,6 +99,12 @@ def _count_groups(counter: Counter, has_distractors: bool) -> dict[str, Any]:
         "sizes": {str(size): count for size, count in sorted(Counter(sizes).items())},
         "distractors": counter[_NO_MATCH] if has_distractors else 0,
     }
+
+
+@lru_cache(maxsize=4096)  # records of the same captions follow one another
+def words_of(text: str) -> tuple[str, ...]:
+    """Runs of letters and digits, in lower case."""
+    return tuple(_WORD.findall(text.lower()))
 
 
 def describe_counts(counts: Mapping[str, Any]) -> dict[str, str]:

@@ -39,7 +39,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from ..files import whole_file
+from ..files import whole_file, write_whole
 from .base import describe_differences
 from .itcpr import FIELDS, PUBLISHED
 from .layout import Layout, local_layout
@@ -279,15 +279,12 @@ def carry_out(plan: Plan, mode: str = "copy", show_progress: bool = True) -> Non
             message = f"{error.strerror}; {remedy}, and give the same command again: what was written stays"
             raise OSError(error.errno, message, str(target)) from error
     if plan.missing:
-        lines = [f"{path}\t{sought}\n" for path, sought in plan.missing.items()]
-        with whole_file(plan.output / _MISSING) as part:
-            part.write_text("".join(lines), encoding="utf-8")
+        write_whole(plan.output / _MISSING, "".join(f"{path}\t{why}\n" for path, why in plan.missing.items()))
     else:
         (plan.output / _MISSING).unlink(missing_ok=True)
 
 
 def _write(source: Path, target: Path, mode: str) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(target) as part:
         part.unlink(missing_ok=True)
         if mode == "copy":

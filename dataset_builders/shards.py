@@ -20,7 +20,7 @@ import xxhash
 from datasets.arrow_writer import ParquetWriter
 from tqdm.auto import tqdm
 
-from ..files import faults_of, hash_file, is_sealed, read_json, sealed, stamp_of, whole_file, write_whole
+from ..files import faults_of, hash_file, is_sealed, read_json, sealed, some, stamp_of, whole_file, write_whole
 from ..image_reading_fafa import UnreadableImageError, inspect_image, read_image_file
 from .counting import Statistics
 from .records import BadRecord, Problems
@@ -234,8 +234,8 @@ def _check_same_source(
             shard["stamps"] = new["stamps"]
     if changes:
         raise FileExistsError(
-            f"{output_dir} was made of something else than what is there now: {'; '.join(changes[:3])}"
-            f"{f'; and {len(changes) - 3} more' if changes[3:] else ''}. Choose another folder, or delete this one."
+            f"{output_dir} was made of something else than what is there now: {some(changes, 3)}. Choose another "
+            "folder, or delete this one."
         )
 
 

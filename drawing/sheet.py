@@ -135,7 +135,6 @@ def save_sheet(image: Image.Image, file: str | Path, quality: int | None = None)
         OSError: the file cannot be written.
     """
     options = {} if quality is None else {"quality": quality}
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
     with whole_file(Path(file)) as part:
         image.save(part, format=format_of(file), **options)
 

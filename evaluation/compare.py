@@ -35,7 +35,6 @@ def compare_reports(
     mode: str | None = None,
     against: str | None = None,
     names: tuple[str, str] = ("first", "second"),
-    seed: int = 0,
 ) -> str:
     """Compares two runs, A and B, query by query.
 
@@ -45,7 +44,6 @@ def compare_reports(
         mode: kind of query; by default the first of A.
         against: kind of query of B; by default the same.
         names: what the page calls the two reports.
-        seed: of the bootstrap.
 
     Returns:
         a page of Markdown.
@@ -79,7 +77,7 @@ def compare_reports(
             for letter, model, (_, wanted, name) in zip("AB", models, runs, strict=True)
         ),
         f"{len(ranks):,} queries, gallery of {first.num_gallery:,} images, percent:",
-        _difference_table(values, *paired_bootstrap(differences, seed=seed)),
+        _difference_table(values, *paired_bootstrap(differences)),
         _METHOD + (_FEW if len(ranks) < FEW_QUERIES else ""),
         *ties,
         _rank_1(ranks, int(won.sum()), int(lost.sum())),

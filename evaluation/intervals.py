@@ -56,22 +56,20 @@ def bootstrap_intervals(values: np.ndarray, num_resamples: int = NUM_RESAMPLES, 
     return np.percentile(bootstrap_means(values, num_resamples, seed), [2.5, 97.5], axis=0).T
 
 
-def paired_bootstrap(
-    differences: np.ndarray, num_resamples: int = NUM_RESAMPLES, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def paired_bootstrap(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Intervals of mean differences of two runs on the same queries, and how likely chance alone explains them.
 
     Args:
-        differences: `(num_queries, num_columns)`, query by query; further ones as for `bootstrap_means`.
+        differences: `(num_queries, num_columns)`, query by query.
 
     Returns:
         intervals, `(num_columns, 2)`, of 95 %; and two-sided p, `(num_columns,)`: twice the share of resamples whose
-        difference is zero or on the other side, no smaller than 2 / (num_resamples + 1), nor than 2 / 2^num_queries,
+        difference is zero or on the other side, no smaller than 2 / (NUM_RESAMPLES + 1), nor than 2 / 2^num_queries,
         with which the differences of so few queries are all on one side by chance.
     """
-    means = bootstrap_means(differences, num_resamples, seed)
+    means = bootstrap_means(differences)
     opposite = np.minimum((means <= 0).sum(axis=0), (means >= 0).sum(axis=0))
-    p = np.maximum(2 * (opposite + 1) / (num_resamples + 1), 2.0 ** (1 - len(differences)))
+    p = np.maximum(2 * (opposite + 1) / (NUM_RESAMPLES + 1), 2.0 ** (1 - len(differences)))
     return np.percentile(means, [2.5, 97.5], axis=0).T, np.minimum(1.0, p)
 
 

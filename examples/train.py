@@ -56,13 +56,13 @@ from fafa.training import (
     TrainingPreempted,
     TripletCollator,
     build_vocabulary,
+    held_out_rank_metrics,
     hold_out_quadruples,
 )
 from fafa.training.adapters import add_lora, merge_lora, train_vision_blocks
 from fafa.training.arguments import refuse_unknown
 from fafa.training.card import RunFacts
-from fafa.training.preemption import PREEMPTED
-from fafa.training.trainer import held_out_rank_metrics
+from fafa.training.safety.preemption import PREEMPTED
 from fafa.yaml_files import SettingsFileError, read_yaml
 
 logger = logging.getLogger("train")

@@ -7,5 +7,5 @@
 `recipes/` holds the recipes, `recipe` what every kind of them has in common, `triplets/` and `text_image/` the stages
 of both kinds, `stages` what all stages have in common (chunks, resuming, manifests), `components` the parts that a
 recipe puts together: `models/` (language), `quadruples/` (texts), `painters/`, `filtering/`; `stand_ins/` holds those
-that need no model.
+that need no model. `report/` counts what was made, and writes the page about it.
 """

@@ -93,6 +93,20 @@ class TextModel(Part, ABC):
         """
 
 
+class AskingPart(Part):
+    """A part whose work a language model does.
+
+    Attributes:
+        settings: Of the part.
+        model: Who is asked.
+    """
+
+    def __init__(self, settings: Any, model: TextModel):
+        super().__init__()
+        self.settings, self.model = settings, model
+        self.about, self.usage = model.about, model.usage
+
+
 @dataclass(frozen=True)
 class ImageRequest:
     """A picture to paint.

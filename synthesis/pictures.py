@@ -69,7 +69,6 @@ def save_picture(image: Image.Image, file: Path, quality: int) -> None:
         file: Ends in .png or .jpg; missing folders are made.
         quality: Of JPEG.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
     is_jpeg = file.suffix == ".jpg"
     options = {"format": "JPEG", "quality": quality} if is_jpeg else {"format": "PNG", "compress_level": 1}
     with whole_file(file, is_flushed=False) as part:

@@ -24,7 +24,7 @@ class Recipe(Settings):
         estimates: Assumptions for the plan.
         brakes: What is tried before the first item, and when a stage that rejects everything is stopped.
         seed: Of everything random.
-        chunk_size: TextCount per file. Shards share the chunks out, so there should be many more of these.
+        chunk_size: Texts per file. Shards share the chunks out, so there should be many more of these.
     """
 
     statistics: StatisticsSettings = StatisticsSettings()

@@ -1,8 +1,12 @@
 """Settings from YAML by pydantic: of every part of a pipeline, nested, each with the values that it takes.
 
-The settings of a part are a class of their own, next to the part, and `load()` makes the part of them. Where a recipe
-chooses among several parts, `kind` names one. Nothing is converted silently, but for a whole number where a number is
-expected. What is wrong is told on one line: file, line, the setting's path, what was expected, what was found.
+The settings of a part stand in the part's file, and `load()` makes the part. A part that takes heavy libraries is in a
+file of its own, `x_model.py` beside `x.py`, which `load()` imports and which knows no settings but the base class: so a
+recipe is read without these libraries, and nothing leads back.
+
+Where a recipe chooses among several parts, `kind` names one. Nothing is converted silently, but for a whole number
+where a number is expected. What is wrong is told on one line: file, line, the setting's path, what was expected, what
+was found.
 """
 
 import re
@@ -30,6 +34,8 @@ BatchSize = Annotated[int, Field(ge=1, le=100_000)]
 Concurrency = Annotated[int, Field(ge=1, le=100_000)]  # requests under way at once
 Pixels = Annotated[int, Field(ge=1, le=8_192)]
 Workers = Annotated[int, Field(ge=1, le=1_024)]
+
+Texts = Annotated[list[str], Field(min_length=1)]
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -137,9 +143,10 @@ def _path_in(content: Any, steps: Sequence[str | int]) -> list[str | int]:
     """The keys to a value that was refused, without the kinds that pydantic puts between them."""
     path, is_chosen = [], False
     for step in steps:
+        is_key = isinstance(content, Mapping) and step in content
         if isinstance(content, Mapping) and step == content.get("kind") and not is_chosen:
             is_chosen = True
-        elif isinstance(content, list) or (isinstance(content, Mapping) and step in content):
+        elif is_key or (isinstance(content, list) and isinstance(step, int)):
             path.append(step)
             content, is_chosen = content[step], False
     return path

@@ -15,11 +15,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from ..commands import check_numbers, command
 from .adapters.composing import METADATA, FolderDiptychs, ReadyDiptychs
 from .adapters.training import AdapterTraining, join_processes, train_adapter
 from .components import SynthesisError
 from .settings import RecipeError, Settings, read_settings, read_yaml
-from .stages import reporting_files
 
 logger = logging.getLogger(__name__)
 
@@ -54,23 +54,22 @@ def run(
         SynthesisError: it cannot go on.
     """
     state = join_processes()
-    with reporting_files(output):
-        if redo and state.is_main_process:
-            for folder in (output / stage for stage in _STAGES[_STAGES.index(redo) :]):
-                if folder.exists():
-                    shutil.rmtree(folder)
-        state.wait_for_everyone()
-        if state.num_processes == 1 or isinstance(recipe.data, ReadyDiptychs):
-            metadata = recipe.data.load(output)
-        else:  # captions may take hours, for which the other processes would not wait
-            metadata = output / METADATA
-            if not metadata.exists():
-                raise SynthesisError(f"{metadata} is not there: run --compose-only first, in one process")
-        return metadata if compose_only else train_adapter(recipe.training, metadata, output, max_steps)
+    if redo and state.is_main_process:
+        for folder in (output / stage for stage in _STAGES[_STAGES.index(redo) :]):
+            if folder.exists():
+                shutil.rmtree(folder)
+    state.wait_for_everyone()
+    if state.num_processes == 1 or isinstance(recipe.data, ReadyDiptychs):
+        metadata = recipe.data.load(output)
+    else:  # captions may take hours, for which the other processes would not wait
+        metadata = output / METADATA
+        if not metadata.exists():
+            raise SynthesisError(f"{metadata} is not there: run --compose-only first, in one process")
+    return metadata if compose_only else train_adapter(recipe.training, metadata, output, max_steps)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command."""
+    """Run the command; returns the exit status of one that went well."""
     parser = argparse.ArgumentParser(
         prog="python -m fafa.synthesis.train_adapter", description=__doc__.split("\n", 1)[0]
     )
@@ -80,19 +79,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--compose-only", action="store_true", help="make the diptychs and their captions, and stop")
     parser.add_argument("--redo", choices=_STAGES, help="discard a stage and what follows from it first")
     options = parser.parse_args(arguments)
-    if options.max_steps is not None and options.max_steps < 1:
-        parser.error("--max-steps must be at least 1")
+    check_numbers(parser, options, "max_steps")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    try:
+    with command("What is finished stays: the same command goes on from there.", (SynthesisError, RecipeError)):
         recipe = read_settings(AdapterRecipe, read_yaml(options.settings), options.settings)
         made = run(recipe, options.output, options.max_steps, options.compose_only, options.redo)
-    except (RecipeError, SynthesisError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Stopped. The same command goes on from here.", file=sys.stderr)
-        return 130
-    logger.info("%s is ready", made)
+        logger.info("%s is ready", made)
     return 0
 
 

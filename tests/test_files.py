@@ -1,6 +1,7 @@
 """Files: whole or not at all, told from one another by contents, and checked."""
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -8,7 +9,17 @@ import threading
 
 import pytest
 
-from fafa.files import contents_of, faults_of, hash_file, record_files, stamp_of, whole_file, whole_folder
+from fafa.files import (
+    contents_of,
+    faults_of,
+    hash_file,
+    locked,
+    record_files,
+    stamp_of,
+    whole_file,
+    whole_folder,
+    write_whole,
+)
 
 MIB = 1 << 20
 
@@ -45,6 +56,26 @@ def test_writers_of_one_file_at_the_same_time_do_not_touch_one_another_s_work(tm
     second_is_done.set()
     first.join()
     assert file.read_text() == "first" and list(tmp_path.iterdir()) == [file]
+
+
+def test_where_files_cannot_be_locked_nothing_is_left_beside_them(tmp_path, monkeypatch):
+    """As on some network drives; of a million pictures each would keep an empty file beside it."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    for text in ("first", "second"):
+        write_whole(tmp_path / "new" / "a.txt", text)
+        assert {file.name: file.read_text() for file in (tmp_path / "new").iterdir()} == {"a.txt": text}
+
+
+def test_a_lock_is_held_by_one_and_free_at_the_end(tmp_path):
+    lock = tmp_path / ".lock"
+    with locked(lock, "in use"), pytest.raises(BlockingIOError, match="in use"), locked(lock, "in use"):
+        pass
+    with locked(lock, "in use"):
+        pass
 
 
 def test_a_link_that_a_killed_run_left_is_not_written_through(tmp_path):

@@ -16,7 +16,7 @@ from tiny import tiny_model, tiny_processor
 from fafa import FafaImageProcessor, FafaProcessor
 from fafa.dataset_builders.export import export_dataset
 from fafa.retrieval import store
-from fafa.training.checkpoints import publish
+from fafa.training.safety.checkpoints import publish
 from fafa.verify import main, verify
 from fafa.world import make_world
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tiny import tiny_model, tiny_processor
 
 from fafa.training import FafaDataCollator, FafaTrainer, FafaTrainingArguments
-from fafa.training.trainer import held_out_rank_metrics
+from fafa.training.rank_metrics import held_out_rank_metrics
 
 gc.freeze()  # every train() collects garbage: not among all that is imported, which takes half of the time
 

@@ -3,15 +3,16 @@
 from importlib import import_module
 
 _EXPORTS = {
-    "CheckpointError": "checkpoints",
+    "CheckpointError": "safety.checkpoints",
     "RetrieverTrainer": "trainer",
     "RetrieverTrainingArguments": "arguments",
     "TripletCollator": "collator",
     "TripletBatches": "batches",
-    "TrainingCollapsed": "guard",
-    "TrainingPreempted": "preemption",
-    "hold_out_quadruples": "batches",
+    "TrainingCollapsed": "safety.guard",
+    "TrainingPreempted": "safety.preemption",
+    "hold_out_quadruples": "split",
     "build_vocabulary": "vocabulary",
+    "held_out_rank_metrics": "rank_metrics",
     # Names of earlier versions for the first three.
     "FafaDataCollator": "collator",
     "FafaTrainer": "trainer",

@@ -16,6 +16,7 @@ import yaml
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from ..files import write_whole
 from ..markdown_text import block, code, public
 from ..model_card import hub_id, make_model_card, percent_table, retrieval_results
 from ..tables import markdown_table
@@ -104,7 +105,7 @@ def write_training_card(trainer, model_name: str | None = None, **metadata) -> P
         logger.warning("the card has no picture: %s", error)
     model_name = model_name or Path(trainer.hub_model_id or folder.resolve()).name
     text = training_card(trainer, panels, model_name, **metadata)
-    (folder / CARD).write_text(text, encoding="utf-8")
+    write_whole(folder / CARD, text)
     return folder / CARD
 
 

@@ -67,20 +67,19 @@ class TripletReading:
     def _own_generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self._order_seed)
 
-    def _get_dataloader(self, *args, **kwargs) -> DataLoader:
-        loader = super()._get_dataloader(*args, **kwargs)
-        getattr(loader, "base_dataloader", loader).generator = self._own_generator()  # accelerate wraps it
-        return loader
-
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         """The training collator, but without augmentation, and stopping at an image that cannot be read."""
         with self._safe_workers(), self._evaluating_collator():
-            return super().get_eval_dataloader(eval_dataset)
+            return self._with_own_generator(super().get_eval_dataloader(eval_dataset))
 
     def get_test_dataloader(self, test_dataset) -> DataLoader:
         """As for evaluation: `predict` is not of augmented images."""
         with self._safe_workers(), self._evaluating_collator():
-            return super().get_test_dataloader(test_dataset)
+            return self._with_own_generator(super().get_test_dataloader(test_dataset))
+
+    def _with_own_generator(self, loader: DataLoader) -> DataLoader:
+        getattr(loader, "base_dataloader", loader).generator = self._own_generator()  # accelerate wraps it
+        return loader
 
     @contextmanager
     def _evaluating_collator(self) -> Iterator[None]:

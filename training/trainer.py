@@ -4,22 +4,20 @@ import logging
 from collections import defaultdict
 from operator import itemgetter
 
-import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache
-from transformers.trainer_utils import EvalPrediction
 
 from ..files import some
 from ..loading import dead_workers_told, undecoded
 from ..markdown_text import public
 from .arguments import RetrieverTrainingArguments, refuse_unknown
-from .averaging import AveragedWeights
 from .card import RunClock, RunFacts, write_training_card
-from .checks import EveryWeightLearns, check_held_out, check_trainer, check_weights
+from .checks import EveryWeightLearns, check_held_out, check_trainer
 from .gradient_cache import average_gradients, cached_backward
-from .guard import EarlyStopping, embedding_spread
 from .reading import TripletReading
-from .safe_trainer import SafeTrainer
+from .safety.averaging import AveragedWeights
+from .safety.guard import EarlyStopping
+from .safety.trainer import SafeTrainer
 from .schedules import CollatorEpoch, WarmUp, one_cycle
 
 logger = logging.getLogger(__name__)
@@ -55,8 +53,6 @@ class RetrieverTrainer(AveragedWeights, TripletReading, SafeTrainer):
         self._given_held_out = self.eval_dataset
         self.train_dataset, self.eval_dataset = undecoded(self.train_dataset), undecoded(self.eval_dataset)
         check_trainer(self)
-        self._scalars: set[str] = set()
-        self._prepare_scalars()
         self.facts = RunFacts()
         self.add_callback(RunClock())
         self.skipped_images: dict[str, int] = defaultdict(int)
@@ -77,27 +73,12 @@ class RetrieverTrainer(AveragedWeights, TripletReading, SafeTrainer):
         names = super().get_decay_parameter_names(model)
         return [name for name in names if not any(part in name for part in self.model.weights_without_decay)]
 
-    def _prepare_for_training(self, *args, **kwargs):
-        """Looks at the model that trains now: `model_init` makes a new one for every run."""
-        check_weights(self.model)
-        self._prepare_scalars()
-        return super()._prepare_for_training(*args, **kwargs)
-
-    def _prepare_scalars(self) -> None:
-        """FSDP shards no scalars; `_save` undoes this."""
-        scalars = [name for name, weight in self.model.named_parameters() if weight.ndim == 0 and self.is_fsdp_enabled]
-        for name in scalars:
-            (layer, _, own), weight = name.rpartition("."), self.model.get_parameter(name)
-            vector = torch.nn.Parameter(weight.detach().reshape(1), requires_grad=weight.requires_grad)
-            setattr(self.model.get_submodule(layer), own, vector)
-        self._scalars.update(scalars)
-
     def create_scheduler(self, num_training_steps: int, optimizer=None):
         """One-cycle as in the released code, unless `one_cycle` is off."""
         if not self.args.one_cycle or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
         self.lr_scheduler = one_cycle(optimizer or self.optimizer, num_training_steps, self.args.warmup_steps)
-        self._created_lr_scheduler = True
+        self._created_lr_scheduler = True  # or a second run would go on with the first one's
         return self.lr_scheduler
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
@@ -185,12 +166,10 @@ class RetrieverTrainer(AveragedWeights, TripletReading, SafeTrainer):
             space, compute_objective, n_trials, direction or "minimize", *others, **kwargs
         )
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Writes the model folder; from FSDP, too, one that loads."""
-        for name in self._scalars.intersection(state_dict or ()):
-            state_dict[name] = state_dict[name].reshape(())
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The Trainer's own, of a model whose configuration says what it is, also within the warm-up."""
         with self._warmup.put_aside():
-            super()._save(output_dir, state_dict)
+            super().save_model(output_dir, _internal_call)
 
     def _note_skipped(self, inputs) -> None:
         for name in inputs.pop("skipped_images", []):
@@ -198,16 +177,12 @@ class RetrieverTrainer(AveragedWeights, TripletReading, SafeTrainer):
 
     def _note_terms(self, output) -> None:
         self.guard.observe(output.loss, len(output.query_embeds))
-        terms = {name: value.detach() for name, value in output.items() if name.startswith("loss_")}
-        for term, value in (terms | embedding_spread(output)).items():
-            self._term_sums[term] = self._term_sums.get(term, 0.0) + value
-        self._term_count += 1
+        self.loss_terms.add(output)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean of each loss term, and of the embeddings' spread, since the last log of the training loss."""
-        if "loss" in logs and self._term_count:
-            logs.update({term: float(total) / self._term_count for term, total in self._term_sums.items()})
-            self._term_sums, self._term_count = {}, 0
+        if "loss" in logs:
+            logs.update(self.loss_terms.take_means())
         super().log(logs, start_time)
 
     def save_state(self) -> None:
@@ -243,29 +218,6 @@ class RetrieverTrainer(AveragedWeights, TripletReading, SafeTrainer):
                     sum(self.skipped_images.values()),
                     some(sorted(self.skipped_images)),
                 )
-
-
-def held_out_rank_metrics(model):
-    """A `compute_metrics` for held-out triplets: each query against all their targets, only its own being correct.
-
-    Args:
-        model: the model that is trained; it scores.
-
-    Returns:
-        a function from the Trainer's `EvalPrediction` to Rank-1, 5, 10, mAP and mINP in percent.
-    """
-    from ..evaluation import retrieval_metrics
-
-    def compute(prediction: EvalPrediction) -> dict[str, float]:
-        features = prediction.predictions
-        if isinstance(features, list):  # eval_do_concat_batches is off: a pair of arrays for every batch
-            features = [np.concatenate(parts) for parts in zip(*features, strict=True)]
-        queries, targets = map(torch.from_numpy, features)
-        own = np.arange(len(queries))
-        return retrieval_metrics(model.score(queries, targets).cpu(), own, own)
-
-    compute.names = ("rank-1", "rank-5", "rank-10", "mAP", "mINP")
-    return compute
 
 
 FafaTrainer = RetrieverTrainer  # its name in earlier versions

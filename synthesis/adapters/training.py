@@ -43,11 +43,11 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from ...files import hash_file, whole_file, write_whole
-from ...training import checkpoints
+from ...training.safety import checkpoints
 from ..components import SynthesisError, seed_of
 from ..models.pretrained import check_dtype, loading
-from ..settings import BatchSize, Count, CountOrZero, Free, ModelName, NotNegative, Positive, Settings, deciding
-from ..stages import Stage, Workspace, as_line, read_lines, reporting_files
+from ..settings import BatchSize, Count, CountOrZero, Free, ModelName, NotNegative, Positive, Settings, Texts, deciding
+from ..stages import Stage, Workspace, as_line, read_lines
 from .caching import Cache, Diptych, common_size, read_diptychs
 from .card import write_card
 from .validation import Validation, paint_sheet
@@ -91,7 +91,7 @@ class AdapterTraining(Settings):
     revision: str | None = None
     rank: Annotated[int, Field(ge=1, le=65_536)] = 32
     alpha: Count = 32
-    targets: Annotated[list[str], Field(min_length=1)] = ["attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"]
+    targets: Texts = ["attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"]
     steps: Count = 2000
     batch_size: BatchSize = 8
     learning_rate: Positive = 1e-4
@@ -128,8 +128,7 @@ def train_adapter(settings: AdapterTraining, metadata: Path, folder: Path, max_s
     """
     work = Workspace(folder, num_chunks=0)
     try:
-        with reporting_files(work.root):
-            _Training(settings, metadata, max_steps).run(work)
+        _Training(settings, metadata, max_steps).run(work)
     except torch.OutOfMemoryError as error:
         raise SynthesisError(
             f"{work.root}: the device's memory is too small for device_batch_size {settings.device_batch_size}. Lower "

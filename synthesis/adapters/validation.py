@@ -14,7 +14,7 @@ from pydantic import Field
 from ...drawing.palette import GREY, INK
 from ...drawing.sheet import GAP, SMALL_SIZE, Sheet
 from ...drawing.typeface import Typeface
-from ..settings import Count, Settings
+from ..settings import Count, Settings, Texts
 
 _CELL, _LABEL, _NARROWEST, _LINE = 320, 80, 480, 24  # pixels: of a picture, a column, a sheet, a line of text
 _TITLE_SIZE, _MOST_LINES = 22, 8
@@ -31,7 +31,7 @@ class Validation(Settings):
         guidance: Scale of the guidance that painting uses.
     """
 
-    prompts: Annotated[list[str], Field(min_length=1)]
+    prompts: Texts
     seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2, 3]
     every: Count = 250
     steps: Count = 28

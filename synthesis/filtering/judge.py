@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ..components import REJECTED, Judge, Record, TextModel, TextRequest, seed_of
+from ..components import REJECTED, AskingPart, Judge, Record, TextRequest, seed_of
 from ..models import LanguageModel
 from ..models.asking import as_messages, ask_parts
 from ..quadruples.writing import FIELDS
@@ -77,12 +77,10 @@ class VisionLanguageJudge(Settings):
         return _VisionLanguageJudge(self, self.model.load())
 
 
-class _VisionLanguageJudge(Judge):
-    def __init__(self, settings: VisionLanguageJudge, model: TextModel):
-        super().__init__()
-        self.settings, self.model = settings, model
-        self.names = settings.names
-        self.about, self.usage = model.about, model.usage
+class _VisionLanguageJudge(AskingPart, Judge):
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.settings.names
 
     def judge(self, records: Iterable[Record], folder: Path) -> Iterator[Record]:
         settings = self.settings
@@ -103,9 +101,8 @@ class _VisionLanguageJudge(Judge):
             record, number = item
             return read_scores(text, settings.questions[number].scores, [record[name] for name in FIELDS])
 
-        for record, answers in ask_parts(
-            self.model, records, len(settings.questions), request, read, settings.attempts
-        ):
+        count = len(settings.questions)
+        for record, answers in ask_parts(self.model, records, count, request, read, settings.attempts):
             faults = [answer.faults[-1] for answer in answers if answer.value is None]
             scores = {name: score for answer in answers for name, score in (answer.value or {}).items()}
             said = {REJECTED: faults[0]} if faults else {"scores": {name: scores[name] for name in self.names}}

@@ -1,4 +1,4 @@
-"""An image model behind a URL at work: many requests at once, sceptical of the answers."""
+"""An image model behind a URL, over OpenAI's protocol: what is asked, and what is made of the answer."""
 
 import base64
 import logging
@@ -71,12 +71,12 @@ class ServedImageModel(ImageModel):
     """An image model behind a URL; `ImageServer` says what its settings mean."""
 
     def __init__(self, settings: ImageServer):
+        from ..servers.client import PatientClient  # imports openai, which reading a recipe does not need
+
         super().__init__()
         self.settings = settings
         self.about = {"model": settings.model, "base_url": settings.base_url}
         most_bytes = _MOST_OTHER_BYTES + _MOST_BYTES_PER_PIXEL * settings.width * settings.height
-        from ..servers.client import PatientClient  # imports openai, which reading a recipe does not need
-
         self._client = PatientClient(settings, self.usage, most_bytes)
         self._left_out = frozenset(settings.leave_out or ())
         self._client.run(self._check_address)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from ..components import Record, TextModel, TextRequest, seed_of
+from ..components import AskingPart, Record, TextRequest, seed_of
 from ..models import LanguageModel
 from ..models.asking import as_messages, ask
 from ..replies import UnusableAnswer
@@ -81,20 +81,15 @@ class LanguageModelWriter(Settings):
         return as_messages(self.system, text), constraints
 
 
-class _LanguageModelWriter(QuadrupleWriter):
-    def __init__(self, settings: LanguageModelWriter, model: TextModel) -> None:
-        super().__init__()
-        self._settings, self._model = settings, model
-        self.about, self.usage = model.about, model.usage
-
+class _LanguageModelWriter(AskingPart, QuadrupleWriter):
     def write(self, ids: Iterable[str], seed: int) -> Iterator[Record]:
         constraints: dict[str, dict[str, list[str]]] = {}  # of the last attempt
 
         def request(item: str, attempt: int) -> TextRequest:
-            messages, constraints[item] = self._settings.ask(item, seed, attempt)
+            messages, constraints[item] = self.settings.ask(item, seed, attempt)
             return TextRequest(item, messages, seed_of(seed, "quadruple", item, attempt), schema=SCHEMA)
 
-        for answer in ask(self._model, ids, request, self._read, self._settings.attempts):
+        for answer in ask(self.model, ids, request, self._read, self.settings.attempts):
             texts = {"rejected": answer.faults[-1]} if answer.value is None else answer.value
             failed = {"faults": answer.faults, "answers": answer.refused} if answer.faults else {}
             drawn = constraints.pop(answer.item)
@@ -102,6 +97,6 @@ class _LanguageModelWriter(QuadrupleWriter):
 
     def _read(self, _: str, text: str) -> dict[str, str]:
         texts = parse_quadruple(text)
-        if fault := fault_of(texts, self._settings.checks):
+        if fault := fault_of(texts, self.settings.checks):
             raise UnusableAnswer(fault)
         return texts

@@ -1,18 +1,16 @@
 """Counts what is in a data set: triplets, groups, people, words, and what its texts are about."""
 
-import re
 from array import array
 from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from ...dataset_builders.counting import words_of
 from ..components import REJECTED, Record, seed_of
 
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _ATTRIBUTES = ("constraints", "outfits", "outfit")  # fields of a record that say what it is about
 
 
@@ -155,12 +153,6 @@ def _attributes(content: Any, name: str) -> Iterator[tuple[str, str]]:
             yield from _attributes(inner, name)
     elif content is not None:
         yield name, str(content)
-
-
-@lru_cache(maxsize=4096)  # the triplets of a quadruple follow one another
-def words_of(text: str) -> tuple[str, ...]:
-    """Runs of letters and digits, in lower case."""
-    return tuple(_WORD.findall(text.lower()))
 
 
 def mean_of(counts: Mapping[int, int]) -> float:

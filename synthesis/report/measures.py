@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 from ..components import SynthesisError
 from ..pictures import list_pictures
 from ..settings import BatchSize, Free, ModelName, Settings
+from .diversity import embedding_spread
 
 if TYPE_CHECKING:
     import torch
@@ -93,8 +94,6 @@ class StatisticsSettings(Settings):
         if self.reference:
             self._photographs()
         if self.sentences:
-            from ..quadruples.diversity import embedding_spread
-
             embedding_spread(["a red coat", "a blue hat"], self.sentences)
         if self.clip and not np.isfinite(self.clip.load().encode_captions(["a red coat"])).all():
             raise SynthesisError(f"{self.clip.model}: gives no numbers: its weights are damaged; take another model")
@@ -114,8 +113,6 @@ class StatisticsSettings(Settings):
         """
         found: dict[str, float] = {}
         if self.sentences and _are_enough(captions, "captions"):
-            from ..quadruples.diversity import embedding_spread
-
             found |= embedding_spread(captions, self.sentences, max_texts=self.sample, seed=seed)
         chosen = self._draw(pairs, seed)
         if self.clip and _are_enough({picture for picture, _ in chosen}, "pictures"):

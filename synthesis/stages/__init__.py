@@ -7,8 +7,8 @@ whose work one part does (a writer, a painter, a judge); `data_set` writes what 
 from .data_set import DataSetStage, write_data_set
 from .parts import PaintingStage, PartStage, WritingStage
 from .stage import ItemStage, Stage, WholeStage, discard_from, position_of, run_stages
-from .workspace import MANIFEST, RUNS, Workspace, as_line, read_lines, reporting_files, verify_workspace
+from .workspace import MANIFEST, RUNS, Workspace, as_line, read_lines, verify_workspace
 
 __all__ = ["MANIFEST", "RUNS", "DataSetStage", "ItemStage", "PaintingStage", "PartStage", "Stage", "WholeStage"]
-__all__ += ["Workspace", "WritingStage", "as_line", "discard_from", "position_of", "read_lines", "reporting_files"]
+__all__ += ["Workspace", "WritingStage", "as_line", "discard_from", "position_of", "read_lines"]
 __all__ += ["run_stages", "verify_workspace", "write_data_set"]

@@ -207,7 +207,8 @@ class ItemStage(Stage):
         items = self.items(work, chunk)
         stored, is_damaged = self._stored(work, chunk)
         lacking = [item for item in items if item["id"] not in stored]
-        return lacking if lacking or is_damaged or not work.file(self.name, chunk).exists() else None
+        is_finished = work.file(self.name, chunk).exists() and not work.part(self.name, chunk).exists()  # it goes last
+        return lacking if lacking or is_damaged or not is_finished else None
 
     def _stored(self, work: Workspace, chunk: int) -> tuple[dict[str, Record], bool]:
         """The records that a chunk has already, finished or not, with all their files; whether lines are damaged."""

@@ -11,16 +11,13 @@ The cut into chunks follows from the recipe alone. A shard `i/n` takes every n-t
 whatever the number of shards. A record counts once its line is whole; a kill costs the items in flight and no more.
 """
 
-import errno
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ...files import (
-    DISK_FULL,
     faults_of,
     is_sealed,
     read_json,
@@ -147,26 +144,6 @@ class Workspace:
         items = [record.get(REJECTED) for record in self.records(stage) if CONTROL not in record]
         reasons = Counter(reason for reason in items if reason is not None)
         return {"items": len(items), "rejected": dict(sorted(reasons.items(), key=lambda entry: (-entry[1], entry[0])))}
-
-
-@contextmanager
-def reporting_files(folder: Path) -> Iterator[None]:
-    """Turns a full disk and missing rights into one clear line.
-
-    Raises:
-        SynthesisError: instead of these OSErrors.
-    """
-    try:
-        yield
-    except OSError as error:
-        place = error.filename or folder
-        if error.errno in DISK_FULL:
-            raise SynthesisError(
-                f"{place}: the disk is full. Make room and give the same command again: what is finished stays."
-            ) from error
-        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-            raise SynthesisError(f"{place}: no permission to write there. Give another --output.") from error
-        raise
 
 
 def fingerprint(files: Iterable[Path]) -> str | None:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from ..components import REJECTED, Part, Record, TextModel, TextRequest, seed_of
+from ..components import REJECTED, AskingPart, Part, Record, TextRequest, seed_of
 from ..models import LanguageModel
 from ..models.asking import as_messages, ask_parts, check_words
 from ..replies import read_sentence
 from ..replies.languages import Language
-from ..settings import Count, Settings
+from ..settings import Count, Settings, Texts
 from ..templates import fill_template, with_fields
 
 
@@ -89,9 +89,6 @@ class InstructionCaptions(_ModelCaptionSettings):
     instruction: Annotated[str, with_fields()]
 
 
-_Texts = Annotated[list[str], Field(min_length=1)]
-
-
 class TemplateCaptions(_ModelCaptionSettings):
     """Settings of captions by a vision-language model that fills templates, so that they do not all sound alike.
 
@@ -108,9 +105,9 @@ class TemplateCaptions(_ModelCaptionSettings):
     kind: Literal["templates"] = "templates"
 
     instruction: Annotated[str, with_fields("template")]
-    openings: _Texts
-    bodies: _Texts
-    endings: _Texts
+    openings: Texts
+    bodies: Texts
+    endings: Texts
 
     @model_validator(mode="after")
     def _check_templates(self) -> "TemplateCaptions":
@@ -144,12 +141,7 @@ class TemplateCaptions(_ModelCaptionSettings):
         return " ".join(part.strip() for part in parts if part.strip())
 
 
-class _ModelCaptions(CaptionWriter):
-    def __init__(self, settings: _ModelCaptionSettings, model: TextModel):
-        super().__init__()
-        self.settings, self.model = settings, model
-        self.about, self.usage = model.about, model.usage
-
+class _ModelCaptions(AskingPart, CaptionWriter):
     def write(self, pictures: Iterable[Record], folder: Path, seed: int) -> Iterator[Record]:
         settings = self.settings
 

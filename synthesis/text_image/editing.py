@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from ..components import ImageRequest, Record, seed_of
 from ..painters import DiffusionPainter
-from ..settings import CountOrZero, NotNegative, Settings
+from ..settings import CountOrZero, NotNegative, Settings, Texts
 from ..stand_ins.portraits import WorldPortrait
 from ..templates import fill_template, with_fields
 
@@ -34,15 +34,13 @@ class Editing(Settings):
     """
 
     painter: Annotated[DiffusionPainter | WorldPortrait, Field(discriminator="kind")]
-    instructions: dict[str, list[str]]
+    instructions: Annotated[dict[str, Texts], Field(min_length=1)]
     per_picture: CountOrZero = 1
     weights: dict[str, NotNegative] = {}
     prompt: Annotated[str, with_fields("edit")] = "{edit}"
 
     @model_validator(mode="after")
     def _check_groups(self) -> "Editing":
-        if not self.instructions or not all(self.instructions.values()):
-            raise ValueError("instructions must name at least one group, and every group at least one text")
         if unknown := sorted(set(self.weights) - set(self.instructions)):
             raise ValueError(f"weights names groups that instructions lacks: {', '.join(unknown)}")
         drawn = [group for group in self.instructions if self.weights.get(group, 1.0) > 0]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import model_validator
 
-from ..components import Part, Record, TextModel, TextRequest, seed_of
+from ..components import AskingPart, Part, Record, TextRequest, seed_of
 from ..models import LanguageModel
 from ..models.asking import as_messages, ask, check_words
 from ..quadruples.drawing import Template
@@ -126,13 +126,8 @@ class RoughTemplatePrompts(_FromTemplate):
         return fill_template(self.request, {"outline": outline})
 
 
-class _RoughTemplateWriter(PromptWriter):
+class _RoughTemplateWriter(AskingPart, PromptWriter):
     """Notes the filled template under `outline`, and under `constraints` what was drawn, by pool."""
-
-    def __init__(self, settings: RoughTemplatePrompts, model: TextModel):
-        super().__init__()
-        self.settings, self.model = settings, model
-        self.about, self.usage = model.about, model.usage
 
     def write(self, ids: Iterable[str], seed: int) -> Iterator[Record]:
         settings = self.settings

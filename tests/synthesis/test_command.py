@@ -200,7 +200,7 @@ def test_an_unknown_stage_names_the_stages(recipe, output, capsys):
     ("changes", "problem"),
     [
         ({"filter": {"bounds": {"contrats": {"at_least": 5}}}}, "measures 'contrats'; did you mean 'contrast'?"),
-        ({"filter": {"bounds": {"identity": {"at_least": 0.5}}}}, "measures 'identity'; they give contrast, entropy."),
+        ({"filter": {"bounds": {"identity": {"at_least": 0.5}}}}, "measures 'identity'; known: contrast, entropy"),
         ({"gates": [{"kind": "blank"}, {"kind": "blank"}]}, "measured twice: contrast, entropy"),
     ],
 )

@@ -245,7 +245,7 @@ def test_the_vae_works_at_one_picture_at_a_time_at_the_size_painted(folder, flux
 
     watch("_encode", (1, 3, 32, 64))
     watch("_decode", (1, 4, 16, 32))
-    painter = DiffusionPainter(str(tiny_kontext(folder / "seen", flux)), batch_size=2, **SMALL).load()
+    painter = DiffusionPainter(model=str(tiny_kontext(folder / "seen", flux)), batch_size=2, **SMALL).load()
     pixels(painter, *(request(colour, source=Image.new("RGB", (20, 40), colour)) for colour in ("red", "blue")))
     assert seen == ["_encode"] * 2 + ["_decode"] * 2
 
@@ -256,7 +256,7 @@ def test_options_may_leave_the_size_of_what_is_edited_to_kontext(folder, flux, m
 
     monkeypatch.setattr(AutoencoderKL, "_encode", refuse)
     model, options = tiny_kontext(folder / "chosen", flux), {"_auto_resize": True}
-    painter = DiffusionPainter(str(model), options=options, batch_size=1, **SMALL).load()
+    painter = DiffusionPainter(model=str(model), options=options, batch_size=1, **SMALL).load()
     with pytest.raises(SynthesisError, match=r"seen \(1, 3, 720, 1456\)"):
         pixels(painter, request("x", source=Image.new("RGB", (20, 10))))
 

@@ -19,7 +19,8 @@ from fafa.synthesis.filtering.gates import (
 from fafa.synthesis.pictures import open_picture
 from fafa.synthesis.settings import read_settings
 from fafa.synthesis.stages import Workspace
-from fafa.synthesis.triplets import pipeline
+from fafa.synthesis.triplets import stages
+from fafa.synthesis.triplets.pipeline import TripletRecipe
 from fafa.world.painter import paint_person
 from fafa.world.people import sample_identity, sample_outfit, sample_scene
 
@@ -118,8 +119,8 @@ def test_gates_of_a_recipe_look_at_pictures_opened_once(tmp_path, monkeypatch):
 
     opened = []
     monkeypatch.setattr(gates, "open_picture", lambda file: opened.append(file.name) or open_picture(file))
-    monkeypatch.setattr(pipeline, "_AT_ONCE", 2)
-    recipe = read_settings(pipeline.TripletRecipe, settings, "recipe.yaml")
+    monkeypatch.setattr(stages, "_AT_ONCE", 2)
+    recipe = read_settings(TripletRecipe, settings, "recipe.yaml")
     (stage,) = [stage for stage in recipe.stages() if stage.name == "gates"]
     stage.prepare()
     records = list(stage.process(items, Workspace(tmp_path, 1), 0))

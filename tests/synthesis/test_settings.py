@@ -128,6 +128,17 @@ def settings_of(file: Path) -> dict[str, Any]:
             ": quadruples.writer.checks.edit_words[1]: expected a whole number, found a text ('many')",
         ),
         ("judge.model.revision", 7, ": judge.model.revision: expected a text, found a whole number (7)"),
+        (
+            "quadruples.writer.model.temperature",
+            "1e-4",
+            "found a text ('1e-4'); YAML takes 1e-4 for a text: write 1.0e-4",
+        ),
+        ("judge.model.revision", False, "YAML takes yes, no, on and off for true or false: write the text in quotes"),
+        (
+            "diptychs.painter.offload",
+            "modle",
+            "expected 'none', 'model' or 'sequential', found 'modle'; did you mean 'model'?",
+        ),
         # A value that makes no sense
         ("quadruples.count", 0, ": quadruples.count: expected at least 1, found 0"),
         # An absurd one used to plan without end
@@ -170,6 +181,12 @@ def test_what_is_no_recipe_at_all_is_named(tmp_path, content, message):
     with pytest.raises(RecipeError, match=message) as raised:
         read_recipe(file)
     assert str(file) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_the_line_of_what_is_wrong_is_told(tmp_path):
+    file = write(tmp_path / "mine.yaml", RECIPE.replace("- kind: blank", "- kind: blank\n    sharp: 1"))
+    with pytest.raises(RecipeError, match=r"mine.yaml, line 15: gates\[0\]: there is no setting 'sharp'"):
+        read_recipe(file)
 
 
 def test_a_whole_number_will_do_where_a_number_is_expected(tmp_path):

@@ -169,6 +169,17 @@ def test_killed_and_resumed_it_makes_the_same(tmp_path, expected, seconds):
     assert contents(tmp_path) == expected
 
 
+def test_killed_between_a_chunk_and_its_checksums_both_are_written(tmp_path, expected, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Workspace, "write_sums", lambda *arguments: os.kill(os.getpid(), signal.SIGINT))
+        run_stages([Numbers()], workspace(tmp_path))
+    assert (tmp_path / "numbers/00000.jsonl").exists() and not (tmp_path / "numbers/00000.sums.json").exists()
+    again = Numbers()
+    run_stages([again, Sum()], workspace(tmp_path))
+    assert again.made.total() == 15
+    assert contents(tmp_path) == expected
+
+
 def test_a_torn_line_is_made_again(tmp_path, expected, caplog):
     with pytest.raises(SynthesisError):
         run_stages([Numbers(fail_at="6")], workspace(tmp_path))

@@ -15,7 +15,7 @@ from transformers.trainer_utils import HPSearchBackend
 
 from fafa.training import FafaDataCollator, FafaTrainer
 from fafa.training.arguments import REFUSED
-from fafa.training.trainer import held_out_rank_metrics
+from fafa.training.rank_metrics import held_out_rank_metrics
 
 # Refused by name before anything is read, each with what asks for it.
 ASKED = {
@@ -88,11 +88,11 @@ SAME_WEIGHTS = {
 
 # Shown by tests of their own, here and in other files.
 SHOWN_BY = {
-    "output_dir": "test_checkpoints.py::test_two_runs_cannot_write_one_folder",
+    "output_dir": "safety/test_checkpoints.py::test_two_runs_cannot_write_one_folder",
     "num_train_epochs": "test_trainer.py::test_numbers_that_nothing_can_be_trained_with_are_refused_by_name",
-    "max_steps": "test_checkpoints.py::test_resuming_a_finished_run_takes_no_step",
+    "max_steps": "safety/test_checkpoints.py::test_resuming_a_finished_run_takes_no_step",
     "optim_target_modules": "test_options.py::test_options_that_would_be_dropped_are_refused_by_name",
-    "fp16": "test_guard.py::test_fp16_is_allowed_with_a_warning",
+    "fp16": "safety/test_guard.py::test_fp16_is_allowed_with_a_warning",
     "tf32": "test_options.py::test_what_needs_another_machine_is_said_at_once",
     "gradient_checkpointing": "test_adapters.py::test_lora_trains_in_little_memory",
     "gradient_checkpointing_kwargs": "test_options.py::test_options_that_would_be_dropped_are_refused_by_name",
@@ -104,8 +104,8 @@ SHOWN_BY = {
     "logging_first_step": "test_options.py::test_log_and_evaluation_follow_their_options",
     "disable_tqdm": "test_options.py::test_log_and_evaluation_follow_their_options",
     "skip_memory_metrics": "test_options.py::test_log_and_evaluation_follow_their_options",
-    "eval_strategy": "test_guard.py::test_early_stopping_counts_on_after_a_resume",
-    "eval_steps": "test_guard.py::test_early_stopping_counts_on_after_a_resume",
+    "eval_strategy": "safety/test_guard.py::test_early_stopping_counts_on_after_a_resume",
+    "eval_steps": "safety/test_guard.py::test_early_stopping_counts_on_after_a_resume",
     "eval_delay": "test_options.py::test_log_and_evaluation_follow_their_options",
     "eval_on_start": "test_options.py::test_log_and_evaluation_follow_their_options",
     "per_device_eval_batch_size": "test_options.py::test_held_out_metrics_do_not_depend_on_how_they_are_gathered",
@@ -115,12 +115,12 @@ SHOWN_BY = {
     "include_for_metrics": "test_options.py::test_held_out_metrics_do_not_depend_on_how_they_are_gathered",
     "prediction_loss_only": "test_options.py::test_options_that_would_be_dropped_are_refused_by_name",
     "batch_eval_metrics": "test_options.py::test_options_that_would_be_dropped_are_refused_by_name",
-    "save_only_model": "test_checkpoints.py::test_a_checkpoint_of_weights_alone_is_no_start",
+    "save_only_model": "safety/test_checkpoints.py::test_a_checkpoint_of_weights_alone_is_no_start",
     "save_strategy": "test_options.py::test_the_best_is_saved_by_held_out_rank_one",
-    "save_steps": "test_guard.py::test_early_stopping_counts_on_after_a_resume",
-    "save_total_limit": "test_guard.py::test_early_stopping_counts_on_after_a_resume",
-    "enable_jit_checkpoint": "test_preemption.py::test_a_preempted_run_writes_no_model_and_goes_on_to_the_same_bits",
-    "load_best_model_at_end": "test_guard.py::test_early_stopping_counts_on_after_a_resume",
+    "save_steps": "safety/test_guard.py::test_early_stopping_counts_on_after_a_resume",
+    "save_total_limit": "safety/test_guard.py::test_early_stopping_counts_on_after_a_resume",
+    "enable_jit_checkpoint": "safety/test_preemption.py::test_a_preempted_run_writes_no_model",
+    "load_best_model_at_end": "safety/test_guard.py::test_early_stopping_counts_on_after_a_resume",
     "metric_for_best_model": "test_options.py::test_the_best_is_saved_by_held_out_rank_one",
     "greater_is_better": "test_options.py::test_a_rate_that_follows_a_metric_knows_which_way_is_better",
     "ignore_data_skip": "test_options.py::test_options_of_resuming_act",

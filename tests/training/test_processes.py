@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fafa.training.checkpoints import fault_of
+from fafa.training.safety.checkpoints import fault_of
 
 TASKS = ("step", "step-2", "train", "train-2", "second", "second-2", "skip", "preempt")
 

@@ -51,7 +51,7 @@ def test_what_is_planned_depends_on_seed_and_picture_alone():
 def test_settings_that_cannot_be_used_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         editing(**options)
-    with pytest.raises(ValueError, match="at least one group"):
+    with pytest.raises(ValueError, match=r"instructions.style\n.*at least 1 item"):
         Editing(painter=WorldPortrait(), instructions={"style": []})
 
 

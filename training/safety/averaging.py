@@ -107,6 +107,7 @@ class AveragedWeights:
             trained = {name: weight.detach() for name, weight in self.model.named_parameters() if weight.requires_grad}
             save_file(trained, Path(output_dir, RAW_WEIGHTS))
 
+    # `Trainer.train` calls it where a run goes on, before anything is prepared.
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.average is not None:

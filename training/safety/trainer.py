@@ -17,7 +17,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import HPSearchBackend
 
-from ..files import read_json
+from ...files import read_json
+from ..checks import check_weights
 from . import checkpoints
 from .checkpoints import CheckpointError
 from .guard import COLLAPSE, CollapseGuard, TrainingCollapsed
@@ -42,6 +43,8 @@ class SafeTrainer(ExactResume, Trainer):
         self.add_callback(self.guard)
         self._writing = False
         self._trial = None
+        self._scalars: set[str] = set()
+        self._prepare_scalars()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, trial=None, *args, **kwargs):
         """Trains, alone in its output folder.
@@ -201,10 +204,33 @@ class SafeTrainer(ExactResume, Trainer):
             )
         logger.warning("%s; going on all the same", message)
 
+    # `Trainer._inner_training_loop` calls it before the optimiser is made, and before accelerate wraps the model.
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        check_weights(self.model)  # of the model that trains now: `model_init` makes a new one for every run
+        self._prepare_scalars()
+        return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+
+    def _prepare_scalars(self) -> None:
+        """FSDP shards no scalars; `_save` undoes this."""
+        scalars = [name for name, weight in self.model.named_parameters() if weight.ndim == 0 and self.is_fsdp_enabled]
+        for name in scalars:
+            (layer, _, own), weight = name.rpartition("."), self.model.get_parameter(name)
+            vector = torch.nn.Parameter(weight.detach().reshape(1), requires_grad=weight.requires_grad)
+            setattr(self.model.get_submodule(layer), own, vector)
+        self._scalars.update(scalars)
+
+    # `Trainer.save_model` calls it, under FSDP with the state dict that it has gathered.
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        for name in self._scalars.intersection(state_dict or ()):
+            state_dict[name] = state_dict[name].reshape(())
+        super()._save(output_dir, state_dict)
+
+    # Whatever `Trainer._save_checkpoint` writes goes where this says; elsewhere it is the folder of a trial.
     def _get_output_dir(self, trial) -> str:
         folder = super()._get_output_dir(trial)
         return str(Path(folder, checkpoints.UNFINISHED)) if self._writing else folder
 
+    # `Trainer._maybe_log_save_evaluate` calls it. It writes, updates `state` and `control`, uploads and rotates.
     def _save_checkpoint(self, model, trial) -> None:
         """Lets the Trainer write elsewhere, then makes the checkpoint count, then rotates."""
         folder = Path(self._get_output_dir(trial))
@@ -212,6 +238,7 @@ class SafeTrainer(ExactResume, Trainer):
         if self.args.should_save:
             shutil.rmtree(written.parent, ignore_errors=True)
         self.accelerator.wait_for_everyone()
+        self.loss_terms.loss, self.loss_terms.since_step = float(self._tr_loss), self._globalstep_last_logged
         try:
             self._writing = True
             try:
@@ -243,6 +270,7 @@ class SafeTrainer(ExactResume, Trainer):
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(folder / written.name))
 
+    # `Trainer._save_checkpoint` calls it in the middle.
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not self._writing:  # uploading takes its time: from the place where the folder stays
             super()._push_from_checkpoint(checkpoint_folder)

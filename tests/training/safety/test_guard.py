@@ -11,9 +11,9 @@ from tiny_run import names_of, tiny_trainer
 from transformers import TrainerCallback
 
 from fafa.training import FafaDataCollator, FafaTrainingArguments
-from fafa.training.checkpoints import fault_of
 from fafa.training.checks import check_trainer
-from fafa.training.guard import TrainingCollapsed
+from fafa.training.safety.checkpoints import fault_of
+from fafa.training.safety.guard import TrainingCollapsed
 
 
 class At(TrainerCallback):

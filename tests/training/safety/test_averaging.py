@@ -7,7 +7,7 @@ from tiny import tiny_model
 from tiny_run import tiny_trainer
 from transformers import TrainerCallback
 
-from fafa.training.averaging import RAW_WEIGHTS
+from fafa.training.safety.averaging import RAW_WEIGHTS
 
 
 class Record(TrainerCallback):

@@ -1,12 +1,12 @@
 """Stopping a run that has collapsed, while there is a good checkpoint to go back to."""
 
-import json
 import math
 from pathlib import Path
 
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback
 
+from ...files import write_json
 from . import checkpoints
 
 COLLAPSE = "collapse.json"
@@ -191,9 +191,7 @@ class CollapseGuard(TrainerCallback):
                 "last_good_step": 0 if good is None else checkpoints.step_of(good),
                 "remedy": remedy,
             }
-            path = self.trainer.run_folder / COLLAPSE
-            path.with_suffix(".tmp").write_text(json.dumps(report, indent=1), encoding="utf-8")
-            path.with_suffix(".tmp").replace(path)
+            write_json(self.trainer.run_folder / COLLAPSE, report)
         raise TrainingCollapsed(f"stopped after step {state.global_step}: {what}. Likely cause: {cause}. {remedy}")
 
 

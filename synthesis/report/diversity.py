@@ -1,4 +1,4 @@
-"""How widely texts are spread, by what they mean; `fafa.synthesis.report` counts their words."""
+"""How widely texts are spread, by what they mean; `counting` counts their words."""
 
 import random
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from ..components import SynthesisError
 
 
 def embedding_spread(
-    texts: Sequence[str], model: str | Path, max_texts: int = 5_000, seed: int = 0, device: str | None = None
+    texts: Sequence[str], model: str | Path, max_texts: int = 5_000, seed: int = 0
 ) -> dict[str, float]:
     """How different texts are to a sentence-transformers model.
 
@@ -22,7 +22,6 @@ def embedding_spread(
         model: Folder, or id on the Hub.
         max_texts: So many are drawn at random where there are more.
         seed: Of that draw.
-        device: Where to embed, such as "cuda"; None for the best there is.
 
     Returns:
         "mean cosine" of two texts (1 if all are the same; lower is more diverse), and "effective rank": in how many
@@ -38,7 +37,7 @@ def embedding_spread(
     from sentence_transformers import SentenceTransformer
 
     try:
-        encoder = SentenceTransformer(str(model), device=device)
+        encoder = SentenceTransformer(str(model))
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise SynthesisError(f"{model} cannot be loaded by sentence-transformers: {first_line}") from error

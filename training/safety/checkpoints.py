@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import DISK_FULL, faults_of, is_sealed, read_json, record_files, sealed
+from ...files import DISK_FULL, faults_of, flush, is_sealed, read_json, record_files, sealed
 
 logger = logging.getLogger(__name__)
 
@@ -130,14 +130,14 @@ def publish(written: Path, folder: Path, about: dict[str, Any]) -> Path:
     """
     files = sorted(path for path in written.rglob("*") if path.is_file() and path.name != MANIFEST)
     for path in files:
-        _flush(path)
+        flush(path)
     recorded = record_files(written, [path.relative_to(written).as_posix() for path in files])
     manifest = sealed({"files": recorded, **about})
     # Last: a folder with a manifest is complete on the disk, also after a power cut.
     (written / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    _flush(written / MANIFEST)
+    flush(written / MANIFEST)
     for path in [*(path for path in written.rglob("*") if path.is_dir()), written]:
-        _flush(path)
+        flush(path)
     return _put_in_place(written, folder)
 
 
@@ -178,7 +178,7 @@ def _put_in_place(written: Path, folder: Path) -> Path:
     if place.exists():  # a kill after this line is mended by `recover`
         _discard(place)
     written.replace(place)
-    _flush(folder)
+    flush(folder)
     return place
 
 
@@ -188,16 +188,6 @@ def _discard(checkpoint: Path) -> None:
     gone.parent.mkdir(exist_ok=True)
     checkpoint.replace(gone)
     shutil.rmtree(gone, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":  # Windows opens no folders
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def disk_is_full(folder: Path, error: BaseException) -> bool:
@@ -217,7 +207,7 @@ def disk_is_full(folder: Path, error: BaseException) -> bool:
     return False
 
 
-def data_identity(dataset, group_column: str) -> dict[str, Any]:
+def data_identity(dataset, group_column: str = "cpr_id") -> dict[str, Any]:
     """Number of rows and a hash of who, which images and which words they are, in order.
 
     Args:

@@ -4,7 +4,7 @@ from tiny_language_models import tiny_tokenizer
 from transformers import BertConfig, BertModel
 
 from fafa.synthesis.components import SynthesisError
-from fafa.synthesis.quadruples.diversity import effective_rank, embedding_spread, mean_cosine
+from fafa.synthesis.report.diversity import effective_rank, embedding_spread, mean_cosine
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from tiny_run import names_of, tiny_trainer
 from transformers import TrainerCallback
 
 from fafa.training import FafaTrainingArguments, TrainingPreempted
-from fafa.training.checkpoints import fault_of
+from fafa.training.safety.checkpoints import fault_of
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 class Terminate(TrainerCallback):
@@ -85,7 +85,7 @@ def test_the_command_ends_with_the_status_of_sigterm_and_says_how_to_go_on(tmp_p
     monkeypatch.setattr(example, "load_dataset", lambda *_, **__: Rows())
     monkeypatch.setattr(example, "hold_out_quadruples", lambda *_, **__: ([], []))
     monkeypatch.setattr(example, "make_tiny_model", lambda *_: (tiny_model(), tiny_processor()))
-    monkeypatch.setattr(example, "FafaTrainer", Stopped)
+    monkeypatch.setattr(example, "RetrieverTrainer", Stopped)
     training = FafaTrainingArguments(output_dir=str(tmp_path / "out"), use_cpu=True)
     with pytest.raises(SystemExit) as stopped:
         example.main(example.ScriptArguments(), training, {})

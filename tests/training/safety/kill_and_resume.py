@@ -1,7 +1,7 @@
 """Kills a training run by SIGKILL again and again, resumes it, and compares it with one that ran through.
 
-PYTHONPATH=tests python tests/training/kill_and_resume.py FOLDER --kills 10    # at random moments, half while writing
-PYTHONPATH=tests python tests/training/kill_and_resume.py FOLDER --places half_written half_deleted
+PYTHONPATH=tests python tests/training/safety/kill_and_resume.py FOLDER --kills 10  # half of them while writing
+PYTHONPATH=tests python tests/training/safety/kill_and_resume.py FOLDER --places half_written half_deleted
 """
 
 import argparse
@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from tiny import tiny_model
 from tiny_run import tiny_trainer
 
-from fafa.training.checkpoints import UNFINISHED, checkpoints_in, step_of
+from fafa.training.safety.checkpoints import UNFINISHED, checkpoints_in, step_of
 
 
 def make_triplets(folder: Path) -> Dataset:

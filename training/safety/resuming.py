@@ -1,6 +1,5 @@
 """Going on from a checkpoint as if nothing had happened."""
 
-import json
 import logging
 import pickle
 from collections.abc import Iterator
@@ -9,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from ..files import read_json
 from .checkpoints import CheckpointError, read_manifest
+from .loss_terms import LossTerms
 
 logger = logging.getLogger(__name__)
 
@@ -25,34 +24,25 @@ class ExactResume:
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        # Of each loss term and spread, summed since the last log.
-        self._term_sums: dict[str, torch.Tensor | float] = {}
-        self._term_count = 0
+        self.add_callback(LossTerms())
 
-    def _save_rng_state(self, output_dir: str) -> None:
-        """Also what of the loss is not logged yet, so that the log of a resumed run is the same."""
-        super()._save_rng_state(output_dir)
-        unlogged = {
-            "processes": self.args.world_size,
-            "since_step": self._globalstep_last_logged,
-            "loss": float(self._tr_loss),
-            "terms": {name: float(total) for name, total in self._term_sums.items()},
-            "count": self._term_count,
-        }
-        path = Path(output_dir, f"unlogged_loss_{self.args.process_index}.json")
-        path.write_text(json.dumps(unlogged), encoding="utf-8")
+    @property
+    def loss_terms(self) -> LossTerms:
+        """As it is now: `restore_callback_states_from_checkpoint` makes a new one."""
+        return next(entry for entry in self.callback_handler.callbacks if isinstance(entry, LossTerms))
 
+    # `Trainer._run_epoch` calls it once where a run goes on, before the first step and after `_inner_training_loop` has
+    # set the three sums to nothing.
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with _refusing_objects(checkpoint):
             super()._load_rng_state(checkpoint)
-        path = Path(checkpoint or "", f"unlogged_loss_{self.args.process_index}.json")
-        unlogged = read_json(path) if checkpoint and path.exists() else {}
-        if unlogged.get("processes") == self.args.world_size:
-            self._globalstep_last_logged = unlogged["since_step"]
-            self._tr_loss = torch.tensor(unlogged["loss"], device=self.args.device)
-            self._total_loss_scalar = -unlogged["loss"]  # train_loss is the mean over the steps of this call
-            self._term_sums, self._term_count = unlogged["terms"], unlogged["count"]
+        terms = self.loss_terms
+        if checkpoint and terms.since_step is not None:
+            self._globalstep_last_logged = terms.since_step
+            self._tr_loss = torch.tensor(terms.loss, device=self.args.device)
+            self._total_loss_scalar = -terms.loss  # train_loss is the mean over the steps of this call
 
+    # `Trainer._prepare_for_training` calls it, with None for a run that begins.
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """The stored state, but at the learning rate that is asked for now."""
         with _refusing_objects(checkpoint):
@@ -71,6 +61,7 @@ class ExactResume:
         scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
         logger.info("going on with %g times the learning rate of %s", factor, checkpoint)
 
+    # `Trainer._inner_training_loop` calls it for every epoch, also where no step is left to take.
     def _run_epoch(self, *args, **kwargs) -> None:
         """Takes no further step where a run that was killed after its last one goes on."""
         if self.state.global_step >= self.state.max_steps:
