@@ -11,8 +11,8 @@ from typing import Any
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
-from .files import printable, some
-from .retriever import Retriever, RetrieverProcessor, lacking
+from .files import printable
+from .retriever import Retriever, RetrieverProcessor, check_contract
 from .weights_fafa import UnsoundModelError, beside_adapter, refuse_incomplete
 
 # Options of `from_pretrained` that say where files are, so that they hold for both parts.
@@ -55,12 +55,8 @@ def check_fit(model: Retriever, processor: RetrieverProcessor, source: str = "mo
         UnsoundModelError: the images are of another size than the model's, the tokenizer is of more or fewer words, or
             the processor knows a reason of its own (`RetrieverProcessor.misfit`).
     """
-    for thing, contract in ((model, Retriever), (processor, RetrieverProcessor)):
-        if missing := lacking(thing, contract):
-            raise TypeError(
-                f"{source}: {type(thing).__name__} is no {contract.__name__}, it lacks {some(missing)}; see "
-                "docs/your-own-model.md"
-            )
+    check_contract(model, Retriever)
+    check_contract(processor, RetrieverProcessor)
     made, taken = processor.resize_crop(Image.new("RGB", (64, 128))).shape[:2], model.image_shape
     if made != taken:
         raise _misfit(

@@ -3,7 +3,7 @@
 Trainer, collator, evaluation, feature store, gallery and cards ask for nothing else and name no model. A model is a
 `PreTrainedModel` with `Retriever` before it in its bases, a processor a `ProcessorMixin` with `RetrieverProcessor`
 before it; what is not written here has a default that fits most models. Classes are never compared, since a model's
-remote code comes with a copy of this file: `lacking` tells what an object does not offer.
+remote code comes with a copy of this file: `check_contract` tells what an object does not offer.
 """
 
 import copy
@@ -329,10 +329,19 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def lacking(thing: Any, contract: type) -> list[str]:
-    """The names of a contract, `Retriever` or `RetrieverProcessor`, that an object does not offer."""
+def check_contract(thing: Any, contract: type) -> None:
+    """Refuses what does not offer all of a contract, `Retriever` or `RetrieverProcessor`.
+
+    Raises:
+        TypeError: it names what is lacking.
+    """
     thing = thing.get_base_model() if hasattr(thing, "get_base_model") else thing  # within peft's
-    return [name for name in vars(contract) if not name.startswith("_") and not hasattr(type(thing), name)]
+    lacking = [name for name in vars(contract) if not name.startswith("_") and not hasattr(type(thing), name)]
+    if lacking:
+        raise TypeError(
+            f"{type(thing).__name__} is no {contract.__name__}: it lacks {', '.join(lacking[:5])}. "
+            "docs/your-own-model.md says how to write one"
+        )
 
 
-__all__ = ["QUERY_MODES", "CardFacts", "Retriever", "RetrieverProcessor", "lacking", "tokenizer_fingerprint"]
+__all__ = ["QUERY_MODES", "CardFacts", "Retriever", "RetrieverProcessor", "check_contract", "tokenizer_fingerprint"]

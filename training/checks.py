@@ -9,7 +9,7 @@ import torch
 from transformers import DataCollatorWithPadding, TrainerCallback, default_data_collator
 
 from ..files import some
-from ..retriever import Retriever, lacking
+from ..retriever import Retriever, check_contract
 from .batches import check_batch_size
 from .collator import TripletCollator
 
@@ -26,12 +26,10 @@ def check_trainer(trainer) -> None:
     """Refuses parts of a trainer that do not go together, or could not act.
 
     Raises:
+        TypeError: the model does not keep the contract.
         ValueError: the message names the part, and says what to do.
     """
-    if missing := lacking(trainer.model, Retriever):
-        raise ValueError(
-            f"{type(trainer.model).__name__} is no Retriever, it lacks {some(missing)}; see docs/your-own-model.md"
-        )
+    check_contract(trainer.model, Retriever)
     _check_data(trainer)
     _check_collator(trainer)
     _check_modes(trainer)

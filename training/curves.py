@@ -1,6 +1,7 @@
 """The curves of a training run as a picture: loss and its terms, held-out ranking, learning rate."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 from ..drawing.curves import FRAME, chart
@@ -49,7 +50,8 @@ def draw_curves(
         ImportError: matplotlib is not installed; `pip install "fafa[train]"` brings it.
     """
     history = training_history(log_history)
-    terms = _series(history, {"loss": "loss", **_TERMS})
+    others = sorted({name for entry in history for name in entry if name.startswith("loss_")} - _TERMS.keys())
+    terms = _series(history, {"loss": "loss", **_TERMS, **{name: name.removeprefix("loss_") for name in others}})
     if len(terms) == 2:  # one term alone is the loss itself
         terms = {"loss": terms["loss"]}
     panels = {
@@ -102,7 +104,7 @@ def _draw(panels: dict[str, dict], marks: dict[int, str], path: Path) -> None:
 
 def _draw_panel(axis, name: str, lines: dict[str, tuple[list[int], list[float]]]) -> None:
     axis.set_title(f"{name}, percent" if name == "held-out ranking" else name, loc="left", fontsize=10, color=INK)
-    styles = iter(_LINES)
+    styles = cycle(_LINES)
     for label, (steps, values) in lines.items():
         colour, dashes = (INK, "-") if label in ("loss", "learning rate") else next(styles)
         marker = "o" if name == "held-out ranking" and len(steps) <= 30 else None
