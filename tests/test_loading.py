@@ -1,11 +1,13 @@
 """DataLoader workers: nothing in shared memory, and no run that waits for a worker that is dead."""
 
+import faulthandler
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 import pytest
 import torch
@@ -106,9 +108,14 @@ def test_a_killed_worker_ends_the_run_even_while_it_sends(persistent, in_thread,
             raised.append(error)
 
     if in_thread:
-        thread = threading.Thread(target=run)
+        thread = threading.Thread(target=run, daemon=True)
         thread.start()
+        with suppress(RuntimeError):  # torch tells the main thread of a dead worker, too, whatever it does just then
+            thread.join(60)
         thread.join(60)
+        if thread.is_alive():
+            faulthandler.dump_traceback()
+        assert not thread.is_alive()
     else:
         run()
     assert isinstance(raised[0], WorkerDiedError) and "fewer workers" in str(raised[0])
