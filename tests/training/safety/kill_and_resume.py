@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -132,7 +133,9 @@ def kill_at_random(process: int, folder: Path, options: argparse.Namespace, whil
     """Within a few checkpoints from now; while writing: within the next 80 ms after a checkpoint was begun."""
     reach = newest_step(folder) + rng.randrange(3) * options.save_steps
     while os.waitpid(process, os.WNOHANG) == (0, 0):
-        begun = any(folder.glob(f"{UNFINISHED}/checkpoint-*"))
+        begun = False
+        with suppress(FileNotFoundError):  # the folder goes while it is looked through
+            begun = any(folder.glob(f"{UNFINISHED}/checkpoint-*"))
         if newest_step(folder) >= reach and (begun or not while_writing):
             time.sleep(rng.uniform(0, 0.08 if while_writing else 0.5))
             os.kill(process, signal.SIGKILL)
