@@ -378,6 +378,8 @@ def check_output_folder(folder: str | os.PathLike) -> None:
     try:
         TemporaryFile(dir=there).close()  # rights alone tell too little: of a full disk, of /proc, of root
     except OSError as error:
+        wanted = "" if there == folder else f", where {printable(folder)} is to be"
         raise OSError(
-            f"no file can be written into {printable(there)} ({error.strerror}): choose another place, or see to it"
+            f"no file can be written into {printable(there)}{wanted} ({error.strerror}): choose another place, or see "
+            "to it"
         ) from error

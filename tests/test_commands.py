@@ -132,7 +132,7 @@ def test_outputs_are_checked_before_anything_is_made(tmp_path):
         (check_output_file, tmp_path, "is a folder: give the name of a file"),
         (check_output_file, tmp_path / "file" / "page.md", "file is no folder"),
         (check_output_folder, tmp_path / "file", "file is no folder"),
-        (check_output_folder, Path("/proc/results"), "no file can be written into /proc"),
+        (check_output_folder, Path("/proc/results"), "no file can be written into /proc, where /proc/results is to be"),
     ):
         with pytest.raises(OSError, match=message):
             check(path)
