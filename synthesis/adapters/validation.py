@@ -104,7 +104,7 @@ def draw_sheet(
     sheet.text((GAP, GAP), title, _TITLE_SIZE, INK)
     for number, column in enumerate(columns):
         sheet.text((GAP + number * pitch, GAP + 1.5 * _LINE), column, SMALL_SIZE, GREY)
-    for row, text, top in zip(cells, texts, tops, strict=False):
+    for row, text, top in zip(cells, texts, tops[:-1], strict=True):
         sheet.lines((GAP, top), text, SMALL_SIZE, _LINE)
         for number, cell in enumerate(row):
             sheet.image.paste(cell, (GAP + number * pitch, top + len(text) * _LINE))

@@ -163,7 +163,7 @@ def draw_curves(file: Path, verdicts: Sequence[Verdict], present: Thresholds, fo
         axes = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
         for panel in axes[len(names) :]:
             panel.remove()
-        for name, panel in zip(names, axes, strict=False):
+        for name, panel in zip(names, axes[: len(names)], strict=True):
             _draw_panel(panel, name, *_values(name, verdicts), {"present": present, "found": found})
         labelled = {
             label: line for panel in axes for line, label in zip(*panel.get_legend_handles_labels(), strict=True)
