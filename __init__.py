@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 
+from .extras import how_to_install
 from .registration import register_with_libraries
 
 __version__ = "0.1.0"
@@ -39,10 +40,13 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_EXPORTS])
 
 
-def _tell_of_interrupt(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Ctrl-C while a command is still importing, before `commands.command` answers it: a word, and no traceback."""
+def _end_in_a_sentence(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Ends a command that is still importing, where `commands.command` cannot answer yet: on Ctrl-C, or for want of a
+    library that comes with an extra."""
     if issubclass(kind, KeyboardInterrupt):
         print("\ninterrupted.", file=sys.stderr)
+    elif isinstance(error, ModuleNotFoundError) and (remedy := how_to_install(error.name)):
+        print(remedy, file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 
@@ -55,5 +59,5 @@ def _is_own_command() -> bool:
 
 
 if _is_own_command():
-    sys.excepthook = _tell_of_interrupt
+    sys.excepthook = _end_in_a_sentence
 register_with_libraries()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from .extras import how_to_install
 from .files import DISK_FULL, printable
 from .workers import WorkerDiedError, check_num_workers
 
@@ -21,9 +22,10 @@ INTERRUPTED, READER_GONE = 130, 141  # exit statuses, as shells give them to who
 def command(kept: str = "", user_errors: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Runs a command: what its user can mend ends it with one sentence on stderr and exit status 1.
 
-    That is any OSError, a worker process that was killed, memory that does not suffice, and a ValueError or ImportError
-    of FAFA's own, whose messages are written for people. Anything else is a fault, and keeps its traceback. Ctrl-C ends
-    it with status 130, a closed pipe (`... | head`) without a word. Characters that the terminal lacks are escaped.
+    That is any OSError, a worker process that was killed, memory that does not suffice, a library that comes with an
+    extra and is not installed, and a ValueError or ImportError of FAFA's own, whose messages are written for people.
+    Anything else is a fault, and keeps its traceback. Ctrl-C ends it with status 130, a closed pipe (`... | head`)
+    without a word. Characters that the terminal lacks are escaped.
 
     Args:
         kept: a sentence or two on what is kept when it is interrupted or the disk is full, and how to go on.
@@ -70,7 +72,7 @@ def _message(error: BaseException, kept: str, user_errors: tuple[type[Exception]
         return f"the memory does not suffice ({first_line or 'MemoryError'}); try a smaller batch, or fewer workers"
     if isinstance(error, (ValueError, ImportError)) and _is_of_fafa(error):
         return str(error)
-    return None
+    return how_to_install(error.name) if isinstance(error, ModuleNotFoundError) else None
 
 
 def _is_of_fafa(error: BaseException) -> bool:

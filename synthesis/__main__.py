@@ -52,12 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     for chatty in ("httpx", "httpx2", "openai"):  # the library beneath openai has had two names
         logging.getLogger(chatty).setLevel(logging.WARNING)
     with command("What is finished stays: the same command goes on from there.", (SynthesisError, RecipeError)):
-        try:
-            _run(options)
-        except ModuleNotFoundError as error:
-            raise SynthesisError(
-                f"{error.name} is not installed: pip install -c constraints.txt '.[synthesis]'"
-            ) from error
+        _run(options)
     return 0
 
 

@@ -4,6 +4,7 @@ import inspect
 import json
 import logging
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 
@@ -170,6 +171,7 @@ class RetrieverTrainingArguments(TrainingArguments):
         if self.metric_for_best_model is None and (chooses or self.lr_scheduler_type in _WITHOUT_WARMUP[1:]):
             self.metric_for_best_model = "rank-1"  # the loss depends on the size of the batch
         super().__post_init__()
+        self._check_launch()
         if self.one_cycle:
             self.lr_scheduler_type = None
         self._check_combinations()
@@ -181,6 +183,14 @@ class RetrieverTrainingArguments(TrainingArguments):
             self._n_gpu = 1
         if self.per_device_train_batch_size is None or self.batch_size is not None:
             self._divide_batch(256 if self.batch_size is None else self.batch_size)
+
+    def _check_launch(self) -> None:
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        if launched > 1 and self.world_size == 1:  # each would train by itself, all into one folder
+            raise ValueError(
+                f"{launched} processes were launched, but this one is not connected with the others: it finds no GPU. "
+                "To train on CPUs: --use_cpu true"
+            )
 
     def _check_numbers(self) -> None:
         for entry in fields(self):
