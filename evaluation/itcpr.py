@@ -82,8 +82,8 @@ def evaluate_itcpr(
     """
     # Before hours of encoding: these raise if a query has no match, or an option makes no sense.
     ks = checked_ks(ks)
-    _check_columns(queries, "queries", ("image", "image_path", "caption", "instance_id", "source"))
-    _check_columns(gallery, "gallery", ("image", "image_path", "instance_id"))
+    check_columns(queries, "queries", ("image", "image_path", "caption", "instance_id", "source"))
+    check_columns(gallery, "gallery", ("image", "image_path", "instance_id"))
     if features_dtype is not None and not features_dtype.is_floating_point:
         raise ValueError(f"features_dtype is {features_dtype}, which would round features to zero: expected a float")
     query_ids, gallery_ids = queries["instance_id"][:], gallery["instance_id"][:]
@@ -313,7 +313,8 @@ def _intervals(
     return intervals
 
 
-def _check_columns(table: "datasets.Dataset", name: str, expected: Sequence[str]) -> None:
+def check_columns(table: "datasets.Dataset", name: str, expected: Sequence[str]) -> None:
+    """Refuses a table without the columns that an evaluation reads."""
     if missing := [column for column in expected if column not in table.column_names]:
         raise ValueError(f"{name} lack the columns {', '.join(missing)}: load them with load_dataset('ITCPR', ...)")
 
