@@ -31,7 +31,6 @@ def draw_pictures(
     """Draws what the report holds: curves of all its modes, further ones and sheets of the first mode.
 
     Args:
-        report: of `evaluate_itcpr`.
         folder: where the files go: curves as .png, sheets as .jpg.
         queries: those of the report, with the columns `image` and `caption`.
         gallery: that of the report, with the columns `image` and `instance_id`.
@@ -63,13 +62,11 @@ def draw_sheets(
 
     def lead(index: int) -> float:
         """Score of the image at rank 1, if correct, above that of the first wrong one among the top images."""
-        is_wrong = [
-            gallery_ids[image] != report.queries[index]["instance_id"] for image in results[index]["top_images"]
-        ]
-        scores = results[index]["top_scores"]
-        return (
-            scores[0] - scores[is_wrong.index(True)] if results[index]["first_rank"] == 1 and True in is_wrong else -1
-        )
+        result, own_id = results[index], report.queries[index]["instance_id"]
+        is_wrong = [gallery_ids[image] != own_id for image in result["top_images"]]
+        if result["first_rank"] > 1 or True not in is_wrong:
+            return -1
+        return result["top_scores"][0] - result["top_scores"][is_wrong.index(True)]
 
     by_lead = sorted(range(len(results)), key=lead, reverse=True)
     by_rank = sorted(range(len(results)), key=lambda index: -results[index]["first_rank"])
@@ -78,7 +75,7 @@ def draw_sheets(
     sheets = {
         "best": (by_lead, "those whose correct image leads the first wrong one by most"),
         "worst": (by_rank, "those whose first correct image ranks lowest"),
-        "random": (sorted(some), f"drawn at random (seed {seed})"),
+        "random": (sorted(some), f"chosen at random (seed {seed})"),
     }
     queries, gallery = undecoded(queries), undecoded(gallery)
     for name, (chosen, reason) in sheets.items():
@@ -164,9 +161,8 @@ def _top_tokens(report: EvaluationReport, axes: "Axes") -> None:
 def _gallery_size(report: EvaluationReport, axes: "Axes") -> None:
     points = report.curves["gallery_size"]
     _two_metrics(report, axes, [point["num_images"] for point in points], [point["draws"] for point in points])
-    axes.set(
-        xlabel="images in the gallery", ylabel="percent", title=f"Random parts of the gallery ({report.curves['mode']})"
-    )
+    title = f"Random parts of the gallery ({report.curves['mode']})"
+    axes.set(xlabel="images in the gallery", ylabel="percent", title=title)
 
 
 def _two_metrics(report: EvaluationReport, axes: "Axes", positions: list[int], draws: list[list[dict]]) -> None:

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _REFERENCE = "reference image of query"
-_CAPTIONS_AT_ONCE = 1_000  # looked at before anything is encoded
+_CAPTIONS_AT_ONCE = 1_000  # checked before anything is encoded
 
 
 class EncodedImages(NamedTuple):
-    """What `encode_images` gives.
+    """Features of images, and what they are of.
 
     Args:
         features: `(num_read, num_tokens, dim)`.
@@ -65,11 +65,9 @@ def encode_images(
     update: bool = False,
     identify: bool = True,
 ) -> EncodedImages:
-    """Encodes target images, on the device and in the precision of the model.
+    """Encodes target images, on the device and in the precision of the model, which is put into eval mode.
 
     Args:
-        model: it is put into eval mode.
-        processor: the model's own.
         images: paths, PIL images, or whatever else `open_image` takes.
         batch_size: images encoded at a time.
         num_workers: processes that read images; 0 reads in this one; None is one a core, up to 8, or 0 for few images.
@@ -82,14 +80,13 @@ def encode_images(
             started one by one, share the work; each returns with all features. What was left out is tried again each
             time.
         folder: in `features_dir`, paths are relative to it, so that both may move.
-        progress: whether to show a progress bar (of several launched processes, in the first).
         update: where `features_dir` holds features of some of these images and of others, whether to encode only the
             rest and to drop the others. Images are told by their contents, see `files.contents_of`.
-        identify: whether to read from files what tells them from others, without `features_dir`, too: for who saves
-            the features.
+        identify: whether to read what tells files from others also without `features_dir`, since the features will be
+            saved.
 
     Raises:
-        FileNotFoundError, UnreadableImageError: an image is not there, or cannot be decoded.
+        FileNotFoundError, UnreadableImageError: an image is missing, or cannot be decoded.
         InaccessibleImageError: it is there, but cannot be read now; an OSError.
         ValueError: there is nothing to encode, features cannot be right (not finite, zero, all alike), or
             `features_dir` holds features of another model, processor, precision or list of images (with `update`, of
@@ -120,7 +117,7 @@ def encode_images(
         progress=progress and _is_first(),
     )
     names = [input_name(description, row, folder) for row, description in enumerate(inputs)]
-    passing = set()  # rows that may well be read the next time
+    passing = set()  # rows that may well be readable the next time
     alike = AlikeFeatures()
 
     def encode(shards: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], list[int], Tensor]]:
@@ -194,7 +191,6 @@ def encode_queries(
     """Encodes queries in each mode; every reference image is read once, and none if no mode needs it.
 
     Args:
-        model: it is put into eval mode.
         queries: with the columns `image` and `caption`.
         modes: of "image+caption", "caption", "image".
         features_dir: keeps the features of each mode in a folder of its own within this one, to resume from and to use
@@ -204,7 +200,7 @@ def encode_queries(
         mode -> `(num_queries, dim)`, on the model's device.
 
     Raises:
-        ValueError: an unknown mode, a caption without a word. For images and `features_dir` see `encode_images`.
+        ValueError: an unknown mode, a caption without a word. And errors as for `encode_images`.
     """
     if len(modes) == 0:
         raise ValueError(f"no modes; expected some of {', '.join(QUERY_MODES)}")
@@ -304,12 +300,12 @@ def _watched(
     folder: Path | None = None,
     passing: set[int] | None = None,
 ) -> Encode:
-    """The same, but features that cannot be right are an error, and images that were changed meanwhile left out.
+    """The same encoder, but features that cannot be right are an error, and images that changed meanwhile are left out.
 
-    Features of a changed image must not go by what the image was described as.
+    Otherwise the features of a changed image would stand for the image that was described.
 
     Args:
-        names: how an error calls inputs whose features cannot be right, see `check_features`.
+        names: how errors call inputs, see `check_features`.
         passing: takes the rows of images that were changed; None makes such an image an error.
     """
 
@@ -342,12 +338,11 @@ def _collect(
     progress: bool = True,
     update: bool = False,
 ) -> tuple[Tensor, list[int]]:
-    """Encodes every input, in memory or into the store in `features_dir`, where those of it are not encoded again.
+    """Encodes every input, in memory or into the store in `features_dir`, where what it holds is not encoded again.
 
     Args:
         settings: what decides the features, see `feature_settings`.
-        inputs: a description of each input, see `describe_image`.
-        label: of the progress bar. Further ones: see `encode_images`.
+        inputs: a description of each input, see `describe_image`. Further arguments: see `encode_images`.
 
     Returns:
         features `(num_read, ...)`, and the rows that were skipped.
@@ -369,7 +364,7 @@ def _collect(
 
 
 def _is_first() -> bool:
-    """Of several launched processes, the one that shows progress."""
+    """Whether this is the one of several launched processes that shows progress."""
     return os.environ.get("RANK", "0") == "0"
 
 

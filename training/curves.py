@@ -22,12 +22,9 @@ _INCHES_A_PANEL = 2.1
 
 
 def training_history(log_history: Sequence[dict[str, float]]) -> list[dict[str, float]]:
-    """The entries that training itself logged, up to its summary.
+    """The entries of `trainer.state.log_history` that training itself logged, up to its summary.
 
     What is evaluated afterwards may be the best checkpoint's weights, and is logged under the last step all the same.
-
-    Args:
-        log_history: `trainer.state.log_history`; after a resume it holds the steps before it, too.
     """
     end = [index for index, entry in enumerate(log_history) if "train_runtime" in entry]
     return list(log_history[: end[-1]] if end else log_history)
@@ -44,7 +41,7 @@ def draw_curves(
         marks: step -> a word or two, for a vertical line across the panels.
 
     Returns:
-        the panels drawn, of "loss", "held-out ranking" and "learning rate"; none: no file was written.
+        the panels drawn, of "loss", "held-out ranking" and "learning rate"; without any, no file is written.
 
     Raises:
         ImportError: matplotlib is not installed; `pip install "fafa[train]"` brings it.
@@ -108,15 +105,12 @@ def _draw_panel(axis, name: str, lines: dict[str, tuple[list[int], list[float]]]
     for label, (steps, values) in lines.items():
         colour, dashes = (INK, "-") if label in ("loss", "learning rate") else next(styles)
         marker = "o" if name == "held-out ranking" and len(steps) <= 30 else None
-        axis.plot(
-            steps, values, color=colour, linestyle=dashes, linewidth=1.6, marker=marker, markersize=3.5, label=label
-        )
+        line = {"color": colour, "linestyle": dashes, "linewidth": 1.6, "marker": marker, "markersize": 3.5}
+        axis.plot(steps, values, label=label, **line)
     if name == "held-out ranking":
         axis.set_ylim(0, 100)
     else:
         axis.set_ylim(bottom=0)
         axis.yaxis.set_major_formatter("{x:g}")
     if len(lines) > 1:
-        axis.legend(
-            loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, labelcolor=INK, handlelength=2.2, fontsize=10
-        )
+        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), labelcolor=INK, handlelength=2.2, fontsize=10)

@@ -1,7 +1,7 @@
 """How a trainer reads triplets: batches for training, held-out ones as they are, and workers that change nothing."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 class TripletReading:
     """A Trainer's data loaders (a base class before `Trainer`).
 
-    Each has a generator of its own. Otherwise it would draw from the global random state as often as its workers are
-    started, and where they persist, a run that resumes would draw other masks than one that ran through.
+    Each has a generator of its own. Otherwise it would take numbers from the global random state as often as its
+    workers are started, and where they persist, a run that resumes would have other masks than one that ran through.
     """
 
     def get_train_dataloader(self) -> DataLoader:
@@ -68,30 +68,26 @@ class TripletReading:
         return torch.Generator().manual_seed(self._order_seed)
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
-        """The training collator, but without augmentation, and stopping at an image that cannot be read."""
-        with self._safe_workers(), self._evaluating_collator():
-            return self._with_own_generator(super().get_eval_dataloader(eval_dataset))
+        """Images as they are: without augmentation, and stopping at one that cannot be read."""
+        return self._evaluating(super().get_eval_dataloader, eval_dataset)
 
     def get_test_dataloader(self, test_dataset) -> DataLoader:
-        """As for evaluation: `predict` is not of augmented images."""
-        with self._safe_workers(), self._evaluating_collator():
-            return self._with_own_generator(super().get_test_dataloader(test_dataset))
+        """As for evaluation."""
+        return self._evaluating(super().get_test_dataloader, test_dataset)
 
-    def _with_own_generator(self, loader: DataLoader) -> DataLoader:
-        getattr(loader, "base_dataloader", loader).generator = self._own_generator()  # accelerate wraps it
-        return loader
-
-    @contextmanager
-    def _evaluating_collator(self) -> Iterator[None]:
-        """Within, the collator neither augments nor leaves out, and no triplet is dropped for want of a whole batch."""
-        training_collator, drop_last = self.data_collator, self.args.dataloader_drop_last
-        if hasattr(training_collator, "for_evaluation"):
-            self.data_collator = training_collator.for_evaluation()
+    def _evaluating(self, make_loader: Callable[..., DataLoader], dataset) -> DataLoader:
+        """A loader whose collator neither augments nor leaves out, and which keeps a last batch that is not full."""
+        collator, drop_last = self.data_collator, self.args.dataloader_drop_last
+        if hasattr(collator, "for_evaluation"):
+            self.data_collator = collator.for_evaluation()
         self.args.dataloader_drop_last = False
         try:
-            yield
+            with self._safe_workers():
+                loader = make_loader(dataset)
         finally:
-            self.data_collator, self.args.dataloader_drop_last = training_collator, drop_last
+            self.data_collator, self.args.dataloader_drop_last = collator, drop_last
+        getattr(loader, "base_dataloader", loader).generator = self._own_generator()  # accelerate wraps it
+        return loader
 
     @contextmanager
     def _safe_workers(self) -> Iterator[None]:
@@ -113,19 +109,16 @@ class TripletReading:
             return super().evaluation_loop(*args, **kwargs)
 
     def _readable(self, dataset):
-        """Without triplets that cannot be read: processes gather their metrics, so none may leave out any later."""
+        """Leaves out triplets that cannot be read: processes gather their metrics, so none may leave out any later."""
         unreadable = self.data_collator.unreadable(dataset)
         if not unreadable:
             return dataset
         names = ", ".join(sorted(set(unreadable.values())))
         if len(unreadable) == len(dataset):
             raise UnreadableImageError(f"none of {len(dataset)} held-out triplets has readable images: {names}")
-        for name in unreadable.values():
-            self.skipped_images[name] += 1
+        self.skipped_images.update(unreadable.values())
         logger.warning(
             "%d of %d held-out triplets are left out (on_error='skip'), whose images cannot be read: %s",
-            len(unreadable),
-            len(dataset),
-            names,
+            *(len(unreadable), len(dataset), names),
         )
         return dataset.select([row for row in range(len(dataset)) if row not in unreadable])
