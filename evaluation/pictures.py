@@ -22,7 +22,7 @@ HISTOGRAM_EDGES = (1, 2, 3, 6, 11, 21, 51, 101, 1001)  # first ranks of its bars
 SHEET_QUERIES, SHEET_IMAGES = 8, 10
 
 COLOURS = {"image+caption": BLUE, "late-fusion": PINK, "caption": VERMILION, "image": TEAL}
-DASHES = {"image+caption": "-", "late-fusion": "-.", "caption": "--", "image": ":"}  # apart in print, too
+DASHES = {"image+caption": "-", "late-fusion": "-.", "caption": "--", "image": ":"}  # they tell lines apart in print
 
 
 def draw_pictures(
@@ -166,7 +166,7 @@ def _gallery_size(report: EvaluationReport, axes: "Axes") -> None:
 
 
 def _two_metrics(report: EvaluationReport, axes: "Axes", positions: list[int], draws: list[list[dict]]) -> None:
-    """Rank-1 and mAP over positions on a log axis: means of the draws, and where there are several, their range."""
+    """Rank-1 and mAP over positions on a log axis: means of the samples, and the range where there are several."""
     for metric, colour, marker in (
         (f"rank-{report.ks[0]}", COLOURS["image+caption"], "o"),
         ("mAP", COLOURS["caption"], "s"),

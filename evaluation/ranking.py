@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -317,8 +318,7 @@ def checked_ks(ks: Sequence[int]) -> tuple[int, ...]:
     Raises:
         ValueError: one is no whole number from 1 on.
     """
-    given = tuple(ks) if isinstance(ks, Iterable) else [ks]
-    whole = [isinstance(k, (int, np.integer)) and not isinstance(k, bool) and k >= 1 for k in given]
-    if not (isinstance(given, tuple) and all(whole)):
-        raise ValueError(f"ks is {given!r}, expected ranks from 1 on, such as (1, 5, 10)")
-    return tuple(map(int, given))
+    ks = tuple(ks) if isinstance(ks, Iterable) else ks
+    if not isinstance(ks, tuple) or any(isinstance(k, bool) or not isinstance(k, Integral) or k < 1 for k in ks):
+        raise ValueError(f"ks is {ks!r}, expected ranks from 1 on, such as (1, 5, 10)")
+    return tuple(map(int, ks))

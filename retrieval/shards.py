@@ -1,4 +1,4 @@
-"""Shards: files of features, written once and whole, under checksums, and locked while somebody encodes them."""
+"""Shards: files of features, written once and whole, with checksums, and locked while a process encodes them."""
 
 import json
 import os

@@ -242,7 +242,7 @@ class FeatureStore:
         return differences
 
     def first_difference(self, inputs: Sequence[dict[str, Any]]) -> str | None:
-        """The first input that is another here; None if all are the same, wherever they lie."""
+        """The first input that differs here; None if all are the same, wherever they lie."""
         for number, (old, new) in enumerate(zip(self.inputs, inputs, strict=False)):
             if self.identities[number] == identity_of(new):
                 continue

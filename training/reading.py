@@ -1,8 +1,8 @@
 """How a trainer reads triplets: batches for training, held-out ones as they are, and workers that change nothing."""
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,18 +38,14 @@ class TripletReading:
             process_index=args.process_index,
             drop_last=args.dataloader_drop_last,
         )
-        with self._safe_workers():
-            loader = DataLoader(
-                self.train_dataset,
-                batch_sampler=batches,
-                collate_fn=self.data_collator,
-                num_workers=args.dataloader_num_workers,
-                multiprocessing_context=args.dataloader_multiprocessing_context,
-                pin_memory=args.dataloader_pin_memory,
-                persistent_workers=args.dataloader_persistent_workers,
-                prefetch_factor=args.dataloader_prefetch_factor,
-                generator=self._own_generator(),
-            )
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            pin_memory=args.dataloader_pin_memory,
+            generator=self._own_generator(),
+            **self._worker_options(),
+        )
         # Not by `accelerator.prepare`, which would divide the batches among processes once more.
         return prepare_data_loader(
             loader,
@@ -77,31 +73,27 @@ class TripletReading:
 
     def _evaluating(self, make_loader: Callable[..., DataLoader], dataset) -> DataLoader:
         """A loader whose collator neither augments nor leaves out, and which keeps a last batch that is not full."""
-        collator, drop_last = self.data_collator, self.args.dataloader_drop_last
+        args, given, collator = self.args, dict(vars(self.args)), self.data_collator
         if hasattr(collator, "for_evaluation"):
             self.data_collator = collator.for_evaluation()
-        self.args.dataloader_drop_last = False
+        vars(args).update({f"dataloader_{name}": value for name, value in self._worker_options().items()})
+        args.dataloader_drop_last = False
         try:
-            with self._safe_workers():
-                loader = make_loader(dataset)
+            loader = make_loader(dataset)
         finally:
-            self.data_collator, self.args.dataloader_drop_last = collator, drop_last
+            self.data_collator = collator
+            vars(args).update(given)
         getattr(loader, "base_dataloader", loader).generator = self._own_generator()  # accelerate wraps it
         return loader
 
-    @contextmanager
-    def _safe_workers(self) -> Iterator[None]:
-        """Within, `args` ask for workers that need no shared memory for batches, or for none; see `worker_options`."""
-        names = "num_workers", "multiprocessing_context", "persistent_workers", "prefetch_factor"
-        given = {f"dataloader_{name}": getattr(self.args, f"dataloader_{name}") for name in names}
-        options = worker_options(self.args.dataloader_num_workers, self.args.dataloader_multiprocessing_context)
+    def _worker_options(self) -> dict[str, Any]:
+        """A loader's options for workers that need no shared memory for batches, or for none; see `worker_options`."""
+        args = self.args
+        options = worker_options(args.dataloader_num_workers, args.dataloader_multiprocessing_context)
         if options["num_workers"] == 0:
-            options |= {"multiprocessing_context": None, "persistent_workers": False, "prefetch_factor": None}
-        vars(self.args).update({f"dataloader_{name}": value for name, value in options.items()})
-        try:
-            yield
-        finally:
-            vars(self.args).update(given)
+            return options | {"multiprocessing_context": None, "persistent_workers": False, "prefetch_factor": None}
+        persistent, ahead = args.dataloader_persistent_workers, args.dataloader_prefetch_factor
+        return options | {"persistent_workers": persistent, "prefetch_factor": ahead}
 
     def evaluation_loop(self, *args, **kwargs):
         """The Trainer's own; a worker that is killed ends it."""

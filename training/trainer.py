@@ -22,7 +22,7 @@ from .schedules import CollatorEpoch, WarmUp, one_cycle
 
 logger = logging.getLogger(__name__)
 
-SEARCHED = (  # settings that are read anew in every run
+SEARCHED = (  # settings that every run reads anew
     "learning_rate",
     "weight_decay",
     "adam_beta2",
@@ -76,7 +76,7 @@ class RetrieverTrainer(AveragedWeights, TripletReading, SafeTrainer):
         if not self.args.one_cycle or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
         self.lr_scheduler = one_cycle(optimizer or self.optimizer, num_training_steps, self.args.warmup_steps)
-        self._created_lr_scheduler = True  # or a second run would go on with the first one's
+        self._created_lr_scheduler = True  # otherwise a second run would continue the first one's
         return self.lr_scheduler
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
@@ -108,7 +108,7 @@ class RetrieverTrainer(AveragedWeights, TripletReading, SafeTrainer):
             self.model,
             inputs,
             self.args.gradient_cache_size,
-            self.accelerator.autocast,  # which accelerate puts around `forward` alone
+            self.accelerator.autocast,  # accelerate puts it around `forward` alone
             gather_across_processes=parallel,
         )
         if parallel:

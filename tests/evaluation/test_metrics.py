@@ -282,9 +282,9 @@ def test_ks_may_be_given_by_numpy_or_once():
 @pytest.mark.parametrize(
     ("num_matches", "num_gallery", "message"),
     [
-        ([], 5, "expected a whole number for each query"),
-        ([1.5], 5, "expected a whole number for each query"),
-        ([[1]], 5, "expected a whole number for each query"),
+        ([], 5, "expected integers"),
+        ([1.5], 5, "expected integers"),
+        ([[1]], 5, "expected integers"),
         ([1, 0], 5, "0 matches of a query, expected 1 to 5"),
         ([6], 5, "6 matches of a query, expected 1 to 5"),
     ],

@@ -75,7 +75,7 @@ class WeightAverage(TrainerCallback):
 
 
 class AveragedWeights:
-    """A Trainer's part in it (a base class before `Trainer`): `ema_decay`.
+    """What a Trainer does for `ema_decay` (a base class before `Trainer`).
 
     Evaluations, checkpoints and the final model have the averaged weights; checkpoints also hold the raw ones
     (`raw_weights.safetensors`), from which a resumed run goes on.

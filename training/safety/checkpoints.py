@@ -1,10 +1,10 @@
 """Checkpoint folders that count only when complete, whatever ends the run that writes them.
 
 A checkpoint is written into `_unfinished/`, gets a manifest of its files, is flushed to disk, and appears as
-`checkpoint-<step>` by one rename. One that has to go leaves by a rename, too, before it is deleted. So no kill leaves a
-half-written or half-deleted folder under that name, and other tools see complete ones only.
+`checkpoint-<step>` by one rename. One that is to be deleted is renamed before. So no kill leaves a half-written or
+half-deleted folder under that name, and other tools see complete ones only.
 
-The manifest holds a checksum of every file, and one of itself: a checkpoint that was damaged later is not gone on from.
+The manifest holds a checksum of every file, and one of itself: a checkpoint that was damaged later is not resumed.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ IDENTITY_COLUMNS = ("reference_image_path", "target_image_path", "edit_caption")
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be written or gone on from, or the output folder is not this run's."""
+    """A checkpoint cannot be written or resumed, or the output folder is not this run's."""
 
 
 def step_of(checkpoint: Path) -> int:

@@ -11,9 +11,9 @@ from . import checkpoints
 
 COLLAPSE = "collapse.json"
 SPREADS = ("query_spread", "target_spread")
-WELL_ABOVE_CHANCE = 5.0  # times what a random order gives (or half way to perfect): below, mAP tells nothing
-GOOD_SHARE = 0.9  # of the best mAP, that a checkpoint must have to be one to go back to
-SMALLEST_BATCH = 8  # triplets, below which the spread of a batch says nothing
+WELL_ABOVE_CHANCE = 5.0  # times the mAP of a random order (or half way to perfect); mAP below tells nothing
+GOOD_SHARE = 0.9  # of the best mAP; a checkpoint to go back to must have as much
+SMALLEST_BATCH = 8  # triplets; the spread of a smaller batch says nothing
 # Spreads measured on the painted world: 0.02 to 0.1 at random weights, of which a run may lose nearly all before it
 # learns (1.6e-4 was seen); 0.4 to 0.9 once it has; 1e-10 and less after a collapse.
 APART, NOTHING = 0.1, 1e-6

@@ -54,8 +54,8 @@ class SafeTrainer(ExactResume, Trainer):
             trial: of `hyperparameter_search`, which calls this.
 
         Raises:
-            CheckpointError: another run writes the folder; it has checkpoints and none is to be gone on from; the one
-                to go on from is damaged or of other data; the disk is full.
+            CheckpointError: another run writes the folder; it has checkpoints, and none is to be resumed; the one to
+                resume is damaged or of other data; the disk is full.
             TrainingCollapsed: see `CollapseGuard`.
             TrainingPreempted: see `Preemption`.
         """
@@ -101,7 +101,7 @@ class SafeTrainer(ExactResume, Trainer):
         present = checkpoints.checkpoints_in(folder)
         if not present and (given is True or not given):
             if given:
-                logger.warning("%s has no checkpoint to go on from: training begins at the beginning", folder)
+                logger.warning("%s has no checkpoint to resume: training begins at the beginning", folder)
             return None
         if not given:
             raise CheckpointError(
@@ -127,7 +127,7 @@ class SafeTrainer(ExactResume, Trainer):
             refusal = None
         if refusal is not None:
             raise CheckpointError(
-                f"{chosen} cannot be gone on from: {refusal}. Choose another checkpoint, or "
+                f"{chosen} cannot be resumed: {refusal}. Choose another checkpoint, or "
                 "resume_from_checkpoint=true for the newest sound one of the output folder."
             )
         if manifest is None:
@@ -145,7 +145,7 @@ class SafeTrainer(ExactResume, Trainer):
         if chosen is None:
             faults = "; ".join(f"{path.name}: {fault}" for path, fault in reversed(passed_over.items()))
             raise CheckpointError(
-                f"no checkpoint in {folder} is one to go on from ({faults}). Name one all the same "
+                f"no checkpoint in {folder} can be resumed ({faults}). Name one all the same "
                 "(resume_from_checkpoint=PATH), or begin anew in another output_dir."
             )
         for path, fault in reversed(passed_over.items()):
@@ -275,5 +275,5 @@ def _last_good_step(report: Path) -> float:
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{report} is damaged ({error}), so which checkpoint was the last good one is unknown: name one "
-            "(resume_from_checkpoint=PATH), or remove this file to go on from the newest."
+            "(resume_from_checkpoint=PATH), or remove this file to resume the newest."
         ) from error

@@ -102,7 +102,7 @@ def test_resume_passes_over_damaged_checkpoints_and_says_so(copied, triplets_of_
     assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [2, 4, 6, 8]
     assert fault_of(copied / "checkpoint-8") is None
     (copied / "checkpoint-8" / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"checkpoint-8 cannot be gone on from: model\.safetensors is missing"):
+    with pytest.raises(CheckpointError, match=r"checkpoint-8 cannot be resumed: model\.safetensors is missing"):
         tiny_trainer(copied, triplets_of_module).train(resume_from_checkpoint=str(copied / "checkpoint-8"))
     for path in checkpoints.checkpoints_in(copied):
         (path / "manifest.json").unlink()
@@ -126,7 +126,7 @@ def test_a_flipped_byte_in_any_file_is_refused_by_name(run, tmp_path, name):
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer_state.json", "manifest.json"])
 def test_resume_goes_on_from_the_newest_sound_checkpoint(copied, triplets_of_module, caplog, name):
     flip_a_byte(copied / "checkpoint-8" / name)
-    with pytest.raises(CheckpointError, match=rf"checkpoint-8 cannot be gone on from: {name} is damaged.*newest sound"):
+    with pytest.raises(CheckpointError, match=rf"checkpoint-8 cannot be resumed: {name} is damaged.*newest sound"):
         tiny_trainer(copied, triplets_of_module).train(resume_from_checkpoint=str(copied / "checkpoint-8"))
     trainer = tiny_trainer(copied, triplets_of_module)
     trainer.train(resume_from_checkpoint=True)
@@ -180,9 +180,7 @@ def test_any_manifest_is_a_fault_and_no_traceback(tmp_path, data):
 
 def test_a_folder_that_is_no_checkpoint_is_named(triplets_of_module, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(
-        CheckpointError, match="empty cannot be gone on from: it is no checkpoint, without trainer_state"
-    ):
+    with pytest.raises(CheckpointError, match="empty cannot be resumed: it is no checkpoint, without trainer_state"):
         tiny_trainer(tmp_path / "run", triplets_of_module).train(resume_from_checkpoint=str(tmp_path / "empty"))
 
 
@@ -209,7 +207,7 @@ def test_a_new_run_does_not_mix_with_an_old_one(copied, tmp_path, triplets_of_mo
     with pytest.raises(CheckpointError, match=r"up to checkpoint-8.*resume_from_checkpoint=true.*another output_dir"):
         tiny_trainer(copied, triplets_of_module).train()
     tiny_trainer(tmp_path / "new", triplets_of_module, max_steps=1).train(resume_from_checkpoint=True)
-    assert "no checkpoint to go on from: training begins at the beginning" in caplog.text
+    assert "no checkpoint to resume: training begins at the beginning" in caplog.text
 
 
 def test_two_runs_cannot_write_one_folder(tmp_path, triplets_of_module):
