@@ -21,8 +21,12 @@ MOST_RANKS = 50  # of the Rank-k curve
 HISTOGRAM_EDGES = (1, 2, 3, 6, 11, 21, 51, 101, 1001)  # first ranks of its bars
 SHEET_QUERIES, SHEET_IMAGES = 8, 10
 
-COLOURS = {"image+caption": BLUE, "late-fusion": PINK, "caption": VERMILION, "image": TEAL}
-DASHES = {"image+caption": "-", "late-fusion": "-.", "caption": "--", "image": ":"}  # they tell lines apart in print
+LINES = {  # the dashes tell lines apart in print
+    "image+caption": {"color": BLUE, "linestyle": "-"},
+    "late-fusion": {"color": PINK, "linestyle": "-."},
+    "caption": {"color": VERMILION, "linestyle": "--"},
+    "image": {"color": TEAL, "linestyle": ":"},
+}
 
 
 def draw_pictures(
@@ -117,16 +121,9 @@ def _sheet_row(
 
 def _rank_k(report: EvaluationReport, axes: "Axes") -> None:
     ks = range(1, min(MOST_RANKS, report.num_gallery) + 1)
-    for mode in sorted(report.metrics, key=list(COLOURS).index):
+    for mode in sorted(report.metrics, key=list(LINES).index):
         metrics = report.results(mode).metrics(ks)
-        axes.plot(
-            ks,
-            [metrics[f"rank-{k}"] for k in ks],
-            color=COLOURS[mode],
-            linestyle=DASHES[mode],
-            label=mode,
-            clip_on=False,
-        )
+        axes.plot(ks, [metrics[f"rank-{k}"] for k in ks], **LINES[mode], label=mode, clip_on=False)
     chance = chance_metrics(report.results(report.main_mode).num_matches, report.num_gallery, ks)
     axes.plot(ks, [chance[f"rank-{k}"] for k in ks], color=GREY, linewidth=1, label="chance")
     log_ticks(axes, [k for k in (1, 2, 3, 5, 10, 20, 50) if k in ks])
@@ -139,7 +136,7 @@ def _first_ranks(report: EvaluationReport, axes: "Axes") -> None:
     edges = [*(edge for edge in HISTOGRAM_EDGES if edge <= report.num_gallery), report.num_gallery + 1]
     shares = [100 * ((first >= low) & (first < high)).double().mean().item() for low, high in pairwise(edges)]
     labels = [f"{low:,}" if high == low + 1 else f"{low:,}-{high - 1:,}" for low, high in pairwise(edges)]
-    bars(axes, labels, shares, COLOURS[report.main_mode])
+    bars(axes, labels, shares, LINES[report.main_mode]["color"])
     axes.set(ylabel="queries (%)", xlabel="rank", title=f"Rank of the first correct image ({report.main_mode})")
 
 
@@ -147,14 +144,7 @@ def _top_tokens(report: EvaluationReport, axes: "Axes") -> None:
     points, used = report.curves["top_tokens"], report.settings["num_top_tokens"]
     _two_metrics(report, axes, [point["num_top_tokens"] for point in points], [[point] for point in points])
     axes.axvline(used, color=GREY, linewidth=1, linestyle=":")
-    axes.annotate(
-        f"k = {used}, as configured",
-        (used, 0.02),
-        xycoords=("data", "axes fraction"),
-        xytext=(5, 0),
-        textcoords="offset points",
-        color=GREY,
-    )
+    axes.text(used, 0.02, f"  k = {used}, as configured", transform=axes.get_xaxis_transform(), color=GREY)
     axes.set(xlabel="k", ylabel="percent", title=f"Score: mean of the k most similar tokens ({report.curves['mode']})")
 
 
@@ -165,22 +155,13 @@ def _gallery_size(report: EvaluationReport, axes: "Axes") -> None:
     axes.set(xlabel="images in the gallery", ylabel="percent", title=title)
 
 
-def _two_metrics(report: EvaluationReport, axes: "Axes", positions: list[int], draws: list[list[dict]]) -> None:
+def _two_metrics(report: EvaluationReport, axes: "Axes", positions: list[int], samples: list[list[dict]]) -> None:
     """Rank-1 and mAP over positions on a log axis: means of the samples, and the range where there are several."""
-    for metric, colour, marker in (
-        (f"rank-{report.ks[0]}", COLOURS["image+caption"], "o"),
-        ("mAP", COLOURS["caption"], "s"),
-    ):
-        values = [[draw[metric] for draw in of_position] for of_position in draws]
+    for metric, colour, marker in ((f"rank-{report.ks[0]}", BLUE, "o"), ("mAP", VERMILION, "s")):
+        values = [[sample[metric] for sample in of_position] for of_position in samples]
         axes.plot(positions, [sum(some) / len(some) for some in values], color=colour, marker=marker, label=metric)
-        axes.fill_between(
-            positions,
-            [min(some) for some in values],
-            [max(some) for some in values],
-            color=colour,
-            alpha=0.2,
-            linewidth=0,
-        )
+        lowest, highest = list(map(min, values)), list(map(max, values))
+        axes.fill_between(positions, lowest, highest, color=colour, alpha=0.2, linewidth=0)
     log_ticks(axes, positions)
     axes.set_ylim(0, 1.08 * axes.dataLim.ymax or 1)
     axes.legend()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,10 +88,9 @@ class Shard:
                 save_file({"features": features}, part, metadata)
                 part.chmod(mode)  # safetensors makes a file that its owner alone can read
         except (OSError, SafetensorError) as error:
-            free = shutil.disk_usage(self.path.parent).free
             raise OSError(
-                f"cannot write {self.path} ({error.__cause__ or error}; {free / 2**20:,.0f} MiB free). What was "
-                "finished before stays: make room, or mend what else is the matter, and run the same again."
+                f"cannot write {self.path} ({error.__cause__ or error}). What was finished before stays: make room, or "
+                "mend what else is wrong, and run the same again."
             ) from error
 
     def fill(self, rows: Sequence[int], features: Tensor, skipped: Sequence[int]) -> None:

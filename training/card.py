@@ -95,8 +95,8 @@ def write_training_card(trainer, model_name: str | None = None, **metadata) -> N
     marks = {}
     if 0 < args.contrastive_steps < trainer.state.global_step:
         marks[args.contrastive_steps] = "the model's own loss"
-    if _best_step(trainer) is not None:
-        marks[_best_step(trainer)] = "best"
+    if best := _best_step(trainer):
+        marks[best] = "best"
     panels: list[str] = []
     try:
         panels = draw_curves(trainer.state.log_history, folder / CURVES, marks)
@@ -197,8 +197,8 @@ def _run_section(trainer, panels: list[str]) -> str:
     compared *= args.gradient_accumulation_steps > 1
     schedule = "one-cycle" if args.one_cycle else args.lr_scheduler_type.value
     warmup = f"{args.warmup_steps:g} steps" if args.warmup_steps >= 1 else f"{args.warmup_steps:.0%}"
-    losses = [entry for entry in state.log_history if "loss" in entry]
-    terms = {name: value for name, value in losses[-1].items() if name.startswith("loss")} if losses else {}
+    last = next((entry for entry in reversed(state.log_history) if "loss" in entry), {})
+    terms = {name: value for name, value in last.items() if name.startswith("loss")}
     versions = (f"{name} {version(name)}" for name in _LIBRARIES)
     rows = {
         "steps": steps,

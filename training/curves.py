@@ -83,17 +83,9 @@ def _draw(panels: dict[str, dict], marks: dict[int, str], path: Path) -> None:
                 axis.axvline(step, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
         first, last = axes[0].get_xlim()
         for step, word in marks.items():
-            beside = "left" if step - first < 0.25 * (last - first) else "right"  # of the word; the title stays clear
-            axes[0].annotate(
-                word,
-                (step, 1),
-                xycoords=("data", "axes fraction"),
-                xytext=(4 if beside == "left" else -4, 2),
-                textcoords="offset points",
-                ha=beside,
-                color=GREY,
-                fontsize=9,
-            )
+            beside = "left" if step - first < 0.25 * (last - first) else "right"  # the title stays clear of the word
+            place = axes[0].get_xaxis_transform()  # x by the step, y by the height of the panel
+            axes[0].text(step, 1.01, f" {word} ", transform=place, ha=beside, va="bottom", color=GREY, fontsize=9)
         axes[-1].set_xlabel("optimiser step")
         axes[-1].xaxis.get_major_locator().set_params(integer=True)
         axes[-1].xaxis.set_major_formatter("{x:,.0f}")

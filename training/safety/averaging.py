@@ -115,10 +115,8 @@ class AveragedWeights:
             return
         raw = load_file(path)
         trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
-        other = sorted(
-            raw.keys() ^ trained.keys()
-            | {name for name in raw.keys() & trained.keys() if raw[name].shape != trained[name].shape}
-        )
+        shapes, now = ({name: tuple(weight.shape) for name, weight in of.items()} for of in (raw, trained))
+        other = sorted(dict(shapes.items() ^ now.items()))
         if other:
             raise ValueError(f"{path} is of a run that trained other weights: {', '.join(other[:3])} ({len(other)})")
         with torch.no_grad():

@@ -19,17 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ...files import (
-    DISK_FULL,
-    faults_of,
-    flush,
-    is_sealed,
-    read_json,
-    record_files,
-    says_disk_full,
-    sealed,
-    write_whole,
-)
+from ...files import DISK_FULL, faults_of, flush, is_sealed, read_json, record_files, says_disk_full, sealed
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +123,8 @@ def publish(written: Path, folder: Path, about: dict[str, Any]) -> Path:
     recorded = record_files(written, [path.relative_to(written).as_posix() for path in files])
     manifest = sealed({"files": recorded, **about})
     # Last: a folder with a manifest is complete on the disk, also after a power cut.
-    write_whole(written / MANIFEST, json.dumps(manifest, indent=1))
+    (written / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    flush(written / MANIFEST)
     for path in [*(path for path in written.rglob("*") if path.is_dir()), written]:
         flush(path)
     return _put_in_place(written, folder)

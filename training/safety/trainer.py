@@ -117,14 +117,13 @@ class SafeTrainer(ExactResume, Trainer):
                 f"{error.filename or folder} cannot be read now ({error.strerror or error}). See to its permissions, "
                 "or to the disk or network drive it lies on, and give the same command again."
             ) from error
+        refusal = None
         if not chosen.is_dir():
             refusal = "no such folder"
         elif (chosen / checkpoints.MANIFEST).exists():
             refusal = fault
         elif not (chosen / TRAINER_STATE_NAME).exists():  # the stock Trainer writes no manifest
             refusal = f"it is no checkpoint, without {TRAINER_STATE_NAME}"
-        else:
-            refusal = None
         if refusal is not None:
             raise CheckpointError(
                 f"{chosen} cannot be resumed: {refusal}. Choose another checkpoint, or "
