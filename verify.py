@@ -155,13 +155,9 @@ def _check_synthesis(folder: Path, options: Options) -> Verdict:
 
 
 def _check_checkpoint(folder: Path, options: Options) -> Verdict:
-    from .training.safety.checkpoints import faults_in, has_checksums, read_manifest
+    from .training.safety.checkpoints import faults_in
 
-    faults = list(faults_in(folder, show_progress=options.show_progress))
-    manifest = read_manifest(folder)
-    is_old = manifest is not None and not has_checksums(manifest)
-    remark = "an earlier version wrote it, without checksums: sizes alone were compared" if is_old else ""
-    return Verdict(folder, "training checkpoint", faults, [], remark)
+    return Verdict(folder, "training checkpoint", list(faults_in(folder, show_progress=options.show_progress)), [])
 
 
 def _check_features(folder: Path, options: Options) -> Verdict:

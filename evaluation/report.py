@@ -64,8 +64,8 @@ class EvaluationReport:
             matches, from 1, ascending), `matches` (the image, by its index in the gallery, at each of them),
             `average_precision` (0 to 1), `top_images` (the 50 ranked first), `top_scores`.
         curves: `mode` whose curves they are, `top_tokens` (metrics by `num_top_tokens`; not of a model with one token),
-            `gallery_size` (metrics of random `draws` of `num_images` images that hold every match); empty if they were
-            not asked for.
+            `gallery_size` (metrics of random samples, `draws`, of `num_images` images that hold every match); empty
+            unless asked for.
         settings: what else belongs in the record: model, data, precision, versions.
         ties: mode -> `num_queries` for which the gallery's order decided between equal scores, and the `pessimistic`
             metrics, in the order that is worst; empty in reports of earlier versions.

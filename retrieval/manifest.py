@@ -1,6 +1,6 @@
-"""What stands beside features: a manifest, and a list of the inputs they are of. Both carry checksums of themselves.
+"""The files beside features: a manifest, and a list of the inputs. Both carry checksums of themselves.
 
-What is read may come from anybody, so every entry is looked at before it is used.
+What is read may come from anybody, so every entry is checked before it is used.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 import xxhash
 
-from ..files import whole_file
+from ..files import write_whole
 from .identity import fault_of
 from .shards import CHECKSUM
 
@@ -38,10 +38,9 @@ def write_manifest(
     images_folder: Path | None,
     reused: Collection[int],
 ) -> None:
-    """Writes the list of inputs, and then the manifest, which makes the store the one that the folder holds.
+    """Writes the list of inputs, and then the manifest `path`, which makes the store the one that the folder holds.
 
-    Args:
-        path: of the manifest. Further ones: see `FeatureStore`.
+    The other arguments are those of `FeatureStore`.
     """
     manifest = {
         "format": FORMAT,
@@ -54,14 +53,11 @@ def write_manifest(
         "key": key,
     }
     manifest[CHECKSUM] = _hash_json(manifest)
-    marked = set(reused)
-    lines = "".join(
-        json.dumps(line | {"reused": True} if row in marked else line) + "\n" for row, line in enumerate(inputs)
-    )
+    marks = {row: {"reused": True} for row in reused}
+    lines = "".join(json.dumps({**line, **marks.get(row, {})}) + "\n" for row, line in enumerate(inputs))
     lines += json.dumps({CHECKSUM: xxhash.xxh3_128_hexdigest(lines.encode())}) + "\n"
-    for file, text in ((inputs_file(path.parent, key), lines), (path, json.dumps(manifest, indent=1) + "\n")):
-        with whole_file(file) as part:
-            part.write_text(text, "utf-8", newline="\n")
+    write_whole(inputs_file(path.parent, key), lines)
+    write_whole(path, json.dumps(manifest, indent=1) + "\n")
 
 
 def key_in(folder: Path, name: str = MANIFEST) -> str | None:
@@ -73,7 +69,7 @@ def key_in(folder: Path, name: str = MANIFEST) -> str | None:
 
 
 def read_manifest(folder: Path, name: str) -> bytes:
-    """The contents of a manifest, for `checked_manifest`; of a large file only that it is too large.
+    """The contents of a manifest, for `checked_manifest`; of one that is too large only the beginning.
 
     Raises:
         FileNotFoundError: there is none.
@@ -87,7 +83,7 @@ def read_manifest(folder: Path, name: str) -> bytes:
 
 
 def checked_manifest(path: Path, text: bytes) -> dict[str, Any]:
-    """What a manifest says, if it is one.
+    """The entries of a manifest.
 
     Raises:
         ValueError: it is damaged, or of another kind or version.

@@ -18,7 +18,8 @@ from transformers import AutoModel
 
 from fafa import FafaModel, FafaProcessor
 from fafa.training import FafaTrainer
-from fafa.training.adapters import FafaLoraModel, add_lora, merge_lora, train_vision_blocks
+from fafa.training.adapters import FafaLoraModel, add_lora, merge_lora
+from fafa.training.vision_blocks import train_vision_blocks
 from fafa.world import make_world
 
 ROOT = Path(__file__).parent.parent.parent
