@@ -40,7 +40,7 @@ EXTRAS = {
         "pydantic>=2.10",
         "pyyaml>=6.0",
         "rensa>=0.3",
-        "sentence-transformers>=5.0",
+        "sentence-transformers>=6.0",
         "sentencepiece>=0.2",
         "torchmetrics>=1.4",
     ],

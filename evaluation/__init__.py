@@ -6,7 +6,8 @@ of the `evaluate` library: `evaluate.load` takes that folder.
 
 from ..retrieval.encoding import encode_queries, encode_targets
 from ..retriever import QUERY_MODES
-from .itcpr import evaluate_itcpr, late_fusion, score_blocks
+from .embedders import evaluate_embedder
+from .itcpr import evaluate_features, evaluate_itcpr, late_fusion, score_blocks
 from .metrics import chance_metrics, retrieval_metrics
 from .ranking import MatchRanker, QueryResults, match_ranks
 from .report import EvaluationReport
@@ -20,6 +21,8 @@ __all__ = [
     "chance_metrics",
     "encode_queries",
     "encode_targets",
+    "evaluate_embedder",
+    "evaluate_features",
     "evaluate_itcpr",
     "late_fusion",
     "match_ranks",

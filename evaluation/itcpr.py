@@ -4,9 +4,9 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -77,37 +77,88 @@ def evaluate_itcpr(
             an option that makes no sense, NaN in the features, scores that tell no images apart.
         FileNotFoundError, UnreadableImageError: an image is missing, or cannot be decoded.
     """
-    # Before hours of encoding: these raise if a query has no match, or an option makes no sense.
-    ks = checked_ks(ks)
-    check_columns(queries, "queries", ("image", "image_path", "caption", "instance_id", "source"))
-    check_columns(gallery, "gallery", ("image", "image_path", "instance_id"))
     if features_dtype is not None and not features_dtype.is_floating_point:
         raise ValueError(f"features_dtype is {features_dtype}, which would round features to zero: expected a float")
-    query_ids, gallery_ids = queries["instance_id"][:], gallery["instance_id"][:]
-    num_matches = MatchRanker(query_ids, gallery_ids).num_matches
-    captions, sources = queries["caption"][:], queries["source"][:]
-    for name, texts in (("caption", captions), ("source", sources)):
-        if strange := [index for index, text in enumerate(texts) if not isinstance(text, str)]:
-            raise ValueError(f"query {strange[0]}: its {name} is {texts[strange[0]]!r}, expected a text")
-    groups = {
-        "source": _members(list(map(_source_group, sources)), sorted(set(map(_source_group, sources)))),
-        "caption length": _members([_caption_length(caption) for caption in captions], list(CAPTION_LENGTHS)),
-    }
-    members = {OVERALL: torch.ones(len(query_ids), dtype=torch.bool)} | groups["source"] | groups["caption length"]
-    chance = {name: chance_metrics(num_matches[chosen], len(gallery_ids), ks) for name, chosen in members.items()}
-
+    TestSet(queries, gallery, ks)  # before hours of encoding: it raises if a query has no match, or a column is missing
     model.eval()
     options = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
     folders = [features_dir and Path(features_dir, name) for name in ("queries", "gallery")]
     query_features = encode_queries(model, processor, queries, modes, **options, features_dir=folders[0])
     targets = encode_targets(model, processor, gallery, **options, features_dir=folders[1], dtype=features_dtype)
+    return evaluate_features(model, query_features, targets, queries, gallery, ks, curves, seed, progress)
+
+
+class Scorer(Protocol):
+    """What features are compared by: a model, or `Cosine`."""
+
+    num_top_tokens: int
+
+    def score(self, queries: Tensor, targets: Tensor, num_top_tokens: int | None = None) -> Tensor:
+        """`(num_queries, num_images)`."""
+
+
+class TestSet:
+    """Queries and a gallery in ITCPR's form, checked: what every evaluation of features looks at.
+
+    Raises:
+        ValueError: a query without a match or with the id of distractors, a column that is missing, a text that is
+            none, a k below 1.
+    """
+
+    __test__ = False  # no test of pytest's
+
+    def __init__(self, queries: "datasets.Dataset", gallery: "datasets.Dataset", ks: Sequence[int]):
+        self.ks = checked_ks(ks)
+        check_columns(queries, "queries", ("image", "image_path", "caption", "instance_id", "source"))
+        check_columns(gallery, "gallery", ("image", "image_path", "instance_id"))
+        self.query_ids, self.gallery_ids = queries["instance_id"][:], gallery["instance_id"][:]
+        self.query_paths, self.gallery_paths = queries["image_path"][:], gallery["image_path"][:]
+        num_matches = MatchRanker(self.query_ids, self.gallery_ids).num_matches
+        self.captions, self.sources = queries["caption"][:], queries["source"][:]
+        for name, texts in (("caption", self.captions), ("source", self.sources)):
+            if strange := [index for index, text in enumerate(texts) if not isinstance(text, str)]:
+                raise ValueError(f"query {strange[0]}: its {name} is {texts[strange[0]]!r}, expected a text")
+        sources = list(map(_source_group, self.sources))
+        self.groups = {
+            "source": _members(sources, sorted(set(sources))),
+            "caption length": _members([_caption_length(caption) for caption in self.captions], list(CAPTION_LENGTHS)),
+        }
+        everyone = {OVERALL: torch.ones(len(self.query_ids), dtype=torch.bool)}
+        self.members = everyone | self.groups["source"] | self.groups["caption length"]
+        self.chance = {
+            name: chance_metrics(num_matches[chosen], len(self.gallery_ids), self.ks)
+            for name, chosen in self.members.items()
+        }
+
+
+def evaluate_features(
+    scorer: Scorer,
+    query_features: Mapping[str, Tensor],
+    targets: Tensor,
+    queries: "datasets.Dataset",
+    gallery: "datasets.Dataset",
+    ks: Sequence[int] = (1, 5, 10),
+    curves: bool = False,
+    seed: int = 0,
+    progress: bool = True,
+) -> EvaluationReport:
+    """Ranks the gallery by features that are there already, whoever made them; see `evaluate_itcpr`.
+
+    Args:
+        scorer: has `score(queries, targets, num_top_tokens)` and `num_top_tokens`.
+        query_features: kind of query -> `(num_queries, dim)`, unit length.
+        targets: `(num_gallery, num_tokens, dim)`, each token of unit length.
+        queries: see `evaluate_itcpr`, as all that follow.
+    """
+    of = TestSet(queries, gallery, ks)
+    ks, query_ids, gallery_ids, members, modes = of.ks, of.query_ids, of.gallery_ids, of.members, list(query_features)
 
     # One pass over the queries: every mode's scores of a few queries at a time.
     main = modes[0]
     names = [*modes, *([LATE_FUSION] if {"caption", "image"} <= set(modes) else [])]
     rankings = {name: _Ranking(query_ids, gallery_ids) for name in names}
     parts = _gallery_parts(query_ids, gallery_ids, seed) if curves else []
-    blocks = zip(*(score_blocks(model, query_features[mode], targets, ROWS) for mode in modes), strict=True)
+    blocks = zip(*(score_blocks(scorer, query_features[mode], targets, ROWS) for mode in modes), strict=True)
     num_blocks = -(-len(query_ids) // ROWS)
     for block in tqdm(blocks, "scoring", num_blocks, unit="block", disable=not progress):
         scores = dict(zip(modes, block, strict=True))
@@ -133,21 +184,21 @@ def evaluate_itcpr(
         found["mode"] = main
         if targets.shape[1] > 1:
             given = query_features[main], targets, query_ids, gallery_ids
-            found["top_tokens"] = _top_token_curve(model, *given, ks, progress)
+            found["top_tokens"] = _top_token_curve(scorer, *given, ks, progress)
         samples: dict[int, list] = {}
         for images, ranker in parts:
             samples.setdefault(len(images), []).append(ranker.results().metrics(ks))
         found["gallery_size"] = [{"num_images": size, "draws": samples[size]} for size in sorted(samples)]
-    columns = zip(queries["image_path"][:], captions, sources, query_ids, strict=True)
+    columns = zip(of.query_paths, of.captions, of.sources, query_ids, strict=True)
     fields = ("image_path", "caption", "source", "instance_id")
     return EvaluationReport(
         metrics=metrics,
         intervals=_intervals(results, members, ks, seed),
-        chance=chance,
-        groups={kind: list(names) for kind, names in groups.items()},
+        chance=of.chance,
+        groups={kind: list(names) for kind, names in of.groups.items()},
         num_queries={name: int(chosen.sum()) for name, chosen in members.items()},
         num_gallery=len(gallery_ids),
-        gallery_fingerprint=_fingerprint(gallery["image_path"][:], gallery_ids),
+        gallery_fingerprint=_fingerprint(of.gallery_paths, gallery_ids),
         ks=list(ks),
         queries=[
             {"index": index, **dict(zip(fields, values, strict=True))}
@@ -155,17 +206,17 @@ def evaluate_itcpr(
             for index, values in enumerate(columns)
         ],
         curves=found,
-        settings={"num_top_tokens": model.num_top_tokens, "seed": seed},
+        settings={"num_top_tokens": scorer.num_top_tokens, "seed": seed},
         ties=ties,
     )
 
 
 def score_blocks(
-    model: Retriever, queries: Tensor, targets: Tensor, rows: int = 512, num_top_tokens: int | None = None
+    scorer: Scorer, queries: Tensor, targets: Tensor, rows: int = 512, num_top_tokens: int | None = None
 ) -> Iterator[Tensor]:
     """Scores `rows` queries at a time against the whole gallery: blocks of `(rows, num_gallery)`, fp32."""
     for block in queries.split(rows):
-        yield model.score(block, targets, num_top_tokens)
+        yield scorer.score(block, targets, num_top_tokens)
 
 
 def late_fusion(first: Tensor, second: Tensor) -> Tensor:
@@ -259,7 +310,7 @@ def _gallery_parts(query_ids: Sequence[int], gallery_ids: Sequence[int], seed: i
 
 
 def _top_token_curve(
-    model: Retriever,
+    scorer: Scorer,
     queries: Tensor,
     targets: Tensor,
     query_ids: Sequence[int],
@@ -269,10 +320,10 @@ def _top_token_curve(
 ) -> list[dict]:
     """Metrics with the mean of the k largest similarities, for other k than the model's as well."""
     num_tokens = targets.shape[1]
-    counts = sorted({count for count in TOKEN_COUNTS if count <= num_tokens} | {model.num_top_tokens, num_tokens})
+    counts = sorted({count for count in TOKEN_COUNTS if count <= num_tokens} | {scorer.num_top_tokens, num_tokens})
     points = []
     for count in tqdm(counts, "scoring with other numbers of top tokens", disable=not progress):
-        ranks = match_ranks(score_blocks(model, queries, targets, ROWS, count), query_ids, gallery_ids)
+        ranks = match_ranks(score_blocks(scorer, queries, targets, ROWS, count), query_ids, gallery_ids)
         points.append({"num_top_tokens": count, **ranks.metrics(ks)})
     return points
 
