@@ -1,4 +1,4 @@
-"""CLIP: features of pictures and captions."""
+"""CLIP: features of images and captions."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,16 +16,7 @@ from .pretrained import find_device, load_pretrained
 
 
 class ClipEncoder:
-    """CLIP of transformers, or a model with the same methods, such as SigLIP; ready for work.
-
-    Args:
-        model: Folder or Hub id.
-        revision: Of a model on the Hub.
-        batch_size: Pictures or captions at a time.
-        device: Such as "cuda:1"; None for a GPU where there is one.
-
-    Attributes:
-        about: Name and revision of the model.
+    """CLIP of transformers, or a model with the same methods, such as SigLIP; `about` names the model and its revision.
 
     Raises:
         SynthesisError: the model cannot be loaded, or is no CLIP.
@@ -42,27 +33,26 @@ class ClipEncoder:
         self.batches = Batches(batch_size)
         self.about = {"model": model, "revision": getattr(self.model.config, "_commit_hash", None)}
 
-    def encode_images(self, pictures: Iterable[Path | Image.Image]) -> np.ndarray:
-        """Features (pictures, dimensions) of length 1, float32.
+    def encode_images(self, images: Iterable[Path | Image.Image]) -> np.ndarray:
+        """Features (images, dimensions) of length 1, float32.
 
         Raises:
             SynthesisError: a file cannot be read.
         """
-        return np.stack(list(self.batches.map(self._encode_images, pictures)))
+        return np.stack(list(self.batches.map(self._encode_images, images)))
 
     def encode_captions(self, captions: Iterable[str]) -> np.ndarray:
-        """Features (captions, dimensions) of length 1, float32; what is too long for the model is cut off."""
+        """Features (captions, dimensions) of length 1, float32; captions that are too long are cut off."""
         return np.stack(list(self.batches.map(self._encode_captions, captions)))
 
-    def _encode_images(self, pictures: list[Path | Image.Image]) -> list[np.ndarray]:
-        return self._encode(self.model.get_image_features, images=[open_picture(picture) for picture in pictures])
+    def _encode_images(self, images: list[Path | Image.Image]) -> list[np.ndarray]:
+        return self._encode(self.model.get_image_features, images=[open_picture(image) for image in images])
 
     def _encode_captions(self, captions: list[str]) -> list[np.ndarray]:
-        # Filled up to one length: with any other, a caption's features would depend a little on its neighbours.
+        # All are padded to one length: otherwise a caption's features would depend a little on its neighbours.
         length = self.model.config.text_config.max_position_embeddings
-        return self._encode(
-            self.model.get_text_features, text=captions, padding="max_length", truncation=True, max_length=length
-        )
+        options = {"padding": "max_length", "truncation": True, "max_length": length}
+        return self._encode(self.model.get_text_features, text=captions, **options)
 
     def _encode(self, features: Any, **inputs: Any) -> list[np.ndarray]:
         with torch.inference_mode():

@@ -148,7 +148,7 @@ def test_a_server_that_fails_altogether_uses_up_no_items(serve):
     painter = settings(serve(lambda body, times: (500, {})), max_retries=0, concurrency=2).load()
     asked = requests(100)
     taken = iter(asked)
-    with pytest.raises(SynthesisError, match=r"none of 2\d items, \d+ for: error 500.*run again"):
+    with pytest.raises(SynthesisError, match=r"none of 2\d items in a row; the last, \d+: error 500.*run again"):
         list(painter.paint(taken))
     assert len(list(taken)) > 70
 
