@@ -2,6 +2,9 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -26,22 +29,13 @@ _TEXTS = {"A": "caption_a", "B": "caption_b", "A > B": "edit_ab", "B > A": "edit
 
 
 def draw_page(pairs: Sequence[Pair], folder: Path, page: int, pages: int) -> Image.Image:
-    """A page of pairs to judge, without their scores: who sees a score agrees with it.
+    """Page `page` (from 1) of `pages`, with at most `PAIRS_PER_PAGE` pairs to judge, their images found in a folder.
 
-    Args:
-        pairs: At most `PAIRS_PER_PAGE`.
-        folder: That the pictures' paths are relative to.
-        page: Its number, from 1.
-        pages: How many there are.
+    Scores are not shown: whoever sees a score agrees with it.
     """
     rows = -(-len(pairs) // _PAGE_COLUMNS)
-    texts = [
-        {
-            label: _wrap(Typeface(), label, pair.record[name], _TEXT_WIDTH, _LINES_TO_JUDGE)
-            for label, name in _TEXTS.items()
-        }
-        for pair in pairs
-    ]
+    wrap = partial(_wrap, Typeface(), width=_TEXT_WIDTH, max_lines=_LINES_TO_JUDGE)
+    texts = [{label: wrap(label, pair.record[name]) for label, name in _TEXTS.items()} for pair in pairs]
     text_height = max(32 + sum(len(lines) * _LINE + _APART for lines in wrapped.values()) for wrapped in texts)
     card = (_PAIR_WIDTH + _TEXT_WIDTH + 3 * PADDING, max(_THUMB_HEIGHT, text_height) + 2 * PADDING)
     sheet = _page(
@@ -49,7 +43,7 @@ def draw_page(pairs: Sequence[Pair], folder: Path, page: int, pages: int) -> Ima
         height=_HEADER + rows * (card[1] + GAP) - GAP + MARGIN,
         title=f"Pairs to judge: page {page} of {pages}",
         subtitle="Left is A, right is B. Row ab of verdicts.csv: 1 if A and the edit A > B lead to B and both "
-        "pictures are good, else 0. Row ba: the other way round.",
+        "images are good, else 0. Row ba: the other way round.",
     )
     for number, (pair, wrapped) in enumerate(zip(pairs, texts, strict=True)):
         left = MARGIN + number % _PAGE_COLUMNS * (card[0] + GAP)
@@ -70,14 +64,14 @@ def draw_score_sheet(
 ) -> Image.Image:
     """What a score means: pairs from its lowest values to its highest, some of each bin.
 
-    A bin holds one value, where there are few; or else the lowest twentieth, the next fifth, the middle half ...
+    If there are few values, a bin holds one; otherwise the lowest twentieth, the next fifth, the middle half ...
 
     Args:
-        name: Of the score.
+        name: Name of the score.
         pairs: All that were measured.
-        folder: That the pictures' paths are relative to.
-        bound: The present one, for the headline.
-        seed: Of the choice of pairs.
+        folder: The folder that the images' paths are relative to.
+        bound: The present bound, for the headline.
+        seed: Seed of the sample of pairs.
 
     Raises:
         ValueError: no pair has this score.
@@ -118,10 +112,8 @@ def draw_score_sheet(
 
 def describe_bound(bound: Bound | None) -> str:
     """A bound in words."""
-    if bound is None:
-        return "no bound"
-    parts = [f"at least {bound.at_least:g}"] if bound.at_least is not None else []
-    return " and ".join(parts + ([f"at most {bound.at_most:g}"] if bound.at_most is not None else []))
+    sides = {"at least": bound.at_least, "at most": bound.at_most} if bound else {}
+    return " and ".join(f"{side} {value:g}" for side, value in sides.items() if value is not None) or "no bound"
 
 
 def _bins(name: str, pairs: Sequence[Pair]) -> list[list[Pair]]:
@@ -129,16 +121,14 @@ def _bins(name: str, pairs: Sequence[Pair]) -> list[list[Pair]]:
     measured = [pair for pair in pairs if math.isfinite(pair.scores.get(name, math.nan))]
     if not measured:
         raise ValueError(f"no pair has the score {name}")
+    measured.sort(key=lambda pair: pair.scores[name])
     values = np.array([pair.scores[name] for pair in measured])
     distinct = np.unique(values)
     if len(distinct) > len(_EDGES):
         distinct = np.unique(np.quantile(values, _EDGES))
     places = np.searchsorted(distinct, values, side="right")
-    bins = [
-        [pair for pair, place in zip(measured, places, strict=True) if place == number + 1]
-        for number in range(len(distinct))
-    ]
-    return [sorted(members, key=lambda pair: pair.scores[name]) for members in bins if members]
+    bins = groupby(zip(places, measured, strict=True), key=itemgetter(0))
+    return [[pair for _, pair in members] for _, members in bins]
 
 
 def _page(width: int, height: int, title: str, subtitle: str) -> Sheet:
@@ -156,16 +146,16 @@ def _draw_pair(sheet: Sheet, pair: Pair, folder: Path, corner: tuple[int, int]) 
         left += THUMB_WIDTH + GAP // 2
 
 
-def _wrap(type: Typeface, label: str, text: str, width: int, max_lines: int) -> list[str]:
-    return type.wrap(text, _TEXT_SIZE, width - _indent(type, label), max_lines)
+def _wrap(typeface: Typeface, label: str, text: str, width: int, max_lines: int) -> list[str]:
+    return typeface.wrap(text, _TEXT_SIZE, width - _indent(typeface, label), max_lines)
 
 
-def _indent(type: Typeface, label: str) -> int:
-    return round(type.width(label, _TEXT_SIZE)) + 10
+def _indent(typeface: Typeface, label: str) -> int:
+    return round(typeface.width(label, _TEXT_SIZE)) + 10
 
 
 def _draw_text(sheet: Sheet, label: str, lines: Sequence[str], corner: tuple[int, int]) -> None:
-    """A label, and a text beside it."""
+    """Draws a label, and a text beside it."""
     left, top = corner
     sheet.text((left, top), label, _TEXT_SIZE, GREY)
     sheet.lines((left + _indent(sheet.type, label), top), lines, _TEXT_SIZE, _LINE)

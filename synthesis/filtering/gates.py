@@ -1,7 +1,7 @@
 """Cheap gates: what pixels alone say of a pair, before a detector, CLIP or a judge looks at it.
 
-Measures of a single picture are taken of both halves, and the worse one counts. They do not depend on the resolution:
-pictures are brought to one height first.
+Measures of a single image are taken of both halves, and the worse one counts. They do not depend on the resolution:
+images are first brought to one height.
 """
 
 from abc import abstractmethod
@@ -18,8 +18,8 @@ from ..settings import Settings
 from ..splitting import seam_coverage
 from .thresholds import UNIT, UPWARDS, Scale
 
-_HEIGHT = 128  # pictures are measured at this height; smaller ones look blurred then, and are
-_TINY = (16, 32)  # width and height at which two pictures are compared
+_HEIGHT = 128  # images are measured at this height; smaller ones look blurred then, and are
+_TINY = (16, 32)  # width and height at which two images are compared
 
 
 class _PixelGate(Settings):
@@ -34,14 +34,14 @@ class _PixelGate(Settings):
 
     @staticmethod
     @abstractmethod
-    def measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
-        """The scores of a pair of RGB pictures, in the order of their names."""
+    def _measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
+        """The scores of a pair of RGB images, in the order of their names."""
 
 
 class _Pixels(Gate):
     def __init__(self, settings: _PixelGate):
         super().__init__()
-        self.names, self._measure = settings.names, settings.measure
+        self.names, self._measure = settings.names, settings._measure
 
     def score(
         self, records: Sequence[Record], pictures: Sequence[tuple[Image.Image, Image.Image]]
@@ -53,7 +53,7 @@ class _Pixels(Gate):
 
 
 def open_halves(record: Record, folder: Path) -> tuple[Image.Image, Image.Image]:
-    """Both pictures of a pair as RGB.
+    """Both images of a pair as RGB.
 
     Raises:
         SynthesisError: one is missing or damaged.
@@ -62,7 +62,7 @@ def open_halves(record: Record, folder: Path) -> tuple[Image.Image, Image.Image]
 
 
 class BlankGate(_PixelGate):
-    """Settings of the gate that finds pictures with little in them.
+    """Settings of the gate that finds images with little in them.
 
     Its scores: `contrast`, the standard deviation of the grey levels (0 to 128), and their `entropy` in bits (0 to 6),
     both without what whole rows or columns share, so that a smooth gradient is as blank as one colour.
@@ -73,8 +73,7 @@ class BlankGate(_PixelGate):
     scales: ClassVar[tuple[Scale, ...]] = ((0.0, 128.0), (0.0, 7.0))
 
     @staticmethod
-    def measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
-        """Its scores."""
+    def _measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
         halves = _reduced(left), _reduced(right)
         return min(map(contrast, halves)), min(map(entropy, halves))
 
@@ -91,8 +90,7 @@ class BlurGate(_PixelGate):
     scales: ClassVar[tuple[Scale, ...]] = (UNIT, (0.0, 255.0))
 
     @staticmethod
-    def measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
-        """Its scores."""
+    def _measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
         halves = _reduced(left), _reduced(right)
         return min(map(sharpness, halves)), max(map(noise, halves))
 
@@ -109,8 +107,7 @@ class AspectGate(_PixelGate):
     scales: ClassVar[tuple[Scale, ...]] = (UPWARDS, UPWARDS, UNIT)
 
     @staticmethod
-    def measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
-        """Its scores."""
+    def _measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
         areas = sorted(half.width * half.height for half in (left, right))
         aspect = max(half.width / half.height for half in (left, right))
         return min(left.height, right.height), aspect, areas[0] / areas[1]
@@ -128,8 +125,7 @@ class TwinGate(_PixelGate):
     scales: ClassVar[tuple[Scale, ...]] = ((0.0, 255.0),)
 
     @staticmethod
-    def measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
-        """Its scores."""
+    def _measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
         first, second = (
             np.asarray(half.resize(_TINY, Image.Resampling.BOX), dtype=np.float32) for half in (left, right)
         )
@@ -147,8 +143,7 @@ class SeamGate(_PixelGate):
     scales: ClassVar[tuple[Scale, ...]] = (UNIT,)
 
     @staticmethod
-    def measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
-        """Its scores."""
+    def _measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
         return (float(max(seam_coverage(half).max() for half in (left, right))),)
 
 

@@ -12,10 +12,6 @@ logger = logging.getLogger(__name__)
 Given, Made = TypeVar("Given"), TypeVar("Made")
 
 
-def _too_little_memory(_: Any) -> SynthesisError:
-    return SynthesisError("one image is too much for the GPU's memory: use a smaller model or another device")
-
-
 class Batches:
     """Runs a function on batches of one size, so that a result depends on its own item alone.
 
@@ -28,7 +24,9 @@ class Batches:
     def __init__(
         self,
         size: int,
-        too_little_memory: Callable[[Any], SynthesisError] = _too_little_memory,
+        too_little_memory: Callable[[Any], SynthesisError] = lambda _: SynthesisError(
+            "one image is too much for the GPU's memory: use a smaller model or another device"
+        ),
         on_halving: Callable[[], Any] = lambda: None,
     ):
         self.size = size

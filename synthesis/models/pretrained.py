@@ -88,10 +88,8 @@ def check_dtype(module: "torch.nn.Module", dtype: str, model: str) -> None:
     sizes: Counter[str] = Counter()
     for parameter in module.parameters():
         sizes[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
-    plain = {name: sizes[name] for name in ("float32", "bfloat16", "float16") if name in sizes}
-    if dtype == "auto" or not plain or sizes.most_common(1)[0][0] not in plain:
-        return
-    if (found := max(plain, key=plain.__getitem__)) != dtype:
+    found = max(sizes, key=lambda name: sizes[name], default="none")
+    if found != dtype != "auto" and found in ("float32", "bfloat16", "float16"):
         raise SynthesisError(
             f"{model}: {type(module).__name__} was loaded in {found}, asked for was {dtype}: install the versions of "
             "constraints.txt (diffusers before 0.40 does not know this option)"

@@ -63,11 +63,6 @@ class ServerModel(Server):
         check_options(self.options or {}, OPTIONS, tuple(own))
         return self
 
-    def fields(self, seed: int) -> dict[str, Any]:
-        """All fields of a request except its messages."""
-        sampling = {"temperature": self.temperature, "top_p": self.top_p, "seed": seed % 2**31}  # some keep 32 bits
-        return {"model": self.model, **sampling, "max_tokens": self.max_tokens, **(self.options or {})}
-
     def load(self) -> TextModel:
         """Asks the server one thing, so that a wrong URL, name or key shows before any work is done.
 
@@ -212,7 +207,10 @@ class LoadedServerModel(TextModel):
 
     async def _ask(self, request: TextRequest, messages: list[dict[str, Any]], form: Form) -> TextReply:
         """Asks once; see `PatientClient.ask`."""
-        body = form.body(self.settings.fields(request.seed), messages, request.schema)
+        settings, seed = self.settings, request.seed % 2**31  # some servers keep 32 bits of a seed
+        fields = {"model": settings.model, "temperature": settings.temperature, "top_p": settings.top_p, "seed": seed}
+        fields |= {"max_tokens": settings.max_tokens, **(settings.options or {})}
+        body = form.body(fields, messages, request.schema)
         reply = await self.client.ask("/chat/completions", body, lambda said: self._read(request, read_answer(said)))
         self.takes_schemas |= request.schema is not None and form.schemas == "json_schema"
         return reply

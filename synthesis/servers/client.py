@@ -180,7 +180,10 @@ class PatientClient:
             Failed, Away, Refused: there is no answer.
             SynthesisError: there will be none to any request.
         """
-        await self._wait_for_turn()
+        turn = max(self._next_turn, time.monotonic())
+        self._next_turn = turn + self._seconds_per_turn
+        if self._seconds_per_turn:
+            await asyncio.sleep(turn - time.monotonic())
         self._usage["requests"] += 1
         try:
             made = read(await self.exchange(path, body, self._settings.timeout))
@@ -237,13 +240,6 @@ class PatientClient:
             f'{settings.base_url}: no answer to "{name}" ({error}; silent for {silence:.0f} s{asks}). {remedy}, and '
             "run again: what is done stays."
         ) from error
-
-    async def _wait_for_turn(self) -> None:
-        """Waits as `requests_per_minute` demands."""
-        turn = max(self._next_turn, time.monotonic())
-        self._next_turn = turn + self._seconds_per_turn
-        if self._seconds_per_turn:
-            await asyncio.sleep(turn - time.monotonic())
 
     @contextmanager
     def _connected(self) -> Iterator[Callable[[Coroutine[Any, Any, Made]], "Future[Made]"]]:

@@ -119,8 +119,7 @@ def read_body(address: Address, status: int, headers: Mapping[str, str], content
             raise Failed("an answer without a word") from None
         if content.lstrip().startswith((b"data:", b"event:")):
             raise Failed("an answer in pieces (a stream), which was not asked for") from None
-        shown = page_title(content) or content[:2000].decode(errors="replace")
-        raise Failed("an answer that is no JSON", address.line(shown, 120)) from None  # no part of a key may be left
+        raise Failed("an answer that is no JSON", address.line(_shown(content), 120)) from None
     if isinstance(body, list) and len(body) == 1 and isinstance(body[0], dict) and "error" in body[0]:  # Gemini
         body = body[0]
     if not isinstance(body, dict):
@@ -152,7 +151,7 @@ def error_in(content: bytes) -> tuple[str, str, str | None]:
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):
-        return page_title(content) or content[:2000].decode(errors="replace").strip(), "", None
+        return _shown(content), "", None
     if isinstance(body, list) and len(body) == 1:  # Gemini
         body = body[0]
     found = body.get("error", body) if isinstance(body, dict) else body
@@ -167,11 +166,11 @@ def error_in(content: bytes) -> tuple[str, str, str | None]:
     return _text(message), code, parameter if isinstance(parameter, str) else None
 
 
-def page_title(content: bytes) -> str | None:
-    """The title of a web page, in words; None for anything else."""
+def _shown(content: bytes) -> str:
+    """The title of a web page, in words; the beginning of anything else."""
     start = content[:4096].decode(errors="replace")
     if not re.match(r"\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)", start, re.IGNORECASE | re.DOTALL):
-        return None
+        return content[:2000].decode(errors="replace").strip()
     title = re.search(r"<title[^>]*>(.*?)</title>", start, re.IGNORECASE | re.DOTALL)
     return f'a web page, "{" ".join(title[1].split())}"' if title else "a web page"
 
