@@ -171,6 +171,11 @@ def cut_in_halves(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], list[Verd
     return halves
 
 
+def score_names(verdicts: Sequence[Verdict]) -> list[str]:
+    """All scores that were measured, in their order."""
+    return list(dict.fromkeys(name for verdict in verdicts for name in verdict.pair.scores))
+
+
 def find_thresholds(verdicts: Sequence[Verdict], precision: float) -> Thresholds:
     """Bounds that keep as many good triplets as possible at this precision, to be expected of other triplets.
 
@@ -179,9 +184,7 @@ def find_thresholds(verdicts: Sequence[Verdict], precision: float) -> Thresholds
     to look better than they are. Of all worths that reach the precision, the one that keeps the most good triplets is
     taken. If none does, those within a standard error of the best count as well.
 
-    Args:
-        verdicts: What to learn from.
-        precision: Wanted share of good triplets among those kept, above 0 and at most 1.
+    The precision is the wanted share of good triplets among those kept, above 0 and at most 1.
     """
     folds = [seed_of("fold", verdict.pair.record["quadruple"]) % _FOLDS for verdict in verdicts]
     kept_good, kept = np.zeros(len(_WEIGHTS)), np.zeros(len(_WEIGHTS))
@@ -200,8 +203,7 @@ def find_thresholds(verdicts: Sequence[Verdict], precision: float) -> Thresholds
 
 def _fit_each(verdicts: Sequence[Verdict]) -> list[Thresholds]:
     """The best bounds for each worth of a bad triplet."""
-    names = list(dict.fromkeys(name for verdict in verdicts for name in verdict.pair.scores))
-    scores = [_Score(name, verdicts) for name in names]
+    scores = [_Score(name, verdicts) for name in score_names(verdicts)]
     good = np.array([verdict.good for verdict in verdicts])
     found = []
     for weight in _WEIGHTS:
@@ -251,11 +253,9 @@ class _Score:
 
 def _climb(scores: Sequence[_Score], worth: np.ndarray, price: float) -> None:
     for _ in range(20):  # it ends much sooner
-        changed = False
-        for score in scores:
-            others = [other.admitted for other in scores if other is not score]
-            changed |= score.improve(np.all(others, axis=0), worth, price)
-        if not changed:
+        admitted = (np.all([other.admitted for other in scores if other is not score], axis=0) for score in scores)
+        moved = [score.improve(others, worth, price) for score, others in zip(scores, admitted, strict=True)]
+        if not any(moved):
             return
 
 

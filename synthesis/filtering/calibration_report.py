@@ -14,7 +14,7 @@ from ...files import write_whole
 from ...markdown_text import Markdown, block, plain, public
 from ...tables import markdown_table
 from ..report.page import control_section
-from .calibration import Outcome, Verdict, measure
+from .calibration import Outcome, Verdict, measure, score_names
 from .calibration_sheets import describe_bound
 from .controls import ControlTally, wilson_interval
 from .thresholds import Thresholds, concerns
@@ -117,11 +117,6 @@ def _score_table(verdicts: Sequence[Verdict], present: Thresholds, found: Thresh
 def recipe_of(thresholds: Thresholds) -> str:
     """The bounds as the section `filter` of a recipe."""
     return yaml.safe_dump({"filter": thresholds.model_dump(exclude_none=True)}, sort_keys=False)
-
-
-def score_names(verdicts: Sequence[Verdict]) -> list[str]:
-    """All scores that were measured, in their order."""
-    return list(dict.fromkeys(name for verdict in verdicts for name in verdict.pair.scores))
 
 
 def auc(values: np.ndarray, good: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Pictures for a person who calibrates: pages of pairs to judge, and a sheet per score that shows what it means."""
+"""Sheets for a person who calibrates: pages of pairs to judge, and a sheet per score that shows what it means."""
 
 import math
 from collections.abc import Sequence
@@ -59,27 +59,19 @@ def draw_page(pairs: Sequence[Pair], folder: Path, page: int, pages: int) -> Ima
     return sheet.image
 
 
-def draw_score_sheet(
-    name: str, pairs: Sequence[Pair], folder: Path, bound: Bound | None = None, seed: int = 0
-) -> Image.Image:
+def draw_score_sheet(name: str, pairs: Sequence[Pair], folder: Path, bound: Bound | None = None) -> Image.Image:
     """What a score means: pairs from its lowest values to its highest, some of each bin.
 
     If there are few values, a bin holds one; otherwise the lowest twentieth, the next fifth, the middle half ...
 
-    Args:
-        name: Name of the score.
-        pairs: All that were measured.
-        folder: The folder that the images' paths are relative to.
-        bound: The present bound, for the headline.
-        seed: Seed of the sample of pairs.
+    Images are found in a folder; the bound is the present one, for the headline.
 
     Raises:
         ValueError: no pair has this score.
     """
     bins = _bins(name, pairs)
     shown = [label for label in _TEXTS if label in ("A", "B") or name.endswith(_TEXTS[label][-3:])]
-    cell_height = _THUMB_HEIGHT + 34 + len(shown) * (_LINES_PER_TEXT * _LINE + _APART)
-    row_height = cell_height + 2 * PADDING
+    row_height = _THUMB_HEIGHT + 34 + len(shown) * (_LINES_PER_TEXT * _LINE + _APART) + 2 * PADDING
     sheet = _page(
         width=2 * MARGIN + 2 * PADDING + _BIN_WIDTH + _PER_BIN * (_PAIR_WIDTH + 2 * GAP) - 2 * GAP,
         height=_HEADER + len(bins) * (row_height + GAP) - GAP + MARGIN,
@@ -93,14 +85,13 @@ def draw_score_sheet(
         for line, text in enumerate([f"{low:.4g}", *([f"to {high:.4g}"] if high > low else [])]):
             sheet.text((MARGIN + PADDING, top + PADDING + 24 * line), text, 18, INK)
         sheet.text((MARGIN + PADDING, top + PADDING + 52), f"{len(members):,} pairs", SMALL_SIZE, GREY)
-        some = sorted(members, key=lambda pair: seed_of("sheet", seed, name, pair.record["id"]))[:_PER_BIN]
+        some = sorted(members, key=lambda pair: seed_of("sheet", 0, name, pair.record["id"]))[:_PER_BIN]
         for place, pair in enumerate(sorted(some, key=lambda pair: pair.scores[name])):
             left = MARGIN + PADDING + _BIN_WIDTH + place * (_PAIR_WIDTH + 2 * GAP)
             _draw_pair(sheet, pair, folder, (left, top + PADDING))
             below = top + PADDING + _THUMB_HEIGHT + 8
-            score = pair.scores[name]
-            outside = bound is not None and not bound.admits(score)
-            sheet.pill((left, below), f"{score:.4g}", AMBER if outside else INK, size=13)
+            colour = INK if bound is None or bound.admits(pair.scores[name]) else AMBER
+            sheet.pill((left, below), f"{pair.scores[name]:.4g}", colour, size=13)
             sheet.text((left + _PAIR_WIDTH, below + 11), pair.record["id"], 13, GREY, anchor="rm")
             below += 30
             for label in shown:

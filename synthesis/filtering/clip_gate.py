@@ -54,15 +54,15 @@ class _ClipGate(Gate):
         self.about = self.encoder.about
 
     def score(
-        self, records: Sequence[Record], pictures: Sequence[tuple[Image.Image, Image.Image]]
+        self, records: Sequence[Record], images: Sequence[tuple[Image.Image, Image.Image]]
     ) -> list[dict[str, float]]:
         captions = [record[name] for record in records for name in ("caption_a", "caption_b")]
         distinct = list(dict.fromkeys(captions))  # pairs of one quadruple share theirs
         texts = dict(zip(distinct, self.encoder.encode_captions(distinct), strict=True))
-        images = self.encoder.encode_images(half for pair in pictures for half in pair)
+        features = self.encoder.encode_images(half for pair in images for half in pair)
         scores = []
         for number, record in enumerate(records):
-            halves = images[2 * number : 2 * number + 2]
+            halves = features[2 * number : 2 * number + 2]
             captions = np.stack([texts[record["caption_a"]], texts[record["caption_b"]]])
             (left_a, left_b), (right_a, right_b) = (halves @ captions.T).tolist()
             values = (left_a, right_b, float(halves[0] @ halves[1]), (left_a + right_b - left_b - right_a) / 2)

@@ -146,9 +146,9 @@ class _PeopleGate(Gate):
         self.about = finder.about
 
     def score(
-        self, records: Sequence[Record], pictures: Sequence[tuple[Image.Image, Image.Image]]
+        self, records: Sequence[Record], images: Sequence[tuple[Image.Image, Image.Image]]
     ) -> list[dict[str, float]]:
-        halves = [half for pair in pictures for half in pair]
+        halves = [half for pair in images for half in pair]
         measured = [_measure(boxes, half.size) for boxes, half in zip(self.finder.find(halves), halves, strict=True)]
         return [
             {f"{name}_{side}": value for side, half in zip(_SIDES, halves, strict=True) for name, value in half.items()}

@@ -44,11 +44,11 @@ class _Pixels(Gate):
         self.names, self._measure = settings.names, settings._measure
 
     def score(
-        self, records: Sequence[Record], pictures: Sequence[tuple[Image.Image, Image.Image]]
+        self, records: Sequence[Record], images: Sequence[tuple[Image.Image, Image.Image]]
     ) -> list[dict[str, float]]:
         return [
             {name: round(score, 4) for name, score in zip(self.names, self._measure(*pair), strict=True)}
-            for pair in pictures
+            for pair in images
         ]
 
 
@@ -79,9 +79,9 @@ class BlankGate(_PixelGate):
 
 
 class BlurGate(_PixelGate):
-    """Settings of the gate that finds blurred and noisy pictures.
+    """Settings of the gate that finds blurred and noisy images.
 
-    Its scores: `sharpness`, how much steepness a picture loses when it is blurred a little (0 to 1; below about 0.2
+    Its scores: `sharpness`, how much steepness an image loses when it is blurred a little (0 to 1; below about 0.2
     it is blurred); `noise`, the strength of the grain in grey levels (0 upwards).
     """
 
@@ -116,8 +116,8 @@ class AspectGate(_PixelGate):
 class TwinGate(_PixelGate):
     """Settings of the gate that finds pairs in which nothing changed at all.
 
-    Its score: `difference`, the mean difference of both pictures reduced to 16 x 32 pixels, in grey levels; the right
-    one is also looked at in a mirror, and the smaller difference counts.
+    Its score: `difference`, the mean difference of both images reduced to 16 x 32 pixels, in grey levels. The right
+    one is also compared mirrored, and the smaller difference counts.
     """
 
     kind: Literal["twin"] = "twin"
@@ -147,7 +147,7 @@ class SeamGate(_PixelGate):
         return (float(max(seam_coverage(half).max() for half in (left, right))),)
 
 
-# Measures of one picture, RGB or grey
+# Measures of one image, RGB or grey
 
 
 def contrast(image: Image.Image) -> float:
@@ -163,7 +163,7 @@ def entropy(image: Image.Image) -> float:
 
 
 def sharpness(image: Image.Image) -> float:
-    """How much of the steps between neighbouring pixels goes when the picture is blurred; nothing of a flat picture."""
+    """Share of the steps between neighbouring pixels that goes when the image is blurred; 0 for a flat image."""
     grey = _grey(image)
     total = lost = 0.0
     for axis in (0, 1):
@@ -176,7 +176,7 @@ def sharpness(image: Image.Image) -> float:
 
 
 def noise(image: Image.Image) -> float:
-    """Standard deviation of the grain, from the differences of neighbours where there is little else."""
+    """Standard deviation of the grain, from the differences of neighbouring pixels where there is little else."""
     grey = _grey(image)
     # The second difference both ways is zero on slopes and straight edges; of noise it has 6 times the deviation.
     across = grey[:, :-2] - 2 * grey[:, 1:-1] + grey[:, 2:]
@@ -196,6 +196,6 @@ def _grey(image: Image.Image) -> np.ndarray:
 
 
 def _reduced(image: Image.Image) -> Image.Image:
-    """The picture in grey at the common height, reduced or enlarged; as it is if that was done before."""
+    """The image in grey at the common height, reduced or enlarged; unchanged if it is so already."""
     size = (max(8, round(image.width * _HEIGHT / image.height)), _HEIGHT)
     return image.convert("L").resize(size, Image.Resampling.BOX)

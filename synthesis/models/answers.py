@@ -22,7 +22,7 @@ class ChatAnswer:
     text: str  # what the model wrote; may be empty
     finish_reason: str | None  # in the protocol's words; None if the server names none
     refusal: str | None = None  # what the server says if it refuses to answer
-    reported: str | None = None  # the model's name on the server, if it is told
+    reported: str | None = None  # the model's name, if the server reports it
     tokens: dict[str, int] = field(default_factory=dict)  # "input tokens" and "output tokens" that the server counts
 
 

@@ -1,4 +1,4 @@
-"""Batches of one size, filled up where there is less, and halved for good where memory runs out."""
+"""Batches of one size: a short one is filled up, and all are halved for good when memory runs out."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -33,11 +33,9 @@ class Batches:
         self._too_little_memory, self._on_halving = too_little_memory, on_halving
 
     def map(self, function: Callable[[list[Given]], Iterable[Made]], items: Iterable[Given]) -> Iterator[Made]:
-        """One result per item, in order. Items are taken from the iterable a batch at a time.
+        """One result per item, in order; items are taken from the iterable a batch at a time.
 
-        Args:
-            function: Gives one result for each item of a full batch; results of the filling are not taken.
-            items: What to work on.
+        `function` gives one result for each item of a full batch; results of the filling are not taken.
 
         Raises:
             SynthesisError: not even one item fits into memory.

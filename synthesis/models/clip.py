@@ -1,6 +1,6 @@
 """CLIP: features of images and captions."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,22 +39,22 @@ class ClipEncoder:
         Raises:
             SynthesisError: a file cannot be read.
         """
-        return np.stack(list(self.batches.map(self._encode_images, images)))
+        return self._encode(
+            self.model.get_image_features, images, lambda batch: {"images": [open_picture(image) for image in batch]}
+        )
 
     def encode_captions(self, captions: Iterable[str]) -> np.ndarray:
         """Features (captions, dimensions) of length 1, float32; captions that are too long are cut off."""
-        return np.stack(list(self.batches.map(self._encode_captions, captions)))
-
-    def _encode_images(self, images: list[Path | Image.Image]) -> list[np.ndarray]:
-        return self._encode(self.model.get_image_features, images=[open_picture(image) for image in images])
-
-    def _encode_captions(self, captions: list[str]) -> list[np.ndarray]:
         # All are padded to one length: otherwise a caption's features would depend a little on its neighbours.
         length = self.model.config.text_config.max_position_embeddings
         options = {"padding": "max_length", "truncation": True, "max_length": length}
-        return self._encode(self.model.get_text_features, text=captions, **options)
+        return self._encode(self.model.get_text_features, captions, lambda batch: {"text": batch, **options})
 
-    def _encode(self, features: Any, **inputs: Any) -> list[np.ndarray]:
-        with torch.inference_mode():
-            found = features(**self.processor(**inputs, return_tensors="pt").to(self.device)).pooler_output
-        return list(torch.nn.functional.normalize(found.float(), dim=-1).cpu().numpy())
+    def _encode(self, features: Any, items: Iterable[Any], inputs: Callable[[list[Any]], dict[str, Any]]) -> np.ndarray:
+        def encode(batch: list[Any]) -> list[np.ndarray]:
+            with torch.inference_mode():
+                prepared = self.processor(**inputs(batch), return_tensors="pt").to(self.device)
+                found = features(**prepared).pooler_output
+            return list(torch.nn.functional.normalize(found.float(), dim=-1).cpu().numpy())
+
+        return np.stack(list(self.batches.map(encode, items)))

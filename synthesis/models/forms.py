@@ -1,4 +1,4 @@
-"""The form of a request: which fields a server takes, and how it is told of a schema.
+"""The form of a request: which fields a server takes, and how a schema is sent to it.
 
 Servers that speak OpenAI's protocol refuse one field or another, mostly with an error that names it. A recipe can leave
 fields out from the start. Otherwise the form is found by trying: if a server refuses a question of ours in one form and

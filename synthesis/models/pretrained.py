@@ -73,14 +73,9 @@ def find_device(device: str | None) -> "torch.device":
 
 
 def check_dtype(module: "torch.nn.Module", dtype: str, model: str) -> None:
-    """Refuses a module most of whose plain (not quantised) numbers have another dtype than asked for.
+    """Refuses a module if most of its numbers, quantised ones aside, have another dtype than asked for; "auto" is any.
 
     Loaders that do not know the option ignore it silently.
-
-    Args:
-        module: The module as loaded.
-        dtype: "float32", "bfloat16" or "float16"; "auto" takes what the checkpoint has.
-        model: The model's name, for the message.
 
     Raises:
         SynthesisError: the dtype is another one.

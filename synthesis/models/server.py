@@ -37,7 +37,6 @@ class ServerModel(Server):
             under `options`, or none), "response_format" (schemas are put into words). Fields that a server refuses by
             name are left out anyway, with a warning and a note in the manifest.
         image_size: Images are shrunk until no side has more pixels than this.
-        concurrency: Requests under way at once.
         requests_per_minute: Most requests to send, repeats included; None for as many as the server takes.
         input_price: Price of a million tokens read, in any currency; None if the cost need not be counted.
         output_price: Price of a million tokens written.

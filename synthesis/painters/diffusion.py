@@ -32,7 +32,7 @@ class DiffusionPainter(Settings):
         options: Further arguments of the pipeline's call, such as `true_cfg_scale` or `image_guidance_scale`.
         dtype: "bfloat16", "float16" or "float32".
         batch_size: Images at a time; halved, with a warning, when memory runs out.
-        device: Such as "cuda:1"; by default this process's GPU, or the CPU where there is none.
+        device: Such as "cuda:1"; by default this process's GPU, or the CPU if there is none.
         offload: What waits in main memory: "none", "model" (what is not in use), "sequential" (layer by layer).
         compile: Compile the denoiser, which pays after some hundred images.
     """

@@ -21,7 +21,6 @@ _MOST_BYTES_PER_PIXEL, _MOST_OTHER_BYTES = 8, 2**20  # of an answer: PNG in base
 
 # Fields that a recipe may leave out. Without the last one it would be another image, so a refusal does not drop it.
 _FIELDS = ("seed", "response_format", "n", "size")
-_OWN = ("model", "prompt", "stream")
 # Further fields of common servers, to find slips of the pen; a server may know others.
 _OPTIONS = ("num_inference_steps", "guidance_scale", "negative_prompt", "true_cfg_scale", "quality", "style", "user")
 _OPTIONS += ("background", "output_format", "scheduler", "width", "height", "steps", "strength", "lora")
@@ -52,7 +51,7 @@ class ImageServer(Server):
 
     @model_validator(mode="after")
     def _check_requests(self) -> "ImageServer":
-        own = (*_OWN, *(name for name in _FIELDS if name not in (self.leave_out or ())))
+        own = ("model", "prompt", "stream", *(name for name in _FIELDS if name not in (self.leave_out or ())))
         check_options(self.options, (*_OPTIONS, *([self.strength_field] if self.strength_field else [])), own)
         return self
 

@@ -54,8 +54,7 @@ class PatientClient:
         address: The server's address, with its key.
         last_answer: When the server last answered, by `time.monotonic`; -inf before.
 
-    Raises:
-        SynthesisError: there is no key, or only the recipe says that this server gets it.
+    Raises what `Address` raises.
     """
 
     def __init__(

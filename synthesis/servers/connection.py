@@ -69,8 +69,7 @@ async def exchange(
         most: Bytes that an answer may have.
 
     Raises:
-        Failed, Away, Refused: there is no answer.
-        SynthesisError: after this error the work has to end.
+        Failed, Away, Refused: there is no answer; for SynthesisError see `read_body`.
     """
     request: dict[str, Any] = {"method": "GET", "url": address.url + path}
     if body is not None:

@@ -47,7 +47,7 @@ class Failed(Exception):
     name: str  # what went wrong, in words that can be counted
     detail: str = ""  # what else there is to say, on one line
     status: int | None = None  # of HTTP; None where the server answered, or nothing came at all
-    pause: float | None = None  # seconds that the server asks to wait; None if it does not ask
+    pause: float | None = None  # seconds that the server asks to wait; None if it asks for no patience
     filtered: bool = False  # the server refuses the contents of the request
     parameter: str | None = None  # the field of the request that is at fault, if the server names it
     words: str = ""  # the whole message of a server that refuses
@@ -70,11 +70,7 @@ class Refused(Failed):
 def failure_of(address: Address, status: int, headers: Mapping[str, str], content: bytes) -> Failed | SynthesisError:
     """What an error means; a SynthesisError if the work has to end.
 
-    Args:
-        address: Address of the server.
-        status: Status of HTTP, or the one that a server puts into an answer.
-        headers: Headers of the answer.
-        content: Body of the answer.
+    The status is HTTP's, or the one that a server puts into an answer.
     """
     message, code, parameter = error_in(content)
     words = f"{code} {message}"
