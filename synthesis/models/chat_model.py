@@ -184,8 +184,7 @@ class LoadedChatModel(TextModel):
         inputs = {name: torch.cat([row.inputs[name] for row in rows]).to(self.model.device) for name in rows[0].inputs}
         grammars = [self._grammar(row.request) for row in rows]
         settings = self.settings
-        seeds = [row.request.seed for row in rows]
-        picker = _Picker(seeds, grammars, self.ends, settings.temperature, settings.top_p)
+        picker = _Picker([row.request.seed for row in rows], grammars, self.ends, settings.temperature, settings.top_p)
         try:
             output = self.model.generate(**inputs, logits_processor=[picker])
         except SynthesisError as error:

@@ -213,9 +213,8 @@ class PatientClient:
             entries = (await self.exchange(path, None, _LISTING)).get("data")
         except (Failed, SynthesisError):
             return None
-        if not isinstance(entries, list):
-            return None
-        return [str(entry.get("id")) for entry in entries if isinstance(entry, dict)]
+        is_list = isinstance(entries, list)
+        return [str(entry.get("id")) for entry in entries if isinstance(entry, dict)] if is_list else None
 
     async def address_with_v1(self) -> str | None:
         """What `base_url` should be, if there is a server once /v1 is appended."""
@@ -230,11 +229,9 @@ class PatientClient:
         if not never_there and silence + pause <= settings.patience:
             return
         asks = f"; it asks to wait for {error.pause:.0f} s" if error.pause and error.pause > settings.patience else ""
-        remedy = (
-            "Start the server or correct base_url"
-            if error.pause is None
-            else "Lower concurrency (or requests_per_minute), raise patience, or come back later"
-        )
+        remedy = "Lower concurrency (or requests_per_minute), raise patience, or come back later"
+        if error.pause is None:
+            remedy = "Start the server or correct base_url"
         raise SynthesisError(
             f'{settings.base_url}: no answer to "{name}" ({error}; silent for {silence:.0f} s{asks}). {remedy}, and '
             "run again: what is done stays."
