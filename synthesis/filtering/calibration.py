@@ -182,7 +182,7 @@ def find_thresholds(verdicts: Sequence[Verdict], precision: float) -> Thresholds
     For a given worth of a bad triplet, counted in good ones, bounds are set one score at a time until none can be
     improved. Cross-validation finds how high the worth must be, since bounds that are measured on what they were fitted
     to look better than they are. Of all worths that reach the precision, the one that keeps the most good triplets is
-    taken. If none does, those within a standard error of the best count as well.
+    taken. If none does, the choice is among those within a standard error of the best.
 
     The precision is the wanted share of good triplets among those kept, above 0 and at most 1.
     """

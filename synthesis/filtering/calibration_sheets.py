@@ -29,7 +29,7 @@ _TEXTS = {"A": "caption_a", "B": "caption_b", "A > B": "edit_ab", "B > A": "edit
 
 
 def draw_page(pairs: Sequence[Pair], folder: Path, page: int, pages: int) -> Image.Image:
-    """Page `page` (from 1) of `pages`, with at most `PAIRS_PER_PAGE` pairs to judge, their images found in a folder.
+    """Page `page` (from 1) of `pages`: at most `PAIRS_PER_PAGE` pairs to judge, whose images are in a folder.
 
     Scores are not shown: whoever sees a score agrees with it.
     """
@@ -64,7 +64,7 @@ def draw_score_sheet(name: str, pairs: Sequence[Pair], folder: Path, bound: Boun
 
     If there are few values, a bin holds one; otherwise the lowest twentieth, the next fifth, the middle half ...
 
-    Images are found in a folder; the bound is the present one, for the headline.
+    The images are in a folder; the bound is the present one, for the headline.
 
     Raises:
         ValueError: no pair has this score.

@@ -47,7 +47,7 @@ class JudgeControls(Settings):
 def controls_of(pairs: Sequence[Record], settings: JudgeControls, seed: int, names: Sequence[str]) -> dict[str, Record]:
     """The controls of a chunk, by the id of the pair that each is made of.
 
-    They depend on the pairs and the seed alone, not on the bounds, because of which some pairs are not judged.
+    They depend on the pairs and the seed alone, not on the bounds, which keep some pairs from being judged.
 
     Args:
         pairs: All pairs of the chunk, with their texts.
@@ -117,7 +117,7 @@ class ControlTally:
 
 
 def count_controls(records: Iterable[Record], bounds: Thresholds) -> ControlTally | None:
-    """What a judge's records, in any order, say of the judge by bounds of its scores; None without controls in them."""
+    """How a judge treats controls, by its records in any order and the bounds of its scores; None without controls."""
     scores = {record["id"]: record.get("scores") for record in records}
     tally = ControlTally({}, has_bounds=any(bounds.among(found).bounds for found in scores.values() if found))
     differences: list[float] = []
@@ -194,7 +194,7 @@ def _turned(name: str) -> str:
 
 
 def _concerned(kind: str, names: Sequence[str]) -> list[str]:
-    """The names among these of the scores that this fault should lower."""
+    """Those of the scores that this fault should lower."""
     spared = {"quality"} if kind == OTHER else {"quality", "identity"}
     return [name for name in names if name not in spared]
 

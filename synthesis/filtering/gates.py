@@ -156,7 +156,7 @@ def contrast(image: Image.Image) -> float:
 
 
 def entropy(image: Image.Image) -> float:
-    """Entropy of the same in bits, in steps of 4 levels so that a little noise adds little."""
+    """Entropy of the same levels in bits, in steps of 4 levels so that a little noise adds little."""
     counts = np.histogram(_levelled(image), bins=128, range=(-256, 256))[0]
     shares = counts[counts > 0] / counts.sum()
     return abs(float((shares * np.log2(shares)).sum()))
@@ -178,7 +178,7 @@ def sharpness(image: Image.Image) -> float:
 def noise(image: Image.Image) -> float:
     """Standard deviation of the grain, from the differences of neighbouring pixels where there is little else."""
     grey = _grey(image)
-    # The second difference both ways is zero on slopes and straight edges; of noise it has 6 times the deviation.
+    # The second difference both ways is zero on slopes and straight edges; for noise its deviation is 6 times as large.
     across = grey[:, :-2] - 2 * grey[:, 1:-1] + grey[:, 2:]
     both = across[:-2] - 2 * across[1:-1] + across[2:]
     return float(np.median(np.abs(both)) / 0.6745 / 6)
