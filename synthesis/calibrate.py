@@ -21,11 +21,11 @@ from .components import SynthesisError
 from .filtering.calibration import (
     Pair,
     cut_in_halves,
-    draw_sample,
     find_thresholds,
     read_judgements,
     read_pairs,
     read_verdicts,
+    sample_pairs,
     write_form,
 )
 from .filtering.controls import count_controls
@@ -77,7 +77,7 @@ def _draw(options: argparse.Namespace, output: Path, pairs: list[Pair], present:
     form = output / FORM
     if form.exists():  # somebody may have filled it in
         raise SynthesisError(f"{form} is there already: give it with --verdicts, or move it away")
-    sample = draw_sample(pairs, options.samples, options.seed)
+    sample = sample_pairs(pairs, options.samples, options.seed)
     starts = range(0, len(sample), PAIRS_PER_PAGE)
     names = list(dict.fromkeys(name for pair in pairs for name in pair.scores))
     with tqdm(total=len(starts) + len(names), desc="sheets", disable=options.quiet) as bar:

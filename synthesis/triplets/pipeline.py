@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ...names import nearest
-from ..filtering.clip import ClipGate
+from ..filtering.clip_gate import ClipGate
 from ..filtering.controls import JudgeControls
 from ..filtering.detectors import PeopleGate
 from ..filtering.gates import AspectGate, BlankGate, BlurGate, SeamGate, TwinGate

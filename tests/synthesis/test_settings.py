@@ -268,7 +268,7 @@ DIFFUSERS = {"kind": "diffusers", "model": "a/pipeline"}
             "diptychs.image_quality: expected at most 100, found 500",
         ),
         ({"diptychs": {"painter": DIFFUSERS | {"model": ""}}}, "painter.model: expected a folder, or an id on the Hub"),
-        ({"diptychs": {"painter": DIFFUSERS | {"adapter_revision": "v1"}}}, "is of no adapter"),
+        ({"diptychs": {"painter": DIFFUSERS | {"adapter_revision": "v1"}}}, "needs an adapter"),
         (
             {"diptychs": {"painter": DIFFUSERS | {"max_sequence_length": 0}}},
             "max_sequence_length: expected at least 1, found 0",
