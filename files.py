@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import threading
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -17,6 +16,9 @@ from typing import Any
 import xxhash
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
+
+from .names import printable
+from .names import some as some  # beside `printable`, for who imports both
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 SEAL = "checksum of all else here"  # the entry of a manifest that `sealed` adds
@@ -327,28 +329,6 @@ def is_sealed(manifest: Mapping[str, Any]) -> bool:
 def _hash_of(content: Any) -> str:
     content = json.loads(json.dumps(content))  # as a file gives it back: keys are texts
     return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
-
-
-def printable(text: str | os.PathLike) -> str:
-    """A path or another text as it may be shown: on one line, escapes for what no terminal prints or what it obeys.
-
-    A file's name may hold any bytes: some are no UTF-8 (Python keeps those as surrogates, which no stream takes), some
-    break lines, and some give a terminal orders. The result is for people; it does not lead to the file.
-    """
-    return "".join(
-        char if char.isprintable() or unicodedata.category(char) == "Zs" else _escaped(char) for char in os.fspath(text)
-    )
-
-
-def some(names: Sequence[str], shown: int = 5) -> str:
-    """The first few names, and how many more there are."""
-    return ", ".join(map(printable, names[:shown])) + (f" and {len(names) - shown} more" if len(names) > shown else "")
-
-
-def _escaped(char: str) -> str:
-    if 0xDC80 <= ord(char) <= 0xDCFF:  # how Python keeps a byte that is no UTF-8
-        return f"\\x{ord(char) - 0xDC00:02x}"
-    return char.encode("unicode_escape").decode()
 
 
 def check_output_file(file: str | os.PathLike) -> None:

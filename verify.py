@@ -8,7 +8,7 @@
                           or query.json and gallery.json          `fafa.dataset_builders.verify`
     painted world         world.json, checksums.json              the checksum of every file
     export                export.json                             the checksums of shards, card and export.json
-    synthesis             runs.jsonl                              the checksums of finished chunks and their pictures
+    synthesis             runs.jsonl                              the checksums of finished chunks and their images
     training checkpoint   checkpoint-<step>                       the checksums of all files and of manifest.json
     features of images    features-*.safetensors, inputs-*.jsonl  the checksums of shards, list and manifest.json
     model                 config.json and *.safetensors           nothing was recorded: headers, sizes, finite weights;
