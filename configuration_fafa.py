@@ -210,8 +210,9 @@ class FafaConfig(PreTrainedConfig):
         """Part of `@strict`: all numbers are finite and in their ranges, before anything is allocated."""
         for where, part in self._parts().items():
             for name, (least, most) in _WHOLE_NUMBERS.items():
-                value = getattr(part, name, None)
-                if value is not None and (type(value) is not int or not least <= value <= most):
+                value = getattr(part, name, least)
+                is_none = value is None and name == "fd_sample_size"
+                if not is_none and (type(value) is not int or not least <= value <= most):
                     raise ValueError(
                         f"{where}{name} is {_short(value)}, expected a whole number from {least} to {most:,}"
                     )

@@ -174,7 +174,7 @@ def test_what_is_for_a_call_is_not_kept(name):
         ({"images_kwargs": {"max_length": 3}}, "^max_length: unknown"),
         ({"common_kwargs": {"return_tensor": "pt"}}, "^return_tensor: .*did you mean 'return_tensors'"),
         ({"text_kwarg": {}}, "^text_kwarg: .*did you mean 'text_kwargs'"),
-        ({"videos": [0]}, "^videos: FafaProcessor takes pictures and captions only"),
+        ({"videos": [0]}, "^videos: FafaProcessor takes images and captions only"),
         ({"audio_kwargs": {"sampling_rate": 8}}, "^audio_kwargs: FafaProcessor takes"),
     ],
 )

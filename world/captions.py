@@ -8,7 +8,7 @@ import numpy as np
 
 from .people import Garment, Outfit, changed_slots, pick, sample_change, sample_outfit
 
-# What a word of the vocabulary may be called; words that are not listed have one name.
+# Names of words of the vocabulary; all others have one name.
 SYNONYMS = {
     "t-shirt": ("t-shirt", "tee"),
     "sweater": ("sweater", "jumper", "pullover"),
@@ -96,7 +96,7 @@ def _as_appearance(changes: list[_Change], rng: np.random.Generator) -> str:
         if slot == "bag" and new:
             clauses.append(f"{pick(rng, ('carrying', 'with'))} {_name(new, rng)}")
         elif not new:
-            clauses.append(f"{pick(rng, ('without the', 'with no', 'without a'))} {_noun(old, rng)}")
+            clauses.append(f"{pick(rng, ('without the', 'with no', 'without a'))} {_word(old.kind, rng)}")
     rng.shuffle(clauses)
     return pick(rng, ("", "now ", "the same person ", "this time ")) + ", ".join(clauses)
 
@@ -110,7 +110,7 @@ def _as_statement(changes: list[_Change], rng: np.random.Generator) -> str:
         if slot == "bag" and new:
             clauses.append(f"{pick(rng, ('carries', 'has'))} {_name(new, rng)}")
         elif not new:
-            clauses.append(f"{pick(rng, ('no longer has', 'has lost', 'is without'))} the {_noun(old, rng)}")
+            clauses.append(f"{pick(rng, ('no longer has', 'has lost', 'is without'))} the {_word(old.kind, rng)}")
     rng.shuffle(clauses)
     return pick(rng, ("the person ", "now the person ", "the person now ", "the pedestrian ")) + _join(clauses)
 
@@ -120,12 +120,12 @@ def _as_request(changes: list[_Change], rng: np.random.Generator) -> str:
     clauses = []
     for _, old, new in changes:
         if not new:
-            clauses.append(f"{pick(rng, ('remove', 'take off', 'leave out'))} the {_noun(old, rng)}")
+            clauses.append(f"{pick(rng, ('remove', 'take off', 'leave out'))} the {_word(old.kind, rng)}")
         elif not old:
             clauses.append(f"{pick(rng, ('add', 'give them', 'put on'))} {_name(new, rng)}")
         else:
             verb, link = pick(rng, (("swap", "for"), ("replace", "with"), ("change", "to")))
-            clauses.append(f"{verb} the {_noun(old, rng)} {link} {_name(new, rng, after=old)}")
+            clauses.append(f"{verb} the {_word(old.kind, rng)} {link} {_name(new, rng, after=old)}")
     rng.shuffle(clauses)
     return _join(clauses)
 
@@ -145,7 +145,7 @@ def _name(garment: Garment, rng: np.random.Generator, after: Garment | None = No
     words = [_word(garment.colour, rng)]
     if garment.pattern != "plain":
         words.insert(int(rng.integers(2)), _word(garment.pattern, rng))
-    noun = _noun(garment, rng)
+    noun = _word(garment.kind, rng)
     plural = noun in _PLURALS
     if after and after.kind == garment.kind and rng.random() < 0.7:
         noun = "ones" if plural else "one"
@@ -155,16 +155,12 @@ def _name(garment: Garment, rng: np.random.Generator, after: Garment | None = No
     return f"an {text}" if text[0] in "aeiou" else f"a {text}"
 
 
-def _noun(garment: Garment, rng: np.random.Generator) -> str:
-    return _word(garment.kind, rng)
-
-
 def _word(word: str, rng: np.random.Generator) -> str:
     return pick(rng, SYNONYMS.get(word, (word,)))
 
 
 def _join(parts: list[str]) -> str:
-    """ "a", "a and b", "a, b and c"; nothing of nothing."""
+    """ "", "a", "a and b", "a, b and c"."""
     if len(parts) < 2:
         return "".join(parts)
     return f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -3,7 +3,7 @@
 from .pen import Pen, Point, mix, shade
 from .people import COLOURS, HAIR_COLOURS, RGB, SKIN_TONES, Garment, Identity
 
-HEAD_WIDTH, HEAD_HEIGHT = 0.062, 0.083  # half axes of the head, fractions of the picture's height
+HEAD_WIDTH, HEAD_HEIGHT = 0.062, 0.083  # half axes of the head, fractions of the image's height
 INK = (46, 38, 44)
 _RIBBON = (230, 74, 84)
 
@@ -57,14 +57,7 @@ _LOOSE_HAIR = {
 
 
 def draw_head(pen: Pen, head: Point, turn: float, identity: Identity) -> None:
-    """Head and face from the front.
-
-    Args:
-        pen: Where to draw.
-        head: The head's middle.
-        turn: How far the face is turned to the right: its displacement, a fraction of the picture's height.
-        identity: Whose head.
-    """
+    """Head and face from the front; `turn` is how far the face is moved to the right, in image heights."""
     skin, hair = SKIN_TONES[identity.skin], HAIR_COLOURS[identity.hair_colour]
     x, y = head
     for side in (-1, 1):
@@ -110,7 +103,7 @@ def _draw_glasses(pen: Pen, x: float, y: float, glasses: str) -> None:
 
 
 def draw_hair_behind(pen: Pen, head: Point, turn: float, identity: Identity) -> None:
-    """What the front view shows of the hair behind face and shoulders; to be drawn before everything else."""
+    """The hair behind face and shoulders, from the front; it is drawn before everything else."""
     hair, style = shade(HAIR_COLOURS[identity.hair_colour], 0.84), identity.hair_style
     if style == "afro":
         _draw_afro(pen, head, hair)
@@ -181,8 +174,7 @@ def draw_hat(pen: Pen, head: Point, turn: float, identity: Identity, hat: Garmen
         return
     if identity.hair_style in _TEMPLES:
         for flip in (False, True):
-            points = _scaled(head, _TEMPLES[identity.hair_style], flip)
-            pen.polygon(points, HAIR_COLOURS[identity.hair_colour])
+            pen.polygon(_scaled(head, _TEMPLES[identity.hair_style], flip), HAIR_COLOURS[identity.hair_colour])
     colour = COLOURS[hat.colour]
     dark = shade(colour, 0.75)
     x, y = head
