@@ -39,7 +39,6 @@ from .model_card import make_model_card
 from .modeling_fafa import FafaModel
 from .processing_fafa import FafaProcessor, build_tokenizer, vocabulary_hash
 from .released_weights import (
-    BLOCKS_OF_VISION_WIDTH,
     SHOWN,
     Conversion,
     check_heads,
@@ -48,22 +47,10 @@ from .released_weights import (
     convert_state_dict,
     plan_conversion,
     read_vision_tower,
-    released_names,
 )
 from .tables import markdown_table
 
-__all__ = [
-    "BLOCKS_OF_VISION_WIDTH",
-    "Conversion",
-    "config_from_blip2_folder",
-    "config_from_tensors",
-    "convert_checkpoint",
-    "convert_state_dict",
-    "plan_conversion",
-    "read_checkpoint",
-    "released_names",
-    "report",
-]
+__all__ = ["config_from_blip2_folder", "config_from_tensors", "convert_checkpoint", "convert_state_dict", "report"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _LARGEST_VOCABULARY = 64 << 20  # bytes of a vocab.txt; BERT's has 0.2 MB
@@ -72,8 +59,8 @@ _LARGEST_VOCABULARY = 64 << 20  # bytes of a vocab.txt; BERT's has 0.2 MB
 def config_from_blip2_folder(folder: Path) -> FafaConfig:
     """The configuration of a `Blip2ForImageTextRetrieval` folder, for FafaModel.
 
-    The epsilon behind the vision tower stays at 1e-5: BLIP-2 was trained so, and transformers' class, which has one
-    epsilon for all of the tower, is what differs.
+    The epsilon behind the vision tower stays at 1e-5, with which BLIP-2 was trained; only transformers' class differs,
+    which has one epsilon for the whole tower.
     """
     file = folder / "config.json"
     fields = read_json(file)
@@ -97,8 +84,8 @@ def read_vocabulary(source: str | Path) -> dict[str, int] | Path:
     """The WordPiece vocabulary at a `vocab.txt`, a tokenizer folder or a Hub id, for `build_tokenizer`.
 
     Raises:
-        FileNotFoundError: if there is none, or the Hub cannot be reached.
-        ValueError: if it is damaged, of another kind, or no file.
+        FileNotFoundError: there is none, or the Hub cannot be reached.
+        ValueError: it is damaged, of another kind, or no file.
     """
     path = Path(source)
     if not path.exists():
@@ -117,7 +104,7 @@ def read_vocabulary(source: str | Path) -> dict[str, int] | Path:
     fields = read_json(path)
     try:
         vocabulary = dict(fields["model"]["vocab"])
-        # <image> is a placeholder of Blip2Processor: it stands for no word and has no row among the word embeddings.
+        # <image> is a placeholder of Blip2Processor: it has no row among the word embeddings.
         vocabulary |= {
             token["content"]: token["id"] for token in fields["added_tokens"] if token["content"] != "<image>"
         }
@@ -136,13 +123,13 @@ def _from_hub(repo_id: str, argument: str, patterns: list[str]) -> Path:
         return Path(snapshot_download(repo_id, allow_patterns=patterns))
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"{argument} {repo_id}: neither a file or folder here, nor to be had from the Hub. "
+            f"{argument} {repo_id}: neither a file or folder here, nor available from the Hub. "
             f"Give a path, or go online once so that the files are cached. ({error})"
         ) from error
 
 
 def build_processor(config: FafaConfig, tokenizer: str | Path) -> FafaProcessor:
-    """The processor that fits the model; its tokens and the rows of the word embeddings must be equally many."""
+    """The processor that fits the model; it must have one token for each row of the word embeddings."""
     try:
         words = build_tokenizer(read_vocabulary(tokenizer))
     except UnicodeDecodeError as error:
@@ -175,19 +162,19 @@ def convert_checkpoint(
         source: file, folder or Hub id; see the module's docstring.
         output: folder to write; must be absent or empty.
         tokenizer: `vocab.txt`, tokenizer folder or Hub id. None: a source folder's own; `bert-base-uncased` for a file.
-        vision_weights: the vision tower's file, where the source lacks it.
-        vision_heads: see `config_from_tensors`; a folder's `config.json` tells it otherwise. Likewise `qformer_heads`.
-        dtype: of the output's tensors.
-        max_shard_size: most that is held in memory beside the memory-mapped source.
+        vision_weights: the vision tower's file, if the source lacks it.
+        vision_heads: see `config_from_tensors`; not for a folder, whose `config.json` tells. Likewise `qformer_heads`.
+        dtype: dtype of the output's tensors.
+        max_shard_size: the most that is held in memory beside the memory-mapped source.
 
     Returns:
         what was taken from where, dropped and initialised.
 
     Raises:
-        ValueError: if an option makes no sense, if the source is damaged or does not fit (every key named), or if the
+        ValueError: an option makes no sense, the source is damaged or does not fit (every key is named), or the
             tokenizer does not fit the source.
-        FileNotFoundError: if the source or the tokenizer is not there.
-        FileExistsError: if `output` holds something.
+        FileNotFoundError: there is no such source or tokenizer.
+        FileExistsError: `output` holds something.
     """
     options = {"--vision-heads": vision_heads, "--qformer-heads": qformer_heads, "--vision-weights": vision_weights}
     given = {option: value for option, value in options.items() if value is not None}
@@ -199,7 +186,7 @@ def convert_checkpoint(
     if not path.exists():
         path = _from_hub(str(source), "SOURCE", ["*.json", "*.safetensors", "vocab.txt"])
     if path.is_dir() and given:
-        raise ValueError(f"{', '.join(given)}: a folder says this itself; leave it out")
+        raise ValueError(f"{', '.join(given)}: a folder says this itself; leave the option out")
     set_aside: dict[str, str] = {}
     if path.is_dir():
         files = weight_files(path)
@@ -229,7 +216,7 @@ def convert_checkpoint(
 
 
 def _check_options(given: dict[str, Any], dtype: torch.dtype, max_shard_size: str) -> None:
-    """Refuses by name what no conversion can be made with."""
+    """Refuses impossible options by name."""
     for option in ("--vision-heads", "--qformer-heads"):
         if option in given:
             check_heads(option, given[option])
@@ -277,7 +264,7 @@ def _write_weights(
 
 
 def _save_file(tensors: dict[str, Tensor], file: Path) -> None:
-    """Writes a safetensors file that others may read as any file; of a full disk it tells as all writing does."""
+    """Writes a safetensors file with usual permissions; a full disk raises the usual OSError."""
     file.touch()
     mode = file.stat().st_mode
     try:
@@ -287,24 +274,22 @@ def _save_file(tensors: dict[str, Tensor], file: Path) -> None:
         if code is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(file)) from error
-    file.chmod(mode)  # safetensors makes one that its owner alone can read
-
-
-TRAINED_FAFA = "The weights are those of a trained FAFA: it answers queries of a person's image and a caption."
-PRETRAINED_BLIP2 = (
-    "The weights are BLIP-2's pre-training: a starting point for training FAFA, not a person retriever yet. "
-    "The parts that BLIP-2 lacks have initial values: {fresh}."
-)
+    file.chmod(mode)  # safetensors makes files that only their owner can read
 
 
 def _model_card(conversion: Conversion, source: str | Path, files: list[Path]) -> str:
-    fresh = ", ".join(f"`{name}`" for name in conversion.fresh)
+    about = "The weights are those of a trained FAFA: it answers queries of a person's image and a caption."
+    if conversion.fresh:
+        about = (
+            "The weights are BLIP-2's pre-training: a starting point for training FAFA, not a person retriever yet. "
+            f"The parts that BLIP-2 lacks have initial values: {', '.join(f'`{name}`' for name in conversion.fresh)}."
+        )
     digests = markdown_table(["file", "sha256"], [[path.name, Markdown(f"`{sha256_of(path)}`")] for path in files])
     return make_model_card(
         FafaModel.card_facts(conversion.config),
         num_parameters=sum(math.prod(shape) for shape in conversion.shapes.values()),
         title=f"FAFA, converted from {Path(source).name if Path(source).exists() else source}",
-        about=TRAINED_FAFA if conversion.is_trained_fafa else PRETRAINED_BLIP2.format(fresh=fresh),
+        about=about,
         sections={
             "Source": "Converted by `python -m fafa.convert_fafa_checkpoint`, without training. The licence of the "
             f"source's weights applies.\n\n{digests}"
@@ -313,7 +298,7 @@ def _model_card(conversion: Conversion, source: str | Path, files: list[Path]) -
 
 
 def report(conversion: Conversion, output: str | Path) -> str:
-    """What a conversion did, and how to check it, for people to read."""
+    """What a conversion did, and how to check it, as a text."""
     lines = []
     for reason in sorted(set(conversion.dropped.values())):
         lines.append(f"dropped: {reason}")

@@ -1,4 +1,4 @@
-"""Weights as they were published: their names and sizes, and what becomes of each tensor in FafaModel."""
+"""Weights as they were published: their names and sizes, and where each tensor goes in FafaModel."""
 
 import logging
 import math
@@ -53,9 +53,9 @@ SIZE_KEYS = {
 }
 MFR_SIZE_KEY = "mlm_predictor.predictor.0.bias"  # FAFA's own part, which BLIP-2 lacks
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # of weights; others are of some other use
-MOST_HEADS = 1_024  # as a configuration may have
-SHOWN = 20  # problems that an error lists, of each kind
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # of weights
+MOST_HEADS = 1_024  # as in a configuration
+SHOWN = 20  # how many problems of each kind an error lists
 
 HEADS_OF_VISION_WIDTH = {1408: 16, 1024: 16}  # EVA ViT-g, ViT-L
 HEADS_OF_QFORMER_WIDTH = {768: 12}  # BERT-base
@@ -63,28 +63,19 @@ BLOCKS_OF_VISION_WIDTH = {1408: 39}  # BLIP-2 reads ViT-g before its 40th block
 
 CAPTION_HEAD = "BLIP-2's word predictor for writing captions; retrieval has no use for it"
 MATCHING_HEAD = "BLIP-2's image-text matching head; FAFA scores by similarity"
-COUNTER = "a constant counter of positions, made anew by the model"
-BOOKKEEPING = "training state beside the weights"
-BEYOND_THE_TOWER = "BLIP-2 reads the tower before its last block, and has its own LayerNorm (ln_vision) behind it"
+COUNTER = "a constant counter of positions, which the model makes itself"
+BEYOND_THE_TOWER = "BLIP-2 reads the tower before its last block, and puts its own LayerNorm (ln_vision) behind it"
 
 
 @dataclass
 class Conversion:
-    """What becomes of a checkpoint.
-
-    Args:
-        config: configuration of the model.
-        sources: name in FafaModel → names in the source; two for a joint bias of query, key and value.
-        dropped: name in the source → why it has no place in FafaModel.
-        fresh: name in FafaModel → its initial value, for what BLIP-2 pre-training does not have.
-        shapes: name in FafaModel → shape.
-    """
+    """Where the tensors of a checkpoint go."""
 
     config: FafaConfig
-    sources: dict[str, tuple[str, ...]]
-    dropped: dict[str, str]
-    fresh: dict[str, Tensor]
-    shapes: dict[str, tuple[int, ...]]
+    sources: dict[str, tuple[str, ...]]  # name in FafaModel -> names in the source; two for a joint bias of q, k and v
+    dropped: dict[str, str]  # name in the source -> why it has no place in FafaModel
+    fresh: dict[str, Tensor]  # name in FafaModel -> its initial value, for parts that BLIP-2 pre-training lacks
+    shapes: dict[str, tuple[int, ...]]  # name in FafaModel -> shape
 
     @property
     def is_trained_fafa(self) -> bool:
@@ -110,12 +101,12 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], config: FafaConfig) -> 
         config: configuration of the model that will load the result; see `config_from_tensors`.
 
     Returns:
-        names in FafaModel to tensors: exactly `FafaModel(config).state_dict()`'s names and shapes, in the source's
-        dtypes. Parts that BLIP-2 pre-training lacks have initial values; both these and what is dropped are logged.
+        exactly the names and shapes of `FafaModel(config).state_dict()`, in the source's dtypes. Parts that BLIP-2
+        pre-training lacks have initial values; the log names these, and what is dropped.
 
     Raises:
-        ValueError: if keys are missing, unexpected, of another shape, or hold something else than finite floating-point
-            weights; one error that lists them all.
+        ValueError: keys are missing, unexpected, of another shape, or hold anything but finite floating-point weights;
+            the error lists them all.
     """
     conversion = plan_conversion(state_dict, config)
     check_values(conversion, state_dict)
@@ -127,9 +118,9 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], config: FafaConfig) -> 
 
 
 def plan_conversion(state_dict: Mapping[str, Tensor], config: FafaConfig) -> Conversion:
-    """Finds a source for every tensor of the model, and a reason for every tensor that is left; see its callers.
+    """Finds a source for every tensor of the model, and a reason for every tensor that is left over.
 
-    Names, kinds and sizes are compared here, values by `check_values`.
+    It compares names, types and sizes; `check_values` looks at the values.
     """
     check_names(state_dict)
     with torch.device("meta"):
@@ -139,7 +130,7 @@ def plan_conversion(state_dict: Mapping[str, Tensor], config: FafaConfig) -> Con
     absent = _absent_from_blip2(sources, state_dict)
     sources = {name: keys for name, keys in sources.items() if name not in absent}
 
-    # The parts of a joint bias have the same share of its shape each; all else has the shape of its target.
+    # Each part of a joint bias is a third of it; everything else has the shape of its target.
     wanted = {
         key: shapes[name] if len(keys) == 1 else (shapes[name][0] // 3,)
         for name, keys in sources.items()
@@ -153,7 +144,7 @@ def plan_conversion(state_dict: Mapping[str, Tensor], config: FafaConfig) -> Con
 
 
 def released_names(name: str) -> tuple[str, ...]:
-    """Names in the released code of what FafaModel calls `name`: one, or two for a joint bias of query, key, value."""
+    """The released code's names of what FafaModel calls `name`: one, or two for a joint bias of query, key, value."""
     for pattern, replacement in RELEASED_NAMES:
         name = re.sub(pattern, replacement, name)
     if name.endswith(".attn.qkv.bias"):
@@ -167,7 +158,7 @@ def _has_released_names(state_dict: Mapping[str, Tensor]) -> bool:
 
 
 def _absent_from_blip2(sources: dict[str, tuple[str, ...]], state_dict: Mapping[str, Tensor]) -> list[str]:
-    """Names of FafaModel's own parts when the source is BLIP-2; a source with some of a part must have all of it."""
+    """Names of FafaModel's own parts that the source, BLIP-2, lacks; a source with some of a part must have all."""
     predictor = [name for name in sources if name.startswith("mfr_predictor.")]
     absent = [] if any(sources[name][0] in state_dict for name in predictor) else predictor
     # LAVIS has a temperature, Hugging Face's class has none.
@@ -177,7 +168,7 @@ def _absent_from_blip2(sources: dict[str, tuple[str, ...]], state_dict: Mapping[
 
 
 def _initial_value(name: str, shape: tuple[int, ...], config: FafaConfig) -> Tensor:
-    """As `FafaModel` initialises it, but the same in every conversion."""
+    """Initialised like `FafaModel`, but the same in every conversion."""
     if name == "temperature":
         return torch.tensor(float(config.temperature_init))
     if name.endswith(".bias"):
@@ -187,7 +178,7 @@ def _initial_value(name: str, shape: tuple[int, ...], config: FafaConfig) -> Ten
 
 
 def _droppable(config: FafaConfig, is_released: bool) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Names in the source without a place in FafaModel: their shapes, and why they have none."""
+    """Names in the source that have no place in FafaModel: their shapes, and the reason."""
     hidden = config.qformer_config.hidden_size
     vocabulary, positions = config.qformer_config.vocab_size, config.qformer_config.max_position_embeddings
     droppable = {"itm_head.weight": ((2, hidden), MATCHING_HEAD), "itm_head.bias": ((2,), MATCHING_HEAD)}
@@ -207,10 +198,10 @@ def _droppable(config: FafaConfig, is_released: bool) -> dict[str, tuple[tuple[i
 
 
 def check_values(conversion: Conversion, state_dict: Mapping[str, Tensor]) -> None:
-    """Looks at every weight that the model takes; see `plan_conversion` for their names and sizes.
+    """Looks at every weight that the model takes.
 
     Raises:
-        ValueError: if tensors hold NaN or infinite values, or matrices nothing but zeros; one error that lists them.
+        ValueError: tensors hold NaN or infinite values, or matrices hold only zeros; the error lists them.
     """
     keys = [key for keys in conversion.sources.values() for key in keys]
     faults = []
@@ -250,10 +241,18 @@ def _check(state_dict: Mapping[str, Tensor], wanted: dict[str, tuple], dropped: 
         raise ValueError(
             f"{number} keys of the checkpoint do not fit FafaModel; nothing was converted:\n  "
             + "\n  ".join(lines)
-            + "\nIs the file whole, and from the code that it is said to be from? Shapes are compared with the "
+            + "\nIs the file whole, and does it come from the code that you expect? Shapes are compared with the "
             + f"configuration, read from {', '.join(SIZE_KEYS)} unless given."
         )
-    _check_sharing({key: state_dict[key] for key in wanted})
+    # A small file may name one storage many times, and would become a model of any size.
+    tensors = [state_dict[key] for key in wanted]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    claimed, held = sum(tensor.numel() * tensor.itemsize for tensor in tensors), sum(storages.values())
+    if claimed > held:
+        raise ValueError(
+            f"the checkpoint's {len(tensors)} tensors have {claimed:,} bytes, but share {held:,}: some are the same "
+            "under several names, which those of FafaModel never are"
+        )
 
 
 def _shape_of(value: Any) -> tuple[int, ...] | str:
@@ -275,17 +274,6 @@ def _fault_of(tensor: Any) -> str | None:
     return None
 
 
-def _check_sharing(tensors: dict[str, Tensor]) -> None:
-    """Refuses weights that together have more bytes than there are: a small file of one storage, named many times."""
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors.values()}
-    claimed, held = sum(tensor.numel() * tensor.itemsize for tensor in tensors.values()), sum(storages.values())
-    if claimed > held:
-        raise ValueError(
-            f"the checkpoint's {len(tensors)} tensors have {claimed:,} bytes, but share {held:,}: some are the same "
-            "under several names, which those of FafaModel never are"
-        )
-
-
 def config_from_tensors(
     state_dict: Mapping[str, Tensor], vision_heads: int | None = None, qformer_heads: int | None = None
 ) -> FafaConfig:
@@ -297,8 +285,8 @@ def config_from_tensors(
         qformer_heads: attention heads of the Q-Former; None: 12 at BERT-base's width.
 
     Raises:
-        ValueError: if a tensor that tells a size is missing or of another rank, if the tower is CLIP's, or if the
-            heads of an unknown width are not given.
+        ValueError: a tensor that tells a size is missing or of another rank, the tower is CLIP's, or the width is
+            unknown and no heads are given.
     """
     check_names(state_dict)
     if "visual_encoder.ln_pre.weight" in state_dict:
@@ -359,7 +347,7 @@ def _num_layers(state_dict: Mapping[str, Tensor], prefix: str) -> int:
         gap = next(number for number in range(len(numbers)) if number != numbers[number])
         raise ValueError(
             f"{prefix}* has {len(numbers)} layers, but they are numbered up to {numbers[-1]:,}: {prefix}{gap} is "
-            "missing. Is the file whole, and from the code that it is said to be from?"
+            "missing. Is the file whole, and does it come from the code that you expect?"
         )
     return len(numbers)
 
@@ -388,7 +376,7 @@ def check_heads(option: str, heads: int) -> None:
 
 
 def read_vision_tower(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Opens the file of a vision tower that LAVIS publishes apart (`eva_vit_g.pth`), and names it as in a whole model.
+    """Opens the vision tower that LAVIS publishes in a file of its own (`eva_vit_g.pth`).
 
     Returns:
         the state dict with names under `visual_encoder.`, and the names that BLIP-2 does not use, with the reason.
