@@ -33,7 +33,7 @@ STYLE = FRAME | {
 
 
 def check_charts() -> None:
-    """Sees, before long work, whether charts can be drawn.
+    """Checks, before long work, that charts can be drawn.
 
     Raises:
         ImportError: matplotlib is not installed; the message says how to install it.
@@ -51,12 +51,9 @@ def chart(file: Path, style: Mapping[str, Any] = STYLE, **options) -> Iterator["
     """A figure to draw on, which is written as a PNG at the end, whole or not at all.
 
     Args:
-        file: where to.
+        file: the PNG.
         style: matplotlib's settings.
-        options: of the figure, such as `figsize`.
-
-    Raises:
-        ImportError: matplotlib is not installed.
+        options: the figure's, such as `figsize`.
     """
     check_charts()
     from matplotlib import rc_context
@@ -81,7 +78,7 @@ def bars(
 
 
 def log_ticks(axes: "Axes", positions: Sequence[int]) -> None:
-    """A logarithmic axis with ticks at these whole numbers alone."""
+    """A logarithmic axis with ticks only at these whole numbers."""
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     axes.set_xscale("log")
