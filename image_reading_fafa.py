@@ -210,7 +210,7 @@ def open_image(image: Any, name: str = "image", at_least: tuple[int, int] | None
         return _from_pil(image, name)
     if isinstance(image, np.ndarray):
         return _image_from_array(image, name)
-    if _is_tensor(image):
+    if "torch" in sys.modules and isinstance(image, sys.modules["torch"].Tensor):  # without importing torch
         array = image.detach().cpu()
         array = array.float().numpy() if array.is_floating_point() else array.numpy()
         return _image_from_array(array, name, channels_first=True)
@@ -639,20 +639,3 @@ def _array_to_8_bit(array: np.ndarray, name: str) -> np.ndarray:
             "convert 0..255 to uint8, and undo any normalisation before the image processor does its own."
         )
     return np.rint(array.clip(0, 1) * 255).astype(np.uint8)
-
-
-def _is_tensor(image: Any) -> bool:
-    """Whether it is a torch tensor, without importing torch."""
-    return "torch" in sys.modules and isinstance(image, sys.modules["torch"].Tensor)
-
-
-__all__ = [
-    "PHOTO_FORMATS",
-    "ImageFacts",
-    "InaccessibleImageError",
-    "UnreadableImageError",
-    "inspect_image",
-    "open_image",
-    "photo_formats",
-    "read_image_file",
-]

@@ -154,9 +154,5 @@ def _ended_well(worker: multiprocessing.Process) -> bool:
 def _work(target, *args) -> None:
     """Runs a worker process."""
     start_worker()
-    ForkingPickler.register(torch.Tensor, _by_value)
+    ForkingPickler.register(torch.Tensor, lambda tensor: (torch.from_numpy, (tensor.numpy(force=True),)))
     target(*args)
-
-
-def _by_value(tensor: torch.Tensor) -> tuple:
-    return torch.from_numpy, (tensor.numpy(force=True),)

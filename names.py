@@ -43,6 +43,3 @@ def _escaped(char: str) -> str:
     if 0xDC80 <= ord(char) <= 0xDCFF:  # how Python keeps a byte that is not UTF-8
         return f"\\x{ord(char) - 0xDC00:02x}"
     return char.encode("unicode_escape").decode()
-
-
-__all__ = ["meant", "nearest", "printable", "some"]

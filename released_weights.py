@@ -74,13 +74,8 @@ class Conversion:
     config: FafaConfig
     sources: dict[str, tuple[str, ...]]  # name in FafaModel -> names in the source; two for a joint bias of q, k and v
     dropped: dict[str, str]  # name in the source -> why it has no place in FafaModel
-    fresh: dict[str, Tensor]  # name in FafaModel -> its initial value, for parts that BLIP-2 pre-training lacks
+    fresh: dict[str, Tensor]  # name in FafaModel -> initial value of what BLIP-2 lacks; empty for a trained FAFA
     shapes: dict[str, tuple[int, ...]]  # name in FafaModel -> shape
-
-    @property
-    def is_trained_fafa(self) -> bool:
-        """Whether the source holds FAFA's own parts, rather than BLIP-2's pre-training alone."""
-        return not self.fresh
 
     def tensor(self, state_dict: Mapping[str, Tensor], name: str) -> Tensor:
         """The tensor of FafaModel called `name`, in the source's dtype."""
@@ -125,9 +120,13 @@ def plan_conversion(state_dict: Mapping[str, Tensor], config: FafaConfig) -> Con
     check_names(state_dict)
     with torch.device("meta"):
         shapes = {name: tuple(tensor.shape) for name, tensor in FafaModel(config).state_dict().items()}
-    is_released = _has_released_names(state_dict)
+    is_released = any(key.startswith(("Qformer.", "visual_encoder.")) for key in state_dict)
     sources = {name: released_names(name) if is_released else (name,) for name in shapes}
-    absent = _absent_from_blip2(sources, state_dict)
+    # FafaModel's own parts, if the source is BLIP-2; a source with some of the predictor must have all of it.
+    predictor = [name for name in sources if name.startswith("mfr_predictor.")]
+    absent = [] if any(sources[name][0] in state_dict for name in predictor) else predictor
+    if absent and not is_released and "temperature" not in state_dict:  # LAVIS has one, Hugging Face's class has none
+        absent.append("temperature")
     sources = {name: keys for name, keys in sources.items() if name not in absent}
 
     # Each part of a joint bias is a third of it; everything else has the shape of its target.
@@ -151,20 +150,6 @@ def released_names(name: str) -> tuple[str, ...]:
         prefix = name.removesuffix("qkv.bias")
         return prefix + "q_bias", prefix + "v_bias"
     return (name,)
-
-
-def _has_released_names(state_dict: Mapping[str, Tensor]) -> bool:
-    return any(key.startswith(("Qformer.", "visual_encoder.")) for key in state_dict)
-
-
-def _absent_from_blip2(sources: dict[str, tuple[str, ...]], state_dict: Mapping[str, Tensor]) -> list[str]:
-    """Names of FafaModel's own parts that the source, BLIP-2, lacks; a source with some of a part must have all."""
-    predictor = [name for name in sources if name.startswith("mfr_predictor.")]
-    absent = [] if any(sources[name][0] in state_dict for name in predictor) else predictor
-    # LAVIS has a temperature, Hugging Face's class has none.
-    if absent and not _has_released_names(state_dict) and "temperature" not in state_dict:
-        absent.append("temperature")
-    return absent
 
 
 def _initial_value(name: str, shape: tuple[int, ...], config: FafaConfig) -> Tensor:

@@ -166,13 +166,3 @@ def _not_allowed(names: Iterable[str], allowed: bool | str | Sequence[str] | Non
     if not all(isinstance(pattern, str) for pattern in patterns):
         raise TypeError(f"{option} is {allowed!r:.100}, expected names or patterns of weights, or True for all.")
     return sorted(name for name in names if not any(fnmatchcase(name, pattern) for pattern in patterns))
-
-
-__all__ = [
-    "UnsoundModelError",
-    "beside_adapter",
-    "is_packed",
-    "refuse_incomplete",
-    "refuse_options",
-    "refuse_unsound_weights",
-]

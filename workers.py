@@ -72,9 +72,6 @@ def in_processes(
 @contextmanager
 def _interrupts_withheld() -> Iterator[None]:
     """Processes started within never see Ctrl-C, not even while they start: only their parent reacts to it."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

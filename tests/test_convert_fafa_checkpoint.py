@@ -67,7 +67,7 @@ def test_released_checkpoint_computes_the_same_after_conversion(wrapping, releas
     assert_equals_golden(model, io)
     assert model.temperature.item() == pytest.approx(0.083)
     assert torch.equal(model.mfr_predictor[2].weight, released["mlm_predictor.predictor.2.weight"])
-    assert conversion.is_trained_fafa and (wrapping in conversion.dropped) == (wrapping != "bare")
+    assert not conversion.fresh and (wrapping in conversion.dropped) == (wrapping != "bare")
 
 
 def test_mixed_precision_file_becomes_fp32(released, io, tmp_path):

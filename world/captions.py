@@ -89,29 +89,15 @@ def describe_change(before: Outfit, after: Outfit, rng: np.random.Generator) -> 
 
 def _as_appearance(changes: list[_Change], rng: np.random.Generator) -> str:
     """ "now in a red coat and boots, carrying a backpack, without the hat"."""
-    clauses = []
-    if worn := _worn(changes, rng):
-        clauses.append(f"{pick(rng, ('in', 'wearing', 'dressed in', 'with'))} {worn}")
-    for slot, old, new in changes:
-        if slot == "bag" and new:
-            clauses.append(f"{pick(rng, ('carrying', 'with'))} {_name(new, rng)}")
-        elif not new:
-            clauses.append(f"{pick(rng, ('without the', 'with no', 'without a'))} {_word(old.kind, rng)}")
-    rng.shuffle(clauses)
+    without = ("without the", "with no", "without a")
+    clauses = _clauses(changes, rng, ("in", "wearing", "dressed in", "with"), ("carrying", "with"), without)
     return pick(rng, ("", "now ", "the same person ", "this time ")) + ", ".join(clauses)
 
 
 def _as_statement(changes: list[_Change], rng: np.random.Generator) -> str:
     """ "the person now wears a red coat, carries a backpack and no longer has the hat"."""
-    clauses = []
-    if worn := _worn(changes, rng):
-        clauses.append(f"{pick(rng, ('wears', 'has changed into', 'has on'))} {worn}")
-    for slot, old, new in changes:
-        if slot == "bag" and new:
-            clauses.append(f"{pick(rng, ('carries', 'has'))} {_name(new, rng)}")
-        elif not new:
-            clauses.append(f"{pick(rng, ('no longer has', 'has lost', 'is without'))} the {_word(old.kind, rng)}")
-    rng.shuffle(clauses)
+    without = ("no longer has the", "has lost the", "is without the")
+    clauses = _clauses(changes, rng, ("wears", "has changed into", "has on"), ("carries", "has"), without)
     return pick(rng, ("the person ", "now the person ", "the person now ", "the pedestrian ")) + _join(clauses)
 
 
@@ -130,11 +116,25 @@ def _as_request(changes: list[_Change], rng: np.random.Generator) -> str:
     return _join(clauses)
 
 
-def _worn(changes: list[_Change], rng: np.random.Generator) -> str:
-    """The new garments, all but bags: "a red coat and black boots"."""
-    worn = [_name(new, rng) for slot, _, new in changes if new and slot != "bag"]
-    rng.shuffle(worn)
-    return _join(worn)
+def _clauses(
+    changes: list[_Change],
+    rng: np.random.Generator,
+    wearing: tuple[str, ...],
+    carrying: tuple[str, ...],
+    without: tuple[str, ...],
+) -> list[str]:
+    """What is worn now, the new bag, and what is gone, in random order; each begins with one of the given words."""
+    clauses = []
+    if worn := [_name(new, rng) for slot, _, new in changes if new and slot != "bag"]:
+        rng.shuffle(worn)
+        clauses.append(f"{pick(rng, wearing)} {_join(worn)}")
+    for slot, old, new in changes:
+        if slot == "bag" and new:
+            clauses.append(f"{pick(rng, carrying)} {_name(new, rng)}")
+        elif not new:
+            clauses.append(f"{pick(rng, without)} {_word(old.kind, rng)}")
+    rng.shuffle(clauses)
+    return clauses
 
 
 def _name(garment: Garment, rng: np.random.Generator, after: Garment | None = None) -> str:
