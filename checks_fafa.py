@@ -34,6 +34,12 @@ def _check_tensor(name: str, value: object, shape: str) -> None:
         )
 
 
+def _check_integers(name: str, value: object, shape: str, reason: str) -> None:
+    _check_tensor(name, value, shape)
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise TypeError(f"{name} are {value.dtype}, expected integers: {reason}")
+
+
 def check_images(name: str, pixels: Tensor, image_shape: tuple[int, int]) -> None:
     """Refuses images that the model cannot read, or would read wrongly.
 
@@ -80,9 +86,7 @@ def check_captions(name: str, ids: Tensor, mask: Tensor | None, vocab_size: int,
         ValueError: another shape, no caption, too long a caption, an unknown id, or a caption that is all padding.
     """
     shape = "(num_captions, length)"
-    _check_tensor(name, ids, shape)
-    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise TypeError(f"{name} are {ids.dtype}, expected integers; the tokenizer makes them")
+    _check_integers(name, ids, shape, "the tokenizer makes them")
     if ids.ndim != 2:
         raise ValueError(f"expected {name} {shape}, got {tuple(ids.shape)}; FafaProcessor makes them")
     if ids.shape[0] == 0 or ids.shape[1] == 0:
@@ -123,9 +127,7 @@ def check_group_ids(ids: Tensor, batch_size: int) -> None:
     """
     if isinstance(ids, (list, tuple)) and any(isinstance(entry, str) for entry in ids):
         raise TypeError("group_ids are strings, expected a tensor of integers: number the groups")
-    _check_tensor("group_ids", ids, "(batch_size,)")
-    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise TypeError(f"group_ids are {ids.dtype}, expected integers: rounding would join groups")
+    _check_integers("group_ids", ids, "(batch_size,)", "rounding would join groups")
     if ids.ndim != 1 or ids.shape[0] != batch_size:
         raise ValueError(f"group_ids {tuple(ids.shape)} for {batch_size} triplets: expected ({batch_size},), one each")
 

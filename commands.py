@@ -9,6 +9,7 @@ import textwrap
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from traceback import walk_tb
 from typing import Any
 
 from .files import DISK_FULL, printable
@@ -75,10 +76,8 @@ def _message(error: BaseException, kept: str, user_errors: tuple[type[Exception]
 
 def _is_of_fafa(error: BaseException) -> bool:
     """Whether it was raised in this package, or in the script that is running."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is None or trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] in ("fafa", "__main__")
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    return not frames or frames[-1].f_globals.get("__name__", "").partition(".")[0] in ("fafa", "__main__")
 
 
 @contextmanager

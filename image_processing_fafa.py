@@ -22,7 +22,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImage
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import is_torch_tensor
 
-from .image_reading_fafa import MAX_PIXELS, UnreadableImageError, open_image
+from .image_reading_fafa import MAX_PIXELS, open_image, refused_image
 from .names import meant
 
 _DRAFT_MARGIN = 2  # how many times larger than its final size a draft is, so that the resize still averages
@@ -222,12 +222,8 @@ class FafaImageProcessor(PilBackend):
         if self.do_pad_square and side**2 > MAX_PIXELS:
             path = image.get("path") if isinstance(image, Mapping) else image
             path = os.fsdecode(path) if isinstance(path, (str, os.PathLike)) else None
-            reason = (
-                f"has {opened.width:,} x {opened.height:,} pixels and would be padded to {side:,} x {side:,}: shrink "
-                "or cut it, or set do_person_resize=True"
-            )
-            where = f"{name}: {path!r}" if path else name
-            raise UnreadableImageError(f"{where} {reason}", source=path or name, path=path, reason=reason)
+            size = f"has {opened.width:,} x {opened.height:,} pixels and would be padded to {side:,} x {side:,}"
+            raise refused_image(name, path, f"{size}: shrink or cut it, or set do_person_resize=True")
 
     def _resize(self, image: Image.Image, target: tuple[int, int]) -> Image.Image:
         return image if image.size == target else image.resize(target, self.resample)

@@ -23,11 +23,11 @@ import struct
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -40,7 +40,6 @@ else:
     register_heif_opener()
 
 logger = logging.getLogger(__name__)
-Result = TypeVar("Result")
 
 # Pillow's names. HEIF needs pillow-heif, JXL needs pillow-jxl-plugin, AVIF depends on Pillow's build.
 PHOTO_FORMATS = frozenset(
@@ -124,19 +123,13 @@ class UnreadableImageError(ValueError):
 
     This is the one error that a policy of skipping corrupt images should catch: a missing file (`FileNotFoundError`)
     or a wrong type (`TypeError`) points at a broken data set or program, not at one bad image.
-
-    Attributes:
-        source (`str`): What was being read, as named in the message.
-        path (`str` or `None`): The file, where there is one.
-        reason (`str`): The message without the file's name: cause and remedy.
     """
 
     # With one required argument, the error survives pickling and the DataLoader's re-raise in the main process.
     def __init__(self, message: str, source: str = "image", path: str | None = None, reason: str | None = None):
         super().__init__(message)
-        self.source = source
-        self.path = path
-        self.reason = message if reason is None else reason
+        self.source, self.path = source, path  # what messages call the image, and its file if it has one
+        self.reason = message if reason is None else reason  # cause and remedy, without the file's name
 
 
 class InaccessibleImageError(OSError):
@@ -215,7 +208,8 @@ def open_image(image: Any, name: str = "image", at_least: tuple[int, int] | None
         array = array.float().numpy() if array.is_floating_point() else array.numpy()
         return _image_from_array(array, name, channels_first=True)
     data, path = _contents(image, name)
-    return _decode(data, name, path, lambda opened: _read_pixels(opened, at_least))
+    with _decoding(name, path, len(data)):
+        return _read_pixels(_open(data), at_least)
 
 
 def inspect_image(image: Any, name: str = "image", decode: bool = True) -> ImageFacts:
@@ -230,16 +224,14 @@ def inspect_image(image: Any, name: str = "image", decode: bool = True) -> Image
         As `open_image`.
     """
     data, path = _contents(image, name)
-
-    def inspect(opened: _Opened) -> ImageFacts:
+    with _decoding(name, path, len(data)):
+        opened = _open(data)
         kind, size = opened.image.format, opened.image.size  # before a draft changes it
         if decode:
             _read_pixels(opened, at_least=(1, 1))
         else:
             _check_size(opened)
         return ImageFacts(kind, *(size[::-1] if opened.orientation in _SIDEWAYS else size))
-
-    return _decode(data, name, path, inspect)
 
 
 def read_image_file(path: str | os.PathLike, name: str = "image") -> bytes:
@@ -332,13 +324,14 @@ def _pil_orientation(image: Image.Image) -> int:
         return 1
 
 
-def _decode(data: bytes, name: str, path: str | None, use: Callable[["_Opened"], Result]) -> Result:
-    """What `use` makes of the opened image; every error names the image."""
+@contextmanager
+def _decoding(name: str, path: str | None, num_bytes: int) -> Iterator[None]:
+    """Turns any error into one that names the image."""
     try:
-        _check_num_bytes(len(data))
-        return use(_open(data, time.thread_time() + MAX_SECONDS))
+        _check_num_bytes(num_bytes)
+        yield
     except Exception as error:  # decoders raise nearly anything
-        raise _unreadable(name, path, error, len(data)) from error
+        raise _unreadable(name, path, error, num_bytes) from error
 
 
 def _unreadable(name: str, path: str | None, error: Exception, num_bytes: int | None = None) -> UnreadableImageError:
@@ -346,12 +339,17 @@ def _unreadable(name: str, path: str | None, error: Exception, num_bytes: int | 
     if isinstance(error, MemoryError):
         error = _Refused("there is not enough memory to decode it", _SHRINK)
     cause = str(error) if isinstance(error, _Refused) else f"{type(error).__name__}: {error}"
-    reason = f"cannot be read as an image: {cause}. Remedy: {getattr(error, 'remedy', _REMEDY)}."
     if num_bytes is None and path is not None:
         with suppress(OSError, ValueError):
             num_bytes = Path(path).stat().st_size
-    where = f"{name}: {path!r}" if path else name
     size = "" if num_bytes is None else f" ({num_bytes} bytes)"
+    reason = f"cannot be read as an image: {cause}. Remedy: {getattr(error, 'remedy', _REMEDY)}."
+    return refused_image(name, path, reason, size)
+
+
+def refused_image(name: str, path: str | None, reason: str, size: str = "") -> UnreadableImageError:
+    """The error that names an image and its file."""
+    where = f"{name}: {path!r}" if path else name
     return UnreadableImageError(f"{where}{size} {reason}", source=path or name, path=path, reason=reason)
 
 
@@ -387,13 +385,13 @@ class _Opened(NamedTuple):
     num_scans: int = 0  # of a JPEG; 0 for other formats
 
 
-def _open(data: bytes, end: float) -> _Opened:
+def _open(data: bytes) -> _Opened:
     """Finds the format and reads the header.
 
     It does not use `Image.open`, which has one limit of pixels for the whole program, and hides why a file that it
     recognised cannot be opened.
     """
-    num_scans = 0
+    end, num_scans = time.thread_time() + MAX_SECONDS, 0
     if data.startswith(_JPEG):
         data, exif, xmp, num_scans = _bare_jpeg(data)
         image = _identify(data, end)

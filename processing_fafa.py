@@ -39,7 +39,14 @@ def build_tokenizer(vocab: Mapping[str, int] | Iterable[str] | str | Path) -> Be
         FileNotFoundError: There is no such file.
         ValueError: A special token is missing, a token occurs twice, or the ids are not 0, 1, 2, ...
     """
-    tokens = _read_vocabulary(vocab)
+    if isinstance(vocab, (str, Path)):
+        tokens = Path(vocab).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    else:
+        tokens = list(vocab)
+    if isinstance(vocab, Mapping):
+        if sorted(vocab.values()) != list(range(len(vocab))):
+            raise ValueError(f"vocabulary: the {len(vocab)} tokens must have the ids 0 to {len(vocab) - 1}, each once.")
+        tokens.sort(key=vocab.__getitem__)
     ids = {token: index for index, token in enumerate(tokens)}
     if len(ids) != len(tokens):
         twice = sorted({token for token in tokens if tokens.count(token) > 1})
@@ -48,16 +55,6 @@ def build_tokenizer(vocab: Mapping[str, int] | Iterable[str] | str | Path) -> Be
         raise ValueError(f"vocabulary: {', '.join(missing)} missing among {len(ids)} tokens; it must be BERT's kind.")
     # As a dictionary: BertTokenizer(vocab_file=...) ignores the file in transformers 5.
     return BertTokenizer(vocab=ids, bos_token="[DEC]", model_input_names=["input_ids", "attention_mask"])
-
-
-def _read_vocabulary(vocab: Mapping[str, int] | Iterable[str] | str | Path) -> list[str]:
-    if isinstance(vocab, (str, Path)):
-        return Path(vocab).read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    if isinstance(vocab, Mapping):
-        if sorted(vocab.values()) != list(range(len(vocab))):
-            raise ValueError(f"vocabulary: the {len(vocab)} tokens must have the ids 0 to {len(vocab) - 1}, each once.")
-        return sorted(vocab, key=vocab.__getitem__)
-    return list(vocab)
 
 
 _MOST_TOKENS = 65_536  # as in a configuration

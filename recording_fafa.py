@@ -2,18 +2,18 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 Run = dict[str, tuple[Tensor, ...]]
 
 
-class Recording:
+class Recording(NamedTuple):
     """The hidden states and attention weights that were asked for, of each run of a tower, in order."""
 
-    def __init__(self):
-        self.vision: list[Run] = []
-        self.qformer: list[Run] = []
+    vision: list[Run]
+    qformer: list[Run]
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def recorded(
         hidden_states: whether to record the states before the first layer and after each.
         attentions: whether to record attention weights, which only eager attention gives.
     """
-    recording, handles = Recording(), []
+    recording, handles = Recording([], []), []
     vision, qformer = vision_encoder.layers, qformer_encoder.layer
     of_vision = {"attentions": [layer.self_attn for layer in vision]}
     # transformers' own recording mixes the Q-Former's weights of both kinds.

@@ -83,17 +83,14 @@ class _ImportHook(MetaPathFinder):
             self.register()
 
 
-class _WatchedLoader(Loader):
+class _WatchedLoader:
     """Loads a module as its own loader does, and tells the hook when it is done."""
 
     def __init__(self, loader: Loader, hook: _ImportHook):
         self.loader, self.hook = loader, hook
 
     def __getattr__(self, name):
-        return getattr(self.loader, name)  # what else importers ask of a loader, such as get_code for `python -m`
-
-    def create_module(self, spec):
-        return self.loader.create_module(spec)
+        return getattr(self.loader, name)  # whatever else importers ask of a loader
 
     def exec_module(self, module):
         module.__spec__.loader = module.__loader__ = self.loader

@@ -344,11 +344,10 @@ def _numbers(state_dict: Mapping[str, Tensor], prefix: str, part: str = "") -> l
 
 
 def _heads(option: str, given: int | None, width: int, known: dict[int, int]) -> int:
-    if given is not None:
-        check_heads(option, given)
     heads = known.get(width) if given is None else given
     if heads is None:
         raise ValueError(f"no tensor tells the number of attention heads, and width {width} is unknown: give {option}")
+    check_heads(option, heads)
     if width % heads:
         raise ValueError(f"{option} is {heads}, which does not divide the width {width}")
     return heads

@@ -110,7 +110,9 @@ def _scores(queries: Tensor, targets: Tensor, k: int, max_elements: int) -> Tens
             planes = _token_products(queries[down], block, piece, buffers)
             scores[down, across] = _sum_of_largest(planes, k, buffers).div_(k).T
 
-    if _may_leave_thread(queries, targets):
+    # Other threads do not see a mode (counting, tracing) of this one.
+    is_plain = type(queries) is Tensor and type(targets) is Tensor and _get_current_dispatch_mode() is None
+    if is_plain and queries.device.type == "cpu" and torch.get_num_threads() > 1:
         _in_threads(score_blocks, blocks)
     else:
         score_blocks()
@@ -220,12 +222,6 @@ def _selection_network(n: int, k: int) -> tuple[list[tuple[int, int, bool]], lis
         return merged
 
     return network, largest(list(range(n)), False)
-
-
-def _may_leave_thread(queries: Tensor, targets: Tensor) -> bool:
-    """Whether other threads may do the work: they do not see a mode (counting, tracing) of this one."""
-    is_plain = type(queries) is Tensor and type(targets) is Tensor and _get_current_dispatch_mode() is None
-    return is_plain and queries.device.type == "cpu" and torch.get_num_threads() > 1
 
 
 class _Workers(NamedTuple):

@@ -95,13 +95,13 @@ def _recognise(folder: Path, levels: int) -> Iterator[tuple[Path, str]]:
     kinds = [kind for kind, is_there in _SIGNS.items() if is_there(folder, names)]
     yield from ((folder, kind) for kind in kinds)
     if kinds in ([], ["model"], ["synthesis"]) and levels:
-        for name in sorted((name for name in names if is_folder[name]), key=_by_number):
+        for name in sorted((name for name in names if is_folder[name]), key=_in_order):
             if not name.startswith((".", "_")):  # such as _unfinished and _set_aside of a run
                 yield from _recognise(folder / name, levels - 1)
 
 
-def _by_number(name: str) -> list[tuple[int, str]]:
-    """checkpoint-200 before checkpoint-1000."""
+def _in_order(name: str) -> list[tuple[int, str]]:
+    """A key that sorts checkpoint-200 before checkpoint-1000."""
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
@@ -237,19 +237,23 @@ def _is_data_set(folder: Path, names: set[str]) -> bool:
     return bool(names & {"SynCPR.json", "CIRHS.json", "SynTBPR.json"}) or {"query.json", "gallery.json"} <= names
 
 
+def _is_checkpoint(folder: Path, names: set[str]) -> bool:
+    return re.fullmatch(r"checkpoint-\d+", folder.resolve().name) is not None
+
+
 _SIGNS: dict[str, Callable[[Path, set[str]], bool]] = {
     "data set": _is_data_set,
     "painted world": lambda folder, names: bool(names & {"world.json", "checksums.json"}),
     "export": lambda folder, names: "export.json" in names,
     "synthesis": lambda folder, names: "runs.jsonl" in names,
-    "training checkpoint": lambda folder, names: re.fullmatch(r"checkpoint-\d+", folder.resolve().name) is not None,
+    "training checkpoint": _is_checkpoint,
     "features of images": lambda folder, names: any(
         re.fullmatch(r"(features-.*\.safetensors|inputs-.*\.jsonl)", name) for name in names
     ),
     "model": lambda folder, names: (
         "config.json" in names
         and any(name.endswith(".safetensors") for name in names)
-        and not re.fullmatch(r"checkpoint-\d+", folder.resolve().name)
+        and not _is_checkpoint(folder, names)
     ),
 }
 
@@ -275,7 +279,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 for verdict in verify(folder, given.output, given.num_workers, not given.quiet):
                     num_faults += len(verdict.faults)
                     num_unchecked += len(verdict.unchecked)
-                    _show(verdict)
+                    for fault in verdict.faults:
+                        print(f"{verdict.folder}: {fault}")
+                    for reason in verdict.unchecked:
+                        print(f"Not checked: {verdict.folder}: {reason}", file=sys.stderr)
+                    state = "faults" if verdict.faults else "not all checked" if verdict.unchecked else "sound"
+                    remark = f" ({verdict.remark})" if verdict.remark else ""
+                    print(f"{verdict.folder}: {verdict.kind}: {state}{remark}")
             except (OSError, ValueError, WorkerDiedError) as error:
                 num_unchecked += 1
                 print(f"Not checked: {error}", file=sys.stderr)
@@ -283,15 +293,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nInterrupted: nothing was changed. A data set's check goes on from here.", file=sys.stderr)
         return 130
     return 1 if num_faults else 2 if num_unchecked else 0
-
-
-def _show(verdict: Verdict) -> None:
-    for fault in verdict.faults:
-        print(f"{verdict.folder}: {fault}")
-    for reason in verdict.unchecked:
-        print(f"Not checked: {verdict.folder}: {reason}", file=sys.stderr)
-    state = "faults" if verdict.faults else "not all checked" if verdict.unchecked else "sound"
-    print(f"{verdict.folder}: {verdict.kind}: {state}{f' ({verdict.remark})' if verdict.remark else ''}")
 
 
 if __name__ == "__main__":

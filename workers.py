@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import TypeVar
 
 Given = TypeVar("Given")
@@ -60,23 +60,17 @@ def in_processes(
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_workers, mp_context=context, initializer=start_worker) as pool:
-        with _interrupts_withheld():
+        # Processes started now never see Ctrl-C, not even while they start: only their parent reacts to it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
             results = pool.map(function, items, chunksize=per_task)  # starts the processes
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         try:
             with closing(results):  # so that an interruption does not wait for all of them
                 yield from results
         except BrokenProcessPool:
             raise WorkerDiedError from None
-
-
-@contextmanager
-def _interrupts_withheld() -> Iterator[None]:
-    """Processes started within never see Ctrl-C, not even while they start: only their parent reacts to it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def start_worker() -> None:

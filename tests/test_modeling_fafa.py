@@ -39,7 +39,7 @@ def losses():
 def golden_inputs(io, monkeypatch, model):
     """Inputs of the golden forward; its masks replace the random ones, the query's first."""
     masks = iter([io["in.mfr_mask_query"], io["in.mfr_mask_target"]])
-    monkeypatch.setattr(model, "_draw_mask", lambda states: next(masks))
+    monkeypatch.setattr(model, "_sample_mask", lambda states: next(masks))
     return {
         "pixel_values": io["in.pixel_values_ref"],
         "input_ids": io["in.input_ids"],

@@ -65,7 +65,9 @@ def draw_head(pen: Pen, head: Point, turn: float, identity: Identity) -> None:
     _fill_half(pen, head, _SKULL, skin)
     face = x + turn
     if identity.beard == "full":
-        _draw_beard(pen, x + 0.4 * turn, y, hair)
+        outer = [(-0.97, 0.0), (-0.97, 0.4), (-0.7, 0.88), (0.0, 1.2), (0.7, 0.88), (0.97, 0.4), (0.97, 0.0)]
+        inner = [(0.84, 0.22), (0.6, 0.46), (0.0, 0.42), (-0.6, 0.46), (-0.84, 0.22)]
+        _fill(pen, (x + 0.4 * turn, y), [*outer, *inner], hair)
     bare = identity.hair_style == "bald" and identity.beard == "none"
     brow = shade(skin, 0.55) if bare else shade(hair, 0.8)
     for side in (-1, 1):
@@ -81,12 +83,6 @@ def draw_head(pen: Pen, head: Point, turn: float, identity: Identity) -> None:
     smile = [(-0.016, 0.048), (0.0, 0.052), (0.016, 0.048), (0.0, 0.062)]
     pen.blob([(face + a, y + b) for a, b in smile], (178, 66, 70) if sum(skin) > 350 else (214, 112, 108))
     _draw_glasses(pen, face, y + 0.008, identity.glasses)
-
-
-def _draw_beard(pen: Pen, x: float, y: float, hair: RGB) -> None:
-    outer = [(-0.97, 0.0), (-0.97, 0.4), (-0.7, 0.88), (0.0, 1.2), (0.7, 0.88), (0.97, 0.4), (0.97, 0.0)]
-    inner = [(0.84, 0.22), (0.6, 0.46), (0.0, 0.42), (-0.6, 0.46), (-0.84, 0.22)]
-    pen.blob([(x + HEAD_WIDTH * a, y + HEAD_HEIGHT * b) for a, b in [*outer, *inner]], hair)
 
 
 def _draw_glasses(pen: Pen, x: float, y: float, glasses: str) -> None:

@@ -208,7 +208,6 @@ def plan_test(num_queries: int, gallery_size: int, seed: int) -> tuple[list[dict
         ValueError: the gallery is too small for that.
     """
     rng = np.random.default_rng([seed, _TEST])
-    album = _Album()
     # How many gallery images match: mostly one, now and then two or three.
     match_counts = [3 if query % 25 == 7 else 2 if query % 8 == 3 else 1 for query in range(num_queries)]
     num_strangers = gallery_size - sum(match_counts) - num_queries * (1 + _LOOKALIKES)
@@ -217,24 +216,34 @@ def plan_test(num_queries: int, gallery_size: int, seed: int) -> tuple[list[dict
             f"gallery_size={gallery_size} is too small for {num_queries} queries with their matches and distractors: "
             f"pass at least {gallery_size - num_strangers}"
         )
+    queries, gallery, images = [], [], []
+    person_ids: dict[str, dict[Identity, int]] = {source: {} for source in SOURCES}
+    num_images = Counter()
+
+    def plan_image(source: str, person: Identity, outfit: Outfit, instance_id: int = -1) -> dict:
+        """The record of another image; people and files are numbered as in the three sources."""
+        person_id = person_ids[source].setdefault(person, len(person_ids[source]) + 1)
+        num_images[source, person_id] += 1
+        path = SOURCES[source].format(person=person_id, number=num_images[source, person_id])
+        images.append(PlannedImage(f"ITCPR/{path}", person, outfit))
+        return {"file_path": path, "datasets": source, "person_id": person_id, "instance_id": instance_id}
+
     askers: dict[Identity, None] = {}  # no two queries are about the same person
     while len(askers) < num_queries:
         askers[sample_identity(rng, test=True)] = None
-    others = partial(_sample_bystanders, rng, askers=askers)
     asked_for: set[Outfit] = set()
     for instance, (person, num_matches) in enumerate(zip(askers, match_counts, strict=True)):
         source = list(SOURCES)[instance % len(SOURCES)]
         before, after = _sample_unseen_change(rng, asked_for)
-        album.add_query(source, person, before, instance, describe_change(before, after, rng))
-        for _ in range(num_matches):
-            album.add_target(source, person, after, instance)
-        album.add_target(source, person, _sample_other_clothes(rng, before, after))
-        for lookalike in others(_LOOKALIKES, unlike=person):
-            album.add_target(source, lookalike, after)
-    for stranger in others(num_strangers):
-        album.add_target("Celeb-reID", stranger, sample_outfit(rng, test=True))
-    rng.shuffle(album.gallery)
-    return album.queries, album.gallery, album.images
+        queries.append(plan_image(source, person, before, instance) | {"caption": describe_change(before, after, rng)})
+        gallery += [plan_image(source, person, after, instance) for _ in range(num_matches)]
+        gallery.append(plan_image(source, person, _sample_other_clothes(rng, before, after)))
+        for lookalike in _sample_bystanders(rng, _LOOKALIKES, askers, unlike=person):
+            gallery.append(plan_image(source, lookalike, after))
+    for stranger in _sample_bystanders(rng, num_strangers, askers):
+        gallery.append(plan_image("Celeb-reID", stranger, sample_outfit(rng, test=True)))
+    rng.shuffle(gallery)
+    return queries, gallery, images
 
 
 def _sample_bystanders(
@@ -267,31 +276,6 @@ def _sample_other_clothes(rng: np.random.Generator, before: Outfit, after: Outfi
         other = sample_change(rng, before, test=True)
         if any(getattr(other, slot) != getattr(after, slot) for slot in changed_slots(before, after)):
             return other
-
-
-class _Album:
-    """Collects the records and images of the test set, numbering people and files as the three sources do."""
-
-    def __init__(self):
-        self.queries: list[dict] = []
-        self.gallery: list[dict] = []
-        self.images: list[PlannedImage] = []
-        self._person_ids: dict[str, dict[Identity, int]] = {source: {} for source in SOURCES}
-        self._images_per_person = Counter()
-
-    def add_query(self, source: str, person: Identity, outfit: Outfit, instance_id: int, caption: str) -> None:
-        self.queries.append(self._add_image(source, person, outfit, instance_id) | {"caption": caption})
-
-    def add_target(self, source: str, person: Identity, outfit: Outfit, instance_id: int = -1) -> None:
-        self.gallery.append(self._add_image(source, person, outfit, instance_id))
-
-    def _add_image(self, source: str, person: Identity, outfit: Outfit, instance_id: int) -> dict:
-        people = self._person_ids[source]
-        person_id = people.setdefault(person, len(people) + 1)
-        self._images_per_person[source, person_id] += 1
-        path = SOURCES[source].format(person=person_id, number=self._images_per_person[source, person_id])
-        self.images.append(PlannedImage(f"ITCPR/{path}", person, outfit))
-        return {"file_path": path, "datasets": source, "person_id": person_id, "instance_id": instance_id}
 
 
 def paint_images(

@@ -87,10 +87,10 @@ def _draw_figure(
         _draw_straps(pen, figure, outfit.bag)
         _draw_hand_or_hip_bag(pen, figure, outfit.bag)
         draw_head_from_behind(pen, figure.head, identity, outfit.hat)
-        _draw_backpack(pen, figure, outfit.bag)
+        _draw_backpack(pen, figure, outfit.bag, scene.from_behind)
     else:
         draw_hair_behind(pen, figure.head, figure.turn, identity)
-        _draw_backpack_flanks(pen, figure, outfit.bag)
+        _draw_backpack(pen, figure, outfit.bag, scene.from_behind)
         _draw_arm(pen, figure, figure.arms[0], identity, outfit.upper)
         _draw_legs(pen, figure, identity, outfit, scene.yaw)
         _draw_torso(pen, figure, identity, outfit.upper)
@@ -286,21 +286,17 @@ def _draw_back_details(pen: Pen, figure: Figure, upper: Garment) -> None:
 # Bags
 
 
-def _draw_backpack_flanks(pen: Pen, figure: Figure, bag: Garment | None) -> None:
-    """What the front view shows of a backpack: its flanks beside the chest."""
+def _draw_backpack(pen: Pen, figure: Figure, bag: Garment | None, from_behind: bool) -> None:
+    """A backpack from behind; from the front, its flanks beside the chest."""
     if bag is None or bag.kind != "backpack":
         return
-    wide, top = figure.build.shoulder + 0.034, figure.shoulder
-    half = [(0.5 * wide, top - 0.02), (0.96 * wide, top + 0.02), (1.04 * wide, figure.waist), (0.8 * wide, figure.hip)]
-    pen.mirrored(half, shade(COLOURS[bag.colour], 0.85), centre=-1.2 * figure.turn)
-
-
-def _draw_backpack(pen: Pen, figure: Figure, bag: Garment | None) -> None:
-    """A backpack from behind."""
-    if bag is None or bag.kind != "backpack":
+    colour, top = COLOURS[bag.colour], figure.shoulder
+    if not from_behind:
+        wide = figure.build.shoulder + 0.034
+        half = [(0.5 * wide, top - 0.02), (0.96 * wide, top + 0.02), (1.04 * wide, figure.waist)]
+        pen.mirrored([*half, (0.8 * wide, figure.hip)], shade(colour, 0.85), centre=-1.2 * figure.turn)
         return
-    colour, wide = COLOURS[bag.colour], 0.92 * figure.build.shoulder
-    top, low = figure.shoulder + 0.006, figure.hip + 0.005
+    wide, top, low = 0.92 * figure.build.shoulder, top + 0.006, figure.hip + 0.005
     half = [(0.0, top), (0.7 * wide, top + 0.004), (0.98 * wide, top + 0.04), (wide, low - 0.03), (0.85 * wide, low)]
     pen.mirrored([*half, (0.0, low + 0.004)], colour)
     pocket = [(0.0, low - 0.090), (0.62 * wide, low - 0.084), (0.70 * wide, low - 0.045), (0.6 * wide, low - 0.012)]

@@ -50,11 +50,11 @@ class Pen:
 
     def blob(self, points: Points, colour: RGB, printed: Print | None = None) -> None:
         """Fills a smooth closed curve through the points."""
-        self.polygon(_closed_spline(len(points)) @ points, colour, printed)
+        self.polygon(_spline(len(points), closed=True) @ points, colour, printed)
 
     def mirrored(self, half: Points, colour: RGB, printed: Print | None = None, centre: float = 0.0) -> None:
         """Fills a symmetric shape. Its right side is a smooth curve through (distance from the centre line, y)."""
-        right = _open_spline(len(half)) @ half
+        right = _spline(len(half), closed=False) @ half
         outline = np.concatenate([right, right[::-1] * (-1, 1)])
         outline[:, 0] += centre
         self.polygon(outline, colour, printed)
@@ -142,23 +142,15 @@ def _catmull_rom(steps: int) -> np.ndarray:
 
 
 @lru_cache
-def _closed_spline(num_points: int) -> np.ndarray:
-    """Weights (curve points, num_points) of a smooth closed curve through `num_points` points."""
-    weights = np.zeros((num_points, _CURVE_STEPS, num_points))
-    for i in range(num_points):
-        for k, column in enumerate(_catmull_rom(_CURVE_STEPS).T):
-            weights[i, :, (i + k - 1) % num_points] += column
-    return weights.reshape(-1, num_points)
-
-
-@lru_cache
-def _open_spline(num_points: int) -> np.ndarray:
-    """Weights (curve points, num_points) of a smooth curve from the first point to the last."""
-    weights = np.zeros((num_points - 1, _CURVE_STEPS, num_points))
-    for i in range(num_points - 1):
-        for k, column in enumerate(_catmull_rom(_CURVE_STEPS).T):
-            weights[i, :, min(max(i + k - 1, 0), num_points - 1)] += column
-    return np.concatenate([weights.reshape(-1, num_points), np.eye(num_points)[-1:]])
+def _spline(num_points: int, closed: bool) -> np.ndarray:
+    """Weights (curve points, num_points) of a smooth curve through points, closed or from the first to the last."""
+    num_pieces = num_points if closed else num_points - 1
+    weights = np.zeros((num_pieces, _CURVE_STEPS, num_points))
+    for i in range(num_pieces):
+        for k, column in enumerate(_catmull_rom(_CURVE_STEPS).T, start=i - 1):
+            weights[i, :, k % num_points if closed else min(max(k, 0), num_points - 1)] += column
+    weights = weights.reshape(-1, num_points)
+    return weights if closed else np.concatenate([weights, np.eye(num_points)[-1:]])
 
 
 @lru_cache
