@@ -119,11 +119,7 @@ def check_names(state_dict: Mapping[str, Tensor]) -> None:
 
 
 def check_regular_file(path: str | os.PathLike) -> None:
-    """Refuses a folder, and a pipe or a device, which could be read forever.
-
-    Raises:
-        ValueError: it is one of these. OSError: it does not exist.
-    """
+    """Refuses a folder, and a pipe or a device, which could be read forever, by a ValueError."""
     if not stat.S_ISREG(Path(path).stat().st_mode):
         kind = "a folder" if Path(path).is_dir() else "a pipe or a device"
         raise ValueError(f"{printable(path)} is {kind}, expected a file")

@@ -105,11 +105,7 @@ def loading(model: str) -> Iterator[None]:
 
 
 def add_model_options(parser: ArgumentParser, num_workers: int | None = None) -> None:
-    """Adds the options of every command that encodes images; see `load_given_model`.
-
-    Args:
-        num_workers: the default, see `encode_images`.
-    """
+    """Adds the options of every command that encodes images (by default with `num_workers`); see `load_given_model`."""
     import torch
 
     place = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # which `accelerate launch` and torchrun set

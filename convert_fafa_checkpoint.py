@@ -82,12 +82,7 @@ def config_from_blip2_folder(folder: Path) -> FafaConfig:
 
 
 def read_vocabulary(source: str | Path) -> dict[str, int] | Path:
-    """The WordPiece vocabulary at a `vocab.txt`, a tokenizer folder or a Hub id, for `build_tokenizer`.
-
-    Raises:
-        FileNotFoundError: there is none, or the Hub cannot be reached.
-        ValueError: it is damaged, of another kind, or no file.
-    """
+    """The WordPiece vocabulary at a `vocab.txt`, a tokenizer folder or a Hub id, for `build_tokenizer`."""
     path = Path(source)
     if not path.exists():
         path = _from_hub(str(source), "--tokenizer", ["vocab.txt", "tokenizer.json"])
@@ -226,10 +221,10 @@ def _read_released(path: Path, vision_weights: str | Path | None) -> tuple[dict[
             "holds no vision tower (no visual_encoder.* keys): LAVIS publishes it apart, as eva_vit_g.pth. "
             "Give it with --vision-weights"
         )
-    if vision_weights is not None:
-        tower, beyond = read_vision_tower(Path(vision_weights))
-        return state_dict | tower, dropped | beyond
-    return state_dict, dropped
+    if vision_weights is None:
+        return state_dict, dropped
+    tower, beyond = read_vision_tower(Path(vision_weights))
+    return state_dict | tower, dropped | beyond
 
 
 def _write_weights(

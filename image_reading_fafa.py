@@ -178,9 +178,9 @@ def open_image(image: Any, name: str = "image", at_least: tuple[int, int] | None
 
     Args:
         image: A PIL image of any mode; a path (`str` or `Path`); a mapping with `"bytes"` or `"path"`, as `datasets`
-            gives undecoded images; or an array or tensor of rank 2 (height, width) or 3 (channels last or first; where
-            both fit, arrays are read as channels last and tensors as channels first) with 1 to 4 channels: uint8,
-            bool, uint16, other integers within 0..255, or floats within 0..1.
+            gives undecoded images; or an array or tensor of rank 2 (height, width) or 3 (channels last or first; if
+            both fit, last for arrays and first for tensors) with 1 to 4 channels: uint8, bool, uint16, other integers
+            within 0..255, or floats within 0..1.
         name (`str`): What messages call the image, for instance `"images[3]"`.
         at_least (`tuple[int, int]`, *optional*): Width and height that are enough. A JPEG file is then decoded at 1/2,
             1/4 or 1/8 of its size, as long as it stays this large. That is several times faster, and pixels differ
@@ -188,14 +188,12 @@ def open_image(image: Any, name: str = "image", at_least: tuple[int, int] | None
             is reduced.
 
     Returns:
-        `PIL.Image.Image`: Mode RGB, EXIF orientation applied. Transparent parts lie over white, as a viewer shows them
-        (a plain conversion would reveal whatever colour is stored underneath); 16-bit values are divided by 257.
-        A file already in RGB comes back with the pixels that the released code's `convert("RGB")` gives.
+        `PIL.Image.Image`: Mode RGB, EXIF orientation applied. Transparent parts lie over white, as viewers show them; a
+        plain conversion would reveal the colour stored underneath. 16-bit values are divided by 257. A file already in
+        RGB has the pixels that the released code's `convert("RGB")` gives.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        InaccessibleImageError: The file is there, but cannot be read now; an `OSError`.
-        UnreadableImageError: The image cannot be decoded, is no photograph, or exceeds the budget.
+        FileNotFoundError, InaccessibleImageError, UnreadableImageError: See these.
         ValueError: An array of another rank or size, or with values that are not pixels (NaN, out of range).
         TypeError: None of the above, or an array of another dtype.
     """
@@ -219,9 +217,6 @@ def inspect_image(image: Any, name: str = "image", decode: bool = True) -> Image
         image: A path, or a mapping with `"bytes"` or `"path"`.
         name (`str`): What messages call the image.
         decode (`bool`): Whether to decode the pixels. If not, only the header is read, which is no verdict.
-
-    Raises:
-        As `open_image`.
     """
     data, path = _contents(image, name)
     with _decoding(name, path, len(data)):
@@ -235,11 +230,10 @@ def inspect_image(image: Any, name: str = "image", decode: bool = True) -> Image
 
 
 def read_image_file(path: str | os.PathLike, name: str = "image") -> bytes:
-    """The contents of an image's file: a regular file of at most `MAX_BYTES`. Passing errors are retried.
+    """The contents of an image's file: a regular file of at most `MAX_BYTES`. It retries after passing errors.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        InaccessibleImageError: It is there, but cannot be read now.
+        FileNotFoundError, InaccessibleImageError: See `open_image`.
         UnreadableImageError: It is a folder, a named pipe, a device, empty or too large.
     """
     path, pauses = os.fsdecode(path), list(_PAUSES)

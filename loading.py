@@ -39,10 +39,8 @@ def undecoded(dataset):
 def worker_options(num_workers: int, start_method: str | None = None) -> dict[str, Any]:
     """A `DataLoader`'s arguments about its workers: how many, and how they start (None: Python's default).
 
-    If the system cannot start any, for lack of /dev/shm, there are none, and a warning says so.
-
-    Raises:
-        ValueError: the number is impossible.
+    If the system cannot start any, for lack of /dev/shm, there are none, and a warning says so. An impossible number is
+    refused.
     """
     check_num_workers(num_workers)
     if num_workers == 0:

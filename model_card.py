@@ -73,7 +73,6 @@ def make_model_card(
 
     Args:
         facts: see `Retriever.card_facts`.
-        num_parameters: the model's.
         title: plain text.
         about: one paragraph of Markdown on where the weights come from; see `markdown_text` for names in it.
         sections: heading -> Markdown, between the example and the closing sections that all cards share.
@@ -107,10 +106,9 @@ def hub_id(name: str | None) -> str | None:
 
 
 def retrieval_results(metrics: dict[str, float], dataset: str, description: str, **options) -> list[EvalResult]:
-    """Metrics as entries of a card's model-index, which the Hub shows beside the card.
+    """Metrics (name -> percentage) as entries of a card's model-index, which the Hub shows beside the card.
 
     Args:
-        metrics: name -> percentage, as `retrieval_metrics` gives them.
         dataset: a name on the Hub; a folder's name becomes "local".
         description: describes the queries and the gallery for people.
         options: further arguments of `huggingface_hub.EvalResult`, such as the split.
@@ -145,8 +143,6 @@ def add_results_to_card(
         folder: the model's, with its README.md.
         dataset: the test set: a name on the Hub ("a1557811266/ITCPR"), or a folder, of which the card has the name.
         metrics: kind of query ("image+caption" first) -> name of the metric -> percentage over all queries.
-        num_queries: how many queries.
-        num_gallery: images in the gallery.
 
     Raises:
         FileNotFoundError: the folder has no README.md.

@@ -45,10 +45,7 @@ def load_model(source: str | os.PathLike, **options: Any) -> tuple[Retriever, Re
 
 
 def check_fit(model: Retriever, processor: RetrieverProcessor, source: str = "model and processor") -> None:
-    """Refuses a processor that is not the model's own, as far as that can be known.
-
-    Args:
-        source: what the message calls them.
+    """Refuses a processor that is not the model's own, as far as that can be known; `source` names them in the message.
 
     Raises:
         TypeError: they do not fulfil this package's contract for models and processors.

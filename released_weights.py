@@ -153,7 +153,7 @@ def released_names(name: str) -> tuple[str, ...]:
 
 
 def _initial_value(name: str, shape: tuple[int, ...], config: FafaConfig) -> Tensor:
-    """Initialised like `FafaModel`, but the same in every conversion."""
+    """Like `FafaModel`'s own, but the same in every conversion."""
     if name == "temperature":
         return torch.tensor(float(config.temperature_init))
     if name.endswith(".bias"):

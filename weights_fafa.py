@@ -76,9 +76,6 @@ def refuse_incomplete(
         unexpected: names of weights in the files that the model does not have.
         allow_missing: names or patterns (`"mfr_predictor.*"`) that may be missing and are initialised; True: all.
         allow_unexpected: names or patterns that may be left over; True: all.
-
-    Raises:
-        UnsoundModelError: the message names them.
     """
     missing = _not_allowed(missing, allow_missing, "allow_missing")
     unexpected = _not_allowed(unexpected, allow_unexpected, "allow_unexpected")
@@ -99,9 +96,6 @@ def refuse_unsound_weights(source: object, model: nn.Module) -> None:
     """Refuses weights that no training gives: NaN, infinity, complex numbers, or only whole numbers.
 
     Weights that are not in memory, or packed by a library that quantises, are not looked at.
-
-    Raises:
-        UnsoundModelError: the message names them.
     """
     if isinstance(source, (str, os.PathLike)) and (complex_ones := _complex_weights(Path(source))):
         raise UnsoundModelError(f"{source}: weights hold complex numbers: {some(complex_ones)}. {_DAMAGED}")

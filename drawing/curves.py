@@ -33,11 +33,7 @@ STYLE = FRAME | {
 
 
 def check_charts() -> None:
-    """Checks, before long work, that charts can be drawn.
-
-    Raises:
-        ImportError: matplotlib is not installed; the message says how to install it.
-    """
+    """Checks, before long work, that matplotlib is installed; else raises an ImportError that says how."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -48,13 +44,7 @@ def check_charts() -> None:
 
 @contextmanager
 def chart(file: Path, style: Mapping[str, Any] = STYLE, **options) -> Iterator["Figure"]:
-    """A figure to draw on, which is written as a PNG at the end, whole or not at all.
-
-    Args:
-        file: the PNG.
-        style: matplotlib's settings.
-        options: the figure's, such as `figsize`.
-    """
+    """A figure with these options, such as `figsize`, to draw on. At the end it is written as a PNG, whole or not."""
     check_charts()
     from matplotlib import rc_context
     from matplotlib.figure import Figure  # not pyplot, which would look for a display

@@ -24,12 +24,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 class Sheet:
-    """A picture to draw on: its RGB `image`, its typeface `type`, and `draw` for plain lines.
-
-    Args:
-        width: in pixels; likewise `height`.
-        font: see `Typeface`.
-    """
+    """A picture to draw on: its RGB `image`, its typeface `type` (for the font see there), `draw` for plain lines."""
 
     def __init__(self, width: int, height: int, font: str | Path | None = None):
         self.image, self.type = Image.new("RGB", (width, height), PAGE), Typeface(font)
@@ -99,12 +94,9 @@ def not_too_thin(image: Image.Image) -> Image.Image:
 
 
 def common_height(shapes: Iterable[float], width: int = THUMB_WIDTH, flattest: float = 1.0) -> int:
-    """One height for all thumbnails of a width, by the median shape: tall for person crops, lower for photographs.
+    """One height for all thumbnails of a width, frame included: tall for person crops, lower for photographs.
 
-    Args:
-        shapes: height over width of each image.
-        width: the thumbnails' width, frame included.
-        flattest: the least height over width of a thumbnail; the largest is `TALLEST_SHAPE`.
+    It follows the median shape (height over width) of the images, from `flattest` to `TALLEST_SHAPE`.
     """
     shapes = sorted(shapes)
     shape = min(TALLEST_SHAPE, max(flattest, shapes[len(shapes) // 2]))
@@ -118,9 +110,6 @@ def save_sheet(image: Image.Image, file: str | Path, quality: int | None = None)
         image: the sheet.
         file: see `format_of`.
         quality: JPEG's or WebP's; None leaves it to Pillow. A PNG is three times as large.
-
-    Raises:
-        ValueError: the suffix is not that of a format for pictures.
     """
     options = {} if quality is None else {"quality": quality}
     with whole_file(Path(file)) as part:

@@ -32,7 +32,7 @@ def paint_person(
         image_size: Height and width in pixels; the figure needs about half its height in width.
 
     Returns:
-        An RGB image of `image_size`. The same arguments give the same pixels.
+        An RGB image; the same arguments give the same pixels.
     """
     if outfit.bag and outfit.bag.kind == "handbag":  # it hangs from a hanging arm
         scene = replace(scene, arms=("swing", "swing"))
