@@ -28,10 +28,8 @@ def _may_look(tensor: Tensor) -> bool:
 
 def _check_tensor(name: str, value: object, shape: str) -> None:
     if not isinstance(value, Tensor):
-        remedy = "torch.as_tensor makes one of it" if hasattr(value, "__array__") or hasattr(value, "__len__") else ""
-        raise TypeError(
-            f"{name} is of type {type(value).__name__}, expected a tensor {shape}{remedy and f'; {remedy}'}"
-        )
+        remedy = "torch.as_tensor makes one of lists and arrays"
+        raise TypeError(f"{name} is of type {type(value).__name__}, expected a tensor {shape}; {remedy}")
 
 
 def _check_integers(name: str, value: object, shape: str, reason: str) -> None:

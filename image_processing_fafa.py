@@ -120,11 +120,9 @@ class FafaImageProcessor(PilBackend):
         beside = {name: settings.pop(name) for name in list(settings) if name[0] == "_" or name in _SAVED_BESIDE}
         super().__init__(**self._refuse_foreign(settings), **beside)
 
-    def save_pretrained(
-        self, save_directory: str | os.PathLike, push_to_hub: bool = False, **options: Any
-    ) -> list[str]:
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **options: Any) -> list[str]:
         """Saves it as transformers does, but a `Path` can be pushed to the Hub, too."""
-        return super().save_pretrained(os.fspath(save_directory), push_to_hub, **options)
+        return super().save_pretrained(os.fspath(save_directory), *args, **options)
 
     def preprocess(
         self,
@@ -298,12 +296,11 @@ def _in_layout(image: Any, layout: str | None, name: str) -> Any:
 
 
 def _as_batch(images: Any) -> Sequence[Any]:
-    if isinstance(images, (np.ndarray, Sequence)) or is_torch_tensor(images):
-        is_batch = images.ndim == 4 if hasattr(images, "ndim") else not isinstance(images, (str, bytes))
-        if is_batch and len(images) == 0:
-            raise ValueError("images is empty. Expected at least one image.")
-        return images if is_batch else [images]
-    return [images]
+    is_sequence = isinstance(images, Sequence) and not isinstance(images, (str, bytes))
+    is_batch = images.ndim == 4 if isinstance(images, np.ndarray) or is_torch_tensor(images) else is_sequence
+    if is_batch and len(images) == 0:
+        raise ValueError("images is empty. Expected at least one image.")
+    return images if is_batch else [images]
 
 
 def _pad_to_square(image: Image.Image) -> Image.Image:

@@ -301,21 +301,18 @@ def _from_pil(image: Image.Image, name: str) -> Image.Image:
             raise _Refused(f"{image.format} is no format of photographs", "call its load() before, if you trust it")
         _check_size(_Opened(image))
         image.load()
-        return _turn(_to_rgb(image), _pil_orientation(image))
+        orientation = 1
+        try:
+            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        except Exception as error:  # damaged metadata raises nearly anything, and is no reason to refuse the pixels
+            logger.debug("EXIF ignored: %s", error)
+        return _turn(_to_rgb(image), orientation)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{name}: no file {path!r}.") from error
     except Exception as error:  # decoders raise nearly anything
         if isinstance(error, OSError) and error.errno is not None:
             raise _inaccessible(name, path, error) from error
         raise _unreadable(name, path, error) from error
-
-
-def _pil_orientation(image: Image.Image) -> int:
-    try:
-        return image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception as error:  # damaged metadata raises nearly anything, and is no reason to refuse the pixels
-        logger.debug("EXIF ignored: %s", error)
-        return 1
 
 
 @contextmanager

@@ -355,11 +355,9 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
             return "the tokenizer gives ids to other words than those that the model was saved with"
         return None
 
-    def save_pretrained(
-        self, save_directory: str | os.PathLike, push_to_hub: bool = False, **options: Any
-    ) -> list[str]:
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **options: Any) -> list[str]:
         """Saves it as transformers does, but a `Path` can be pushed to the Hub, too."""
-        return super().save_pretrained(os.fspath(save_directory), push_to_hub, **options)
+        return super().save_pretrained(os.fspath(save_directory), *args, **options)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as they are saved, with the hash of the tokenizer as it is now."""

@@ -215,7 +215,9 @@ def _check(state_dict: Mapping[str, Tensor], wanted: dict[str, tuple], dropped: 
             if key in found and found[key] != shape
         ],
         "unusable": [
-            f"{key} is {fault}" for key in wanted if key in found and (fault := _fault_of(state_dict[key])) is not None
+            f"{key} is {fault}"
+            for key, shape in wanted.items()
+            if found.get(key) == shape and (fault := _fault_of(state_dict[key]))
         ],
     }
     if number := sum(map(len, problems.values())):
@@ -244,11 +246,9 @@ def _shape_of(value: Any) -> tuple[int, ...] | str:
     return tuple(value.shape) if isinstance(value, Tensor) and not value.is_nested else type(value).__name__
 
 
-def _fault_of(tensor: Any) -> str | None:
+def _fault_of(tensor: Tensor) -> str | None:
     """Why a tensor cannot be the weights of a model; None if it can."""
-    if not isinstance(tensor, Tensor):
-        return f"a {type(tensor).__name__}, expected a tensor"
-    if tensor.is_nested or tensor.layout != torch.strided:
+    if tensor.layout != torch.strided:
         return "sparse or nested, expected a dense tensor"
     if tensor.dtype not in DTYPES:  # quantised ones among them
         return f"{str(tensor.dtype).removeprefix('torch.')}, expected float32, float16, bfloat16 or float64"

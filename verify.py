@@ -41,8 +41,8 @@ class Verdict(NamedTuple):
 
     folder: Path
     kind: str  # as in the module's table
-    faults: list[str]  # a line each, with the file's name
-    unchecked: list[str]  # why something could not be checked, a line each
+    faults: list[str]  # one line each, with the file's name
+    unchecked: list[str]  # why something could not be checked, one line each
     remark: str = ""  # what else to know
 
 
