@@ -151,10 +151,8 @@ def _kind_of(path: Path) -> str:
         raise _Refused(path, "it is empty")
     if start.startswith(b"version https://git-lfs"):
         raise _Refused(path, "it is a pointer of Git LFS to the file, not the file", "fetch that with `git lfs pull`")
-    if start.startswith(b"\x1f\x8b"):
-        raise _Refused(path, "it is compressed with gzip", "unpack it with `gunzip`")
-    if start[257:262] == b"ustar":
-        raise _Refused(path, "it is a tar archive", "unpack it, and give the file of weights that was in it")
+    if start.startswith(b"\x1f\x8b") or start[257:262] == b"ustar":
+        raise _Refused(path, "it is a gzip or tar archive", "unpack it (`gunzip`, `tar -xf`), and give what was in it")
     if not any(start):
         raise _Refused(path, "it begins with zeros, as a download that was broken off")
     is_text = start.isascii() and all(byte >= 32 or byte in b"\t\n\r\f" for byte in start)

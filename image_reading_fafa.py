@@ -85,13 +85,6 @@ _PASSING_ERRORS = {
     )
 } - {None}
 _PAUSES = (0.05, 0.2)  # seconds between attempts; short, since a dead drive delays every image by this much
-_FILE_KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
 
 _SOURCES = "a PIL image, an array, a tensor, a path or a mapping with 'path' or 'bytes'"
 _REMEDY = "fetch or export the file again, or leave it out"
@@ -102,12 +95,11 @@ _NO_PHOTOGRAPHS = (  # how files begin that are found where images are expected;
     (rb"version https://git-lfs", "a pointer of Git LFS, the image itself was not fetched", "run git lfs pull"),
     (rb"\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)", "a web page, such as a login or an error", _AGAIN),
     (rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!doctype svg[^>]*>\s*)?<svg", "an SVG drawing", _OTHER_FORMAT),
-    (rb"\s*<\?xml|\s*<Error>", "an XML document, such as a server's error", _AGAIN),
-    (rb"\s*[\[{]\s*(\"|\]|\}|\{|\[)", "a JSON document, such as a server's error", _AGAIN),
+    (rb"\s*(<\?xml|<Error>|[\[{]\s*[]\"}{[])", "an XML or JSON document, such as a server's error", _AGAIN),
     (rb"PK\x03\x04|PK\x05\x06|\x1f\x8b|BZh|\xfd7zXZ\x00|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd|.{257}ustar", "an archive",
      "unpack it"),
-    (rb"%PDF|%!PS|\xc5\xd0\xd3\xc6|8BPS", "a PDF, PostScript or Photoshop document", _OTHER_FORMAT),
-    (rb"DDS |BLP[12]|FTEX|\x00\x00[\x01\x02]\x00|icns", "a texture or an icon", _OTHER_FORMAT),
+    (rb"%PDF|%!PS|\xc5\xd0\xd3\xc6|8BPS|DDS |BLP[12]|FTEX|\x00\x00[\x01\x02]\x00|icns",
+     "a PDF, PostScript or Photoshop document, a texture or an icon", _OTHER_FORMAT),
     (rb"....ftyp(hei|hev|mif1|msf1)", "a HEIC photograph, which needs pillow-heif", "pip install pillow-heif"),
     (rb"....ftypavi", "an AVIF photograph, which this build of Pillow lacks", "install a newer Pillow"),
     (rb"\xff\x0a|\x00\x00\x00\x0cJXL ", "a JPEG XL photograph, which needs a plugin",
@@ -265,7 +257,7 @@ def _read_file(path: str) -> bytes:
 
 def _check_file(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        kind = _FILE_KINDS.get(stat.S_IFMT(status.st_mode), "no regular file")
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
         raise _Refused(f"it is {kind}", "name an image's file")
     _check_num_bytes(status.st_size)
 
