@@ -40,7 +40,7 @@ def __dir__() -> list[str]:
 
 
 def _tell_of_interrupt(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Ctrl-C while a command is still importing, before `commands.command` answers it: a word, and no traceback."""
+    """Answers Ctrl-C while a command is still importing, before `commands.command` does: one word, no traceback."""
     if issubclass(kind, KeyboardInterrupt):
         print("\ninterrupted.", file=sys.stderr)
     else:
@@ -48,7 +48,7 @@ def _tell_of_interrupt(kind: type[BaseException], error: BaseException, trace: T
 
 
 def _is_own_command() -> bool:
-    """Whether this process runs a module of the package, or one of its examples: no script of somebody else's."""
+    """Whether this process runs a module of the package, or one of its examples; a user's own script does not count."""
     if any(pair[0] == "-m" and pair[1].startswith("fafa.") for pair in pairwise(sys.orig_argv)):
         return True
     return bool(sys.argv) and Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parent / "examples"

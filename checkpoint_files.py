@@ -196,7 +196,7 @@ def _check_archive(path: Path) -> list[tuple[int, int]]:
     torch maps the file into memory, and would take compressed or damaged bytes for weights.
 
     Returns:
-        where the weights of each tensor's storage lie, in order: offset and bytes.
+        offset and bytes of each tensor's storage, in order.
     """
     try:
         with _BoundedReader(path) as file, zipfile.ZipFile(file) as archive:

@@ -218,7 +218,7 @@ def _read_released(path: Path, vision_weights: str | Path | None) -> tuple[dict[
         raise ValueError("holds a vision tower already: leave out --vision-weights")
     if not has_tower and "Qformer.bert.embeddings.word_embeddings.weight" in state_dict and vision_weights is None:
         raise ValueError(
-            "holds no vision tower (no visual_encoder.* keys): LAVIS publishes it apart, as eva_vit_g.pth. "
+            "holds no vision tower (no visual_encoder.* keys): LAVIS publishes it separately, as eva_vit_g.pth. "
             "Give it with --vision-weights"
         )
     if vision_weights is None:

@@ -238,7 +238,7 @@ def contents_of(file: str | os.PathLike) -> str:
     """What distinguishes a file wherever it lies: its size, and a hash of all of it, or of parts of a large one.
 
     Up to 1 MiB, and in formats that need not be compressed, all is read; else four parts of 256 KiB, the first and the
-    last among them. A photograph that was changed is compressed anew, so all its parts differ.
+    last among them. A photograph that was changed is compressed again, so all its parts differ.
     """
     part = _PIECE // 4
     with Path(file).open("rb") as stream:

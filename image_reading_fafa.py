@@ -285,7 +285,7 @@ def _contents(image: Any, name: str) -> tuple[bytes, str | None]:
 
 
 def _from_pil(image: Image.Image, name: str) -> Image.Image:
-    """An image that somebody else has opened and may not have decoded yet."""
+    """An image that the caller opened and may not have decoded yet."""
     path = getattr(image, "filename", None)
     path = os.fsdecode(path) if path else None
     try:
@@ -437,7 +437,7 @@ def _check_size(opened: _Opened) -> None:
     if max(width, height) > MAX_SIDE:
         raise _Refused(f"it has {shape}, and a side may have {MAX_SIDE:,}", _SHRINK)
     if num_scans > MAX_SCANS:
-        raise _Refused(f"it has {num_scans:,} scans, and a JPEG may have {MAX_SCANS}", "save it anew, or leave it out")
+        raise _Refused(f"it has {num_scans:,} scans, and a JPEG may have {MAX_SCANS}", "save it again, or leave it out")
     if num_scans > 1:
         image.decodermaxblock = 4096  # a block may hold several scans, and the time is checked between blocks
     elif num_scans == 1:

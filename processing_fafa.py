@@ -163,9 +163,8 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
             `attention_mask` (num_captions, length), integers, for text.
 
         Raises:
-            ValueError: Neither images nor text, unequal numbers of them, a caption in which no word is left after the
-                clean-up or of which the tokenizer knows no word, or an impossible setting. Unreadable images: see
-                `open_image`.
+            ValueError: Neither images nor text, unequal numbers of them, a caption without a known word after the
+                clean-up, or an impossible setting. Unreadable images: see `open_image`.
             TypeError: A caption that is not a string, or a setting that is unknown or cannot be honoured.
         """
         for_text, for_images = self._sort_settings(settings)
@@ -234,7 +233,7 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
         for name, caption in zip(names, captions, strict=True):
             if not isinstance(caption, str):
                 raise TypeError(f"{name}: expected a caption (str), got {type(caption).__name__}.")
-            if any("\ud800" <= letter <= "\udfff" for letter in caption):  # from a command line that is not UTF-8, say
+            if any("\ud800" <= letter <= "\udfff" for letter in caption):  # for example from a command line
                 raise ValueError(f"{name}: the caption {caption[:60]!a} holds bytes that are no text in UTF-8.")
         cleaned = [clean_caption(caption) for caption in captions] if self.clean_captions else captions
         if max_length is None:
@@ -305,7 +304,7 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
                     self._warned.discard("cut")
 
     def _is_first(self, what: str) -> bool:
-        """Whether to warn now: once per process, and among workers in the first alone."""
+        """Whether to warn now: once per process, and among workers only in the first."""
         worker = get_worker_info()
         if what in self._warned or (worker is not None and worker.id > 0):
             return False
@@ -325,7 +324,7 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
         return torch.from_numpy(self.image_processor.to_pixel_values(crops))
 
     def encode_captions(self, captions: Sequence[str], names: Sequence[str] | None = None) -> Mapping[str, Tensor]:
-        """The same as a call with `text` alone."""
+        """The same as a call with only `text`."""
         return self(text=captions, names=names, return_tensors="pt")
 
     def caption_settings(self) -> dict[str, Any]:

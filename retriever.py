@@ -284,9 +284,9 @@ class RetrieverProcessor:
 
     def for_images(self) -> "RetrieverProcessor":
         """A copy for images only, without the tokenizer: small enough to travel with every batch."""
-        alone = copy.copy(self)
-        alone.tokenizer = None
-        return alone
+        for_images = copy.copy(self)
+        for_images.tokenizer = None
+        return for_images
 
     def image_settings(self) -> dict[str, Any]:
         """All that decides the pixel values of an image, for a manifest."""
