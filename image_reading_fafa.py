@@ -406,7 +406,7 @@ def _identify(data: bytes, end: float) -> Image.Image:
     for pattern, kind, remedy in _NO_PHOTOGRAPHS:
         if re.match(pattern, data[:1024], re.IGNORECASE | re.DOTALL):
             raise _Refused(f"it is {kind}", remedy)
-    raise _Refused(f"it has none of the formats {', '.join(sorted(photo_formats()))}, or its first bytes are damaged")
+    raise _Refused(f"it is in none of the formats {', '.join(sorted(photo_formats()))}, or its first bytes are damaged")
 
 
 def _read_pixels(opened: _Opened, at_least: tuple[int, int] | None = None) -> Image.Image:
