@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from ..drawing.palette import CARD, GREEN, INK, NEUTRAL, RED
+from ..drawing.palette import GREEN, INK, NEUTRAL, PANEL, RED
 from ..drawing.sheet import (
     CAPTION_SIZE,
     FRAME,
@@ -108,7 +108,7 @@ def _draw(cards: Sequence[PairCard], title: str, subtitle: str, layout: _Layout)
         row, column = divmod(number, layout.columns)
         left, top = MARGIN + column * (card_width + GAP), _HEADER + row * (card_height + GAP)
         box = (left, top, left + card_width, top + card_height)
-        sheet.card(box)
+        sheet.panel(box)
         _draw_card(sheet, card, images, box, thumb_height, layout)
     return sheet.image
 
@@ -138,6 +138,6 @@ def _draw_card(
 
 def _draw_arrow(sheet: Sheet, x: int, y: int) -> None:
     """From reference to target, between them."""
-    sheet.rounded((x - 13, y - 13, x + 13, y + 13), CARD, radius=13)
+    sheet.rounded((x - 13, y - 13, x + 13, y + 13), PANEL, radius=13)
     sheet.draw.line([(x - 6, y), (x + 6, y)], fill=INK, width=2)
     sheet.draw.line([(x + 1, y - FRAME), (x + 6, y), (x + 1, y + FRAME)], fill=INK, width=2, joint="curve")

@@ -48,7 +48,7 @@ def draw_page(pairs: Sequence[Pair], folder: Path, page: int, pages: int) -> Ima
     for number, (pair, wrapped) in enumerate(zip(pairs, texts, strict=True)):
         left = MARGIN + number % _PAGE_COLUMNS * (card[0] + GAP)
         top = _HEADER + number // _PAGE_COLUMNS * (card[1] + GAP)
-        sheet.card((left, top, left + card[0], top + card[1]))
+        sheet.panel((left, top, left + card[0], top + card[1]))
         _draw_pair(sheet, pair, folder, (left + PADDING, top + PADDING))
         left, top = left + _PAIR_WIDTH + 2 * PADDING, top + PADDING
         sheet.pill((left, top), pair.record["id"], INK)
@@ -80,7 +80,7 @@ def draw_score_sheet(name: str, pairs: Sequence[Pair], folder: Path, bound: Boun
     )
     for number, members in enumerate(bins):
         top = _HEADER + number * (row_height + GAP)
-        sheet.card((MARGIN, top, sheet.image.width - MARGIN, top + row_height))
+        sheet.panel((MARGIN, top, sheet.image.width - MARGIN, top + row_height))
         low, high = members[0].scores[name], members[-1].scores[name]
         for line, text in enumerate([f"{low:.4g}", *([f"to {high:.4g}"] if high > low else [])]):
             sheet.text((MARGIN + PADDING, top + PADDING + 24 * line), text, 18, INK)

@@ -375,7 +375,7 @@ def test_a_full_disk_is_told_and_finished_shards_stay(run, syncpr_root, tmp_path
 
     monkeypatch.setattr(os, "fsync", fsync_until_full)
     arguments = {"data_dir": syncpr_root, "shard_size": 6_000 if format == "webdataset" else RECORD, "format": format}
-    with pytest.raises(OSError, match=r"disk is full.*finished before stays.*same command"):
+    with pytest.raises(OSError, match=r"disk is full.*finished before is kept.*same command"):
         run("SynCPR", **arguments)
     left = names(tmp_path / "out/data")
     assert left and not any(name.endswith(".part") for name in left)

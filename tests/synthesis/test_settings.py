@@ -297,5 +297,5 @@ def test_a_second_filter_is_refused_by_every_command_of_synthesis(recipe, tmp_pa
             told = capsys.readouterr().err
         except SystemExit as error:
             told = str(error)
-        assert "is given twice: take one out" in told
+        assert "is given twice: remove one" in told
     assert not (tmp_path / "made").exists()

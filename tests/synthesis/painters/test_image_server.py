@@ -199,7 +199,7 @@ FAULTS = {
     "no base64": ({"data": [{"b64_json": "%%%%"}]}, "no image in the answer"),
     "not ASCII": ({"data": [{"b64_json": "\u00e9"}]}, "no image in the answer"),
     "a text": ({"data": [{"b64_json": base64.b64encode(b"hello, how are you").decode()}]}, "it is a text"),
-    "a drawing": ({"data": [{"b64_json": encoded("EPS")}]}, "a PostScript drawing"),
+    "a drawing": ({"data": [{"b64_json": encoded("EPS")}]}, "a PDF, PostScript or Photoshop document"),
     "an icon": ({"data": [{"b64_json": encoded("ICO")}]}, "no image in the answer"),
     "another size": ({"data": [{"b64_json": encoded("PNG", (8, 8))}]}, "an image of another size: painted 8x8 pixels"),
     "a page": (b"<html><title>Busy</title>", 'an answer that is no JSON: a web page, "Busy"'),
