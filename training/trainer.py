@@ -140,7 +140,7 @@ class RetrieverTrainer(AveragedWeights, TripletReading, SafeTrainer):
 
         Args:
             hp_space: gives the settings of a trial, which `SEARCHED` must name; `model_init` reads those of the model.
-            others: as the Trainer's, likewise `kwargs`.
+            others: arguments of the Trainer's method, as `kwargs`.
 
         Raises:
             ValueError: a trial could not change one of its settings.
