@@ -79,8 +79,10 @@ def evaluate_itcpr(
     """
     # Before hours of encoding: these raise if a query has no match, or an option makes no sense.
     ks = checked_ks(ks)
-    _check_columns(queries, "queries", ("image", "image_path", "caption", "instance_id", "source"))
-    _check_columns(gallery, "gallery", ("image", "image_path", "instance_id"))
+    columns = ("image", "image_path", "instance_id")
+    for name, table, needed in (("queries", queries, (*columns, "caption", "source")), ("gallery", gallery, columns)):
+        if missing := [column for column in needed if column not in table.column_names]:
+            raise ValueError(f"{name} lack the columns {', '.join(missing)}: load them with load_dataset('ITCPR', ...)")
     if features_dtype is not None and not features_dtype.is_floating_point:
         raise ValueError(f"features_dtype is {features_dtype}, which would round features to zero: expected a float")
     query_ids, gallery_ids = queries["instance_id"][:], gallery["instance_id"][:]
@@ -289,11 +291,6 @@ def _intervals(
         for mode, columns in per_query.items():
             intervals[mode][group] = {metric: next(ends) for metric in columns}
     return intervals
-
-
-def _check_columns(table: "datasets.Dataset", name: str, expected: Sequence[str]) -> None:
-    if missing := [column for column in expected if column not in table.column_names]:
-        raise ValueError(f"{name} lack the columns {', '.join(missing)}: load them with load_dataset('ITCPR', ...)")
 
 
 def _members(labels: list[str], names: list[str]) -> dict[str, Tensor]:

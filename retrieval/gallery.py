@@ -312,8 +312,7 @@ def _warn_of_changes(encoded: EncodedImages, folder: Path | None, is_named: bool
         logger.warning(
             "of %d images in the index, %s. A search ranks them by the features they had%s; encode the folder again to "
             "follow the changes, or say where the images are now (folder=...).",
-            total,
-            "; ".join(parts),
+            *(total, "; ".join(parts)),
             " and names no file for those with other contents" if others and not is_named else "",
         )
     if left_out:

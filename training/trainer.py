@@ -204,9 +204,7 @@ class RetrieverTrainer(AveragedWeights, TripletReading, SafeTrainer):
             if self.skipped_images:
                 logger.warning(
                     "%d images could not be read; triplets were left out %d times because of them: %s",
-                    len(self.skipped_images),
-                    self.skipped_images.total(),
-                    some(sorted(self.skipped_images)),
+                    *(len(self.skipped_images), self.skipped_images.total(), some(sorted(self.skipped_images))),
                 )
 
 
