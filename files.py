@@ -188,16 +188,22 @@ def full_disk_told(file: Path) -> Iterator[None]:
     """While a file is written: an error for a full disk, which often has no name, names it and the space left."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in DISK_FULL:
+    except Exception as error:
+        if not says_disk_full(error):
             raise
         free = shutil.disk_usage(file.parent).free
         raise OSError(
-            error.errno,
+            getattr(error, "errno", errno.ENOSPC),
             f"the disk is full ({free / 2**20:,.0f} MiB free): this file was not written, but what was finished before "
             "is kept. Make room, and give the same command again",
             str(file),
         ) from error
+
+
+def says_disk_full(error: BaseException) -> bool:
+    """Whether an error says that the disk is full; safetensors says so in words alone."""
+    words = (f"(os error {code})" in str(error) for code in DISK_FULL)
+    return getattr(error, "errno", None) in DISK_FULL or any(words)
 
 
 def hash_file(file: str | os.PathLike) -> str:

@@ -144,12 +144,9 @@ def _check(folder: Path, kind: str, show_progress: bool) -> tuple[list[str], lis
         faults = verify_workspace(folder, show_progress)
         remark = "the data set it made is checked by itself" if (folder / "assemble").is_dir() else ""
     elif kind == "training checkpoint":
-        from .training.safety.checkpoints import faults_in, has_checksums, read_manifest
+        from .training.safety.checkpoints import faults_in
 
         faults = list(faults_in(folder, show_progress=show_progress))
-        manifest = read_manifest(folder)
-        if manifest is not None and not has_checksums(manifest):
-            remark = "an earlier version wrote it, without checksums: only sizes were compared"
     elif kind == "features of images":
         from .retrieval.store import verify_store
 

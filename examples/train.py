@@ -59,10 +59,11 @@ from fafa.training import (
     held_out_rank_metrics,
     hold_out_quadruples,
 )
-from fafa.training.adapters import add_lora, merge_lora, train_vision_blocks
+from fafa.training.adapters import add_lora, merge_lora
 from fafa.training.arguments import refuse_unknown
 from fafa.training.card import RunFacts
 from fafa.training.safety.preemption import PREEMPTED
+from fafa.training.vision_blocks import train_vision_blocks
 from fafa.yaml_files import SettingsFileError, read_yaml
 
 logger = logging.getLogger("train")
