@@ -85,9 +85,9 @@ def read_triplets(
 
     Args:
         layout: Where the data set lies.
-        name: Of the data set.
-        fields: Of a record, in the order of the columns without images: the id of the group is the fourth, the paths
-            of both images are the last two.
+        name: Name of the data set.
+        fields: Fields of a record, in the order of the columns without images: the id of the group is the fourth, the
+            paths of both images are the last two.
         features: The columns: both images, then the fields.
         published: Counts of "records" and "groups" in the published file; empty if they are not known.
     """

@@ -176,7 +176,7 @@ def test_home_is_where_it_is_and_a_second_data_set_is_told(syncpr_root, monkeypa
         (syncpr_root / name).write_text("[]")
     assert main([f"~/{syncpr_root.name}", "--num-workers", "1"]) == 0
     assert (syncpr_root / "verify" / "report.md").exists() and not (syncpr_root.parent / "~").exists()
-    assert "holds SynCPR and ITCPR: the first alone is checked" in caplog.text
+    assert "holds SynCPR and ITCPR: only the first is checked" in caplog.text
 
 
 def test_queries_without_a_match_are_told(itcpr_root, itcpr_records):
@@ -290,7 +290,7 @@ def test_what_cannot_be_read_now_is_no_verdict_on_the_image(syncpr_root, syncpr_
             raise OSError(errno.EIO, "Input/output error", str(file))
         return open(file, *arguments, **options)  # noqa: PTH123
 
-    blind = ImageCheck(0, 0, "", 0, 0, "Input/output error")
+    blind = ImageCheck(0, "", 0, 0, "Input/output error")
     real = image_checks.check_image
     monkeypatch.setattr(image_checks, "check_image", lambda file: blind if file.endswith(path) else real(file))
     monkeypatch.setattr(image_checks, "open", fail, raising=False)
