@@ -51,7 +51,11 @@ class FolderConfig(datasets.BuilderConfig):
 
 
 class FolderBuilder(datasets.ArrowBasedBuilder):
-    """A data set of annotation files beside folders of images, in a user's folder or on the Hub."""
+    """A data set of annotation files beside folders of images, in a user's folder or on the Hub.
+
+    Every record and the existence of every image are checked when the data set is first loaded; what is wrong raises
+    `DataFormatError`. Images are not opened before they are used.
+    """
 
     BUILDER_CONFIG_CLASS = FolderConfig
     HUB_REPO_ID: str | None  # the authors' repository; None if there is none in our layout

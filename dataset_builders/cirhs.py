@@ -43,8 +43,6 @@ class CIRHS(FolderBuilder):
     Columns: `reference_image`, `target_image` (decoded when asked for), `edit_caption`, `reference_caption`,
     `target_caption`, `tid` (int64; the triplets of one quadruple and direction share it), `reference_image_path`,
     `target_image_path` (as written in CIRHS.json).
-
-    Records and images are checked as those of SynCPR are; what is wrong raises `DataFormatError`.
     """
 
     HUB_REPO_ID = None  # none is known to us

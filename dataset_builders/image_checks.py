@@ -14,7 +14,7 @@ from typing import NamedTuple
 import xxhash
 
 from ..files import hash_file, stamp_of
-from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError, inspect_image, read_image_file
+from ..image_reading_fafa import UnreadableImageError, inspect_image, read_image_file
 
 JUDGE = 2  # raise it whenever `check_image` refuses what it accepted before: then all images are opened again
 
@@ -54,16 +54,14 @@ class Found(NamedTuple):
 
 
 def check_image(file: str) -> ImageCheck:
-    """Read an image file and see whether it is sound, by the reader that training and search use."""
+    """Check an image file by the reader of training and search. Raises OSError if it cannot be read now."""
     size, content, width, height, error = 0, "", 0, 0, ""
     try:
         data = read_image_file(file)
         size, content = len(data), xxhash.xxh3_128_hexdigest(data)
         _, width, height = inspect_image({"bytes": data})
-    except (InaccessibleImageError, UnreadableImageError) as caught:
+    except UnreadableImageError as caught:
         error = caught.reason
-    except OSError as caught:
-        error = f"{type(caught).__name__}: {caught}"
     return ImageCheck(size, content, width, height, error)
 
 
@@ -78,18 +76,10 @@ def look_at(task: tuple[str, ImageCheck | None]) -> Found:
         stamp = stamp_of(os.stat(file))  # noqa: PTH116 - there are millions, and Path takes far longer
         if known and known.size == stamp[0] and hash_file(file) == known.content:
             return Found(known, stamp, was_opened=False)
-    except OSError:
-        stamp = None  # the check tells why
-    found = check_image(file)
-    if found.error and not found.content:  # nothing was read: trouble of the disk, or a file that is not read at all
-        try:
-            with open(file, "rb") as stream:  # noqa: PTH123 - as above
-                stream.read(1)
-            found = check_image(file)  # the trouble may have passed
-        except OSError as error:
-            why = f"{error.strerror or error} ({file})"
-            return Found(found._replace(error=why), None, was_opened=True, is_inaccessible=True)
-    return Found(found, stamp, was_opened=True)
+        return Found(check_image(file), stamp, was_opened=True)
+    except OSError as error:
+        reason = getattr(error, "reason", error.strerror) or error
+        return Found(ImageCheck(0, "", 0, 0, f"{reason} ({file})"), None, was_opened=True, is_inaccessible=True)
 
 
 def as_line(path: str, found: Found) -> str:

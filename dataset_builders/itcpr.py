@@ -80,8 +80,7 @@ class ITCPR(FolderBuilder):
     Columns: `image` (decoded when asked for), `caption` (of queries), `instance_id`, `person_id` (int64), `source`
     (the record's `datasets`: Celeb-reID, PRCC or LAST), `image_path` (the record's `file_path`).
 
-    Every record, the existence of every image, and that each query has a match in the gallery are checked when the
-    data set is first loaded; what is wrong raises `DataFormatError`. Images are not opened before they are used.
+    It is also checked that each query has a match in the gallery.
     """
 
     HUB_REPO_ID = "a1557811266/ITCPR"

@@ -122,7 +122,6 @@ def plan_itcpr(
     annotations: str | os.PathLike,
     output: str | os.PathLike,
     take_all: bool = False,
-    show_progress: bool = True,
 ) -> Plan:
     """Find out what is to be written, without writing anything.
 
@@ -131,7 +130,6 @@ def plan_itcpr(
         annotations: Folder of query.json and gallery.json.
         output: Folder to fill.
         take_all: Whether to take images that the annotations do not name, too.
-        show_progress: Whether to show progress bars.
 
     Raises:
         FileNotFoundError: a folder or an annotation file is not there.
@@ -154,9 +152,9 @@ def plan_itcpr(
     for source, folder in folders.items():
         prefix = f"{source.folder}/"
         names = None if take_all else {path for path in wanted if path.startswith(prefix)}
-        found = _find_files(source, folder, names, plan, show_progress)
+        found = _find_files(source, folder, names, plan)
         wanted -= found.keys()
-        for path, files in tqdm(found.items(), f"Comparing {source.folder}", unit=" files", disable=not show_progress):
+        for path, files in tqdm(found.items(), f"Comparing {source.folder}", unit=" files"):
             _add_step(plan, path, files)
     for path in sorted(wanted):
         source = next((one for one in SOURCES if path.startswith(f"{one.folder}/")), None)
@@ -195,12 +193,10 @@ def _read_annotations(layout: Layout, plan: Plan) -> set[str]:
     return wanted
 
 
-def _find_files(
-    source: Source, folder: Path, names: set[str] | None, plan: Plan, show_progress: bool
-) -> dict[str, list[Path]]:
+def _find_files(source: Source, folder: Path, names: set[str] | None, plan: Plan) -> dict[str, list[Path]]:
     """Path in ITCPR -> the files that belong there, for the paths in `names`; None for all."""
     found: dict[str, list[Path]] = {}
-    for file in tqdm(_walk(folder), f"Looking through {folder}", unit=" files", disable=not show_progress):
+    for file in tqdm(_walk(folder), f"Looking through {folder}", unit=" files"):
         places = source.places((folder.resolve().name, *file.relative_to(folder).parts))
         paths = [f"{source.folder}/{place}" for place in places]
         paths = paths[:1] if names is None else [path for path in paths if path in names]
@@ -251,13 +247,12 @@ def _equal(one: Path, other: Path) -> bool:
     return one.samefile(other) or filecmp.cmp(one, other, shallow=False)
 
 
-def carry_out(plan: Plan, mode: str = "copy", show_progress: bool = True) -> None:
+def carry_out(plan: Plan, mode: str = "copy") -> None:
     """Write what is planned, and the list of missing images.
 
     Args:
         plan: That of `plan_itcpr`.
-        mode: "copy", "symlink" or "hardlink". The annotation files are copied in any case.
-        show_progress: Whether to show a progress bar.
+        mode: "copy", "symlink" or "hardlink". The annotation files are always copied.
 
     Raises:
         ValueError: `mode` is not one of the three.
@@ -265,9 +260,16 @@ def carry_out(plan: Plan, mode: str = "copy", show_progress: bool = True) -> Non
     """
     if mode not in MODES:
         raise ValueError(f"expected a mode among {', '.join(MODES)}: got {mode!r}")
-    for source, target in tqdm(plan.steps, f"Writing ({mode})", unit=" files", disable=not show_progress):
+    for source, target in tqdm(plan.steps, f"Writing ({mode})", unit=" files"):
         try:
-            _write(source, target, "copy" if target.parent == plan.output else mode)
+            with whole_file(target) as part:
+                part.unlink(missing_ok=True)
+                if mode == "copy" or target.parent == plan.output:
+                    shutil.copy2(source, part)
+                elif mode == "symlink":
+                    part.symlink_to(source.resolve())
+                else:
+                    part.hardlink_to(source.resolve())
         except OSError as error:
             remedy = _REMEDIES.get(error.errno, "see to it")
             message = f"{error.strerror}; {remedy}, and give the same command again: what was written stays"
@@ -276,17 +278,6 @@ def carry_out(plan: Plan, mode: str = "copy", show_progress: bool = True) -> Non
         write_whole(plan.output / _MISSING, "".join(f"{path}\t{why}\n" for path, why in plan.missing.items()))
     else:
         (plan.output / _MISSING).unlink(missing_ok=True)
-
-
-def _write(source: Path, target: Path, mode: str) -> None:
-    with whole_file(target) as part:
-        part.unlink(missing_ok=True)
-        if mode == "copy":
-            shutil.copy2(source, part)
-        elif mode == "symlink":
-            part.symlink_to(source.resolve())
-        else:
-            part.hardlink_to(source.resolve())
 
 
 def _describe(plan: Plan, is_dry_run: bool) -> Iterator[str]:

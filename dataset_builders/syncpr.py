@@ -51,9 +51,6 @@ class SynCPR(FolderBuilder):
     Columns: `reference_image`, `target_image` (decoded when asked for), `edit_caption`, `reference_caption`,
     `target_caption`, `cpr_id` (int64; the triplets of one quadruple and direction share it),
     `reference_image_path`, `target_image_path` (as written in SynCPR.json).
-
-    Every record and the existence of every image are checked when the data set is first loaded; what is wrong raises
-    `DataFormatError`. Images are not opened before they are used.
     """
 
     HUB_REPO_ID = "a1557811266/SynCPR"

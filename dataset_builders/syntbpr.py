@@ -104,9 +104,6 @@ class SynTBPR(FolderBuilder):
             batched=True,
             remove_columns=dataset.column_names,
         )
-
-    Every record and the existence of every image are checked when the data set is first loaded; what is wrong raises
-    `DataFormatError`. Images are not opened before they are used.
     """
 
     HUB_REPO_ID = None  # no repository in this layout is known to us

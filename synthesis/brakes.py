@@ -9,8 +9,8 @@ answers, since refusals come sooner than answers.
 import re
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import takewhile
+from operator import itemgetter
 
 from pydantic import model_validator
 
@@ -72,14 +72,6 @@ class Braked(SynthesisError):
         self.stretch = stretch
 
 
-@dataclass
-class _Text:
-    """The outcome of the items of a text."""
-
-    is_lost: bool = True
-    rejected: list[tuple[int, Record]] = field(default_factory=list)  # chunk and record
-
-
 class Brake:
     """Watches the records of one stage as they come.
 
@@ -90,16 +82,18 @@ class Brake:
 
     def __init__(self, stage: str, settings: Brakes):
         self._stage, self._settings = stage, settings
-        self._texts: deque[_Text] = deque(maxlen=max(settings.in_a_row, settings.window, 1))
+        # For each of the latest texts: whether it is lost, and chunk and record of its rejected items.
+        self._texts: deque[tuple[bool, list[tuple[int, Record]]]]
+        self._texts = deque(maxlen=max(settings.in_a_row, settings.window, 1))
         self._hasty: list[tuple[int, Record]] = []  # rejected one after the other, in the order of arrival
         self._chunk = 0
         self._order: deque[str] = deque()
         self._waiting: dict[str, Record] = {}
-        self._current: _Text | None = None
+        self._current: list[Record] = []  # the items of the text that is under way
 
     def begin(self, chunk: int, ids: Sequence[str]) -> None:
         """A chunk begins; records of these items will come."""
-        self._chunk, self._order, self._waiting, self._current = chunk, deque(ids), {}, None
+        self._chunk, self._order, self._waiting, self._current = chunk, deque(ids), {}, []
 
     def add(self, record: Record) -> None:
         """A record came.
@@ -116,23 +110,20 @@ class Brake:
             self._stop(f"the last {len(self._hasty):,} items in a row were all rejected", self._hasty)
 
     def _count(self, record: Record) -> None:
-        text = self._current = self._current or _Text()
-        if REJECTED in record:
-            text.rejected.append((self._chunk, record))
-        else:
-            text.is_lost = False
+        self._current.append(record)
         if self._order and _text_of(self._order[0]) == _text_of(record["id"]):
             return
-        self._current = None
-        self._texts.append(text)
+        rejected = [(self._chunk, one) for one in self._current if REJECTED in one]
+        self._texts.append((len(rejected) == len(self._current), rejected))
+        self._current = []
         in_a_row, window, texts = self._settings.in_a_row, self._settings.window, list(self._texts)
-        lost = list(takewhile(lambda one: one.is_lost, reversed(texts)))[::-1]
+        lost = list(takewhile(itemgetter(0), reversed(texts)))[::-1]
         if in_a_row and len(lost) >= in_a_row:
-            stretch = [entry for one in lost for entry in one.rejected]
+            stretch = [entry for _, rejected in lost for entry in rejected]
             self._stop(f"all {len(stretch):,} items of the last {len(lost):,} texts were rejected", stretch)
-        num_lost = sum(one.is_lost for one in texts[-window:])
+        num_lost = sum(is_lost for is_lost, _ in texts[-window:])
         if window and len(texts) >= window and num_lost > self._settings.lost_at_most * window:
-            stretch = [entry for one in texts[-window:] for entry in one.rejected]
+            stretch = [entry for _, rejected in texts[-window:] for entry in rejected]
             self._stop(f"of the last {window:,} texts {num_lost:,} lost all their items", stretch)
 
     def _stop(self, what: str, stretch: Sequence[tuple[int, Record]]) -> None:

@@ -1,8 +1,8 @@
 """The parts of a pipeline, and the requests and replies that they exchange.
 
 A recipe chooses a part by its `kind`; the part's settings have a `load()` that returns it ready for work. Language
-models answer `TextRequest`s, image models `ImageRequest`s. Every request carries the id of its item and a seed from that
-id, so that one result can be made again alone, and results may come back in any order.
+models answer `TextRequest`s, image models `ImageRequest`s. Every request carries an item's id and a seed made from it,
+so that one result can be made again alone, and results may come back in any order.
 """
 
 import hashlib

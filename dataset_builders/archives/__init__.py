@@ -18,16 +18,16 @@ from pathlib import Path
 from ...files import DISK_FULL
 from ..records import DataFormatError
 from .finding import ARCHIVES_WITHIN, BY_HAND, FETCH_AGAIN, INCOMPLETE, find_archives, is_zip, same_folder
-from .members import Budget, Folder, Limits, require_room, shown, size_of
+from .members import DEPTH, Budget, Folder, require_room, shown, size_of
 from .tars import unpack_tar
 from .zips import check_zip, open_zip, unpack_zip
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["Limits", "find_archives", "unpack_archives"]
+__all__ = ["find_archives", "unpack_archives"]
 
 
-def unpack_archives(folder: str | Path, output: str | Path, limits: Limits | None = None) -> None:
+def unpack_archives(folder: str | Path, output: str | Path) -> None:
     """Unpack all zip and tar archives below a folder, split ones and archives within archives included.
 
     An archive a/b.zip goes to the folder a/b below `output`. That folder appears when it is complete and on the disk;
@@ -40,23 +40,22 @@ def unpack_archives(folder: str | Path, output: str | Path, limits: Limits | Non
     Args:
         folder: Where the archives lie.
         output: Where to unpack them.
-        limits: What they may come to; None for `Limits()`.
 
     Raises:
         DataFormatError: an archive is broken, of an unknown kind, or beyond the limits; a part is missing; two archives
             would go to one folder; a member's name leads out of its folder, cannot be a file's, or is used twice.
         OSError: the disk is full or cannot be written; complete folders stay for the next attempt.
     """
-    _unpack_all(Path(folder), Path(output), Budget(limits or Limits()), depth=1)
+    _unpack_all(Path(folder), Path(output), Budget(), depth=1)
 
 
 def _unpack_all(folder: Path, output: Path, budget: Budget, depth: int) -> None:
     archives = find_archives(folder)
     to_do = {target: parts for target, parts in archives.items() if not (output / target).is_dir()}
-    if to_do and depth > budget.limits.depth:
+    if to_do and depth > DEPTH:
         first = next(iter(to_do.values()))[0]
         raise DataFormatError(
-            f"{first}: lies within {depth - 1} other archives; at most {budget.limits.depth} in one another are "
+            f"{first}: lies within {depth - 1} other archives; at most {DEPTH} in one another are "
             f"unpacked. Remedy: {BY_HAND}."
         )
     if depth == 1:

@@ -20,30 +20,19 @@ _LONGEST_NAME = 255  # bytes in ext4, XFS and APFS; NTFS counts 255 units
 _LONGEST_PATH = 4_000  # bytes; Linux takes 4,095
 _MOST_FOLDERS = 100  # in one path; os.walk calls itself for each
 
-
-@dataclass(frozen=True)
-class Limits:
-    """What the archives of one folder may come to, with those within them.
-
-    Attributes:
-        depth: Archives within archives. Published data sets have at most 2: a zip of tars.
-        members: Files. SynCPR has 2.3 million.
-        ratio: Bytes for each byte of the archives. Images are compressed already, so theirs is 1; that of annotation
-            files is 10 to 20; one zip can reach 1,032, zips within zips any.
-        always: Bytes that are allowed whatever the ratio.
-    """
-
-    depth: int = 4
-    members: int = 20_000_000
-    ratio: int = 100
-    always: int = 1 << 30
+# What the archives of one folder may come to, with those within them.
+DEPTH = 4  # archives within archives; published data sets have at most 2: a zip of tars
+_MOST_FILES = 20_000_000  # SynCPR has 2.3 million
+# Bytes for each byte of the archives. Images are compressed already, so theirs is 1; that of annotation files is 10 to
+# 20; one zip can reach 1,032, zips within zips any.
+_RATIO = 100
+_ALWAYS = 1 << 30  # bytes that are allowed whatever the ratio
 
 
 @dataclass
 class Budget:
     """Counts the files and bytes that come out of archives of `packed` bytes."""
 
-    limits: Limits
     members: int = 0
     bytes: int = 0
     packed: int = 0
@@ -52,10 +41,10 @@ class Budget:
         """Count files. Raises `DataFormatError` beyond the limits."""
         self.members += members
         self.bytes += num_bytes
-        most = max(self.limits.always, self.limits.ratio * self.packed)
-        if self.members > self.limits.members:
+        most = max(_ALWAYS, _RATIO * self.packed)
+        if self.members > _MOST_FILES:
             raise DataFormatError(
-                f"{archive}: more than {self.limits.members:,} files come out of these archives. Remedy: {BY_HAND}."
+                f"{archive}: more than {_MOST_FILES:,} files come out of these archives. Remedy: {BY_HAND}."
             )
         if self.bytes > most:
             raise DataFormatError(

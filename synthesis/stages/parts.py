@@ -55,7 +55,7 @@ class PartStage(ItemStage):
             while len(tried) < self.most_trials and all(REJECTED in record for record in tried):
                 tried.append(self.trial(pair | {"id": f"preflight-{len(tried)}"}, folder))
         finally:
-            self._let_go()
+            self.release()
         check_usable(self.name, tried)
 
     def trial(self, pair: Record, folder: Path) -> Record:
@@ -63,13 +63,10 @@ class PartStage(ItemStage):
         _ = self.part
         return {"id": pair["id"]}
 
-    def prepare(self) -> None:
-        """Load the part."""
-        _ = self.part
-
     def release(self) -> None:
-        """Drop the part."""
+        """See `ItemStage.release`."""
         self._part = None
+        super().release()
 
     def usage(self) -> Counter[str]:
         """What the part has spent."""

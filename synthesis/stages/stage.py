@@ -109,14 +109,8 @@ class ItemStage(Stage):
     def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
         """One record with the `"id"` of each item, in any order; a record depends on its item alone."""
 
-    def prepare(self) -> None:
-        """Load what the stage works with; called once, when there is something to make."""
-
     def release(self) -> None:
-        """Drop it: the next stage's models need the memory."""
-
-    def _let_go(self) -> None:
-        self.release()
+        """Let go of what the stage works with: the next stage's models need the memory."""
         if uses_models(self.works_with):  # torch keeps the memory for itself otherwise
             from accelerate.utils.memory import clear_device_cache
 
@@ -143,13 +137,11 @@ class ItemStage(Stage):
         to_do = {chunk: len(items) for chunk in work.own_chunks if (items := self._lacking(work, chunk)) is not None}
         for chunk in set(work.own_chunks).difference(to_do):
             self._tell_of_changes(work, chunk)
-        if any(to_do.values()):
-            self.prepare()
         if to_do:
             try:
                 self._run_chunks(work, to_do)
             finally:
-                self._let_go()
+                self.release()
             work.braked(self.name).unlink(missing_ok=True)
         is_complete = all(file.exists() for file in work.files(self.name))
         if is_complete and (to_do or "counts" not in work.manifest(self.name)):

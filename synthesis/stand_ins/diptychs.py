@@ -16,9 +16,9 @@ The facts `fault`, `fault_detail` and `faulty_side` hold the truth. They are for
 read them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -72,23 +72,23 @@ class WorldPainter(Settings):
             raise ValueError("faults must name at least one kind where fault_rate is above 0")
         return self
 
-    def load(self) -> "_WorldPainter":
+    def load(self) -> "PaintedWorld":
         """The painter, ready for work."""
-        return _WorldPainter(self)
+        return PaintedWorld({"model": "world", "version": WORLD_PAINTER_VERSION}, paint_diptych, self)
 
 
-class _WorldPainter(ImageModel):
-    """Paints one diptych after the other."""
+class PaintedWorld(ImageModel):
+    """Paints images of the painted world, in the order of the requests, by a function of a request and settings."""
 
-    def __init__(self, settings: WorldPainter):
+    def __init__(self, about: dict[str, Any], paint: Callable[[ImageRequest, Any], PaintedImage], settings: Settings):
         super().__init__()
-        self.about = {"model": "world", "version": WORLD_PAINTER_VERSION}
-        self._settings = settings
+        self.about = about
+        self._paint, self._settings = paint, settings
 
     def paint(self, requests: Iterable[ImageRequest]) -> Iterator[PaintedImage]:
-        """One diptych per request, in order; see `paint_diptych`."""
+        """See `ImageModel.paint`."""
         for request in requests:
-            yield paint_diptych(request, self._settings)
+            yield self._paint(request, self._settings)
             self.usage["pictures"] += 1
 
 

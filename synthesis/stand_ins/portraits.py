@@ -1,6 +1,5 @@
 """Paints single people of the painted world, and mixes in wrong images at a known rate."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from typing import Annotated, Literal
 
@@ -11,8 +10,9 @@ from pydantic import Field, model_validator
 from ...world.painter import paint_person
 from ...world.people import Identity, Outfit, Scene, sample_identity, sample_scene
 from ...world.places import paint_place
-from ..components import ImageModel, ImageRequest, PaintedImage
+from ..components import ImageRequest, PaintedImage
 from ..settings import Pixels, Settings, Share
+from .diptychs import PaintedWorld
 from .grammar import read_outfits
 
 NOBODY, TWO_PEOPLE, NO_HEAD, NO_LEGS = FAULTS = ("nobody", "two people", "no head", "no legs")
@@ -47,26 +47,9 @@ class WorldPortrait(Settings):
             raise ValueError(f"width must be from half the height to four times it: {self.height} x {self.width}")
         return self
 
-    def load(self) -> "WorldPortraitPainter":
+    def load(self) -> PaintedWorld:
         """The painter."""
-        return WorldPortraitPainter(self)
-
-
-class WorldPortraitPainter(ImageModel):
-    """See `WorldPortrait`."""
-
-    def __init__(self, settings: WorldPortrait):
-        super().__init__()
-        self.settings = settings
-        self.about = {"model": "the small world's painter"}
-
-    def paint(self, requests: Iterable[ImageRequest]) -> Iterator[PaintedImage]:
-        """One image per request, in order.
-
-        Raises:
-            SynthesisError: a request has no outfit of the painted world.
-        """
-        return (_paint(request, self.settings) for request in requests)
+        return PaintedWorld({"model": "the small world's painter"}, _paint, self)
 
 
 def _paint(request: ImageRequest, settings: WorldPortrait) -> PaintedImage:

@@ -21,7 +21,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from fafa.dataset_builders.archives import Limits, find_archives, members, unpack_archives
+from fafa.dataset_builders import archives
+from fafa.dataset_builders.archives import find_archives, members, unpack_archives
 from fafa.dataset_builders.archives.parts import JoinedFiles
 from fafa.dataset_builders.records import DataFormatError
 
@@ -509,16 +510,20 @@ def test_on_windows_names_that_it_reserves_or_changes_are_refused(tmp_path, monk
         unpack_archives(tmp_path / "in", tmp_path / "out")
 
 
-def test_limits_can_be_set(tmp_path):
+def test_there_are_limits(tmp_path, monkeypatch):
     put(tmp_path / "in", {"x.zip": zipped(("a.png", b"1"), ("y.zip", zipped(("b.png", b"2")))), "z.tar": TWO})
     for limits, expected in (
-        (Limits(depth=1), "lies within 1 other archives; more than 1"),
-        (Limits(members=4), "more than 4 files"),
-        (Limits(ratio=0, always=900), "more than 0.0 MiB"),
+        ([(archives, "DEPTH", 1)], "lies within 1 other archives; at most 1"),
+        ([(members, "_MOST_FILES", 4)], "more than 4 files"),
+        ([(members, "_RATIO", 0), (members, "_ALWAYS", 900)], "more than 0.0 MiB"),
     ):
-        with pytest.raises(DataFormatError, match=expected):
-            unpack_archives(tmp_path / "in", tmp_path / f"out {expected}", limits)
-    unpack_archives(tmp_path / "in", tmp_path / "out", Limits(depth=2, members=5))
+        with monkeypatch.context() as limited, pytest.raises(DataFormatError, match=expected):
+            for limit in limits:
+                limited.setattr(*limit)
+            unpack_archives(tmp_path / "in", tmp_path / f"out {expected}")
+    monkeypatch.setattr(archives, "DEPTH", 2)
+    monkeypatch.setattr(members, "_MOST_FILES", 5)
+    unpack_archives(tmp_path / "in", tmp_path / "out")
 
 
 @pytest.mark.parametrize("case", ["tar.gz: a pax header of 256 MiB", "tar.xz: a dictionary of 1.5 GiB", "zip: a bomb"])
