@@ -20,37 +20,23 @@ JUDGE = 2  # raise it whenever `check_image` refuses what it accepted before: th
 
 
 class ImageCheck(NamedTuple):
-    """What opening an image file showed.
+    """What opening an image file showed."""
 
-    Attributes:
-        size: Bytes of the file.
-        content: Hash of the file; "" if it cannot be read.
-        width: Pixels of the upright image; 0 if it cannot be decoded.
-        height: Pixels of the upright image; 0 if it cannot be decoded.
-        error: Why it cannot be read or decoded; "" if it is sound.
-    """
-
-    size: int
-    content: str
-    width: int
-    height: int
-    error: str
+    size: int  # bytes of the file
+    content: str  # hash of the file; "" if it cannot be read
+    width: int  # pixels of the upright image; 0 if it cannot be decoded
+    height: int  # pixels of the upright image; 0 if it cannot be decoded
+    error: str  # why it cannot be read or decoded; "" if it is sound
 
 
 class Found(NamedTuple):
-    """What looking at an image file showed.
+    """What looking at an image file showed."""
 
-    Attributes:
-        check: The verdict.
-        stamp: That of the file before it was opened; see `files.stamp_of`. None if there was no file.
-        was_opened: Whether it was decoded, and not only recognised.
-        is_inaccessible: Whether the file could not be read now, which says nothing about the image.
-    """
-
-    check: ImageCheck
+    check: ImageCheck  # the verdict
+    # the stamp of the file before it was opened, see `files.stamp_of`; None if there was no file
     stamp: tuple[int, ...] | None
-    was_opened: bool
-    is_inaccessible: bool = False
+    was_opened: bool  # whether it was decoded, and not only recognised
+    is_inaccessible: bool = False  # whether the file could not be read now, which says nothing about the image
 
 
 def check_image(file: str) -> ImageCheck:

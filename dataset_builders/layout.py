@@ -13,19 +13,12 @@ from .records import INACCESSIBLE, BadRecord
 
 @dataclass(frozen=True)
 class Layout:
-    """A data set found on disk.
+    """A data set found on disk."""
 
-    Attributes:
-        root: The folder the user named, or the unpacked repository; absolute.
-        annotations: Name of each annotation file -> its absolute path.
-        image_folders: Folders that image paths may be relative to, the likeliest first.
-        repo_id: The Hub repository it came from; None for the user's own folder.
-    """
-
-    root: str
-    annotations: dict[str, str]
-    image_folders: tuple[str, ...]
-    repo_id: str | None = None
+    root: str  # the folder the user named, or the unpacked repository; absolute
+    annotations: dict[str, str]  # name of each annotation file -> its absolute path
+    image_folders: tuple[str, ...]  # folders that image paths may be relative to, the likeliest first
+    repo_id: str | None = None  # the Hub repository it came from; None for the user's own folder
 
 
 def local_layout(data_dir: str | os.PathLike, names: Sequence[str]) -> Layout:

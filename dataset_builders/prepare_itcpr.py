@@ -74,17 +74,12 @@ def _places_prcc(parts: tuple[str, ...]) -> list[str]:
 
 @dataclass(frozen=True)
 class Source:
-    """One of the three data sets.
+    """One of the three data sets."""
 
-    Attributes:
-        folder: Its folder in ITCPR.
-        option: The option of the command line that names it.
-        places: Parts of a file's path, from the name of the distributed folder on -> the paths below `folder` where it
-            may belong, the likeliest first; none for a file that is not an image of the data set.
-    """
-
-    folder: str
-    option: str
+    folder: str  # its folder in ITCPR
+    option: str  # the option of the command line that names it
+    # parts of a file's path, from the name of the distributed folder on -> the paths below `folder` where it may
+    # belong, the likeliest first; none for a file that is not an image of the data set
     places: Callable[[tuple[str, ...]], list[str]]
 
 
@@ -98,23 +93,15 @@ _NAMES = [source.folder for source in SOURCES]
 
 @dataclass
 class Plan:
-    """What is to be done.
+    """What to do."""
 
-    Attributes:
-        output: The folder to fill.
-        steps: Source and target of each file to write.
-        there: The paths, relative to `output`, that are there already.
-        missing: The path of each annotated image that was not found -> where it was looked for.
-        contended: What is wrong at each place that two files contend for.
-        notes: How the annotations differ from the published ones.
-    """
-
-    output: Path
-    steps: list[tuple[Path, Path]] = field(default_factory=list)
-    there: list[str] = field(default_factory=list)
+    output: Path  # the folder to fill
+    steps: list[tuple[Path, Path]] = field(default_factory=list)  # source and target of each file to write
+    there: list[str] = field(default_factory=list)  # the paths, relative to `output`, that are there already
+    # the path of each annotated image that was not found -> where it was looked for
     missing: dict[str, str] = field(default_factory=dict)
-    contended: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    contended: list[str] = field(default_factory=list)  # what is wrong at each place that two files contend for
+    notes: list[str] = field(default_factory=list)  # how the annotations differ from the published ones
 
 
 def plan_itcpr(

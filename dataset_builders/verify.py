@@ -66,23 +66,14 @@ _REMEDIES = REMEDIES | {
 
 
 class Annotations(NamedTuple):
-    """What an annotation file of a data set holds.
+    """What an annotation file of a data set holds."""
 
-    Attributes:
-        file: Its name.
-        fields: Field of a record -> how it is read.
-        features: Those of the data set; its last columns are the fields.
-        published: The counts of the published file.
-        images_repeat: Whether records may name an image twice, as in a gallery.
-        key: The field that may not repeat; None for all of them together.
-    """
-
-    file: str
-    fields: dict[str, Callable]
-    features: datasets.Features
-    published: dict[str, int]
-    images_repeat: bool = False
-    key: str | None = None
+    file: str  # its name
+    fields: dict[str, Callable]  # field of a record -> how it is read
+    features: datasets.Features  # those of the data set; its last columns are the fields
+    published: dict[str, int]  # the counts of the published file
+    images_repeat: bool = False  # whether records may name an image twice, as in a gallery
+    key: str | None = None  # the field that may not repeat; None for all of them together
 
 
 def _source_field(record: dict, field: str) -> str:

@@ -37,20 +37,14 @@ class Brakes(Settings):
     """Settings for trials before the first item, and for stopping a stage.
 
     A text is lost in a stage if every item made of it is rejected.
-
-    Attributes:
-        in_a_row: A stage is stopped when so many texts in a row are lost; 0 for never.
-        window: It is also stopped by the share of lost texts among so many; 0 for never.
-        lost_at_most: That share.
-        preflight: Whether every model, adapter and server is tried on one small thing before the first item.
-        canary: How many texts go through all stages before the others, in a folder of their own; 0 for none. Only
-            recipes with models and ten times as many texts have a canary.
     """
 
-    in_a_row: CountOrZero = 24
-    window: CountOrZero = 200
-    lost_at_most: TrueShare = 0.9
-    preflight: bool = True
+    in_a_row: CountOrZero = 24  # a stage is stopped when so many texts in a row are lost; 0 for never
+    window: CountOrZero = 200  # it is also stopped by the share of lost texts among so many; 0 for never
+    lost_at_most: TrueShare = 0.9  # that share
+    preflight: bool = True  # whether every model, adapter and server is tried on one small thing before the first item
+    # how many texts go through all stages before the others, in a folder of their own; 0 for none, and there is none in
+    # recipes without models, or with less than ten times as many texts
     canary: CountOrZero = 8
 
     @model_validator(mode="after")

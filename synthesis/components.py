@@ -45,38 +45,25 @@ class Part:
 
 @dataclass(frozen=True)
 class TextRequest:
-    """A conversation for a language model, which may look at images.
+    """A conversation for a language model, which may look at images."""
 
-    Attributes:
-        id: The item's id.
-        messages: `{"role": "system" | "user" | "assistant", "content": text}`, in order.
-        seed: Seed of this answer.
-        images: Shown before the text of the last message, in order.
-        schema: JSON schema that the answer must fulfil; None for free text.
-    """
-
-    id: str
-    messages: Sequence[Mapping[str, str]]
-    seed: int
-    images: Sequence[Path | Image.Image] = ()
-    schema: Mapping[str, Any] | None = None
+    id: str  # the item's id
+    messages: Sequence[Mapping[str, str]]  # `{"role": "system" | "user" | "assistant", "content": text}`, in order
+    seed: int  # seed of this answer
+    images: Sequence[Path | Image.Image] = ()  # shown before the text of the last message, in order
+    schema: Mapping[str, Any] | None = None  # JSON schema that the answer must fulfil; None for free text
 
 
 @dataclass(frozen=True)
 class TextReply:
-    """What a language model answered.
+    """What a language model answered."""
 
-    Attributes:
-        id: The request's id.
-        text: The answer as it came; empty if there is none.
-        fault: Why the answer cannot be used ("cut off at 512 tokens", "refused by the server"); None if it can.
-        finish_reason: Why the model stopped, in the words of OpenAI's protocol: "stop" if it was done, "length" if it
-            was cut off, "content_filter", or whatever a server says; None if there is no answer, or no reason given.
-    """
-
-    id: str
-    text: str
+    id: str  # the request's id
+    text: str  # the answer as it came; empty if there is none
+    # why the answer cannot be used ("cut off at 512 tokens", "refused by the server"); None if it can
     fault: str | None = None
+    # why the model stopped, in the words of OpenAI's protocol: "stop" if it was done, "length" if it was cut off,
+    # "content_filter", or whatever a server says; None if there is no answer, or no reason given
     finish_reason: str | None = "stop"
 
 
@@ -108,40 +95,25 @@ class AskingPart(Part):
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """An image to paint.
+    """An image to paint."""
 
-    Attributes:
-        id: The item's id.
-        prompt: What it shows. Requests that follow each other often share it.
-        seed: Seed of this image.
-        strength: How strongly the adapter acts, 0 to 1.
-        scene: The record that the image is for, as the previous stage wrote it; painters of the painted world read it.
-        source: An image to start from, for models that edit.
-    """
-
-    id: str
-    prompt: str
-    seed: int
-    strength: float = 1.0
+    id: str  # the item's id
+    prompt: str  # what it shows; requests that follow each other often share it
+    seed: int  # seed of this image
+    strength: float = 1.0  # how strongly the adapter acts, 0 to 1
+    # the record that the image is for, as the previous stage wrote it; painters of the painted world read it
     scene: Mapping[str, Any] = field(default_factory=dict)
-    source: Path | Image.Image | None = None
+    source: Path | Image.Image | None = None  # an image to start from, for models that edit
 
 
 @dataclass(frozen=True)
 class PaintedImage:
-    """What an image model painted.
+    """What an image model painted."""
 
-    Attributes:
-        id: The request's id.
-        image: RGB; None if there is none.
-        fault: Why there is none ("refused as unsafe"); None if there is one.
-        facts: Further fields for the item's record.
-    """
-
-    id: str
-    image: Image.Image | None
-    fault: str | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    id: str  # the request's id
+    image: Image.Image | None  # RGB; None if there is none
+    fault: str | None = None  # why there is none ("refused as unsafe"); None if there is one
+    facts: Mapping[str, Any] = field(default_factory=dict)  # further fields for the item's record
 
 
 class ImageModel(Part, ABC):

@@ -30,20 +30,13 @@ MOST_IMAGES = 4  # on a person's panel
 
 @dataclass(frozen=True)
 class PairPanel:
-    """One panel.
+    """One panel."""
 
-    Attributes:
-        images: Reference and target, or one image that shows both; or up to `MOST_IMAGES` images of a person. PIL
-            images or paths.
-        text: The edit that leads from reference to target; or a caption of the person.
-        note: A note below it: scores, or why it was rejected.
-        good: Whether it was kept (green frame) or rejected (red); None for neither (grey).
-    """
-
+    # reference and target, or one image that shows both; or up to `MOST_IMAGES` images of a person: PIL images or paths
     images: Sequence[Image.Image | str | Path]
-    text: str
-    note: str = ""
-    good: bool | None = None
+    text: str  # the edit that leads from reference to target; or a caption of the person
+    note: str = ""  # a note below it: scores, or why it was rejected
+    good: bool | None = None  # whether it was kept (green frame) or rejected (red); None for neither (grey)
 
 
 class _Layout(NamedTuple):

@@ -18,15 +18,10 @@ _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 class PictureFormat(Settings):
-    """Settings for storing images.
+    """Settings for storing images."""
 
-    Attributes:
-        image_format: "png", or "jpg", which takes a tenth of the space.
-        image_quality: JPEG's quality, 1 to 100.
-    """
-
-    image_format: Literal["png", "jpg"] = "png"
-    image_quality: Annotated[int, Field(ge=1, le=100)] = 95
+    image_format: Literal["png", "jpg"] = "png"  # "png", or "jpg", which takes a tenth of the space
+    image_quality: Annotated[int, Field(ge=1, le=100)] = 95  # JPEG's quality, 1 to 100
 
 
 def open_picture(picture: Path | Image.Image) -> Image.Image:

@@ -7,23 +7,14 @@ from .settings import NotNegative, Settings, Share
 
 
 class Amount(NamedTuple):
-    """What a stage makes, and what each of its items takes.
+    """What a stage makes, and what each of its items takes."""
 
-    Attributes:
-        stage: Its name.
-        items: How many it works on.
-        read: Tokens that a model reads.
-        written: Tokens that it writes.
-        seconds: Seconds of one GPU.
-        megabytes: Megabytes on disk.
-    """
-
-    stage: str
-    items: float
-    read: float = 0
-    written: float = 0
-    seconds: float = 0
-    megabytes: float = 0
+    stage: str  # its name
+    items: float  # how many it works on
+    read: float = 0  # tokens that a model reads
+    written: float = 0  # tokens that it writes
+    seconds: float = 0  # seconds of one GPU
+    megabytes: float = 0  # megabytes on disk
 
 
 class Estimates(Settings):
@@ -31,39 +22,25 @@ class Estimates(Settings):
 
     Seconds are those for which a GPU is occupied, also while it waits for the CPU: seconds of one core, divided by the
     number of working cores.
-
-    Attributes:
-        writing_input_tokens: Tokens the language model reads per quadruple or prompt, repeated attempts included.
-        writing_output_tokens: Tokens it writes.
-        output_tokens_per_second: Speed of one GPU that serves the language model, over all requests under way.
-        keep_texts: Share of the texts that pass their checks and are not near-duplicates.
-        picture_seconds: Seconds of one GPU per diptych, or image of a person.
-        picture_megabytes: Its megabytes on disk, with what is cut out of it.
-        split_seconds: Seconds of one GPU per diptych, to cut it and to find the person in each half.
-        keep_gates: Share of the images that can be cut and pass the gates, or the pose filter.
-        gate_seconds: Seconds of one GPU per diptych for gates, or per image of a person for poses.
-        judgement_input_tokens: Tokens the judge reads per pair, or to write captions; an image counts as several
-            hundred.
-        judgement_output_tokens: Tokens it writes.
-        judgements_per_second: Speed of one GPU.
-        keep_triplets: Share of the judged triplets that is kept.
-        gpu_hour_price: Price in any currency.
     """
 
+    # tokens the language model reads per quadruple or prompt, repeated attempts included
     writing_input_tokens: NotNegative = 0
-    writing_output_tokens: NotNegative = 0
+    writing_output_tokens: NotNegative = 0  # tokens it writes
+    # speed of one GPU that serves the language model, over all requests under way
     output_tokens_per_second: NotNegative = 0
-    keep_texts: Share = 1
-    picture_seconds: NotNegative = 0
-    picture_megabytes: NotNegative = 0
-    split_seconds: NotNegative = 0
-    keep_gates: Share = 1
-    gate_seconds: NotNegative = 0
+    keep_texts: Share = 1  # share of the texts that pass their checks and are not near-duplicates
+    picture_seconds: NotNegative = 0  # seconds of one GPU per diptych, or image of a person
+    picture_megabytes: NotNegative = 0  # its megabytes on disk, with what is cut out of it
+    split_seconds: NotNegative = 0  # seconds of one GPU per diptych, to cut it and to find the person in each half
+    keep_gates: Share = 1  # share of the images that can be cut and pass the gates, or the pose filter
+    gate_seconds: NotNegative = 0  # seconds of one GPU per diptych for gates, or per image of a person for poses
+    # tokens the judge reads per pair, or to write captions; an image counts as several hundred
     judgement_input_tokens: NotNegative = 0
-    judgement_output_tokens: NotNegative = 0
-    judgements_per_second: NotNegative = 0
-    keep_triplets: Share = 1
-    gpu_hour_price: NotNegative = 0
+    judgement_output_tokens: NotNegative = 0  # tokens it writes
+    judgements_per_second: NotNegative = 0  # speed of one GPU
+    keep_triplets: Share = 1  # share of the judged triplets that is kept
+    gpu_hour_price: NotNegative = 0  # price in any currency
 
     def writing(self, stage: str, items: float) -> Amount:
         """What texts take."""

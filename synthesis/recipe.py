@@ -16,20 +16,13 @@ TextCount = Annotated[int, Field(ge=1, le=100_000_000)]
 
 
 class Recipe(Settings):
-    """What data set to make, and how.
+    """What data set to make, and how."""
 
-    Attributes:
-        statistics: What is measured of the data set.
-        estimates: Assumptions for the plan.
-        brakes: Trials before the first item, and when to stop a stage that rejects everything.
-        seed: Seed of everything random.
-        chunk_size: Texts per file. Shards divide the files among them, so there should be many more files than shards.
-    """
-
-    statistics: StatisticsSettings = StatisticsSettings()
-    estimates: Free[Estimates] = Estimates()
-    brakes: Free[Brakes] = Brakes()
-    seed: int = 0
+    statistics: StatisticsSettings = StatisticsSettings()  # what is measured of the data set
+    estimates: Free[Estimates] = Estimates()  # assumptions for the plan
+    brakes: Free[Brakes] = Brakes()  # trials before the first item, and when to stop a stage that rejects everything
+    seed: int = 0  # seed of everything random
+    # texts per file; shards divide the files among them, so there should be many more files than shards
     chunk_size: Annotated[int, Field(ge=1, le=1_000_000)] = 500
 
     @model_validator(mode="after")

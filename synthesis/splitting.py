@@ -27,23 +27,18 @@ _MOST_FRAME = 0.08  # share of a half's width or height that may be frame, on ea
 
 
 class SplitSettings(Settings):
-    """How diptychs are cut.
+    """How diptychs are cut."""
 
-    Attributes:
-        window: How far the seam may be from the middle, as a share of the diptych's width.
-        border: How wide the line or gap between the halves may be, as a share of the diptych's width.
-        coverage: Share of the height over which the seam must be visible, see `seam_coverage`.
-        aspect: Width of a half divided by its height, see `crop_to`; None leaves the halves as they are cut.
-        detector: Finds the person to crop each half to; None keeps the whole half.
-        margin: Margin around the person, as a share of the person's height.
-    """
-
+    # how far the seam may be from the middle, as a share of the diptych's width
     window: Annotated[float, Field(gt=0, le=0.4)] = 0.12
+    # how wide the line or gap between the halves may be, as a share of the diptych's width
     border: Annotated[float, Field(gt=0, le=0.2)] = 0.06
+    # share of the height over which the seam must be visible, see `seam_coverage`
     coverage: Annotated[float, Field(gt=0, le=1)] = 0.7
+    # width of a half divided by its height, see `crop_to`; None leaves the halves as they are cut
     aspect: Annotated[float, Field(ge=0.1, le=10)] | None = None
-    detector: PersonDetector | None = None
-    margin: Annotated[float, Field(ge=0, le=2)] = 0.05
+    detector: PersonDetector | None = None  # finds the person to crop each half to; None keeps the whole half
+    margin: Annotated[float, Field(ge=0, le=2)] = 0.05  # margin around the person, as a share of the person's height
 
     def load(self) -> "Splitter":
         """The splitter, its detector loaded."""
@@ -52,19 +47,12 @@ class SplitSettings(Settings):
 
 @dataclass(frozen=True)
 class Split:
-    """A diptych cut in two.
+    """A diptych cut in two."""
 
-    Attributes:
-        left: The left image, RGB.
-        right: The right one.
-        seam: The column between them, in pixels of the diptych.
-        border: How many columns around it were removed.
-    """
-
-    left: Image.Image
-    right: Image.Image
-    seam: int
-    border: int
+    left: Image.Image  # the left image, RGB
+    right: Image.Image  # the right one
+    seam: int  # the column between them, in pixels of the diptych
+    border: int  # how many columns around it were removed
 
 
 class Splitter(Part):

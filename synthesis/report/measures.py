@@ -34,19 +34,12 @@ Item = TypeVar("Item")
 
 
 class ClipMeasures(Settings):
-    """The CLIP of the measures.
+    """The CLIP of the measures."""
 
-    Attributes:
-        model: Folder or Hub id of a CLIP of transformers.
-        revision: Revision of a model on the Hub.
-        batch_size: Images or captions at a time.
-        device: For example "cuda:1"; by default a GPU where there is one.
-    """
-
-    model: ModelName
-    revision: str | None = None
-    batch_size: BatchSize = 64
-    device: Free[str | None] = None
+    model: ModelName  # folder or Hub id of a CLIP of transformers
+    revision: str | None = None  # revision of a model on the Hub
+    batch_size: BatchSize = 64  # images or captions at a time
+    device: Free[str | None] = None  # for example "cuda:1"; by default a GPU where there is one
 
     def load(self) -> "ClipEncoder":
         """The encoder.
@@ -60,18 +53,12 @@ class ClipMeasures(Settings):
 
 
 class StatisticsSettings(Settings):
-    """What models measure of the data set, beside what is counted; nothing unless a model is named.
+    """What models measure of the data set, beside what is counted; nothing unless a model is named."""
 
-    Attributes:
-        clip: CLIP, for CLIPScore of captions and images and the variance of images.
-        reference: A folder of photographs, for a Fréchet distance to them.
-        sentences: A sentence-transformers model, folder or Hub id, for the spread of captions.
-        sample: At most so many texts, pairs of image and caption, and photographs are measured, sampled at random.
-    """
-
-    clip: ClipMeasures | None = None
-    reference: str | None = None
-    sentences: str | None = None
+    clip: ClipMeasures | None = None  # CLIP, for CLIPScore of captions and images and the variance of images
+    reference: str | None = None  # a folder of photographs, for a Fréchet distance to them
+    sentences: str | None = None  # a sentence-transformers model, folder or Hub id, for the spread of captions
+    # at most so many texts, pairs of image and caption, and photographs are measured, sampled at random
     sample: Annotated[int, Field(ge=2, le=10**9)] = 5_000
 
     @model_validator(mode="after")

@@ -51,20 +51,14 @@ _SIDES = ("left", "right")
 
 
 class WorldPainter(Settings):
-    """Settings of the painter of diptychs; requests need a quadruple of the grammar, see `GrammarWriter`.
-
-    Attributes:
-        height: Height of a diptych in pixels.
-        width: Width of a diptych in pixels; a figure is half as wide as high, so a little more than the height is good.
-        fault_rate: Share of the diptychs that are painted wrongly on purpose.
-        faults: Kinds of fault to mix in, all equally often.
-    """
+    """Settings of the painter of diptychs; requests need a quadruple of the grammar, see `GrammarWriter`."""
 
     kind: Literal["world"] = "world"
-    height: _Pixels = 192
+    height: _Pixels = 192  # height of a diptych in pixels
+    # width of a diptych in pixels; a figure is half as wide as high, so a little more than the height is good
     width: _Pixels = 204
-    fault_rate: Share = 0.0
-    faults: list[Literal[FAULTS]] = list(FAULTS)
+    fault_rate: Share = 0.0  # share of the diptychs that are painted wrongly on purpose
+    faults: list[Literal[FAULTS]] = list(FAULTS)  # kinds of fault to mix in, all equally often
 
     @model_validator(mode="after")
     def _check_faults(self) -> "WorldPainter":

@@ -26,19 +26,14 @@ class WorldPortrait(Settings):
 
     If the scene has an `identity` (that of an edited image), it paints that person somewhere else and in another pose.
     Otherwise the seed decides who it is, and `identity` becomes a fact of the image.
-
-    Attributes:
-        height: Height of the images in pixels.
-        width: Width of the images in pixels; at least half the height, so that a figure fits.
-        fault_rate: Share of the images that are wrong. The fact `fault` says how, to measure filters; no filter may
-            read it.
-        faults: What may be wrong, among "nobody", "two people", "no head" and "no legs".
     """
 
     kind: Literal["world-portrait"] = "world-portrait"
-    height: Annotated[int, Field(ge=32, le=8_192)] = 192
-    width: Pixels = 144
+    height: Annotated[int, Field(ge=32, le=8_192)] = 192  # height of the images in pixels
+    width: Pixels = 144  # width of the images in pixels; at least half the height, so that a figure fits
+    # share of the images that are wrong; the fact `fault` says how, to measure filters, and no filter may read it
     fault_rate: Share = 0.0
+    # what may be wrong, among "nobody", "two people", "no head" and "no legs"
     faults: Annotated[list[Literal[FAULTS]], Field(min_length=1)] = list(FAULTS)
 
     @model_validator(mode="after")
