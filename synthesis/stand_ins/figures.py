@@ -37,8 +37,8 @@ class _FigureFilter(PoseFilter):
         self.settings = settings
         self.about = {"model": "edges of painted figures"}
 
-    def find(self, pictures: Iterable[tuple[str, Path]]) -> Iterator[FoundPerson]:
-        for name, file in pictures:
+    def find(self, images: Iterable[tuple[str, Path]]) -> Iterator[FoundPerson]:
+        for name, file in images:
             image = open_picture(file)
             found = find_figure(image)
             if isinstance(found, str):

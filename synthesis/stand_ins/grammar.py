@@ -87,11 +87,11 @@ class _Captions(CaptionWriter):
         self.captions = captions
         self.about = {"model": "the small world's grammar"}
 
-    def write(self, pictures: Iterable[Record], folder: Path, seed: int) -> Iterator[Record]:
-        for picture in pictures:
-            rng = np.random.default_rng(seed_of(seed, "caption", picture["id"]))
-            (outfit,) = read_outfits(picture["id"], picture.get("outfit"))
-            yield {"id": picture["id"], "captions": [describe_outfit(outfit, rng) for _ in range(self.captions)]}
+    def write(self, images: Iterable[Record], folder: Path, seed: int) -> Iterator[Record]:
+        for image in images:
+            rng = np.random.default_rng(seed_of(seed, "caption", image["id"]))
+            (outfit,) = read_outfits(image["id"], image.get("outfit"))
+            yield {"id": image["id"], "captions": [describe_outfit(outfit, rng) for _ in range(self.captions)]}
 
 
 def read_outfits(name: str, *noted: Any) -> list[Outfit]:
