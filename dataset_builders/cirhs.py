@@ -34,7 +34,7 @@ def _renamed(columns: dict) -> dict:
 
 
 FEATURES = datasets.Features(_renamed(syncpr.FEATURES))
-FIELDS = _renamed(syncpr.FIELDS)  # of a record, in the order of the columns, and how each is read
+FIELDS = _renamed(syncpr.FIELDS)  # fields of a record, in the order of the columns, and how each is read
 
 
 class CIRHS(FolderBuilder):

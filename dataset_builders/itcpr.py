@@ -68,7 +68,7 @@ _GALLERY_FIELDS = {
     "datasets": text_field,
     "file_path": path_field,
 }
-FIELDS = {  # of a record, in the order of the columns, and how each is read
+FIELDS = {  # fields of a record, in the order of the columns, and how each is read
     "query": {"caption": caption_field} | _GALLERY_FIELDS | {"instance_id": partial(_instance, lowest=0)},
     "gallery": _GALLERY_FIELDS,
 }

@@ -104,7 +104,7 @@ class Repeats:
             self.found.append((number, earlier))
 
     def report(self, file: str, num_published: int) -> None:
-        """Refuse repeats. In a file with as many records as the published one, log them: nobody can change that one.
+        """Refuse repeats. In a file with as many records as the published one, log them: that one stays as it is.
 
         Raises:
             DataFormatError: there are repeats in a file of another size.
@@ -281,7 +281,7 @@ def path_field(record: dict, field: str) -> str:
 
 
 def field_of(record: dict, field: str) -> Any:
-    """What a field holds, whatever it is. Raises `BadRecord`."""
+    """The value of a field, of any type. Raises `BadRecord`."""
     try:
         return record[field]
     except KeyError:

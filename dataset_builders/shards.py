@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 SUFFIXES = {"parquet": ".parquet", "webdataset": ".tar"}  # format -> end of the shards' names
 MANIFEST = "export.json"
 
-_ROW_GROUP_BYTES = 32_000_000  # of images; a stream reads a row group at a time, the Hub's viewer wants at most 100 MB
+_ROW_GROUP_BYTES = 32_000_000  # a stream reads a row group at a time, the Hub's viewer takes at most 100 MB
 _ROWS_AT_ONCE = 1_000  # read from the source, images not included
 _TAR_OVERHEAD = 1_024  # bytes a file at most: a header, and zeros to the next multiple of 512
 _TAR_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}  # what readers take for images

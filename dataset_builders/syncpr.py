@@ -35,7 +35,7 @@ FEATURES = datasets.Features(
     }
 )
 
-FIELDS = {  # of a record, in the order of the columns, and how each is read
+FIELDS = {  # fields of a record, in the order of the columns, and how each is read
     "edit_caption": caption_field,
     "reference_caption": caption_field,
     "target_caption": caption_field,

@@ -78,7 +78,7 @@ def provenance_field(record: dict, field: str) -> str:
     return text
 
 
-FIELDS = {  # of a record, in the order of the columns, and how each is read
+FIELDS = {  # fields of a record, in the order of the columns, and how each is read
     "captions": captions_field,
     "person_id": integer_field,
     "provenance": provenance_field,

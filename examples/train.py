@@ -88,7 +88,7 @@ class ScriptArguments:
     validation_fraction: float = field(
         default=0.02, metadata={"help": "Share of the quadruples held out for validation."}
     )
-    max_validation_triplets: int = field(default=2000, metadata={"help": "Use at most so many held-out triplets."})
+    max_validation_triplets: int = field(default=2000, metadata={"help": "The most held-out triplets to use."})
     on_error: str = field(
         default="raise", metadata={"help": "'raise' or 'skip' (and report) an image that cannot be decoded."}
     )

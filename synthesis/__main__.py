@@ -33,7 +33,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("recipe", help="a YAML file, or the name of a recipe of the package")
     parser.add_argument("--output", type=Path, required=True, help="folder for everything that is made")
     parser.add_argument("--shard", type=_shard, help="i/n: do the i-th of n parts, from 0; all write to one folder")
-    parser.add_argument("--limit", type=int, help="make only so many items, the first ones")
+    parser.add_argument("--limit", type=int, help="number of items to make; default: all")
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
     parser.add_argument("--redo", metavar="STAGE", help="discard this stage and what follows from it, then go on")
     parser.add_argument("--dry-run", action="store_true", help="show prompts, the plan and what it would cost")

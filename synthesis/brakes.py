@@ -39,9 +39,9 @@ class Brakes(Settings):
     A text is lost in a stage if every item made of it is rejected.
     """
 
-    in_a_row: CountOrZero = 24  # a stage is stopped when so many texts in a row are lost; 0 for never
-    window: CountOrZero = 200  # it is also stopped by the share of lost texts among so many; 0 for never
-    lost_at_most: TrueShare = 0.9  # that share
+    in_a_row: CountOrZero = 24  # number of texts lost in a row at which a stage is stopped; 0 for never
+    window: CountOrZero = 200  # number of latest texts whose share of lost ones stops a stage; 0 for never
+    lost_at_most: TrueShare = 0.9  # the highest share of lost texts in the window
     preflight: bool = True  # whether every model, adapter and server is tried on one small thing before the first item
     # how many texts go through all stages before the others, in a folder of their own; 0 for none, and there is none in
     # recipes without models, or with less than ten times as many texts

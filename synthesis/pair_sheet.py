@@ -69,7 +69,7 @@ def draw_pairs(panels: Sequence[PairPanel], title: str, subtitle: str = "") -> I
         The sheet, an RGB image.
 
     Raises:
-        ValueError: there is no panel.
+        ValueError: there are no panels.
         UnreadableImageError: an image cannot be opened.
     """
     return _draw(panels, title, subtitle, _Layout(columns=3, images=2, lines=3, is_pairs=True))

@@ -1,6 +1,6 @@
 """Trials before the first item: every model on one small thing, then a few texts through all stages.
 
-A wrong folder, an absent server, weights full of NaN or a judge that nobody understands show here within minutes, and
+A wrong folder, an absent server, weights full of NaN or a judge with useless answers show here within minutes, and
 not after days in earlier stages.
 """
 
@@ -23,7 +23,7 @@ from .stand_ins.grammar import GrammarWriter
 logger = logging.getLogger(__name__)
 
 CANARY = "canary"  # its folder, in that of the synthesis
-_TIMES_CANARY = 10  # a canary is worth while for so many times its texts
+_TIMES_CANARY = 10  # a canary is worthwhile in recipes of so many times its texts
 _FEWEST_ITEMS = 8  # if so many are all rejected, that is not by chance
 
 
@@ -75,7 +75,7 @@ def paint_pair(folder: Path) -> Record:
 
 
 def run_canary(recipe: Recipe, work: Workspace, num_stages: int) -> None:
-    """Send a few texts through the first so many stages, in a folder of their own.
+    """Send a few texts through the first `num_stages` stages, in a folder of their own.
 
     It goes on there when later stages follow. There is none if the work was begun without one.
 

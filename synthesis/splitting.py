@@ -165,7 +165,7 @@ def crop_to(image: Image.Image, box: Box | None, margin: float, aspect: float | 
 
     Args:
         image: RGB.
-        box: The person; None if nobody looked: then the whole height is kept, and the middle of the width.
+        box: The person; None if there was no detector: then the whole height is kept, and the middle of the width.
         margin: Margin around the person, as a share of the person's height.
         aspect: Wanted width divided by height. The box is widened in one direction and moved within the image; where
             the image ends, its outermost pixels are repeated. None keeps the box as it is.

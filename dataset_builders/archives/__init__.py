@@ -61,7 +61,7 @@ def _unpack_all(folder: Path, output: Path, budget: Budget, depth: int) -> None:
     if depth == 1:
         budget.packed = sum(part.stat().st_size for parts in to_do.values() for part in parts)
     folders = {target: (output / target).with_name(Path(target).name + INCOMPLETE) for target in to_do}
-    for incomplete in filter(Path.is_dir, folders.values()):  # of an attempt that was stopped
+    for incomplete in filter(Path.is_dir, folders.values()):  # left by a stopped attempt
         for entry in incomplete.iterdir():
             if not entry.is_dir():
                 entry.unlink()

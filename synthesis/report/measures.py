@@ -58,7 +58,7 @@ class StatisticsSettings(Settings):
     clip: ClipMeasures | None = None  # CLIP, for CLIPScore of captions and images and the variance of images
     reference: str | None = None  # a folder of photographs, for a Fréchet distance to them
     sentences: str | None = None  # a sentence-transformers model, folder or Hub id, for the spread of captions
-    # at most so many texts, pairs of image and caption, and photographs are measured, sampled at random
+    # the most texts, pairs of image and caption, and photographs to measure, sampled at random
     sample: Annotated[int, Field(ge=2, le=10**9)] = 5_000
 
     @model_validator(mode="after")

@@ -148,7 +148,7 @@ class ItemStage(Stage):
             self._write_manifest(work, {"counts": work.counts(self.name)})
 
     def _run_chunks(self, work: Workspace, to_do: Mapping[int, int]) -> None:
-        """Make what these chunks lack, so many items of each.
+        """Make the items that these chunks lack.
 
         Raises:
             SynthesisError: also if the brake stopped it. What was rejected on the way there is forgotten, so it is
