@@ -1,7 +1,7 @@
-"""Texts by the grammar of the painted world, for those of a language model: nothing is asked, and nothing rejected.
+"""Writes texts by the grammar of the painted world, in place of a language model: it rejects nothing.
 
-Outfits come from the training part of the wardrobe. They go along with the texts, under `outfits` of a quadruple and
-under `outfit` of a prompt, for the painters and for captions.
+Outfits come from the training part of the wardrobe. Records hold them beside the texts, under `outfits` of a quadruple
+and under `outfit` of a prompt, for the painters and for captions.
 """
 
 from collections.abc import Iterable, Iterator
@@ -30,7 +30,7 @@ class GrammarWriter(Settings):
         return _Quadruples()
 
     def preview(self, item: str, seed: int) -> str:
-        """An item's texts; nobody is asked for them."""
+        """An item's texts."""
         (record,) = self.load().write([item], seed)
         return "\n".join(f"{name}: {record[name]}" for name in FIELDS)
 
@@ -43,7 +43,7 @@ class _Quadruples(QuadrupleWriter):
 
 
 class WorldPrompts(Settings):
-    """Settings of prompts for pictures of people of the painted world. There is nothing to set."""
+    """Settings of prompts for images of people of the painted world. There is nothing to set."""
 
     kind: Literal["world"] = "world"
 
@@ -69,7 +69,7 @@ class GrammarCaptions(Settings):
     """Settings of captions of painted people, from the outfit of their prompt.
 
     Attributes:
-        captions: Per picture.
+        captions: How many per image.
     """
 
     kind: Literal["grammar"] = "grammar"
@@ -87,11 +87,11 @@ class _Captions(CaptionWriter):
         self.captions = captions
         self.about = {"model": "the small world's grammar"}
 
-    def write(self, pictures: Iterable[Record], folder: Path, seed: int) -> Iterator[Record]:
-        for picture in pictures:
-            rng = np.random.default_rng(seed_of(seed, "caption", picture["id"]))
-            (outfit,) = read_outfits(picture["id"], picture.get("outfit"))
-            yield {"id": picture["id"], "captions": [describe_outfit(outfit, rng) for _ in range(self.captions)]}
+    def write(self, images: Iterable[Record], folder: Path, seed: int) -> Iterator[Record]:
+        for image in images:
+            rng = np.random.default_rng(seed_of(seed, "caption", image["id"]))
+            (outfit,) = read_outfits(image["id"], image.get("outfit"))
+            yield {"id": image["id"], "captions": [describe_outfit(outfit, rng) for _ in range(self.captions)]}
 
 
 def read_outfits(name: str, *noted: Any) -> list[Outfit]:
@@ -102,8 +102,8 @@ def read_outfits(name: str, *noted: Any) -> list[Outfit]:
     """
     if None in noted:
         raise SynthesisError(
-            f"{name}: painted people need an outfit, and its text has none: have quadruples written by kind: grammar, "
-            "prompts by kind: world"
+            f"{name}: painted people need an outfit, and its text has none: write quadruples with kind: grammar, "
+            "prompts with kind: world"
         )
     try:
         return [outfit_from_dict(outfit) for outfit in noted]
