@@ -1,4 +1,4 @@
-"""What no text of a data set may have, in whatever way it came."""
+"""What no text of a data set may have, wherever it came from."""
 
 import re
 import unicodedata
@@ -47,7 +47,7 @@ def fault_of_text(text: str, language: str = "en", slots: Collection[str] = ()) 
     """What is wrong with a text that describes or instructs; None if nothing is known to be.
 
     Args:
-        text: On one line.
+        text: The text, on one line.
         language: ISO 639-1 code of the language that it should be in.
         slots: Names of what a template asked to be filled in.
 
@@ -66,15 +66,16 @@ def fault_of_text(text: str, language: str = "en", slots: Collection[str] = ()) 
         return "a slot is not filled"
     if is_foreign(text, language):
         return "another language"
-    if repeats_itself(text):
+    if _repeats_itself(text):
         return "repeats itself"
-    return "stops in mid-sentence" if language == "en" and _is_aborted(text) else None
+    is_aborted = _ABORTED_AT.search(text) or text.count("(") > text.count(")")
+    return "stops in mid-sentence" if language == "en" and is_aborted else None
 
 
-def repeats_itself(text: str) -> bool:
+def _repeats_itself(text: str) -> bool:
     """Whether a sentence comes twice, or words come three times in a row."""
-    sentences = [" ".join(re.findall(r"\w+", sentence.lower())) for sentence in _SENTENCE_END.split(text)]
-    sentences = [sentence for sentence in sentences if sentence]
+    sentences = [tuple(re.findall(r"\w+", sentence)) for sentence in _SENTENCE_END.split(text.lower())]
+    sentences = [words for words in sentences if words]
     if len(set(sentences)) < len(sentences):
         return True
     words = re.findall(r"\w+", text.lower())
@@ -87,12 +88,8 @@ def repeats_itself(text: str) -> bool:
     )
 
 
-def _is_aborted(text: str) -> bool:
-    return bool(_ABORTED_AT.search(text)) or text.count("(") > text.count(")")
-
-
 def _is_symbol(letter: str) -> bool:
-    """Whether it is an emoji or another picture, a letter of a formula, cannot be seen, or is unknown to Unicode."""
+    """Whether this is an emoji or another symbol, a letter of a formula, invisible, or unknown to Unicode."""
     kind = unicodedata.category(letter)
     if kind in ("So", "Sk", "Co", "Cn", "Cc", "Cf", "Cs"):
         return letter not in "°®™©^`´¨\n\u200c\u200d"
@@ -101,11 +98,6 @@ def _is_symbol(letter: str) -> bool:
 
 def _is_left_over(text: str, slots: Collection[str]) -> bool:
     """Whether a slot's name stands where what it asks for should."""
+    before = r"\b(?:is|are|in|wears?|wearing|has|have|carry|hold|on|with|their|the)"
     names = "|".join(map(re.escape, slots))
-    return bool(slots) and bool(
-        re.search(
-            rf"\b(?:is|are|in|wears?|wearing|has|have|carry|hold|on|with|their|the) (?:{names})\s*(?:[.,;]|$)",
-            text,
-            re.I,
-        )
-    )
+    return bool(slots) and re.search(rf"{before} (?:{names})\s*(?:[.,;]|$)", text, re.IGNORECASE) is not None

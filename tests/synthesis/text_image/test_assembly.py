@@ -40,9 +40,8 @@ def test_the_real_recipe_holds_the_published_sizes():
     assert sizes["lower"] == 7
     assert {sizes[name] for name in ("jeans", "trousers", "shorts", "skirt", "leggings", "joggers", "cargo")} == {5, 6}
     captions = part(recipe, TemplateCaptions, "captions")
-    assert captions.num_templates == 150
-    for number in range(150):
-        template = captions.template(number)
+    assert len(captions.templates) == 150
+    for template in captions.templates:
         slots = ("[clothing]", "[hair]", "[belongings]", "[footwear]", "[accessory]")
         assert all(template.count(slot) == 1 for slot in slots), template
     edits = part(recipe, Editing, "edits")
