@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..components import REJECTED, Record, SynthesisError, TextRequest, seed_of
 from ..models.asking import as_messages, ask
-from ..replies import read_sentence, unquoted
+from ..replies.sentences import read_sentence, unquoted
 from ..settings import Settings, deciding
 from ..stages import PartStage, Workspace, read_lines
 

@@ -186,18 +186,15 @@ def find_people(root: Path, pattern: str) -> tuple[dict[str, list[Photograph]], 
     """
     if not root.is_dir():
         raise SynthesisError(f"{root}: there is no such folder; `root` must hold the photographs")
+    files = [file for file in root.rglob("*") if file.suffix.lower() in _SUFFIXES]
     people: dict[str, list[Photograph]] = {}
     num_passed_over = 0
-    for path in sorted(file.relative_to(root).as_posix() for file in root.rglob("*")):
-        if Path(path).suffix.lower() not in _SUFFIXES:
-            continue
-        found = re.search(pattern, path)
-        if found is None:
+    for path in sorted(file.relative_to(root).as_posix() for file in files):
+        if found := re.search(pattern, path):
+            groups = {"camera": "", "clothes": ""} | found.groupdict(default="")
+            people.setdefault(groups.pop("identity"), []).append(Photograph(path, **groups))
+        else:
             num_passed_over += 1
-            continue
-        groups = found.groupdict(default="")
-        photograph = Photograph(path, groups.get("camera", ""), groups.get("clothes", ""))
-        people.setdefault(groups["identity"], []).append(photograph)
     people = {name: photographs for name, photographs in sorted(people.items()) if len(photographs) > 1}
     if not people:
         raise SynthesisError(
@@ -268,14 +265,14 @@ class _Pictures(ItemStage):
         return [{"id": name, "number": number, "photographs": found} for number, (name, found) in people]
 
     def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
-        join = partial(_join_pictures, settings=self._settings, work_root=work.root, chunk=chunk)
+        join = partial(_join_photographs, settings=self._settings, work_root=work.root, chunk=chunk)
         yield from in_processes(join, items, self._settings.num_workers, per_task=4)
 
     def files(self, record: Record) -> list[str]:
         return [diptych["image"] for diptych in record["diptychs"]]
 
 
-def _join_pictures(item: Record, settings: FolderDiptychs, work_root: Path, chunk: int) -> Record:
+def _join_photographs(item: Record, settings: FolderDiptychs, work_root: Path, chunk: int) -> Record:
     """Makes one person's diptychs; returns their record."""
 
     def rank(*parts: str) -> int:

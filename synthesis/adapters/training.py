@@ -387,11 +387,7 @@ class _Training(Stage):
 
 
 def _check_model(settings: AdapterTraining) -> str | None:
-    """The commit that the model on the Hub has now; None for a folder.
-
-    Raises:
-        SynthesisError: there is no such model, or it is not a FluxPipeline.
-    """
+    """The commit that the model on the Hub has now; None for a folder. Refuses what is not a FluxPipeline."""
     remedy = (
         "Give a folder or an id of a FluxPipeline; for FLUX.1-dev accept its licence on the Hub and log in with `hf "
         "auth login`"

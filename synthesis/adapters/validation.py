@@ -76,28 +76,25 @@ def paint_sheet(
         return None
     for image in images.values():
         image.thumbnail((_CELL, _CELL), Image.Resampling.LANCZOS)
-    columns = len(validation.seeds)
-    rows = [[images[place + column] for column in range(columns)] for place in range(0, len(cells), columns)]
-    return _draw_sheet(rows, validation.prompts, [f"seed {seed}" for seed in validation.seeds], title)
+    return _draw_sheet([images[place] for place, _ in cells], validation, title)
 
 
-def _draw_sheet(
-    rows: Sequence[Sequence[Image.Image]], prompts: Sequence[str], columns: Sequence[str], title: str
-) -> Image.Image:
+def _draw_sheet(images: Sequence[Image.Image], validation: Validation, title: str) -> Image.Image:
     """Images of one size in rows, each row under its prompt."""
-    width, height = rows[0][0].size
+    columns, (width, height) = len(validation.seeds), images[0].size
     pitch = max(width, _LABEL) + GAP
-    page_width = max(len(columns) * pitch + GAP, _NARROWEST)
-    texts = [Typeface().wrap(prompt, SMALL_SIZE, page_width - 2 * GAP, _MOST_LINES) for prompt in prompts]
+    page_width = max(columns * pitch + GAP, _NARROWEST)
+    texts = [Typeface().wrap(prompt, SMALL_SIZE, page_width - 2 * GAP, _MOST_LINES) for prompt in validation.prompts]
     tops = [3 * _LINE + 2 * GAP]
     for text in texts:
         tops.append(tops[-1] + len(text) * _LINE + height + 2 * GAP)
     sheet = Sheet(page_width, tops[-1])
     sheet.text((GAP, GAP), title, _TITLE_SIZE, INK)
-    for number, column in enumerate(columns):
-        sheet.text((GAP + number * pitch, GAP + 1.5 * _LINE), column, SMALL_SIZE, GREY)
-    for row, text, top in zip(rows, texts, tops[:-1], strict=True):
+    for column, seed in enumerate(validation.seeds):
+        sheet.text((GAP + column * pitch, GAP + 1.5 * _LINE), f"seed {seed}", SMALL_SIZE, GREY)
+    for row, (text, top) in enumerate(zip(texts, tops, strict=False)):
         sheet.lines((GAP, top), text, SMALL_SIZE, _LINE)
-        for number, cell in enumerate(row):
-            sheet.image.paste(cell, (GAP + number * pitch, top + len(text) * _LINE))
+        for column in range(columns):
+            place = (GAP + column * pitch, top + len(text) * _LINE)
+            sheet.image.paste(images[row * columns + column], place)
     return sheet.image

@@ -15,7 +15,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from ..replies import fault_of_text, is_refusal
+from ..replies.answering import is_refusal
+from ..replies.faults import fault_of_text
 from ..replies.languages import Language
 from ..settings import Count, Settings
 from . import words as known
@@ -132,49 +133,36 @@ class CheckSettings(Settings):
 
 def fault_of(quadruple: Mapping[str, str], settings: CheckSettings) -> str | None:
     """What is wrong with a quadruple; None if nothing is known to be."""
-    texts = [quadruple[name] for name in FIELDS]
-    if any(is_refusal(text) for text in texts):
-        return "refused"
-    if any(_PLACEHOLDER.search(text) for text in texts):
-        return "placeholder or markup"
-    if faults := [fault for text in texts if (fault := fault_of_text(text, settings.language))]:
-        return faults[0]
+    return next(filter(None, _faults([quadruple[name] for name in FIELDS], settings)), None)
+
+
+def _faults(texts: list[str], settings: CheckSettings) -> Iterator[str | bool | None]:
+    """The result of each check in turn: what is wrong, or something false."""
+    yield any(map(is_refusal, texts)) and "refused"
+    yield any(map(_PLACEHOLDER.search, texts)) and "placeholder or markup"
+    yield from (fault_of_text(text, settings.language) for text in texts)
     for text, (fewest, most) in zip(texts, 2 * [settings.caption_words] + 2 * [settings.edit_words], strict=True):
-        if not fewest <= len(text.split()) <= most:
-            return "too short" if len(text.split()) < fewest else "too long"
-    if any(set(_words(text)) & set(settings.banned) for text in texts):
-        return "banned word"
-    captions, edits = [_words(text) for text in texts[:2]], [_words(text) for text in texts[2:]]
-    if captions[0] == captions[1]:
-        return "captions are the same"
-    if edits[0] == edits[1]:
-        return "edits are the same"
-    if any(edit in captions for edit in edits):
-        return "an edit repeats a caption"
-    return _english_fault(texts, settings) if settings.language == "en" else None
-
-
-def _english_fault(texts: list[str], settings: CheckSettings) -> str | None:
-    caption_a, caption_b, edit_ab, edit_ba = _spelled_alike(texts)
-    if any(has_slur(text) for text in texts):
-        return "slur"
-    if any(_names_someone(text, settings.capitalised) for text in texts):
-        return "names a person, brand or place"
-    if any(_OF_IMAGES.search(text) for text in texts):
-        return "speaks of the pictures"
-    if settings.person and _shows_two_people(caption_a, caption_b, edit_ab, edit_ba):
-        return "two different people"
-    if settings.person and (_changes_identity(edit_ab) or _changes_identity(edit_ba)):
-        return "an edit changes the person"
+        yield len(text.split()) < fewest and "too short"
+        yield len(text.split()) > most and "too long"
+    words = [_words(text) for text in texts]
+    yield any(set(found) & set(settings.banned) for found in words) and "banned word"
+    yield words[0] == words[1] and "captions are the same"
+    yield words[2] == words[3] and "edits are the same"
+    yield any(edit in words[:2] for edit in words[2:]) and "an edit repeats a caption"
+    if settings.language != "en":
+        return
+    caption_a, caption_b, edit_ab, edit_ba = texts = _spelled_alike(texts)
+    yield any(map(has_slur, texts)) and "slur"
+    yield any(_names_someone(text, settings.capitalised) for text in texts) and "names a person, brand or place"
+    yield any(map(_OF_IMAGES.search, texts)) and "speaks of the pictures"
+    if settings.person:
+        yield _shows_two_people(*texts) and "two different people"
+        yield (_changes_identity(edit_ab) or _changes_identity(edit_ba)) and "an edit changes the person"
     for edit, before, after in ((edit_ab, caption_a, caption_b), (edit_ba, caption_b, caption_a)):
-        if restates(edit, before, after):
-            return "an edit restates what stays"
-        if points_backwards(edit, before, after):
-            return "an edit leads the wrong way"
+        yield restates(edit, before, after) and "an edit restates what stays"
+        yield points_backwards(edit, before, after) and "an edit leads the wrong way"
         _, changing = _phrase_words(before, after)
-        if changing and not _content(edit) & changing:
-            return "an edit misses the change"
-    return None
+        yield bool(changing) and not _content(edit) & changing and "an edit misses the change"
 
 
 def has_slur(text: str) -> bool:

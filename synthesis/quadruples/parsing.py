@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from ..replies import Pairs, UnusableAnswer, answer_part, is_refusal, json_values, unquoted, visible
+from ..replies.answering import Pairs, UnusableAnswer, answer_part, is_refusal, json_values, visible
+from ..replies.sentences import unquoted
 from .writing import FIELDS
 
 # A field's name, after wrappers are off and all but letters and digits is gone: "imageAcaption", "edit_from_a_to_b".

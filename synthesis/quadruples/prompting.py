@@ -9,12 +9,12 @@ from pydantic import model_validator
 from ..components import REJECTED, AskingPart, Record, TextRequest, seed_of
 from ..models import LanguageModel
 from ..models.asking import as_messages, ask
-from ..replies import UnusableAnswer
+from ..replies.answering import UnusableAnswer
 from ..settings import Count, Settings
 from .checks import CheckSettings, fault_of
 from .parsing import parse_quadruple
 from .sampling import Template
-from .writing import FIELDS, QuadrupleWriter
+from .writing import FIELDS, TextWriter
 
 SCHEMA = {
     "type": "object",
@@ -62,12 +62,8 @@ class LanguageModelWriter(Settings):
         """The prompt with everything that may fill it."""
         return Template(self.prompt, self.pools, self.weights, self.excluded)
 
-    def load(self) -> QuadrupleWriter:
-        """The writer, with its model.
-
-        Raises:
-            SynthesisError: the model cannot be loaded or reached.
-        """
+    def load(self) -> TextWriter:
+        """The writer; raises SynthesisError if its model cannot be loaded or reached."""
         return _LanguageModelWriter(self, self.model.load())
 
     def preview(self, item: str, seed: int) -> str:
@@ -81,7 +77,7 @@ class LanguageModelWriter(Settings):
         return as_messages(self.system, text), constraints
 
 
-class _LanguageModelWriter(AskingPart, QuadrupleWriter):
+class _LanguageModelWriter(AskingPart, TextWriter):
     def write(self, ids: Iterable[str], seed: int) -> Iterator[Record]:
         constraints: dict[str, dict[str, list[str]]] = {}  # of the last attempt
 

@@ -93,7 +93,15 @@ def is_foreign(text: str, language: str) -> bool:
     may_be_judged = len(words) >= _ENOUGH_WORDS
     if language not in _VOCABULARIES:
         return may_be_judged and _is_doubtful(text, language)
-    known, others = _counts(words, language)
+    vocabulary = neutral = _VOCABULARIES[language]
+    borrowed: list[str] = []
+    if language == "en":
+        neutral, borrowed = vocabulary.union(_ENGLISH_TOO.split()), _BORROWED.split()
+    known, others = sum(word in vocabulary for word in words), 0  # others: of the other language that has the most
+    for other in _VOCABULARIES.values():
+        found = [word for word in words if word in other and word not in neutral]
+        num_borrowed = sum(word in borrowed for word in found)
+        others = max(others, len(found) - num_borrowed + num_borrowed // 2)
     if others > known and (others > 1 or 5 * others >= len(words)):
         return True
     return may_be_judged and 8 * known < len(words) and _is_doubtful(text, language)
@@ -112,20 +120,6 @@ def _known(language: str) -> str:
 
 # A setting: ISO 639-1 code of a language that texts can be told to be in.
 Language = Annotated[str, AfterValidator(_known)]
-
-
-def _counts(words: list[str], language: str) -> tuple[int, int]:
-    """How many function words of the language there are, and how many of the other language that has the most."""
-    own = neutral = _VOCABULARIES[language]
-    borrowed: list[str] = []
-    if language == "en":
-        neutral, borrowed = own.union(_ENGLISH_TOO.split()), _BORROWED.split()
-    most = 0
-    for vocabulary in _VOCABULARIES.values():
-        found = [word for word in words if word in vocabulary and word not in neutral]
-        names = sum(word in borrowed for word in found)
-        most = max(most, len(found) - names + names // 2)
-    return sum(word in own for word in words), most
 
 
 def _is_doubtful(text: str, language: str) -> bool:

@@ -58,9 +58,8 @@ def read_marks(
     for name in names:
         found = [mark for each in objects for mark in _in_object(each, name)]
         if not objects:
-            found = _in_talk(text, name, highest)
-            if not found and len(names) == 1:
-                found = _alone(text, highest)
+            named = re.compile(_NAMED.format(name=name.replace("_", "[ _-]?")), re.IGNORECASE)
+            found = _marks_after(named, text, highest) or (_alone(text, highest) if len(names) == 1 else [])
         values = {_value_of(mark, highest) if objects else mark for mark in found}
         values.discard(None)
         if not values or any(math.isnan(value) for value in values):
@@ -106,17 +105,15 @@ def _value_of(value: Any, highest: float) -> float | None:
     return float(value)
 
 
-def _in_talk(text: str, name: str, highest: float) -> list[float]:
-    """The marks that follow the name; NaN for a number there that cannot be taken for one."""
-    spelled = re.compile(_NAMED.format(name=name.replace("_", "[ _-]?")), re.IGNORECASE)
-    marks = [_mark(text[match.end() :], highest) for match in spelled.finditer(text)]
+def _marks_after(label: re.Pattern[str], text: str, highest: float) -> list[float]:
+    """The marks that follow a label; NaN for a number there that cannot be taken for one."""
+    marks = [_mark(text[match.end() :], highest) for match in label.finditer(text)]
     return [mark for mark in marks if mark is not None]
 
 
 def _alone(text: str, highest: float) -> list[float]:
     """The one mark of an answer that is nothing else, or that calls it score, mark, rating or grade."""
-    labelled = [_mark(text[match.end() :], highest) for match in _LABEL.finditer(text)]
-    if marks := [mark for mark in labelled if mark is not None]:
+    if marks := _marks_after(_LABEL, text, highest):
         return marks
     match = _VALUE.match(text)
     if match is None:

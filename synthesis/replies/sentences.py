@@ -3,7 +3,8 @@
 import html
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from typing import Any
 
 from .answering import UnusableAnswer, answer_part, is_refusal
 from .faults import fault_of_text
@@ -89,25 +90,24 @@ def read_sentence(
             repeats the question; or has too few or too many words.
     """
     text = _bare(answer_part(reply))
-    if not text:
-        raise UnusableAnswer("empty answer")
-    if is_refusal(text):
-        raise UnusableAnswer("refused")
-    if not _ALTERNATIVES.search(text) and _LIST.search(text):
-        raise UnusableAnswer("a list and not a sentence")
-    if _ALTERNATIVES.search(text) or re.search(r"\n\s*\n", text):
-        raise UnusableAnswer("several texts and not one")
-    if _MARKUP.search(text):
-        raise UnusableAnswer("markup")
-    words = text.split()
-    text = " ".join(words)
-    if question and _runs(text) & _runs(question):
-        raise UnusableAnswer("repeats the question")
-    if fault := fault_of_text(text, language, slots):
+    line = " ".join(text.split())
+    length = len(text.split())
+    faults = [*_faults(text, question), line and fault_of_text(line, language, slots)]
+    faults += [length < min_words and "too short", length > max_words and "too long"]
+    if fault := next(filter(None, faults), None):
         raise UnusableAnswer(fault)
-    if not min_words <= len(words) <= max_words:
-        raise UnusableAnswer("too short" if len(words) < min_words else "too long")
-    return text
+    return line
+
+
+def _faults(text: str, question: str) -> Iterator[Any]:
+    """The result of each check in turn: what is wrong, or something false."""
+    yield not text and "empty answer"
+    yield is_refusal(text) and "refused"
+    yield _ALTERNATIVES.search(text) and "several texts and not one"
+    yield _LIST.search(text) and "a list and not a sentence"
+    yield re.search(r"\n\s*\n", text) and "several texts and not one"
+    yield _MARKUP.search(text) and "markup"
+    yield _runs(text) & _runs(question) and "repeats the question"
 
 
 def _bare(text: str) -> str:

@@ -17,8 +17,8 @@ from pydantic import model_validator
 from ..components import REJECTED, AskingPart, Part, Record, TextRequest, seed_of
 from ..models import LanguageModel
 from ..models.asking import as_messages, ask_parts, check_words
-from ..replies import read_sentence
 from ..replies.languages import Language
+from ..replies.sentences import read_sentence
 from ..settings import Count, Settings, Texts
 from ..templates import fill_template, with_fields
 
@@ -77,11 +77,7 @@ class InstructionCaptions(Settings):
         return self.instruction
 
     def load(self) -> CaptionWriter:
-        """The writer.
-
-        Raises:
-            SynthesisError: the model cannot be loaded or reached.
-        """
+        """The writer; raises SynthesisError if its model cannot be loaded or reached."""
         return _ModelCaptions(self, self.model.load())
 
 
@@ -109,8 +105,7 @@ class TemplateCaptions(InstructionCaptions):
     def _check_templates(self) -> "TemplateCaptions":
         if not all("[" in text and "]" in text for text in self.openings):
             raise ValueError("every opening needs a [slot], or a caption might say nothing")
-        if self.captions > len(self.templates):
-            count = len(self.templates)
+        if self.captions > (count := len(self.templates)):
             raise ValueError(f"captions must be at most the number of templates, {count}: {self.captions}")
         return self
 
@@ -137,10 +132,9 @@ class _ModelCaptions(AskingPart, CaptionWriter):
         settings = self.settings
 
         def request(item: tuple[Record, int], attempt: int) -> TextRequest:
-            picture, number = item
-            name = picture["id"]
+            record, number = item
+            name, image = record["id"], folder / record["image"]
             messages = as_messages(settings.system, settings.question(name, number, seed))
-            image = folder / picture["image"]
             return TextRequest(f"{name}/{number}", messages, seed_of(seed, "caption", name, number, attempt), (image,))
 
         def read(_: tuple[Record, int], text: str) -> str:
@@ -149,9 +143,9 @@ class _ModelCaptions(AskingPart, CaptionWriter):
                 text, settings.min_words, settings.max_words, settings.language, question=asked, slots=settings.slots
             )
 
-        for picture, answers in ask_parts(self.model, pictures, settings.captions, request, read, settings.attempts):
+        for record, answers in ask_parts(self.model, pictures, settings.captions, request, read, settings.attempts):
             found = [answer.value for answer in answers if answer.value is not None]
             faults = [answer.faults[-1] for answer in answers if answer.value is None]
             # Rejected only if no caption could be used; the faults of some are noted.
             said = {"captions": found, **({"faults": faults} if faults else {})} if found else {REJECTED: faults[0]}
-            yield {"id": picture["id"], **said}
+            yield {"id": record["id"], **said}

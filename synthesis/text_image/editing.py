@@ -8,13 +8,12 @@ and clothes less well, so look at its images before they count as the same perso
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from ..components import ImageRequest, Record, seed_of
+from ..components import Record, seed_of
 from ..painters import DiffusionPainter
 from ..settings import CountOrZero, NotNegative, Settings, Texts
 from ..stand_ins.portraits import WorldPortrait
@@ -49,9 +48,9 @@ class Editing(Settings):
         return self
 
 
-def plan_edits(picture: Record, settings: Editing, seed: int) -> Iterator[Record]:
+def plan_edits(image: Record, settings: Editing, seed: int) -> Iterator[Record]:
     """The edits to make of an image: records with id, parent, number, group, edit, prompt and seed."""
-    name, groups = picture["id"], list(settings.instructions)
+    name, groups = image["id"], list(settings.instructions)
     rng = np.random.default_rng(seed_of(seed, "edits", name))
     weights = np.array([settings.weights.get(group, 1.0) for group in groups])
     chosen = rng.choice(groups, size=settings.per_picture, replace=False, p=weights / weights.sum())
@@ -68,17 +67,3 @@ def plan_edits(picture: Record, settings: Editing, seed: int) -> Iterator[Record
             "prompt": fill_template(settings.prompt, {"edit": edit}),
             "seed": seed_of(seed, "edit", item),
         }
-
-
-def edit_request(edit: Record, picture: Record, folder: Path) -> ImageRequest:
-    """What the painter is asked for.
-
-    Args:
-        edit: A record of `plan_edits`.
-        picture: The record of the image that it starts from: `image`, relative to `folder`; for the small world's
-            painter also `outfit` and `identity`.
-        folder: The folder of the synthesis.
-    """
-    return ImageRequest(
-        id=edit["id"], prompt=edit["prompt"], seed=edit["seed"], scene=picture, source=folder / picture["image"]
-    )

@@ -95,6 +95,6 @@ class TextImageRecipe(Recipe):
         ]
         if self.edits:
             stages += [Edits(self.edits, self.pictures, self.seed), Poses("edit_poses", "edits", self.poses, quality)]
-        captions = Captions(self.captions, with_edits, self.seed)
-        told = [stage.name for stage in (*stages, captions)]
-        return [*stages, captions, Assemble(with_edits), PeopleStatistics(self.statistics, self.seed, told)]
+        stages.append(Captions(self.captions, with_edits, self.seed))
+        told = [stage.name for stage in stages]
+        return [*stages, Assemble(with_edits), PeopleStatistics(self.statistics, self.seed, told)]

@@ -114,12 +114,7 @@ class KeypointFilter(Settings):
     device: Free[str | None] = None
 
     def load(self) -> PoseFilter:
-        """The filter.
-
-        Raises:
-            SynthesisError: a model cannot be loaded.
-            ValueError: the pose model has other keypoints.
-        """
+        """The filter; raises SynthesisError if a model cannot be loaded, ValueError if it has other keypoints."""
         return _KeypointFilter(self)
 
 
@@ -134,8 +129,7 @@ class _KeypointFilter(PoseFilter):
         self.settings = settings
         self.finder, self.device = settings.detector.load(), find_device(settings.device)
         self.processor = load_pretrained(AutoImageProcessor, settings.model, settings.revision, backend="pil")
-        model = load_pretrained(VitPoseForPoseEstimation, settings.model, settings.revision)
-        self.model = model.to(self.device).eval()
+        self.model = load_pretrained(VitPoseForPoseEstimation, settings.model, settings.revision).to(self.device).eval()
         if self.model.config.num_labels != NUM_KEYPOINTS:
             raise ValueError(
                 f"{settings.model}: expected COCO's {NUM_KEYPOINTS} keypoints, found {self.model.config.num_labels}"

@@ -1,35 +1,20 @@
 """Writes the prompts that images of people are painted from."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import model_validator
 
-from ..components import REJECTED, AskingPart, Part, Record, TextRequest, seed_of
+from ..components import REJECTED, AskingPart, Record, TextRequest, seed_of
 from ..models import LanguageModel
 from ..models.asking import as_messages, ask, check_words
 from ..quadruples.sampling import Template
-from ..replies import read_sentence
+from ..quadruples.writing import TextWriter
 from ..replies.languages import Language
+from ..replies.sentences import read_sentence
 from ..settings import Count, Settings
 from ..templates import fill_template, with_fields
-
-
-class PromptWriter(Part, ABC):
-    """Writes prompts."""
-
-    @abstractmethod
-    def write(self, ids: Iterable[str], seed: int) -> Iterator[Record]:
-        """One record per id, in any order, which depends on the settings, the seed and the id alone.
-
-        A record holds `id`, `prompt` and what its writer adds. One that did not succeed has the reason under `rejected`
-        and what was answered under `answers`.
-
-        Raises:
-            SynthesisError: nothing can be written at all.
-        """
 
 
 class _FromTemplate(Settings):
@@ -61,7 +46,7 @@ class TemplatePrompts(_FromTemplate):
     template: str
     pools: dict[str, list[str]]
 
-    def load(self) -> PromptWriter:
+    def load(self) -> TextWriter:
         """The writer."""
         return _TemplateWriter(self)
 
@@ -70,7 +55,7 @@ class TemplatePrompts(_FromTemplate):
         return self.sampler.sample(seed_of(seed, "prompt", item))[0]
 
 
-class _TemplateWriter(PromptWriter):
+class _TemplateWriter(TextWriter):
     """Notes the chosen phrases under `constraints`, by pool."""
 
     def __init__(self, settings: TemplatePrompts):
@@ -112,12 +97,8 @@ class RoughTemplatePrompts(_FromTemplate):
 
     _check_words = model_validator(mode="after")(check_words)
 
-    def load(self) -> PromptWriter:
-        """The writer.
-
-        Raises:
-            SynthesisError: the model cannot be loaded or reached.
-        """
+    def load(self) -> TextWriter:
+        """The writer; raises SynthesisError if its model cannot be loaded or reached."""
         return _RoughTemplateWriter(self, self.model.load())
 
     def preview(self, item: str, seed: int) -> str:
@@ -126,7 +107,7 @@ class RoughTemplatePrompts(_FromTemplate):
         return fill_template(self.request, {"outline": outline})
 
 
-class _RoughTemplateWriter(AskingPart, PromptWriter):
+class _RoughTemplateWriter(AskingPart, TextWriter):
     """Notes the filled template under `outline`, and the chosen phrases under `constraints`, by pool."""
 
     def write(self, ids: Iterable[str], seed: int) -> Iterator[Record]:

@@ -1,6 +1,7 @@
 """The stages of the pipeline of text-image pairs, from the second on; `pipeline` says what each is for."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from ..settings import deciding
 from ..stages import PaintingStage, PartStage, Workspace
 from ..stand_ins.figures import FigureFilter
 from ..stand_ins.portraits import WorldPortrait
-from .editing import Editing, edit_request, plan_edits
+from .editing import Editing, plan_edits
 from .poses import KeypointFilter
 from .records import edited_people, people_of
 
@@ -70,14 +71,14 @@ class Edits(PaintingStage):
         ]
 
     def request(self, item: Record, folder: Path) -> ImageRequest:
-        """See `PaintingStage.request`."""
-        return edit_request(item, item["scene"], folder)
+        """See `PaintingStage.request`; the scene is the record of the image that the edit starts from."""
+        return replace(super().request(item, folder), source=folder / item["scene"]["image"])
 
     def trial_request(self, pair: Record, folder: Path) -> ImageRequest:
         """See `PaintingStage.trial_request`."""
-        person = {"id": pair["id"], "image": pair["left"]}
-        edits = list(plan_edits(person, self._editing, self._seed))
-        return edit_request(edits[0] if edits else person | {"prompt": "", "seed": 0}, person, folder)
+        person = {"id": pair["id"], "image": pair["left"], "prompt": "", "seed": 0}
+        edit = next(plan_edits(person, self._editing, self._seed), person)
+        return self.request(edit | {"scene": person}, folder)
 
 
 class Poses(PartStage):

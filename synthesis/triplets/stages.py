@@ -88,26 +88,21 @@ class Diptychs(PaintingStage):
 
     def items(self, work: Workspace, chunk: int) -> list[Record]:
         """Several of every quadruple that was kept."""
-        numbers = range(1, self._diptychs.realistic + self._diptychs.diverse + 1)
-        return [self._item(quadruple, number) for quadruple in work.kept(self.source, chunk) for number in numbers]
-
-    def _item(self, quadruple: Record, number: int) -> Record:
-        name = f"{quadruple['id']}-{number}"
-        seed = seed_of(self._seed, self.name, name)
-        is_realistic = number <= self._diptychs.realistic
-        return {
-            "id": name,
-            "quadruple": quadruple["id"],
-            "number": number,
-            "prompt": fill_template(self._diptychs.prompt, quadruple),
-            "seed": seed,
-            "strength": 1.0 if is_realistic else round(float(np.random.default_rng([seed, 0]).uniform()), 3),
-            "scene": quadruple,
-        }
+        settings, items = self._diptychs, []
+        for quadruple in work.kept(self.source, chunk):
+            prompt = fill_template(settings.prompt, quadruple)
+            for number in range(1, settings.realistic + settings.diverse + 1):
+                name = f"{quadruple['id']}-{number}"
+                seed = seed_of(self._seed, self.name, name)
+                sampled = round(float(np.random.default_rng([seed, 0]).uniform()), 3)
+                strength = 1.0 if number <= settings.realistic else sampled
+                known = {"id": name, "quadruple": quadruple["id"], "number": number, "prompt": prompt, "seed": seed}
+                items.append(known | {"strength": strength, "scene": quadruple})
+        return items
 
     def trial_request(self, pair: Record, folder: Path) -> ImageRequest:
         """See `PaintingStage.trial_request`."""
-        return replace(super().trial_request(pair, folder), prompt=self._item(pair, 1)["prompt"])
+        return replace(super().trial_request(pair, folder), prompt=fill_template(self._diptychs.prompt, pair))
 
 
 class Halves(PartStage):
@@ -129,19 +124,18 @@ class Halves(PartStage):
 
     def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
         """See `ItemStage.process`."""
-        save = partial(self._save, work=work, chunk=chunk)
         with ThreadPoolExecutor() as threads:
             for start in range(0, len(items), _AT_ONCE):
                 some = items[start : start + _AT_ONCE]
                 diptychs = list(threads.map(lambda item: open_picture(work.root / item["image"]), some))
-                yield from threads.map(save, some, self.part.split(diptychs))
+                yield from threads.map(partial(self._save, work, chunk), some, self.part.split(diptychs))
 
     def trial(self, pair: Record, folder: Path) -> Record:
         """See `PartStage.trial`."""
         self.part.split([open_picture(folder / pair["image"])])
         return {"id": pair["id"]}  # a detector of photographs need not find painted people
 
-    def _save(self, item: Record, split: Split | str, work: Workspace, chunk: int) -> Record:
+    def _save(self, work: Workspace, chunk: int, item: Record, split: Split | str) -> Record:
         """Saves the halves; returns their record, or the record of the rejected diptych."""
         record = {name: item[name] for name in ("id", "quadruple", "number")}
         if isinstance(split, str):
@@ -178,11 +172,7 @@ class Gates(PartStage):
                 yield {"id": item["id"], "scores": scores}
 
     def trial(self, pair: Record, folder: Path) -> Record:
-        """See `PartStage.trial`.
-
-        Raises:
-            SynthesisError: a gate measures no number.
-        """
+        """See `PartStage.trial`; raises SynthesisError also if what a gate measures is no number."""
         (scores,) = self.part.score([pair], folder)
         for name, kind in ((name, settings.kind) for settings in self.works_with for name in settings.names):
             if not math.isfinite(scores.get(name, 0.0)):
@@ -240,21 +230,13 @@ class Judgements(PartStage):
         scores, pairs = scores_of(work, chunk, ["gates"]), pairs_with_texts(work, chunk)
         judged = [pair for pair in pairs if not all(self._bounds.decide(scores[pair["id"]]).values())]
         controls = controls_of(pairs, self._controls, self._seed, self.works_with.names)
-        if not controls or self._was_judged_without(work, chunk):
-            return judged
+        file = work.file(self.name, chunk)
+        if controls and file.exists() and not any(CONTROL in record for record in read_lines(file)[0]):
+            controls = {}  # the chunk is finished without any: the judge is not started again for them
         return [item for pair in judged for item in (pair, controls.get(pair["id"])) if item]
 
-    def _was_judged_without(self, work: Workspace, chunk: int) -> bool:
-        """Whether the chunk is finished without controls: the judge is not started again for them."""
-        file = work.file(self.name, chunk)
-        return file.exists() and not any(CONTROL in record for record in read_lines(file)[0])
-
     def run(self, work: Workspace) -> None:
-        """See `ItemStage.run`; says at the end what the controls show.
-
-        Raises:
-            SynthesisError: also if the judge does not tell spoilt pairs apart.
-        """
+        """See `ItemStage.run`; raises SynthesisError also if the judge does not tell spoilt pairs apart."""
         super().run(work)
         if self._controls.per_chunk:
             own = [record for chunk in work.own_chunks for record in work.read(self.name, chunk)]
