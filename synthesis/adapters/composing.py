@@ -169,7 +169,7 @@ class Photograph(NamedTuple):
 
     Attributes:
         path: Path below the root, with "/".
-        camera: Who took it; "" where unknown.
+        camera: Which camera took it; "" where unknown.
         clothes: What is worn; "" where unknown.
     """
 
