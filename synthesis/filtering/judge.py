@@ -10,7 +10,8 @@ from ..components import REJECTED, AskingPart, Judge, Record, TextRequest, seed_
 from ..models import LanguageModel
 from ..models.asking import as_messages, ask_parts
 from ..quadruples.writing import FIELDS
-from ..replies import quoted, read_marks
+from ..replies.answering import quoted
+from ..replies.marks import read_marks
 from ..settings import Count, Settings
 from ..templates import fill_template, with_fields
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from ..components import Record, SynthesisError, TextModel, TextRequest
-from ..replies import UnusableAnswer
+from ..replies.answering import UnusableAnswer
 
 Item, Value = TypeVar("Item"), TypeVar("Value")
 

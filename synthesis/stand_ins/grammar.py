@@ -14,10 +14,9 @@ import numpy as np
 from ...world.captions import describe_outfit, write_quadruple
 from ...world.people import Outfit, outfit_from_dict, sample_outfit
 from ..components import Record, SynthesisError, seed_of
-from ..quadruples.writing import FIELDS, QuadrupleWriter
+from ..quadruples.writing import FIELDS, TextWriter
 from ..settings import Count, Settings
 from ..text_image.captioning import CaptionWriter
-from ..text_image.prompts import PromptWriter
 
 
 class GrammarWriter(Settings):
@@ -25,7 +24,7 @@ class GrammarWriter(Settings):
 
     kind: Literal["grammar"] = "grammar"
 
-    def load(self) -> QuadrupleWriter:
+    def load(self) -> TextWriter:
         """The writer, ready for work."""
         return _Quadruples()
 
@@ -35,7 +34,7 @@ class GrammarWriter(Settings):
         return "\n".join(f"{name}: {record[name]}" for name in FIELDS)
 
 
-class _Quadruples(QuadrupleWriter):
+class _Quadruples(TextWriter):
     def write(self, ids: Iterable[str], seed: int) -> Iterator[Record]:
         for item in ids:
             *outfits, texts = write_quadruple(np.random.default_rng(seed_of(seed, "quadruple", item)))
@@ -47,7 +46,7 @@ class WorldPrompts(Settings):
 
     kind: Literal["world"] = "world"
 
-    def load(self) -> PromptWriter:
+    def load(self) -> TextWriter:
         """The writer, ready for work."""
         return _Prompts()
 
@@ -57,7 +56,7 @@ class WorldPrompts(Settings):
         return record["prompt"]
 
 
-class _Prompts(PromptWriter):
+class _Prompts(TextWriter):
     def write(self, ids: Iterable[str], seed: int) -> Iterator[Record]:
         for name in ids:
             rng = np.random.default_rng(seed_of(seed, "prompt", name))
