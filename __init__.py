@@ -41,8 +41,7 @@ def __dir__() -> list[str]:
 
 
 def _end_in_a_sentence(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Ends a command that is still importing, where `commands.command` cannot answer yet: on Ctrl-C, or for want of a
-    library that comes with an extra."""
+    """Ends a command that is still importing, when `commands.command` cannot answer yet: one sentence, no traceback."""
     if issubclass(kind, KeyboardInterrupt):
         print("\ninterrupted.", file=sys.stderr)
     elif isinstance(error, ModuleNotFoundError) and (remedy := how_to_install(error.name)):
@@ -52,7 +51,7 @@ def _end_in_a_sentence(kind: type[BaseException], error: BaseException, trace: T
 
 
 def _is_own_command() -> bool:
-    """Whether this process runs a module of the package, or one of its examples: no script of somebody else's."""
+    """Whether this process runs a module of the package, or one of its examples; a user's own script does not count."""
     if any(pair[0] == "-m" and pair[1].startswith("fafa.") for pair in pairwise(sys.orig_argv)):
         return True
     return bool(sys.argv) and Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parent / "examples"

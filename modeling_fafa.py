@@ -41,18 +41,18 @@ class FafaOutput(ModelOutput):
         logits: `(batch_size, batch_size)`, scores of query i and target j over the temperature, fp32.
         query_embeds: `(batch_size, projection_dim)`, unit length.
         target_embeds: `(batch_size, num_query_tokens, projection_dim)`, each token of unit length.
-        hidden_states: of the Q-Former over each query, before its first layer and after each: tuple of `(batch_size,
-            num_query_tokens + text_length, qformer_hidden_size)`, fewer tokens without an image or a caption; by
-            `output_hidden_states`, as the next three.
-        vision_hidden_states: of the vision tower over reference images, before the LayerNorm behind it: tuple of
+        hidden_states: the Q-Former's states for each query, before its first layer and after each: tuple of
+            `(batch_size, num_query_tokens + text_length, qformer_hidden_size)`, with fewer tokens if there is no image
+            or no caption; `output_hidden_states` asks for these and the next three.
+        vision_hidden_states: the vision tower's states for reference images, before the LayerNorm behind it: tuple of
             `(batch_size, num_patches + 1, vision_hidden_size)`.
-        target_hidden_states, target_vision_hidden_states: the same over targets.
-        attentions: of the Q-Former over each query, a layer each: tuple of `(batch_size, num_heads, num_tokens,
-            num_tokens)`; by `output_attentions`, as the next five.
-        cross_attentions: of its query tokens to the image, for each layer that has it: tuple of `(batch_size,
-            num_heads, num_query_tokens, num_patches + 1)`.
-        vision_attentions: of the vision tower over reference images, a layer each.
-        target_attentions, target_cross_attentions, target_vision_attentions: the same over targets.
+        target_hidden_states, target_vision_hidden_states: the same for targets.
+        attentions: the Q-Former's weights for each query, one entry per layer: tuple of `(batch_size, num_heads,
+            num_tokens, num_tokens)`; `output_attentions` asks for these and the next five.
+        cross_attentions: weights from its query tokens to the image, for each layer that has them: tuple of
+            `(batch_size, num_heads, num_query_tokens, num_patches + 1)`.
+        vision_attentions: the vision tower's weights for reference images, one entry per layer.
+        target_attentions, target_cross_attentions, target_vision_attentions: the same for targets.
     """
 
     loss: Tensor | None = None
@@ -76,17 +76,11 @@ class FafaOutput(ModelOutput):
 
 
 class TripletStates(NamedTuple):
-    """Q-Former states of a batch of triplets before projection: all that the losses are computed from.
+    """Q-Former states of a batch of triplets before projection: all that the losses are computed from."""
 
-    Args:
-        query: `(batch_size, qformer_hidden_size)`, the [CLS] state of reference image and relative caption.
-        target: `(batch_size, num_query_tokens, qformer_hidden_size)`.
-        caption: `(batch_size, qformer_hidden_size)`, the [CLS] state of the whole captions; None without them.
-    """
-
-    query: Tensor
-    target: Tensor
-    caption: Tensor | None = None
+    query: Tensor  # (batch_size, qformer_hidden_size), the [CLS] state of reference image and relative caption
+    target: Tensor  # (batch_size, num_query_tokens, qformer_hidden_size)
+    caption: Tensor | None = None  # (batch_size, qformer_hidden_size), the [CLS] state of the whole captions
 
 
 class FafaPreTrainedModel(PreTrainedModel):
@@ -109,7 +103,7 @@ class FafaPreTrainedModel(PreTrainedModel):
             initialization.normal_(module.query_tokens, std=self.config.qformer_config.initializer_range)
             initialization.constant_(module.temperature, self.config.temperature_init)
         elif isinstance(module, Blip2TextEmbeddings):
-            # A buffer that no checkpoint holds: loading, too, takes it from here.
+            # A buffer that no checkpoint holds: loading also takes it from here.
             initialization.copy_(module.position_ids, torch.arange(module.position_ids.shape[-1]).expand(1, -1))
 
 
@@ -132,11 +126,11 @@ class FafaModel(Retriever, FafaPreTrainedModel):
 
     settings_of_losses = frozenset(
         (
-            # What acts in training alone, and how weights begin; losses and the score, which come after the features.
+            # These act only in training or initialisation, or in losses and the score, which come after the features.
             *("distribution_uncertainty", "temperature_init"),
             *("fda_alpha", "fda_divergence", "itc_weight", "fd_weight", "fd_margin", "fd_scope", "fd_sample_size"),
             *("mfr_weight", "mfr_mask_ratio", "mfr_hidden_size", "num_top_tokens"),
-            # Of the processor, whose own settings and tokenizer stand in a manifest.
+            # These concern the processor, whose own settings and tokenizer are in a manifest.
             *("max_text_length", "vocabulary_hash"),
         )
     )
@@ -146,13 +140,13 @@ class FafaModel(Retriever, FafaPreTrainedModel):
         "qformer": r"qformer\..*\.(query|value)",  # of self- and cross-attention
         "vision": r"vision_model\.encoder\..*\.qkv",  # one layer for query, key and value
     }
-    # Small, or not in BLIP-2's weights. The query tokens stay: features depend on this bare parameter, which peft could
-    # not switch off with the adapter.
+    # Layers that are small, or not in BLIP-2's weights. The query tokens are not trained: features depend on this bare
+    # parameter, which peft could not switch off with the adapter.
     lora_trained_whole = ("post_layernorm", "vision_projection", "text_projection", "mfr_predictor")
     lora_parameters = ("temperature",)
 
     def __init__(self, config: FafaConfig):
-        config.validate()  # once more: settings given to `from_pretrained` change it after it was made
+        config.validate()  # again: settings given to `from_pretrained` change it after it was made
         super().__init__(config)
         qformer_size = config.qformer_config.hidden_size
         self.vision_model = Blip2VisionModel._from_config(config.vision_config)
@@ -182,7 +176,7 @@ class FafaModel(Retriever, FafaPreTrainedModel):
 
     @property
     def vision_blocks(self) -> list[nn.Module]:
-        """The embeddings of patches, then each block; not the LayerNorm behind them, which is of the trained side."""
+        """The embeddings of patches, then each block; not the LayerNorm behind them, which is always trained."""
         return [self.vision_model.embeddings, *self.vision_model.encoder.layers]
 
     @property
@@ -202,11 +196,11 @@ class FafaModel(Retriever, FafaPreTrainedModel):
 
     @property
     def features_dtype(self) -> torch.dtype:
-        """Of the features, and of all that is neither the vision tower nor packed by quantisation."""
+        """The dtype of the features, and of all that is neither the vision tower nor packed by quantisation."""
         return self.query_tokens.dtype  # a layer's weights may be packed, as integers of another shape
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
-        """Images to states of the vision tower, normalised.
+        """The vision tower's states for images, normalised.
 
         Args:
             pixel_values: `(num_images, 3, image_size, image_size)`.
@@ -328,7 +322,7 @@ class FafaModel(Retriever, FafaPreTrainedModel):
 
     @classmethod
     def card_facts(cls, config: FafaConfig) -> CardFacts:
-        """The paper's, and the sizes of the two towers."""
+        """Facts about the paper, and the sizes of the two towers."""
         vision, qformer = config.vision_config, config.qformer_config
         return CardFacts(
             method="FAFA",
@@ -365,19 +359,19 @@ class FafaModel(Retriever, FafaPreTrainedModel):
             input_ids: `(batch_size, text_length)`, relative captions.
             attention_mask: `(batch_size, text_length)`, 0 at padding.
             target_pixel_values: `(batch_size, 3, image_size, image_size)`.
-            group_ids: `(batch_size,)`, equal for triplets of one group (`cpr_id`); None: every pair its own.
-            caption_input_ids: `(batch_size, caption_length)`, captions that describe the targets whole, for the
+            group_ids: `(batch_size,)`, equal for triplets of one group (`cpr_id`); None: each is its own group.
+            caption_input_ids: `(batch_size, caption_length)`, captions that describe the whole targets, for the
                 contrastive term (`itc_weight`).
             caption_attention_mask: `(batch_size, caption_length)`.
             return_loss: False leaves out losses and logits.
             return_dict: False returns a tuple of the fields that are set.
-            gather_across_processes: compute the loss of the batches of all processes together, as one process would;
-                every process must call with it. The output then holds the embeddings of all of them.
-            output_hidden_states: return what the towers hold after each layer, of this process's inputs.
+            gather_across_processes: compute the loss over the batches of all processes, as one process would; every
+                process must call with it. The output then holds the embeddings of all of them.
+            output_hidden_states: return the towers' states after each layer, for this process's inputs.
             output_attentions: return attention weights; needs `model.set_attn_implementation("eager")`.
 
-        In eval mode the loss repeats: what training draws, the masks of masked feature reasoning and the sample of
-        feature diversity, is then spread evenly, and the random state stays as it is.
+        In eval mode the loss is reproducible: what training samples, the masks of masked feature reasoning and the
+        tokens of feature diversity, is then spread evenly, and the random state stays as it is.
 
         Raises:
             ValueError, TypeError: the inputs do not fit one another or this model.
@@ -400,9 +394,9 @@ class FafaModel(Retriever, FafaPreTrainedModel):
                         query_embeds=self._project(self.text_projection, states.query),
                         target_embeds=self._project(self.vision_projection, states.target),
                     )
-        num_runs = 1 if target_pixel_values is None else 2  # the last ones: before them comes that over whole captions
+        num_runs = 1 if target_pixel_values is None else 2  # the last ones; a run over whole captions precedes them
         for kind, runs in {"": recording.qformer, "vision_": recording.vision}.items():
-            # Not as many: a query of a caption alone never runs the tower.
+            # There may be fewer: a query without an image never runs the tower.
             for prefix, run in zip(("", "target_"), runs[-num_runs:], strict=False):
                 for name, value in run.items():
                     output[f"{prefix}{kind}{name}"] = value
@@ -433,10 +427,10 @@ class FafaModel(Retriever, FafaPreTrainedModel):
         caption_input_ids: Tensor | None = None,
         caption_attention_mask: Tensor | None = None,
     ) -> TripletStates:
-        """The first half of `forward`: what the towers make of each triplet by itself. Arguments as there.
+        """The first half of `forward`: what the towers compute for each triplet by itself. It takes the same arguments.
 
         Raises:
-            ValueError, TypeError: without reference images or relative captions, or if the inputs do not fit one
+            ValueError, TypeError: reference images or relative captions are missing, or the inputs do not fit one
                 another or this model.
         """
         if pixel_values is None or input_ids is None:
@@ -472,11 +466,11 @@ class FafaModel(Retriever, FafaPreTrainedModel):
         """The second half of `forward`: embeddings, logits and losses of a batch, which compare its triplets.
 
         Args:
-            states: of `training_states`.
+            states: what `training_states` returned.
             group_ids: `(batch_size,)`; see `forward`, likewise `gather_across_processes`.
 
         Raises:
-            ValueError, TypeError: `group_ids` are not one integer a triplet.
+            ValueError, TypeError: `group_ids` are not one integer per triplet.
         """
         if group_ids is not None:
             check_group_ids(group_ids, states.query.shape[0])
@@ -492,14 +486,14 @@ class FafaModel(Retriever, FafaPreTrainedModel):
         logits = self._scores(query_embeds, target_embeds) / temperature
         loss_fda = alignment_loss(logits, group_labels(group_ids, config.fda_alpha), config.fda_divergence)
         loss_fd = feature_diversity_loss(
-            target_embeds, config.fd_margin, config.fd_scope, config.fd_sample_size, draw=self.training
+            target_embeds, config.fd_margin, config.fd_scope, config.fd_sample_size, at_random=self.training
         )
         loss_mfr = masked_feature_reasoning_loss(
             states.query,
             states.target.mean(dim=1),
             self.mfr_predictor,
-            query_mask=self._draw_mask(states.query),
-            target_mask=self._draw_mask(states.query),
+            query_mask=self._sample_mask(states.query),
+            target_mask=self._sample_mask(states.query),
         )
         loss, loss_itc = loss_fda + config.fd_weight * loss_fd + config.mfr_weight * loss_mfr, None
         if states.caption is not None:
@@ -508,20 +502,20 @@ class FafaModel(Retriever, FafaPreTrainedModel):
             caption_logits = self._scores(caption_embeds, target_embeds) / temperature
             loss_itc = alignment_loss(caption_logits, group_labels(group_ids, 1.0), "forward")
             loss = loss + config.itc_weight * loss_itc
-        # In one piece: a tuple of it has the order in which fields were set, and its first is taken for the loss.
+        # Made at once: as a tuple it has the order in which fields were set, and its first entry is taken for the loss.
         return FafaOutput(loss, loss_fda, loss_fd, loss_mfr, loss_itc, logits, query_embeds, target_embeds)
 
     def _resample_statistics(self, target_states: Tensor) -> Tensor:
-        # Of the states to be projected only: masked feature reasoning sees them as they are (released code).
+        # Only for the states that are projected: masked feature reasoning sees them unchanged (released code).
         probability = self.config.distribution_uncertainty
         if not self.training or probability == 0.0 or target_states.shape[0] < 2:  # one image has no batch statistics
             return target_states
         mean_noise, std_noise = torch.randn(2, *target_states.shape[1:], device=target_states.device)
-        # The draw stays a tensor: a branch on it would break the graph of a compiled step.
+        # The choice stays a tensor: a branch on it would break the graph of a compiled step.
         chosen = torch.rand((), device=target_states.device) < probability
         return torch.where(chosen, distribution_uncertainty(target_states, mean_noise, std_noise), target_states)
 
-    def _draw_mask(self, states: Tensor) -> Tensor:
+    def _sample_mask(self, states: Tensor) -> Tensor:
         if not self.training:  # the same mask for both directions
             return spread_mask(states.shape, self.config.mfr_mask_ratio, states.device)
         return (torch.rand(states.shape, device=states.device) < self.config.mfr_mask_ratio).float()
@@ -535,7 +529,7 @@ def _check_pairs(pixel_values: Tensor, input_ids: Tensor) -> None:
 
 
 def _moved_left(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The same with captions that are padded on the left padded on the right: [CLS] and positions begin at the left."""
+    """Moves padding from the left of captions to the right: [CLS] and positions begin at the left."""
     first = attention_mask.int().argmax(dim=1, keepdim=True)
     places = (torch.arange(input_ids.shape[1], device=input_ids.device) + first) % input_ids.shape[1]
     return input_ids.gather(1, places), attention_mask.gather(1, places)

@@ -33,8 +33,8 @@ CAPTION_LENGTHS = {  # the most words, between blanks; captions of ITCPR have 3 
     "10 to 12 words": 12,
     "13 words or more": math.inf,
 }
-TOKEN_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # of the curve over k, as far as a model has tokens
-GALLERY_SIZES, GALLERY_SAMPLES = 6, 5  # of the curve over gallery size
+TOKEN_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # points of the curve over k, as far as a model has tokens
+GALLERY_SIZES, GALLERY_SAMPLES = 6, 5  # points of the curve over gallery size, and samples of each
 
 
 def evaluate_itcpr(
@@ -67,10 +67,10 @@ def evaluate_itcpr(
         num_workers: processes that read images; 0 reads in this one.
         features_dir: keeps features in its folders `queries` and `gallery`, to resume from and to use again; several
             launched processes share the work there.
-        features_dtype: of the gallery's features, such as float16 for half the memory; None: the model's.
+        features_dtype: precision of the gallery's features, such as float16 for half the memory; None: the model's.
         curves: also scores with other numbers of top tokens, where the model has several, and ranks in random parts of
             the gallery; that takes ten times as long as scoring once (of ITCPR, 70 CPU-seconds).
-        seed: of the bootstrap and of the parts of the gallery.
+        seed: decides the bootstrap and the parts of the gallery.
 
     Raises:
         ValueError: a query without a match or with the id of distractors, a column that is missing, an unknown mode or

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import datasets
     from matplotlib.axes import Axes
 
-MOST_RANKS = 50  # of the Rank-k curve
+MOST_RANKS = 50  # where the Rank-k curve ends
 HISTOGRAM_EDGES = (1, 2, 3, 6, 11, 21, 51, 101, 1001)  # first ranks of its bars
 SHEET_QUERIES, SHEET_IMAGES = 8, 10
 
@@ -82,9 +82,23 @@ def draw_sheets(
         "random": (sorted(some), f"chosen at random (seed {seed})"),
     }
     queries, gallery = undecoded(queries), undecoded(gallery)
+
+    def row(index: int) -> RankedQuery:
+        result, query = results[index], report.queries[index]
+        scores = dict(zip(result["top_images"], result["top_scores"], strict=True))  # in the order of ranks
+        shown = [
+            RankedImage(gallery[image]["image"], scores[image], gallery_ids[image] == query["instance_id"])
+            for image in result["top_images"][:SHEET_IMAGES]
+        ]
+        if result["first_rank"] > len(shown):
+            target = result["matches"][0]
+            shown[-1] = RankedImage(gallery[target]["image"], scores.get(target), True, rank=result["first_rank"])
+        image, caption = queries[index]["image"] if "image" in mode else None, query["caption"]
+        return RankedQuery(image, caption if "caption" in mode else None, shown, result["first_rank"])
+
     for name, (chosen, reason) in sheets.items():
         sheet = draw_contact_sheet(
-            [_sheet_row(report, index, queries, gallery, gallery_ids) for index in chosen[:SHEET_QUERIES]],
+            [row(index) for index in chosen[:SHEET_QUERIES]],
             title=f"{name.capitalize()} queries",
             subtitle=f"{len(chosen[:SHEET_QUERIES])} of {len(results):,} queries ({mode}): {reason}; gallery of "
             f"{report.num_gallery:,} images",
@@ -92,31 +106,6 @@ def draw_sheets(
         )
         save_sheet(sheet, Path(folder, PICTURES[name]), quality=90)
     return {name: PICTURES[name] for name in sheets}
-
-
-def _sheet_row(
-    report: EvaluationReport,
-    index: int,
-    queries: "datasets.Dataset",
-    gallery: "datasets.Dataset",
-    gallery_ids: list[int],
-) -> RankedQuery:
-    mode, query = report.main_mode, report.queries[index]
-    result, instance_id = query["results"][mode], query["instance_id"]
-    scores = dict(zip(result["top_images"], result["top_scores"], strict=True))  # in the order of ranks
-    shown = [
-        RankedImage(gallery[image]["image"], scores[image], gallery_ids[image] == instance_id)
-        for image in result["top_images"][:SHEET_IMAGES]
-    ]
-    if result["first_rank"] > len(shown):
-        target = result["matches"][0]
-        shown[-1] = RankedImage(gallery[target]["image"], scores.get(target), True, rank=result["first_rank"])
-    return RankedQuery(
-        queries[index]["image"] if "image" in mode else None,
-        query["caption"] if "caption" in mode else None,
-        shown,
-        first_match_rank=result["first_rank"],
-    )
 
 
 def _rank_k(report: EvaluationReport, axes: "Axes") -> None:

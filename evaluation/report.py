@@ -57,7 +57,7 @@ class EvaluationReport:
         groups: "source" and "caption length" -> the names of their groups.
         num_queries: group -> number of queries.
         num_gallery: images in the gallery, which every group searches whole.
-        gallery_fingerprint: of the gallery's image paths and instance ids, in order.
+        gallery_fingerprint: a hash of the gallery's image paths and instance ids, in order.
         ks: the ranks k of the metrics.
         queries: for each query, in order, `index`, `image_path`, `caption`, `source`, `instance_id` and `results`:
             mode -> `first_rank`, `pessimistic_first_rank` (in the worst order of equal scores), `ranks` (of all
@@ -141,18 +141,14 @@ class EvaluationReport:
         for name in names:
             label = [name, f"{self.num_queries[name]:,}"]
             for mode, groups in self.metrics.items():
-                cells = [_with_interval(groups[name][metric], self.intervals[mode][name][metric]) for metric in metrics]
-                rows.append([*label, mode, *cells])
+                ends = {metric: "[{:.1f}, {:.1f}]".format(*self.intervals[mode][name][metric]) for metric in metrics}
+                rows.append([*label, mode, *(f"{groups[name][metric]:.1f} {ends[metric]}" for metric in metrics)])
                 label = ["", ""]
             rows.append([*label, "chance", *(f"{self.chance[name][metric]:.1f}" for metric in metrics)])
         header = [kind, "queries", "query", *metrics]
         if names == [OVERALL]:
             header, rows = header[2:], [row[2:] for row in rows]
         return markdown_table(header, rows)
-
-
-def _with_interval(value: float, interval: list[float]) -> str:
-    return f"{value:.1f} [{interval[0]:.1f}, {interval[1]:.1f}]"
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> list[list[str]]:

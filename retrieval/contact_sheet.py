@@ -115,7 +115,7 @@ def draw_contact_sheet(
     _draw_header(sheet, title, subtitle, {result.correct for results in shown for result, _ in results})
     for number, (row, results) in enumerate(zip(rows, shown, strict=True)):
         top = HEADER_HEIGHT + number * (layout.row_height + GAP)
-        sheet.card((MARGIN, top, layout.width - MARGIN, top + layout.row_height))
+        sheet.panel((MARGIN, top, layout.width - MARGIN, top + layout.row_height))
         beyond = row.first_match_rank is not None and row.first_match_rank > len(results)
         note = f"target at rank {row.first_match_rank:,}" if beyond else ""
         _draw_query(sheet, row, note, (MARGIN + PADDING, top + PADDING), thumb_height)

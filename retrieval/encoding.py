@@ -73,8 +73,8 @@ def encode_images(
         num_workers: processes that read images; 0 reads in this one; None is one a core, up to 8, or 0 for few images.
         on_error: `"raise"` stops at an image that cannot be decoded, or cannot be read now, or was deleted meanwhile;
             `"skip"` leaves it out, lists it and warns at the end. A file missing from the start is an error either way.
-        dtype: of the features; None keeps the model's. float16 halves the space (scores change by ~1e-4).
-        device: where the features shall be.
+        dtype: precision of the features; None keeps the model's. float16 halves the space (scores change by ~1e-4).
+        device: where the features are put.
         features_dir: a folder that keeps the features. Images whose features are there are not encoded again; an
             interrupted run goes on where it stopped. Processes that encode into one folder, by `accelerate launch` or
             started one by one, share the work; each returns with all features. What was left out is tried again each
@@ -191,7 +191,7 @@ def encode_queries(
 
     Args:
         queries: with the columns `image` and `caption`.
-        modes: of "image+caption", "caption", "image".
+        modes: some of "image+caption", "caption", "image".
         features_dir: keeps the features of each mode in a folder of its own within this one, to resume from and to use
             again; then reference images are read once a mode.
 

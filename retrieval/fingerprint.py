@@ -57,8 +57,8 @@ def feature_settings(
     """What decides the features of an image (or query), as it stands in a manifest.
 
     Args:
-        kind: what they are of: "target", or the kind of query; `shape`: of the features of one input.
-        dtype: of the stored features; None is the model's.
+        kind: "target", or the kind of query. `shape`: shape of one input's features.
+        dtype: precision of the stored features; None is the model's.
         images: whether the features come from images; `captions`: whether from captions.
         fingerprint: the model's, if it has just been computed.
     """
@@ -107,7 +107,7 @@ def _acting_adapters(model: Retriever) -> list[Any]:
 
 
 def _plain(name: str) -> str:
-    return name.replace("_orig_mod.", "")  # of a compiled model
+    return name.replace("_orig_mod.", "")  # a compiled model has it
 
 
 def _add(digest: xxhash.xxh3_128, name: str, value: Any) -> None:

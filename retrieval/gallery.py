@@ -78,7 +78,9 @@ class Gallery:
         encoded: EncodedImages | None = None,
     ):
         check_fit(model, processor)
-        paths = _checked_paths(paths)
+        if isinstance(paths, (str, Path)):
+            raise TypeError(f"paths is a {type(paths).__name__}, expected one path, or None, for each image")
+        paths = [path if path is None else Path(path) for path in paths]
         _check_features(features, len(paths), model.feature_shape)
         self.model, self.processor = model.eval(), processor
         self.features, self.paths, self.skipped, self.folder = features, paths, list(skipped), folder
@@ -200,7 +202,7 @@ class Gallery:
         """The images most similar to a query, best first; equal scores keep the gallery's order.
 
         Args:
-            image: as for `scores`; likewise `caption`.
+            image: as for `scores`, and so is `caption`.
             top: how many results; None ranks the whole gallery.
             exclude: files that must not be among the results, nor copies of them under other names; such as the
                 query's own photograph.
@@ -296,22 +298,21 @@ def _warn_of_changes(encoded: EncodedImages, folder: Path | None, is_named: bool
     changes = changes_since(inputs, folder)
     told = {
         "changed": "have other contents than when they were encoded",
-        "unknown": "may have other contents, for nothing is noted of them",
+        "unknown": "may have other contents, since nothing is noted of them",
         "gone": "are gone",
         "inaccessible": "cannot be read now",
     }
     parts = []
     for kind, what in told.items():
-        rows = [row for row, change in changes.items() if change == kind and not (is_named and kind == "unknown")]
-        if rows:
-            parts.append(f"{len(rows):,} {what}: {some([input_name(inputs[row], row, folder) for row in rows], 3)}")
+        names = [input_name(inputs[row], row, folder) for row, change in changes.items() if change == kind]
+        if names and not (is_named and kind == "unknown"):
+            parts.append(f"{len(names):,} {what}: {some(names, 3)}")
     others = {row for row, change in changes.items() if change in ("changed", "unknown")}
     if parts:
         logger.warning(
             "of %d images in the index, %s. A search ranks them by the features they had%s; encode the folder again to "
             "follow the changes, or say where the images are now (folder=...).",
-            total,
-            "; ".join(parts),
+            *(total, "; ".join(parts)),
             " and names no file for those with other contents" if others and not is_named else "",
         )
     if left_out:
@@ -323,22 +324,13 @@ def _warn_of_changes(encoded: EncodedImages, folder: Path | None, is_named: bool
     return others
 
 
-def _checked_paths(paths: Sequence[str | Path | None]) -> list[Path | None]:
-    if isinstance(paths, (str, Path)):
-        raise TypeError(f"paths is a {type(paths).__name__}, expected one path, or None, for each image")
-    return [path if path is None else Path(path) for path in paths]
-
-
 def _check_features(features: torch.Tensor, num_images: int, shape: tuple[int, int]) -> None:
     if not isinstance(features, torch.Tensor):
         raise TypeError(f"features is a {type(features).__name__}, expected a tensor")
     if dtype_name(features.dtype) not in DTYPES:
         raise TypeError(f"the features are {features.dtype}, expected {', '.join(sorted(DTYPES))}")
-    if features.shape != (num_images, *shape):
-        raise ValueError(
-            f"expected features (num_images, num_tokens, dim) = {(num_images, *shape)} for {num_images} images, got "
-            f"{tuple(features.shape)}"
-        )
+    if features.shape != (expected := (num_images, *shape)):
+        raise ValueError(f"features (num_images, num_tokens, dim): expected {expected}, got {tuple(features.shape)}")
     if num_images == 0:
         raise ValueError("a gallery needs at least one image")
     for start in range(0, num_images, _IMAGES_AT_ONCE):

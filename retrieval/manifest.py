@@ -1,18 +1,16 @@
-"""The files beside features: a manifest, and a list of the inputs. Both carry checksums of themselves.
+"""Reads the files beside features: a manifest, and a list of the inputs. Both carry checksums of themselves.
 
-What is read may come from anybody, so every entry is checked before it is used.
+They may come from anybody, so every entry is checked before it is used.
 """
 
 import json
-import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
-from ..files import write_whole
 from .identity import fault_of
 from .shards import CHECKSUM
 
@@ -27,37 +25,6 @@ _LONGEST_LINE = 1 << 20
 def inputs_file(folder: Path, key: str) -> Path:
     """Where the list of a store's inputs is."""
     return folder / f"inputs-{key}.jsonl"
-
-
-def write_manifest(
-    path: Path,
-    key: str,
-    settings: Mapping[str, Any],
-    inputs: Sequence[Mapping[str, Any]],
-    shard_size: int,
-    images_folder: Path | None,
-    reused: Collection[int],
-) -> None:
-    """Writes the list of inputs, and then the manifest `path`, which makes the store the one that the folder holds.
-
-    The other arguments are those of `FeatureStore`.
-    """
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        "settings": settings,
-        "num_inputs": len(inputs),
-        "shard_size": shard_size,
-        "images_folder": images_folder and str(images_folder),
-        "images_folder_from_here": images_folder and os.path.relpath(images_folder, path.parent),
-        "key": key,
-    }
-    manifest[CHECKSUM] = _hash_json(manifest)
-    marks = {row: {"reused": True} for row in reused}
-    lines = "".join(json.dumps({**line, **marks.get(row, {})}) + "\n" for row, line in enumerate(inputs))
-    lines += json.dumps({CHECKSUM: xxhash.xxh3_128_hexdigest(lines.encode())}) + "\n"
-    write_whole(inputs_file(path.parent, key), lines)
-    write_whole(path, json.dumps(manifest, indent=1) + "\n")
 
 
 def key_in(folder: Path, name: str = MANIFEST) -> str | None:
@@ -124,7 +91,7 @@ def checked_manifest(path: Path, text: bytes) -> dict[str, Any]:
     shape = features.get("shape")
     is_shape = isinstance(shape, list) and len(shape) in (1, 2) and all(is_count(size, 1) for size in shape)
     need(is_shape, "its features have no shape")
-    need(manifest.pop(CHECKSUM, None) == _hash_json(manifest), "its checksum does not fit")
+    need(manifest.pop(CHECKSUM, None) == hash_json(manifest), "its checksum does not fit")
     return manifest
 
 
@@ -153,5 +120,6 @@ def read_inputs(path: Path, count: int, has_folder: bool) -> tuple[list[dict[str
     return inputs, reused
 
 
-def _hash_json(value: Mapping[str, Any]) -> str:
+def hash_json(value: Mapping[str, Any]) -> str:
+    """The checksum that a manifest holds of its other entries."""
     return xxhash.xxh3_128_hexdigest(json.dumps(value, sort_keys=True).encode())

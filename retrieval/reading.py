@@ -74,7 +74,7 @@ def read_pixels(
         batch_sampler=batches_of(shards, batch_size),
         collate_fn=list,
         **worker_options(num_workers),
-        generator=torch.Generator(),  # of seeds for the workers: the program's own random numbers stay as they are
+        generator=torch.Generator(),  # seeds the workers: the program's own random state stays as it is
     )
     failed = None
     with dead_workers_told():

@@ -3,7 +3,7 @@
     folder/manifest.json                               model, processor settings, precision, shape, key
     folder/inputs-KEY.jsonl                            a line per image: path, hash of contents, stamp
     folder/features-KEY-00000-of-00041.safetensors     "features" of the first 512 images; and so on
-    folder/manifest.next.json                          while changes are encoded: of the store that will replace it
+    folder/manifest.next.json                          while changes are encoded: the store that will replace it
 
 The key is a hash over what decides the features and their order: the model, the settings, and the contents of the
 images, wherever they lie. It is in every file's name, and every file carries a checksum, so that files of two stores
@@ -28,23 +28,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from filelock import Timeout
 from torch import Tensor
 
-from ..files import check_output_folder
+from ..files import check_output_folder, write_whole
 from .identity import identity_of
 from .manifest import (
+    FORMAT,
     MANIFEST,
     NEXT_MANIFEST,
     REMEDY,
+    VERSION,
     checked_manifest,
+    hash_json,
     inputs_file,
     key_in,
     read_inputs,
     read_manifest,
-    write_manifest,
 )
-from .shards import DamagedShardError, Shard, manifest_locked, remove_lock
+from .shards import CHECKSUM, DamagedShardError, Shard, manifest_locked, remove_lock
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +76,7 @@ class FeatureStore:
     Attributes:
         settings: see `feature_settings`.
         inputs: the description of each image or query, in order; see `describe_image`.
-        identities: of the inputs, see `identity_of`.
+        identities: what tells the inputs from others, see `identity_of`.
         images_folder: what the paths in `inputs` are relative to, or None.
         reused: the rows whose features came from the store before, which are the first shards; see `filling`.
         shards: the files of features, there or not.
@@ -215,8 +218,8 @@ class FeatureStore:
         """Refuses a model, processor or images that these features are not of, naming what differs.
 
         Args:
-            settings: of the given model and processor.
-            inputs: of the given images; None asks only whether the features can be compared with the model's, whose
+            settings: settings of the given model and processor.
+            inputs: the given images; None asks only whether the features can be compared with the model's, whose
                 precision may differ.
         """
         if differences := self.differences(settings, inputs):
@@ -257,9 +260,22 @@ class FeatureStore:
 
     def write_manifest(self, name: str = MANIFEST) -> None:
         """Makes this store the one that the folder holds, or, by its other name, the one that will replace it."""
-        write_manifest(
-            self.folder / name, self.key, self.settings, self.inputs, self.shard_size, self.images_folder, self.reused
-        )
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "settings": self.settings,
+            "num_inputs": len(self.inputs),
+            "shard_size": self.shard_size,
+            "images_folder": self.images_folder and str(self.images_folder),
+            "images_folder_from_here": self.images_folder and os.path.relpath(self.images_folder, self.folder),
+            "key": self.key,
+        }
+        manifest[CHECKSUM] = hash_json(manifest)
+        marks = {row: {"reused": True} for row in self.reused}
+        lines = "".join(json.dumps({**line, **marks.get(row, {})}) + "\n" for row, line in enumerate(self.inputs))
+        lines += json.dumps({CHECKSUM: xxhash.xxh3_128_hexdigest(lines.encode())}) + "\n"
+        write_whole(inputs_file(self.folder, self.key), lines)
+        write_whole(self.folder / name, json.dumps(manifest, indent=1) + "\n")  # last: it makes the store count
 
     def note_whereabouts(self, inputs: list[dict[str, Any]], images_folder: Path | None) -> None:
         """Notes where the same images lie now, and their stamps, for the next time; it may fail."""

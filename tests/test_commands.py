@@ -78,7 +78,7 @@ def test_what_the_user_can_mend_is_one_sentence():
     assert stop(PermissionError(13, "Permission denied", "a\nb")) == r"a\nb: Permission denied"
     assert stop(FileNotFoundError("there is no index: make one")) == "there is no index: make one"
     assert "fewer workers" in stop(WorkerDiedError())
-    assert "memory does not suffice" in stop(MemoryError())
+    assert "there is too little memory" in stop(MemoryError())
     with pytest.raises(SystemExit, match="is usually best"), command():
         check_num_workers(-1)
 

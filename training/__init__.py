@@ -13,7 +13,7 @@ _EXPORTS = {
     "hold_out_quadruples": "split",
     "build_vocabulary": "vocabulary",
     "held_out_rank_metrics": "rank_metrics",
-    # Names of earlier versions for the first three.
+    # Names of earlier versions of three of these.
     "FafaDataCollator": "collator",
     "FafaTrainer": "trainer",
     "FafaTrainingArguments": "arguments",

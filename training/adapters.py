@@ -28,7 +28,7 @@ def add_lora(
 
     Args:
         model: from a folder or the Hub, whose name the adapter keeps; it is changed in place.
-        rank: of the update of each layer, which is scaled by `alpha / rank`.
+        rank: rank of each layer's update, which is scaled by `alpha / rank`.
         dropout: on the inputs of the update, while training.
         targets: the side of the model's `lora_targets` whose layers are adapted; None: the first; `"both"`: all.
 

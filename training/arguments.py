@@ -276,7 +276,7 @@ class RetrieverTrainingArguments(TrainingArguments):
             if getattr(self.accelerator_config, name):
                 raise ValueError(
                     f"accelerator_config: {name} does not act here: every process reads its share of each batch. Leave "
-                    "it out, and set batch_size, which is of all processes together"
+                    "it out, and set batch_size, which counts all processes together"
                 )
         if self.enable_jit_checkpoint and self.save_only_model:
             raise ValueError("enable_jit_checkpoint saves a state to resume, save_only_model does not: leave one out")

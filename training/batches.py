@@ -108,10 +108,8 @@ class TripletBatches(Sampler[list[int]]):
                 num_left += 1
         if num_left:
             logger.warning(
-                "epoch %d: %d triplets share a batch with %d or more others of their group, for want of room elsewhere",
-                self.epoch,
-                num_left,
-                self.group_size,
+                "epoch %d: %d triplets share a batch with %d or more others of their group: there is no room elsewhere",
+                *(self.epoch, num_left, self.group_size),
             )
         return order
 

@@ -39,7 +39,7 @@ class RunFacts:
         about: one paragraph on where the weights started from.
         dataset: the training set: a name on the Hub, or the folder as it was given.
         base_model: the model that training started from, if any.
-        settings: of the run, as a YAML file for `script` would give them.
+        settings: what a YAML file for `script` would set.
         script: the program that takes these settings.
     """
 

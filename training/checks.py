@@ -142,8 +142,7 @@ def _check_collator(trainer) -> None:
         )
     if collator.group_column != args.group_column:
         raise ValueError(
-            f"group_column is {args.group_column}, but the collator reads groups from {collator.group_column}: "
-            "TripletCollator(..., group_column=...)"
+            f"group_column is {args.group_column}, but {collator.group_column} in the collator: give it both"
         )
     needed = (*_COLUMNS, args.group_column, *["target_caption"] * collator.with_captions)
     if collator.augment:
@@ -157,8 +156,8 @@ def _check_collator(trainer) -> None:
             )
     if collator.cache_images and args.dataloader_num_workers:
         raise ValueError(
-            f"cache_images keeps images in the process that reads them, so {args.dataloader_num_workers} "
-            "workers would each keep all of them: set dataloader_num_workers to 0, or leave out cache_images"
+            f"cache_images would keep all images in each of {args.dataloader_num_workers} workers: set "
+            "dataloader_num_workers to 0, or leave out cache_images"
         )
 
 
@@ -177,8 +176,7 @@ def _check_modes(trainer) -> None:
             raise ValueError(f"{name}_steps is {steps}, but {type(trainer.model).__name__} has no such warm-up")
     if args.gradient_cache_size and (args.gradient_accumulation_steps > 1 or args.fp16 or trainer.is_fsdp_enabled):
         raise ValueError(
-            "gradient_cache_size works without gradient accumulation, fp16 and FSDP: raise batch_size "
-            "instead of accumulating, and train in bf16"
+            "gradient_cache_size excludes gradient accumulation (raise batch_size), fp16 (use bf16) and FSDP"
         )
     if args.fp16:
         logger.warning(

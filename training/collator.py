@@ -3,7 +3,7 @@
 import ctypes
 import logging
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.sharedctypes import RawValue
 from typing import Any, Literal
@@ -29,7 +29,7 @@ class TripletCollator:
     """Opens, augments and tokenises triplets.
 
     Args:
-        processor: of the model that is trained.
+        processor: the one of the model that is trained.
         augment: apply the released training augmentation to both images, each by itself; False for validation.
         with_captions: add the target captions, see `Retriever.reads_target_captions`.
         on_error: `"raise"` stops at an image that cannot be decoded; `"skip"` leaves its triplet out and names it in
@@ -39,8 +39,8 @@ class TripletCollator:
         cache_images: keep every decoded and resized crop in memory (13 kB each at 96 x 48), for small data sets that
             are read many times, without worker processes: each would fill a cache of its own.
         group_column: the column that holds a triplet's group.
-        seed: of the augmentation, which depends on seed, epoch and image alone, not on the number of worker processes
-            or on where a run was resumed.
+        seed: decides the augmentation together with epoch and image alone, not the number of worker processes or the
+            step at which a run was resumed.
     """
 
     processor: RetrieverProcessor
@@ -125,22 +125,19 @@ class TripletCollator:
             FileNotFoundError: an image is missing. InaccessibleImageError: one cannot be read now.
             ValueError: a caption is not taken by the processor, or a group is no whole number; it names the triplet.
         """
-        references, targets, kept, skipped = [], [], [], []
+        read, skipped = [], []
         for row in rows:
             try:
-                pair = self._resized(row, "reference_image"), self._resized(row, "target_image")
+                read.append((row, self._resized(row, "reference_image"), self._resized(row, "target_image")))
             except UnreadableImageError as error:
                 if self.on_error == "raise":
                     raise
                 logger.warning("triplet left out (on_error='skip'): %s", error)
                 skipped.append(error.source)
-                continue
-            references.append(pair[0])
-            targets.append(pair[1])
-            kept.append(row)
-        if not kept:
+        if not read:
             raise UnreadableImageError(f"none of a batch of {len(rows)} triplets has readable images: {skipped[:3]}")
 
+        kept, references, targets = zip(*read, strict=True)
         batch = {
             "pixel_values": self._pixel_values(references),
             "target_pixel_values": self._pixel_values(targets),
@@ -154,7 +151,7 @@ class TripletCollator:
             batch["skipped_images"] = skipped
         return batch
 
-    def _pixel_values(self, crops: list[np.ndarray]) -> "torch.Tensor | _PixelsToBe":
+    def _pixel_values(self, crops: Sequence[np.ndarray]) -> "torch.Tensor | _PixelsToBe":
         if get_worker_info() is None:
             return self.processor.to_pixels(crops)
         return _PixelsToBe(crops, self.processor.for_images())
@@ -197,7 +194,7 @@ def _shared_number() -> ctypes.c_long:
 class _PixelsToBe:
     """Crops of 8-bit values in a worker; what arrives in the main process is `pixel_values`, four times as large."""
 
-    def __init__(self, crops: list[np.ndarray], processor: RetrieverProcessor):
+    def __init__(self, crops: Sequence[np.ndarray], processor: RetrieverProcessor):
         self.crops, self.processor = crops, processor
 
     def __reduce__(self) -> tuple:

@@ -77,8 +77,8 @@ def one_cycle(optimizer: Optimizer, num_steps: int, warmup: float) -> ResumableO
     """The released schedule: up to the optimiser's rate and down again, beta1 down and up.
 
     Args:
-        optimizer: of any kind; momentum is moved where it has some.
-        num_steps: of the run.
+        optimizer: any kind; its momentum is moved, if it has some.
+        num_steps: length of the run.
         warmup: steps, or below 1 their share of the run.
 
     Raises:

@@ -140,7 +140,7 @@ class RetrieverTrainer(AveragedWeights, TripletReading, SafeTrainer):
 
         Args:
             hp_space: gives the settings of a trial, which `SEARCHED` must name; `model_init` reads those of the model.
-            others: as the Trainer's, likewise `kwargs`.
+            others: arguments of the Trainer's method, as `kwargs`.
 
         Raises:
             ValueError: a trial could not change one of its settings.
@@ -204,9 +204,7 @@ class RetrieverTrainer(AveragedWeights, TripletReading, SafeTrainer):
             if self.skipped_images:
                 logger.warning(
                     "%d images could not be read; triplets were left out %d times because of them: %s",
-                    len(self.skipped_images),
-                    self.skipped_images.total(),
-                    some(sorted(self.skipped_images)),
+                    *(len(self.skipped_images), self.skipped_images.total(), some(sorted(self.skipped_images))),
                 )
 
 

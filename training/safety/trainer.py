@@ -51,7 +51,7 @@ class SafeTrainer(ExactResume, Trainer):
         Args:
             resume_from_checkpoint: True goes on from the newest sound checkpoint of the output folder (after a
                 collapse, from the last good one), or begins if it has none; a path goes on from that one.
-            trial: of `hyperparameter_search`, which calls this.
+            trial: what `hyperparameter_search` passes, which calls this.
 
         Raises:
             CheckpointError: another run writes the folder; it has checkpoints, and none is to be resumed; the one to
@@ -91,7 +91,7 @@ class SafeTrainer(ExactResume, Trainer):
 
     @property
     def run_folder(self) -> Path:
-        """The output folder; of a trial of `hyperparameter_search`, its own folder therein."""
+        """The output folder; of a trial of `hyperparameter_search`, its own folder within."""
         return Path(super()._get_output_dir(self._trial))
 
     def _starting_point(self, folder: Path, given: str | bool | None) -> str | None:
@@ -189,7 +189,7 @@ class SafeTrainer(ExactResume, Trainer):
 
     # `Trainer._inner_training_loop` calls it before the optimiser is made, and before accelerate wraps the model.
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
-        check_weights(self.model)  # of the model that trains now: `model_init` makes a new one for every run
+        check_weights(self.model)  # the model may be new: `model_init` makes one for every run
         self._prepare_scalars()
         return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
 
