@@ -23,6 +23,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--queries", type=int, default=125, help="test queries")
     parser.add_argument("--gallery", type=int, default=560, help="images in the test gallery")
     parser.add_argument("--height", type=int, default=192, help="height of the images in pixels; they are half as wide")
+    parser.add_argument("--look-alikes", type=int, default=2, help="others in the asked-for clothes, for each query")
+    parser.add_argument("--caption-noise", type=float, default=0.0, help="share of triplets with captions of others")
+    parser.add_argument("--spoilt", type=float, default=0.0, help="share of images that are blurred or partly hidden")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=None, help="painting processes; default: one per core")
     arguments = parser.parse_args()
@@ -47,6 +50,9 @@ def main(arguments: argparse.Namespace) -> None:
         image_size=(arguments.height, arguments.height // 2),
         seed=arguments.seed,
         num_workers=arguments.workers,
+        look_alikes=arguments.look_alikes,
+        caption_noise=arguments.caption_noise,
+        spoilt=arguments.spoilt,
     )
 
     # 2. Say where things are.

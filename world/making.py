@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 from ..files import faults_of, is_sealed, read_json, record_files, sealed, write_json
 from ..workers import in_processes, num_cores
 from .captions import describe_change, write_quadruple
+from .hardships import spoil_image, swap_captions
 from .painter import paint_person
 from .people import (
     Identity,
@@ -50,7 +51,7 @@ SOURCES = {  # where the real data sets keep an image of a person
     "LAST": "LAST/{person:06d}/{person:06d}_{number:04d}.jpg",
 }
 
-_TRAINING, _TEST, _IMAGE = range(3)  # streams of random numbers under one seed
+_TRAINING, _TEST, _IMAGE, _CAPTION_NOISE, _SPOILING = range(5)  # streams of random numbers under one seed
 _MANIFEST, _CHECKSUMS = "world.json", "checksums.json"
 _LIMITS = {  # least and most
     "num_diptychs": (1, 1_000_000),  # 40 GB of images; the plan alone takes 2 GB of memory
@@ -58,9 +59,10 @@ _LIMITS = {  # least and most
     "num_queries": (1, 1_000),  # the same
     "gallery_size": (1, 1_000_000),
     "seed": (0, 2**63 - 1),
+    "look_alikes": (0, 20),
 }
+_WITHOUT_HARDSHIPS = {"look_alikes": 2, "caption_noise": 0.0, "spoilt": 0.0}
 _SIDES = (16, 4_096)  # pixels
-_LOOKALIKES = 2  # other people in the asked-for clothes, per query
 _IMAGES_PER_TASK = 64
 _SAVE_OPTIONS = {".jpg": {"quality": 92}, ".png": {"compress_level": 1, "compress_type": zlib.Z_RLE}}  # fast
 
@@ -84,6 +86,9 @@ def make_world(
     seed: int = 0,
     num_workers: int | None = None,
     show_progress: bool = True,
+    look_alikes: int = 2,
+    caption_noise: float = 0.0,
+    spoilt: float = 0.0,
 ) -> Path:
     """Paints a small world of people; the same arguments give the same bytes, whatever the number of workers.
 
@@ -93,11 +98,14 @@ def make_world(
         num_diptychs: Pairs of images to train on; each gives two triplets, one per direction.
         diptychs_per_quadruple: People painted per quadruple, give or take one.
         gallery_size: Images in the test gallery, matches included. At least about 4.2 per query: its matches, the
-            same person in other clothes, and two other people in the asked-for clothes.
+            same person in other clothes, and the look-alikes.
         image_size: Height and width of the images in pixels.
         seed: Non-negative; decides everything random.
         num_workers: Processes that paint; by default one per core. With more than one, call this under
             `if __name__ == "__main__":`, as with any multiprocessing.
+        look_alikes: Other people in the asked-for clothes, for each query.
+        caption_noise: Share of the training triplets that have the captions of another group.
+        spoilt: Share of all images that are blurred, or of which a part is hidden.
 
     Returns:
         The world's folder.
@@ -115,6 +123,9 @@ def make_world(
         "seed": seed,
         "version": WORLD_VERSION,
     }
+    # Left out where they change nothing: a world that was made without them is this one.
+    hardships = {"look_alikes": look_alikes, "caption_noise": caption_noise, "spoilt": spoilt}
+    parameters |= {name: value for name, value in hardships.items() if value != _WITHOUT_HARDSHIPS[name]}
     _check_parameters(parameters)
     if num_workers is not None and num_workers < 1:
         raise ValueError(f"num_workers must be at least 1: {num_workers}")
@@ -124,12 +135,13 @@ def make_world(
         return output_dir
 
     triplets, training_images = plan_training(num_diptychs, diptychs_per_quadruple, seed)
-    queries, gallery, test_images = plan_test(num_queries, gallery_size, seed)
+    triplets = swap_captions(triplets, caption_noise, np.random.default_rng([seed, _CAPTION_NOISE]))
+    queries, gallery, test_images = plan_test(num_queries, gallery_size, seed, look_alikes)
 
     write_json(output_dir / _MANIFEST, {"finished": False, **parameters})
     # The test set comes first, so that its images do not depend on the size of the training set.
     images = [*test_images, *training_images]
-    paint_images(images, output_dir, image_size, seed, num_workers, show_progress, damaged)
+    paint_images(images, output_dir, image_size, seed, num_workers, show_progress, damaged, spoilt)
     write_json(output_dir / "SynCPR/SynCPR.json", triplets)
     write_json(output_dir / "ITCPR/query.json", queries)
     write_json(output_dir / "ITCPR/gallery.json", gallery)
@@ -160,7 +172,12 @@ def _read_checksums(folder: Path) -> dict[str, dict]:
 
 
 def _check_parameters(parameters: dict) -> None:
+    for name in ("caption_noise", "spoilt"):
+        if not 0 <= parameters.get(name, 0) <= 1:
+            raise ValueError(f"{name} must be from 0 to 1: {parameters[name]!r:.40}")
     for name, (least, most) in _LIMITS.items():
+        if name not in parameters:
+            continue
         if type(parameters[name]) is not int or not least <= parameters[name] <= most:
             raise ValueError(f"{name} must be a whole number from {least} to {most:,}: {parameters[name]!r:.40}")
     if not all(type(side) is int and _SIDES[0] <= side <= _SIDES[1] for side in parameters["image_size"]):
@@ -198,11 +215,13 @@ def plan_training(num_diptychs: int, diptychs_per_quadruple: int, seed: int) -> 
     return triplets, images
 
 
-def plan_test(num_queries: int, gallery_size: int, seed: int) -> tuple[list[dict], list[dict], list[PlannedImage]]:
+def plan_test(
+    num_queries: int, gallery_size: int, seed: int, look_alikes: int = 2
+) -> tuple[list[dict], list[dict], list[PlannedImage]]:
     """The records of query.json and gallery.json, and the images they name.
 
-    Every query gets its matches, the same person in other clothes, and two other people in exactly the clothes asked
-    for; people in random clothes fill the gallery up.
+    Every query gets its matches, the same person in other clothes, and other people in exactly the clothes asked for;
+    people in random clothes fill the gallery up.
 
     Raises:
         ValueError: the gallery is too small for that.
@@ -210,7 +229,7 @@ def plan_test(num_queries: int, gallery_size: int, seed: int) -> tuple[list[dict
     rng = np.random.default_rng([seed, _TEST])
     # How many gallery images match: mostly one, now and then two or three.
     match_counts = [3 if query % 25 == 7 else 2 if query % 8 == 3 else 1 for query in range(num_queries)]
-    num_strangers = gallery_size - sum(match_counts) - num_queries * (1 + _LOOKALIKES)
+    num_strangers = gallery_size - sum(match_counts) - num_queries * (1 + look_alikes)
     if num_strangers < 0:
         raise ValueError(
             f"gallery_size={gallery_size} is too small for {num_queries} queries with their matches and distractors: "
@@ -238,7 +257,7 @@ def plan_test(num_queries: int, gallery_size: int, seed: int) -> tuple[list[dict
         queries.append(plan_image(source, person, before, instance) | {"caption": describe_change(before, after, rng)})
         gallery += [plan_image(source, person, after, instance) for _ in range(num_matches)]
         gallery.append(plan_image(source, person, _sample_other_clothes(rng, before, after)))
-        for lookalike in _sample_bystanders(rng, _LOOKALIKES, askers, unlike=person):
+        for lookalike in _sample_bystanders(rng, look_alikes, askers, unlike=person):
             gallery.append(plan_image(source, lookalike, after))
     for stranger in _sample_bystanders(rng, num_strangers, askers):
         gallery.append(plan_image("Celeb-reID", stranger, sample_outfit(rng, test=True)))
@@ -286,22 +305,28 @@ def paint_images(
     num_workers: int | None = None,
     show_progress: bool = True,
     wanted: Collection[str] | None = None,
+    spoilt: float = 0.0,
 ) -> None:
     """Paints the images, or only those whose paths are wanted, and saves them under `root`, as PNG or JPEG."""
     for folder in sorted({(root / image.path).parent for image in images}):
         folder.mkdir(parents=True, exist_ok=True)
     numbered = [(number, one) for number, one in enumerate(images) if wanted is None or one.path in wanted]
-    paint = partial(_paint_image, root=root, image_size=image_size, seed=seed)
+    paint = partial(_paint_image, root=root, image_size=image_size, seed=seed, spoilt=spoilt)
     painted = in_processes(paint, numbered, num_workers or num_cores(), per_task=_IMAGES_PER_TASK)
     for _ in tqdm(painted, "Painting", len(numbered), unit="image", mininterval=1, disable=not show_progress):
         pass
 
 
-def _paint_image(numbered: tuple[int, PlannedImage], root: Path, image_size: tuple[int, int], seed: int) -> None:
+def _paint_image(
+    numbered: tuple[int, PlannedImage], root: Path, image_size: tuple[int, int], seed: int, spoilt: float
+) -> None:
     """Paints and saves. Each image has its own random numbers, so it does not matter which process paints it."""
     number, planned = numbered
     scene = sample_scene(np.random.default_rng([seed, _IMAGE, number]))
     image = paint_person(planned.identity, planned.outfit, scene, image_size)
+    rng = np.random.default_rng([seed, _SPOILING, number])
+    if rng.random() < spoilt:
+        image = spoil_image(image, rng)
     image.save(root / planned.path, **_SAVE_OPTIONS[Path(planned.path).suffix])
 
 
@@ -321,8 +346,10 @@ def _find_damaged(output_dir: Path, parameters: dict) -> set[str] | None:
             f"{output_dir} holds something else than a painted world ({_MANIFEST} is missing or damaged): choose "
             "another folder"
         ) from error
-    if differing := [name for name in parameters if found.get(name) != parameters[name]]:
-        difference = ", ".join(f"{name}={found.get(name)} and not {parameters[name]}" for name in differing)
+    names = dict.fromkeys([*parameters, *found])
+    if differing := [name for name in names if found.get(name) != parameters.get(name)]:
+        made, wanted = _WITHOUT_HARDSHIPS | found, _WITHOUT_HARDSHIPS | parameters
+        difference = ", ".join(f"{name}={made.get(name)} and not {wanted.get(name)}" for name in differing)
         raise FileExistsError(
             f"{output_dir} holds a world made with {difference}: choose another folder, or delete this one"
         )

@@ -231,6 +231,44 @@ def test_no_two_pictures_are_equal(world):
     assert len(set(pictures)) == len(pictures)
 
 
+def test_a_harder_world_differs_by_what_was_asked_for_alone(world, tmp_path):
+    harder = make_world(tmp_path / "harder", num_workers=1, caption_noise=0.4, spoilt=0.5, **SMALL)
+    plain, noisy = (read(folder / "SynCPR/SynCPR.json") for folder in (world, harder))
+    wrong = [row for row, triplet in enumerate(noisy) if triplet.get("caption_is_wrong")]
+    assert len(wrong) == 8
+    texts = "edit_caption", "reference_caption", "target_caption"
+    for row, (before, after) in enumerate(zip(plain, noisy, strict=True)):
+        changed = {name for name in before if before[name] != after[name]}
+        assert changed <= set(texts) and bool(changed) == (row in wrong)
+    for row in wrong:  # whole captions of one triplet of another group
+        given = [t["cpr_id"] // 2 for t in plain if all(t[name] == noisy[row][name] for name in texts)]
+        assert given and noisy[row]["cpr_id"] // 2 not in given
+    before, after = digests(world), digests(harder)
+    images = [path for path in before if not path.endswith(".json")]
+    assert 0.3 < np.mean([before[path] != after[path] for path in images]) < 0.7
+    assert after["ITCPR/query.json"] == before["ITCPR/query.json"]
+
+
+def test_hardships_are_part_of_what_a_world_is(world, tmp_path):
+    with pytest.raises(FileExistsError, match=r"spoilt=0.0 and not 0.1"):
+        make_world(world, spoilt=0.1, **SMALL)
+    harder = make_world(tmp_path / "harder", num_workers=1, look_alikes=4, **SMALL)
+    with pytest.raises(FileExistsError, match=r"look_alikes=4 and not 2"):
+        make_world(harder, **SMALL)
+    assert verify_world(harder) == []
+    with pytest.raises(ValueError, match="caption_noise must be from 0 to 1"):
+        make_world(tmp_path / "none", caption_noise=40, **SMALL)
+
+
+def test_look_alikes_wear_what_is_asked_for():
+    queries, gallery, images = plan_test(num_queries=3, gallery_size=40, seed=0, look_alikes=5)
+    planned = {image.path.removeprefix("ITCPR/"): image for image in images}
+    for query in queries:
+        target = next(planned[one["file_path"]] for one in gallery if one["instance_id"] == query["instance_id"])
+        others = [planned[one["file_path"]] for one in gallery if one["instance_id"] == -1]
+        assert sum(other.outfit == target.outfit for other in others) == 5
+
+
 def test_a_finished_world_is_reused_untouched(world):
     before = {path: path.stat().st_mtime_ns for path in world.rglob("*")}
     assert make_world(world, num_workers=1, **SMALL) == world
