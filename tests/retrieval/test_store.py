@@ -23,7 +23,7 @@ from torch.testing import assert_close
 from fafa.image_processing_fafa import FafaImageProcessor
 from fafa.image_reading_fafa import InaccessibleImageError, UnreadableImageError
 from fafa.processing_fafa import FafaProcessor
-from fafa.retrieval import FeatureStore, Gallery, encode_images, encoding, filling, identity, manifest, reading, store
+from fafa.retrieval import FeatureStore, Gallery, encode_images, encoding, filling, identity, reading, store
 from fafa.retrieval.reading import PixelBatch
 from fafa.retrieval.shards import Shard
 
@@ -307,7 +307,7 @@ def test_an_index_that_cannot_be_written_to_serves_as_it_is(model, processor, ph
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(store.os, "access", lambda *_: False)
-    for module, name in ((store, "manifest_locked"), (manifest, "whole_file"), (filling, "check_output_folder")):
+    for module, name in ((store, "manifest_locked"), (store, "write_whole"), (filling, "check_output_folder")):
         monkeypatch.setattr(module, name, refuse)
     gallery = open_gallery(model, processor, photos, tmp_path / "f")
     assert torch.equal(gallery.features, expected.features) and gallery.skipped == [str(photos[3])]

@@ -181,7 +181,7 @@ def test_evaluations_share_the_cache(tmp_path, triplets):
 
 def test_a_cache_in_each_worker_is_refused(tmp_path, triplets):
     collator = FafaDataCollator(tiny_processor(), cache_images=True)
-    with pytest.raises(ValueError, match="2 workers would each keep all of them: set dataloader_num_workers to 0"):
+    with pytest.raises(ValueError, match="in each of 2 workers: set dataloader_num_workers to 0"):
         make_trainer(tmp_path, triplets, data_collator=collator, dataloader_num_workers=2)
 
 
