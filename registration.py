@@ -16,7 +16,9 @@ def register_with_libraries() -> None:
 
 # How the classes of a method's model begin, and the package that gives them: SomethingConfig, SomethingModel,
 # SomethingProcessor, and SomethingImageProcessor where it has one of its own.
-MODELS = {"Fafa": "."}
+MODELS = {
+    "Fafa": ".",
+}
 
 
 def register_model(config: type, model: type, processor: type, image_processor: type | None = None) -> None:
