@@ -23,6 +23,7 @@ from .losses_fafa import (
     masked_feature_reasoning_loss,
     spread_mask,
 )
+from .padding_fafa import moved_left
 from .recording_fafa import Recording, recorded
 from .retriever import CardFacts, Retriever
 from .scoring_fafa import topk_mean_similarity
@@ -236,7 +237,7 @@ class FafaModel(Retriever, FafaPreTrainedModel):
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         else:
-            input_ids, attention_mask = _moved_left(input_ids, attention_mask)
+            input_ids, attention_mask = moved_left(input_ids, attention_mask)
         if image_states is None:
             states = self.qformer(
                 query_embeds=self.embeddings(input_ids=input_ids), query_length=0, attention_mask=attention_mask
@@ -532,13 +533,6 @@ def _check_pairs(pixel_values: Tensor, input_ids: Tensor) -> None:
         raise ValueError(
             f"{pixel_values.shape[0]} reference images for {input_ids.shape[0]} captions: one of each a query"
         )
-
-
-def _moved_left(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The same with captions that are padded on the left padded on the right: [CLS] and positions begin at the left."""
-    first = attention_mask.int().argmax(dim=1, keepdim=True)
-    places = (torch.arange(input_ids.shape[1], device=input_ids.device) + first) % input_ids.shape[1]
-    return input_ids.gather(1, places), attention_mask.gather(1, places)
 
 
 __all__ = ["FafaModel", "FafaOutput", "FafaPreTrainedModel"]
