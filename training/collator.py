@@ -160,10 +160,11 @@ class TripletCollator:
             raise UnreadableImageError(f"none of a batch of {len(rows)} triplets has readable images: {skipped[:3]}")
 
         captions = self._caption_inputs(kept, "edit_caption")
-        *references, targets = zip(*crops, strict=True)
+        names = ("pixel_values", "target_pixel_values")[-len(self.image_columns) :]
         batch = {
-            **{"pixel_values": self._pixel_values(list(some)) for some in references},
-            "target_pixel_values": self._pixel_values(list(targets)),
+            **{
+                name: self._pixel_values(list(some)) for name, some in zip(names, zip(*crops, strict=True), strict=True)
+            },
             "input_ids": captions["input_ids"],
             "attention_mask": captions["attention_mask"],
             "group_ids": torch.tensor([self._group_id(row) for row in kept]),

@@ -29,8 +29,8 @@ def noise_robust_losses(
     sum, where y is even over the images or captions of the same identity. N-ITC is the cross-entropy of softmax(s)
     against it; R-ITC is KL(softmax(s) ‖ label + ε). Both are means over the batch, and over the two directions.
 
-    α acts by the size of the batch: σ is near 1 for every positive cosine, so that at 0.005 and 320 pairs more than half
-    of a row's label lies on other people's captions.
+    α acts by the size of the batch: σ is near 1 for every positive cosine, so that at 0.005 and 320 pairs more than
+    half of a row's label lies on other people's captions.
 
     Args:
         image_features: `(batch_size, dim)`, not normalised; likewise `text_features`.
@@ -119,4 +119,3 @@ def _softened(hard: Tensor, logits: Tensor, alpha: float, soft_label: str) -> Te
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return -(labels * logits.log_softmax(dim=1)).sum(dim=1).mean()
-
