@@ -67,8 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
             model.card_facts(model.config),
             num_parameters=model.num_parameters(),
             title=f"Dual encoder on {source}",
-            about=f"The weights are {'random' if given.source == 'tiny' else 'those of the backbone'}: a starting point "
-            "for training, not a person retriever yet.",
+            about=f"The weights are {'random' if given.source == 'tiny' else 'those of the backbone'}: a start for "
+            "training, not a person retriever yet.",
             sections={"Source": "Made by `python -m fafa.models.dual_encoder`. The licence of the backbone applies."},
         )
         (given.output / "README.md").write_text(card, encoding="utf-8")
