@@ -27,9 +27,7 @@ def group_labels(group_ids: Tensor, alpha: float) -> Tensor:
     return labels / labels.sum(dim=1, keepdim=True)
 
 
-def alignment_loss(
-    logits: Tensor, labels: Tensor, divergence: str = "reverse", directions: str = "mean"
-) -> Tensor:
+def alignment_loss(logits: Tensor, labels: Tensor, divergence: str = "reverse", directions: str = "mean") -> Tensor:
     """Divergence between softmax(logits) and labels, over rows and over columns, averaged (paper, FDA).
 
     Args:
@@ -38,14 +36,16 @@ def alignment_loss(
         divergence: `"reverse"`, KL(softmax ‖ labels), the paper's; `"forward"`, KL(labels ‖ softmax).
         directions: `"sum"` adds the two instead of averaging them (SDM).
     """
-    both = label_divergence(logits, labels, divergence) + label_divergence(logits.mT, labels, divergence)
+    both = row_divergence(logits, labels, divergence) + row_divergence(logits.mT, labels, divergence)
     return both if directions == "sum" else both / 2
 
 
-def label_divergence(logits: Tensor, labels: Tensor, divergence: str = "reverse") -> Tensor:
-    """Divergence between softmax(logits) and labels over rows, their mean; arguments as those of `alignment_loss`."""
+def row_divergence(
+    logits: Tensor, labels: Tensor, divergence: str = "reverse", epsilon: float = LABEL_EPSILON
+) -> Tensor:
+    """Divergence between softmax(logits) and labels over rows, their mean; `epsilon` is added to the labels."""
     log_predictions = logits.log_softmax(dim=1)
-    log_labels = (labels + LABEL_EPSILON).log()
+    log_labels = (labels + epsilon).log()
     if divergence == "reverse":
         return (log_predictions.exp() * (log_predictions - log_labels)).sum(dim=1).mean()
     return (labels * (log_labels - log_predictions)).sum(dim=1).mean()

@@ -18,6 +18,7 @@ def register_with_libraries() -> None:
 # SomethingProcessor, and SomethingImageProcessor where it has one of its own.
 MODELS = {
     "Fafa": ".",
+    "DualEncoder": ".models.dual_encoder",
     "Word4Per": ".models.word4per",
 }
 

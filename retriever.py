@@ -221,6 +221,14 @@ class Retriever(metaclass=ABCMeta):  # not of `ABC`, whose layout FSDP cannot ta
         """The vision tower in the order in which it computes: what comes before its blocks, then each of them."""
         return ()
 
+    def settings_at(self, epoch: float) -> dict[str, Any]:
+        """Settings of the configuration that change while training goes on; after it they are what they were.
+
+        Args:
+            epoch: how many epochs are done; 0.5 in the middle of the first.
+        """
+        return {}
+
     def freeze_vision_tower(self, dtype: torch.dtype | None = None) -> "Retriever":
         """Stops training of the vision tower (not of what comes after its blocks), and notes it in the configuration.
 
@@ -289,6 +297,14 @@ class RetrieverProcessor:
         return self.tokenizer(
             list(captions), padding=True, truncation=True, return_attention_mask=True, return_tensors="pt"
         )
+
+    def augment_crop(self, crop: Image.Image, rng: np.random.Generator) -> Image.Image | None:
+        """A crop as training sees it, changed at random; None: as `training.augmentation` changes it, for FAFA."""
+        return None
+
+    def augment_caption(self, caption: str, rng: np.random.Generator) -> str:
+        """A caption as training sees it, changed at random; here as it is."""
+        return caption
 
     def for_images(self) -> "RetrieverProcessor":
         """One for images alone, without the tokenizer: small enough to travel with every batch."""

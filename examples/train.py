@@ -56,6 +56,7 @@ from fafa.training import (
     TrainingPreempted,
     TripletCollator,
     build_vocabulary,
+    caption_pairs,
     held_out_rank_metrics,
     hold_out_quadruples,
 )
@@ -83,6 +84,17 @@ class ScriptArguments:
     )
     data_dir: str | None = field(
         default=None, metadata={"help": "Folder of SynCPR.json and its images; none: the authors' Hub data set."}
+    )
+    dataset: str = field(
+        default="SynCPR",
+        metadata={"help": "What data_dir holds: SynCPR, or images with captions: CUHK-PEDES, SynTBPR ..."},
+    )
+    generated_dir: str | None = field(
+        default=None, metadata={"help": "Folder of SynTBPR.json: its pairs are mixed into those of another dataset."}
+    )
+    real_repeats: int = field(
+        default=1,
+        metadata={"help": "How often the pairs of `dataset` come in an epoch, beside those of generated_dir."},
     )
     validation_fraction: float = field(
         default=0.02, metadata={"help": "Share of the quadruples held out for validation."}
@@ -124,6 +136,10 @@ class ScriptArguments:
             raise ValueError(f"model_options is {self.model_options!r:.60}, expected fields of the configuration")
         if self.model == "tiny":
             check_model_options(self.model_options, FafaConfig)
+        if self.dataset == "SynCPR" and (self.generated_dir or self.real_repeats != 1):
+            raise ValueError("generated_dir and real_repeats mix pairs of images and captions, and SynCPR has triplets")
+        if self.real_repeats < 1:
+            raise ValueError(f"real_repeats is {self.real_repeats}, expected a number from 1")
         dtype = getattr(torch, self.vision_dtype or "float32", None)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ValueError(f"vision_dtype is {self.vision_dtype!r}, expected such as float32, bfloat16 or float16")
@@ -146,12 +162,20 @@ def main(script: ScriptArguments, training: RetrieverTrainingArguments, recipe: 
         check_model_options(script.model_options, type(config))
 
     # 2. Data. The trainer takes images as paths, and its collator opens them: a bad file is reported by its name.
-    triplets = load_dataset("SynCPR", split="train", data_dir=script.data_dir)
+    #    Images with captions become pairs, for models that train without reference images.
+    triplets = load_dataset(script.dataset, split="train", data_dir=script.data_dir)
+    in_pairs = "captions" in triplets.column_names
+    if in_pairs:
+        parts, repeats = [triplets], [script.real_repeats]
+        if script.generated_dir:
+            parts.append(load_dataset("SynTBPR", split="train", data_dir=script.generated_dir))
+            repeats.append(1)
+        triplets = caption_pairs(*parts, repeats=repeats)
 
     # 3. Validation: whole quadruples of the training set are held out. The test set never selects a model.
     train_rows, validation_rows = hold_out_quadruples(
         triplets[training.group_column][:],
-        triplets["reference_image_path"][:],
+        triplets["target_image_path" if in_pairs else "reference_image_path"][:],
         triplets["target_image_path"][:],
         fraction=script.validation_fraction,
         seed=training.seed,
@@ -186,7 +210,8 @@ def main(script: ScriptArguments, training: RetrieverTrainingArguments, recipe: 
         data_collator=TripletCollator(
             processor,
             augment=True,
-            with_captions=training.caption_steps > 0 or model.reads_target_captions,
+            with_references=not in_pairs,
+            with_captions=not in_pairs and (training.caption_steps > 0 or model.reads_target_captions),
             on_error=script.on_error,
             cache_images=script.cache_images,
             seed=training.seed,
@@ -198,7 +223,7 @@ def main(script: ScriptArguments, training: RetrieverTrainingArguments, recipe: 
     start = "random weights (`FafaConfig.tiny`)" if script.model == "tiny" else code(public(script.model))
     trainer.facts = RunFacts(
         about=f"Trained from {start} by `examples/train.py`.",
-        dataset=script.data_dir or SynCPR.HUB_REPO_ID,
+        dataset=script.data_dir or (SynCPR.HUB_REPO_ID if script.dataset == "SynCPR" else script.dataset),
         base_model=None if script.model == "tiny" else script.model,
         settings=recipe,
     )

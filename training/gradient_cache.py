@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from itertools import compress
 from typing import Any
 
 import torch
@@ -59,11 +60,12 @@ def cached_backward(
     output.loss.backward()
 
     after = _random_state(inputs)
-    gradients = zip(*(state.grad.split(chunk_size) for state in states if state is not None), strict=True)
+    learns = [state is not None and state.grad is not None for state in states]  # the loss may take some as they are
+    gradients = zip(*(state.grad.split(chunk_size) for state in compress(states, learns)), strict=True)
     for chunk, random_state, gradient in zip(chunks, random_states, gradients, strict=True):
         _set_random_state(*random_state)
         with autocast():
-            again = [tensor for tensor in model.training_states(**chunk) if tensor is not None]
+            again = list(compress(model.training_states(**chunk), learns))
         torch.autograd.backward(again, gradient)
     _set_random_state(*after)
     return type(output)(**{name: tensor.detach() for name, tensor in output.items()})

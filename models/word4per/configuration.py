@@ -142,7 +142,9 @@ class Word4PerConfig(PreTrainedConfig):
         """Part of `@strict`: patches fit the image."""
         patch = self.clip_config.vision_config.patch_size
         if not isinstance(patch, int):
-            raise ValueError(f"clip_config.vision_config.patch_size is {patch!r:.60}, expected a number: patches are square")
+            raise ValueError(
+                f"clip_config.vision_config.patch_size is {patch!r:.60}, expected a number: patches are square"
+            )
         for name in ("image_height", "image_width"):
             if not patch <= getattr(self, name) <= 4096:
                 raise ValueError(
@@ -220,7 +222,9 @@ class Word4PerConfig(PreTrainedConfig):
 
 def _whole_tinet(entry: Any) -> dict[str, Any]:
     if not isinstance(entry, dict) or "name" not in entry:
-        raise ValueError(f"tinets: {entry!r:.60} is no TINet, expected such as {{'name': 'text', 'supervision': 'text'}}")
+        raise ValueError(
+            f"tinets: {entry!r:.60} is no TINet, expected such as {{'name': 'text', 'supervision': 'text'}}"
+        )
     known = {"name", "supervision", "hidden_sizes", "clip"}
     if unknown := sorted(entry.keys() - known):
         raise ValueError(f"tinets: {', '.join(unknown)} is no setting of a TINet, expected some of {', '.join(known)}")

@@ -80,7 +80,9 @@ def convert_released(
     state = _plain_names(clip_state)
     width, patch = state["visual.conv1.weight"].shape[0], state["visual.conv1.weight"].shape[-1]
     vocab_size, text_width = state["token_embedding.weight"].shape
-    grid, stride = _grid(state["visual.positional_embedding"].shape[0] - 1, patch, image_size, stride, interpolate_positions)
+    grid, stride = _grid(
+        state["visual.positional_embedding"].shape[0] - 1, patch, image_size, stride, interpolate_positions
+    )
     if len(state["visual.positional_embedding"]) != 1 + grid[0] * grid[1]:
         side = math.isqrt(len(state["visual.positional_embedding"]) - 1)
         state["visual.positional_embedding"] = interpolated_positions(
@@ -137,7 +139,9 @@ def _plain_names(clip_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     state = {name: weight for name, weight in state.items() if name not in _SIZES}
     needed = ("visual.conv1.weight", "visual.positional_embedding", "visual.proj", "token_embedding.weight")
     if missing := [name for name in (*needed, "positional_embedding", "text_projection") if name not in state]:
-        hint = " (a CLIP of transformers': load it by Word4PerModel.from_clip)" if "text_model" in "".join(state) else ""
+        hint = (
+            " (a CLIP of transformers': load it by Word4PerModel.from_clip)" if "text_model" in "".join(state) else ""
+        )
         raise UnsoundModelError(
             f"clip_state: {', '.join(missing)} missing among {len(state)} weights: expected OpenAI's CLIP with a vision "
             f"transformer, by its own names{hint}"
@@ -163,7 +167,9 @@ def _grid(
         return grid(chosen), chosen
     step, side = stride or patch, math.isqrt(num_patches)
     rows, columns = grid(step)
-    what = f"clip_state has positions of {num_patches} patches" + (f" ({side} x {side})" if side**2 == num_patches else "")
+    what = f"clip_state has positions of {num_patches} patches" + (
+        f" ({side} x {side})" if side**2 == num_patches else ""
+    )
     if not interpolate:
         raise UnsoundModelError(
             f"{what}, but an image of {image_size[0]} x {image_size[1]} pixels has {rows} x {columns} (patches of "
@@ -218,14 +224,19 @@ def _clip_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _tinet_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {re.sub(r"^layers\.(\d+)\.0\.", r"layers.\1.", name).replace("fc_out.", "projection."): weight for name, weight in state.items()}
+    return {
+        re.sub(r"^layers\.(\d+)\.0\.", r"layers.\1.", name).replace("fc_out.", "projection."): weight
+        for name, weight in state.items()
+    }
 
 
 def _hidden_sizes(name: str, state: Mapping[str, Tensor], dim: int, word_size: int) -> list[int]:
     """Of a TINet's layers; refuses one that takes other images' features, or makes other words than this CLIP's."""
     numbers = sorted(int(match[1]) for key in state if (match := re.fullmatch(r"layers\.(\d+)\.0\.weight", key)))
     if not numbers or "fc_out.weight" not in state or numbers != list(range(len(numbers))):
-        raise UnsoundModelError(f"TINet {name}: expected weights layers.0.0.*, layers.1.0.*, ..., fc_out.*, got {sorted(state)[:6]}")
+        raise UnsoundModelError(
+            f"TINet {name}: expected weights layers.0.0.*, layers.1.0.*, ..., fc_out.*, got {sorted(state)[:6]}"
+        )
     takes, gives = state["layers.0.0.weight"].shape[1], state["fc_out.weight"].shape[0]
     if takes != dim or gives != word_size:
         raise UnsoundModelError(
@@ -249,7 +260,9 @@ def _load(model: Word4PerModel, weights: Mapping[str, Tensor]) -> None:
         )
     for name, weight in weights.items():
         if weight.shape != own[name].shape:
-            raise UnsoundModelError(f"{name} is {tuple(weight.shape)}, and the other weights ask for {tuple(own[name].shape)}")
+            raise UnsoundModelError(
+                f"{name} is {tuple(weight.shape)}, and the other weights ask for {tuple(own[name].shape)}"
+            )
     model.load_state_dict({name: weight.to(own[name].dtype) for name, weight in weights.items()})
 
 

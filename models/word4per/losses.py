@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...losses_fafa import alignment_loss, group_labels, label_divergence
+from ...losses_fafa import alignment_loss, group_labels, row_divergence
 
 MLM_IGNORED = 0  # label of a word that is not masked
 
@@ -30,9 +30,7 @@ def sdm_loss(
     """
     labels = group_labels(identities, same_identity)
     if image_ids is not None:
-        identical, same_image = (
-            (ids[:, None] == ids[None, :]).float() for ids in (identities, image_ids)
-        )
+        identical, same_image = ((ids[:, None] == ids[None, :]).float() for ids in (identities, image_ids))
         labels = same_image + other_images * (identical - same_image)
         labels = labels / labels.sum(dim=1, keepdim=True)
     return alignment_loss(_logits(image_features, text_features, scale), labels, directions="sum")
@@ -63,7 +61,7 @@ def cmpm_loss(image_features: Tensor, text_features: Tensor, identities: Tensor)
     labels = F.normalize((identities[:, None] == identities[None, :]).float(), dim=1)
     by_image = image_features.float() @ F.normalize(text_features.float(), dim=-1).mT
     by_text = text_features.float() @ F.normalize(image_features.float(), dim=-1).mT
-    return label_divergence(by_image, labels) + label_divergence(by_text, labels)
+    return row_divergence(by_image, labels) + row_divergence(by_text, labels)
 
 
 def mlm_loss(scores: Tensor, labels: Tensor) -> Tensor:

@@ -646,9 +646,7 @@ class Word4PerModel(Retriever, Word4PerPreTrainedModel):
         if not _is_traced() and identities.device.type == "cpu" and (self.identities[classes] != identities).any():
             unknown = identities[self.identities[classes] != identities][:5].tolist()
             raise ValueError(f"identities {unknown} are none of the training set, of which the identity loss knows")
-        return id_loss(
-            self.classifier(states.image).float(), self.classifier(states.caption).float(), classes
-        )
+        return id_loss(self.classifier(states.image).float(), self.classifier(states.caption).float(), classes)
 
     def forward(
         self,

@@ -60,9 +60,7 @@ def text_states(tower: CLIPTextModel, input_ids: Tensor, words: Tensor | None = 
     if words is None:
         words = tower.embeddings.token_embedding(input_ids)
     states = tower.embeddings(inputs_embeds=words)
-    mask = create_causal_mask(
-        config=tower.config, inputs_embeds=states, attention_mask=None, past_key_values=None
-    )
+    mask = create_causal_mask(config=tower.config, inputs_embeds=states, attention_mask=None, past_key_values=None)
     states = tower.encoder(inputs_embeds=states, attention_mask=mask, is_causal=True).last_hidden_state
     return tower.final_layer_norm(states)
 
