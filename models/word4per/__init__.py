@@ -9,6 +9,7 @@ _EXPORTS = {
     "Word4PerProcessor": "processing",
     "build_tokenizer": "processing",
     "convert_released": "conversion",
+    "from_clip": "conversion",
     "cache_features": "cached_features",
     "CachedCollator": "cached_features",
 }

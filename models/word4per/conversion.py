@@ -2,14 +2,15 @@
 
 import logging
 import math
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
+from transformers import CLIPModel
 
-from ...weights_fafa import UnsoundModelError
+from ...weights_fafa import UnsoundModelError, refuse_incomplete
 from .configuration import Word4PerConfig
 from .modeling import Word4PerModel
 from .towers import interpolated_positions
@@ -129,6 +130,61 @@ def convert_released(
     return model
 
 
+def from_clip(
+    source: str | os.PathLike,
+    *,
+    image_height: int = 384,
+    image_width: int = 128,
+    stride: int | None = None,
+    interpolate_positions: bool = False,
+    clip_options: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Word4PerModel:
+    """Makes a model of a `CLIPModel` of transformers', to be trained.
+
+    Args:
+        source: its folder, or a repository of the Hub.
+        image_height: of the images that the model shall take, in pixels; likewise `image_width`.
+        stride: pixels from one patch to the next; None: the size of a patch.
+        interpolate_positions: of a CLIP of another image size, such as OpenAI's own of 224 x 224 pixels.
+        clip_options: of `CLIPModel.from_pretrained`: `revision`, say.
+        settings: of the configuration: `stage=1` to train CLIP, `tinets`, weights of losses.
+
+    Raises:
+        UnsoundModelError: its images are of another size, and `interpolate_positions` is false; or weights are missing.
+    """
+    clip, info = CLIPModel.from_pretrained(source, output_loading_info=True, **(clip_options or {}))
+    refuse_incomplete(source, info["missing_keys"], ())
+    end = clip.config.text_config.eos_token_id
+    if end == 2:  # as old configurations name it, while the feature is read at the highest id
+        clip.config.text_config.eos_token_id = end = clip.config.text_config.vocab_size - 1
+    model = Word4PerModel(
+        Word4PerConfig(
+            clip_config=clip.config.to_dict(),
+            image_height=image_height,
+            image_width=image_width,
+            stride=stride,
+            **settings,
+        )
+    ).eval()
+    weights = {f"clip.{name}": weight for name, weight in clip.state_dict().items()}
+    name = "clip.vision_model.embeddings.position_embedding.weight"
+    vision = clip.config.vision_config
+    side, grid = vision.image_size // vision.patch_size, model.config.patch_grid
+    if (side, side) != grid:
+        if not interpolate_positions:
+            raise UnsoundModelError(
+                f"{source}: it takes images of {vision.image_size} x {vision.image_size} pixels ({side} x {side} "
+                f"patches), and {image_height} x {image_width} have {grid[0]} x {grid[1]}: it is a CLIP of another "
+                "image size. Give its own, or interpolate_positions=True"
+            )
+        weights[name] = interpolated_positions(weights[name], (side, side), grid)
+    own = model.state_dict()
+    weights |= {name: own[name] for name in own if name.startswith("tinets.")}  # which begin anew
+    _load(model, weights)
+    return model
+
+
 def _plain_names(clip_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     state = dict(clip_state)
     if any(name.startswith("base_model.") for name in state):
@@ -139,9 +195,7 @@ def _plain_names(clip_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     state = {name: weight for name, weight in state.items() if name not in _SIZES}
     needed = ("visual.conv1.weight", "visual.positional_embedding", "visual.proj", "token_embedding.weight")
     if missing := [name for name in (*needed, "positional_embedding", "text_projection") if name not in state]:
-        hint = (
-            " (a CLIP of transformers': load it by Word4PerModel.from_clip)" if "text_model" in "".join(state) else ""
-        )
+        hint = " (a CLIP of transformers': load it by from_clip)" if "text_model" in "".join(state) else ""
         raise UnsoundModelError(
             f"clip_state: {', '.join(missing)} missing among {len(state)} weights: expected OpenAI's CLIP with a vision "
             f"transformer, by its own names{hint}"
@@ -266,4 +320,4 @@ def _load(model: Word4PerModel, weights: Mapping[str, Tensor]) -> None:
     model.load_state_dict({name: weight.to(own[name].dtype) for name, weight in weights.items()})
 
 
-__all__ = ["convert_released"]
+__all__ = ["convert_released", "from_clip"]

@@ -508,8 +508,10 @@ class Word4PerModel(Retriever, Word4PerPreTrainedModel):
         """What the towers, or the TINets, make of each triplet by itself.
 
         Args:
-            pixel_values: `(batch_size, 3, image_height, image_width)`, reference images; read in stage 2 alone.
-            input_ids: `(batch_size, length)`, relative captions with template and "*"; likewise.
+            pixel_values: `(batch_size, 3, image_height, image_width)`, reference images; read in stage 2 alone. None: a
+                pair of image and caption.
+            input_ids: `(batch_size, length)`, relative captions with template and "*", read in stage 2 alone; of pairs
+                the whole ones, with or without a template.
             attention_mask: `(batch_size, length)`.
             target_pixel_values: `(batch_size, 3, image_height, image_width)`.
             caption_input_ids: `(batch_size, length)`, captions that describe the targets whole.
@@ -520,6 +522,9 @@ class Word4PerModel(Retriever, Word4PerPreTrainedModel):
         Raises:
             ValueError, TypeError: what the stage needs is missing, or the inputs do not fit one another or this model.
         """
+        is_triplet = pixel_values is not None or reference_features is not None
+        if not is_triplet and caption_input_ids is None:  # a pair, whose caption is the whole one
+            caption_input_ids, caption_attention_mask = input_ids, attention_mask
         if self.config.stage == 1:
             return self._clip_states(target_pixel_values, caption_input_ids, caption_attention_mask)
         if not self.tinets or self.config.prompt_ids is None:
@@ -535,7 +540,7 @@ class Word4PerModel(Retriever, Word4PerPreTrainedModel):
                 caption_features = self._text_features(self._without_template(ids))
         prompt = torch.tensor([self.config.prompt_ids], device=target_features.device).expand(len(target_features), -1)
         composed = None
-        if self.config.composed_weight or not self.training:
+        if self.config.composed_weight or (is_triplet and not self.training):
             ids = self._captions("input_ids", input_ids, attention_mask)
             if reference_features is None:
                 reference_features = self._images("pixel_values", pixel_values)
