@@ -127,6 +127,18 @@ def _masked_error(masked: Tensor, whole: Tensor, predictor: nn.Module, mask: Ten
     return ((prediction - masked.float()).square() * mask).sum() / mask.sum().clamp(min=1.0)
 
 
+def masked_predictor(size: int, hidden_size: int) -> nn.Sequential:
+    """The network of masked feature reasoning: from two states of `size` to one, by a hidden layer (paper, MFR)."""
+    return nn.Sequential(nn.Linear(2 * size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, size))
+
+
+def draw_mask(states: Tensor, share: float, at_random: bool) -> Tensor:
+    """A mask of the shape of some states, 1 where an entry is masked, fp32; without chance see `spread_mask`."""
+    if not at_random:
+        return spread_mask(states.shape, share, states.device)
+    return (torch.rand(states.shape, device=states.device) < share).float()
+
+
 def spread_mask(shape: torch.Size, share: float, device: torch.device) -> Tensor:
     """A mask that repeats, for evaluation: it touches no random state, and is the same on every device.
 
