@@ -134,6 +134,16 @@ class TowersConfig(PreTrainedConfig):
         """The part with the vocabulary, which `resize_token_embeddings` changes."""
         return self.qformer_config
 
+    def sizes(self) -> dict[str, str]:
+        """How large each tower is, for a card."""
+        vision, qformer = self.vision_config, self.qformer_config
+        return {
+            "vision tower": f"{vision.num_hidden_layers} blocks of width {vision.hidden_size}, {vision.image_size} "
+            "pixels",
+            "Q-Former": f"{qformer.num_hidden_layers} layers of width {qformer.hidden_size}, "
+            f"{self.num_query_tokens} query tokens",
+        }
+
     @classmethod
     def tiny(cls, vocab_size: int = 512, **kwargs) -> "TowersConfig":
         """A model of 2 million parameters, for learning the small painted world on a CPU, and for tests.

@@ -46,6 +46,18 @@ def _divergence(logits: Tensor, labels: Tensor, divergence: str) -> Tensor:
     return (labels * (log_labels - log_predictions)).sum(dim=1).mean()
 
 
+def caption_loss(logits: Tensor, group_ids: Tensor) -> Tensor:
+    """Caption-to-image contrastive term of BLIP-2's first stage: whole captions against target images.
+
+    Everybody in a group wears what the caption says, so it fits all of them alike.
+
+    Args:
+        logits: `(batch_size, batch_size)`, scores of captions and targets over temperature.
+        group_ids: `(batch_size,)`, equal for triplets of one group.
+    """
+    return alignment_loss(logits, group_labels(group_ids, 1.0), "forward")
+
+
 def feature_diversity_loss(
     target_embeds: Tensor,
     margin: float = 0.5,

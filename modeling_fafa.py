@@ -12,6 +12,7 @@ from .configuration_fafa import FafaConfig
 from .gathering_fafa import TripletStates, whole_batch
 from .losses_fafa import (
     alignment_loss,
+    caption_loss,
     distribution_uncertainty,
     draw_mask,
     feature_diversity_loss,
@@ -121,16 +122,10 @@ class FafaModel(FafaPreTrainedModel):
     @classmethod
     def card_facts(cls, config: FafaConfig) -> CardFacts:
         """The paper's, and the sizes of the two towers."""
-        vision, qformer = config.vision_config, config.qformer_config
         return CardFacts(
             method="FAFA",
             paper="arXiv [2311.16515](https://arxiv.org/abs/2311.16515)",
-            sizes={
-                "vision tower": f"{vision.num_hidden_layers} blocks of width {vision.hidden_size}, {vision.image_size} "
-                "pixels",
-                "Q-Former": f"{qformer.num_hidden_layers} layers of width {qformer.hidden_size}, "
-                f"{config.num_query_tokens} query tokens",
-            },
+            sizes=config.sizes(),
             citation=CITATION,
             tags=("fafa",),
         )
@@ -164,8 +159,10 @@ class FafaModel(FafaPreTrainedModel):
             target_mask=self._draw_mask(states.query),
         )
         loss = loss_fda + config.fd_weight * loss_fd + config.mfr_weight * loss_mfr
-        loss_itc = self._caption_loss(states.caption, target_embeds, group_ids)
-        if loss_itc is not None:
+        loss_itc = None
+        if states.caption is not None:
+            caption_embeds = self._project(self.text_projection, states.caption)
+            loss_itc = caption_loss(self._scores(caption_embeds, target_embeds) / self.temperature.float(), group_ids)
             loss = loss + config.itc_weight * loss_itc
         # In one piece: a tuple of it has the order in which fields were set, and its first is taken for the loss.
         return FafaOutput(loss, loss_fda, loss_fd, loss_mfr, loss_itc, logits, query_embeds, target_embeds)

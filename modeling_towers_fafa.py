@@ -11,10 +11,9 @@ from transformers import PreTrainedModel, initialization
 from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerModel, Blip2TextEmbeddings, Blip2VisionModel
 from transformers.utils import ModelOutput
 
-from .checks_fafa import check_captions, check_images
+from .checks_fafa import check_captions, check_images, check_triplets
 from .configuration_towers_fafa import TowersConfig
 from .gathering_fafa import TripletStates
-from .losses_fafa import alignment_loss, group_labels
 from .recording_fafa import Recording, recorded
 from .retriever import Retriever
 from .scoring_fafa import topk_mean_similarity
@@ -195,7 +194,7 @@ class TowersModel(Retriever, PreTrainedModel):
         self._check_captions("input_ids", input_ids, attention_mask)
         if pixel_values is not None:
             self._check_images("pixel_values", pixel_values)
-            _check_pairs(pixel_values, input_ids)
+            check_triplets(pixel_values, input_ids)
         image_states = None if pixel_values is None else self.encode_images(pixel_values)
         return self._project(self.text_projection, self._query_states(input_ids, attention_mask, image_states))
 
@@ -325,18 +324,10 @@ class TowersModel(Retriever, PreTrainedModel):
         self._check_images("pixel_values", pixel_values)
         self._check_images("target_pixel_values", target_pixel_values)
         self._check_captions("input_ids", input_ids, attention_mask)
-        _check_pairs(pixel_values, input_ids)
-        if target_pixel_values.shape[0] != pixel_values.shape[0]:
-            raise ValueError(
-                f"{target_pixel_values.shape[0]} target images for {pixel_values.shape[0]} queries: one a triplet"
-            )
         if caption_input_ids is not None:
             self._check_captions("caption_input_ids", caption_input_ids, caption_attention_mask)
-            if caption_input_ids.shape[0] != input_ids.shape[0]:
-                raise ValueError(
-                    f"{caption_input_ids.shape[0]} captions of targets for {input_ids.shape[0]} triplets: one each"
-                )
-        elif caption_attention_mask is not None:
+        check_triplets(pixel_values, input_ids, target_pixel_values, caption_input_ids)
+        if caption_input_ids is None and caption_attention_mask is not None:
             raise ValueError("caption_attention_mask is of captions, but caption_input_ids are missing")
         caption = None
         if caption_input_ids is not None and self.config.itc_weight > 0.0:
@@ -345,22 +336,6 @@ class TowersModel(Retriever, PreTrainedModel):
             query=self._query_states(input_ids, attention_mask, self.encode_images(pixel_values)),
             target=self._target_states(self.encode_images(target_pixel_values)),
             caption=caption,
-        )
-
-    def _caption_loss(self, caption: Tensor | None, target_embeds: Tensor, group_ids: Tensor) -> Tensor | None:
-        """The caption-to-image term; None without whole captions."""
-        if caption is None:
-            return None
-        # Everybody in a group wears what the caption says, so it fits all of them alike.
-        embeds = self._project(self.text_projection, caption)
-        logits = self._scores(embeds, target_embeds) / self.temperature.float()
-        return alignment_loss(logits, group_labels(group_ids, 1.0), "forward")
-
-
-def _check_pairs(pixel_values: Tensor, input_ids: Tensor) -> None:
-    if pixel_values.shape[0] != input_ids.shape[0]:
-        raise ValueError(
-            f"{pixel_values.shape[0]} reference images for {input_ids.shape[0]} captions: one of each a query"
         )
 
 

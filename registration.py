@@ -18,6 +18,8 @@ def register_with_libraries() -> None:
 # SomethingProcessor, and SomethingImageProcessor where it has one of its own.
 MODELS = {
     "Fafa": ".",
+    "CoAlign": ".models.coalign",
+    "CoAlignClip": ".models.coalign",
 }
 
 
