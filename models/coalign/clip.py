@@ -14,12 +14,21 @@ Both losses are those of `losses.py`. A caption alone is c, an image alone the s
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPConfig, CLIPModel, CLIPProcessor, PreTrainedConfig, PreTrainedModel, initialization
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    initialization,
+)
 
 from ...checks_fafa import check_captions, check_images, check_triplets
 from ...configuration_towers_fafa import check_number
@@ -266,6 +275,14 @@ def _scaled(embeds: Tensor) -> Tensor:
 
 class CoAlignClipProcessor(RetrieverProcessor, CLIPProcessor):
     """Prepares queries and targets for `CoAlignClipModel`, with CLIP's image processor and tokenizer."""
+
+    @classmethod
+    def tiny(cls, tokenizer: Any, config: CoAlignClipConfig) -> "CoAlignClipProcessor":
+        """The processor of a tiny model, with one of BERT's tokenizers; images are stretched to its square."""
+        clip = config.clip_config
+        square = {"height": clip.vision_config.image_size, "width": clip.vision_config.image_size}
+        tokenizer.model_max_length = clip.text_config.max_position_embeddings
+        return cls(CLIPImageProcessor(size=square, do_center_crop=False), tokenizer)
 
     def encode_captions(self, captions: Sequence[str], names: Sequence[str] | None = None) -> Mapping[str, Tensor]:
         """See `RetrieverProcessor.encode_captions`; a caption that CLIP could not read to its end is refused, too."""
