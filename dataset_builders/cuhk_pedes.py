@@ -7,7 +7,7 @@ reid_raw.json is a list of records `{"split", "captions", "file_path", "processe
 `split` is train, val or test, people are numbered from 1. The words in `processed_tokens` are not read.
 """
 
-from .text_image import TextImageBuilder, TextImageFormat, config_of, fields_of
+from .text_image import FEATURES, TextImageBuilder, TextImageFormat, config_of, fields_of
 
 CITATION = """\
 @inproceedings{li2017personsearch,
@@ -18,6 +18,7 @@ CITATION = """\
   url       = {https://arxiv.org/abs/1702.05729}
 }
 """
+COLUMNS = FEATURES
 FORMAT = TextImageFormat(
     name="CUHK-PEDES",
     files=(("reid_raw.json",),),

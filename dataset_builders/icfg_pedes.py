@@ -7,7 +7,7 @@ The file is a list of records `{"split", "captions", "file_path", "processed_tok
 train or test, people are numbered from 0. The words in `processed_tokens` are not read.
 """
 
-from .text_image import TextImageBuilder, TextImageFormat, config_of, fields_of
+from .text_image import FEATURES, TextImageBuilder, TextImageFormat, config_of, fields_of
 
 CITATION = """\
 @misc{ding2021semantically,
@@ -18,6 +18,7 @@ CITATION = """\
   archivePrefix = {arXiv}
 }
 """
+COLUMNS = FEATURES
 FORMAT = TextImageFormat(
     name="ICFG-PEDES",
     files=(("ICFG-PEDES.json",), ("ICFG_PEDES.json",)),

@@ -66,5 +66,5 @@ def refuse_another(file: str, record: object, expected: str) -> None:
     fields = ", ".join(sorted(map(str, record))[:12])
     raise DataFormatError(
         f"{file}: this looks like an annotation file of {found}, not of {expected} (its first record has {fields}). "
-        f"Remedy: load it by its own name, or put {expected}'s file in its place."
+        f"Remedy: put {expected}'s own file in its place, or load this one as what it is."
     )

@@ -7,7 +7,7 @@ data_captions.json is a list of records `{"split", "captions", "img_path", "id"}
 say `file_path`; `split` is train, val or test, people are numbered from 0.
 """
 
-from .text_image import TextImageBuilder, TextImageFormat, config_of, fields_of
+from .text_image import FEATURES, TextImageBuilder, TextImageFormat, config_of, fields_of
 
 CITATION = """\
 @inproceedings{zhu2021dssl,
@@ -19,6 +19,7 @@ CITATION = """\
   url       = {https://arxiv.org/abs/2109.05534}
 }
 """
+COLUMNS = FEATURES
 FORMAT = TextImageFormat(
     name="RSTPReid",
     files=(("data_captions.json",),),

@@ -46,7 +46,7 @@ class TBPS_CLIP(TextImageBuilder):
     """Images of people with captions, a row per image.
 
     Columns: `image` (decoded when asked for), `captions` (a list of texts), `captions_bt` (the same, translated back),
-    `person_id` (int64, as in the file), `image_path` (as in the file). `fafa.training.caption_pairs` makes pairs of them.
+    `person_id` (int64, as in the file), `image_path` (as in the file). `fafa.training.caption_pairs` makes pairs.
 
     Every record and the existence of every image are checked when the data set is first loaded; what is wrong raises
     `DataFormatError`. Images are not opened before they are used.

@@ -7,7 +7,7 @@ The file is a list of records `{"split", "id", "file_path", "captions"}`, one pe
 Under which name it is distributed is not known to us. Many captions are longer than a CLIP reads.
 """
 
-from .text_image import TextImageBuilder, TextImageFormat, config_of, fields_of
+from .text_image import FEATURES, TextImageBuilder, TextImageFormat, config_of, fields_of
 
 CITATION = """\
 @inproceedings{zuo2024ufinebench,
@@ -19,6 +19,7 @@ CITATION = """\
   url       = {https://arxiv.org/abs/2312.03441}
 }
 """
+COLUMNS = FEATURES
 FORMAT = TextImageFormat(
     name="UFine6926",
     files=(("UFine6926.json",), ("reid_raw.json",), ("data_captions.json",)),
