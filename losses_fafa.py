@@ -27,15 +27,17 @@ def group_labels(group_ids: Tensor, alpha: float) -> Tensor:
     return labels / labels.sum(dim=1, keepdim=True)
 
 
-def alignment_loss(logits: Tensor, labels: Tensor, divergence: str = "reverse") -> Tensor:
+def alignment_loss(logits: Tensor, labels: Tensor, divergence: str = "reverse", directions: str = "mean") -> Tensor:
     """Divergence between softmax(logits) and labels, over rows and over columns, averaged (paper, FDA).
 
     Args:
         logits: `(batch_size, batch_size)`, scores over temperature.
         labels: `(batch_size, batch_size)`, symmetric up to row normalisation, rows summing to one.
         divergence: `"reverse"`, KL(softmax ‖ labels), the paper's; `"forward"`, KL(labels ‖ softmax).
+        directions: `"sum"` adds the two instead of averaging them (SDM).
     """
-    return (row_divergence(logits, labels, divergence) + row_divergence(logits.mT, labels, divergence)) / 2
+    both = row_divergence(logits, labels, divergence) + row_divergence(logits.mT, labels, divergence)
+    return both if directions == "sum" else both / 2
 
 
 def row_divergence(

@@ -21,6 +21,7 @@ MODELS = {
     "CoAlign": ".models.coalign",
     "CoAlignClip": ".models.coalign",
     "DualEncoder": ".models.dual_encoder",
+    "Word4Per": ".models.word4per",
 }
 
 

@@ -66,6 +66,8 @@ class Retriever(metaclass=ABCMeta):  # not of `ABC`, whose layout FSDP cannot ta
     weights_of_losses: frozenset[str] = frozenset()
     # Weights that get no decay, by what their names hold, besides biases and norms.
     weights_without_decay: Sequence[str] = ()
+    # Layers that training adds to pre-trained ones, by what their names hold; they may learn at a rate of their own.
+    new_layers: Sequence[str] = ()
     # LoRA: side -> regular expression of the layers it adapts, the usual side first, the vision tower's called
     # "vision"; layers that train whole beside them; and parameters of no layer that do, on which no feature depends.
     lora_targets: Mapping[str, str] = {}
@@ -220,6 +222,17 @@ class Retriever(metaclass=ABCMeta):  # not of `ABC`, whose layout FSDP cannot ta
     def vision_blocks(self) -> Sequence[nn.Module]:
         """The vision tower in the order in which it computes: what comes before its blocks, then each of them."""
         return ()
+
+    def meet_groups(self, group_ids: np.ndarray) -> None:
+        """Looks at the groups of the training set before training; a model that has a class for each makes room.
+
+        Args:
+            group_ids: `(num_triplets,)`, integers.
+
+        Raises:
+            ValueError: the model's loss cannot do with such groups.
+        """
+        return None
 
     def settings_at(self, epoch: float) -> dict[str, Any]:
         """Settings of the configuration that change while training goes on; after it they are what they were.

@@ -113,6 +113,10 @@ class ScriptArguments:
     cache_images: bool = field(
         default=False, metadata={"help": "Keep decoded images in memory (small data sets, read without workers)."}
     )
+    cache_features: bool = field(
+        default=False,
+        metadata={"help": "Encode images and captions once where CLIP is frozen (stage 2 of Word4Per), and keep that."},
+    )
     vision_dtype: str | None = field(
         default=None, metadata={"help": "Store the frozen vision tower in this dtype, such as bfloat16."}
     )
@@ -220,22 +224,26 @@ def main(script: ScriptArguments, training: RetrieverTrainingArguments, recipe: 
     if script.lora_rank:
         model = add_lora(model, script.lora_rank, script.lora_alpha, script.lora_dropout, script.lora_targets)
 
-    # 5. Training. The trainer augments the training images only.
+    # 5. Training. The trainer augments the training images only; where CLIP is frozen, it may read features in place of
+    #    images, encoded once, here.
+    collator = TripletCollator(
+        processor,
+        augment=not script.cache_features,
+        with_references=not in_pairs,
+        with_captions=not in_pairs and (training.caption_steps > 0 or model.reads_target_captions),
+        on_error=script.on_error,
+        cache_images=script.cache_images,
+        seed=training.seed,
+        group_column=training.group_column,
+    )
+    if script.cache_features:
+        collator = with_cached_features(model, collator, train_set, validation_set, training)
     trainer = RetrieverTrainer(
         model=model,
         args=training,
         train_dataset=train_set,
         eval_dataset=validation_set,
-        data_collator=TripletCollator(
-            processor,
-            augment=True,
-            with_references=not in_pairs,
-            with_captions=not in_pairs and (training.caption_steps > 0 or model.reads_target_captions),
-            on_error=script.on_error,
-            cache_images=script.cache_images,
-            seed=training.seed,
-            group_column=training.group_column,
-        ),
+        data_collator=collator,
         compute_metrics=held_out_rank_metrics(model),
         processing_class=processor,
     )
@@ -288,6 +296,20 @@ def make_tiny_model(train_set, method: str, options: dict) -> tuple[Retriever, R
     config_class, model_class, processor_class, _ = classes_of(method)
     config = config_class.tiny(vocab_size=len(tokenizer), vocabulary_hash=vocabulary_hash(tokenizer), **options)
     return model_class(config), processor_class.tiny(tokenizer, config)
+
+
+def with_cached_features(model, collator, train_set, validation_set, training) -> TripletCollator:
+    """A collator of features, which OUTPUT_DIR/features keeps for a run that goes on."""
+    from fafa.models.word4per import CachedCollator, Word4PerModel, cache_features
+
+    if not isinstance(model, Word4PerModel):
+        raise ValueError(
+            f"cache_features is for Word4Per's second stage, and {type(model).__name__} is none: leave it out"
+        )
+    folder = Path(training.output_dir, "features")
+    features = cache_features(model.to(training.device), collator, train_set, validation_set, folder=folder)
+    given = {entry.name: getattr(collator, entry.name) for entry in fields(collator) if entry.init}
+    return CachedCollator(**given, features=features)
 
 
 def resume_checkpoint(training: RetrieverTrainingArguments) -> str | bool | None:

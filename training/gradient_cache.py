@@ -39,7 +39,7 @@ def cached_backward(
     """
     inputs = dict(inputs)
     group_ids = inputs.pop("group_ids", None)
-    num_triplets = len(inputs["target_pixel_values"])
+    num_triplets = len(next(iter(inputs.values())))
     chunks = [
         {name: tensor[start : start + chunk_size] for name, tensor in inputs.items()}
         for start in range(0, num_triplets, chunk_size)
@@ -65,8 +65,9 @@ def cached_backward(
     for chunk, random_state, gradient in zip(chunks, random_states, gradients, strict=True):
         _set_random_state(*random_state)
         with autocast():
-            again = list(compress(model.training_states(**chunk), learns))
-        torch.autograd.backward(again, gradient)
+            again = compress(model.training_states(**chunk), learns)
+        pairs = [(state, one) for state, one in zip(again, gradient, strict=True) if state.requires_grad]
+        torch.autograd.backward(*zip(*pairs, strict=True))  # without those of frozen towers
     _set_random_state(*after)
     return type(output)(**{name: tensor.detach() for name, tensor in output.items()})
 

@@ -249,9 +249,9 @@ class DualEncoderProcessor(RetrieverProcessor, ProcessorMixin):
                 f"captions may have {self.max_text_length} tokens (max_text_length), and the model has "
                 f"{text.max_position_embeddings} positions"
             )
-        if tokenizer.padding_side != "right":
-            return "the tokenizer pads captions on the left, and the text tower counts positions from there"
         if model.config.backbone_config.model_type == "siglip":
+            if tokenizer.padding_side != "right":
+                return "the tokenizer pads captions on the left, where a SigLIP has never seen padding"
             full = self.caption_padding == "max_length" and self.max_text_length == text.max_position_embeddings
             return (
                 None if full else "a SigLIP reads captions padded to its full length (caption_padding, max_text_length)"
