@@ -123,13 +123,10 @@ class DualEncoderModel(Retriever, DualEncoderPreTrainedModel):
         super().__init__(config)
         self.backbone = AutoModel.from_config(config.backbone_config)
         self._is_siglip = config.backbone_config.model_type == "siglip"
-        if self._is_siglip and not config.sigmoid_weight:
-            self.backbone.logit_bias.requires_grad_(False)  # of SigLIP's own loss alone
         self.post_init()
         with torch.no_grad():  # the backbone has had its own turn, and what is loaded comes later
             self.backbone.logit_scale.fill_(-math.log(config.temperature_init))
-        if config.freeze_vision:
-            self.freeze_vision_tower()
+        self.freeze_as_configured()
 
     @classmethod
     def from_backbone(
@@ -183,6 +180,12 @@ class DualEncoderModel(Retriever, DualEncoderPreTrainedModel):
                 "out; bf16=true computes in half precision"
             )
         return super().freeze_vision_tower()
+
+    def freeze_as_configured(self) -> None:
+        """Stops training of a frozen tower, and of a SigLIP's bias where its own loss has no weight."""
+        super().freeze_as_configured()
+        if self._is_siglip:
+            self.backbone.logit_bias.requires_grad_(bool(self.config.sigmoid_weight))
 
     @property
     def lora_trained_whole(self) -> tuple[str, ...]:

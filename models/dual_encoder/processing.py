@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, CLIPImageProcessor
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, CLIPImageProcessorPil
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.processing_utils import ImagesKwargs, ProcessorMixin, TextKwargs
@@ -112,7 +112,7 @@ class DualEncoderProcessor(RetrieverProcessor, ProcessorMixin):
         """Of `DualEncoderConfig.tiny`, with a tokenizer of `build_tokenizer`."""
         tokenizer.eos_token = "[SEP]"  # where a CLIP reads the feature of a caption
         height, width = config.image_shape
-        image_processor = CLIPImageProcessor(size={"height": height, "width": width}, do_center_crop=False)
+        image_processor = CLIPImageProcessorPil(size={"height": height, "width": width}, do_center_crop=False)
         positions = config.get_text_config().max_position_embeddings
         return cls(image_processor, tokenizer, max_text_length=positions, **settings)
 
