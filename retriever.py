@@ -108,6 +108,7 @@ class Retriever(metaclass=ABCMeta):  # not of `ABC`, whose layout FSDP cannot ta
         name = pretrained_model_name_or_path or "the state dict"
         refuse_incomplete(name, missing, unexpected, allow_missing, allow_unexpected)
         refuse_unsound_weights(name, model)
+        model.freeze_as_configured()
         return (model, info) if output_loading_info else model
 
     def _adjust_missing_and_unexpected_keys(self, loading_info):
@@ -241,6 +242,11 @@ class Retriever(metaclass=ABCMeta):  # not of `ABC`, whose layout FSDP cannot ta
             epoch: how many epochs are done; 0.5 in the middle of the first.
         """
         return {}
+
+    def freeze_as_configured(self) -> None:
+        """Stops training of what the configuration freezes; loading makes every weight train."""
+        if getattr(self.config, "freeze_vision", False):
+            self.freeze_vision_tower()
 
     def freeze_vision_tower(self, dtype: torch.dtype | None = None) -> "Retriever":
         """Stops training of the vision tower (not of what comes after its blocks), and notes it in the configuration.

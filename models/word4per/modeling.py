@@ -24,8 +24,6 @@ from .masked_words import CrossModalTransformer, mask_words, masked_word_errors
 from .tinet import TINet
 from .towers import at_end, clip_fingerprint, image_states, person_clip, text_states
 
-_HEADS = ("classifier.*", "identities", "cross_modal.*")  # of the first stage's losses
-
 
 @dataclass
 class Word4PerOutput(ModelOutput):
@@ -156,15 +154,19 @@ class Word4PerModel(Retriever, Word4PerPreTrainedModel):
         if config.stage == 1 and config.id_weight and config.num_identities:
             self._make_classifier(config.num_identities)
         self.post_init()
-        if config.stage == 2:
-            self.clip.requires_grad_(False)
-        elif config.freeze_vision:
-            self.freeze_vision_tower()
+        self.freeze_as_configured()
 
     def _make_classifier(self, num_identities: int) -> None:
         weights = self.clip.visual_projection.weight
         self.classifier = nn.Linear(weights.shape[0], num_identities, device=weights.device, dtype=weights.dtype)
         self.identities = nn.Buffer(torch.arange(num_identities, device=weights.device))
+
+    def freeze_as_configured(self) -> None:
+        """CLIP in stage 2; in stage 1 its temperature, since losses have a fixed scale, and where asked its vision tower."""
+        if self.config.stage == 2:
+            self.clip.requires_grad_(False)
+        self.clip.logit_scale.requires_grad_(False)
+        super().freeze_as_configured()
 
     # Loading and saving
 
@@ -177,16 +179,10 @@ class Word4PerModel(Retriever, Word4PerPreTrainedModel):
         Raises:
             UnsoundModelError: also for TINets that were trained on another CLIP.
         """
-        if {"stage", "tinets", "mlm_weight", "id_weight"} & kwargs.keys() and "config" not in kwargs:
-            where = {name: kwargs[name] for name in ("cache_dir", "revision", "subfolder", "token") if name in kwargs}
-            saved, _ = cls.config_class.get_config_dict(pretrained_model_name_or_path, **where)
-            had = [entry["name"] for entry in saved.get("tinets") or []]
-            if kwargs.get("stage") == 2 and not had:
-                kwargs.setdefault("tinets", [{"name": "text"}, {"name": "image"}])
-            new = [f"tinets.{entry['name']}.*" for entry in kwargs.get("tinets") or [] if entry["name"] not in had]
-            if allow_missing is not True:
-                given = [allow_missing] if isinstance(allow_missing, str) else allow_missing or []
-                allow_missing = [*given, *new, *_HEADS]
+        anew = _begins_anew(pretrained_model_name_or_path, kwargs)
+        if anew and allow_missing is not True:
+            given = [allow_missing] if isinstance(allow_missing, str) else allow_missing or []
+            allow_missing = [*given, *anew]
         loaded = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, allow_missing=allow_missing, **kwargs
         )
@@ -696,6 +692,32 @@ class Word4PerModel(Retriever, Word4PerPreTrainedModel):
             citation=CITATION,
             tags=("word4per", "clip"),
         )
+
+
+def _begins_anew(source: Any, options: dict[str, Any]) -> list[str]:
+    """Patterns of weights that a folder lacks because another stage, or other TINets and losses, are asked for.
+
+    `options`, of `from_pretrained`, get the paper's TINets where stage 2 follows stage 1.
+    """
+    if source is None:
+        return []
+    where = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+    saved, _ = Word4PerConfig.get_config_dict(source, **{name: options[name] for name in where if name in options})
+    config = options.get("config")
+    asked = {**saved, **(options if config is None else config.to_dict())}
+    if asked.get("stage") == 2 and saved.get("stage") == 1 and not asked.get("tinets"):
+        asked["tinets"] = [{"name": "text"}, {"name": "image"}]
+        if config is None:
+            options["tinets"] = asked["tinets"]
+        else:
+            config.tinets = Word4PerConfig(tinets=asked["tinets"]).tinets
+    had = {entry["name"] for entry in saved.get("tinets") or []}
+    anew = [f"tinets.{entry['name']}.*" for entry in asked.get("tinets") or [] if entry["name"] not in had]
+    if asked.get("stage") == 1:
+        was_first = saved.get("stage") == 1
+        anew += [] if was_first and saved.get("mlm_weight") else ["cross_modal.*"]
+        anew += [] if was_first and saved.get("id_weight") else ["classifier.*", "identities"]
+    return anew
 
 
 def _check_pairs(pixel_values: Tensor, input_ids: Tensor) -> None:

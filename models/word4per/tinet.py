@@ -1,6 +1,7 @@
 """TINet: the feature of an image becomes a pseudo-word, in the place of a word's embedding."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,7 +20,7 @@ class TINet(nn.Module):
     def __init__(self, input_size: int, hidden_sizes: Sequence[int], output_size: int, dropout: float = 0.1):
         super().__init__()
         sizes = [input_size, *hidden_sizes]
-        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
         self.projection = nn.Linear(sizes[-1], output_size)
         self.dropout = dropout
 

@@ -1,4 +1,4 @@
-"""CLIP's two towers as Word4Per uses them: images that are no squares, and texts in which a word is given as a vector."""
+"""CLIP's two towers as Word4Per uses them: images that are no squares, texts in which a word is given as a vector."""
 
 import torch
 import xxhash
@@ -34,10 +34,9 @@ class PersonVisionEmbeddings(CLIPVisionEmbeddings):
 
 
 def person_clip(config: CLIPConfig, grid: tuple[int, int], stride: int) -> CLIPModel:
-    """A `CLIPModel` that takes images of another shape than a square; its temperature does not train."""
+    """A `CLIPModel` that takes images of another shape than a square."""
     clip = CLIPModel._from_config(config)
     clip.vision_model.embeddings = PersonVisionEmbeddings(config.vision_config, grid, stride)
-    clip.logit_scale.requires_grad_(False)  # all losses have a fixed scale
     return clip
 
 
