@@ -66,9 +66,9 @@ def by_hand(image, text, soft_image, soft_text, ids, log_scale, alpha, soft_labe
             label = [t / sum(label) for t in label]
             logs = [s - math.log(sum(math.exp(other) for other in rows[i])) for s in rows[i]]
             n_itc -= sum(t * log for t, log in zip(label, logs, strict=True)) / (2 * size)
-            r_itc += sum(
-                math.exp(log) * (log - math.log(t + epsilon)) for t, log in zip(label, logs, strict=True)
-            ) / (2 * size)
+            r_itc += sum(math.exp(log) * (log - math.log(t + epsilon)) for t, log in zip(label, logs, strict=True)) / (
+                2 * size
+            )
     return n_itc, r_itc
 
 
