@@ -5,6 +5,7 @@ import json
 import pytest
 from tiny_text_image import CUHK, ICFG, RSTP, SETS, TBPS, UFINE, write_set
 
+from fafa.dataset_builders import export
 from fafa.dataset_builders.records import DataFormatError
 from fafa.dataset_builders.verify import verify_dataset
 from fafa.training import caption_pairs
@@ -127,6 +128,22 @@ def test_only_the_splits_that_there_are(load, tmp_path):
     assert set(load(TBPS, data_dir=tmp_path)) == {"validation", "test"}
     with pytest.raises(ValueError, match='Unknown split "train"'):
         load(TBPS, data_dir=tmp_path, split="train")
+
+
+def test_streams_and_processes_read_the_same(load, tmp_path):
+    write_set(tmp_path, CUHK)
+    rows = load(CUHK, data_dir=tmp_path, split="train").select_columns(["captions", "person_id"])[:]
+    stream = load(CUHK, data_dir=tmp_path, split="train", streaming=True).select_columns(["captions", "person_id"])
+    assert {name: [row[name] for row in stream] for name in rows} == rows
+
+
+def test_an_export_has_every_split_and_its_images(load, tmp_path):
+    write_set(tmp_path / "data", TBPS)
+    export.export_dataset(TBPS, data_dir=tmp_path / "data", output_dir=tmp_path / "out", show_progress=False)
+    rows = load(str(tmp_path / "out"))
+    assert {split: len(part) for split, part in rows.items()} == {"train": 3, "validation": 1, "test": 2}
+    assert rows["train"][1]["image"].getpixel((0, 0))[0] == 1
+    assert "translated to another language and back" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_without_a_folder_it_says_what_to_pass(load):
