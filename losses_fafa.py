@@ -51,6 +51,18 @@ def row_divergence(
     return (labels * (log_labels - log_predictions)).sum(dim=1).mean()
 
 
+def caption_loss(logits: Tensor, group_ids: Tensor) -> Tensor:
+    """Caption-to-image contrastive term of BLIP-2's first stage: whole captions against target images.
+
+    Everybody in a group wears what the caption says, so it fits all of them alike.
+
+    Args:
+        logits: `(batch_size, batch_size)`, scores of captions and targets over temperature.
+        group_ids: `(batch_size,)`, equal for triplets of one group.
+    """
+    return alignment_loss(logits, group_labels(group_ids, 1.0), "forward")
+
+
 def feature_diversity_loss(
     target_embeds: Tensor,
     margin: float = 0.5,
@@ -130,6 +142,18 @@ def _masked_error(masked: Tensor, whole: Tensor, predictor: nn.Module, mask: Ten
     visible = masked * (1.0 - mask).to(masked.dtype)  # a model in half precision stays in it
     prediction = predictor(torch.cat([visible, whole], dim=-1)).float()
     return ((prediction - masked.float()).square() * mask).sum() / mask.sum().clamp(min=1.0)
+
+
+def masked_predictor(size: int, hidden_size: int) -> nn.Sequential:
+    """The network of masked feature reasoning: from two states of `size` to one, by a hidden layer (paper, MFR)."""
+    return nn.Sequential(nn.Linear(2 * size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, size))
+
+
+def draw_mask(states: Tensor, share: float, at_random: bool) -> Tensor:
+    """A mask of the shape of some states, 1 where an entry is masked, fp32; without chance see `spread_mask`."""
+    if not at_random:
+        return spread_mask(states.shape, share, states.device)
+    return (torch.rand(states.shape, device=states.device) < share).float()
 
 
 def spread_mask(shape: torch.Size, share: float, device: torch.device) -> Tensor:

@@ -15,8 +15,10 @@ from tqdm import tqdm
 from .checkpoint_files import check_names, read_checkpoint
 from .commands import loading
 from .configuration_fafa import FafaConfig
+from .configuration_towers_fafa import TowersConfig
 from .files import printable, some
 from .modeling_fafa import FafaModel
+from .modeling_towers_fafa import TowersModel
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ HEADS_OF_QFORMER_WIDTH = {768: 12}  # BERT-base
 BLOCKS_OF_VISION_WIDTH = {1408: 39}  # BLIP-2 reads ViT-g before its 40th block
 
 CAPTION_HEAD = "BLIP-2's word predictor for writing captions; retrieval has no use for it"
-MATCHING_HEAD = "BLIP-2's image-text matching head; FAFA scores by similarity"
+MATCHING_HEAD = "BLIP-2's image-text matching head; scores are similarities here"
 COUNTER = "a constant counter of positions, made anew by the model"
 BOOKKEEPING = "training state beside the weights"
 BEYOND_THE_TOWER = "BLIP-2 reads the tower before its last block, and has its own LayerNorm (ln_vision) behind it"
@@ -74,13 +76,15 @@ class Conversion:
 
     Args:
         config: configuration of the model.
+        model_class: the model, FafaModel or another on the same towers; "FafaModel" below stands for it.
         sources: name in FafaModel → names in the source; two for a joint bias of query, key and value.
         dropped: name in the source → why it has no place in FafaModel.
         fresh: name in FafaModel → its initial value, for what BLIP-2 pre-training does not have.
         shapes: name in FafaModel → shape.
     """
 
-    config: FafaConfig
+    config: TowersConfig
+    model_class: type[TowersModel]
     sources: dict[str, tuple[str, ...]]
     dropped: dict[str, str]
     fresh: dict[str, Tensor]
@@ -126,17 +130,23 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], config: FafaConfig) -> 
     return {name: conversion.tensor(state_dict, name) for name in conversion.shapes}
 
 
-def plan_conversion(state_dict: Mapping[str, Tensor], config: FafaConfig) -> Conversion:
+def plan_conversion(
+    state_dict: Mapping[str, Tensor], config: TowersConfig, model_class: type[TowersModel] = FafaModel
+) -> Conversion:
     """Finds a source for every tensor of the model, and a reason for every tensor that is left; see its callers.
 
     Names, kinds and sizes are compared here, values by `check_values`.
+
+    Args:
+        model_class: the model that the configuration is of: FafaModel, or another on BLIP-2's towers.
     """
     check_names(state_dict)
     with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in FafaModel(config).state_dict().items()}
+        shapes = {name: tuple(tensor.shape) for name, tensor in model_class(config).state_dict().items()}
     is_released = _has_released_names(state_dict)
     sources = {name: released_names(name) if is_released else (name,) for name in shapes}
-    absent = _absent_from_blip2(sources, state_dict)
+    own_parts = tuple(f"{name}." for name in model_class.weights_of_losses - {"temperature"})
+    absent = _absent_from_blip2(sources, state_dict, own_parts)
     sources = {name: keys for name, keys in sources.items() if name not in absent}
 
     # The parts of a joint bias have the same share of its shape each; all else has the shape of its target.
@@ -149,7 +159,7 @@ def plan_conversion(state_dict: Mapping[str, Tensor], config: FafaConfig) -> Con
     dropped = {key: droppable[key][1] for key in state_dict if key in droppable and key not in wanted}
     _check(state_dict, wanted, {key: droppable[key][0] for key in dropped})
     fresh = {name: _initial_value(name, shapes[name], config) for name in absent}
-    return Conversion(config, sources, dropped, fresh, shapes)
+    return Conversion(config, model_class, sources, dropped, fresh, shapes)
 
 
 def released_names(name: str) -> tuple[str, ...]:
@@ -166,9 +176,11 @@ def _has_released_names(state_dict: Mapping[str, Tensor]) -> bool:
     return any(key.startswith(("Qformer.", "visual_encoder.")) for key in state_dict)
 
 
-def _absent_from_blip2(sources: dict[str, tuple[str, ...]], state_dict: Mapping[str, Tensor]) -> list[str]:
-    """Names of FafaModel's own parts when the source is BLIP-2; a source with some of a part must have all of it."""
-    predictor = [name for name in sources if name.startswith("mfr_predictor.")]
+def _absent_from_blip2(
+    sources: dict[str, tuple[str, ...]], state_dict: Mapping[str, Tensor], own_parts: tuple[str, ...]
+) -> list[str]:
+    """Names of the model's own parts when the source is BLIP-2; a source with some of a part must have all of it."""
+    predictor = [name for name in sources if name.startswith(own_parts)]
     absent = [] if any(sources[name][0] in state_dict for name in predictor) else predictor
     # LAVIS has a temperature, Hugging Face's class has none.
     if absent and not _has_released_names(state_dict) and "temperature" not in state_dict:
@@ -176,7 +188,7 @@ def _absent_from_blip2(sources: dict[str, tuple[str, ...]], state_dict: Mapping[
     return absent
 
 
-def _initial_value(name: str, shape: tuple[int, ...], config: FafaConfig) -> Tensor:
+def _initial_value(name: str, shape: tuple[int, ...], config: TowersConfig) -> Tensor:
     """As `FafaModel` initialises it, but the same in every conversion."""
     if name == "temperature":
         return torch.tensor(float(config.temperature_init))
@@ -186,7 +198,7 @@ def _initial_value(name: str, shape: tuple[int, ...], config: FafaConfig) -> Ten
     return torch.normal(0.0, config.qformer_config.initializer_range, shape, generator=generator)
 
 
-def _droppable(config: FafaConfig, is_released: bool) -> dict[str, tuple[tuple[int, ...], str]]:
+def _droppable(config: TowersConfig, is_released: bool) -> dict[str, tuple[tuple[int, ...], str]]:
     """Names in the source without a place in FafaModel: their shapes, and why they have none."""
     hidden = config.qformer_config.hidden_size
     vocabulary, positions = config.qformer_config.vocab_size, config.qformer_config.max_position_embeddings
@@ -287,14 +299,18 @@ def _check_sharing(tensors: dict[str, Tensor]) -> None:
 
 
 def config_from_tensors(
-    state_dict: Mapping[str, Tensor], vision_heads: int | None = None, qformer_heads: int | None = None
-) -> FafaConfig:
+    state_dict: Mapping[str, Tensor],
+    vision_heads: int | None = None,
+    qformer_heads: int | None = None,
+    config_class: type[TowersConfig] = FafaConfig,
+) -> TowersConfig:
     """Reads the configuration from a state dict with released names.
 
     Args:
         state_dict: names to tensors, the vision tower among them.
         vision_heads: attention heads of the vision tower, which no tensor tells; None: BLIP-2's 16 at ViT-g's width.
         qformer_heads: attention heads of the Q-Former; None: 12 at BERT-base's width.
+        config_class: of the model that it is for.
 
     Raises:
         ValueError: if a tensor that tells a size is missing or of another rank, if the tower is CLIP's, or if the
@@ -342,14 +358,14 @@ def config_from_tensors(
     }
     predictor = state_dict.get(MFR_SIZE_KEY)
     with loading("sizes of the checkpoint's tensors"):
-        return FafaConfig(
+        return config_class(
             vision_config=vision_config,
             qformer_config=qformer_config,
             num_query_tokens=num_query_tokens,
             projection_dim=sizes["vision_proj.weight"][0],
-            num_top_tokens=min(FafaConfig.num_top_tokens, num_query_tokens),
-            mfr_hidden_size=FafaConfig.mfr_hidden_size if predictor is None else len(predictor),
-            max_text_length=min(FafaConfig.max_text_length, num_positions),
+            num_top_tokens=min(config_class.num_top_tokens, num_query_tokens),
+            max_text_length=min(config_class.max_text_length, num_positions),
+            **({} if predictor is None else {config_class.predictor_size: len(predictor)}),
         )
 
 

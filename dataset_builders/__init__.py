@@ -31,7 +31,13 @@ BUILDERS = {
     "ITCPR": (f"{__name__}.itcpr", "1"),
     "CIRHS": (f"{__name__}.cirhs", "1"),
     "SynTBPR": (f"{__name__}.syntbpr", "1"),
+    "CUHK-PEDES": (f"{__name__}.cuhk_pedes", "1"),
+    "ICFG-PEDES": (f"{__name__}.icfg_pedes", "1"),
+    "RSTPReid": (f"{__name__}.rstpreid", "1"),
+    "UFine6926": (f"{__name__}.ufine6926", "1"),
+    "TBPS-CLIP": (f"{__name__}.tbps_clip", "1"),
 }
+TEXT_IMAGE = ("CUHK-PEDES", "ICFG-PEDES", "RSTPReid", "UFine6926", "TBPS-CLIP")  # images of people with captions
 
 
 def register_builders() -> None:
@@ -89,8 +95,11 @@ def _refuse_our_folder(path: str, data_dir: str | None) -> None:
 
 
 def _annotation_names(name: str) -> tuple[str, ...]:
-    builder = getattr(importlib.import_module(BUILDERS[name][0]), name)
-    return builder.BUILDER_CONFIGS[0].annotation_names
+    return _builder(name).BUILDER_CONFIGS[0].annotation_names
+
+
+def _builder(name: str) -> type:
+    return getattr(importlib.import_module(BUILDERS[name][0]), name.replace("-", "_"))
 
 
 def _is_ours(folder: Path, names: tuple[str, ...]) -> bool:
@@ -121,7 +130,6 @@ def _folder_of(data_files: object) -> str:
 
 
 def _right_call(name: str, folder: str) -> str:
-    builder = getattr(importlib.import_module(BUILDERS[name][0]), name)
-    configs = [config.name for config in builder.BUILDER_CONFIGS]
+    configs = [config.name for config in _builder(name).BUILDER_CONFIGS]
     choices = [f'"{config}", ' for config in configs] if len(configs) > 1 else [""]
     return " or ".join(f'load_dataset("{name}", {choice}data_dir="{folder}")' for choice in choices)

@@ -11,6 +11,7 @@ from .metrics import chance_metrics, retrieval_metrics
 from .ranking import MatchRanker, QueryResults, match_ranks
 from .report import EvaluationReport
 from .report_folder import read_report, write_report
+from .text_to_image import evaluate_text_to_image, text_to_image_tables
 
 __all__ = [
     "QUERY_MODES",
@@ -21,10 +22,12 @@ __all__ = [
     "encode_queries",
     "encode_targets",
     "evaluate_itcpr",
+    "evaluate_text_to_image",
     "late_fusion",
     "match_ranks",
     "read_report",
     "retrieval_metrics",
     "score_blocks",
+    "text_to_image_tables",
     "write_report",
 ]

@@ -2,6 +2,7 @@
 
     python examples/train.py --config examples/configs/quickstart.yaml      # the painted world, from random weights
     python examples/train.py --config examples/configs/paper.yaml           # SynCPR, from BLIP-2's weights
+    python examples/train.py --config examples/configs/coalign_quickstart.yaml    # CoAlign instead, see docs/models.md
 
 Every setting is a field of the YAML file, of the command line, or of both (the command line wins):
 
@@ -40,14 +41,16 @@ import torch
 from datasets import load_dataset
 from transformers import AutoConfig, HfArgumentParser, set_seed
 
-from fafa import FafaConfig, FafaImageProcessor, FafaModel, FafaProcessor  # for a start from random weights
 from fafa.commands import command, loading
+from fafa.dataset_builders import TEXT_IMAGE
 from fafa.dataset_builders.syncpr import SynCPR
 from fafa.files import check_output_folder, printable
 from fafa.markdown_text import code, public
 from fafa.model_folder import load_model
 from fafa.names import nearest
 from fafa.processing_fafa import build_tokenizer, vocabulary_hash
+from fafa.registration import MODELS, classes_of
+from fafa.retriever import Retriever, RetrieverProcessor
 from fafa.training import (
     CheckpointError,
     RetrieverTrainer,
@@ -68,6 +71,9 @@ from fafa.yaml_files import SettingsFileError, read_yaml
 
 logger = logging.getLogger("train")
 
+# The column of each data set that names the group of a triplet, or the person whom captions describe.
+GROUPS = {"SynCPR": "cpr_id", "CIRHS": "tid", "SynTBPR": "person_id"} | dict.fromkeys(TEXT_IMAGE, "person_id")
+
 
 @dataclass
 class ScriptArguments:
@@ -76,9 +82,10 @@ class ScriptArguments:
     model: str = field(
         default="tiny",
         metadata={
-            "help": "Folder or Hub id of a model to start from, or 'tiny': a FAFA of random weights, own vocabulary."
+            "help": "Folder or Hub id of a model to start from, or 'tiny': one of random weights, with its vocabulary."
         },
     )
+    method: str = field(default="Fafa", metadata={"help": f"What a tiny model is of: {', '.join(MODELS)}."})
     model_options: dict | str | None = field(
         default=None, metadata={"help": "Fields of its configuration to set, as JSON: '{\"fda_alpha\": 1.0}'."}
     )
@@ -87,7 +94,7 @@ class ScriptArguments:
     )
     dataset: str = field(
         default="SynCPR",
-        metadata={"help": "What data_dir holds: SynCPR, or images with captions: CUHK-PEDES, SynTBPR ..."},
+        metadata={"help": f"What data_dir holds, one of {', '.join(GROUPS)}; the last ones are images with captions."},
     )
     generated_dir: str | None = field(
         default=None, metadata={"help": "Folder of SynTBPR.json: its pairs are mixed into those of another dataset."}
@@ -138,10 +145,20 @@ class ScriptArguments:
         self.model_options = self.model_options or {}
         if not isinstance(self.model_options, dict):
             raise ValueError(f"model_options is {self.model_options!r:.60}, expected fields of the configuration")
+        for name, known in {"method": MODELS, "dataset": GROUPS}.items():
+            if (given := getattr(self, name)) not in known:
+                raise ValueError(f"there is no {name} {given!r}; {nearest(str(given), list(known))}")
         if self.model == "tiny":
-            check_model_options(self.model_options, FafaConfig)
-        if self.dataset == "SynCPR" and (self.generated_dir or self.real_repeats != 1):
-            raise ValueError("generated_dir and real_repeats mix pairs of images and captions, and SynCPR has triplets")
+            if not hasattr(classes_of(self.method)[0], "tiny"):
+                raise ValueError(f"there is no tiny {self.method}: name a folder to start from (model)")
+            check_model_options(self.model_options, classes_of(self.method)[0])
+        elif self.method != type(self).method:
+            raise ValueError(f"method {self.method} is of model 'tiny'; {self.model} says itself what it is")
+        if GROUPS[self.dataset] != "person_id" and (self.generated_dir or self.real_repeats != 1):
+            raise ValueError(
+                f"generated_dir and real_repeats mix images with captions, and {self.dataset} holds triplets: leave "
+                "them out"
+            )
         if self.real_repeats < 1:
             raise ValueError(f"real_repeats is {self.real_repeats}, expected a number from 1")
         dtype = getattr(torch, self.vision_dtype or "float32", None)
@@ -175,6 +192,8 @@ def main(script: ScriptArguments, training: RetrieverTrainingArguments, recipe: 
             parts.append(load_dataset("SynTBPR", split="train", data_dir=script.generated_dir))
             repeats.append(1)
         triplets = caption_pairs(*parts, repeats=repeats)
+    if training.group_column == GROUPS["SynCPR"]:  # unless another was chosen
+        training.group_column = GROUPS[script.dataset]
 
     # 3. Validation: whole quadruples of the training set are held out. The test set never selects a model.
     train_rows, validation_rows = hold_out_quadruples(
@@ -189,7 +208,7 @@ def main(script: ScriptArguments, training: RetrieverTrainingArguments, recipe: 
 
     # 4. Model and processor, and what of the model trains.
     if script.model == "tiny":
-        model, processor = make_tiny_model(train_set, script.model_options)
+        model, processor = make_tiny_model(train_set, script.method, script.model_options)
     else:
         # In fp32 whatever the folder's precision: in half of it, updates of 2e-6 round away.
         with loading(script.model):
@@ -228,7 +247,7 @@ def main(script: ScriptArguments, training: RetrieverTrainingArguments, recipe: 
         compute_metrics=held_out_rank_metrics(model),
         processing_class=processor,
     )
-    start = "random weights (`FafaConfig.tiny`)" if script.model == "tiny" else code(public(script.model))
+    start = f"random weights (`{script.method}Config.tiny`)" if script.model == "tiny" else code(public(script.model))
     trainer.facts = RunFacts(
         about=f"Trained from {start} by `examples/train.py`.",
         dataset=script.data_dir or (SynCPR.HUB_REPO_ID if script.dataset == "SynCPR" else script.dataset),
@@ -269,15 +288,14 @@ def check_model_options(options: dict, config: type) -> None:
             refuse_unknown(f"model_options: {part}", given, [entry.name for entry in fields(inner)])
 
 
-def make_tiny_model(train_set, options: dict) -> tuple[FafaModel, FafaProcessor]:
-    """A tiny FAFA with random weights, and its processor, whose vocabulary is that of the training captions."""
-    captions = [*train_set["edit_caption"][:], *train_set["target_caption"][:]]
+def make_tiny_model(train_set, method: str, options: dict) -> tuple[Retriever, RetrieverProcessor]:
+    """A tiny model with random weights, and its processor, whose vocabulary is that of the training captions."""
+    columns = [name for name in ("edit_caption", "target_caption") if name in train_set.column_names]
+    captions = [caption for name in columns for caption in train_set[name][:]]
     tokenizer = build_tokenizer(build_vocabulary(captions))
-    config = FafaConfig.tiny(vocab_size=len(tokenizer), vocabulary_hash=vocabulary_hash(tokenizer), **options)
-    # People are stretched to the square that the released model pads them to: no patch is spent on black borders.
-    square = {"height": config.vision_config.image_size, "width": config.vision_config.image_size}
-    image_processor = FafaImageProcessor(person_size=square, size=square)
-    return FafaModel(config), FafaProcessor(image_processor, tokenizer, max_text_length=config.max_text_length)
+    config_class, model_class, processor_class, _ = classes_of(method)
+    config = config_class.tiny(vocab_size=len(tokenizer), vocabulary_hash=vocabulary_hash(tokenizer), **options)
+    return model_class(config), processor_class.tiny(tokenizer, config)
 
 
 def with_cached_features(model, collator, train_set, validation_set, training) -> TripletCollator:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import tiny_dual_encoder
 import tiny_word4per
 
 from fafa.retriever import QUERY_MODES, Retriever, RetrieverProcessor
@@ -50,5 +51,17 @@ EVERY_MODEL = {
         processor=tiny_word4per.tiny_processor,
         method="Word4Per",
         learns="tinets.text",
+    ),
+    "dual-encoder": Row(
+        model=lambda seed=0: tiny_dual_encoder.tiny_model(seed=seed, itc_weight=0.5),
+        processor=tiny_dual_encoder.tiny_processor,
+        method="Noise-robust dual encoder",
+        learns="backbone.visual_projection",
+    ),
+    "dual-encoder-siglip": Row(
+        model=lambda seed=0: tiny_dual_encoder.tiny_model("siglip", seed, sigmoid_weight=0.5),
+        processor=lambda: tiny_dual_encoder.tiny_processor("siglip"),
+        method="Noise-robust dual encoder",
+        learns="backbone.logit_bias",
     ),
 }
