@@ -84,6 +84,11 @@ class TwoStages:
         """Stage 1 always; stage 2 where a TINet is supervised by text."""
         return self.config.stage == 1 or any(entry["supervision"] != "image" for entry in self.config.tinets)
 
+    @property
+    def reads_references(self) -> bool:
+        """Stage 2 alone."""
+        return self.config.stage == 2
+
     def warmup_settings(self, contrastive: bool, captions: bool) -> dict[str, Any]:
         """Plain contrastive learning in SDM's place, whose divergence hardly has a gradient while scores are alike."""
         return {"itc_weight": 1.0, "sdm_weight": 0.0} if contrastive else {}
@@ -145,10 +150,10 @@ class TwoStages:
         """
         is_triplet = pixel_values is not None or reference_features is not None
         if not is_triplet and caption_input_ids is None:  # a pair, whose caption is the whole one
-            caption_input_ids, caption_attention_mask = input_ids, attention_mask
+            caption_input_ids, caption_attention_mask, input_ids = input_ids, attention_mask, None
         if self.config.stage == 1:
             states = self._clip_states(target_pixel_values, caption_input_ids, caption_attention_mask)
-            if is_triplet and self.config.relative_weight:
+            if input_ids is not None and self.config.relative_weight:
                 relative = self._text_features(self._captions("input_ids", input_ids, attention_mask))
                 states = states._replace(relative=relative)
             return states
