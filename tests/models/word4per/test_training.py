@@ -13,6 +13,7 @@ from tiny_word4per import tiny_model, tiny_processor
 from fafa.models.word4per import CachedCollator, Word4PerModel, __main__, cache_features
 from fafa.models.word4per.masked_words import mask_words
 from fafa.training import TripletCollator, caption_pairs
+from fafa.training.adapters import add_lora
 from fafa.training.rates import set_rates
 from fafa.world import make_world
 
@@ -147,6 +148,20 @@ def test_pairs_of_image_and_caption_train_the_first_stage(triplets, tmp_path):
     )
     trainer.train()
     assert trainer.model.config.num_identities == 6 and trainer.state.log_history[0]["loss_id"] > 1
+
+
+def test_adapters_train_in_the_first_stage_and_are_refused_in_the_second(triplets, collator, tmp_path):
+    tiny_model(stage=1, id_weight=0.0).save_pretrained(tmp_path / "base")
+    adapted = add_lora(Word4PerModel.from_pretrained(tmp_path / "base"), rank=2, targets="both")
+    pixels = torch.randn(2, 3, 48, 24)
+    before = adapted.eval().get_target_features(pixels)
+    options = {"max_steps": 1, "save_strategy": "no", "learning_rate": 0.1, "lr_scheduler_type": "constant"}
+    tiny_trainer(tmp_path / "run", triplets, adapted, data_collator=collator, **options).train()
+    trained = {name.partition("lora")[1] for name, weight in adapted.named_parameters() if weight.requires_grad}
+    assert "lora" in trained and not torch.equal(adapted.eval().get_target_features(pixels), before)
+    tiny_model().save_pretrained(tmp_path / "second")
+    with pytest.raises(ValueError, match="names no lora_targets"):
+        add_lora(Word4PerModel.from_pretrained(tmp_path / "second"), rank=2)
 
 
 @pytest.fixture(scope="module")
