@@ -229,7 +229,7 @@ def main(script: ScriptArguments, training: RetrieverTrainingArguments, recipe: 
     collator = TripletCollator(
         processor,
         augment=not script.cache_features,
-        with_references=not in_pairs,
+        with_references=not in_pairs and model.reads_references,
         with_captions=not in_pairs and (training.caption_steps > 0 or model.reads_target_captions),
         on_error=script.on_error,
         cache_images=script.cache_images,

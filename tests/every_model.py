@@ -37,7 +37,9 @@ class Row:
 
 EVERY_MODEL = {
     "word4per-1": Row(
-        model=lambda seed=0: tiny_word4per.tiny_model(seed, stage=1, itc_weight=0.5, cmpm_weight=0.1),
+        model=lambda seed=0: tiny_word4per.tiny_model(
+            seed, stage=1, itc_weight=0.5, cmpm_weight=0.1, relative_weight=0.5
+        ),
         processor=tiny_word4per.tiny_processor,
         method="Word4Per",
         learns="clip.visual_projection",
