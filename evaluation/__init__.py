@@ -6,11 +6,13 @@ of the `evaluate` library: `evaluate.load` takes that folder.
 
 from ..retrieval.encoding import encode_queries, encode_targets
 from ..retriever import QUERY_MODES
+from .image_benchmarks import evaluate_circo, evaluate_cirr, evaluate_fashioniq
 from .itcpr import evaluate_itcpr, late_fusion, score_blocks
 from .metrics import chance_metrics, retrieval_metrics
 from .ranking import MatchRanker, QueryResults, match_ranks
 from .report import EvaluationReport
 from .report_folder import read_report, write_report
+from .server_files import write_server_files
 
 __all__ = [
     "QUERY_MODES",
@@ -20,6 +22,9 @@ __all__ = [
     "chance_metrics",
     "encode_queries",
     "encode_targets",
+    "evaluate_circo",
+    "evaluate_cirr",
+    "evaluate_fashioniq",
     "evaluate_itcpr",
     "late_fusion",
     "match_ranks",
@@ -27,4 +32,5 @@ __all__ = [
     "retrieval_metrics",
     "score_blocks",
     "write_report",
+    "write_server_files",
 ]
