@@ -279,6 +279,8 @@ class CoAlignClipProcessor(RetrieverProcessor, CLIPProcessor):
     @classmethod
     def tiny(cls, tokenizer: Any, config: CoAlignClipConfig) -> "CoAlignClipProcessor":
         """The processor of a tiny model, with one of BERT's tokenizers; images are stretched to its square."""
+        from transformers import CLIPImageProcessor  # it says that there is no torchvision, whoever imports it
+
         clip = config.clip_config
         square = {"height": clip.vision_config.image_size, "width": clip.vision_config.image_size}
         tokenizer.model_max_length = clip.text_config.max_position_embeddings
