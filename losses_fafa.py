@@ -27,20 +27,25 @@ def group_labels(group_ids: Tensor, alpha: float) -> Tensor:
     return labels / labels.sum(dim=1, keepdim=True)
 
 
-def alignment_loss(logits: Tensor, labels: Tensor, divergence: str = "reverse") -> Tensor:
+def alignment_loss(logits: Tensor, labels: Tensor, divergence: str = "reverse", directions: str = "mean") -> Tensor:
     """Divergence between softmax(logits) and labels, over rows and over columns, averaged (paper, FDA).
 
     Args:
         logits: `(batch_size, batch_size)`, scores over temperature.
         labels: `(batch_size, batch_size)`, symmetric up to row normalisation, rows summing to one.
         divergence: `"reverse"`, KL(softmax ‖ labels), the paper's; `"forward"`, KL(labels ‖ softmax).
+        directions: `"sum"` adds the two instead of averaging them (SDM).
     """
-    return (_divergence(logits, labels, divergence) + _divergence(logits.mT, labels, divergence)) / 2
+    both = row_divergence(logits, labels, divergence) + row_divergence(logits.mT, labels, divergence)
+    return both if directions == "sum" else both / 2
 
 
-def _divergence(logits: Tensor, labels: Tensor, divergence: str) -> Tensor:
+def row_divergence(
+    logits: Tensor, labels: Tensor, divergence: str = "reverse", epsilon: float = LABEL_EPSILON
+) -> Tensor:
+    """Divergence between softmax(logits) and labels over rows, their mean; `epsilon` is added to the labels."""
     log_predictions = logits.log_softmax(dim=1)
-    log_labels = (labels + LABEL_EPSILON).log()
+    log_labels = (labels + epsilon).log()
     if divergence == "reverse":
         return (log_predictions.exp() * (log_predictions - log_labels)).sum(dim=1).mean()
     return (labels * (log_labels - log_predictions)).sum(dim=1).mean()

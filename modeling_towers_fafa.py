@@ -14,6 +14,7 @@ from transformers.utils import ModelOutput
 from .checks_fafa import check_captions, check_images, check_triplets
 from .configuration_towers_fafa import TowersConfig
 from .gathering_fafa import TripletStates
+from .padding_fafa import moved_left
 from .recording_fafa import Recording, recorded
 from .retriever import Retriever
 from .scoring_fafa import topk_mean_similarity
@@ -139,7 +140,7 @@ class TowersModel(Retriever, PreTrainedModel):
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         else:
-            input_ids, attention_mask = _moved_left(input_ids, attention_mask)
+            input_ids, attention_mask = moved_left(input_ids, attention_mask)
         if image_states is None:
             states = self.qformer(
                 query_embeds=self.embeddings(input_ids=input_ids), query_length=0, attention_mask=attention_mask
@@ -337,13 +338,6 @@ class TowersModel(Retriever, PreTrainedModel):
             target=self._target_states(self.encode_images(target_pixel_values)),
             caption=caption,
         )
-
-
-def _moved_left(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The same with captions that are padded on the left padded on the right: [CLS] and positions begin at the left."""
-    first = attention_mask.int().argmax(dim=1, keepdim=True)
-    places = (torch.arange(input_ids.shape[1], device=input_ids.device) + first) % input_ids.shape[1]
-    return input_ids.gather(1, places), attention_mask.gather(1, places)
 
 
 __all__ = ["TowersModel"]

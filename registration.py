@@ -20,6 +20,8 @@ MODELS = {
     "Fafa": ".",
     "CoAlign": ".models.coalign",
     "CoAlignClip": ".models.coalign",
+    "DualEncoder": ".models.dual_encoder",
+    "Word4Per": ".models.word4per",
 }
 
 

@@ -58,6 +58,7 @@ from fafa.training import (
     TrainingPreempted,
     TripletCollator,
     build_vocabulary,
+    caption_pairs,
     held_out_rank_metrics,
     hold_out_quadruples,
 )
@@ -68,8 +69,6 @@ from fafa.training.safety.preemption import PREEMPTED
 from fafa.yaml_files import SettingsFileError, read_yaml
 
 logger = logging.getLogger("train")
-
-GROUPS = {"SynCPR": "cpr_id", "CIRHS": "tid"}  # the column of each data set that names a triplet's group
 
 
 @dataclass
@@ -86,11 +85,19 @@ class ScriptArguments:
     model_options: dict | str | None = field(
         default=None, metadata={"help": "Fields of its configuration to set, as JSON: '{\"fda_alpha\": 1.0}'."}
     )
-    dataset: str = field(
-        default="SynCPR", metadata={"help": "Form of the triplets: 'SynCPR', or 'CIRHS' of any scene."}
-    )
     data_dir: str | None = field(
         default=None, metadata={"help": "Folder of SynCPR.json and its images; none: the authors' Hub data set."}
+    )
+    dataset: str = field(
+        default="SynCPR",
+        metadata={"help": "What data_dir holds: SynCPR, CIRHS, or images with captions: CUHK-PEDES, SynTBPR ..."},
+    )
+    generated_dir: str | None = field(
+        default=None, metadata={"help": "Folder of SynTBPR.json: its pairs are mixed into those of another dataset."}
+    )
+    real_repeats: int = field(
+        default=1,
+        metadata={"help": "How often the pairs of `dataset` come in an epoch, beside those of generated_dir."},
     )
     validation_fraction: float = field(
         default=0.02, metadata={"help": "Share of the quadruples held out for validation."}
@@ -101,6 +108,10 @@ class ScriptArguments:
     )
     cache_images: bool = field(
         default=False, metadata={"help": "Keep decoded images in memory (small data sets, read without workers)."}
+    )
+    cache_features: bool = field(
+        default=False,
+        metadata={"help": "Encode images and captions once where CLIP is frozen (stage 2 of Word4Per), and keep that."},
     )
     vision_dtype: str | None = field(
         default=None, metadata={"help": "Store the frozen vision tower in this dtype, such as bfloat16."}
@@ -130,15 +141,18 @@ class ScriptArguments:
         self.model_options = self.model_options or {}
         if not isinstance(self.model_options, dict):
             raise ValueError(f"model_options is {self.model_options!r:.60}, expected fields of the configuration")
-        for name, known in {"method": MODELS, "dataset": GROUPS}.items():
-            if (given := getattr(self, name)) not in known:
-                raise ValueError(f"there is no {name} {given!r}; {nearest(str(given), list(known))}")
+        if self.method not in MODELS:
+            raise ValueError(f"there is no method {self.method!r}; {nearest(str(self.method), list(MODELS))}")
         if self.model == "tiny":
             if not hasattr(classes_of(self.method)[0], "tiny"):
                 raise ValueError(f"there is no tiny {self.method}: name a folder to start from (model)")
             check_model_options(self.model_options, classes_of(self.method)[0])
         elif self.method != type(self).method:
             raise ValueError(f"method {self.method} is of model 'tiny'; {self.model} says itself what it is")
+        if self.dataset == "SynCPR" and (self.generated_dir or self.real_repeats != 1):
+            raise ValueError("generated_dir and real_repeats mix pairs of images and captions, and SynCPR has triplets")
+        if self.real_repeats < 1:
+            raise ValueError(f"real_repeats is {self.real_repeats}, expected a number from 1")
         dtype = getattr(torch, self.vision_dtype or "float32", None)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ValueError(f"vision_dtype is {self.vision_dtype!r}, expected such as float32, bfloat16 or float16")
@@ -161,14 +175,22 @@ def main(script: ScriptArguments, training: RetrieverTrainingArguments, recipe: 
         check_model_options(script.model_options, type(config))
 
     # 2. Data. The trainer takes images as paths, and its collator opens them: a bad file is reported by its name.
+    #    Images with captions become pairs, for models that train without reference images.
     triplets = load_dataset(script.dataset, split="train", data_dir=script.data_dir)
-    if training.group_column == GROUPS["SynCPR"]:  # unless another was chosen
-        training.group_column = GROUPS[script.dataset]
+    if script.dataset == "CIRHS" and training.group_column == "cpr_id":  # the default, which is SynCPR's
+        training.group_column = "tid"
+    in_pairs = "captions" in triplets.column_names
+    if in_pairs:
+        parts, repeats = [triplets], [script.real_repeats]
+        if script.generated_dir:
+            parts.append(load_dataset("SynTBPR", split="train", data_dir=script.generated_dir))
+            repeats.append(1)
+        triplets = caption_pairs(*parts, repeats=repeats)
 
     # 3. Validation: whole quadruples of the training set are held out. The test set never selects a model.
     train_rows, validation_rows = hold_out_quadruples(
         triplets[training.group_column][:],
-        triplets["reference_image_path"][:],
+        triplets["target_image_path" if in_pairs else "reference_image_path"][:],
         triplets["target_image_path"][:],
         fraction=script.validation_fraction,
         seed=training.seed,
@@ -194,28 +216,33 @@ def main(script: ScriptArguments, training: RetrieverTrainingArguments, recipe: 
     if script.lora_rank:
         model = add_lora(model, script.lora_rank, script.lora_alpha, script.lora_dropout, script.lora_targets)
 
-    # 5. Training. The trainer augments the training images only.
+    # 5. Training. The trainer augments the training images only; where CLIP is frozen, it may read features in place of
+    #    images, encoded once, here.
+    collator = TripletCollator(
+        processor,
+        augment=not script.cache_features,
+        with_references=not in_pairs,
+        with_captions=not in_pairs and (training.caption_steps > 0 or model.reads_target_captions),
+        on_error=script.on_error,
+        cache_images=script.cache_images,
+        seed=training.seed,
+        group_column=training.group_column,
+    )
+    if script.cache_features:
+        collator = with_cached_features(model, collator, train_set, validation_set, training)
     trainer = RetrieverTrainer(
         model=model,
         args=training,
         train_dataset=train_set,
         eval_dataset=validation_set,
-        data_collator=TripletCollator(
-            processor,
-            augment=True,
-            with_captions=training.caption_steps > 0 or model.reads_target_captions,
-            on_error=script.on_error,
-            cache_images=script.cache_images,
-            seed=training.seed,
-            group_column=training.group_column,
-        ),
+        data_collator=collator,
         compute_metrics=held_out_rank_metrics(model),
         processing_class=processor,
     )
     start = f"random weights (`{script.method}Config.tiny`)" if script.model == "tiny" else code(public(script.model))
     trainer.facts = RunFacts(
         about=f"Trained from {start} by `examples/train.py`.",
-        dataset=script.data_dir or SynCPR.HUB_REPO_ID,
+        dataset=script.data_dir or (SynCPR.HUB_REPO_ID if script.dataset == "SynCPR" else script.dataset),
         base_model=None if script.model == "tiny" else script.model,
         settings=recipe,
     )
@@ -260,6 +287,20 @@ def make_tiny_model(train_set, method: str, options: dict) -> tuple[Retriever, R
     config_class, model_class, processor_class, _ = classes_of(method)
     config = config_class.tiny(vocab_size=len(tokenizer), vocabulary_hash=vocabulary_hash(tokenizer), **options)
     return model_class(config), processor_class.tiny(tokenizer, config)
+
+
+def with_cached_features(model, collator, train_set, validation_set, training) -> TripletCollator:
+    """A collator of features, which OUTPUT_DIR/features keeps for a run that goes on."""
+    from fafa.models.word4per import CachedCollator, Word4PerModel, cache_features
+
+    if not isinstance(model, Word4PerModel):
+        raise ValueError(
+            f"cache_features is for Word4Per's second stage, and {type(model).__name__} is none: leave it out"
+        )
+    folder = Path(training.output_dir, "features")
+    features = cache_features(model.to(training.device), collator, train_set, validation_set, folder=folder)
+    given = {entry.name: getattr(collator, entry.name) for entry in fields(collator) if entry.init}
+    return CachedCollator(**given, features=features)
 
 
 def resume_checkpoint(training: RetrieverTrainingArguments) -> str | bool | None:

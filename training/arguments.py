@@ -140,6 +140,12 @@ class RetrieverTrainingArguments(TrainingArguments):
         metadata={"help": "Steps in which whole captions train, too; for a model from random weights."},
     )
 
+    bias_rate: float = field(default=1.0, metadata={"help": "Biases learn at so many times the learning rate."})
+    new_layer_rate: float = field(
+        default=1.0,
+        metadata={"help": "So do the layers that a model adds to pre-trained ones (its `new_layers`)."},
+    )
+
     ema_decay: float = field(
         default=0.0,
         metadata={"help": "Evaluate and save an exponential moving average of the weights (0.999, say); 0: off."},
@@ -203,6 +209,9 @@ class RetrieverTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} is {value}, expected a number from 1")
         if self.gradient_accumulation_steps < 1:
             raise ValueError(f"gradient_accumulation_steps is {self.gradient_accumulation_steps}, expected one from 1")
+        for name in ("bias_rate", "new_layer_rate"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected a number above 0: 1 is the learning rate")
         for name in ("gradient_cache_size", "random_epochs", "contrastive_steps", "caption_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a number from 0")

@@ -15,7 +15,6 @@ from .collator import TripletCollator
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = ("reference_image", "target_image", "edit_caption")
 _NO_TEST_SET = (
     "eval_dataset is a test set in ITCPR's form (it has a column instance_id). Choosing checkpoints by it would make "
     "its results worthless. Hold out quadruples of the training set: hold_out_quadruples()."
@@ -147,7 +146,8 @@ def _check_collator(trainer) -> None:
         )
     if not isinstance(collator, TripletCollator):
         return
-    if (args.caption_steps > 0 or trainer.model.reads_target_captions) and not collator.with_captions:
+    wants_captions = args.caption_steps > 0 or trainer.model.reads_target_captions
+    if wants_captions and collator.with_references and not collator.with_captions:  # of a pair the caption is whole
         raise ValueError(
             "caption_steps, or the model's own loss, trains with the targets' captions: "
             "TripletCollator(..., with_captions=True)"
@@ -157,15 +157,19 @@ def _check_collator(trainer) -> None:
             f"group_column is {args.group_column}, but the collator reads groups from {collator.group_column}: "
             "TripletCollator(..., group_column=...)"
         )
-    needed = (*_COLUMNS, args.group_column, *["target_caption"] * collator.with_captions)
+    images = collator.image_columns
+    needed = (*images, "edit_caption", args.group_column, *["target_caption"] * collator.with_captions)
     if collator.augment:
-        needed += ("reference_image_path", "target_image_path")
+        needed += tuple(f"{image}_path" for image in images)
     for name, dataset in sets.items():
         missing = [column for column in needed if column not in dataset.column_names]
         if missing:
             raise ValueError(
                 f"{name} has no column {' and '.join(missing)}, which TripletCollator reads; it has "
                 f"{some(dataset.column_names)}. load_dataset('SynCPR', data_dir=...) gives them"
+                if collator.with_references
+                else f"{name} has no column {' and '.join(missing)}, which a collator of pairs reads; it has "
+                f"{some(dataset.column_names)}. caption_pairs(dataset) gives them"
             )
     if collator.cache_images and args.dataloader_num_workers:
         raise ValueError(

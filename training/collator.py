@@ -20,7 +20,6 @@ from .augmentation import augment_person_crop
 
 logger = logging.getLogger(__name__)
 
-_PATHS = ("reference_image_path", "target_image_path")  # by which errors name a triplet
 _CAPTIONS_AT_ONCE = 1_000  # checked before training
 
 
@@ -30,7 +29,9 @@ class TripletCollator:
 
     Args:
         processor: of the model that is trained.
-        augment: apply the released training augmentation to both images, drawn separately; False for validation.
+        augment: change images, and captions where the processor says how, as training does (`augment_crop` and
+            `augment_caption` of the processor; the released augmentation where it has none of its own), each drawn
+            separately; False for validation.
         with_captions: add the target captions, see `Retriever.reads_target_captions`.
         on_error: `"raise"` stops at an image that cannot be decoded; `"skip"` leaves its triplet out, names
             it in the log and in the batch's `skipped_images`, which the trainer counts; held-out triplets it leaves
@@ -41,6 +42,8 @@ class TripletCollator:
         group_column: the column that holds a triplet's group.
         seed: of the augmentation. What is drawn depends on seed, epoch and image alone, not on the number of worker
             processes or on where a run was resumed.
+        with_references: False for pairs of caption and image (`caption_pairs`): rows have no reference image, and
+            batches no `pixel_values`.
     """
 
     processor: RetrieverProcessor
@@ -50,6 +53,7 @@ class TripletCollator:
     cache_images: bool = False
     seed: int = 0
     group_column: str = "cpr_id"
+    with_references: bool = True
     # In shared memory, so that worker processes that outlive an epoch see the next one.
     _epoch: ctypes.c_long = field(default_factory=lambda: _shared_number(), init=False, repr=False)
     _crops: dict[str, Image.Image] = field(default_factory=dict, init=False, repr=False)
@@ -77,7 +81,7 @@ class TripletCollator:
         found = {}
         for number, row in enumerate(rows):
             try:
-                for column in ("reference_image", "target_image"):
+                for column in self.image_columns:
                     self._crop(row[column], column)
             except UnreadableImageError as error:
                 found[number] = error.source
@@ -107,12 +111,22 @@ class TripletCollator:
             first.setdefault(caption, row)
         captions, rows = list(first), list(first.values())
         told = dataset.select_columns(
-            [name for name in (*_PATHS, self.group_column) if name in dataset.column_names]
+            [name for name in (*self._paths, self.group_column) if name in dataset.column_names]
         )  # no image is decoded
         for start in range(0, len(captions), _CAPTIONS_AT_ONCE):
             some = slice(start, start + _CAPTIONS_AT_ONCE)
             names = [self._name_of(row, column) for row in told.select(rows[some]).to_list()]
             self.processor.encode_captions(captions[some], names)
+
+    @property
+    def image_columns(self) -> tuple[str, ...]:
+        """Which images of a row are read."""
+        return ("reference_image", "target_image") if self.with_references else ("target_image",)
+
+    @property
+    def _paths(self) -> tuple[str, ...]:
+        """The columns by which errors name a triplet or pair."""
+        return tuple(f"{column}_path" for column in self.image_columns)
 
     @property
     def _caption_columns(self) -> tuple[str, ...]:
@@ -122,35 +136,35 @@ class TripletCollator:
         """Makes a batch of rows with `reference_image`, `target_image`, their `…_path`s, `edit_caption`, and a group.
 
         Returns:
-            `pixel_values` and `target_pixel_values` `(batch_size, 3, height, width)`, `input_ids` and `attention_mask`
-            `(batch_size, text_length)`, `group_ids` `(batch_size,)`; with captions `caption_input_ids` and
-            `caption_attention_mask`.
+            `pixel_values` (of the references) and `target_pixel_values` `(batch_size, 3, height, width)`, `input_ids`
+            and `attention_mask` `(batch_size, text_length)`, `group_ids` `(batch_size,)`; with captions
+            `caption_input_ids` and `caption_attention_mask`.
 
         Raises:
             UnreadableImageError: for an image that cannot be decoded, unless skipped; for a batch with no image left.
             FileNotFoundError: for a missing image. InaccessibleImageError: for one that cannot be read now.
             ValueError: a caption is not taken by the processor, or a group is no whole number; it names the triplet.
         """
-        references, targets, kept, skipped = [], [], [], []
+        crops, kept, skipped = [], [], []
         for row in rows:
             try:
-                pair = self._resized(row, "reference_image"), self._resized(row, "target_image")
+                crops.append([self._resized(row, column) for column in self.image_columns])
             except UnreadableImageError as error:
                 if self.on_error == "raise":
                     raise
                 logger.warning("triplet left out (on_error='skip'): %s", error)
                 skipped.append(error.source)
                 continue
-            references.append(pair[0])
-            targets.append(pair[1])
             kept.append(row)
         if not kept:
             raise UnreadableImageError(f"none of a batch of {len(rows)} triplets has readable images: {skipped[:3]}")
 
         captions = self._caption_inputs(kept, "edit_caption")
+        names = ("pixel_values", "target_pixel_values")[-len(self.image_columns) :]
         batch = {
-            "pixel_values": self._pixel_values(references),
-            "target_pixel_values": self._pixel_values(targets),
+            **{
+                name: self._pixel_values(list(some)) for name, some in zip(names, zip(*crops, strict=True), strict=True)
+            },
             "input_ids": captions["input_ids"],
             "attention_mask": captions["attention_mask"],
             "group_ids": torch.tensor([self._group_id(row) for row in kept]),
@@ -165,7 +179,10 @@ class TripletCollator:
 
     def _caption_inputs(self, rows: list[dict[str, Any]], column: str) -> Mapping[str, torch.Tensor]:
         names = [self._name_of(row, column) for row in rows]
-        return self.processor.encode_captions([row[column] for row in rows], names)
+        captions = [row[column] for row in rows]
+        if self.augment:
+            captions = [self.processor.augment_caption(row[column], self._random(row, column)) for row in rows]
+        return self.processor.encode_captions(captions, names)
 
     def _pixel_values(self, crops: list[np.ndarray]) -> "torch.Tensor | _PixelsToBe":
         if get_worker_info() is None:
@@ -175,9 +192,14 @@ class TripletCollator:
     def _resized(self, row: dict[str, Any], column: str) -> np.ndarray:
         crop = self._crop(row[column], column)
         if self.augment:
-            name = zlib.crc32(f"{column} {row[column + '_path']}".encode())
-            crop = augment_person_crop(crop, np.random.default_rng([self.seed, self._epoch.value, name]))
+            own = self.processor.augment_crop(crop, self._random(row, column))
+            crop = augment_person_crop(crop, self._random(row, column)) if own is None else own
         return self.processor.resize_crop(crop)
+
+    def _random(self, row: dict[str, Any], column: str) -> np.random.Generator:
+        """Of a column of a triplet in this epoch; that of an image is told by its path alone."""
+        told = row[f"{column}_path"] if column in self.image_columns else [row[name] for name in (*self._paths, column)]
+        return np.random.default_rng([self.seed, self._epoch.value, zlib.crc32(f"{column} {told}".encode())])
 
     def _crop(self, image: Any, column: str) -> Image.Image:
         key = image.get("path") if self.cache_images and isinstance(image, dict) else None
@@ -196,8 +218,9 @@ class TripletCollator:
 
     def _name_of(self, row: dict[str, Any], column: str) -> str:
         """Which value of the annotation file this is: the triplet by its images and its group."""
-        images, group = " and ".join(printable(str(row.get(name))) for name in _PATHS), row.get(self.group_column)
-        return f"the {column} of the triplet of {images} ({self.group_column} {group!r:.40})"
+        images = " and ".join(printable(str(row.get(name))) for name in self._paths)
+        kind = "triplet" if self.with_references else "pair"
+        return f"the {column} of the {kind} of {images} ({self.group_column} {row.get(self.group_column)!r:.40})"
 
 
 def _shared_number() -> ctypes.c_long:

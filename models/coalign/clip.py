@@ -23,7 +23,6 @@ from torch.nn import functional as F
 from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
-    CLIPImageProcessor,
     CLIPModel,
     CLIPProcessor,
     PreTrainedConfig,
