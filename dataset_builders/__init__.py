@@ -8,6 +8,9 @@
     load_dataset("ITCPR", "gallery", data_dir=root)    # split test
     load_dataset("CIRHS", data_dir=root)               # split train: what `fafa.synthesis` makes of its recipes for
     load_dataset("SynTBPR", data_dir=root)             # everyday scenes, and for text-image pairs of people
+    load_dataset("FashionIQ", "query", data_dir=root)  # benchmarks of composed image retrieval, in their authors'
+    load_dataset("CIRR", "gallery", data_dir=root)     # layouts; their images are the user's to obtain. "query" or
+    load_dataset("CIRCO", "query", data_dir=root)      # "gallery"; splits as their files are there
 
 Without `data_dir` the authors' repository on the Hub is fetched and unpacked (another with `repo_id=`, `revision=`).
 An annotation file is one shard: it is read and checked by one process (half a minute for SynCPR's 1.15 million records,
@@ -36,6 +39,9 @@ BUILDERS = {
     "RSTPReid": (f"{__name__}.rstpreid", "1"),
     "UFine6926": (f"{__name__}.ufine6926", "1"),
     "TBPS-CLIP": (f"{__name__}.tbps_clip", "1"),
+    "FashionIQ": (f"{__name__}.fashioniq", "1"),
+    "CIRR": (f"{__name__}.cirr", "1"),
+    "CIRCO": (f"{__name__}.circo", "1"),
 }
 TEXT_IMAGE = ("CUHK-PEDES", "ICFG-PEDES", "RSTPReid", "UFine6926", "TBPS-CLIP")  # images of people with captions
 
@@ -105,7 +111,7 @@ def _builder(name: str) -> type:
 def _is_ours(folder: Path, names: tuple[str, ...]) -> bool:
     from .layout import annotated_folder
 
-    found = annotated_folder(folder, names)
+    found = annotated_folder(folder, names) if names else None  # those of several splits have none of all
     if found is None or len(names) == 1:  # SynCPR.json and its like are names of ours alone
         return found is not None
     with (found / names[0]).open("rb") as stream:

@@ -6,11 +6,13 @@ of the `evaluate` library: `evaluate.load` takes that folder.
 
 from ..retrieval.encoding import encode_queries, encode_targets
 from ..retriever import QUERY_MODES
+from .image_benchmarks import evaluate_circo, evaluate_cirr, evaluate_fashioniq
 from .itcpr import evaluate_itcpr, late_fusion, score_blocks
 from .metrics import chance_metrics, retrieval_metrics
 from .ranking import MatchRanker, QueryResults, match_ranks
 from .report import EvaluationReport
 from .report_folder import read_report, write_report
+from .server_files import write_server_files
 from .text_to_image import evaluate_text_to_image, text_to_image_tables
 
 __all__ = [
@@ -21,6 +23,9 @@ __all__ = [
     "chance_metrics",
     "encode_queries",
     "encode_targets",
+    "evaluate_circo",
+    "evaluate_cirr",
+    "evaluate_fashioniq",
     "evaluate_itcpr",
     "evaluate_text_to_image",
     "late_fusion",
@@ -30,4 +35,5 @@ __all__ = [
     "score_blocks",
     "text_to_image_tables",
     "write_report",
+    "write_server_files",
 ]

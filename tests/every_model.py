@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import tiny_coalign
 import tiny_dual_encoder
 import tiny_word4per
 
@@ -36,6 +37,19 @@ class Row:
 
 
 EVERY_MODEL = {
+    # All entries are masked, which draws nothing.
+    "coalign": Row(
+        model=lambda seed=0: tiny_coalign.small_model(seed, itc_weight=0.5, lcr_mask_ratio=1.0),
+        processor=tiny_coalign.small_processor,
+        method="CoAlign",
+        learns="qformer",
+    ),
+    "coalign-clip": Row(
+        model=lambda seed=0: tiny_coalign.clip_model(seed, itc_weight=0.5, lcr_mask_ratio=1.0),
+        processor=tiny_coalign.clip_processor,
+        method="CoAlign on CLIP",
+        learns="fusion",
+    ),
     "word4per-1": Row(
         model=lambda seed=0: tiny_word4per.tiny_model(
             seed, stage=1, itc_weight=0.5, cmpm_weight=0.1, relative_weight=0.5

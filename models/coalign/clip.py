@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
     CLIPConfig,
-    CLIPImageProcessor,
+    CLIPImageProcessorPil,
     CLIPModel,
     CLIPProcessor,
     PreTrainedConfig,
@@ -279,10 +279,11 @@ class CoAlignClipProcessor(RetrieverProcessor, CLIPProcessor):
     @classmethod
     def tiny(cls, tokenizer: Any, config: CoAlignClipConfig) -> "CoAlignClipProcessor":
         """The processor of a tiny model, with one of BERT's tokenizers; images are stretched to its square."""
+
         clip = config.clip_config
         square = {"height": clip.vision_config.image_size, "width": clip.vision_config.image_size}
         tokenizer.model_max_length = clip.text_config.max_position_embeddings
-        return cls(CLIPImageProcessor(size=square, do_center_crop=False), tokenizer)
+        return cls(CLIPImageProcessorPil(size=square, do_center_crop=False), tokenizer)
 
     def encode_captions(self, captions: Sequence[str], names: Sequence[str] | None = None) -> Mapping[str, Tensor]:
         """See `RetrieverProcessor.encode_captions`; a caption that CLIP could not read to its end is refused, too."""
