@@ -210,6 +210,11 @@ class Retriever(metaclass=ABCMeta):  # not of `ABC`, whose layout FSDP cannot ta
         """Whether the loss reads captions that describe the targets whole."""
         return False
 
+    @property
+    def reads_references(self) -> bool:
+        """Whether training, or its held-out figures, read reference images."""
+        return True
+
     def warmup_settings(self, contrastive: bool, captions: bool) -> dict[str, Any]:
         """Settings of the configuration while a warm-up lasts; after it they are what they were.
 

@@ -37,7 +37,13 @@ BUILDERS = {
     "FashionIQ": (f"{__name__}.fashioniq", "1"),
     "CIRR": (f"{__name__}.cirr", "1"),
     "CIRCO": (f"{__name__}.circo", "1"),
+    "CUHK-PEDES": (f"{__name__}.cuhk_pedes", "1"),
+    "ICFG-PEDES": (f"{__name__}.icfg_pedes", "1"),
+    "RSTPReid": (f"{__name__}.rstpreid", "1"),
+    "UFine6926": (f"{__name__}.ufine6926", "1"),
+    "TBPS-CLIP": (f"{__name__}.tbps_clip", "1"),
 }
+TEXT_IMAGE = ("CUHK-PEDES", "ICFG-PEDES", "RSTPReid", "UFine6926", "TBPS-CLIP")  # images of people with captions
 
 
 def register_builders() -> None:
@@ -95,8 +101,11 @@ def _refuse_our_folder(path: str, data_dir: str | None) -> None:
 
 
 def _annotation_names(name: str) -> tuple[str, ...]:
-    builder = getattr(importlib.import_module(BUILDERS[name][0]), name)
-    return builder.BUILDER_CONFIGS[0].annotation_names
+    return _builder(name).BUILDER_CONFIGS[0].annotation_names
+
+
+def _builder(name: str) -> type:
+    return getattr(importlib.import_module(BUILDERS[name][0]), name.replace("-", "_"))
 
 
 def _is_ours(folder: Path, names: tuple[str, ...]) -> bool:
@@ -127,7 +136,6 @@ def _folder_of(data_files: object) -> str:
 
 
 def _right_call(name: str, folder: str) -> str:
-    builder = getattr(importlib.import_module(BUILDERS[name][0]), name)
-    configs = [config.name for config in builder.BUILDER_CONFIGS]
+    configs = [config.name for config in _builder(name).BUILDER_CONFIGS]
     choices = [f'"{config}", ' for config in configs] if len(configs) > 1 else [""]
     return " or ".join(f'load_dataset("{name}", {choice}data_dir="{folder}")' for choice in choices)

@@ -13,6 +13,7 @@ from .ranking import MatchRanker, QueryResults, match_ranks
 from .report import EvaluationReport
 from .report_folder import read_report, write_report
 from .server_files import write_server_files
+from .text_to_image import evaluate_text_to_image, text_to_image_tables
 
 __all__ = [
     "QUERY_MODES",
@@ -26,11 +27,13 @@ __all__ = [
     "evaluate_cirr",
     "evaluate_fashioniq",
     "evaluate_itcpr",
+    "evaluate_text_to_image",
     "late_fusion",
     "match_ranks",
     "read_report",
     "retrieval_metrics",
     "score_blocks",
+    "text_to_image_tables",
     "write_report",
     "write_server_files",
 ]

@@ -42,6 +42,7 @@ from datasets import load_dataset
 from transformers import AutoConfig, HfArgumentParser, set_seed
 
 from fafa.commands import command, loading
+from fafa.dataset_builders import TEXT_IMAGE
 from fafa.dataset_builders.syncpr import SynCPR
 from fafa.files import check_output_folder, printable
 from fafa.markdown_text import code, public
@@ -70,6 +71,9 @@ from fafa.yaml_files import SettingsFileError, read_yaml
 
 logger = logging.getLogger("train")
 
+# The column of each data set that names the group of a triplet, or the person whom captions describe.
+GROUPS = {"SynCPR": "cpr_id", "CIRHS": "tid", "SynTBPR": "person_id"} | dict.fromkeys(TEXT_IMAGE, "person_id")
+
 
 @dataclass
 class ScriptArguments:
@@ -90,7 +94,7 @@ class ScriptArguments:
     )
     dataset: str = field(
         default="SynCPR",
-        metadata={"help": "What data_dir holds: SynCPR, CIRHS, or images with captions: CUHK-PEDES, SynTBPR ..."},
+        metadata={"help": f"What data_dir holds, one of {', '.join(GROUPS)}; the last ones are images with captions."},
     )
     generated_dir: str | None = field(
         default=None, metadata={"help": "Folder of SynTBPR.json: its pairs are mixed into those of another dataset."}
@@ -149,8 +153,11 @@ class ScriptArguments:
             check_model_options(self.model_options, classes_of(self.method)[0])
         elif self.method != type(self).method:
             raise ValueError(f"method {self.method} is of model 'tiny'; {self.model} says itself what it is")
-        if self.dataset == "SynCPR" and (self.generated_dir or self.real_repeats != 1):
-            raise ValueError("generated_dir and real_repeats mix pairs of images and captions, and SynCPR has triplets")
+        if GROUPS[self.dataset] != "person_id" and (self.generated_dir or self.real_repeats != 1):
+            raise ValueError(
+                f"generated_dir and real_repeats mix images with captions, and {self.dataset} holds triplets: leave "
+                "them out"
+            )
         if self.real_repeats < 1:
             raise ValueError(f"real_repeats is {self.real_repeats}, expected a number from 1")
         dtype = getattr(torch, self.vision_dtype or "float32", None)
@@ -177,8 +184,6 @@ def main(script: ScriptArguments, training: RetrieverTrainingArguments, recipe: 
     # 2. Data. The trainer takes images as paths, and its collator opens them: a bad file is reported by its name.
     #    Images with captions become pairs, for models that train without reference images.
     triplets = load_dataset(script.dataset, split="train", data_dir=script.data_dir)
-    if script.dataset == "CIRHS" and training.group_column == "cpr_id":  # the default, which is SynCPR's
-        training.group_column = "tid"
     in_pairs = "captions" in triplets.column_names
     if in_pairs:
         parts, repeats = [triplets], [script.real_repeats]
@@ -186,6 +191,8 @@ def main(script: ScriptArguments, training: RetrieverTrainingArguments, recipe: 
             parts.append(load_dataset("SynTBPR", split="train", data_dir=script.generated_dir))
             repeats.append(1)
         triplets = caption_pairs(*parts, repeats=repeats)
+    if training.group_column == GROUPS["SynCPR"]:  # unless another was chosen
+        training.group_column = GROUPS[script.dataset]
 
     # 3. Validation: whole quadruples of the training set are held out. The test set never selects a model.
     train_rows, validation_rows = hold_out_quadruples(
@@ -221,7 +228,7 @@ def main(script: ScriptArguments, training: RetrieverTrainingArguments, recipe: 
     collator = TripletCollator(
         processor,
         augment=not script.cache_features,
-        with_references=not in_pairs,
+        with_references=not in_pairs and model.reads_references,
         with_captions=not in_pairs and (training.caption_steps > 0 or model.reads_target_captions),
         on_error=script.on_error,
         cache_images=script.cache_images,
@@ -282,7 +289,8 @@ def check_model_options(options: dict, config: type) -> None:
 
 def make_tiny_model(train_set, method: str, options: dict) -> tuple[Retriever, RetrieverProcessor]:
     """A tiny model with random weights, and its processor, whose vocabulary is that of the training captions."""
-    captions = [*train_set["edit_caption"][:], *train_set["target_caption"][:]]
+    columns = [name for name in ("edit_caption", "target_caption") if name in train_set.column_names]
+    captions = [caption for name in columns for caption in train_set[name][:]]
     tokenizer = build_tokenizer(build_vocabulary(captions))
     config_class, model_class, processor_class, _ = classes_of(method)
     config = config_class.tiny(vocab_size=len(tokenizer), vocabulary_hash=vocabulary_hash(tokenizer), **options)

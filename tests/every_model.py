@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import tiny_coalign
+import tiny_dual_encoder
 import tiny_word4per
 
 from fafa.retriever import QUERY_MODES, Retriever, RetrieverProcessor
@@ -50,7 +51,9 @@ EVERY_MODEL = {
         learns="fusion",
     ),
     "word4per-1": Row(
-        model=lambda seed=0: tiny_word4per.tiny_model(seed, stage=1, itc_weight=0.5, cmpm_weight=0.1),
+        model=lambda seed=0: tiny_word4per.tiny_model(
+            seed, stage=1, itc_weight=0.5, cmpm_weight=0.1, relative_weight=0.5
+        ),
         processor=tiny_word4per.tiny_processor,
         method="Word4Per",
         learns="clip.visual_projection",
@@ -62,5 +65,17 @@ EVERY_MODEL = {
         processor=tiny_word4per.tiny_processor,
         method="Word4Per",
         learns="tinets.text",
+    ),
+    "dual-encoder": Row(
+        model=lambda seed=0: tiny_dual_encoder.tiny_model(seed=seed, itc_weight=0.5),
+        processor=tiny_dual_encoder.tiny_processor,
+        method="Noise-robust dual encoder",
+        learns="backbone.visual_projection",
+    ),
+    "dual-encoder-siglip": Row(
+        model=lambda seed=0: tiny_dual_encoder.tiny_model("siglip", seed, sigmoid_weight=0.5),
+        processor=lambda: tiny_dual_encoder.tiny_processor("siglip"),
+        method="Noise-robust dual encoder",
+        learns="backbone.logit_bias",
     ),
 }

@@ -15,7 +15,6 @@ _EXPORTS = {
     "DualEncoderOutput": "modeling",
     "DualEncoderProcessor": "processing",
     "noise_robust_losses": "losses",
-    "tiny_dual_encoder": "tiny",
 }
 
 __all__ = list(_EXPORTS)

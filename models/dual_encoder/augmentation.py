@@ -1,7 +1,7 @@
 """How a dual encoder's training changes images and captions: two of six operations on an image, words left out.
 
-SynTBPR and TBPS-CLIP choose two of six at random, with replacement. Which six, and how strong, are TBPS-CLIP's usual
-ones in our reading; the papers name the number alone.
+SynTBPR's released code chooses two of six at random, with replacement. Which six these are here, and how strong, is our
+choice.
 """
 
 import math

@@ -90,6 +90,25 @@ class DualEncoderConfig(PreTrainedConfig):
         """The part with the vocabulary, which `resize_token_embeddings` changes."""
         return self.backbone_config.text_config
 
+    @classmethod
+    def tiny(cls, vocab_size: int = 512, vocabulary_hash: str | None = None, **kwargs) -> "DualEncoderConfig":
+        """A CLIP of 1.5 million parameters, for the painted world on a CPU; its words are those of `build_tokenizer`.
+
+        Images of 96 x 48 pixels in 18 patches.
+
+        Args:
+            vocabulary_hash: is not kept: the tokenizer's fingerprint tells its features from others'.
+        """
+        tower = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4}
+        special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}  # [PAD], [CLS], [SEP]
+        backbone = {
+            "model_type": "clip",
+            "projection_dim": 64,
+            "vision_config": {**tower, "image_size": 96, "patch_size": 16},
+            "text_config": {**tower, **special, "vocab_size": vocab_size, "max_position_embeddings": 48},
+        }
+        return cls(**{"backbone_config": backbone, "image_height": 96, "image_width": 48, **kwargs})
+
     @property
     def image_shape(self) -> tuple[int, int]:
         """Height and width of the images that the model takes."""

@@ -16,6 +16,7 @@ from transformers.utils import ModelOutput
 
 from ...checks_fafa import check_captions, check_group_ids, check_images
 from ...gathering_fafa import gather_rows
+from ...padding_fafa import moved_left
 from ...retriever import CardFacts, Retriever
 from .configuration import DualEncoderConfig
 from .losses import noise_robust_losses, scaled_cosines, sigmoid_loss
@@ -122,13 +123,10 @@ class DualEncoderModel(Retriever, DualEncoderPreTrainedModel):
         super().__init__(config)
         self.backbone = AutoModel.from_config(config.backbone_config)
         self._is_siglip = config.backbone_config.model_type == "siglip"
-        if self._is_siglip and not config.sigmoid_weight:
-            self.backbone.logit_bias.requires_grad_(False)  # of SigLIP's own loss alone
         self.post_init()
         with torch.no_grad():  # the backbone has had its own turn, and what is loaded comes later
             self.backbone.logit_scale.fill_(-math.log(config.temperature_init))
-        if config.freeze_vision:
-            self.freeze_vision_tower()
+        self.freeze_as_configured()
 
     @classmethod
     def from_backbone(
@@ -183,6 +181,12 @@ class DualEncoderModel(Retriever, DualEncoderPreTrainedModel):
             )
         return super().freeze_vision_tower()
 
+    def freeze_as_configured(self) -> None:
+        """Stops training of a frozen tower, and of a SigLIP's bias where its own loss has no weight."""
+        super().freeze_as_configured()
+        if self._is_siglip:
+            self.backbone.logit_bias.requires_grad_(bool(self.config.sigmoid_weight))
+
     @property
     def lora_trained_whole(self) -> tuple[str, ...]:
         """The projections of CLIP; those of SigLIP's are parts of its towers."""
@@ -218,9 +222,11 @@ class DualEncoderModel(Retriever, DualEncoderPreTrainedModel):
 
     def text_states(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Captions in the common space, not normalised: `(num_captions, dim)`."""
-        # SigLIP was trained on captions padded to their full length, without a mask.
-        mask = None if self._is_siglip else attention_mask
-        return self.backbone.get_text_features(input_ids, attention_mask=mask).pooler_output
+        if self._is_siglip:  # it was trained on captions padded to their full length, without a mask
+            attention_mask = None
+        elif attention_mask is not None:
+            input_ids, attention_mask = moved_left(input_ids, attention_mask)
+        return self.backbone.get_text_features(input_ids, attention_mask=attention_mask).pooler_output
 
     def get_query_features(
         self,
@@ -233,7 +239,7 @@ class DualEncoderModel(Retriever, DualEncoderPreTrainedModel):
         Args:
             pixel_values: `(num_queries, 3, height, width)`, reference images.
             input_ids: `(num_queries, text_length)`, captions.
-            attention_mask: `(num_queries, text_length)`, 0 at padding on the right; None: no padding.
+            attention_mask: `(num_queries, text_length)`, 0 at padding, on either side; None: no padding.
 
         Returns:
             `(num_queries, dim)`, unit length.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, CLIPImageProcessorPil
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.processing_utils import ImagesKwargs, ProcessorMixin, TextKwargs
@@ -17,6 +17,7 @@ from ...captions_fafa import has_word
 from ...names import nearest
 from ...retriever import Retriever, RetrieverProcessor, tokenizer_fingerprint
 from .augmentation import augment_image, delete_words
+from .configuration import DualEncoderConfig
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +106,15 @@ class DualEncoderProcessor(RetrieverProcessor, ProcessorMixin):
         padding = "max_length" if config.model_type == "siglip" else "longest"
         defaults = {"max_text_length": config.text_config.max_position_embeddings, "caption_padding": padding}
         return cls(image_processor, tokenizer, **{**defaults, **settings})
+
+    @classmethod
+    def tiny(cls, tokenizer: Any, config: DualEncoderConfig, **settings: Any) -> "DualEncoderProcessor":
+        """Of `DualEncoderConfig.tiny`, with a tokenizer of `build_tokenizer`."""
+        tokenizer.eos_token = "[SEP]"  # where a CLIP reads the feature of a caption
+        height, width = config.image_shape
+        image_processor = CLIPImageProcessorPil(size={"height": height, "width": width}, do_center_crop=False)
+        positions = config.get_text_config().max_position_embeddings
+        return cls(image_processor, tokenizer, max_text_length=positions, **settings)
 
     def __call__(
         self,
@@ -239,9 +249,9 @@ class DualEncoderProcessor(RetrieverProcessor, ProcessorMixin):
                 f"captions may have {self.max_text_length} tokens (max_text_length), and the model has "
                 f"{text.max_position_embeddings} positions"
             )
-        if tokenizer.padding_side != "right":
-            return "the tokenizer pads captions on the left, and the text tower counts positions from there"
         if model.config.backbone_config.model_type == "siglip":
+            if tokenizer.padding_side != "right":
+                return "the tokenizer pads captions on the left, where a SigLIP has never seen padding"
             full = self.caption_padding == "max_length" and self.max_text_length == text.max_position_embeddings
             return (
                 None if full else "a SigLIP reads captions padded to its full length (caption_padding, max_text_length)"

@@ -44,6 +44,8 @@ class Word4PerConfig(PreTrainedConfig):
         mlm_weight: of masked-language modelling in stage 1 (paper: off; the released script: 1.0).
         itc_weight: of plain contrastive learning in stage 1 (off in the paper; for a CLIP of random weights, which
             SDM's divergence hardly moves). Likewise `cmpm_weight`, of cross-modal projection matching.
+        relative_weight: in stage 1, of the same matching between relative captions, in their template, and targets. 0
+            in the paper, whose CLIP knows the words; for a CLIP of random weights.
         same_identity: label of a pair of the same identity in SDM beside a pair's own 1 (released code: 1.0).
         composed_weight: in stage 2, of plain contrastive learning over triplets: composed query to target image. 0 in
             the paper, which trains TINets without triplets.
@@ -55,7 +57,15 @@ class Word4PerConfig(PreTrainedConfig):
 
     model_type = "word4per"
     sub_configs = {"clip_config": CLIPConfig}
-    keys_to_ignore_at_inference = ["loss_sdm", "loss_id", "loss_mlm", "loss_itc", "loss_cmpm", "loss_composed"]
+    keys_to_ignore_at_inference = [
+        "loss_sdm",
+        "loss_id",
+        "loss_mlm",
+        "loss_itc",
+        "loss_cmpm",
+        "loss_relative",
+        "loss_composed",
+    ]
 
     clip_config: dict | PreTrainedConfig | None = None
     image_height: int = 384
@@ -75,6 +85,7 @@ class Word4PerConfig(PreTrainedConfig):
     mlm_weight: float | int = 0.0
     itc_weight: float | int = 0.0
     cmpm_weight: float | int = 0.0
+    relative_weight: float | int = 0.0
     same_identity: float | int = 1.0
     composed_weight: float | int = 0.0
     num_identities: int = 0
@@ -90,7 +101,7 @@ class Word4PerConfig(PreTrainedConfig):
         self.clip_config.vision_config.projection_dim = self.clip_config.projection_dim
         if self.tinets is None:
             self.tinets = [{"name": "text"}, {"name": "image"}] if self.stage == 2 else []
-        self.tinets = [_whole_tinet(entry) for entry in self.tinets]
+        self.tinets = [whole_tinet(entry) for entry in self.tinets]
         for name in ("template_ids", "prompt_ids"):
             if (ids := getattr(self, name)) is not None:
                 setattr(self, name, list(ids))
@@ -114,12 +125,12 @@ class Word4PerConfig(PreTrainedConfig):
 
     @classmethod
     def tiny(cls, vocab_size: int = 600, **kwargs) -> "Word4PerConfig":
-        """A Word4Per of about 1.5 million parameters, to learn the small painted world on a CPU, and for tests.
+        """A Word4Per of about half a million parameters, to learn the small painted world on a CPU, and for tests.
 
         96 x 48 pixels in 18 patches, so that large batches are cheap. Template and prompt are those of a tokenizer:
         `Word4PerProcessor.word_settings()` gives them.
         """
-        tower = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4}
+        tower = {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
         clip = {
             "vision_config": {**tower, "patch_size": 16, "image_size": 96},
             "text_config": {
@@ -130,7 +141,7 @@ class Word4PerConfig(PreTrainedConfig):
                 "eos_token_id": vocab_size - 1,
                 "pad_token_id": vocab_size - 1,
             },
-            "projection_dim": 128,
+            "projection_dim": 96,
         }
         if isinstance(given := kwargs.pop("clip_config", None), dict):
             for part, fields in given.items():
@@ -206,7 +217,8 @@ class Word4PerConfig(PreTrainedConfig):
                 f"stage 1 changes CLIP, to which the TINets {', '.join(self.tinet_names)} would not fit afterwards: "
                 "set tinets to [], and train them anew in stage 2"
             )
-        for name in ("sdm_weight", "id_weight", "mlm_weight", "itc_weight", "cmpm_weight", "composed_weight"):
+        weights = ("sdm", "id", "mlm", "itc", "cmpm", "relative", "composed")
+        for name in (f"{part}_weight" for part in weights):
             if not 0 <= getattr(self, name) <= 1e6:  # NaN is nowhere
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a number from 0")
         if not 0 < self.scale <= 1e6:
@@ -220,7 +232,8 @@ class Word4PerConfig(PreTrainedConfig):
             )
 
 
-def _whole_tinet(entry: Any) -> dict[str, Any]:
+def whole_tinet(entry: Any) -> dict[str, Any]:
+    """A TINet's settings with defaults for what is not given."""
     if not isinstance(entry, dict) or "name" not in entry:
         raise ValueError(
             f"tinets: {entry!r:.60} is no TINet, expected such as {{'name': 'text', 'supervision': 'text'}}"

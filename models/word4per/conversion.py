@@ -195,10 +195,10 @@ def _plain_names(clip_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     state = {name: weight for name, weight in state.items() if name not in _SIZES}
     needed = ("visual.conv1.weight", "visual.positional_embedding", "visual.proj", "token_embedding.weight")
     if missing := [name for name in (*needed, "positional_embedding", "text_projection") if name not in state]:
-        hint = " (a CLIP of transformers': load it by from_clip)" if "text_model" in "".join(state) else ""
+        hint = " (transformers' names: use from_clip)" if "text_model" in "".join(state) else ""
         raise UnsoundModelError(
-            f"clip_state: {', '.join(missing)} missing among {len(state)} weights: expected OpenAI's CLIP with a vision "
-            f"transformer, by its own names{hint}"
+            f"clip_state: {', '.join(missing)} missing among {len(state)} weights: expected OpenAI's CLIP with a "
+            f"vision transformer, by its own names{hint}"
         )
     return state
 

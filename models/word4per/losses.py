@@ -25,14 +25,14 @@ def sdm_loss(
         identities: `(batch_size,)`, integers.
         scale: of cosines; 50 is a temperature of 0.02.
         same_identity: label of a pair of the same identity, beside 1 of a pair's own.
-        image_ids: `(batch_size,)`, of the images; then a pair of the same image has label 1, and one of another image of
-            the same identity `other_images` (released code, an option that its script leaves off).
+        image_ids: `(batch_size,)`, of the images; then a pair of the same image has label 1, and one of another image
+            of the same identity `other_images` (released code, an option that its script leaves off).
     """
     labels = group_labels(identities, same_identity)
     if image_ids is not None:
         identical, same_image = ((ids[:, None] == ids[None, :]).float() for ids in (identities, image_ids))
         labels = same_image + other_images * (identical - same_image)
-        labels = labels / labels.sum(dim=1, keepdim=True)
+        labels = labels / labels.sum(dim=0)  # of columns, so that a row need not sum to one (released code)
     return alignment_loss(_logits(image_features, text_features, scale), labels, directions="sum")
 
 
@@ -54,7 +54,7 @@ def id_loss(image_logits: Tensor, text_logits: Tensor, classes: Tensor) -> Tenso
 
 
 def cmpm_loss(image_features: Tensor, text_features: Tensor, identities: Tensor) -> Tensor:
-    """Cross-modal projection matching: one side's features are projected onto the other's directions, both ways, summed.
+    """Cross-modal projection matching: a side's features are projected onto the other's directions; both ways, summed.
 
     Labels of a row have unit length here, where in SDM they sum to one (released code).
     """

@@ -1,4 +1,4 @@
-"""The processor of Word4Per: images stretched to the model's shape, captions by CLIP's tokenizer, the template with "*"."""
+"""The processor of Word4Per: images of the model's shape, captions by CLIP's tokenizer, the template with "*"."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -51,7 +51,7 @@ class Word4PerProcessor(DualEncoderProcessor):
             )
 
     def word_settings(self) -> dict[str, Any]:
-        """The settings of `Word4PerConfig` that this tokenizer decides: ids of "*", of the template and of the prompt."""
+        """What of `Word4PerConfig` this tokenizer decides: ids of "*", of the template and of the prompt."""
         bare = {"add_special_tokens": False}
         return {
             "pseudo_token_id": self.tokenizer(PSEUDO_WORD, **bare)["input_ids"][0],

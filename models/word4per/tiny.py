@@ -11,7 +11,7 @@ _MOST_WORDS = 1_500
 
 
 def tiny_word4per(captions: Iterable[str], **settings: Any) -> tuple[Word4PerModel, Word4PerProcessor]:
-    """A model of some 2 million parameters with random weights for stage 1, and its processor.
+    """A model of half a million parameters with random weights for stage 1, and its processor.
 
     Args:
         captions: of the training set, whose frequent words become tokens.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from every_model import EVERY_MODEL
-from process import one_step
+from every_model_process import one_step
 from safetensors.torch import load_file, save_file
 
 from fafa.training import TripletCollator
@@ -30,9 +30,9 @@ def steps(tmp_path_factory, triplets):
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    here = Path(__file__).parent
-    shared["PYTHONPATH"] = str(here.parent)
-    command = [sys.executable, str(here / "process.py"), str(folder)]
+    tests = Path(__file__).parents[1]
+    shared["PYTHONPATH"] = str(tests)
+    command = [sys.executable, str(tests / "every_model_process.py"), str(folder)]
     processes = [
         subprocess.Popen(command, env=shared | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
         for rank in range(2)

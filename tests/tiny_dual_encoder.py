@@ -2,7 +2,7 @@
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import CLIPImageProcessor, PreTrainedTokenizerFast
+from transformers import CLIPImageProcessorPil, PreTrainedTokenizerFast
 
 from fafa.models.dual_encoder import DualEncoderConfig, DualEncoderModel, DualEncoderProcessor
 
@@ -45,7 +45,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 def tiny_processor(kind: str = "clip", **options) -> DualEncoderProcessor:
     """Of `tiny_model`."""
-    image_processor = CLIPImageProcessor(size={"height": 48, "width": 24}, do_center_crop=False)
+    image_processor = CLIPImageProcessorPil(size={"height": 48, "width": 24}, do_center_crop=False)
     padding = "max_length" if kind == "siglip" else "longest"
     settings = {"max_text_length": 16, "caption_padding": padding, **options}
     return DualEncoderProcessor(image_processor, tiny_tokenizer(), **settings)

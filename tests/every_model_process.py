@@ -1,4 +1,4 @@
-"""What each process of test_processes.py runs: `python process.py FOLDER`, under RANK, WORLD_SIZE and so on."""
+"""What each process of models/test_processes.py runs: `python every_model_process.py FOLDER`, under RANK and so on."""
 
 import os
 import sys
