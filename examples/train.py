@@ -185,8 +185,6 @@ def main(script: ScriptArguments, training: RetrieverTrainingArguments, recipe: 
     # 2. Data. The trainer takes images as paths, and its collator opens them: a bad file is reported by its name.
     #    Images with captions become pairs, for models that train without reference images.
     triplets = load_dataset(script.dataset, split="train", data_dir=script.data_dir)
-    if script.dataset == "CIRHS" and training.group_column == "cpr_id":  # the default, which is SynCPR's
-        training.group_column = "tid"
     in_pairs = "captions" in triplets.column_names
     if in_pairs:
         parts, repeats = [triplets], [script.real_repeats]
