@@ -34,14 +34,14 @@ BUILDERS = {
     "ITCPR": (f"{__name__}.itcpr", "1"),
     "CIRHS": (f"{__name__}.cirhs", "1"),
     "SynTBPR": (f"{__name__}.syntbpr", "1"),
-    "FashionIQ": (f"{__name__}.fashioniq", "1"),
-    "CIRR": (f"{__name__}.cirr", "1"),
-    "CIRCO": (f"{__name__}.circo", "1"),
     "CUHK-PEDES": (f"{__name__}.cuhk_pedes", "1"),
     "ICFG-PEDES": (f"{__name__}.icfg_pedes", "1"),
     "RSTPReid": (f"{__name__}.rstpreid", "1"),
     "UFine6926": (f"{__name__}.ufine6926", "1"),
     "TBPS-CLIP": (f"{__name__}.tbps_clip", "1"),
+    "FashionIQ": (f"{__name__}.fashioniq", "1"),
+    "CIRR": (f"{__name__}.cirr", "1"),
+    "CIRCO": (f"{__name__}.circo", "1"),
 }
 TEXT_IMAGE = ("CUHK-PEDES", "ICFG-PEDES", "RSTPReid", "UFine6926", "TBPS-CLIP")  # images of people with captions
 

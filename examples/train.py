@@ -33,6 +33,7 @@ import logging
 import sys
 from argparse import Namespace
 from dataclasses import dataclass, field, fields
+from importlib import import_module
 from pathlib import Path
 from typing import get_args, get_origin, get_type_hints
 
@@ -145,8 +146,9 @@ class ScriptArguments:
         self.model_options = self.model_options or {}
         if not isinstance(self.model_options, dict):
             raise ValueError(f"model_options is {self.model_options!r:.60}, expected fields of the configuration")
-        if self.method not in MODELS:
-            raise ValueError(f"there is no method {self.method!r}; {nearest(str(self.method), list(MODELS))}")
+        for name, known in {"method": MODELS, "dataset": GROUPS}.items():
+            if (given := getattr(self, name)) not in known:
+                raise ValueError(f"there is no {name} {given!r}; {nearest(str(given), list(known))}")
         if self.model == "tiny":
             if not hasattr(classes_of(self.method)[0], "tiny"):
                 raise ValueError(f"there is no tiny {self.method}: name a folder to start from (model)")
@@ -291,6 +293,8 @@ def make_tiny_model(train_set, method: str, options: dict) -> tuple[Retriever, R
     """A tiny model with random weights, and its processor, whose vocabulary is that of the training captions."""
     columns = [name for name in ("edit_caption", "target_caption") if name in train_set.column_names]
     captions = [caption for name in columns for caption in train_set[name][:]]
+    if (start := getattr(import_module(MODELS[method], "fafa"), "tiny_start", None)) is not None:
+        return start(captions, **options)  # with a tokenizer of the method's own kind
     tokenizer = build_tokenizer(build_vocabulary(captions))
     config_class, model_class, processor_class, _ = classes_of(method)
     config = config_class.tiny(vocab_size=len(tokenizer), vocabulary_hash=vocabulary_hash(tokenizer), **options)

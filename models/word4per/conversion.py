@@ -66,7 +66,7 @@ def convert_released(
         image_size: height and width of the images, in pixels: (384, 128) as released.
         stride: pixels from one patch to the next; None: as the number of positions tells, of several the largest.
         text_heads: attention heads of the text tower, of which tensors say nothing; None: as many as are 64 wide
-            (CLIP's rule), or 8 where the width is no multiple of 64. Likewise `vision_heads`.
+            (CLIP's rule), or 8 wide where the width is no multiple of 64. Likewise `vision_heads`.
         interpolate_positions: a CLIP of another image size: interpolate its positions (of a square grid), bilinear as
             released.
         settings: of the configuration, such as `template_ids` and `prompt_ids` of another vocabulary than CLIP's, or

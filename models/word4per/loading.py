@@ -1,17 +1,19 @@
-"""Loading Word4Per: what may begin anew, and which TINets fit the CLIP beside them."""
+"""Loading Word4Per for another stage, or with other TINets, than a folder was saved with."""
 
 from typing import Any
 
 from .configuration import Word4PerConfig, whole_tinet
 
 
-def begins_anew(source: Any, options: dict[str, Any]) -> list[str]:
-    """Patterns of weights that a folder lacks because another stage, or other TINets and losses, are asked for.
+def asked_otherwise(source: Any, options: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Patterns of weights that begin anew, and of those left out, where options ask for other parts than a folder has.
 
-    `options`, of `from_pretrained`, get the paper's TINets where stage 2 follows stage 1.
+    Args:
+        source: the folder or repository; None: none.
+        options: of `from_pretrained`; they get the paper's TINets where stage 2 follows stage 1.
     """
     if source is None:
-        return []
+        return [], []
     where = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
     saved, _ = Word4PerConfig.get_config_dict(source, **{name: options[name] for name in where if name in options})
     config = options.get("config")
@@ -23,9 +25,10 @@ def begins_anew(source: Any, options: dict[str, Any]) -> list[str]:
         else:
             config.tinets = [whole_tinet(entry) for entry in asked["tinets"]]
     had = {entry["name"] for entry in saved.get("tinets") or []}
+    wanted = {entry["name"] for entry in asked.get("tinets") or []}
     anew = [f"tinets.{entry['name']}.*" for entry in asked.get("tinets") or [] if entry["name"] not in had]
     if asked.get("stage") == 1:
         was_first = saved.get("stage") == 1
         anew += [] if was_first and saved.get("mlm_weight") else ["cross_modal.*"]
         anew += [] if was_first and saved.get("id_weight") else ["classifier.*", "identities"]
-    return anew
+    return anew, [f"tinets.{name}.*" for name in had - wanted]

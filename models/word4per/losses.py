@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...losses_fafa import alignment_loss, group_labels, row_divergence
+from ...scoring_fafa import topk_mean_similarity
 
 MLM_IGNORED = 0  # label of a word that is not masked
 
@@ -59,20 +60,28 @@ def cmpm_loss(image_features: Tensor, text_features: Tensor, identities: Tensor)
     Labels of a row have unit length here, where in SDM they sum to one (released code).
     """
     labels = F.normalize((identities[:, None] == identities[None, :]).float(), dim=1)
-    by_image = image_features.float() @ F.normalize(text_features.float(), dim=-1).mT
-    by_text = text_features.float() @ F.normalize(image_features.float(), dim=-1).mT
+    images, texts = image_features.float(), text_features.float()
+    with torch.autocast(images.device.type, enabled=False):  # it would turn these products into half precision
+        by_image, by_text = images @ F.normalize(texts, dim=-1).mT, texts @ F.normalize(images, dim=-1).mT
     return row_divergence(by_image, labels) + row_divergence(by_text, labels)
 
 
-def mlm_loss(scores: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of the words that were masked.
+def masked_word_errors(scores: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropies of the words that were masked, a row for each caption; rows add up over a batch.
+
+    The loss is the sum of the first column over that of the second (released code).
 
     Args:
-        scores: `(num_tokens, vocab_size)`.
-        labels: `(num_tokens,)`, the word that was there, or 0 where none was masked.
+        scores: `(batch_size, length, vocab_size)`.
+        labels: `(batch_size, length)`, the word that was there, or `MLM_IGNORED` where none was masked.
+
+    Returns:
+        `(batch_size, 2)`: the sum of a caption's cross-entropies, and of how many words.
     """
-    return F.cross_entropy(scores, labels, ignore_index=MLM_IGNORED)
+    errors = F.cross_entropy(scores.flatten(0, 1).float(), labels.flatten(), ignore_index=MLM_IGNORED, reduction="none")
+    return torch.stack([errors.view(labels.shape).sum(dim=1), (labels != MLM_IGNORED).sum(dim=1).float()], dim=1)
 
 
 def _logits(image_features: Tensor, text_features: Tensor, scale: float) -> Tensor:
-    return scale * F.normalize(text_features.float(), dim=-1) @ F.normalize(image_features.float(), dim=-1).mT
+    texts, images = (F.normalize(features.float(), dim=-1) for features in (text_features, image_features))
+    return scale * topk_mean_similarity(texts, images[:, None], 1)

@@ -79,9 +79,3 @@ def mask_words(
         masked = torch.where(chosen & (fate < _AS_IT_IS + _ANOTHER_WORD), others, masked)
         masked = torch.where(chosen & (fate < _AS_IT_IS), input_ids, masked)
     return masked, torch.where(chosen, input_ids, MLM_IGNORED)
-
-
-def masked_word_errors(scores: Tensor, labels: Tensor) -> Tensor:
-    """`(batch_size, 2)`: the sum of a caption's cross-entropies, and of how many words; rows add up over batches."""
-    errors = F.cross_entropy(scores.flatten(0, 1).float(), labels.flatten(), ignore_index=MLM_IGNORED, reduction="none")
-    return torch.stack([errors.view(labels.shape).sum(dim=1), (labels != MLM_IGNORED).sum(dim=1).float()], dim=1)

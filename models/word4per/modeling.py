@@ -1,7 +1,7 @@
 """Word4Per: a person as a pseudo-word in the sentence that says what differs (arXiv 2311.16515, versions 1 to 3)."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from ...padding_fafa import moved_left
 from ...retriever import CardFacts, Retriever
 from ...weights_fafa import UnsoundModelError, is_packed
 from .configuration import Word4PerConfig, whole_tinet
-from .loading import begins_anew
+from .loading import asked_otherwise
 from .masked_words import CrossModalTransformer
 from .stages import TwoStages, Word4PerOutput, check_pairs, is_traced
 from .tinet import TINet
@@ -79,10 +79,6 @@ class Word4PerModel(TwoStages, Retriever, Word4PerPreTrainedModel):
     weights_of_losses = frozenset({"logit_scale", "classifier", "identities", "cross_modal"})
     weights_without_decay = ("class_embedding", "position_embedding", "logit_scale")
     new_layers = ("classifier.", "cross_modal.")
-    lora_targets = {
-        "text": r".*text_model\.encoder\..*\.(q_proj|v_proj)",
-        "vision": r".*vision_model\.encoder\..*\.(q_proj|v_proj)",
-    }
     lora_trained_whole = ("visual_projection", "text_projection")
 
     def __init__(self, config: Word4PerConfig):
@@ -120,20 +116,24 @@ class Word4PerModel(TwoStages, Retriever, Word4PerPreTrainedModel):
     # Loading and saving
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, allow_missing=None, **kwargs):
-        """Loads a model as every model of the package; other TINets and losses than the folder's begin anew.
+    def from_pretrained(
+        cls, pretrained_model_name_or_path, *model_args, allow_missing=None, allow_unexpected=None, **kwargs
+    ):
+        """Loads a model as every model of the package; TINets and losses that the folder lacks begin anew.
 
-        `stage=2` on a folder of stage 1 makes the paper's two TINets, if `tinets` are not given.
+        `stage=2` on a folder of stage 1 makes the paper's two TINets, if `tinets` are not given; TINets that are not
+        among given ones are left out.
 
         Raises:
             UnsoundModelError: also for TINets that were trained on another CLIP.
         """
-        anew = begins_anew(pretrained_model_name_or_path, kwargs)
-        if anew and allow_missing is not True:
-            given = [allow_missing] if isinstance(allow_missing, str) else allow_missing or []
-            allow_missing = [*given, *anew]
+        anew, left_out = asked_otherwise(pretrained_model_name_or_path, kwargs)
         loaded = super().from_pretrained(
-            pretrained_model_name_or_path, *model_args, allow_missing=allow_missing, **kwargs
+            pretrained_model_name_or_path,
+            *model_args,
+            allow_missing=_allowed(allow_missing, anew),
+            allow_unexpected=_allowed(allow_unexpected, left_out),
+            **kwargs,
         )
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model._refuse_foreign_tinets(pretrained_model_name_or_path or "the state dict")
@@ -194,6 +194,12 @@ class Word4PerModel(TwoStages, Retriever, Word4PerPreTrainedModel):
         tinet.load_state_dict(other.tinets[name].state_dict())
         self.tinets[name] = tinet.to(self.device, self.dtype).train(self.training)
         self.config.tinets = [*self.config.tinets, {**entry, "clip": clip}]
+
+    @property
+    def lora_targets(self) -> Mapping[str, str]:
+        """Of stage 1; in stage 2 none, since TINets would not fit a CLIP with adapters switched off or merged."""
+        layers = r".*{}_model\.encoder\..*\.(q_proj|v_proj)"
+        return {} if self.config.stage == 2 else {side: layers.format(side) for side in ("text", "vision")}
 
     # Shapes
 
@@ -444,6 +450,10 @@ class Word4PerModel(TwoStages, Retriever, Word4PerPreTrainedModel):
             citation=CITATION,
             tags=("word4per", "clip"),
         )
+
+
+def _allowed(given: bool | str | Sequence[str] | None, more: list[str]) -> bool | list[str]:
+    return True if given is True else [*([given] if isinstance(given, str) else given or ()), *more]
 
 
 __all__ = ["Word4PerModel", "Word4PerOutput", "Word4PerPreTrainedModel"]

@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from PIL.Image import Resampling
 from tokenizers import Tokenizer, models, trainers
 from torch import Tensor
@@ -11,6 +13,7 @@ from transformers import CLIPImageProcessor, CLIPTokenizer
 from transformers.feature_extraction_utils import BatchFeature
 
 from ...captions_fafa import has_word
+from ...image_reading_fafa import open_image
 from ...retriever import Retriever, RetrieverProcessor
 from ..dual_encoder.processing import DualEncoderProcessor
 
@@ -88,6 +91,19 @@ class Word4PerProcessor(DualEncoderProcessor):
             text = self._in_template([text] if single else list(text), names)
             text = text[0] if single else text
         return super().__call__(images, text, names=names, **settings)
+
+    def open_crop(self, image: Any, name: str = "image") -> Image.Image:
+        """Opens an image and stretches it to the model's shape, at which training augments it (released code)."""
+        return self._stretched(open_image(image, name))
+
+    def resize_crop(self, crop: Image.Image) -> np.ndarray:
+        """A crop as uint8 `(height, width, 3)`."""
+        return np.asarray(self._stretched(crop))
+
+    def _stretched(self, crop: Image.Image) -> Image.Image:
+        size = self.image_processor.size
+        shape = size["width"], size["height"]
+        return crop if crop.size == shape else crop.resize(shape, self.image_processor.resample)
 
     def encode_captions(self, captions: Sequence[str], names: Sequence[str] | None = None) -> Mapping[str, Tensor]:
         """Captions of queries as `input_ids` and `attention_mask`, with the template: `(num_captions, length)`.

@@ -10,8 +10,8 @@ from transformers.utils import ModelOutput
 
 from ...checks_fafa import check_group_ids
 from ...gathering_fafa import gather_rows
-from .losses import cmpm_loss, id_loss, itc_loss, sdm_loss
-from .masked_words import mask_words, masked_word_errors
+from .losses import cmpm_loss, id_loss, itc_loss, masked_word_errors, sdm_loss
+from .masked_words import mask_words
 from .towers import text_states
 
 

@@ -93,6 +93,9 @@ def test_stage_two_begins_with_the_first_ones_folder(tmp_path):
     ):
         Word4PerModel.from_pretrained(tmp_path / "second", stage=1)
     assert not Word4PerModel.from_pretrained(tmp_path / "second", stage=1, tinets=[]).tinets
+    one = Word4PerModel.from_pretrained(tmp_path / "second", tinets=[{"name": "new"}, {"name": "text"}])
+    assert torch.equal(one.tinets["text"].projection.weight, second.tinets["text"].projection.weight)
+    assert list(one.tinets) == ["new", "text"]
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,9 @@ def test_long_captions_are_cut_and_told_of_or_refused(processor, caplog):
 def test_images_are_stretched_without_padding(processor):
     array = np.zeros((10, 40, 3), np.uint8)
     array[:, 20:] = 255
-    resized = processor.resize_crop(Image.fromarray(array))
+    resized = processor.resize_crop(processor.open_crop(Image.fromarray(array)))
+    whole = processor(images=Image.fromarray(array), return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(processor.to_pixels([resized]), whole, rtol=0, atol=1e-6)
     assert resized.shape == (48, 24, 3) and resized[:, 0].max() == 0 and resized[:, -1].min() == 255
 
 

@@ -10,9 +10,10 @@ import torch
 from tiny_run import tiny_trainer
 from tiny_word4per import tiny_model, tiny_processor
 
-from fafa.models.word4per import CachedCollator, Word4PerModel, __main__, cache_features
+from fafa.models.word4per import CachedCollator, Word4PerModel, cache_features
 from fafa.models.word4per.masked_words import mask_words
 from fafa.training import TripletCollator, caption_pairs
+from fafa.training.adapters import add_lora
 from fafa.training.rates import set_rates
 from fafa.world import make_world
 
@@ -149,6 +150,20 @@ def test_pairs_of_image_and_caption_train_the_first_stage(triplets, tmp_path):
     assert trainer.model.config.num_identities == 6 and trainer.state.log_history[0]["loss_id"] > 1
 
 
+def test_adapters_train_in_the_first_stage_and_are_refused_in_the_second(triplets, collator, tmp_path):
+    tiny_model(stage=1, id_weight=0.0).save_pretrained(tmp_path / "base")
+    adapted = add_lora(Word4PerModel.from_pretrained(tmp_path / "base"), rank=2, targets="both")
+    pixels = torch.randn(2, 3, 48, 24)
+    before = adapted.eval().get_target_features(pixels)
+    options = {"max_steps": 1, "save_strategy": "no", "learning_rate": 0.1, "lr_scheduler_type": "constant"}
+    tiny_trainer(tmp_path / "run", triplets, adapted, data_collator=collator, **options).train()
+    trained = {name.partition("lora")[1] for name, weight in adapted.named_parameters() if weight.requires_grad}
+    assert "lora" in trained and not torch.equal(adapted.eval().get_target_features(pixels), before)
+    tiny_model().save_pretrained(tmp_path / "second")
+    with pytest.raises(ValueError, match="names no lora_targets"):
+        add_lora(Word4PerModel.from_pretrained(tmp_path / "second"), rank=2)
+
+
 @pytest.fixture(scope="module")
 def example():
     """examples/train.py as a module: launching it would cost several seconds each time."""
@@ -160,11 +175,9 @@ def example():
     del sys.modules[spec.name]
 
 
-def test_the_commands_make_train_resume_and_evaluate_both_stages(example, tmp_path, monkeypatch, capsys):
+def test_the_example_trains_both_stages_and_resumes(example, tmp_path, monkeypatch):
     world = make_world(tmp_path / "world", num_diptychs=24, num_queries=4, gallery_size=30, num_workers=1)
     data = str(world / "SynCPR")
-    __main__.main(["tiny", str(tmp_path / "clip"), "--captions", data])
-    assert "written" in capsys.readouterr().out
 
     def train(stage: int, *options: str) -> None:
         config = ROOT / "examples" / "configs" / f"word4per_world_stage{stage}.yaml"
@@ -175,7 +188,7 @@ def test_the_commands_make_train_resume_and_evaluate_both_stages(example, tmp_pa
         example.main(*example.parse_arguments())
 
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
-    train(1, "--model", str(tmp_path / "clip"), "--output_dir", first, "--max_steps", "2")
+    train(1, "--output_dir", first, "--max_steps", "2")
     train(2, "--model", first, "--output_dir", second, "--max_steps", "1")
     train(2, "--model", first, "--output_dir", second, "--max_steps", "2", "--resume_from_checkpoint", "true")
     clip, model = Word4PerModel.from_pretrained(first), Word4PerModel.from_pretrained(second)
