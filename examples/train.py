@@ -34,6 +34,7 @@ import logging
 import sys
 from argparse import Namespace
 from dataclasses import dataclass, field, fields
+from importlib import import_module
 from pathlib import Path
 from typing import get_args, get_origin, get_type_hints
 
@@ -294,6 +295,8 @@ def make_tiny_model(train_set, method: str, options: dict) -> tuple[Retriever, R
     """A tiny model with random weights, and its processor, whose vocabulary is that of the training captions."""
     columns = [name for name in ("edit_caption", "target_caption") if name in train_set.column_names]
     captions = [caption for name in columns for caption in train_set[name][:]]
+    if (start := getattr(import_module(MODELS[method], "fafa"), "tiny_start", None)) is not None:
+        return start(captions, **options)  # with a tokenizer of the method's own kind
     tokenizer = build_tokenizer(build_vocabulary(captions))
     config_class, model_class, processor_class, _ = classes_of(method)
     config = config_class.tiny(vocab_size=len(tokenizer), vocabulary_hash=vocabulary_hash(tokenizer), **options)

@@ -8,6 +8,7 @@ _EXPORTS = {
     "Word4PerOutput": "modeling",
     "Word4PerProcessor": "processing",
     "build_tokenizer": "processing",
+    "tiny_start": "tiny",
     "convert_released": "conversion",
     "from_clip": "conversion",
     "cache_features": "cached_features",

@@ -1,13 +1,11 @@
 """Makes a model folder for Word4Per: a CLIP to train, or the authors' weights.
 
     python -m fafa.models.word4per openai/clip-vit-base-patch16 models/clip --interpolate-positions
-    python -m fafa.models.word4per tiny models/tiny-clip --captions quickstart/world/SynCPR
     python -m fafa.models.word4per best.pth models/word4per --tinet text=tinet_text.pt --tinet image=tinet_image.pt
     python examples/train.py --config examples/configs/word4per_stage1.yaml --model models/clip --data_dir data/SynCPR
 
 SOURCE is a folder of transformers' CLIPModel, or a repository of the Hub; or a file of OpenAI's CLIP by its own names,
-as the authors fine-tuned it; or "tiny", random weights for the painted world. OUTPUT is what `AutoModel` and
-`AutoProcessor` load after `import fafa`.
+as the authors fine-tuned it. OUTPUT is what `AutoModel` and `AutoProcessor` load after `import fafa`.
 """
 
 import argparse
@@ -23,7 +21,6 @@ from ...model_card import make_model_card
 from ...model_folder import check_fit
 from .conversion import convert_released, from_clip
 from .processing import Word4PerProcessor, clip_image_processor
-from .tiny import tiny_word4per
 
 _VOCABULARY = "openai/clip-vit-base-patch16"  # all of OpenAI's CLIPs have one
 
@@ -35,54 +32,46 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", metavar="SOURCE", help="folder, Hub id or file of a CLIP, or tiny")
+    parser.add_argument("source", metavar="SOURCE", help="folder, Hub id or file of a CLIP")
     parser.add_argument("output", metavar="OUTPUT", type=Path, help="folder to write")
     parser.add_argument("--tinet", metavar="NAME=FILE", action="append", default=[], help="a TINet of the file's CLIP")
-    parser.add_argument("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="default: 384 128")
+    parser.add_argument(
+        "--image-size", type=int, nargs=2, default=(384, 128), metavar=("HEIGHT", "WIDTH"), help="default: 384 128"
+    )
     parser.add_argument("--stride", type=int, help="pixels from patch to patch; default: the size of a patch")
     parser.add_argument(
         "--interpolate-positions", action="store_true", help="take a CLIP of another image size, such as OpenAI's own"
     )
     parser.add_argument("--tokenizer", default=_VOCABULARY, help=f"of a file's CLIP (default: {_VOCABULARY})")
-    parser.add_argument("--captions", metavar="FOLDER", help="for tiny: a SynCPR folder, whose words it shall know")
     parser.add_argument("--settings", type=json.loads, default={}, help="of Word4PerConfig, as JSON")
     given = parser.parse_args(arguments)
     tinets = dict(entry.partition("=")[::2] for entry in given.tinet)
     if "" in tinets.values():
         parser.error(f"--tinet {given.tinet[0]}: expected NAME=FILE")
-    if (given.source == "tiny") != (given.captions is not None):
-        parser.error("--captions FOLDER says which words a tiny model knows; give it with SOURCE tiny, and only then")
     with command(kept="Give the same command again."):
         check_output_folder(given.output)
         if tinets and not Path(given.source).is_file():
             raise ValueError(
                 f"--tinet comes with a file of the CLIP that it was trained on, and {given.source} is none"
             )
-        size = (
-            {}
-            if given.image_size is None
-            else dict(zip(("image_height", "image_width"), given.image_size, strict=True))
-        )
-        if given.source == "tiny":
-            model, processor = tiny_word4per(_captions(given.captions), stride=given.stride, **size, **given.settings)
+        height, width = given.image_size
+        is_file = Path(given.source).is_file()
+        tokenizer = CLIPTokenizer.from_pretrained(given.tokenizer if is_file else given.source)
+        processor = Word4PerProcessor(clip_image_processor(height, width), tokenizer)
+        options = {
+            "stride": given.stride,
+            "interpolate_positions": given.interpolate_positions,
+            **({} if tinets else {"stage": 1}),
+            **processor.word_settings(),
+            **given.settings,
+        }
+        if is_file:
+            states = {name: read_checkpoint(Path(file))[0] for name, file in tinets.items()}
+            clip, end = read_checkpoint(Path(given.source))[0], tokenizer.eos_token_id
+            model = convert_released(clip, states, eos_token_id=end, image_size=(height, width), **options)
         else:
-            options = {"stride": given.stride, "interpolate_positions": given.interpolate_positions, **given.settings}
-            if Path(given.source).is_file():
-                tokenizer = CLIPTokenizer.from_pretrained(given.tokenizer)
-                states = {name: read_checkpoint(Path(file))[0] for name, file in tinets.items()}
-                model = convert_released(
-                    read_checkpoint(Path(given.source))[0],
-                    states,
-                    pseudo_token_id=tokenizer("*", add_special_tokens=False)["input_ids"][0],
-                    eos_token_id=tokenizer.eos_token_id,
-                    image_size=tuple(given.image_size or (384, 128)),
-                    **({} if states else {"stage": 1}),
-                    **options,
-                )
-            else:
-                model = from_clip(given.source, **{"stage": 1, **size, **options})
-                tokenizer = CLIPTokenizer.from_pretrained(given.source)
-            processor = Word4PerProcessor(clip_image_processor(*model.image_shape), tokenizer)
+            model = from_clip(given.source, image_height=height, image_width=width, **options)
+        processor.max_text_length = model.config.get_text_config().max_position_embeddings
         check_fit(model, processor, printable(given.source))
         model.save_pretrained(given.output)
         processor.save_pretrained(given.output)
@@ -98,13 +87,6 @@ def main(arguments: list[str] | None = None) -> None:
         )
         (given.output / "README.md").write_text(card, encoding="utf-8")
         print(f"written: {printable(given.output)}")
-
-
-def _captions(folder: str) -> list[str]:
-    from datasets import load_dataset
-
-    rows = load_dataset("SynCPR", data_dir=folder, split="train")
-    return [caption for name in ("edit_caption", "target_caption") for caption in rows[name][:]]
 
 
 if __name__ == "__main__":

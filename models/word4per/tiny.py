@@ -10,7 +10,7 @@ from .processing import Word4PerProcessor, build_tokenizer, clip_image_processor
 _MOST_WORDS = 1_500
 
 
-def tiny_word4per(captions: Iterable[str], **settings: Any) -> tuple[Word4PerModel, Word4PerProcessor]:
+def tiny_start(captions: Iterable[str], **settings: Any) -> tuple[Word4PerModel, Word4PerProcessor]:
     """A model of half a million parameters with random weights for stage 1, and its processor.
 
     Args:

@@ -4,11 +4,13 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tiny_word4per import golden, golden_model, golden_states, tiny_model
+from PIL import Image
+from tiny_word4per import golden, golden_model, golden_states, tiny_model, tiny_processor
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
-from fafa.models.word4per import convert_released, from_clip
+from fafa.model_folder import load_model
+from fafa.models.word4per import __main__, convert_released, from_clip
 from fafa.weights_fafa import UnsoundModelError
 
 
@@ -177,3 +179,32 @@ def test_a_clip_of_transformers_is_a_start(tmp_path):
     tall = from_clip(tmp_path, image_height=48, image_width=16, interpolate_positions=True, **words)
     assert tall.get_target_features(torch.randn(1, 3, 48, 16)).shape == (1, 1, 8)
     assert tall.config.clip_config.text_config.eos_token_id == 599 and tiny_model().config.stage == 2
+
+
+def test_the_command_writes_folders_that_load(tmp_path, capsys):
+    """Of a CLIP of transformers', and of files by the released names."""
+    tokenizer = tiny_processor().tokenizer
+    tower = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 1, "num_attention_heads": 1}
+    ids = {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = CLIPConfig(
+        vision_config={**tower, "image_size": 8, "patch_size": 4}, text_config={**tower, **ids}, projection_dim=8
+    )
+    CLIPModel(config).save_pretrained(tmp_path / "clip")
+    tokenizer.save_pretrained(tmp_path / "clip")
+    size = ["--image-size", "20", "12"]
+    __main__.main([str(tmp_path / "clip"), str(tmp_path / "start"), *size, "--interpolate-positions"])
+    model, processor = load_model(tmp_path / "start")
+    assert (model.config.stage, model.image_shape, processor.image_processor.size["height"]) == (1, (20, 12), 20)
+    assert "a start for training" in (tmp_path / "start" / "README.md").read_text(encoding="utf-8")
+
+    clip, (tinet,) = released_states(text_width=64, vocab=len(tokenizer), positions=77)
+    torch.save({"model": clip}, tmp_path / "best.pth")
+    torch.save(tinet, tmp_path / "text.pt")
+    files = [str(tmp_path / "best.pth"), str(tmp_path / "word4per"), "--tinet", f"text={tmp_path / 'text.pt'}"]
+    __main__.main([*files, *size, "--tokenizer", str(tmp_path / "clip")])
+    model, processor = load_model(tmp_path / "word4per")
+    query = processor(images=Image.new("RGB", (30, 50)), text="in a red coat", return_tensors="pt")
+    assert model.get_query_features(**query).shape == (1, 20) and model.config.tinet_names == ["text"]
+    assert capsys.readouterr().out.count("written: ") == 2
+    with pytest.raises(SystemExit, match="it is a CLIP of another image size"):
+        __main__.main([str(tmp_path / "clip"), str(tmp_path / "other"), *size])
