@@ -150,7 +150,7 @@ def masked_predictor(size: int, hidden_size: int) -> nn.Sequential:
 
 
 def sample_mask(states: Tensor, share: float, at_random: bool) -> Tensor:
-    """A mask of the shape of some states, 1 where an entry is masked, fp32; `at_random` or as `spread_mask` makes it."""
+    """A mask of the shape of some states, 1 where an entry is masked, fp32; random, or as `spread_mask` makes it."""
     if not at_random:
         return spread_mask(states.shape, share, states.device)
     return (torch.rand(states.shape, device=states.device) < share).float()
