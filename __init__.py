@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 
+from .extras import how_to_install
 from .registration import register_with_libraries
 
 __version__ = "0.1.0"
@@ -39,21 +40,23 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_EXPORTS])
 
 
-def _tell_of_interrupt(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Ctrl-C while a command is still importing, before `commands.command` answers it: a word, and no traceback."""
+def _end_in_a_sentence(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Ends a command that is still importing, when `commands.command` cannot answer yet: one sentence, no traceback."""
     if issubclass(kind, KeyboardInterrupt):
         print("\ninterrupted.", file=sys.stderr)
+    elif isinstance(error, ModuleNotFoundError) and (remedy := how_to_install(error.name)):
+        print(remedy, file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 
 
 def _is_own_command() -> bool:
-    """Whether this process runs a module of the package, or one of its examples: no script of somebody else's."""
+    """Whether this process runs a module of the package, or one of its examples; a user's own script does not count."""
     if any(pair[0] == "-m" and pair[1].startswith("fafa.") for pair in pairwise(sys.orig_argv)):
         return True
     return bool(sys.argv) and Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parent / "examples"
 
 
 if _is_own_command():
-    sys.excepthook = _tell_of_interrupt
+    sys.excepthook = _end_in_a_sentence
 register_with_libraries()

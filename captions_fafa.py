@@ -1,4 +1,4 @@
-"""What a caption is: the clean-up of the released code, and whether it leaves a word. Imports nothing but re."""
+"""Captions: the clean-up of the released code, and whether it leaves a word. It imports only `re`."""
 
 import re
 
@@ -31,10 +31,10 @@ def clean_caption(text: str, max_words: int = 50) -> str:
 def has_word(caption: str) -> bool:
     """Whether a letter or a digit, of any script, is left of a caption once it is cleaned.
 
-    Whatever has one gives the tokenizer something to make a token of; "...", blanks of no width, accents without a
-    letter, and emoji give it nothing that a model could know.
+    Without one ("...", zero-width blanks, accents without a letter, emoji), the tokenizer finds nothing that a model
+    could know.
     """
-    # The first 50 characters are of the first 50 words, and the clean-up takes no letter.
+    # The first 50 characters belong to the first 50 words, and the clean-up removes no letter.
     return any(map(str.isalnum, caption[:50])) or any(map(str.isalnum, clean_caption(caption)))
 
 

@@ -1,7 +1,7 @@
-"""Opens files of weights that others made: no code of theirs runs, and nothing they say of themselves is believed.
+"""Opens files of weights that others made: none of their code runs, and nothing they claim is believed.
 
-A file is told by its contents, not by its name. Everything in it is bounded by the file's own size before it is used,
-and what can be compared is compared: the checksums of a zip archive, and the sizes that its tensors claim.
+A file is recognised by its contents, not by its name. Everything in it is bounded by the file's own size before it is
+used, and what can be compared is compared: the checksums of a zip archive, and the sizes that its tensors claim.
 """
 
 import errno
@@ -28,7 +28,7 @@ BOOKKEEPING = "training state beside the weights"
 _FETCH_AGAIN = "fetch it again from its authors"
 _LARGEST_READ = 16 << 20  # bytes of a zip's list of members; that of the released file has 0.2 MB
 _LARGEST_PICKLE = 64 << 20  # bytes of the names, shapes and plain values; those of the released file have 0.3 MB
-_LARGEST_HEADER = 100_000_000  # bytes of a safetensors header, as the library has it
+_LARGEST_HEADER = 100_000_000  # bytes of a safetensors header; the library's own limit
 _ENCRYPTED = 1  # the bit of a zip member's flags
 
 
@@ -38,11 +38,10 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Files of torch before 1.6 are not zip archives: they are read into memory, and have no checksums.
 
     Returns:
-        the state dict, and what lies beside it in the file with the reason why it is dropped.
+        the state dict, and the names of what else the file holds, with the reason why it is dropped.
 
     Raises:
-        ValueError: if the file is broken, or holds anything but tensors and plain values.
-        OSError: if it cannot be read.
+        ValueError: the file is broken, or holds anything but tensors and plain values.
     """
     kind = _kind_of(path)
     if kind == "safetensors":
@@ -66,16 +65,15 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def read_safetensors(paths: list[Path]) -> dict[str, Tensor]:
     """State dict of one or several safetensors files, memory-mapped.
 
-    The format has no checksums: a weight that was changed and is still a number is not seen.
+    The format has no checksums: a changed weight that is still a number is not noticed.
 
     Raises:
-        ValueError: if a file is broken, or two hold a tensor of one name.
-        OSError: if one cannot be read.
+        ValueError: a file is broken, or two files hold a tensor of one name.
     """
     state_dict: dict[str, Tensor] = {}
     for path in paths:
         if (kind := _kind_of(path)) != "safetensors":
-            raise _refused(path, f"it is no safetensors file but a {kind} of torch")
+            raise _Refused(path, f"it is no safetensors file but a {kind} of torch")
         try:
             with safe_open(path, framework="pt") as file:
                 names = list(file.keys())
@@ -91,8 +89,8 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a Hugging Face model folder.
 
     Raises:
-        FileNotFoundError: if there are none, or one of the index is missing.
-        ValueError: if the index is damaged, or it is not clear which files are meant.
+        FileNotFoundError: there are none, or one that the index names is missing.
+        ValueError: the index is damaged, or it is not clear which files are meant.
     """
     index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
     names = [whole.name]
@@ -115,17 +113,13 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def check_names(state_dict: Mapping[str, Tensor]) -> None:
-    """Refuses keys that are no names, as a list of tensors has them that was saved as a dict."""
+    """Refuses keys that are no names, such as the numbers of a list of tensors that was saved as a dict."""
     if strange := [repr(key) for key in state_dict if not isinstance(key, str)]:
         raise ValueError(f"{len(strange)} keys are no names ({some(strange)}); is this a state dict?")
 
 
 def check_regular_file(path: str | os.PathLike) -> None:
-    """Refuses what is no file of the disk: reading a pipe or a device can wait, or go on, for ever.
-
-    Raises:
-        ValueError: it is a folder, a pipe, a device. OSError: it is not there.
-    """
+    """Refuses a folder, and a pipe or a device, which could be read forever, by a ValueError."""
     if not stat.S_ISREG(Path(path).stat().st_mode):
         kind = "a folder" if Path(path).is_dir() else "a pipe or a device"
         raise ValueError(f"{printable(path)} is {kind}, expected a file")
@@ -136,19 +130,14 @@ def _is_plain_name(name: Any) -> bool:
 
 
 class _Refused(ValueError):
-    """Raised on a file that is not read, or not on."""
+    """A file is not read, or not to its end."""
 
-
-def _refused(path: Path, reason: str, remedy: str = _FETCH_AGAIN) -> ValueError:
-    return _Refused(f"{printable(path)} was refused: {reason}; {remedy}")
+    def __init__(self, path: Path, reason: str, remedy: str = _FETCH_AGAIN):
+        super().__init__(f"{printable(path)} was refused: {reason}; {remedy}")
 
 
 def _kind_of(path: Path) -> str:
-    """ "zip" or "pickle", torch's two formats, or "safetensors".
-
-    Raises:
-        ValueError: it is none of them; the message says what it looks like.
-    """
+    """ "zip" or "pickle", torch's two formats, or "safetensors"; anything else is refused with what it looks like."""
     check_regular_file(path)
     with path.open("rb") as file:
         start = file.read(512)
@@ -159,22 +148,20 @@ def _kind_of(path: Path) -> str:
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= _LARGEST_HEADER:
         return "safetensors"
     if not start:
-        raise _refused(path, "it is empty")
+        raise _Refused(path, "it is empty")
     if start.startswith(b"version https://git-lfs"):
-        raise _refused(path, "it is a pointer of Git LFS to the file, not the file", "fetch that with `git lfs pull`")
-    if start.startswith(b"\x1f\x8b"):
-        raise _refused(path, "it is compressed with gzip", "unpack it with `gunzip`")
-    if start[257:262] == b"ustar":
-        raise _refused(path, "it is a tar archive", "unpack it, and give the file of weights that was in it")
+        raise _Refused(path, "it is a pointer of Git LFS to the file, not the file", "fetch that with `git lfs pull`")
+    if start.startswith(b"\x1f\x8b") or start[257:262] == b"ustar":
+        raise _Refused(path, "it is a gzip or tar archive", "unpack it (`gunzip`, `tar -xf`), and give what was in it")
     if not any(start):
-        raise _refused(path, "it begins with zeros, as a download that was broken off")
+        raise _Refused(path, "it begins with zeros, as a download that was broken off")
     is_text = start.isascii() and all(byte >= 32 or byte in b"\t\n\r\f" for byte in start)
     looks = "a text, such as a web page that was saved in its place" if is_text else "of another format, or damaged"
-    raise _refused(path, f"it is no file of torch or safetensors, but {looks}")
+    raise _Refused(path, f"it is no file of torch or safetensors, but {looks}")
 
 
 def _load(path: Path, is_zip: bool) -> Any:
-    """What a file of torch holds, on the CPU: tensors and plain values, in dicts and lists."""
+    """The tensors and plain values that a file of torch holds, on the CPU, in dicts and lists."""
     records = _check_archive(path) if is_zip else []
     size, claimed = path.stat().st_size, []
 
@@ -182,21 +169,21 @@ def _load(path: Path, is_zip: bool) -> Any:
         claimed.append((storage.data_ptr(), storage.nbytes()))
         if storage.nbytes() > size:
             raise ValueError(f"a tensor claims {storage.nbytes():,} bytes of the {size:,} that the file has")
-        return storage  # on the CPU, whatever device it was saved from
+        return storage  # on the CPU, whichever device it was saved from
 
     try:
         content = torch.load(path, map_location=keep, weights_only=True, mmap=is_zip)
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # damaged and forged pickles end in nearly any
-        raise _refused(path, f"it is broken, or holds more than tensors and plain values ({_reason(error)})") from error
+    except Exception as error:  # damaged and forged pickles raise nearly anything
+        raise _Refused(path, f"it is broken, or holds more than tensors and plain values ({_reason(error)})") from error
     if is_zip:
         _check_claims(path, records, claimed)
     return content
 
 
 def _reason(error: Exception) -> str:
-    """The part of torch's messages that tells what was found, without the advice to switch off the safe reader."""
+    """The part of torch's message that says what was found, without its advice to switch off the safe reader."""
     text = str(error).partition("WeightsUnpickler error:")[2].strip() or str(error).strip() or type(error).__name__
     if "Weights only load failed" in text:
         text = "its list of contents is damaged"
@@ -204,34 +191,34 @@ def _reason(error: Exception) -> str:
 
 
 def _check_archive(path: Path) -> list[tuple[int, int]]:
-    """Reads a zip archive once: nothing in it is compressed, and every checksum fits.
+    """Reads a zip archive once, to see that nothing in it is compressed and that every checksum fits.
 
-    torch maps the file into memory, and would take what is compressed, or damaged, for weights.
+    torch maps the file into memory, and would take compressed or damaged bytes for weights.
 
     Returns:
-        where the weights of each tensor's storage lie, in order: offset and bytes.
+        offset and bytes of each tensor's storage, in order.
     """
     try:
         with _BoundedReader(path) as file, zipfile.ZipFile(file) as archive:
             members = sorted(archive.infolist(), key=lambda member: member.header_offset)
             if packed := [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]:
-                raise _refused(
+                raise _Refused(
                     path,
                     f"{len(packed)} of its {len(members)} parts are compressed, {printable(packed[0])} the first of "
-                    "them, as by a program for zip files; torch writes them as they are",
+                    "them, as by a program for zip files; torch does not compress",
                     "unpack it and pack it again without compression (`zip -0 -r`), or fetch it from its authors",
                 )
             if any(m.flag_bits & _ENCRYPTED for m in members):
-                raise _refused(path, "it is encrypted")
+                raise _Refused(path, "it is encrypted")
             names = [m.filename for m in members]
             if len(set(names)) < len(names):
-                raise _refused(path, "two of its parts have one name")
+                raise _Refused(path, "two of its parts have one name")
             records = []
             with tqdm(total=file.size, desc=f"checking {path.name}", unit="B", unit_scale=True, delay=2) as bar:
                 for member in members:
                     inner = member.filename.partition("/")[2]
                     if inner == "data.pkl" and member.file_size > _LARGEST_PICKLE:
-                        raise _refused(path, f"its list of contents has {member.file_size:,} bytes")
+                        raise _Refused(path, f"its list of contents has {member.file_size:,} bytes")
                     with archive.open(member) as stream:
                         while piece := stream.read(1 << 20):
                             bar.update(len(piece))
@@ -240,25 +227,25 @@ def _check_archive(path: Path) -> list[tuple[int, int]]:
     except (_Refused, MemoryError):
         raise
     except Exception as error:  # zipfile raises nearly any over a damaged list of parts
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a place before the file's begin
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # an offset before the file's beginning
             raise
-        raise _refused(path, f"it is cut off or damaged ({error})") from error
+        raise _Refused(path, f"it is cut off or damaged ({error})") from error
     return records
 
 
 def _check_claims(path: Path, records: list[tuple[int, int]], claimed: list[tuple[int, int]]) -> None:
     """Compares the sizes that a file's tensors claim with the records that hold them.
 
-    torch takes what follows a record for weights, where a tensor claims more than the record has.
+    If a tensor claims more than its record has, torch takes what follows the record for weights.
 
     Args:
-        records: of the archive, in order: offset and bytes.
-        claimed: of the storages: address in memory and bytes.
+        records: offset and bytes of the archive's records, in order.
+        claimed: address in memory and bytes of the storages.
     """
     found = sorted((address, size) for address, size in claimed if size)
     base = found[0][0] - records[0][0] if found and records else 0
     if [(address - base, size) for address, size in found] != records:
-        raise _refused(
+        raise _Refused(
             path,
             f"its tensors claim {sum(size for _, size in found):,} bytes in {len(found)} parts, but it holds "
             f"{sum(size for _, size in records):,} in {len(records)}",
@@ -266,7 +253,7 @@ def _check_claims(path: Path, records: list[tuple[int, int]], claimed: list[tupl
 
 
 class _BoundedReader(io.FileIO):
-    """A file that is never read in one piece, whatever the file says of its parts."""
+    """A file that is never read in one piece, whatever it says about its parts."""
 
     def __init__(self, path: Path):
         super().__init__(path)
@@ -279,7 +266,7 @@ class _BoundedReader(io.FileIO):
         return super().read(size)
 
     def contents_of(self, member: zipfile.ZipInfo) -> int:
-        """Where a member's contents begin: after its own header, whose length no list tells."""
+        """Where a member's contents begin: after its own header, whose length is only in that header."""
         self.seek(member.header_offset)
         name, extra = struct.unpack("<HH", self.read(zipfile.sizeFileHeader)[26:30])
         return member.header_offset + zipfile.sizeFileHeader + name + extra

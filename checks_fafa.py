@@ -1,7 +1,7 @@
-"""What goes into a FAFA model and comes out of it, looked at: refused by name, with the remedy.
+"""Checks of what goes into a FAFA model and comes out of it; what is wrong is refused by name, with a remedy.
 
-Kinds and shapes are looked at always. Values, such as ids beyond the vocabulary, only on a CPU: elsewhere a look waits
-for the device in every step.
+Types and shapes are always checked. Values, such as ids beyond the vocabulary, are checked only on a CPU: elsewhere a
+check would wait for the device in every step.
 """
 
 from collections.abc import Sequence
@@ -10,36 +10,44 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-UNIT_TOLERANCE = 0.01  # of a feature's length: what rounding to bfloat16 moves, and some
-ALIKE = 1e-5  # largest difference of features that are alike
-NOTABLE = 0.1  # difference of pixels, normalised, from which images are told apart; ids differ by 1 at least
-_NAMES_SHOWN = 3
+from .names import some
+
+UNIT_TOLERANCE = 0.01  # of a feature's length: somewhat more than rounding to bfloat16 changes
+ALIKE = 1e-5  # largest difference of features that count as alike
+NOTABLE = 0.1  # smallest difference of normalised pixels that makes images different; ids differ by at least 1
+
+
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def _may_look(tensor: Tensor) -> bool:
-    """Whether values may be looked at: they are at hand, and the look would not break a graph that is being made."""
-    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return tensor.device.type == "cpu" and type(tensor) is Tensor and not is_traced
+    """Whether values may be read: they are on the CPU, and no graph is being made, which that would break."""
+    return tensor.device.type == "cpu" and type(tensor) is Tensor and not _is_traced()
 
 
 def _check_tensor(name: str, value: object, shape: str) -> None:
     if not isinstance(value, Tensor):
-        remedy = "torch.as_tensor makes one of it" if hasattr(value, "__array__") or hasattr(value, "__len__") else ""
-        raise TypeError(
-            f"{name} is of type {type(value).__name__}, expected a tensor {shape}{remedy and f'; {remedy}'}"
-        )
+        remedy = "torch.as_tensor makes one of lists and arrays"
+        raise TypeError(f"{name} is of type {type(value).__name__}, expected a tensor {shape}; {remedy}")
+
+
+def _check_integers(name: str, value: object, shape: str, reason: str) -> None:
+    _check_tensor(name, value, shape)
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise TypeError(f"{name} are {value.dtype}, expected integers: {reason}")
 
 
 def check_images(name: str, pixels: Tensor, image_shape: tuple[int, int]) -> None:
-    """Refuses images of which the model would make nothing, or something wrong.
+    """Refuses images that the model cannot read, or would read wrongly.
 
     Args:
-        name: of the argument.
+        name: the argument's.
         pixels: `(num_images, 3, height, width)`.
         image_shape: height and width that the model takes.
 
     Raises:
-        TypeError: no tensor of floating-point numbers.
+        TypeError: not a tensor of floating-point numbers.
         ValueError: another shape, or no image.
     """
     shape = "(num_images, 3, height, width)"
@@ -48,7 +56,7 @@ def check_images(name: str, pixels: Tensor, image_shape: tuple[int, int]) -> Non
         raise ValueError(f"expected {name} {shape}, got {tuple(pixels.shape)}; FafaProcessor makes them")
     if pixels.shape[0] == 0:
         raise ValueError(f"{name} holds no image: leave empty batches out")
-    # Of smaller images the tower would take the first positions only, which belong to other places.
+    # The tower would give the patches of smaller images the positions of other places.
     if pixels.shape[2:] != image_shape:
         raise ValueError(
             f"{name}: the images have {pixels.shape[2]} x {pixels.shape[3]} pixels, but this model takes "
@@ -62,29 +70,28 @@ def check_images(name: str, pixels: Tensor, image_shape: tuple[int, int]) -> Non
 
 
 def check_captions(name: str, ids: Tensor, mask: Tensor | None, vocab_size: int, num_positions: int) -> None:
-    """Refuses captions of which the model would make nothing, or something wrong.
+    """Refuses captions that the model cannot read, or would read wrongly.
 
     Args:
-        name: of the argument with the ids; the mask's is made of it.
+        name: that of the argument with the ids, from which the mask's is derived.
         ids: `(num_captions, length)`.
         mask: the same shape, 0 at padding; or None.
-        vocab_size: rows of the word embeddings; num_positions: tokens that a caption may have.
+        vocab_size: rows of the word embeddings.
+        num_positions: the most tokens of a caption.
 
     Raises:
-        TypeError: no tensors of integers.
+        TypeError: not tensors of integers.
         ValueError: another shape, no caption, too long a caption, an unknown id, or a caption that is all padding.
     """
     shape = "(num_captions, length)"
-    _check_tensor(name, ids, shape)
-    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise TypeError(f"{name} are {ids.dtype}, expected integers; the tokenizer makes them")
+    _check_integers(name, ids, shape, "the tokenizer makes them")
     if ids.ndim != 2:
         raise ValueError(f"expected {name} {shape}, got {tuple(ids.shape)}; FafaProcessor makes them")
     if ids.shape[0] == 0 or ids.shape[1] == 0:
         raise ValueError(f"{name} {tuple(ids.shape)} holds no caption: leave empty batches out")
     if ids.shape[1] > num_positions:
         raise ValueError(
-            f"{name}: the captions have {ids.shape[1]} tokens, but this model has {num_positions} positions: have the "
+            f"{name}: the captions have {ids.shape[1]} tokens, but this model has {num_positions} positions: let the "
             "processor cut them (max_text_length)"
         )
     if _may_look(ids):
@@ -135,27 +142,25 @@ def check_triplets(
 
 
 def check_group_ids(ids: Tensor, batch_size: int) -> None:
-    """Refuses group ids that are not one integer a triplet.
+    """Refuses group ids that are not one integer per triplet.
 
     Raises:
-        TypeError: no tensor of integers.
+        TypeError: not a tensor of integers.
         ValueError: another number of them.
     """
     if isinstance(ids, (list, tuple)) and any(isinstance(entry, str) for entry in ids):
         raise TypeError("group_ids are strings, expected a tensor of integers: number the groups")
-    _check_tensor("group_ids", ids, "(batch_size,)")
-    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise TypeError(f"group_ids are {ids.dtype}, expected integers: rounding would join groups")
+    _check_integers("group_ids", ids, "(batch_size,)", "rounding would join groups")
     if ids.ndim != 1 or ids.shape[0] != batch_size:
         raise ValueError(f"group_ids {tuple(ids.shape)} for {batch_size} triplets: expected ({batch_size},), one each")
 
 
 def check_scored(queries: Tensor, targets: Tensor) -> None:
-    """Refuses what cannot be scored: of all queries, and of 256 targets spread over the gallery, see `check_features`.
+    """Refuses what cannot be scored; `check_features` sees all queries, and 256 targets spread over the gallery.
 
     Raises:
-        TypeError: no tensors of floating-point numbers.
-        ValueError: they lie on different devices, or the features cannot be right.
+        TypeError: not tensors of floating-point numbers.
+        ValueError: they are on different devices, or the features cannot be right.
     """
     for name, features, shape in (
         ("queries", queries, "(num_queries, dim)"),
@@ -166,37 +171,32 @@ def check_scored(queries: Tensor, targets: Tensor) -> None:
             raise TypeError(f"{name} are {features.dtype}, expected floating-point features")
     if queries.device != targets.device:
         raise ValueError(f"queries are on {queries.device}, targets on {targets.device}: move one to the other")
-    if queries.ndim == 2 and targets.ndim == 3 and not (queries.requires_grad or targets.requires_grad):
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return
+    has_gradients = queries.requires_grad or targets.requires_grad
+    if queries.ndim == 2 and targets.ndim == 3 and not has_gradients and not _is_traced():
         check_features(queries, "query")
         step = max(1, targets.shape[0] // 256)
         check_features(targets[::step], "target", range(0, targets.shape[0], step))
 
 
 def check_features(features: Tensor, kind: str = "row", names: Sequence[object] | None = None) -> None:
-    """Refuses features that no sound model makes: zero, not finite, or not of unit length.
-
-    It waits for the device.
+    """Refuses features that no sound model makes: zero, not finite, or not of unit length. It waits for the device.
 
     Args:
         features: `(num_rows, ..., dim)`.
-        kind: how an error calls a row, "image" for example.
-        names: of the rows, behind the kind; None: their numbers.
+        kind: what an error calls a row, "image" for example.
+        names: what follows the kind, for each row; None: their numbers.
 
     Raises:
-        ValueError: it names the rows.
+        ValueError: the message names the rows.
     """
     lengths = torch.linalg.vector_norm(features, dim=-1, dtype=torch.promote_types(features.dtype, torch.float32))
-    right = (lengths - 1.0).abs() <= UNIT_TOLERANCE  # NaN is nowhere
+    right = (lengths - 1.0).abs() <= UNIT_TOLERANCE  # false for NaN
     if right.all():
         return
     finite = lengths.isfinite()
     wrong = right.logical_not() if finite.all() else finite.logical_not()
     rows = wrong.reshape(wrong.shape[0], -1).any(dim=1).nonzero().flatten().tolist()
-    who = ", ".join(f"{kind} {row if names is None else names[row]}".strip() for row in rows[:_NAMES_SHOWN])
-    if len(rows) > _NAMES_SHOWN:
-        who += f" and {len(rows) - _NAMES_SHOWN} more"
+    who = some([f"{kind} {row if names is None else names[row]}".strip() for row in rows], shown=3)
     if not finite.all():
         raise ValueError(
             f"the features of {who} hold NaN or infinity: the model's weights are damaged, or its precision too low "
@@ -206,15 +206,15 @@ def check_features(features: Tensor, kind: str = "row", names: Sequence[object] 
     if length == 0.0:
         raise ValueError(f"the features of {who} are zero: the model's weights are damaged, or lost in quantisation")
     raise ValueError(
-        f"the features of {who} have length {length:.3g}, expected 1: they are damaged, or not of this model, whose "
+        f"the features of {who} have length {length:.3g}, expected 1: they are damaged, or not this model's, whose "
         "features are normalised"
     )
 
 
 class AlikeFeatures:
-    """Refuses features that are all alike although their inputs differ; it is told of them batch by batch.
+    """Refuses features that are all alike although their inputs differ; they are passed to it batch by batch.
 
-    Once two features differ, it looks no more.
+    Once two features differ, it checks no more.
     """
 
     def __init__(self):
@@ -229,14 +229,14 @@ class AlikeFeatures:
             inputs: what they were made from, each `(num_rows, ...)`: pixels, ids of captions.
 
         Raises:
-            ValueError: no features differ, of this or earlier batches, but their inputs do.
+            ValueError: the inputs of all batches so far differ, but their features do not.
         """
         if self._features_differ or features.shape[0] == 0:
             return
         if self._first is None:
-            self._first = features[:1].clone(), [some[:1].clone() for some in inputs]
+            self._first = features[:1].clone(), [rows[:1].clone() for rows in inputs]
         feature, firsts = self._first
-        self._features_differ = not bool((features - feature).abs().max() <= ALIKE)  # NaN is not alike
+        self._features_differ = not bool((features - feature).abs().max() <= ALIKE)  # NaN differs
         self._inputs_differ = self._inputs_differ or any(map(_differs, firsts, inputs))
         if self._inputs_differ and not self._features_differ:
             raise ValueError(

@@ -1,6 +1,6 @@
 """What commands share: how they end, and the options of those that take a model.
 
-Ctrl-C, a full disk and bad input end them in one sentence that says what to do, faults with a traceback.
+Ctrl-C, a full disk and bad input end them with one sentence that says what to do; faults end them with a traceback.
 """
 
 import os
@@ -9,25 +9,28 @@ import textwrap
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from traceback import walk_tb
 from typing import Any
 
+from .extras import how_to_install
 from .files import DISK_FULL, printable
 from .workers import WorkerDiedError, check_num_workers
 
-INTERRUPTED, READER_GONE = 130, 141  # exit statuses, as shells give them to whom SIGINT or SIGPIPE ended
+INTERRUPTED, READER_GONE = 130, 141  # a shell's exit statuses of a process that SIGINT or SIGPIPE ended
 
 
 @contextmanager
 def command(kept: str = "", user_errors: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Runs a command: what its user can mend ends it with one sentence on stderr and exit status 1.
+    """Runs a command: an error that its user can fix ends it with one sentence on stderr and exit status 1.
 
-    That is any OSError, a worker process that was killed, memory that does not suffice, and a ValueError or ImportError
-    of FAFA's own, whose messages are written for people. Anything else is a fault, and keeps its traceback. Ctrl-C ends
-    it with status 130, a closed pipe (`... | head`) without a word. Characters that the terminal lacks are escaped.
+    These are any OSError, a killed worker process, too little memory, a library that comes with an extra and is not
+    installed, and a ValueError or ImportError that FAFA raised, whose messages are written for people. Anything else is
+    a fault, and keeps its traceback. Ctrl-C ends it with status 130, a closed pipe (`... | head`) silently. Characters
+    that the terminal lacks are escaped.
 
     Args:
-        kept: a sentence or two on what is kept when it is interrupted or the disk is full, and how to go on.
-        user_errors: further ones whose messages say what to do.
+        kept: a sentence or two on what is kept after an interruption or on a full disk, and how to go on.
+        user_errors: further errors whose messages say what to do.
 
     Raises:
         SystemExit: with the exit status, or the sentence.
@@ -37,13 +40,13 @@ def command(kept: str = "", user_errors: tuple[type[Exception], ...] = ()) -> It
             stream.reconfigure(errors="backslashreplace")
     try:
         yield
-        sys.stdout.flush()  # here, so that a pipe that is closed is noticed here
+        sys.stdout.flush()  # so that a closed pipe is noticed here
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":  # one of the processes that `accelerate launch` started
             print(f"\ninterrupted. {kept}".rstrip(), file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - or Python complains once more when it ends
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - or Python complains again when it ends
         raise SystemExit(READER_GONE) from None
     except Exception as error:
         message = _message(error, kept, user_errors)
@@ -53,7 +56,7 @@ def command(kept: str = "", user_errors: tuple[type[Exception], ...] = ()) -> It
 
 
 def _message(error: BaseException, kept: str, user_errors: tuple[type[Exception], ...]) -> str | None:
-    """What to tell of an error; None for a fault of the program."""
+    """The message for an error; None for a fault of the program."""
     if type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
         return _message(error.__cause__, kept, user_errors)  # `datasets` wraps what its builders raise
     if isinstance(error, OSError):
@@ -67,23 +70,21 @@ def _message(error: BaseException, kept: str, user_errors: tuple[type[Exception]
         return str(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         first_line = str(error).partition("\n")[0]
-        return f"the memory does not suffice ({first_line or 'MemoryError'}); try a smaller batch, or fewer workers"
+        return f"there is too little memory ({first_line or 'MemoryError'}); try a smaller batch, or fewer workers"
     if isinstance(error, (ValueError, ImportError)) and _is_of_fafa(error):
         return str(error)
-    return None
+    return how_to_install(error.name) if isinstance(error, ModuleNotFoundError) else None
 
 
 def _is_of_fafa(error: BaseException) -> bool:
-    """Whether it was raised in this package, or in the script that is run."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is None or trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] in ("fafa", "__main__")
+    """Whether it was raised in this package, or in the script that is running."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    return not frames or frames[-1].f_globals.get("__name__", "").partition(".")[0] in ("fafa", "__main__")
 
 
 @contextmanager
 def loading(model: str) -> Iterator[None]:
-    """Names the model, whatever the libraries raise at a folder with damaged, foreign or absurd files.
+    """Turns whatever libraries raise over damaged, foreign or absurd files into one error that names the model.
 
     Raises:
         ValueError: it cannot be loaded. Errors of the disk and of memory stay what they are.
@@ -100,22 +101,17 @@ def loading(model: str) -> Iterator[None]:
             cause = cause.__cause__  # the sentence of a configuration's own, without its wrapping
         reason = textwrap.shorten(f"{type(cause).__name__}: {cause}", 500, placeholder=" ...")
         raise ValueError(
-            f"{printable(model)}: no model can be loaded from it ({reason}). Its files are damaged, incomplete or of "
-            "something else: fetch or save it again"
+            f"{printable(model)}: no model can be loaded from it ({reason}). Its files are damaged, incomplete or not "
+            "a model's: fetch or save it again"
         ) from error
 
 
 def add_model_options(parser: ArgumentParser, num_workers: int | None = None) -> None:
-    """Adds what every command that encodes images has: `--model`, `--device`, `--dtype`, `--batch-size`,
-    `--num-workers`; see `load_given_model`.
-
-    Args:
-        num_workers: the default, see `encode_images`.
-    """
+    """Adds the options of every command that encodes images (by default with `num_workers`); see `load_given_model`."""
     import torch
 
     place = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # which `accelerate launch` and torchrun set
-    processes = "one a core, up to 8; 0 for few images" if num_workers is None else num_workers
+    processes = "one per core, up to 8; 0 for few images" if num_workers is None else num_workers
     parser.add_argument("--model", required=True, help="folder or Hub name of a model with its processor")
     parser.add_argument("--device", default=place if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="precision of the model")
@@ -126,7 +122,7 @@ def add_model_options(parser: ArgumentParser, num_workers: int | None = None) ->
 
 
 def load_given_model(arguments: Namespace) -> tuple[Any, Any]:
-    """The model and its processor that a command was given, on its device, in its precision; see `load_model`."""
+    """The model and processor that a command's options name, on the device and in the precision that they name."""
     import torch
 
     from .model_folder import load_model
@@ -137,7 +133,7 @@ def load_given_model(arguments: Namespace) -> tuple[Any, Any]:
 
 
 def check_device(parser: ArgumentParser, device: str) -> None:
-    """Refuses a device that this machine or this torch does not have, in one line."""
+    """Refuses a device that this machine or this torch lacks, in one line."""
     import torch
 
     try:
@@ -148,16 +144,16 @@ def check_device(parser: ArgumentParser, device: str) -> None:
 
 
 def check_numbers(parser: ArgumentParser, arguments: Namespace, *names: str) -> None:
-    """Refuses numbers that make no sense, in one line: workers as `check_num_workers` does, others below 1."""
+    """Refuses impossible numbers, in one line: workers as `check_num_workers` does, others below 1."""
     for name in names:
         number = getattr(arguments, name)
         option = "--" + name.replace("_", "-")
         if number is None:
             continue
-        if "workers" not in name and number < 1:
-            parser.error(f"{option} is {number}, expected a number from 1")
         if "workers" in name:
             try:
                 check_num_workers(number)
             except ValueError as error:
                 parser.error(f"{option}: {error}")
+        elif number < 1:
+            parser.error(f"{option} is {number}, expected a number from 1")

@@ -31,7 +31,7 @@ class FafaConfig(TowersConfig):
         fd_weight: λ1, weight of feature diversity (paper: 1.0).
         fd_margin: cosine similarity above which two target tokens are pushed apart (paper: 0.5).
         fd_scope: `"batch"` compares all target tokens of a batch, as released; `"image"` those of one image.
-        fd_sample_size: for `"batch"`, compare only so many randomly drawn tokens (released code: 1024); None: all.
+        fd_sample_size: for `"batch"`, compare only so many tokens, sampled at random (released code: 1024); None: all.
         mfr_weight: λ2, weight of masked feature reasoning (paper: 0.5).
         mfr_mask_ratio: probability that an entry of a feature vector is masked.
         mfr_hidden_size: hidden size of the network that predicts masked entries.
@@ -39,7 +39,7 @@ class FafaConfig(TowersConfig):
             (released code: 0.8; not in the paper).
         freeze_vision: train the Q-Former side only; the LayerNorm after the tower is trained, as in the released code.
         max_text_length: tokens of a caption, [CLS] and [SEP] among them; read by the processor's builders.
-        vocabulary_hash: of the tokenizer that the weights belong to (`processing_fafa.vocabulary_hash`); None: unknown.
+        vocabulary_hash: hash of the tokenizer that the weights belong to (see `processing_fafa`); None: unknown.
     """
 
     model_type = "fafa"
@@ -65,7 +65,7 @@ class FafaConfig(TowersConfig):
     distribution_uncertainty: float | int = 0.0
 
     def validate_choices(self):
-        """Part of `@strict`: options with named values."""
+        """Part of `@strict`: settings with named values."""
         if self.fda_divergence not in ("reverse", "forward"):
             raise ValueError(f"fda_divergence is {self.fda_divergence!r}, expected 'reverse' or 'forward'")
         if self.fd_scope not in ("batch", "image"):

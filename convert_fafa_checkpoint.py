@@ -17,14 +17,15 @@ import json
 import math
 import os
 import re
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download, split_torch_state_dict_into_shards
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
 from torch import Tensor
 from tqdm import tqdm
 from transformers import Blip2Config
@@ -41,7 +42,6 @@ from .modeling_fafa import FafaModel
 from .modeling_towers_fafa import TowersModel
 from .processing_fafa import FafaProcessor, build_tokenizer, vocabulary_hash
 from .released_weights import (
-    BLOCKS_OF_VISION_WIDTH,
     SHOWN,
     Conversion,
     check_heads,
@@ -50,32 +50,20 @@ from .released_weights import (
     convert_state_dict,
     plan_conversion,
     read_vision_tower,
-    released_names,
 )
 from .tables import markdown_table
 
-__all__ = [
-    "BLOCKS_OF_VISION_WIDTH",
-    "Conversion",
-    "config_from_blip2_folder",
-    "config_from_tensors",
-    "convert_checkpoint",
-    "convert_state_dict",
-    "plan_conversion",
-    "read_checkpoint",
-    "released_names",
-    "report",
-]
+__all__ = ["config_from_blip2_folder", "config_from_tensors", "convert_checkpoint", "convert_state_dict", "report"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_LARGEST_VOCABULARY = 64 << 20  # bytes of a vocab.txt; BERT's has 0.2 MB
+_LARGEST_VOCABULARY = 64 << 20  # bytes; BERT's has 0.2 MB
 
 
 def config_from_blip2_folder(folder: Path, config_class: type[TowersConfig] = FafaConfig) -> TowersConfig:
     """The configuration of a `Blip2ForImageTextRetrieval` folder, for FafaModel or another on the same towers.
 
-    The epsilon behind the vision tower stays at 1e-5: BLIP-2 was trained so, and transformers' class, which has one
-    epsilon for all of the tower, is what differs.
+    The epsilon behind the vision tower stays at 1e-5, with which BLIP-2 was trained; only transformers' class differs,
+    which has one epsilon for the whole tower.
     """
     file = folder / "config.json"
     fields = read_json(file)
@@ -96,12 +84,7 @@ def config_from_blip2_folder(folder: Path, config_class: type[TowersConfig] = Fa
 
 
 def read_vocabulary(source: str | Path) -> dict[str, int] | Path:
-    """The WordPiece vocabulary at a `vocab.txt`, a tokenizer folder or a Hub id, for `build_tokenizer`.
-
-    Raises:
-        FileNotFoundError: if there is none, or the Hub cannot be reached.
-        ValueError: if it is damaged, of another kind, or no file.
-    """
+    """The WordPiece vocabulary at a `vocab.txt`, a tokenizer folder or a Hub id, for `build_tokenizer`."""
     path = Path(source)
     if not path.exists():
         path = _from_hub(str(source), "--tokenizer", ["vocab.txt", "tokenizer.json"])
@@ -112,24 +95,18 @@ def read_vocabulary(source: str | Path) -> dict[str, int] | Path:
             f"{printable(path.parent)}: no vocab.txt and no tokenizer.json; give another with --tokenizer"
         )
     check_regular_file(path)
+    if (size := path.stat().st_size) > _LARGEST_VOCABULARY:
+        raise ValueError(f"{printable(path)} is too large for a vocabulary ({size:,} bytes)")
     if path.suffix == ".txt":
-        if (size := path.stat().st_size) > _LARGEST_VOCABULARY:
-            raise ValueError(f"{printable(path)} is too large for a vocabulary ({size:,} bytes)")
         return path
-    fields = read_json(path)
     try:
-        vocabulary = dict(fields["model"]["vocab"])
-        # <image> is a placeholder of Blip2Processor: it stands for no word and has no row among the word embeddings.
-        vocabulary |= {
-            token["content"]: token["id"] for token in fields["added_tokens"] if token["content"] != "<image>"
-        }
-    except (KeyError, TypeError, ValueError) as error:
+        vocabulary = Tokenizer.from_file(str(path)).get_vocab()
+    except Exception as error:  # the library raises nothing narrower
+        reason = textwrap.shorten(str(error), 200)
         raise ValueError(
-            f"{printable(path)} holds no WordPiece vocabulary ({type(error).__name__}: {error}); give another with "
-            "--tokenizer"
+            f"{printable(path)} holds no WordPiece vocabulary ({reason}); give another with --tokenizer"
         ) from error
-    if strange := [repr(number) for number in vocabulary.values() if type(number) is not int]:
-        raise ValueError(f"{printable(path)}: ids of words are whole numbers, got {some(strange)}")
+    vocabulary.pop("<image>", None)  # a placeholder of Blip2Processor, which has no row among the word embeddings
     return vocabulary
 
 
@@ -138,7 +115,7 @@ def _from_hub(repo_id: str, argument: str, patterns: list[str]) -> Path:
         return Path(snapshot_download(repo_id, allow_patterns=patterns))
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"{argument} {repo_id}: neither a file or folder here, nor to be had from the Hub. "
+            f"{argument} {repo_id}: neither a file or folder here, nor available from the Hub. "
             f"Give a path, or go online once so that the files are cached. ({error})"
         ) from error
 
@@ -191,14 +168,20 @@ def convert_checkpoint(
         what was taken from where, dropped and initialised.
 
     Raises:
-        ValueError: if an option makes no sense, if the source is damaged or does not fit (every key named), or if the
+        ValueError: an option makes no sense, the source is damaged or does not fit (every key is named), or the
             tokenizer does not fit the source.
-        FileNotFoundError: if the source or the tokenizer is not there.
-        FileExistsError: if `output` holds something.
+        FileNotFoundError: there is no such source or tokenizer.
+        FileExistsError: `output` holds something.
     """
     options = {"--vision-heads": vision_heads, "--qformer-heads": qformer_heads, "--vision-weights": vision_weights}
     given = {option: value for option, value in options.items() if value is not None}
-    _check_options(given, dtype, max_shard_size)
+    for option in ("--vision-heads", "--qformer-heads"):
+        if option in given:
+            check_heads(option, given[option])
+    if vision_weights is not None:
+        check_regular_file(vision_weights)
+    if dtype not in DTYPES.values():
+        raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(map(str, DTYPES.values()))}")
     output = Path(output)
     check_empty(output)
     check_output_folder(output)
@@ -206,7 +189,7 @@ def convert_checkpoint(
     if not path.exists():
         path = _from_hub(str(source), "SOURCE", ["*.json", "*.safetensors", "vocab.txt"])
     if path.is_dir() and given:
-        raise ValueError(f"{', '.join(given)}: a folder says this itself; leave it out")
+        raise ValueError(f"{', '.join(given)}: a folder says this itself; leave the option out")
     set_aside: dict[str, str] = {}
     if path.is_dir():
         files = weight_files(path)
@@ -235,20 +218,6 @@ def convert_checkpoint(
     return conversion
 
 
-def _check_options(given: dict[str, Any], dtype: torch.dtype, max_shard_size: str) -> None:
-    """Refuses by name what no conversion can be made with."""
-    for option in ("--vision-heads", "--qformer-heads"):
-        if option in given:
-            check_heads(option, given[option])
-    if "--vision-weights" in given:
-        check_regular_file(given["--vision-weights"])
-    if dtype not in DTYPES.values():
-        raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(map(str, DTYPES.values()))}")
-    match = re.fullmatch(r"([0-9]{1,9})(KB|MB|GB)", max_shard_size) if isinstance(max_shard_size, str) else None
-    if match is None or int(match[1]) == 0:
-        raise ValueError(f"max_shard_size is {max_shard_size!r}, expected a size above 0 such as '300MB' or '2GB'")
-
-
 def _read_released(path: Path, vision_weights: str | Path | None) -> tuple[dict[str, Tensor], dict[str, str]]:
     state_dict, dropped = read_checkpoint(path)
     has_tower = any(key.startswith("visual_encoder.") for key in state_dict)
@@ -256,13 +225,13 @@ def _read_released(path: Path, vision_weights: str | Path | None) -> tuple[dict[
         raise ValueError("holds a vision tower already: leave out --vision-weights")
     if not has_tower and "Qformer.bert.embeddings.word_embeddings.weight" in state_dict and vision_weights is None:
         raise ValueError(
-            "holds no vision tower (no visual_encoder.* keys): LAVIS publishes it apart, as eva_vit_g.pth. "
+            "holds no vision tower (no visual_encoder.* keys): LAVIS publishes it separately, as eva_vit_g.pth. "
             "Give it with --vision-weights"
         )
-    if vision_weights is not None:
-        tower, beyond = read_vision_tower(Path(vision_weights))
-        return state_dict | tower, dropped | beyond
-    return state_dict, dropped
+    if vision_weights is None:
+        return state_dict, dropped
+    tower, beyond = read_vision_tower(Path(vision_weights))
+    return state_dict | tower, dropped | beyond
 
 
 def _write_weights(
@@ -284,7 +253,7 @@ def _write_weights(
 
 
 def _save_file(tensors: dict[str, Tensor], file: Path) -> None:
-    """Writes a safetensors file that others may read as any file; of a full disk it tells as all writing does."""
+    """Writes a safetensors file with usual permissions; a full disk raises the usual OSError."""
     file.touch()
     mode = file.stat().st_mode
     try:
@@ -326,7 +295,7 @@ def _model_card(conversion: Conversion, source: str | Path, files: list[Path]) -
 
 
 def report(conversion: Conversion, output: str | Path) -> str:
-    """What a conversion did, and how to check it, for people to read."""
+    """What a conversion did, and how to check it, as a text."""
     lines = []
     for reason in sorted(set(conversion.dropped.values())):
         lines.append(f"dropped: {reason}")
@@ -335,7 +304,7 @@ def report(conversion: Conversion, output: str | Path) -> str:
         lines.append("initialised: not part of BLIP-2 pre-training")
         lines += [f"    {name}" for name in conversion.fresh]
     lines.append(f"written: {len(conversion.shapes)} tensors to {output}")
-    if conversion.is_trained_fafa:
+    if not conversion.fresh:
         lines += [
             f"to check: python examples/evaluate_itcpr.py --model {output} --data /path/to/ITCPR",
             "    the authors' released file has Rank-1 46.5 to 46.7, Rank-5 66.2, Rank-10 73.3, mAP 55.6 to 55.7",

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, hashed, and told from one another by their contents. Knows nothing of models."""
+"""Files: written whole or not at all, hashed, and compared by their contents. Knows nothing of models."""
 
 import errno
 import fcntl
@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import threading
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,28 +17,31 @@ import xxhash
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
+from .names import printable
+from .names import some as some  # for those who import both
+
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 SEAL = "checksum of all else here"  # the entry of a manifest that `sealed` adds
 _PIECE = 1 << 20
 _UNCOMPRESSED = {b"BM", b"II", b"MM", b"P4", b"P5", b"P6", b"Pf", b"PF"}  # how BMP, TIFF and PPM begin
-_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP}  # of file systems that have none
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP}  # the file system has no locks
 _INCOMPLETE = ".incomplete"  # the folder that `whole_folder` writes to, or the end of its name
-_LARGEST_JSON = 256 << 20  # bytes; what is larger was not written by this package
+_LARGEST_JSON = 256 << 20  # bytes; this package writes no larger file
 
 
 @contextmanager
 def whole_file(file: Path, is_flushed: bool = True) -> Iterator[Path]:
-    """A path to write to, beside `file`, which becomes `file` when all went well, and goes when it did not.
+    """A path to write to, beside `file`. It becomes `file` when the block ends, and is removed if an error ends it.
 
-    What has its name is whole and on the disk, also after a power cut. Of several processes that write one file at the
-    same time, the last to finish wins.
+    So `file` is always whole and on the disk, even after a power cut. If several processes write one file at the same
+    time, the last to finish wins.
 
     Args:
         file: its folder is made if need be.
-        is_flushed: whether to wait for the disk: not for one of a million files whose checksums are noted elsewhere.
+        is_flushed: whether to wait for the disk; not needed for one of a million files with checksums elsewhere.
 
     Raises:
-        OSError: it cannot be written; for a full disk the message tells the space that is left.
+        OSError: it cannot be written; see `full_disk_told`.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     with _own_part(file) as part, full_disk_told(file):
@@ -55,7 +57,7 @@ def whole_file(file: Path, is_flushed: bool = True) -> Iterator[Path]:
 
 
 def flush(path: Path) -> None:
-    """Waits until what was written to a file, or which names a folder holds, is on the disk."""
+    """Waits until the contents of a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)  # not to write: it may be a link to a file on a read-only disk
     try:
         os.fsync(descriptor)
@@ -66,7 +68,7 @@ def flush(path: Path) -> None:
 def write_whole(file: Path, text: str) -> None:
     """Writes a text whole or not at all; see `whole_file`.
 
-    A file's name in it may hold a byte that is no UTF-8. It is escaped, and JSON reads the escape as that name again.
+    If a file's name in it holds a byte that is not UTF-8, it is escaped; JSON reads the escape as that name again.
     """
     with whole_file(file) as part:
         part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
@@ -79,9 +81,9 @@ def write_json(file: Path, content: Any) -> None:
 
 @contextmanager
 def _own_part(file: Path) -> Iterator[Path]:
-    """Where to write what becomes `file`: one name always, so that a killed run's goes, or a spare one.
+    """Where to write what becomes `file`: always under one name, which replaces what a killed run left there.
 
-    The spare one is for when another process, or thread, is writing there. An empty file lies there.
+    While another process or thread is writing there, it is a spare name.
     """
     part = file.with_name(f"{file.name}.part")
     only = fcntl.LOCK_EX | fcntl.LOCK_NB
@@ -91,58 +93,55 @@ def _own_part(file: Path) -> Iterator[Path]:
                 part.unlink()
             elif part.exists():
                 with part.open("rb") as left:
-                    fcntl.flock(left, only)  # or somebody writes it
-                    if os.path.samestat(os.fstat(left.fileno()), part.lstat()):  # or it just became its writer's `file`
-                        part.unlink()  # rather than written over: it may be a link to a file of the user's
+                    fcntl.flock(left, only)  # fails while somebody writes it
+                    if os.path.samestat(os.fstat(left.fileno()), part.lstat()):  # not if it just became its `file`
+                        part.unlink()  # not written over: it may be a hard link to a user's file
             stream = stack.enter_context(part.open("xb"))
             fcntl.flock(stream, only)
-            is_own = os.path.samestat(os.fstat(stream.fileno()), part.lstat())  # or another took it for a killed run's
+            is_own = os.path.samestat(os.fstat(stream.fileno()), part.lstat())  # not if another writer removed it
         except OSError as error:
             is_own = False
             if error.errno in _NO_LOCKS:
-                part.unlink(missing_ok=True)  # all writers take spare names here
+                part.unlink(missing_ok=True)  # here all writers take spare names
         yield part if is_own else file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}.part")
 
 
 @contextmanager
 def locked(file: Path, in_use: str) -> Iterator[None]:
-    """Holds a lock, which is a file; the system frees it with its process, however that ends.
+    """Holds a lock, which is a file; the system frees it when the process ends, however it ends.
 
     Raises:
         BlockingIOError: another process holds it; `in_use` is the message.
     """
-    lock = FileLock(file)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise BlockingIOError(in_use) from None
-    try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(file, timeout=0))
+        except Timeout:
+            raise BlockingIOError(in_use) from None
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager
 def whole_folder(folder: str | os.PathLike, last: str) -> Iterator[Path]:
-    """A folder to write to, whose files become those of `folder` when all went well, and go when it did not.
+    """A folder to write to. Its files become those of `folder` when the block ends, or are removed after an error.
 
-    It lies beside `folder`, and takes its name at the end; within it where `folder` is there and empty, since a mount
-    point or the current folder cannot be replaced. What a killed run left in it goes.
+    It lies beside `folder`, and is renamed at the end. If `folder` exists and is empty, it lies within, since a mount
+    point or the current folder cannot be replaced. What a killed run left in it is removed.
 
     Args:
         folder: absent or empty; those above it are made.
-        last: the file without which the others are nothing. It comes last where files have to be moved one by one.
+        last: the file without which the others are useless. It is moved last where files are moved one by one.
 
     Raises:
-        FileExistsError: `folder` holds something, or another process writes it just now.
-        OSError: it cannot be written; for a full disk the message tells the space that is left.
+        FileExistsError: `folder` holds something, or another process is writing it.
+        OSError: it cannot be written; see `full_disk_told`.
     """
     name, folder = printable(folder), Path(folder).resolve()
     check_empty(folder)
     is_there = folder.is_dir()
     part = folder / _INCOMPLETE if is_there else folder.with_name(f".{folder.name}{_INCOMPLETE}")
     if part.is_symlink():
-        part.unlink()  # rather than empty what it leads to
+        part.unlink()  # do not empty what it leads to
     part.mkdir(parents=True, exist_ok=True)
     with full_disk_told(folder), (part / ".lock").open("a") as lock:
         try:
@@ -174,9 +173,7 @@ def whole_folder(folder: str | os.PathLike, last: str) -> Iterator[Path]:
 
 
 def check_empty(folder: str | os.PathLike) -> None:
-    """Looks, before long work, whether `whole_folder` may write a folder: it is absent, or empty.
-
-    What a killed run left there, and `whole_folder` removes, does not count.
+    """Checks, before long work, that a folder is absent or empty, apart from what a killed `whole_folder` left.
 
     Raises:
         FileExistsError: it is a file, or holds something.
@@ -188,42 +185,43 @@ def check_empty(folder: str | os.PathLike) -> None:
 
 @contextmanager
 def full_disk_told(file: Path) -> Iterator[None]:
-    """Around writing a file: an error for a full disk, which often has no name, names it and the space that is left."""
+    """While a file is written: an error for a full disk, which often has no name, names it and the space left."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in DISK_FULL:
+    except Exception as error:
+        if not says_disk_full(error):
             raise
         free = shutil.disk_usage(file.parent).free
         raise OSError(
-            error.errno,
-            f"the disk is full ({free / 2**20:,.0f} MiB free): this file was not written, what was finished before "
-            "stays. Make room, and give the same command again",
+            getattr(error, "errno", errno.ENOSPC),
+            f"the disk is full ({free / 2**20:,.0f} MiB free): this file was not written, but what was finished before "
+            "is kept. Make room, and give the same command again",
             str(file),
         ) from error
 
 
+def says_disk_full(error: BaseException) -> bool:
+    """Whether an error says that the disk is full; safetensors says so in words alone."""
+    words = (f"(os error {code})" in str(error) for code in DISK_FULL)
+    return getattr(error, "errno", None) in DISK_FULL or any(words)
+
+
 def hash_file(file: str | os.PathLike) -> str:
     """A hash of a file's contents, in hexadecimal digits (xxh3_128): against mistakes and damage, not forgery."""
-    digest = xxhash.xxh3_128()
-    piece = memoryview(bytearray(_PIECE))
-    with Path(file).open("rb", buffering=0) as stream:
-        while size := stream.readinto(piece):
-            digest.update(piece[:size])
-    return digest.hexdigest()
+    return _digest_of(xxhash.xxh3_128(), file)
 
 
 def sha256_of(*files: Path) -> str:
-    """SHA-256 of the contents of files, one behind the other, in hexadecimal digits, as `cat FILES | sha256sum` tells.
+    """SHA-256 of the contents of files, one after another, in hexadecimal digits, like `cat FILES | sha256sum`."""
+    return _digest_of(hashlib.sha256(), *files)
 
-    Raises:
-        FileNotFoundError: one is missing.
-    """
-    digest = hashlib.sha256()
+
+def _digest_of(digest: Any, *files: str | os.PathLike) -> str:
+    piece = memoryview(bytearray(_PIECE))
     for file in files:
-        with file.open("rb") as stream:
-            while piece := stream.read(_PIECE):
-                digest.update(piece)
+        with Path(file).open("rb", buffering=0) as stream:
+            while size := stream.readinto(piece):
+                digest.update(piece[:size])
     return digest.hexdigest()
 
 
@@ -233,39 +231,35 @@ def hash_files(files: Sequence[str]) -> str:
 
 
 def stamp_of(status: os.stat_result) -> tuple[int, int, int, int]:
-    """What is quickly known of a file: size, time of change, time of its entry's last change, number of the entry.
+    """What is quickly known about a file: size, time of change, time of its inode's last change, number of the inode.
 
     Equal stamps at one path mean equal contents: a program that sets the time of change back (`cp -p`, `rsync -t`,
-    `unzip`) cannot set the entry's. Different stamps mean nothing, since after `cp -r` all differ: then `contents_of`
+    `unzip`) cannot set the inode's. Different stamps mean nothing, since after `cp -r` all differ: then `contents_of`
     decides.
     """
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def contents_of(file: str | os.PathLike) -> str:
-    """What tells a file from others wherever it lies: its size, and a hash of all of it, or of parts of a large one.
+    """What distinguishes a file wherever it lies: its size, and a hash of all of it, or of parts of a large one.
 
-    Up to 1 MiB all is read; of more, four parts of 256 KiB, the first and the last among them. A photograph that was
-    changed is compressed anew, so all its parts differ. Formats that need not be compressed are read whole.
+    Up to 1 MiB, and in formats that need not be compressed, all is read; else four parts of 256 KiB, the first and the
+    last among them. A photograph that was changed is compressed again, so all its parts differ.
     """
     part = _PIECE // 4
     with Path(file).open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
+        if size <= 4 * part or stream.read(2) in _UNCOMPRESSED:
+            return f"{size}-{hash_file(file)}"
         digest = xxhash.xxh3_128()
-        start = stream.read(2)
-        stream.seek(0)
-        if size <= 4 * part or start in _UNCOMPRESSED:
-            while piece := stream.read(_PIECE):
-                digest.update(piece)
-        else:
-            for number in range(4):
-                stream.seek((size - part) * number // 3)
-                digest.update(stream.read(part))
+        for number in range(4):
+            stream.seek((size - part) * number // 3)
+            digest.update(stream.read(part))
     return f"{size}-{digest.hexdigest()}"
 
 
 def record_files(folder: Path, names: Iterable[str]) -> dict[str, dict[str, int | str]]:
-    """For a manifest: of each file, by its path relative to the folder, the bytes and a hash; see `faults_of`."""
+    """For a manifest: the size and a hash of each file, by its path relative to the folder; see `faults_of`."""
     return {
         name: {"bytes": Path(folder, name).stat().st_size, "xxh3_128": hash_file(Path(folder, name))} for name in names
     }
@@ -274,11 +268,7 @@ def record_files(folder: Path, names: Iterable[str]) -> dict[str, dict[str, int 
 def faults_of(
     folder: Path, recorded: Mapping[str, Mapping[str, int | str]], contents: bool = True, show_progress: bool = False
 ) -> Iterator[str]:
-    """How files differ from what `record_files` noted: missing, of another size or, with `contents`, damaged.
-
-    Raises:
-        OSError: a file is there, but cannot be read now.
-    """
+    """How files differ from what `record_files` noted: missing, of another size or, with `contents`, damaged."""
     bar = tqdm(recorded.items(), unit="file", desc=f"Checking {Path(folder).name}", delay=1, disable=not show_progress)
     for name, record in bar:
         file = Path(folder, name)
@@ -289,7 +279,7 @@ def faults_of(
         elif (size := file.stat().st_size) != record["bytes"]:
             yield f"{name} has {size:,} bytes instead of {record['bytes']:,}"
         elif contents and hash_file(file) != record.get("xxh3_128"):
-            yield f"{name} is damaged: its contents are not those that were written (checksum)"
+            yield f"{name} is damaged: its contents have changed since it was written (checksum)"
 
 
 def read_json(file: str | os.PathLike) -> Any:
@@ -297,11 +287,11 @@ def read_json(file: str | os.PathLike) -> Any:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no JSON, nested too deep, or far too large; the message names the file.
+        ValueError: it is not JSON, nested too deep, or far too large; the message names the file.
     """
     file = Path(file)
     if not file.is_file() and file.exists():
-        raise ValueError(f"{file}: is no file")  # a folder, a pipe: reading one could wait for ever
+        raise ValueError(f"{file}: is no file")  # a folder, or a pipe, which could be waited for forever
     if (size := file.stat().st_size) > _LARGEST_JSON:
         raise ValueError(f"{file}: is too large for what it should hold ({size:,} bytes)")
     try:
@@ -313,46 +303,19 @@ def read_json(file: str | os.PathLike) -> Any:
 
 
 def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest with a checksum of itself, for a file of JSON."""
+    """A manifest with a checksum of itself, for a JSON file."""
     rest = {name: value for name, value in manifest.items() if name != SEAL}
-    return rest | {SEAL: _hash_of(rest)}
+    as_read = json.loads(json.dumps(rest))  # as a file gives it back: all keys are strings
+    return rest | {SEAL: xxhash.xxh3_128_hexdigest(json.dumps(as_read, sort_keys=True).encode())}
 
 
 def is_sealed(manifest: Mapping[str, Any]) -> bool:
     """Whether a manifest that was read is as `sealed` made it, to the last value."""
-    rest = {name: value for name, value in manifest.items() if name != SEAL}
-    return manifest.get(SEAL) == _hash_of(rest)
-
-
-def _hash_of(content: Any) -> str:
-    content = json.loads(json.dumps(content))  # as a file gives it back: keys are texts
-    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
-
-
-def printable(text: str | os.PathLike) -> str:
-    """A path or another text as it may be shown: on one line, escapes for what no terminal prints or what it obeys.
-
-    A file's name may hold any bytes: some are no UTF-8 (Python keeps those as surrogates, which no stream takes), some
-    break lines, and some give a terminal orders. The result is for people; it does not lead to the file.
-    """
-    return "".join(
-        char if char.isprintable() or unicodedata.category(char) == "Zs" else _escaped(char) for char in os.fspath(text)
-    )
-
-
-def some(names: Sequence[str], shown: int = 5) -> str:
-    """The first few names, and how many more there are."""
-    return ", ".join(map(printable, names[:shown])) + (f" and {len(names) - shown} more" if len(names) > shown else "")
-
-
-def _escaped(char: str) -> str:
-    if 0xDC80 <= ord(char) <= 0xDCFF:  # how Python keeps a byte that is no UTF-8
-        return f"\\x{ord(char) - 0xDC00:02x}"
-    return char.encode("unicode_escape").decode()
+    return manifest.get(SEAL) == sealed(manifest)[SEAL]
 
 
 def check_output_file(file: str | os.PathLike) -> None:
-    """Looks, before long work, whether a file can be written; folders that are missing are made later.
+    """Checks, before long work, that a file can be written; missing folders are made later.
 
     Raises:
         OSError: it cannot; the message says what to do.
@@ -364,22 +327,21 @@ def check_output_file(file: str | os.PathLike) -> None:
 
 
 def check_output_folder(folder: str | os.PathLike) -> None:
-    """Looks, before long work, whether files can be written into a folder, which need not be there.
+    """Checks, before long work, that files can be written into a folder, which need not exist yet.
 
     Raises:
         OSError: they cannot; the message says what to do.
     """
     folder = Path(folder)
-    there = folder
-    while not (there.exists() or there.is_symlink()) and there != there.parent:
-        there = there.parent
+    existing = (place for place in (folder, *folder.parents) if place.exists() or place.is_symlink())
+    there = next(existing, folder)
     if not there.is_dir():
         raise NotADirectoryError(f"{printable(there)} is no folder: nothing can be written to {printable(folder)}")
     try:
-        TemporaryFile(dir=there).close()  # rights alone tell too little: of a full disk, of /proc, of root
+        TemporaryFile(dir=there).close()  # permissions say too little about a full disk, /proc, or root
     except OSError as error:
         wanted = "" if there == folder else f", where {printable(folder)} is to be"
         raise OSError(
-            f"no file can be written into {printable(there)}{wanted} ({error.strerror}): choose another place, or see "
-            "to it"
+            f"no file can be written into {printable(there)}{wanted} ({error.strerror}): choose another place, or fix "
+            "this one"
         ) from error

@@ -1,4 +1,4 @@
-"""Rows of all processes together, so that several processes compute the loss of one on the whole batch."""
+"""Gathers rows of all processes, so that each computes the loss that one process would on the whole batch."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows: Tensor, counts: list[int]) -> Tensor:
         largest = max(counts)
-        padded = rows.new_zeros(largest, *rows.shape[1:])  # processes exchange tensors of one size
+        padded = rows.new_zeros(largest, *rows.shape[1:])  # processes exchange tensors of equal size
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in counts]
         dist.all_gather(parts, padded)
@@ -54,9 +54,9 @@ def gather_rows(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
 
 @torch.compiler.disable
 def share_random_state(device: torch.device) -> None:
-    """Sets every process's random state to that of the first, so that all draw the same masks.
+    """Sets every process's random state to that of the first, so that all sample the same masks.
 
-    Without dropout, which draws for a process's own rows, that state is also the one a single process would have.
+    Without dropout, which samples for a process's own rows, that state is also the one a single process would have.
     """
     on_cuda = device.type == "cuda"
     state = torch.cuda.get_rng_state(device) if on_cuda else torch.get_rng_state()

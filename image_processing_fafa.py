@@ -1,4 +1,4 @@
-"""Images for FAFA: from anything that holds a picture of a person to the pixels that the vision tower reads.
+"""Images for FAFA: from anything that holds an image of a person to the pixels that the vision tower reads.
 
 The steps are those of the released code's test transform, done as there on 8-bit pixels with Pillow, so that the result
 is the same to the last bit (Pillow 12; Pillow 13 computes some resizes in another order):
@@ -9,7 +9,6 @@ is the same to the last bit (Pillow 12; Pillow 13 computes some resizes in anoth
     to_pixel_values rescale, CLIP mean and std -> float32 (num_images, 3, 224, 224)
 """
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -23,11 +22,11 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImage
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import is_torch_tensor
 
-from .image_reading_fafa import MAX_PIXELS, UnreadableImageError, open_image
+from .image_reading_fafa import MAX_PIXELS, open_image, refused_image
+from .names import meant
 
-_DRAFT_MARGIN = 2  # of a drafted photograph over the size that it is resized to: the resize still averages
-
-_MOST_PIXELS = 4096  # of a side: a picture of this size takes 200 MB as float32; the released model reads 224
+_DRAFT_MARGIN = 2  # how many times larger than its final size a draft is, so that the resize still averages
+_MOST_PIXELS = 4096  # per side: such an image takes 200 MB as float32; the released model reads 224
 
 
 class FafaImageProcessorKwargs(TypedDict, total=False):
@@ -46,7 +45,7 @@ class FafaImageProcessorKwargs(TypedDict, total=False):
     draft_photographs: bool | None
 
 
-# Of transformers' settings for images, those that are no choice here: what they must be, and why.
+# transformers' settings for images that cannot be chosen here: what they must be, and why.
 _FIXED_SETTINGS = {
     "do_convert_rgb": (True, "the model reads RGB"),
     "do_resize": (True, "the model reads images of one size; do_person_resize and do_pad_square say how they get it"),
@@ -58,29 +57,29 @@ _FIXED_SETTINGS = {
     "data_format": ("channels_first", "the model reads channels first"),
     "image_seq_length": (None, "captions hold no placeholders for images"),
 }
-_FOR_A_CALL = {"return_tensors", "input_data_format", "device"}  # honoured there, but not kept
-# Kept by transformers beside the settings.
-_NO_SETTINGS = {"image_processor_type", "feature_extractor_type", "processor_class", "auto_map", "backend"}
+_OPTIONS_OF_A_CALL = {"return_tensors", "input_data_format", "device"}
+# Written by transformers beside the settings.
+_SAVED_BESIDE = {"image_processor_type", "feature_extractor_type", "processor_class", "auto_map", "backend"}
 
 
 class FafaImageProcessor(PilBackend):
-    """Turns pictures of people into `pixel_values`, by the test transform of FAFA's released code.
+    """Turns images of people into `pixel_values`, by the test transform of FAFA's released code.
 
     Every setting is saved by `save_pretrained` and may also be given for one call: `image_processor(images, size=96)`.
     With `do_person_resize=False` it is the released "squarepad" transform, with `do_pad_square=False` too "inference".
 
     Args:
-        do_person_resize (`bool`, defaults to `True`): Resize every picture to `person_size` first.
+        do_person_resize (`bool`, defaults to `True`): Resize every image to `person_size` first.
         person_size (`dict`, defaults to `{"height": 384, "width": 192}`): The shape of a person crop, in pixels.
-        do_pad_square (`bool`, defaults to `True`): Zero-pad to a square, picture in the middle; if not, the last
+        do_pad_square (`bool`, defaults to `True`): Zero-pad to a square, image in the middle; if not, the last
             resize distorts.
         size (`dict` or `int`, defaults to `{"height": 224, "width": 224}`): The model's input; a square.
         resample (`PIL.Image.Resampling`, defaults to `BICUBIC`): The filter of both resizes.
         do_rescale (`bool`, defaults to `True`): Multiply the 8-bit values by `rescale_factor` (1/255).
         do_normalize (`bool`, defaults to `True`): Subtract `image_mean`, divide by `image_std` (those of CLIP).
-        draft_photographs (`bool`, defaults to `False`): Decode a JPEG file at 1/2, 1/4 or 1/8 of its size where it
-            stays twice as large as it is needed: several times faster for photographs of many megapixels, with pixels
-            that differ slightly from the released transform's. Person crops are too small to be affected.
+        draft_photographs (`bool`, defaults to `False`): Decode a JPEG file at 1/2, 1/4 or 1/8 of its size if that is
+            still twice the size needed. It is several times faster for photographs of many megapixels, and pixels
+            differ slightly from the released transform's. Person crops are too small to be affected.
 
     Examples:
 
@@ -89,8 +88,8 @@ class FafaImageProcessor(PilBackend):
     >>> from fafa.image_processing_fafa import FafaImageProcessor
 
     >>> image_processor = FafaImageProcessor()
-    >>> picture = np.zeros((128, 64, 3), dtype=np.uint8)
-    >>> image_processor([picture, picture], return_tensors="pt")["pixel_values"].shape
+    >>> image = np.zeros((128, 64, 3), dtype=np.uint8)
+    >>> image_processor([image, image], return_tensors="pt")["pixel_values"].shape
     torch.Size([2, 3, 224, 224])
 
     ```
@@ -118,16 +117,12 @@ class FafaImageProcessor(PilBackend):
             TypeError: a setting is unknown, or is one of transformers' that cannot be honoured.
             ValueError: it has an impossible value.
         """
-        kept = {name: value for name, value in settings.items() if name.startswith("_") or name in _NO_SETTINGS}
-        super().__init__(
-            **self._refuse_foreign({name: settings[name] for name in settings if name not in kept}), **kept
-        )
+        beside = {name: settings.pop(name) for name in list(settings) if name[0] == "_" or name in _SAVED_BESIDE}
+        super().__init__(**self._refuse_foreign(settings), **beside)
 
-    def save_pretrained(
-        self, save_directory: str | os.PathLike, push_to_hub: bool = False, **options: Any
-    ) -> list[str]:
-        """Saves it as transformers does, also where a `Path` is pushed to the Hub."""
-        return super().save_pretrained(os.fspath(save_directory), push_to_hub, **options)
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **options: Any) -> list[str]:
+        """Saves it as transformers does, but a `Path` can be pushed to the Hub, too."""
+        return super().save_pretrained(os.fspath(save_directory), *args, **options)
 
     def preprocess(
         self,
@@ -138,29 +133,31 @@ class FafaImageProcessor(PilBackend):
         device: Any = None,
         **settings: Any,
     ) -> BatchFeature:
-        """Opens and transforms one picture or a batch. Calling the image processor does the same.
+        """Opens and transforms one image or a batch. Calling the image processor does the same.
 
         Args:
             images: One source as `open_image` takes it, a sequence of such (kinds may be mixed), or a rank-4 array or
                 tensor.
             return_tensors (`"pt"`, `"np"` or `None`): The type of the result; `None` is numpy as well.
-            names (sequence of `str`, *optional*): How messages call the pictures; by default `images[3]`.
+            names (sequence of `str`, *optional*): What messages call the images; by default `images[3]`.
             input_data_format (`str`, *optional*): Where arrays and tensors have their channels, `"channels_first"` or
-                `"channels_last"`; by default it is told from their shapes.
-            device (`str` or `torch.device`, *optional*): Where the result shall be, with `return_tensors="pt"`.
+                `"channels_last"`; by default their shapes tell.
+            device (`str` or `torch.device`, *optional*): Where to put the result, with `return_tensors="pt"`.
             settings: Settings that replace the saved ones for this call, and those of transformers' `ImagesKwargs`;
-                what FAFA cannot honour is refused.
+                those that FAFA cannot honour are refused.
 
         Returns:
-            `BatchFeature` with `pixel_values`, float32 of shape (num_images, 3, size, size); one picture gives a batch
+            `BatchFeature` with `pixel_values`, float32 of shape (num_images, 3, size, size); one image gives a batch
             of one.
 
         Raises:
-            As `open_image`, naming the picture; `ValueError` for an empty batch, another number of names, or a device
+            As `open_image`, naming the image; `ValueError` for an empty batch, another number of names, or a device
             without `return_tensors="pt"`; `TypeError` for a setting that is unknown or cannot be honoured.
         """
-        if settings:
-            return self._with_settings(settings).preprocess(images, return_tensors, names, input_data_format, device)
+        given = {name: value for name, value in self._refuse_foreign(settings).items() if value is not None}
+        if given:
+            changed = type(self)(**{**self.to_dict(), **given})
+            return changed.preprocess(images, return_tensors, names, input_data_format, device)
         if device is not None and return_tensors != "pt":
             raise ValueError(f"device={str(device)!r} is for tensors: give return_tensors='pt', too.")
         images = _as_batch(images)
@@ -175,7 +172,7 @@ class FafaImageProcessor(PilBackend):
         return inputs if device is None else inputs.to(device)
 
     def to_person_crop(self, image: Any, name: str = "image") -> Image.Image:
-        """Opens a picture (see `open_image`) and resizes it to `person_size`, where training augments it."""
+        """Opens an image (see `open_image`) and resizes it to `person_size`, where training augments it."""
         opened = open_image(image, name, self.enough_pixels)
         if not self.do_person_resize:
             self._check_square(opened, image, name)
@@ -184,7 +181,7 @@ class FafaImageProcessor(PilBackend):
 
     @property
     def enough_pixels(self) -> tuple[int, int] | None:
-        """Width and height of which a picture need not have more, for `open_image`; `None` where pixels are exact."""
+        """Width and height that are enough, for `open_image`; `None` if pixels must be exact."""
         if not self.draft_photographs:
             return None
         size = self.person_size if self.do_person_resize else self.size
@@ -196,64 +193,50 @@ class FafaImageProcessor(PilBackend):
         if not self.do_pad_square:
             return np.asarray(self._resize(crop, (side, side)))
         square = _pad_to_square(crop)
-        # The shorter edge to `side`, then the middle: the same as a plain resize unless the padding left the picture
+        # The shorter edge to `side`, then the middle: the same as a plain resize unless the padding left the image
         # a pixel short of square.
         shorter = min(square.size)
         square = self._resize(square, (side * square.width // shorter, side * square.height // shorter))
-        return np.asarray(_center_crop(square, side))
+        left, top = round((square.width - side) / 2), round((square.height - side) / 2)
+        return np.asarray(square)[top : top + side, left : left + side]
 
     def to_pixel_values(self, squares: Sequence[np.ndarray]) -> np.ndarray:
-        """Rescales and normalises: uint8 pictures (size, size, 3) to float32 (num_images, 3, size, size)."""
-        # A channel has only 256 levels, so a look-up does: faster than the arithmetic, and equal to the last bit.
-        levels = self._normalized_levels()
+        """Rescales and normalises: uint8 images (size, size, 3) to float32 (num_images, 3, size, size)."""
+        # A table of what each of the 256 levels of a channel becomes is faster than arithmetic, and has equal bits.
+        levels = np.arange(256) * (self.rescale_factor if self.do_rescale else 1)
+        levels = np.tile(levels.astype(np.float32), (3, 1))
+        if self.do_normalize:
+            levels -= np.reshape(self.image_mean, (-1, 1)).astype(np.float32)
+            levels /= np.reshape(self.image_std, (-1, 1)).astype(np.float32)
         pixel_values = np.empty((len(squares), 3, *squares[0].shape[:2]), dtype=np.float32)
         for square, planes in zip(squares, pixel_values, strict=True):
             for channel in range(3):
                 np.take(levels[channel], square[:, :, channel], out=planes[channel], mode="clip")
         return pixel_values
 
-    def _normalized_levels(self) -> np.ndarray:
-        """What each of the 256 levels of each channel becomes: float32 (3, 256)."""
-        levels = np.arange(256) * (self.rescale_factor if self.do_rescale else 1)
-        levels = np.tile(levels.astype(np.float32), (3, 1))
-        if self.do_normalize:
-            levels -= np.reshape(self.image_mean, (-1, 1)).astype(np.float32)
-            levels /= np.reshape(self.image_std, (-1, 1)).astype(np.float32)
-        return levels
-
     def _check_square(self, opened: Image.Image, image: Any, name: str) -> None:
-        """Refuse a strip that would take gigabytes once it is padded to a square."""
+        """Refuses a strip that would take gigabytes once it is padded to a square."""
         side = max(opened.size)
         if self.do_pad_square and side**2 > MAX_PIXELS:
             path = image.get("path") if isinstance(image, Mapping) else image
             path = os.fsdecode(path) if isinstance(path, (str, os.PathLike)) else None
-            reason = (
-                f"has {opened.width:,} x {opened.height:,} pixels and would be padded to {side:,} x {side:,}: shrink "
-                "or cut it, or set do_person_resize=True"
-            )
-            where = f"{name}: {path!r}" if path else name
-            raise UnreadableImageError(f"{where} {reason}", source=path or name, path=path, reason=reason)
+            size = f"has {opened.width:,} x {opened.height:,} pixels and would be padded to {side:,} x {side:,}"
+            raise refused_image(name, path, f"{size}: shrink or cut it, or set do_person_resize=True")
 
     def _resize(self, image: Image.Image, target: tuple[int, int]) -> Image.Image:
         return image if image.size == target else image.resize(target, self.resample)
 
-    def _with_settings(self, settings: dict[str, Any]) -> "FafaImageProcessor":
-        given = {name: value for name, value in self._refuse_foreign(settings).items() if value is not None}
-        return type(self)(**{**self.to_dict(), **given}) if given else self
-
     def _refuse_foreign(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """The settings that are this class's own; those of transformers are left out where they ask for what is so."""
+        """This class's own settings. Those of transformers are left out if they ask for what is done anyway."""
         own = self.valid_kwargs.__annotations__
         for name, value in settings.items():
             if name in own or (value is None and name in ImagesKwargs.__annotations__) or name == "disable_grouping":
                 continue  # the last is about torchvision's speed, and decides nothing
             has = f"FafaImageProcessor has {', '.join(own)}"
-            if name in _FOR_A_CALL:
-                raise TypeError(f"{name} is for a call, and is not kept; {has}.")
+            if name in _OPTIONS_OF_A_CALL:
+                raise TypeError(f"{name} is an option of a call, and is not saved; {has}.")
             if name not in _FIXED_SETTINGS:
-                nearest = difflib.get_close_matches(name, own, n=1)
-                hint = f" (did you mean {nearest[0]}?)" if nearest else ""
-                raise TypeError(f"unknown setting {name}{hint}; {has}.")
+                raise TypeError(f"unknown setting {name}{meant(name, own, '; ')}; {has}.")
             expected, reason = _FIXED_SETTINGS[name]
             if getattr(value, "value", value) != expected:
                 raise TypeError(f"{name}={value!r:.60} cannot be honoured: {reason}; {has}.")
@@ -277,7 +260,7 @@ class FafaImageProcessor(PilBackend):
 
 
 def _check_values(settings: dict[str, Any]) -> None:
-    """Refuses, by name, what would fail or give no pixels later, at the first picture."""
+    """Refuses by name what would fail later, at the first image."""
     for name, hint in FafaImageProcessorKwargs.__annotations__.items():
         value = settings.get(name)
         if hint == bool | None and not (value is None or isinstance(value, bool)):
@@ -297,7 +280,7 @@ def _check_values(settings: dict[str, Any]) -> None:
 
 
 def _in_layout(image: Any, layout: str | None, name: str) -> Any:
-    """An array or tensor of known layout as an array with channels last, which nobody takes for another; else as is."""
+    """An array or tensor of known layout as an array with channels last; anything else as it is."""
     layout = getattr(layout, "value", layout)
     if layout not in (None, "none", "channels_first", "channels_last"):
         raise ValueError(f"input_data_format: expected 'channels_first' or 'channels_last', got {layout!r:.60}.")
@@ -313,16 +296,15 @@ def _in_layout(image: Any, layout: str | None, name: str) -> Any:
 
 
 def _as_batch(images: Any) -> Sequence[Any]:
-    if isinstance(images, (np.ndarray, Sequence)) or is_torch_tensor(images):
-        is_batch = images.ndim == 4 if hasattr(images, "ndim") else not isinstance(images, (str, bytes))
-        if is_batch and len(images) == 0:
-            raise ValueError("images is empty. Expected at least one picture.")
-        return images if is_batch else [images]
-    return [images]
+    is_sequence = isinstance(images, Sequence) and not isinstance(images, (str, bytes))
+    is_batch = images.ndim == 4 if isinstance(images, np.ndarray) or is_torch_tensor(images) else is_sequence
+    if is_batch and len(images) == 0:
+        raise ValueError("images is empty. Expected at least one image.")
+    return images if is_batch else [images]
 
 
 def _pad_to_square(image: Image.Image) -> Image.Image:
-    """Adds as much black on both sides, so that an odd difference leaves the picture a pixel short of square."""
+    """Adds as much black on either side, so that an odd difference leaves the image a pixel short of square."""
     width, height = image.size
     side = max(width, height)
     left, top = (side - width) // 2, (side - height) // 2
@@ -331,13 +313,6 @@ def _pad_to_square(image: Image.Image) -> Image.Image:
     square = Image.new("RGB", (width + 2 * left, height + 2 * top))
     square.paste(image, (left, top))
     return square
-
-
-def _center_crop(image: Image.Image, side: int) -> Image.Image:
-    if image.size == (side, side):
-        return image
-    left, top = round((image.width - side) / 2), round((image.height - side) / 2)
-    return image.crop((left, top, left + side, top + side))
 
 
 __all__ = ["FafaImageProcessor"]

@@ -1,18 +1,17 @@
-"""The one reader of pictures: from anything that holds one to upright 8-bit RGB pixels.
+"""The one reader of images: from anything that holds one to upright 8-bit RGB pixels.
 
-Whoever opens a picture that the program did not make itself calls it: the image processor, search, `verify`, `export`,
-sheets, and what asks image servers. So all of them judge alike whether a picture is sound:
+Everything in the package that opens an image from outside calls it, so that all judge alike whether an image is sound:
 
 - A file is what its contents say, whatever its name, and only the formats of photographs are opened (`PHOTO_FORMATS`).
   Pillow knows others, and starts another program for some of them (Ghostscript for EPS).
-- A picture is sound if all its pixels can be decoded. A file that lacks its last bytes is sound if no pixel is lost.
-  Metadata never decides: what cannot be used of it is left out.
-- A picture has a budget of bytes, pixels, memory and computing time. What exceeds it is that picture's fault.
+- An image is sound if all its pixels can be decoded. A file that lacks its last bytes is sound if no pixel is lost.
+  Metadata never decides: damaged metadata is ignored.
+- An image has a budget of bytes, pixels, memory and computing time. An image that exceeds it is refused.
 
-A file is read whole before it is decoded. So an error of the system (`InaccessibleImageError`) and an error of the
-picture (`UnreadableImageError`) cannot be confused. Of an animation the first picture counts.
+A file is read whole before it is decoded, so that an error of the system (`InaccessibleImageError`) is never taken for
+an error of the image (`UnreadableImageError`). Only the first frame of an animation is read.
 
-Imports little: worker processes that only open images import nothing else.
+It imports little, because worker processes that only open images import nothing else.
 """
 
 import errno
@@ -24,16 +23,16 @@ import struct
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-try:  # an iPhone's HEIC, where it is installed; here, so that DataLoader workers open it, too
+try:  # an iPhone's HEIC, if this is installed; registered here, so that DataLoader workers open it, too
     from pillow_heif import register_heif_opener
 except ImportError:
     pass
@@ -41,29 +40,27 @@ else:
     register_heif_opener()
 
 logger = logging.getLogger(__name__)
-Result = TypeVar("Result")
 
-# As Pillow calls them; HEIF is there with pillow-heif, JXL with pillow-jxl-plugin, AVIF depends on Pillow's build.
+# Pillow's names. HEIF needs pillow-heif, JXL needs pillow-jxl-plugin, AVIF depends on Pillow's build.
 PHOTO_FORMATS = frozenset(
     {"AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "JXL", "MPO", "PNG", "PPM", "TIFF", "WEBP"}
 )
 
-# The budget of one picture.
-MAX_BYTES = 2**28  # of the file: an uncompressed picture of 89 megapixels
-MAX_SIDE = 65_535  # JPEG's own limit; beyond it, resizing alone needs more memory than there is
-MAX_PIXELS = 89_478_485  # decoded: where Pillow begins to warn of decompression bombs
-MAX_PHOTO_PIXELS = 2**28  # of a JPEG that can be decoded at 1/2 to 1/8 of its size: phones take 200 megapixels
-MAX_SCANS = 100  # of a JPEG; a usual progressive one has 10, and each costs a pass over the picture
+# The budget of one image.
+MAX_BYTES = 2**28  # size of the file: an uncompressed image of 89 megapixels
+MAX_SIDE = 65_535  # JPEG's own limit; beyond it, resizing alone runs out of memory
+MAX_PIXELS = 89_478_485  # decoded pixels: where Pillow begins to warn of decompression bombs
+MAX_PHOTO_PIXELS = 2**28  # for a JPEG that can be decoded at 1/2 to 1/8 of its size: phones take 200 megapixels
+MAX_SCANS = 100  # of a JPEG; a usual progressive one has 10, and each costs a pass over the image
 MAX_MEMORY = 2**30  # bytes while decoding; eight workers do this at once
 MAX_SECONDS = 20  # of computing, not waiting: a verdict must not depend on how busy the machine or a network drive is
 
-# Bytes that a pixel takes while it is decoded and converted: what Pillow's 4 and the 4 of a copy are not enough for.
+# Bytes per pixel while decoding and converting, for formats that need more than Pillow's 4 and the 4 of a copy.
 _BYTES_PER_PIXEL = {"AVIF": 12, "HEIF": 12, "JPEG2000": 24, "JXL": 16, "WEBP": 16}
 _STRIP_PIXELS = 2**22  # converted at a time
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _JPEG_EMPTY = {0x00, 0x01, *range(0xD0, 0xDA)}  # markers without contents
-_JPEG_METADATA = {*range(0xE1, 0xF0), 0xFE} - {0xEE}  # not JFIF's and Adobe's, which tell of colours
-_SCALES = (8, 4, 2)  # at which libjpeg decodes
+_JPEG_METADATA = {*range(0xE1, 0xF0), 0xFE} - {0xEE}  # not JFIF's and Adobe's, which describe colours
 
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {
@@ -77,10 +74,9 @@ _TURNS = {
 }
 _SIDEWAYS = (5, 6, 7, 8)
 _EXIF_INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # type of an entry -> struct's
-_CHANNELS = (1, 2, 3, 4)
 
-# Trouble that may have passed a moment later, on a network drive above all.
-_PASSING_TROUBLE = {
+# Errors that may be gone a moment later, above all on a network drive.
+_PASSING_ERRORS = {
     getattr(errno, name, None)
     for name in (
         *("EAGAIN", "EBUSY", "EINTR", "EIO", "EMFILE", "ENFILE", "ENODEV", "ENOLCK", "ENOMEM", "ENXIO", "EREMOTEIO"),
@@ -88,74 +84,51 @@ _PASSING_TROUBLE = {
         *("ESHUTDOWN", "ESTALE", "ETIMEDOUT"),
     )
 } - {None}
-_PAUSES = (0.05, 0.2)  # seconds between attempts; short, since a dead drive makes every picture wait so long
-_NAMES_NOTHING = {errno.ENOENT, errno.ENOTDIR}
-_NO_PATH = {errno.ELOOP, errno.ENAMETOOLONG}
-_KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
+_PAUSES = (0.05, 0.2)  # seconds between attempts; short, since a dead drive delays every image by this much
 
 _SOURCES = "a PIL image, an array, a tensor, a path or a mapping with 'path' or 'bytes'"
 _REMEDY = "fetch or export the file again, or leave it out"
 _AGAIN = "download it again, with the login that its address asks for"
 _OTHER_FORMAT = "convert it to PNG or JPEG, or leave it out"
 _SHRINK = "shrink or cut it, or leave it out"
-_STRANGERS = (  # how files begin that lie about where pictures are expected; what they are, and what to do
-    (rb"version https://git-lfs", "a pointer of Git LFS, the picture itself was not fetched", "run git lfs pull"),
-    (rb"\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)", "a web page, say of a login or an error", _AGAIN),
+_NO_PHOTOGRAPHS = (  # how files begin that are found where images are expected; what they are, and what to do
+    (rb"version https://git-lfs", "a pointer of Git LFS, the image itself was not fetched", "run git lfs pull"),
+    (rb"\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)", "a web page, such as a login or an error", _AGAIN),
     (rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!doctype svg[^>]*>\s*)?<svg", "an SVG drawing", _OTHER_FORMAT),
-    (rb"\s*<\?xml|\s*<Error>", "an XML document, say a server's error", _AGAIN),
-    (rb"\s*[\[{]\s*(\"|\]|\}|\{|\[)", "a JSON document, say a server's error", _AGAIN),
+    (rb"\s*(<\?xml|<Error>|[\[{]\s*[]\"}{[])", "an XML or JSON document, such as a server's error", _AGAIN),
     (rb"PK\x03\x04|PK\x05\x06|\x1f\x8b|BZh|\xfd7zXZ\x00|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd|.{257}ustar", "an archive",
      "unpack it"),
-    (rb"%PDF", "a PDF document", _OTHER_FORMAT),
-    (rb"%!PS|\xc5\xd0\xd3\xc6", "a PostScript drawing, which only another program could draw", _OTHER_FORMAT),
-    (rb"8BPS", "a Photoshop document", _OTHER_FORMAT),
-    (rb"DDS |BLP[12]|FTEX|\x00\x00[\x01\x02]\x00|icns", "a texture or an icon, no photograph", _OTHER_FORMAT),
+    (rb"%PDF|%!PS|\xc5\xd0\xd3\xc6|8BPS|DDS |BLP[12]|FTEX|\x00\x00[\x01\x02]\x00|icns",
+     "a PDF, PostScript or Photoshop document, a texture or an icon", _OTHER_FORMAT),
     (rb"....ftyp(hei|hev|mif1|msf1)", "a HEIC photograph, which needs pillow-heif", "pip install pillow-heif"),
     (rb"....ftypavi", "an AVIF photograph, which this build of Pillow lacks", "install a newer Pillow"),
     (rb"\xff\x0a|\x00\x00\x00\x0cJXL ", "a JPEG XL photograph, which needs a plugin",
      "pip install pillow-jxl-plugin and import pillow_jxl, or convert it"),
-    (rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI |\x00\x00\x01\xba", "a video", "export its pictures, or leave it out"),
+    (rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI |\x00\x00\x01\xba", "a video", "export its images, or leave it out"),
     (rb"\x00{16}", "full of zeros, as after a power cut or a broken download", _REMEDY),
     (rb"[\t\n\r\x20-\x7e]{16}", "a text", _REMEDY),
 )  # fmt: skip
 
 
 class UnreadableImageError(ValueError):
-    """A file or picture that exists but cannot be decoded: truncated, empty, no photograph, beyond the budget.
+    """An image that is there but cannot be decoded: truncated, empty, no photograph, beyond the budget.
 
     This is the one error that a policy of skipping corrupt images should catch: a missing file (`FileNotFoundError`)
-    or a wrong type (`TypeError`) points at a broken data set or program, not at one bad picture.
-
-    Attributes:
-        source (`str`): What was being read, as named in the message.
-        path (`str` or `None`): The file, where there is one.
-        reason (`str`): The message without the file's name: cause and remedy.
+    or a wrong type (`TypeError`) points at a broken data set or program, not at one bad image.
     """
 
-    # One positional argument, so that the error survives pickling and the DataLoader's re-raise in the main process.
+    # With one required argument, the error survives pickling and the DataLoader's re-raise in the main process.
     def __init__(self, message: str, source: str = "image", path: str | None = None, reason: str | None = None):
         super().__init__(message)
-        self.source = source
-        self.path = path
-        self.reason = message if reason is None else reason
+        self.source, self.path = source, path  # what messages call the image, and its file if it has one
+        self.reason = message if reason is None else reason  # cause and remedy, without the file's name
 
 
 class InaccessibleImageError(OSError):
-    """A file that is there but cannot be read now: no permission, a disk or network drive in trouble.
+    """A file that is there but cannot be read now: no permission, or a failing disk or network drive.
 
-    It says nothing about the picture, so nobody may keep it as a verdict on the picture. Troubles that may pass were
-    tried again before.
-
-    Attributes:
-        errno, filename: As of the operating system's error.
-        source (`str`): What was being read, as named in the message.
-        reason (`str`): The message without the file's name: cause and remedy.
+    It says nothing about the image, so nobody may keep it as a verdict on the image. The attributes are those of
+    `OSError` and of `UnreadableImageError`.
     """
 
     def __init__(self, message: str, number: int | None = None, path: str | None = None, reason: str | None = None):
@@ -166,25 +139,20 @@ class InaccessibleImageError(OSError):
     def __str__(self) -> str:
         return str(self.args[0])
 
-    def __reduce__(self):  # an OSError's own forgets what was set
+    def __reduce__(self):  # OSError's own loses the attributes
         return type(self), (self.args[0], self.errno, self.filename, self.reason)
 
 
 class ImageFacts(NamedTuple):
-    """What `inspect_image` tells of a sound picture.
+    """What `inspect_image` tells about a sound image."""
 
-    Attributes:
-        format (`str`): As Pillow calls it: "JPEG", "PNG", ...
-        width, height (`int`): Of the upright picture, in pixels.
-    """
-
-    format: str
-    width: int
+    format: str  # Pillow's name: "JPEG", "PNG", ...
+    width: int  # pixels of the upright image
     height: int
 
 
 class _Refused(Exception):
-    """A picture is not what may be read. The message is the cause."""
+    """An image may not be read. The message is the cause."""
 
     def __init__(self, cause: str, remedy: str = _REMEDY):
         super().__init__(cause)
@@ -198,28 +166,26 @@ def photo_formats() -> tuple[str, ...]:
 
 
 def open_image(image: Any, name: str = "image", at_least: tuple[int, int] | None = None) -> Image.Image:
-    """Reads one picture as an upright 8-bit RGB image.
+    """Reads one image as an upright 8-bit RGB image.
 
     Args:
         image: A PIL image of any mode; a path (`str` or `Path`); a mapping with `"bytes"` or `"path"`, as `datasets`
-            gives undecoded images; or an array or tensor of rank 2 (height, width) or 3 (channels last or first; where
-            both fit, arrays are read as channels last and tensors as channels first) with 1 to 4 channels: uint8,
-            bool, uint16, other integers within 0..255, or floats within 0..1.
-        name (`str`): How messages call the picture, for instance `"images[3]"`.
+            gives undecoded images; or an array or tensor of rank 2 (height, width) or 3 (channels last or first; if
+            both fit, last for arrays and first for tensors) with 1 to 4 channels: uint8, bool, uint16, other integers
+            within 0..255, or floats within 0..1.
+        name (`str`): What messages call the image, for instance `"images[3]"`.
         at_least (`tuple[int, int]`, *optional*): Width and height that are enough. A JPEG file is then decoded at 1/2,
-            1/4 or 1/8 of its size where it stays at least so large, which is several times faster; pixels differ
-            slightly from those of the whole picture, resized. Without it, a file comes in its full size, but for JPEGs
-            of more than `MAX_PIXELS` pixels.
+            1/4 or 1/8 of its size, as long as it stays this large. That is several times faster, and pixels differ
+            slightly from those of the whole image, resized. By default only a JPEG of more than `MAX_PIXELS` pixels
+            is reduced.
 
     Returns:
-        `PIL.Image.Image`: Mode RGB, EXIF orientation applied. Transparent parts lie over white, as a viewer shows them
-        (a plain conversion would reveal whatever colour is stored underneath); 16-bit values are divided by 257.
-        A file already in RGB comes back with the pixels that the released code's `convert("RGB")` gives.
+        `PIL.Image.Image`: Mode RGB, EXIF orientation applied. Transparent parts lie over white, as viewers show them; a
+        plain conversion would reveal the colour stored underneath. 16-bit values are divided by 257. A file already in
+        RGB has the pixels that the released code's `convert("RGB")` gives.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        InaccessibleImageError: The file is there, but cannot be read now; an `OSError`.
-        UnreadableImageError: The picture cannot be decoded, is no photograph, or exceeds the budget.
+        FileNotFoundError, InaccessibleImageError, UnreadableImageError: See these.
         ValueError: An array of another rank or size, or with values that are not pixels (NaN, out of range).
         TypeError: None of the above, or an array of another dtype.
     """
@@ -227,28 +193,26 @@ def open_image(image: Any, name: str = "image", at_least: tuple[int, int] | None
         return _from_pil(image, name)
     if isinstance(image, np.ndarray):
         return _image_from_array(image, name)
-    if _is_tensor(image):
+    if "torch" in sys.modules and isinstance(image, sys.modules["torch"].Tensor):  # without importing torch
         array = image.detach().cpu()
         array = array.float().numpy() if array.is_floating_point() else array.numpy()
         return _image_from_array(array, name, channels_first=True)
     data, path = _contents(image, name)
-    return _decode(data, name, path, lambda opened: _read_pixels(opened, at_least))
+    with _decoding(name, path, len(data)):
+        return _read_pixels(_open(data), at_least)
 
 
 def inspect_image(image: Any, name: str = "image", decode: bool = True) -> ImageFacts:
-    """Tells whether a picture is sound, as `open_image` would, and its size; of a JPEG it decodes an eighth.
+    """Tells whether an image is sound, as `open_image` would, and its size; a JPEG is decoded at 1/8 of its size.
 
     Args:
         image: A path, or a mapping with `"bytes"` or `"path"`.
-        name (`str`): How messages call the picture.
+        name (`str`): What messages call the image.
         decode (`bool`): Whether to decode the pixels. If not, only the header is read, which is no verdict.
-
-    Raises:
-        As `open_image`.
     """
     data, path = _contents(image, name)
-
-    def inspect(opened: _Opened) -> ImageFacts:
+    with _decoding(name, path, len(data)):
+        opened = _open(data)
         kind, size = opened.image.format, opened.image.size  # before a draft changes it
         if decode:
             _read_pixels(opened, at_least=(1, 1))
@@ -256,36 +220,31 @@ def inspect_image(image: Any, name: str = "image", decode: bool = True) -> Image
             _check_size(opened)
         return ImageFacts(kind, *(size[::-1] if opened.orientation in _SIDEWAYS else size))
 
-    return _decode(data, name, path, inspect)
-
 
 def read_image_file(path: str | os.PathLike, name: str = "image") -> bytes:
-    """The contents of a picture's file: a regular one, no larger than `MAX_BYTES`.
+    """The contents of an image's file: a regular file of at most `MAX_BYTES`. It retries after passing errors.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        InaccessibleImageError: It is there, but cannot be read now. Troubles that may pass were tried again.
+        FileNotFoundError, InaccessibleImageError: See `open_image`.
         UnreadableImageError: It is a folder, a named pipe, a device, empty or too large.
     """
-    path = os.fsdecode(path)
-    for pause in (*_PAUSES, None):
+    path, pauses = os.fsdecode(path), list(_PAUSES)
+    while True:
         try:
             return _read_file(path)
         except OSError as error:
-            if error.errno in _PASSING_TROUBLE and pause is not None:
-                time.sleep(pause)
-                continue
-            if error.errno in _NAMES_NOTHING:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 raise FileNotFoundError(
                     f"{name}: no file {path!r} (current folder: {Path.cwd()}). Check the folder that paths are "
-                    "relative to; pictures behind a URL must be downloaded first."
+                    "relative to; images behind a URL must be downloaded first."
                 ) from error
-            if error.errno in _NO_PATH:
+            if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
                 raise _unreadable(name, path, error) from error
-            raise _inaccessible(name, path, error) from error
+            if error.errno not in _PASSING_ERRORS or not pauses:
+                raise _inaccessible(name, path, error) from error
+            time.sleep(pauses.pop(0))
         except (_Refused, ValueError, MemoryError) as error:  # ValueError: a NUL in the path
             raise _unreadable(name, path, error) from error
-    raise AssertionError("the last attempt returns or raises")
 
 
 def _read_file(path: str) -> bytes:
@@ -298,16 +257,20 @@ def _read_file(path: str) -> bytes:
 
 def _check_file(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no regular file")
-        raise _Refused(f"it is {kind}", "name a picture's file")
-    if status.st_size == 0:
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
+        raise _Refused(f"it is {kind}", "name an image's file")
+    _check_num_bytes(status.st_size)
+
+
+def _check_num_bytes(size: int) -> None:
+    if size == 0:
         raise _Refused("it is empty")
-    if status.st_size > MAX_BYTES:
-        raise _Refused(f"a picture's file may have {MAX_BYTES:,} bytes", _SHRINK)
+    if size > MAX_BYTES:
+        raise _Refused(f"an image's file may have {MAX_BYTES:,} bytes", _SHRINK)
 
 
 def _contents(image: Any, name: str) -> tuple[bytes, str | None]:
-    """The bytes of a picture that is given as a path or a mapping, and its path if it has one."""
+    """The bytes of an image that is given as a path or a mapping, and its path if it has one."""
     if isinstance(image, (str, os.PathLike)):
         return read_image_file(image, name), os.fsdecode(image)
     if not isinstance(image, Mapping):
@@ -322,69 +285,68 @@ def _contents(image: Any, name: str) -> tuple[bytes, str | None]:
 
 
 def _from_pil(image: Image.Image, name: str) -> Image.Image:
-    """A picture that somebody else has opened; perhaps it is not decoded yet."""
+    """An image that the caller opened and may not have decoded yet."""
     path = getattr(image, "filename", None)
     path = os.fsdecode(path) if path else None
     try:
         if getattr(image, "tile", None) and image.format not in PHOTO_FORMATS:
-            raise _Refused(f"{image.format} is no format of photographs", "call its load() before, if it is trusted")
+            raise _Refused(f"{image.format} is no format of photographs", "call its load() before, if you trust it")
         _check_size(_Opened(image))
         image.load()
-        return _turn(_to_rgb(image), _pil_orientation(image))
+        orientation = 1
+        try:
+            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        except Exception as error:  # damaged metadata raises nearly anything, and is no reason to refuse the pixels
+            logger.debug("EXIF ignored: %s", error)
+        return _turn(_to_rgb(image), orientation)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{name}: no file {path!r}.") from error
-    except Exception as error:  # a decoder raises nearly anything
+    except Exception as error:  # decoders raise nearly anything
         if isinstance(error, OSError) and error.errno is not None:
             raise _inaccessible(name, path, error) from error
         raise _unreadable(name, path, error) from error
 
 
-def _pil_orientation(image: Image.Image) -> int:
+@contextmanager
+def _decoding(name: str, path: str | None, num_bytes: int) -> Iterator[None]:
+    """Turns any error into one that names the image."""
     try:
-        value = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception as error:  # damaged metadata raise nearly anything, and are no reason to refuse the pixels
-        logger.debug("EXIF ignored: %s", error)
-        return 1
-    return value if value in _TURNS else 1
-
-
-def _decode(data: bytes, name: str, path: str | None, use: Callable[["_Opened"], Result]) -> Result:
-    """What `use` makes of the opened picture; names the picture in whatever goes wrong."""
-    try:
-        if not data:
-            raise _Refused("it is empty")
-        if len(data) > MAX_BYTES:
-            raise _Refused(f"a picture's file may have {MAX_BYTES:,} bytes", _SHRINK)
-        return use(_open(data, time.thread_time() + MAX_SECONDS))
-    except Exception as error:  # a decoder that meets a broken file raises nearly anything
-        raise _unreadable(name, path, error, len(data)) from error
+        _check_num_bytes(num_bytes)
+        yield
+    except Exception as error:  # decoders raise nearly anything
+        raise _unreadable(name, path, error, num_bytes) from error
 
 
 def _unreadable(name: str, path: str | None, error: Exception, num_bytes: int | None = None) -> UnreadableImageError:
-    """The error that names a picture, for what was raised over it."""
+    """The error that names an image, made of what was raised while it was read."""
     if isinstance(error, MemoryError):
         error = _Refused("there is not enough memory to decode it", _SHRINK)
     cause = str(error) if isinstance(error, _Refused) else f"{type(error).__name__}: {error}"
-    reason = f"cannot be read as an image: {cause}. Remedy: {getattr(error, 'remedy', _REMEDY)}."
     if num_bytes is None and path is not None:
         with suppress(OSError, ValueError):
             num_bytes = Path(path).stat().st_size
-    where = f"{name}: {path!r}" if path else name
     size = "" if num_bytes is None else f" ({num_bytes} bytes)"
+    reason = f"cannot be read as an image: {cause}. Remedy: {getattr(error, 'remedy', _REMEDY)}."
+    return refused_image(name, path, reason, size)
+
+
+def refused_image(name: str, path: str | None, reason: str, size: str = "") -> UnreadableImageError:
+    """The error that names an image and its file."""
+    where = f"{name}: {path!r}" if path else name
     return UnreadableImageError(f"{where}{size} {reason}", source=path or name, path=path, reason=reason)
 
 
 def _inaccessible(name: str, path: str | None, error: OSError) -> InaccessibleImageError:
     reason = (
-        f"cannot be read now ({error.strerror or error}). See to its permissions, or to the disk or network drive it "
-        "lies on, and start again."
+        f"cannot be read now ({error.strerror or error}). Check its permissions and the disk or network drive that it "
+        "is on, and start again."
     )
     where = f"{name}: {path!r}" if path else name
     return InaccessibleImageError(f"{where} {reason}", error.errno, path, reason)
 
 
 class _Stream(BytesIO):
-    """Bytes in memory that refuse to be read on when the time is over: decoders ask for a block after another."""
+    """Bytes in memory that can no longer be read once the time is up; decoders ask for one block after another."""
 
     def __init__(self, data: bytes, end: float):
         super().__init__(data)
@@ -399,35 +361,32 @@ class _Stream(BytesIO):
 
 
 class _Opened(NamedTuple):
-    """A picture of which the header is read, and what it takes to decode it.
-
-    Attributes:
-        image: Not decoded yet.
-        orientation: By EXIF or XMP; 1, upright, if they do not tell.
-        num_scans: Of a JPEG; 0 for other formats.
-    """
+    """An image that is not decoded yet, and what its header says."""
 
     image: Image.Image
-    orientation: int = 1
-    num_scans: int = 0
+    orientation: int = 1  # by EXIF or XMP; 1 is upright
+    num_scans: int = 0  # of a JPEG; 0 for other formats
 
 
-def _open(data: bytes, end: float) -> _Opened:
+def _open(data: bytes) -> _Opened:
     """Finds the format and reads the header.
 
-    Not by `Image.open`: it refuses by its own limit of pixels, which is the whole program's, and hides why a file that
-    it recognised cannot be opened.
+    It does not use `Image.open`, which has one limit of pixels for the whole program, and hides why a file that it
+    recognised cannot be opened.
     """
+    end, num_scans = time.thread_time() + MAX_SECONDS, 0
     if data.startswith(_JPEG):
         data, exif, xmp, num_scans = _bare_jpeg(data)
-        return _Opened(_identify(data, end), _orientation(exif, xmp), num_scans)
-    if data.startswith(_PNG):
+        image = _identify(data, end)
+    elif data.startswith(_PNG):
         data, exif, xmp = _bare_png(data)
-        return _Opened(_identify(data, end), _orientation(exif, xmp))
-    image = _identify(data, end)
-    if image.format == "TIFF":  # turned by Pillow as it is decoded
+        image = _identify(data, end)
+    else:
+        image = _identify(data, end)
+        exif, xmp = image.info.get("exif"), image.info.get("xmp")
+    if image.format == "TIFF":  # Pillow turns it while decoding
         return _Opened(image)
-    return _Opened(image, _orientation(image.info.get("exif"), image.info.get("xmp")))
+    return _Opened(image, _orientation(exif, xmp), num_scans)
 
 
 def _identify(data: bytes, end: float) -> Image.Image:
@@ -442,29 +401,23 @@ def _identify(data: bytes, end: float) -> Image.Image:
                 return factory(_Stream(data, end), "")
             except SyntaxError as error:  # not this format after all, or broken
                 failed = error
-    raise failed or _stranger(data)
-
-
-def _stranger(data: bytes) -> _Refused:
-    """What a file is, if not a photograph."""
-    start = data[:1024]
-    for pattern, kind, remedy in _STRANGERS:
-        if re.match(pattern, start, re.IGNORECASE | re.DOTALL):
-            return _Refused(f"it is {kind}", remedy)
-    return _Refused(
-        f"it is in none of the formats {', '.join(sorted(photo_formats()))}, or its first bytes are damaged"
-    )
+    if failed:
+        raise failed
+    for pattern, kind, remedy in _NO_PHOTOGRAPHS:
+        if re.match(pattern, data[:1024], re.IGNORECASE | re.DOTALL):
+            raise _Refused(f"it is {kind}", remedy)
+    raise _Refused(f"it is in none of the formats {', '.join(sorted(photo_formats()))}, or its first bytes are damaged")
 
 
 def _read_pixels(opened: _Opened, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """Decodes a picture within the budget: upright 8-bit RGB."""
+    """Decodes an image within the budget: upright 8-bit RGB."""
     image, orientation, num_scans = opened
     _check_size(opened)
     if num_scans:
         _draft(image, at_least and at_least[::-1] if orientation in _SIDEWAYS else at_least)
     image.load()
     rgb = _turn(_to_rgb(image), orientation)
-    rgb.info = {}  # its metadata are spent: where it is opened again, nothing of them may count once more
+    rgb.info = {}  # its metadata is used up: it must not count again where the image is opened again
     return rgb
 
 
@@ -477,28 +430,28 @@ def _turn(rgb: Image.Image, orientation: int) -> Image.Image:
 
 
 def _check_size(opened: _Opened) -> None:
-    """Refuse what is beyond the budget, before it is decoded."""
+    """Refuses an image beyond the budget before it is decoded."""
     image, _, num_scans = opened
     width, height = image.size
     shape, most = f"{width:,} x {height:,} pixels", MAX_PIXELS
     if max(width, height) > MAX_SIDE:
         raise _Refused(f"it has {shape}, and a side may have {MAX_SIDE:,}", _SHRINK)
     if num_scans > MAX_SCANS:
-        raise _Refused(f"it has {num_scans:,} scans, and a JPEG may have {MAX_SCANS}", "save it anew, or leave it out")
+        raise _Refused(f"it has {num_scans:,} scans, and a JPEG may have {MAX_SCANS}", "save it again, or leave it out")
     if num_scans > 1:
-        image.decodermaxblock = 4096  # each block may hold several scans, and the time is looked at in between
+        image.decodermaxblock = 4096  # a block may hold several scans, and the time is checked between blocks
     elif num_scans == 1:
-        most = MAX_PHOTO_PIXELS  # the decoder keeps a few lines; of several scans it keeps everything
+        most = MAX_PHOTO_PIXELS  # the decoder keeps a few lines; with several scans it keeps everything
     most = min(most, MAX_MEMORY // _BYTES_PER_PIXEL.get(image.format, 1))
     if width * height > most:
-        raise _Refused(f"it has {shape}, and a {image.format or 'picture'} may have {most / 1e6:.0f} million", _SHRINK)
+        raise _Refused(f"it has {shape}, and a {image.format or 'image'} may have {most / 1e6:.0f} million", _SHRINK)
 
 
 def _draft(image: Image.Image, at_least: tuple[int, int] | None) -> None:
-    """Have a JPEG decoded at a smaller scale, as far as its size is enough and as its number of pixels demands."""
+    """Has a JPEG decoded at 1/2, 1/4 or 1/8 where that leaves it large enough, or where it has too many pixels."""
     width, height = image.size
     enough = min(width // max(at_least[0], 1), height // max(at_least[1], 1)) if at_least else 1
-    scale = next((scale for scale in _SCALES if scale <= enough), 1)
+    scale = next((scale for scale in (8, 4, 2) if scale <= enough), 1)
     while width * height > MAX_PIXELS * scale * scale:
         scale *= 2
     if scale > 1:
@@ -506,14 +459,14 @@ def _draft(image: Image.Image, at_least: tuple[int, int] | None) -> None:
 
 
 def _orientation(exif: bytes | None, xmp: bytes | None) -> int:
-    """How a picture is stored, by its EXIF, or else its XMP; 1, upright, where neither tells.
+    """How an image is stored, by its EXIF, or else its XMP; 1, upright, if neither tells.
 
-    Pillow reads all tags, warns of those that are damaged, or raises nearly anything; this one is all that counts.
+    Pillow would read all tags, and warn or raise nearly anything over damaged ones; only this tag counts.
     """
     value = _exif_orientation(exif) if isinstance(exif, bytes) else None
     if value is None and isinstance(xmp, bytes) and (match := re.search(rb'tiff:Orientation(?:="|>)([1-8])', xmp)):
-        value = int(match[1])
-    return value if value in _TURNS else 1
+        return int(match[1])
+    return value or 1
 
 
 def _exif_orientation(exif: bytes) -> int | None:
@@ -538,14 +491,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         return image.convert("RGB")
     rgb = Image.new("RGB", image.size)
-    for box in _strips(image):  # a whole copy for each step would take the memory of five pictures
+    for box in _strips(image):  # a whole copy for each step would take the memory of five images
         part = image.crop(box).convert("RGBA")
         rgb.paste(Image.alpha_composite(Image.new("RGBA", part.size, "white"), part).convert("RGB"), box)
     return rgb
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes of a few million pixels each that cover a picture."""
+    """Boxes of a few million pixels each that together cover an image."""
     width, height = image.size
     rows = max(1, _STRIP_PIXELS // width)
     for top in range(0, height, rows):
@@ -564,10 +517,9 @@ def _grey_to_8_bit(image: Image.Image) -> Image.Image:
 
 
 def _white(dtype: np.dtype, low: float, high: float) -> int:
-    """The value that stands for white, given the extremes; no header tells.
+    """The value that stands for white, which no header tells.
 
-    uint16 counts from 0 to 65535. Otherwise the range is the smallest usual one that holds the values: 1 (floats),
-    255 or 65535.
+    It is 65535 for uint16, and otherwise the smallest usual value that is not exceeded: 1 (floats), 255 or 65535.
     """
     if not (low >= 0 and high <= 65535):  # also true for NaN
         raise ValueError(f"grey values from {low} to {high}, expected 0..65535; scale them to 0..255 first")
@@ -581,7 +533,7 @@ def _scale(values: np.ndarray, white: int) -> np.ndarray:
 
 
 def _bare_jpeg(data: bytes) -> tuple[bytes, bytes | None, bytes | None, int]:
-    """A JPEG without metadata, its EXIF and XMP, and its number of scans (of the first picture, if more follow)."""
+    """A JPEG without metadata, its EXIF and XMP, and the number of scans of its first image."""
     parts, exif, xmp, start = [data[:2]], None, None, 2
     while (start := data.find(b"\xff", start)) >= 0 and start + 4 <= len(data):
         marker = data[start + 1]
@@ -604,11 +556,11 @@ def _bare_jpeg(data: bytes) -> tuple[bytes, bytes | None, bytes | None, int]:
         if marker not in _JPEG_METADATA:
             parts.append(segment)
         start = end
-    return data, exif, xmp, 1  # there is no scan, which Pillow will tell
+    return data, exif, xmp, 1  # without a scan: Pillow will refuse it
 
 
 def _bare_png(data: bytes) -> tuple[bytes, bytes | None, bytes | None]:
-    """A PNG with what its first picture needs, its EXIF and XMP."""
+    """A PNG with only the chunks that its first image needs, its EXIF and XMP."""
     parts, exif, xmp, start = [data[:8]], None, None, 8
     while start + 8 <= len(data):
         end = start + 12 + int.from_bytes(data[start : start + 4], "big")
@@ -636,13 +588,13 @@ def _channels_last(array: np.ndarray, name: str, channels_first: bool) -> np.nda
     if array.ndim == 2:
         return array[:, :, None]
     if array.ndim == 3:
-        fits_first, fits_last = array.shape[0] in _CHANNELS, array.shape[2] in _CHANNELS
+        fits_first, fits_last = 1 <= array.shape[0] <= 4, 1 <= array.shape[2] <= 4
         if fits_first and (channels_first or not fits_last):
             return array.transpose(1, 2, 0)
         if fits_last:
             return array
     raise ValueError(
-        f"{name}: an array of shape {array.shape} is not one picture. Expected (height, width), (height, width, "
+        f"{name}: an array of shape {array.shape} is not one image. Expected (height, width), (height, width, "
         "channels) or (channels, height, width) with 1 to 4 channels; pass batches as a list or a rank-4 array."
     )
 
@@ -661,27 +613,10 @@ def _array_to_8_bit(array: np.ndarray, name: str) -> np.ndarray:
         if low < 0 or high > 255:
             raise ValueError(f"{name}: values from {low} to {high}. Expected 0..255, or dtype uint16 for 0..65535.")
         return array.astype(np.uint8)
-    # A little overshoot is what interpolation leaves; anything more is another scale. The test is false for NaN.
+    # Interpolation overshoots a little; anything more is another scale. The comparison is false for NaN.
     if not (low >= -1e-3 and high <= 1 + 1e-3):
         raise ValueError(
             f"{name}: values from {low} to {high}. Expected floats within 0..1, without NaN; "
             "convert 0..255 to uint8, and undo any normalisation before the image processor does its own."
         )
     return np.rint(array.clip(0, 1) * 255).astype(np.uint8)
-
-
-def _is_tensor(image: Any) -> bool:
-    """Whether it is a torch tensor; where torch was not imported, nothing is."""
-    return "torch" in sys.modules and isinstance(image, sys.modules["torch"].Tensor)
-
-
-__all__ = [
-    "PHOTO_FORMATS",
-    "ImageFacts",
-    "InaccessibleImageError",
-    "UnreadableImageError",
-    "inspect_image",
-    "open_image",
-    "photo_formats",
-    "read_image_file",
-]

@@ -1,7 +1,7 @@
-"""Reading data: images left to the one reader, and workers that need no shared memory and hang no run.
+"""Reading data: images are left to the one reader, and workers need no shared memory and hang no run.
 
-Torch's workers hand tensors over in shared memory, of which a container has 64 MB by default: where it is full, a batch
-is lost in a thread of the worker, and the run waits for it for ever. Here tensors travel through the workers' pipe.
+Torch's workers pass tensors through shared memory, of which a container has 64 MB by default. If it is full, a batch is
+lost in a thread of the worker, and the run waits for it forever. Here tensors travel through the workers' pipe.
 """
 
 import logging
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 def undecoded(dataset):
     """A `datasets.Dataset` whose images come as paths or bytes, for the one reader to judge; anything else as it is.
 
-    What `datasets` cannot decode ends a run by an error that names no file, and cannot be skipped.
+    An image that `datasets` cannot decode ends a run with an error that names no file, and cannot be skipped.
     """
     for name, feature in (getattr(dataset, "features", None) or {}).items():
         if type(feature).__name__ == "Image" and feature.decode:
@@ -37,12 +37,10 @@ def undecoded(dataset):
 
 
 def worker_options(num_workers: int, start_method: str | None = None) -> dict[str, Any]:
-    """What a `DataLoader` is told of its workers: how many, and how they start, None being Python's default here.
+    """A `DataLoader`'s arguments about its workers: how many, and how they start (None: Python's default).
 
-    Where the system cannot start any, for want of /dev/shm, there are none, and a warning says so.
-
-    Raises:
-        ValueError: the number makes no sense.
+    If the system cannot start any, for lack of /dev/shm, there are none, and a warning says so. An impossible number is
+    refused.
     """
     check_num_workers(num_workers)
     if num_workers == 0:
@@ -51,10 +49,10 @@ def worker_options(num_workers: int, start_method: str | None = None) -> dict[st
     context = type("WorkerContext", (_WorkerContext, default), {})()
     try:
         context.Event()
-    except (OSError, ImportError) as error:  # its semaphores lie in shared memory
+    except (OSError, ImportError) as error:  # its semaphores are in shared memory
         logger.warning(
-            "no worker processes can be started here (%s), so images are read without them. What they need is a "
-            "writable /dev/shm of a few kB.",
+            "no worker processes can be started here (%s), so images are read without them. They need a writable "
+            "/dev/shm of a few kB.",
             error,
         )
         return {"num_workers": 0}
@@ -63,12 +61,9 @@ def worker_options(num_workers: int, start_method: str | None = None) -> dict[st
 
 @contextmanager
 def dead_workers_told() -> Iterator[None]:
-    """Turns what torch raises for a killed worker into one sentence with the remedy.
+    """Turns what torch raises for a killed worker into a `WorkerDiedError`.
 
-    Torch raises it in the main thread, wherever that is just then: the block holds all that uses a loader.
-
-    Raises:
-        WorkerDiedError: a worker process died.
+    Torch raises it in the main thread, wherever that is: the block must hold all that uses a loader.
     """
     try:
         yield
@@ -79,7 +74,7 @@ def dead_workers_told() -> Iterator[None]:
 
 
 class _WorkerContext:
-    """Mixed into the context that starts processes here: queues and processes as a `DataLoader` asks for them."""
+    """Mixed into the context that starts processes: makes the queues and processes that a `DataLoader` asks for."""
 
     def Queue(self, maxsize: int = 0) -> "_Queue":
         return _Queue(maxsize, ctx=self)
@@ -93,10 +88,10 @@ class _WorkerContext:
 
 
 class _Queue(Queue):
-    """A queue whose reader does not wait for a worker that is dead.
+    """A queue whose reader does not wait for a dead worker.
 
-    One that is killed while it writes leaves half a batch in the pipe and the lock to it taken, so that nobody comes
-    after it. Then the others are ended as well, which ends the pipe, and reading from it finds nothing.
+    A worker that is killed while it writes leaves half a batch in the pipe, and keeps the lock on it from all others.
+    Then the others are ended as well, which ends the pipe, and reading from it finds nothing.
     """
 
     def __init__(self, maxsize: int, ctx):
@@ -116,18 +111,18 @@ class _Queue(Queue):
         try:
             return super().get(block, timeout)
         except (EOFError, OSError):
-            time.sleep(0.1)  # the caller looks after its workers now, and might come back at once
+            time.sleep(0.1)  # the caller checks its workers now, and might come back at once
             raise queue.Empty from None
 
     @staticmethod
     def _on_queue_feeder_error(error: Exception, item: Any) -> None:
-        """A batch that cannot be sent would be waited for: end the worker, which is noticed."""
+        """A batch that cannot be sent would be waited for: ends the worker, which is noticed."""
         traceback.print_exception(error)
         os._exit(1)
 
 
 def _watch(workers: list[multiprocessing.Process], writer) -> None:
-    """Waits for the workers of a queue to end; if one did not end of itself, ends the others and the pipe."""
+    """Waits for the workers of a queue to end; if one was killed or failed, ends the others and the pipe."""
     running = {worker.sentinel: worker for worker in workers}
     while running:
         for sentinel in wait(list(running)):
@@ -136,33 +131,26 @@ def _watch(workers: list[multiprocessing.Process], writer) -> None:
             for worker in running.values():
                 worker.kill()
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            with suppress(OSError):  # of a queue that is closed already
+            with suppress(OSError):  # the queue is closed already
                 os.dup2(nowhere, writer.fileno(), inheritable=False)
             os.close(nowhere)
             return
 
 
 def _ended_well(worker: multiprocessing.Process) -> bool:
-    if hasattr(os, "waitid"):  # without taking the news away from the main thread
-        try:
-            news = os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
-        except ChildProcessError:
-            pass  # it has got them already
-        else:
-            return news.si_code == os.CLD_EXITED and news.si_status == 0
+    if hasattr(os, "waitid"):  # leaves the exit status for the main thread
+        with suppress(ChildProcessError):  # the main thread has it already
+            status = os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+            return status.si_code == os.CLD_EXITED and status.si_status == 0
     for _ in range(100):
         if worker.exitcode is not None:
             break
-        time.sleep(0.01)  # the main thread is between getting the news and noting it
+        time.sleep(0.01)  # the main thread has received the status, but has not noted it yet
     return worker.exitcode == 0
 
 
 def _work(target, *args) -> None:
     """Runs a worker process."""
     start_worker()
-    ForkingPickler.register(torch.Tensor, _by_value)
+    ForkingPickler.register(torch.Tensor, lambda tensor: (torch.from_numpy, (tensor.numpy(force=True),)))
     target(*args)
-
-
-def _by_value(tensor: torch.Tensor) -> tuple:
-    return torch.from_numpy, (tensor.numpy(force=True),)

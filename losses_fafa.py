@@ -12,7 +12,7 @@ UNCERTAINTY_EPSILON = 1e-6  # released code: added to variances in distribution 
 
 
 def group_labels(group_ids: Tensor, alpha: float) -> Tensor:
-    """Label distribution of a batch: 1 for the own target, α for others of its group, rows summing to one (paper, FDA).
+    """Label distribution of a batch: 1 for the own target, α for others of its group; rows sum to one (paper, FDA).
 
     Args:
         group_ids: `(batch_size,)`, equal for triplets of one group (`cpr_id`).
@@ -69,26 +69,26 @@ def feature_diversity_loss(
     scope: str = "batch",
     sample_size: int | None = None,
     max_elements: int = 2**26,
-    draw: bool = True,
+    at_random: bool = True,
 ) -> Tensor:
     """Mean hinge on the cosine similarity of target tokens above a margin (paper, FD).
 
-    More than `max_elements` similarities are computed block by block, for the gradient once more, so that memory stays
-    that of one block, however large the batch.
+    More than `max_elements` similarities are computed block by block, and again for the gradient, so that memory stays
+    that of one block, however large the batch is.
 
     Args:
         target_embeds: `(batch_size, num_tokens, dim)`.
         margin: similarity up to which a pair costs nothing.
         scope: `"batch"` compares all tokens of the batch (released code), `"image"` those of each image.
-        sample_size: for `"batch"`, draw at most so many tokens at random (released code: 1024).
+        sample_size: for `"batch"`, sample at most so many tokens at random (released code: 1024).
         max_elements: similarities in a block, for `"batch"`; by default all those of 256 triplets of 32 tokens.
-        draw: False takes the sample evenly from the batch, so that the loss repeats.
+        at_random: False spreads the sample evenly over the batch, so that the loss is reproducible.
     """
     tokens = F.normalize(target_embeds.float(), dim=-1)
     if scope == "batch":
         tokens = tokens.flatten(0, 1)
         if sample_size is not None and tokens.shape[0] > sample_size:
-            if draw:
+            if at_random:
                 chosen = torch.randperm(tokens.shape[0], device=tokens.device)[:sample_size]
             else:
                 chosen = torch.arange(sample_size, device=tokens.device) * tokens.shape[0] // sample_size
@@ -114,7 +114,7 @@ def _hinges(some: Tensor, tokens: Tensor, rows: Tensor, margin: float) -> Tensor
     """(..., num_some, num_tokens); `rows` are the places of `some` among the tokens."""
     with torch.autocast(tokens.device.type, enabled=False):  # it would turn this product into half precision
         similarities = some @ tokens.mT
-    # A token is no neighbour of itself; the mean still counts the diagonal, as in the released code.
+    # A token is not compared with itself; the mean still counts the diagonal, as in the released code.
     itself = rows[:, None] == torch.arange(tokens.shape[-2], device=tokens.device)
     return (similarities.masked_fill(itself, -1.0) - margin).clamp(min=0.0)
 
@@ -122,7 +122,7 @@ def _hinges(some: Tensor, tokens: Tensor, rows: Tensor, margin: float) -> Tensor
 def masked_feature_reasoning_loss(
     query_states: Tensor, target_states: Tensor, predictor: nn.Module, query_mask: Tensor, target_mask: Tensor
 ) -> Tensor:
-    """Predict masked entries of one state from the rest of it and the other state whole (paper, MFR).
+    """Predicts masked entries of one state from the rest of it and the whole other state (paper, MFR).
 
     Args:
         query_states: `(batch_size, hidden_size)`, the query's [CLS] state before projection.
@@ -157,24 +157,20 @@ def draw_mask(states: Tensor, share: float, at_random: bool) -> Tensor:
 
 
 def spread_mask(shape: torch.Size, share: float, device: torch.device) -> Tensor:
-    """A mask that repeats, for evaluation: it touches no random state, and is the same on every device.
+    """A reproducible mask for evaluation: it touches no random state, and is the same on every device.
 
-    Multiples of the golden ratio, by their fractions, lie as evenly as random numbers and more so (Weyl's sequence,
-    in whole numbers of 32 bits).
-
-    Args:
-        shape: of the mask.
-        share: of entries that are masked, in [0, 1].
+    The fractions of the golden ratio's multiples are spread more evenly than random numbers (Weyl's sequence, in whole
+    numbers of 32 bits).
 
     Returns:
-        fp32, 1 where an entry is masked.
+        fp32 of this shape, 1 where an entry is masked, which is a `share` of them.
     """
     numbers = torch.arange(math.prod(shape), device=device) * 0x9E3779B9 % 2**32
     return (numbers < share * 2**32).float().view(shape)
 
 
 def distribution_uncertainty(states: Tensor, mean_noise: Tensor, std_noise: Tensor) -> Tensor:
-    """Re-sample the batch statistics of each token position (released code; not in the paper).
+    """Re-samples the batch statistics of each token position (released code; not in the paper).
 
     Args:
         states: `(batch_size, num_tokens, hidden_size)`, at least two images.

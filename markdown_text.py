@@ -1,8 +1,7 @@
-"""Text of others in pages of Markdown: captions, paths and names of data and models, shown as they are.
+"""Foreign text in pages of Markdown: captions, paths and names of data and models are shown as they are.
 
-A caption may hold a heading, a table, a link or a script. Whatever writes a page passes such text through here; heads
-in YAML are written by a YAML dumper. And pages are read elsewhere: of paths they keep what is said of the data, and not
-the folders of this machine.
+A caption may hold a heading, a table, a link or a script, so all that writes a page passes such text through here;
+YAML heads are written by a YAML dumper. Pages are read elsewhere, so paths lose the folders of this machine.
 """
 
 import json
@@ -13,10 +12,10 @@ from typing import Any
 from .files import printable
 
 _LONGEST = 500  # characters of a text that a page shows
-# What Markdown obeys wherever it stands. "_" within a word is itself, and so is "&" that begins no entity.
+# What Markdown interprets anywhere. "_" within a word is plain, and so is an "&" that begins no entity.
 _ACTIVE = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
 _ENTITY = re.compile(r"&(?=#?\w+;)")
-# What it obeys where a line begins: headings, rules, quotations and lists.
+# What it interprets at the beginning of a line: headings, rules, quotations and lists.
 _BEGINNING = re.compile(r"#{1,6}(?=\s|$)|[-=]+\s*$|[-+](?=\s)|>")
 _NUMBER = re.compile(r"(\d{1,9})([.)])(?=\s|$)")
 
@@ -26,11 +25,10 @@ class Markdown(str):
 
 
 def plain(text: object, longest: int = _LONGEST) -> str:
-    """A text as Markdown that shows just this text, on one line, wherever a line of text or a cell of a table may be.
+    """Markdown that shows just this text, on one line, wherever a line of text or a cell of a table may be.
 
     Args:
-        text: Of whatever origin.
-        longest: Characters that are shown; an ellipsis stands for more.
+        longest: characters that are shown; an ellipsis stands for the rest.
     """
     text = _ENTITY.sub("&amp;", _one_line(text, longest).strip())
     text = _ACTIVE.sub(r"\\\g<0>", text.replace("<", "&lt;"))
@@ -40,7 +38,7 @@ def plain(text: object, longest: int = _LONGEST) -> str:
 
 
 def code(text: object, longest: int = _LONGEST) -> str:
-    """A text on one line as code within a line of Markdown; not for tables, where a | would end the cell."""
+    """A text on one line, as code within a line of Markdown; not for tables, where a | would end the cell."""
     text = _one_line(text, longest)
     marks = "`" * (_longest_run(text) + 1)
     blank = " " if text[:1] in ("`", " ", "") or text[-1] in "` " else ""
@@ -48,17 +46,17 @@ def code(text: object, longest: int = _LONGEST) -> str:
 
 
 def block(text: str, language: str = "") -> str:
-    """Lines as a block of code, in a fence that is longer than any in them; bytes that are no UTF-8 are escaped."""
+    """Lines as a block of code, in a fence longer than any in them; bytes that are not UTF-8 are escaped."""
     text = text.encode("utf-8", "backslashreplace").decode()
     marks = "`" * max(3, _longest_run(text) + 1)
     return f"{marks}{language}\n{text.rstrip()}\n{marks}"
 
 
 def public(value: Any) -> Any:
-    """What a page may say of a path: of one that leads out of the folder it is given in, the last name alone.
+    """What a page may say about a path: only the last name if it leads out of the working folder.
 
-    Other texts, such as the name of a repository or a path from here, stay as they are, and so does what is no text.
-    Lists and mappings are gone through.
+    Other texts, such as a repository's name or a path within the working folder, stay as they are, and so does what is
+    not a text. Entries of lists and mappings are treated alike.
     """
     if isinstance(value, dict):
         return {key: public(entry) for key, entry in value.items()}
@@ -74,7 +72,7 @@ def public(value: Any) -> Any:
 
 
 def loadable(name: str) -> str:
-    """What an example loads: a name or a path from here, or a placeholder for a path of this machine; quoted."""
+    """What an example loads, quoted: a name or a relative path, or a placeholder for a path of this machine."""
     return json.dumps(name if public(name) == name else f"path/to/{public(name)}")
 
 

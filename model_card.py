@@ -72,14 +72,13 @@ def make_model_card(
     """The text of a README.md for a model folder.
 
     Args:
-        facts: of the model, see `Retriever.card_facts`.
-        num_parameters: of the model.
-        title: of the page, plain text.
+        facts: see `Retriever.card_facts`.
+        title: plain text.
         about: one paragraph of Markdown on where the weights come from; see `markdown_text` for names in it.
         sections: heading -> Markdown, between the example and the closing sections that all cards share.
         metadata: arguments of `huggingface_hub.ModelCardData`, beside the library and the tags.
         folder: what the example loads: a name on the Hub, or a placeholder.
-        adapter_of: for a folder that holds a LoRA adapter alone: the model that it belongs to, a name or a path.
+        adapter_of: for a folder that holds only a LoRA adapter: the model that it belongs to, a name or a path.
     """
     metadata = ModelCardData(
         library_name="transformers" if adapter_of is None else "peft",
@@ -107,13 +106,12 @@ def hub_id(name: str | None) -> str | None:
 
 
 def retrieval_results(metrics: dict[str, float], dataset: str, description: str, **options) -> list[EvalResult]:
-    """Metrics as entries of a card's model-index, which the Hub shows beside the card.
+    """Metrics (name -> percentage) as entries of a card's model-index, which the Hub shows beside the card.
 
     Args:
-        metrics: name -> percentage, as of `retrieval_metrics`.
-        dataset: a name on the Hub; one of a folder becomes "local".
-        description: of the queries and the gallery, for people.
-        options: of `huggingface_hub.EvalResult`: the split, for one.
+        dataset: a name on the Hub; a folder's name becomes "local".
+        description: describes the queries and the gallery for people.
+        options: further arguments of `huggingface_hub.EvalResult`, such as the split.
     """
     return [
         EvalResult(
@@ -142,11 +140,9 @@ def add_results_to_card(
     Results that the card already holds on the same test set are replaced.
 
     Args:
-        folder: of the model, with its README.md.
-        dataset: the test set: a name on the Hub ("a1557811266/ITCPR") or a folder, which the card calls by its name.
+        folder: the model's, with its README.md.
+        dataset: the test set: a name on the Hub ("a1557811266/ITCPR"), or a folder, of which the card has the name.
         metrics: kind of query ("image+caption" first) -> name of the metric -> percentage over all queries.
-        num_queries: how many queries.
-        num_gallery: images in the gallery.
 
     Raises:
         FileNotFoundError: the folder has no README.md.
@@ -154,7 +150,7 @@ def add_results_to_card(
     path = Path(folder) / "README.md"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is not there: results are added to the card that examples/train.py or "
+            f"{path} does not exist: results are added to the card that examples/train.py or "
             "fafa.convert_fafa_checkpoint wrote"
         )
     card = ModelCard.load(path)
@@ -177,7 +173,7 @@ def add_results_to_card(
 
 
 def metric_title(name: str) -> str:
-    """ "rank-1" as people write it; "mAP" and "mINP" are so already."""
+    """ "Rank-1" for "rank-1"; "mAP" and "mINP" as they are."""
     return name[0].upper() + name[1:] if name.startswith("rank") else name
 
 

@@ -1,8 +1,8 @@
-"""Loading a model together with its processor, from one folder, whose parts must fit one another.
+"""Loads a model and its processor from one folder, and checks that they fit.
 
     model, processor = load_model("runs/paper", dtype=torch.bfloat16)
 
-A processor of another size, or a tokenizer whose ids mean other words, gives scores that look like scores.
+With a processor of another size, or a tokenizer whose ids mean other words, scores are wrong without a sign of it.
 """
 
 import os
@@ -15,17 +15,17 @@ from .files import printable
 from .retriever import Retriever, RetrieverProcessor, check_contract
 from .weights_fafa import UnsoundModelError, beside_adapter, refuse_incomplete
 
-# Options of `from_pretrained` that say where files are, so that they hold for both parts.
+# Options of `from_pretrained` that say where files are, and so apply to both parts.
 _WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-_PADDING = 128  # rows by which an embedding matrix is padded to a round number, at most; one of an eighth is round
+_PADDING = 128  # the most rows by which an embedding matrix is padded to a multiple of 8
 
 
 def load_model(source: str | os.PathLike, **options: Any) -> tuple[Retriever, RetrieverProcessor]:
     """Loads a model and its processor from a folder or the Hub, and checks that they fit.
 
     Args:
-        source: a folder, or a repository of the Hub; of a model or of an adapter (LoRA).
-        options: of `AutoModel.from_pretrained`; those that say where files are hold for the processor, too.
+        source: a folder, or a repository of the Hub, of a model or of an adapter (LoRA).
+        options: those of `AutoModel.from_pretrained`; the processor gets those that say where files are.
 
     Returns:
         the model, in eval mode, and its processor.
@@ -45,35 +45,29 @@ def load_model(source: str | os.PathLike, **options: Any) -> tuple[Retriever, Re
 
 
 def check_fit(model: Retriever, processor: RetrieverProcessor, source: str = "model and processor") -> None:
-    """Refuses a processor that is not the model's own, as far as that can be known.
-
-    Args:
-        source: what the message calls them.
+    """Refuses a processor that is not the model's own, as far as that can be known; `source` names them in the message.
 
     Raises:
-        TypeError: they are no model and processor of this package's contract.
-        UnsoundModelError: the images are of another size than the model's, the tokenizer is of more or fewer words, or
-            the processor knows a reason of its own (`RetrieverProcessor.misfit`).
+        TypeError: they do not fulfil this package's contract for models and processors.
+        UnsoundModelError: images have another size than the model's, the tokenizer has more or fewer words, or the
+            processor knows a reason of its own (`RetrieverProcessor.misfit`).
     """
     check_contract(model, Retriever)
     check_contract(processor, RetrieverProcessor)
     made, taken = processor.resize_crop(Image.new("RGB", (64, 128))).shape[:2], model.image_shape
-    if made != taken:
-        raise _misfit(
-            source,
-            f"the image processor makes images of {made[0]} x {made[1]} pixels, and the model reads {taken[0]} x "
-            f"{taken[1]}",
-        )
     words = model.get_input_embeddings().num_embeddings
     ids = sorted(processor.tokenizer.get_vocab().values())
-    if ids[-1] >= words:
-        raise _misfit(source, f"the tokenizer has ids up to {ids[-1]:,}, and the model has {words:,} word embeddings")
-    padded = words % 8 == 0 and words - len(ids) < _PADDING
-    if (len(ids) != words and not padded) or ids != list(range(len(ids))):
-        raise _misfit(source, f"the tokenizer has {len(ids):,} tokens, and the model {words:,} word embeddings")
-    if reason := processor.misfit(model):
-        raise _misfit(source, reason)
-
-
-def _misfit(source: str, reason: str) -> UnsoundModelError:
-    return UnsoundModelError(f"{source}: {reason}. Take the processor's files from where the model's came from.")
+    is_padded = words % 8 == 0 and words - len(ids) < _PADDING
+    if made != taken:
+        reason = (
+            f"the image processor makes images of {made[0]} x {made[1]} pixels, and the model reads {taken[0]} x "
+            f"{taken[1]}"
+        )
+    elif ids[-1] >= words:
+        reason = f"the tokenizer has ids up to {ids[-1]:,}, and the model has {words:,} word embeddings"
+    elif (len(ids) != words and not is_padded) or ids != list(range(len(ids))):
+        reason = f"the tokenizer has {len(ids):,} tokens, and the model {words:,} word embeddings"
+    else:
+        reason = processor.misfit(model)
+    if reason:
+        raise UnsoundModelError(f"{source}: {reason}. Take the processor's files from where the model's came from.")

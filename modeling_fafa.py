@@ -37,18 +37,18 @@ class FafaOutput(ModelOutput):
         logits: `(batch_size, batch_size)`, scores of query i and target j over the temperature, fp32.
         query_embeds: `(batch_size, projection_dim)`, unit length.
         target_embeds: `(batch_size, num_query_tokens, projection_dim)`, each token of unit length.
-        hidden_states: of the Q-Former over each query, before its first layer and after each: tuple of `(batch_size,
-            num_query_tokens + text_length, qformer_hidden_size)`, fewer tokens without an image or a caption; by
-            `output_hidden_states`, as the next three.
-        vision_hidden_states: of the vision tower over reference images, before the LayerNorm behind it: tuple of
+        hidden_states: the Q-Former's states for each query, before its first layer and after each: tuple of
+            `(batch_size, num_query_tokens + text_length, qformer_hidden_size)`, with fewer tokens if there is no image
+            or no caption; `output_hidden_states` asks for these and the next three.
+        vision_hidden_states: the vision tower's states for reference images, before the LayerNorm behind it: tuple of
             `(batch_size, num_patches + 1, vision_hidden_size)`.
-        target_hidden_states, target_vision_hidden_states: the same over targets.
-        attentions: of the Q-Former over each query, a layer each: tuple of `(batch_size, num_heads, num_tokens,
-            num_tokens)`; by `output_attentions`, as the next five.
-        cross_attentions: of its query tokens to the image, for each layer that has it: tuple of `(batch_size,
-            num_heads, num_query_tokens, num_patches + 1)`.
-        vision_attentions: of the vision tower over reference images, a layer each.
-        target_attentions, target_cross_attentions, target_vision_attentions: the same over targets.
+        target_hidden_states, target_vision_hidden_states: the same for targets.
+        attentions: the Q-Former's weights for each query, one entry per layer: tuple of `(batch_size, num_heads,
+            num_tokens, num_tokens)`; `output_attentions` asks for these and the next five.
+        cross_attentions: weights from its query tokens to the image, for each layer that has them: tuple of
+            `(batch_size, num_heads, num_query_tokens, num_patches + 1)`.
+        vision_attentions: the vision tower's weights for reference images, one entry per layer.
+        target_attentions, target_cross_attentions, target_vision_attentions: the same for targets.
     """
 
     loss: Tensor | None = None
@@ -136,11 +136,11 @@ class FafaModel(FafaPreTrainedModel):
         """The second half of `forward`: embeddings, logits and losses of a batch, which compare its triplets.
 
         Args:
-            states: of `training_states`.
+            states: what `training_states` returned.
             group_ids: `(batch_size,)`; see `forward`, likewise `gather_across_processes`.
 
         Raises:
-            ValueError, TypeError: `group_ids` are not one integer a triplet.
+            ValueError, TypeError: `group_ids` are not one integer per triplet.
         """
         states, group_ids = whole_batch(states, group_ids, gather_across_processes)
         config = self.config
@@ -149,14 +149,14 @@ class FafaModel(FafaPreTrainedModel):
         logits = self._scores(query_embeds, target_embeds) / self.temperature.float()
         loss_fda = alignment_loss(logits, group_labels(group_ids, config.fda_alpha), config.fda_divergence)
         loss_fd = feature_diversity_loss(
-            target_embeds, config.fd_margin, config.fd_scope, config.fd_sample_size, draw=self.training
+            target_embeds, config.fd_margin, config.fd_scope, config.fd_sample_size, at_random=self.training
         )
         loss_mfr = masked_feature_reasoning_loss(
             states.query,
             states.target.mean(dim=1),
             self.mfr_predictor,
-            query_mask=self._draw_mask(states.query),
-            target_mask=self._draw_mask(states.query),
+            query_mask=self._sample_mask(states.query),
+            target_mask=self._sample_mask(states.query),
         )
         loss = loss_fda + config.fd_weight * loss_fd + config.mfr_weight * loss_mfr
         loss_itc = None
@@ -164,16 +164,16 @@ class FafaModel(FafaPreTrainedModel):
             caption_embeds = self._project(self.text_projection, states.caption)
             loss_itc = caption_loss(self._scores(caption_embeds, target_embeds) / self.temperature.float(), group_ids)
             loss = loss + config.itc_weight * loss_itc
-        # In one piece: a tuple of it has the order in which fields were set, and its first is taken for the loss.
+        # Made at once: as a tuple it has the order in which fields were set, and its first entry is taken for the loss.
         return FafaOutput(loss, loss_fda, loss_fd, loss_mfr, loss_itc, logits, query_embeds, target_embeds)
 
     def _resample_statistics(self, target_states: Tensor) -> Tensor:
-        # Of the states to be projected only: masked feature reasoning sees them as they are (released code).
+        # Only for the states that are projected: masked feature reasoning sees them unchanged (released code).
         probability = self.config.distribution_uncertainty
         if not self.training or probability == 0.0 or target_states.shape[0] < 2:  # one image has no batch statistics
             return target_states
         mean_noise, std_noise = torch.randn(2, *target_states.shape[1:], device=target_states.device)
-        # The draw stays a tensor: a branch on it would break the graph of a compiled step.
+        # The choice stays a tensor: a branch on it would break the graph of a compiled step.
         chosen = torch.rand((), device=target_states.device) < probability
         return torch.where(chosen, distribution_uncertainty(target_states, mean_noise, std_noise), target_states)
 

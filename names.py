@@ -1,9 +1,9 @@
-"""Names that somebody gives and that there are not: refused with the nearest of those that there are."""
+"""Names in messages: shown safely, counted, and an unknown one with the nearest that is known. Imports little."""
 
-from collections.abc import Iterable
+import os
+import unicodedata
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-
-from .files import some
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
@@ -13,13 +13,33 @@ def nearest(name: object, known: Iterable[str]) -> str:
 
 
 def meant(name: object, known: Iterable[str], before: str = "", likeness: float = 0.6) -> str:
-    """ "did you mean 'seed'?" with what shall stand before it; nothing if no name is near.
+    """ "did you mean 'seed'?" for an unknown name, with the text `before` it; "" if no known name is near.
 
     Args:
-        name: that is not known.
-        known: those that are.
-        before: "; " for example.
-        likeness: from 0 to 1, of what counts as near.
+        likeness: what counts as near, from 0 to 1.
     """
     close = get_close_matches(str(name), list(known), n=1, cutoff=likeness)
     return f"{before}did you mean {close[0]!r}?" if close else ""
+
+
+def some(names: Sequence[str], shown: int = 5) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
+    return ", ".join(map(printable, names[:shown])) + more
+
+
+def printable(text: str | os.PathLike) -> str:
+    """A path or another text on one line, with escapes for what a terminal cannot print or would obey.
+
+    A file's name may hold any bytes: some are not UTF-8 (Python keeps those as surrogates, which no stream takes), some
+    break lines, and some are orders to a terminal. The result is for people; it does not lead to the file.
+    """
+    return "".join(
+        char if char.isprintable() or unicodedata.category(char) == "Zs" else _escaped(char) for char in os.fspath(text)
+    )
+
+
+def _escaped(char: str) -> str:
+    if 0xDC80 <= ord(char) <= 0xDCFF:  # how Python keeps a byte that is not UTF-8
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode()

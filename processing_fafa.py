@@ -1,6 +1,5 @@
-"""The processor of FAFA: a picture of a person and a caption in, tensors for `FafaModel` out."""
+"""The processor of FAFA: an image of a person and a caption in, tensors for `FafaModel` out."""
 
-import difflib
 import hashlib
 import logging
 import os
@@ -19,6 +18,7 @@ from transformers.processing_utils import ImagesKwargs, ProcessorMixin, TextKwar
 
 from .captions_fafa import clean_caption
 from .image_processing_fafa import FafaImageProcessor
+from .names import meant
 from .retriever import Retriever, RetrieverProcessor, tokenizer_fingerprint
 
 logger = logging.getLogger(__name__)
@@ -33,13 +33,20 @@ def build_tokenizer(vocab: Mapping[str, int] | Iterable[str] | str | Path) -> Be
     last one, when the vocabulary lacks it) but never occurs in a caption's ids.
 
     Args:
-        vocab: Token to id, tokens in the order of their ids, or the path of a `vocab.txt` with a token a line.
+        vocab: Token to id, tokens in the order of their ids, or the path of a `vocab.txt` with one token per line.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: A special token is missing, a token occurs twice, or the ids are not 0, 1, 2, ...
     """
-    tokens = _read_vocabulary(vocab)
+    if isinstance(vocab, (str, Path)):
+        tokens = Path(vocab).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    else:
+        tokens = list(vocab)
+    if isinstance(vocab, Mapping):
+        if sorted(vocab.values()) != list(range(len(vocab))):
+            raise ValueError(f"vocabulary: the {len(vocab)} tokens must have the ids 0 to {len(vocab) - 1}, each once.")
+        tokens.sort(key=vocab.__getitem__)
     ids = {token: index for index, token in enumerate(tokens)}
     if len(ids) != len(tokens):
         twice = sorted({token for token in tokens if tokens.count(token) > 1})
@@ -50,24 +57,14 @@ def build_tokenizer(vocab: Mapping[str, int] | Iterable[str] | str | Path) -> Be
     return BertTokenizer(vocab=ids, bos_token="[DEC]", model_input_names=["input_ids", "attention_mask"])
 
 
-def _read_vocabulary(vocab: Mapping[str, int] | Iterable[str] | str | Path) -> list[str]:
-    if isinstance(vocab, (str, Path)):
-        return Path(vocab).read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    if isinstance(vocab, Mapping):
-        if sorted(vocab.values()) != list(range(len(vocab))):
-            raise ValueError(f"vocabulary: the {len(vocab)} tokens must have the ids 0 to {len(vocab) - 1}, each once.")
-        return sorted(vocab, key=vocab.__getitem__)
-    return list(vocab)
-
-
-_MOST_TOKENS = 65_536  # as many positions as a configuration may have
+_MOST_TOKENS = 65_536  # as in a configuration
 
 
 def vocabulary_hash(tokenizer: Any, of: str | None = None) -> str:
     """A short name for which token has which id: the number of tokens, and a hash over them.
 
     Args:
-        of: an earlier hash; then as many tokens count as did there, so that tokens added since change nothing.
+        of: an earlier hash; then only as many tokens count as did there, so that tokens added since change nothing.
     """
     ids = tokenizer.get_vocab()
     size = len(ids) if of is None else int(of.partition(":")[0]) if of.partition(":")[0].isdecimal() else 0
@@ -75,7 +72,7 @@ def vocabulary_hash(tokenizer: Any, of: str | None = None) -> str:
     return f"{size}:{hashlib.sha256(''.join(lines).encode()).hexdigest()[:32]}"
 
 
-# Of transformers' settings for text: what they must be, and why. All others are honoured.
+# transformers' settings for text that cannot be chosen here: what they must be, and why.
 _A_CAPTION_ALONE = "a query has one caption, which goes in as text"
 _NO_PLACEHOLDERS = "captions hold no placeholders for images"
 _FIXED_TEXT_SETTINGS = {
@@ -89,24 +86,24 @@ _FIXED_TEXT_SETTINGS = {
     "return_token_type_ids": (False, "the Q-Former has no token types"),
     "return_mm_token_type_ids": (False, _NO_PLACEHOLDERS),
     "return_text_replacement_offsets": (False, _NO_PLACEHOLDERS),
-    "sanitize_control_tokens": (False, "there are no chats; control tokens in captions are told of as unknown words"),
+    "sanitize_control_tokens": (False, "there are no chats; control tokens in captions are unknown words"),
 }
 
 
 class FafaProcessor(RetrieverProcessor, ProcessorMixin):
-    """Prepares queries (picture, caption, or both) and targets (pictures) for `FafaModel`.
+    """Prepares queries (image, caption, or both) and targets (images) for `FafaModel`.
 
     Args:
-        image_processor ([`FafaImageProcessor`]): Turns pictures into `pixel_values`.
+        image_processor ([`FafaImageProcessor`]): Turns images into `pixel_values`.
         tokenizer ([`BertTokenizer`]): Turns captions into ids; see `build_tokenizer`.
-        max_text_length (`int`): Ids per caption at most, `[CLS]` and `[SEP]` included; longer captions are cut. 32 is
-            what the released model is built with; 128 is its class default.
+        max_text_length (`int`): The most ids of a caption, `[CLS]` and `[SEP]` included; longer captions are cut. The
+            released model is built with 32; its class default is 128.
         clean_captions (`bool`): Pass captions through `clean_caption` first, as the released code does everywhere.
-        vocabulary_hash (`str`, *optional*): Of the tokenizer, see `vocabulary_hash`. Saved with the processor, so that
-            a tokenizer file that was lost or replaced is noticed when it is loaded.
+        vocabulary_hash (`str`, *optional*): The tokenizer's, see `vocabulary_hash`. It is saved with the processor, so
+            that a lost or replaced tokenizer file is noticed when the processor is loaded.
 
     Raises:
-        ValueError: a setting is impossible, or the tokenizer is none for captions, or not the one that was saved.
+        ValueError: a setting is impossible, or the tokenizer is unfit for captions, or not the one that was saved.
 
     Examples:
 
@@ -137,7 +134,7 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
         self.max_text_length = max_text_length
         self.clean_captions = clean_captions
         self.vocabulary_hash = vocabulary_hash
-        self._told = set()  # what is said of captions once, not for each
+        self._warned = set()  # kinds of captions that a warning has named
 
     @classmethod
     def tiny(cls, tokenizer: BertTokenizer, config: Any) -> "FafaProcessor":
@@ -160,30 +157,29 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
         names: Sequence[str] | None = None,
         **settings: Any,
     ) -> BatchFeature:
-        """Prepares pictures, captions, or pairs of them.
+        """Prepares images, captions, or pairs of them.
 
         Args:
-            images: One picture or a batch, as [`FafaImageProcessor.preprocess`] takes them.
-            text (`str` or sequence of `str`): One caption or a batch; with `images`, one per picture.
-            names (sequence of `str`, *optional*): How messages call the pictures and captions: `"query 100"`, a
-                record, a file. By default by their places in what was given: `text[3]`.
+            images: One image or a batch, as [`FafaImageProcessor.preprocess`] takes them.
+            text (`str` or sequence of `str`): One caption or a batch; with `images`, one per image.
+            names (sequence of `str`, *optional*): What messages call the images and captions: `"query 100"`, a
+                record, a file. By default `text[3]`.
             settings: transformers' own for text and images, by themselves or in `text_kwargs`, `images_kwargs` and
-                `common_kwargs`; what FAFA cannot honour is refused. The usual ones:
+                `common_kwargs`; those that FAFA cannot honour are refused. The usual ones:
 
                 return_tensors (`"pt"`, `"np"` or `None`): The type of the results.
                 padding (`"longest"`, `"max_length"` or `False`; by default `"longest"`): The released code pads to
-                    `max_length`; the mask makes both equal, and the longest of the batch costs less.
+                    `max_length`; the mask makes both equal, and padding to the longest of the batch costs less.
                 max_length (`int`): Replaces `max_text_length` for this call.
-                truncation (`bool`, by default `True`): Whether longer captions are cut; the first is told of.
+                truncation (`bool`, by default `True`): Whether longer captions are cut; a warning names the first.
 
         Returns:
-            `BatchFeature` with, for images, `pixel_values` (num_images, 3, size, size), float32; and for text
-            `input_ids` and `attention_mask` (num_captions, length), integers.
+            `BatchFeature` with `pixel_values` (num_images, 3, size, size), float32, for images, and `input_ids` and
+            `attention_mask` (num_captions, length), integers, for text.
 
         Raises:
-            ValueError: Neither images nor text, unequal numbers of them, a caption in which no word is left after the
-                clean-up or of which the tokenizer knows no word, or an impossible setting. Unreadable pictures: see
-                `open_image`.
+            ValueError: Neither images nor text, unequal numbers of them, a caption without a known word after the
+                clean-up, or an impossible setting. Unreadable images: see `open_image`.
             TypeError: A caption that is not a string, or a setting that is unknown or cannot be honoured.
         """
         for_text, for_images = self._sort_settings(settings)
@@ -198,24 +194,20 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
             num_images, num_captions = len(inputs["pixel_values"]), len(inputs["input_ids"])
             if num_images != num_captions:
                 raise ValueError(
-                    f"FafaProcessor: {num_images} images but {num_captions} captions. A query pairs one picture with "
+                    f"FafaProcessor: {num_images} images but {num_captions} captions. A query pairs one image with "
                     "one caption; repeat the shorter list, or process images and text in two calls."
                 )
         return BatchFeature(inputs)
 
     def _sort_settings(self, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Which settings of a call go to the tokenizer, and which to the image processor.
-
-        Raises:
-            TypeError: a setting is unknown, or cannot be honoured. ValueError: one is given twice.
-        """
+        """The settings of a call that go to the tokenizer, and those that go to the image processor."""
         known = {
             "text_kwargs": set(TextKwargs.__annotations__),
             "images_kwargs": {*ImagesKwargs.__annotations__, *self.image_processor.valid_kwargs.__annotations__},
         }
         for name in ("videos", "videos_kwargs", "audio", "audio_kwargs"):
             if settings.pop(name, None):
-                raise TypeError(f"{name}: FafaProcessor takes pictures and captions only.")
+                raise TypeError(f"{name}: FafaProcessor takes images and captions only.")
         common = settings.pop("common_kwargs", None) or {}
         nested = {kind: settings.pop(kind, None) or {} for kind in known}
         for kind, names in known.items():
@@ -225,15 +217,15 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
         everything = set.union(*known.values())
         _refuse_unknown(common, everything)
         _refuse_unknown(settings, everything, also=("images", "text", "names", "common_kwargs", *known))
-        sorted_ones = [
+        for_text, for_images = (
             {name: value for name, value in (common | settings).items() if name in names} | nested[kind]
             for kind, names in known.items()
-        ]
+        )
         for name, (expected, reason) in _FIXED_TEXT_SETTINGS.items():
-            value = sorted_ones[0].pop(name, None)
+            value = for_text.pop(name, None)
             if value is not None and value != expected:
                 raise TypeError(f"{name}={value!r:.60} cannot be honoured: {reason}.")
-        return tuple(sorted_ones)
+        return for_text, for_images
 
     def _tokenize(
         self,
@@ -256,7 +248,7 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
         for name, caption in zip(names, captions, strict=True):
             if not isinstance(caption, str):
                 raise TypeError(f"{name}: expected a caption (str), got {type(caption).__name__}.")
-            if any("\ud800" <= letter <= "\udfff" for letter in caption):  # from a command line that is not UTF-8, say
+            if any("\ud800" <= letter <= "\udfff" for letter in caption):  # for example from a command line
                 raise ValueError(f"{name}: the caption {caption[:60]!a} holds bytes that are no text in UTF-8.")
         cleaned = [clean_caption(caption) for caption in captions] if self.clean_captions else captions
         if max_length is None:
@@ -273,7 +265,8 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
             **{name: value for name, value in settings.items() if value is not None},
         )
         lengths = [sum(mask) for mask in encoded["attention_mask"]]
-        self._look_at(names, captions, cleaned, encoded["input_ids"], lengths, max_length if truncation else None)
+        most = max_length if truncation else None
+        self._check_captions(names, captions, cleaned, encoded["input_ids"], lengths, most)
         if return_attention_mask is False:
             if any(length < len(ids) for length, ids in zip(lengths, encoded["input_ids"], strict=True)):
                 raise ValueError(
@@ -283,7 +276,7 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
             del encoded["attention_mask"]
         return BatchFeature(dict(encoded), tensor_type=return_tensors)
 
-    def _look_at(
+    def _check_captions(
         self,
         names: Sequence[str],
         captions: Sequence[str],
@@ -292,7 +285,7 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
         lengths: Sequence[int],
         max_length: int | None,
     ) -> None:
-        """Refuses captions that say nothing, and tells of the first that says less than was written."""
+        """Refuses captions that say nothing, and warns of the first that lost words."""
         unknown_id, num_special = self.tokenizer.unk_token_id, self.tokenizer.num_special_tokens_to_add()
         for name, caption, clean, tokens, length in zip(names, captions, cleaned, ids, lengths, strict=True):
             num_unknown = tokens.count(unknown_id)
@@ -304,41 +297,41 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
             if num_unknown == length - num_special:
                 raise ValueError(
                     f"{name}: no word of the caption {caption[:200]!r} is among the {len(self.tokenizer):,} of this "
-                    "model's vocabulary, so that it would say nothing. Expected the language that the model was "
-                    "trained in; for a query without a caption leave text out."
+                    "model's vocabulary, so it would say nothing. Expected the language that the model was trained "
+                    "in; for a query without a caption leave text out."
                 )
             if num_unknown and self._is_first("unknown"):
                 words = [word for word in clean.split() if unknown_id in self.tokenizer.encode(word)]
                 logger.warning(
-                    "%s: the caption %r holds what is not in this model's vocabulary, and is read without it: %s. "
-                    "Further captions of the kind are not told of.",
+                    "%s: words of the caption %r are not in this model's vocabulary and are ignored: %s. There are no "
+                    "warnings of further captions like it.",
                     *(name, caption[:200], ", ".join(words[:10]) or self.tokenizer.unk_token),
                 )
             if length == max_length and self._is_first("cut"):
                 num_tokens = len(self.tokenizer(clean, verbose=False)["input_ids"])
                 if num_tokens > max_length:
                     logger.warning(
-                        "%s: the caption %r has %d tokens, and is cut after %d (max_text_length). Further captions of "
-                        "the kind are not told of.",
+                        "%s: the caption %r has %d tokens, and is cut after %d (max_text_length). There are no "
+                        "warnings of further captions like it.",
                         *(name, caption[:200], num_tokens, max_length),
                     )
                 else:
-                    self._told.discard("cut")
+                    self._warned.discard("cut")
 
     def _is_first(self, what: str) -> bool:
-        """Whether to tell of something now: once in a process, and of workers in the first alone."""
+        """Whether to warn now: once per process, and among workers only in the first."""
         worker = get_worker_info()
-        if what in self._told or (worker is not None and worker.id > 0):
+        if what in self._warned or (worker is not None and worker.id > 0):
             return False
-        self._told.add(what)
+        self._warned.add(what)
         return True
 
     def open_crop(self, image: Any, name: str = "image") -> Image.Image:
-        """Opens a picture and resizes it to `person_size`."""
+        """Opens an image and resizes it to `person_size`."""
         return self.image_processor.to_person_crop(image, name)
 
     def resize_crop(self, crop: Image.Image) -> np.ndarray:
-        """Pads a person crop to a square, of the model's size: uint8 (size, size, 3)."""
+        """Pads a person crop to a square and resizes it to the model's size: uint8 (size, size, 3)."""
         return self.image_processor.to_square(crop)
 
     def to_pixels(self, crops: Sequence[np.ndarray]) -> Tensor:
@@ -346,7 +339,7 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
         return torch.from_numpy(self.image_processor.to_pixel_values(crops))
 
     def encode_captions(self, captions: Sequence[str], names: Sequence[str] | None = None) -> Mapping[str, Tensor]:
-        """As a call with `text` alone does."""
+        """The same as a call with only `text`."""
         return self(text=captions, names=names, return_tensors="pt")
 
     def caption_settings(self) -> dict[str, Any]:
@@ -358,7 +351,7 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
         }
 
     def misfit(self, model: Retriever) -> str | None:
-        """Captions may be too long, special tokens elsewhere, or words others than those the model was saved with."""
+        """Captions too long for the model, special tokens elsewhere, or other words than the model was saved with."""
         tokenizer, positions = self.tokenizer, model.config.qformer_config.max_position_embeddings
         if self.max_text_length > positions:
             return (
@@ -376,11 +369,9 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
             return "the tokenizer gives ids to other words than those that the model was saved with"
         return None
 
-    def save_pretrained(
-        self, save_directory: str | os.PathLike, push_to_hub: bool = False, **options: Any
-    ) -> list[str]:
-        """Saves it as transformers does, also where a `Path` is pushed to the Hub."""
-        return super().save_pretrained(os.fspath(save_directory), push_to_hub, **options)
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **options: Any) -> list[str]:
+        """Saves it as transformers does, but a `Path` can be pushed to the Hub, too."""
+        return super().save_pretrained(os.fspath(save_directory), *args, **options)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as they are saved, with the hash of the tokenizer as it is now."""
@@ -388,12 +379,12 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
 
     @property
     def unused_input_names(self) -> list[str]:
-        """Inputs of BERT that the Q-Former does not take, also when the tokenizer came from elsewhere."""
+        """Inputs of BERT that the Q-Former does not take, whatever the tokenizer gives."""
         return ["token_type_ids"]
 
     @classmethod
     def register_for_auto_class(cls, auto_class="AutoProcessor"):
-        """Makes `save_pretrained` add the code of the processor and its image processor, for `trust_remote_code`."""
+        """Makes `save_pretrained` add the code of both processors, for `trust_remote_code`."""
         super().register_for_auto_class(auto_class)
         FafaImageProcessor.register_for_auto_class()
 
@@ -406,7 +397,7 @@ def _check_length(name: str, length: Any) -> None:
 
 
 def _check_tokenizer(tokenizer: Any, recorded: str | None) -> None:
-    """Refuses a tokenizer without words, as transformers makes one where its file is missing, and another's."""
+    """Refuses another model's tokenizer, and one without words, which transformers makes if its file is missing."""
     if missing := [name for name in ("pad", "unk", "cls", "sep") if getattr(tokenizer, f"{name}_token_id") is None]:
         raise ValueError(
             f"tokenizer: it has no {', '.join(f'{name}_token' for name in missing)}. Expected BERT's kind, see "
@@ -424,10 +415,7 @@ def _check_tokenizer(tokenizer: Any, recorded: str | None) -> None:
 def _refuse_unknown(settings: Mapping[str, Any], known: Iterable[str], also: Iterable[str] = ()) -> None:
     for name in settings:
         if name not in known:
-            nearest = difflib.get_close_matches(name, [*known, *also], n=1)
-            raise TypeError(
-                f"{name}: unknown setting of FafaProcessor" + "".join(f"; did you mean {one}?" for one in nearest)
-            )
+            raise TypeError(f"{name}: unknown setting of FafaProcessor{meant(name, sorted({*known, *also}), '; ')}")
 
 
 __all__ = ["FafaProcessor", "build_tokenizer", "clean_caption", "vocabulary_hash"]

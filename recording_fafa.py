@@ -1,36 +1,37 @@
-"""What the towers hold inside, on request: hidden states and attention weights."""
+"""Records hidden states and attention weights of the towers, on request."""
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 Run = dict[str, tuple[Tensor, ...]]
 
 
-class Recording:
-    """Of each run of a tower, in their order: hidden states and attention weights, as far as they were asked for."""
+class Recording(NamedTuple):
+    """The hidden states and attention weights that were asked for, of each run of a tower, in order."""
 
-    def __init__(self):
-        self.vision: list[Run] = []
-        self.qformer: list[Run] = []
+    vision: list[Run]
+    qformer: list[Run]
 
 
 @contextmanager
 def recorded(
     vision_encoder: nn.Module, qformer_encoder: nn.Module, hidden_states: bool, attentions: bool
 ) -> Iterator[Recording]:
-    """Records what two towers do within.
+    """Records what two towers do within the block.
 
     Args:
-        vision_encoder: a `Blip2Encoder`; qformer_encoder: a `Blip2QFormerEncoder`.
+        vision_encoder: a `Blip2Encoder`.
+        qformer_encoder: a `Blip2QFormerEncoder`.
         hidden_states: whether to record the states before the first layer and after each.
-        attentions: whether to record attention weights, which eager attention alone gives.
+        attentions: whether to record attention weights, which only eager attention gives.
     """
-    recording, handles = Recording(), []
+    recording, handles = Recording([], []), []
     vision, qformer = vision_encoder.layers, qformer_encoder.layer
     of_vision = {"attentions": [layer.self_attn for layer in vision]}
-    # Not by transformers' own recording, which mixes the Q-Former's weights of both kinds.
+    # transformers' own recording mixes the Q-Former's weights of both kinds.
     of_qformer = {
         "attentions": [layer.attention.attention for layer in qformer],
         "cross_attentions": [layer.crossattention.attention for layer in qformer if layer.has_cross_attention],

@@ -8,14 +8,14 @@ from importlib.util import find_spec
 
 
 def register_with_libraries() -> None:
-    """Registers now with what is imported already, with the rest on the day it is."""
+    """Registers now with the libraries that are imported already, with others once they are."""
     # Every Auto class imports this module.
     _when_imported("transformers.models.auto.configuration_auto", _register_models)
     _when_imported("datasets", _register_dataset_builders)
 
 
-# How the classes of a method's model begin, and the package that gives them: SomethingConfig, SomethingModel,
-# SomethingProcessor, and SomethingImageProcessor where it has one of its own.
+# The prefix of a method's classes, and the package that has them: PrefixConfig, PrefixModel, PrefixProcessor, and
+# PrefixImageProcessor if it has its own.
 MODELS = {
     "Fafa": ".",
     "CoAlign": ".models.coalign",
@@ -26,7 +26,7 @@ MODELS = {
 
 
 def register_model(config: type, model: type, processor: type, image_processor: type | None = None) -> None:
-    """Makes a model known to `AutoConfig`, `AutoModel` and `AutoProcessor`; for one of your own, too."""
+    """Makes a model, also one of your own, known to `AutoConfig`, `AutoModel` and `AutoProcessor`."""
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
 
     AutoConfig.register(config.model_type, config, exist_ok=True)
@@ -62,10 +62,10 @@ def _when_imported(module: str, register: Callable[[], None]) -> None:
 
 
 class _ImportHook(MetaPathFinder):
-    """Watches the imports of a library, first among the import system's finders, until a module of it is there.
+    """Watches the imports of a library, first among the import system's finders, until one of its modules is loaded.
 
-    Modules import one another, so that one may be there while those that import it, the library's or our own, are
-    half-made. The hook therefore waits for the end of the outermost import in either.
+    A module may be loaded while those that import it, the library's or our own, are half-made. The hook therefore
+    waits for the end of the outermost import in either.
     """
 
     def __init__(self, module: str, register: Callable[[], None]):
@@ -92,17 +92,14 @@ class _ImportHook(MetaPathFinder):
             self.register()
 
 
-class _WatchedLoader(Loader):
+class _WatchedLoader:
     """Loads a module as its own loader does, and tells the hook when it is done."""
 
     def __init__(self, loader: Loader, hook: _ImportHook):
         self.loader, self.hook = loader, hook
 
     def __getattr__(self, name):
-        return getattr(self.loader, name)  # what else importers ask of a loader: get_code for `python -m`, say
-
-    def create_module(self, spec):
-        return self.loader.create_module(spec)
+        return getattr(self.loader, name)  # whatever else importers ask of a loader
 
     def exec_module(self, module):
         module.__spec__.loader = module.__loader__ = self.loader

@@ -1,4 +1,4 @@
-"""Weights as they were published: their names and sizes, and what becomes of each tensor in FafaModel."""
+"""Weights as they were published: their names and sizes, and where each tensor goes in FafaModel."""
 
 import logging
 import math
@@ -55,9 +55,9 @@ SIZE_KEYS = {
 }
 MFR_SIZE_KEY = "mlm_predictor.predictor.0.bias"  # FAFA's own part, which BLIP-2 lacks
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # of weights; others are of some other use
-MOST_HEADS = 1_024  # as a configuration may have
-SHOWN = 20  # problems that an error lists, of each kind
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # of weights
+MOST_HEADS = 1_024  # as in a configuration
+SHOWN = 20  # how many problems of each kind an error lists
 
 HEADS_OF_VISION_WIDTH = {1408: 16, 1024: 16}  # EVA ViT-g, ViT-L
 HEADS_OF_QFORMER_WIDTH = {768: 12}  # BERT-base
@@ -114,12 +114,12 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], config: FafaConfig) -> 
         config: configuration of the model that will load the result; see `config_from_tensors`.
 
     Returns:
-        names in FafaModel to tensors: exactly `FafaModel(config).state_dict()`'s names and shapes, in the source's
-        dtypes. Parts that BLIP-2 pre-training lacks have initial values; both these and what is dropped are logged.
+        exactly the names and shapes of `FafaModel(config).state_dict()`, in the source's dtypes. Parts that BLIP-2
+        pre-training lacks have initial values; the log names these, and what is dropped.
 
     Raises:
-        ValueError: if keys are missing, unexpected, of another shape, or hold something else than finite floating-point
-            weights; one error that lists them all.
+        ValueError: keys are missing, unexpected, of another shape, or hold anything but finite floating-point weights;
+            the error lists them all.
     """
     conversion = plan_conversion(state_dict, config)
     check_values(conversion, state_dict)
@@ -149,7 +149,7 @@ def plan_conversion(
     absent = _absent_from_blip2(sources, state_dict, own_parts)
     sources = {name: keys for name, keys in sources.items() if name not in absent}
 
-    # The parts of a joint bias have the same share of its shape each; all else has the shape of its target.
+    # Each part of a joint bias is a third of it; everything else has the shape of its target.
     wanted = {
         key: shapes[name] if len(keys) == 1 else (shapes[name][0] // 3,)
         for name, keys in sources.items()
@@ -163,7 +163,7 @@ def plan_conversion(
 
 
 def released_names(name: str) -> tuple[str, ...]:
-    """Names in the released code of what FafaModel calls `name`: one, or two for a joint bias of query, key, value."""
+    """The released code's names of what FafaModel calls `name`: one, or two for a joint bias of query, key, value."""
     for pattern, replacement in RELEASED_NAMES:
         name = re.sub(pattern, replacement, name)
     if name.endswith(".attn.qkv.bias"):
@@ -219,10 +219,10 @@ def _droppable(config: TowersConfig, is_released: bool) -> dict[str, tuple[tuple
 
 
 def check_values(conversion: Conversion, state_dict: Mapping[str, Tensor]) -> None:
-    """Looks at every weight that the model takes; see `plan_conversion` for their names and sizes.
+    """Looks at every weight that the model takes.
 
     Raises:
-        ValueError: if tensors hold NaN or infinite values, or matrices nothing but zeros; one error that lists them.
+        ValueError: tensors hold NaN or infinite values, or matrices hold only zeros; the error lists them.
     """
     keys = [key for keys in conversion.sources.values() for key in keys]
     faults = []
@@ -251,7 +251,9 @@ def _check(state_dict: Mapping[str, Tensor], wanted: dict[str, tuple], dropped: 
             if key in found and found[key] != shape
         ],
         "unusable": [
-            f"{key} is {fault}" for key in wanted if key in found and (fault := _fault_of(state_dict[key])) is not None
+            f"{key} is {fault}"
+            for key, shape in wanted.items()
+            if found.get(key) == shape and (fault := _fault_of(state_dict[key]))
         ],
     }
     if number := sum(map(len, problems.values())):
@@ -262,21 +264,27 @@ def _check(state_dict: Mapping[str, Tensor], wanted: dict[str, tuple], dropped: 
         raise ValueError(
             f"{number} keys of the checkpoint do not fit FafaModel; nothing was converted:\n  "
             + "\n  ".join(lines)
-            + "\nIs the file whole, and from the code that it is said to be from? Shapes are compared with the "
+            + "\nIs the file whole, and does it come from the code that you expect? Shapes are compared with the "
             + f"configuration, read from {', '.join(SIZE_KEYS)} unless given."
         )
-    _check_sharing({key: state_dict[key] for key in wanted})
+    # A small file may name one storage many times, and would become a model of any size.
+    tensors = [state_dict[key] for key in wanted]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    claimed, held = sum(tensor.numel() * tensor.itemsize for tensor in tensors), sum(storages.values())
+    if claimed > held:
+        raise ValueError(
+            f"the checkpoint's {len(tensors)} tensors have {claimed:,} bytes, but share {held:,}: some are the same "
+            "under several names, which those of FafaModel never are"
+        )
 
 
 def _shape_of(value: Any) -> tuple[int, ...] | str:
     return tuple(value.shape) if isinstance(value, Tensor) and not value.is_nested else type(value).__name__
 
 
-def _fault_of(tensor: Any) -> str | None:
+def _fault_of(tensor: Tensor) -> str | None:
     """Why a tensor cannot be the weights of a model; None if it can."""
-    if not isinstance(tensor, Tensor):
-        return f"a {type(tensor).__name__}, expected a tensor"
-    if tensor.is_nested or tensor.layout != torch.strided:
+    if tensor.layout != torch.strided:
         return "sparse or nested, expected a dense tensor"
     if tensor.dtype not in DTYPES:  # quantised ones among them
         return f"{str(tensor.dtype).removeprefix('torch.')}, expected float32, float16, bfloat16 or float64"
@@ -285,17 +293,6 @@ def _fault_of(tensor: Any) -> str | None:
     if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
         return f"made of {tensor.untyped_storage().nbytes():,} bytes that are repeated to its shape"
     return None
-
-
-def _check_sharing(tensors: dict[str, Tensor]) -> None:
-    """Refuses weights that together have more bytes than there are: a small file of one storage, named many times."""
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors.values()}
-    claimed, held = sum(tensor.numel() * tensor.itemsize for tensor in tensors.values()), sum(storages.values())
-    if claimed > held:
-        raise ValueError(
-            f"the checkpoint's {len(tensors)} tensors have {claimed:,} bytes, but share {held:,}: some are the same "
-            "under several names, which those of FafaModel never are"
-        )
 
 
 def config_from_tensors(
@@ -313,8 +310,8 @@ def config_from_tensors(
         config_class: of the model that it is for.
 
     Raises:
-        ValueError: if a tensor that tells a size is missing or of another rank, if the tower is CLIP's, or if the
-            heads of an unknown width are not given.
+        ValueError: a tensor that tells a size is missing or of another rank, the tower is CLIP's, or the width is
+            unknown and no heads are given.
     """
     check_names(state_dict)
     if "visual_encoder.ln_pre.weight" in state_dict:
@@ -375,7 +372,7 @@ def _num_layers(state_dict: Mapping[str, Tensor], prefix: str) -> int:
         gap = next(number for number in range(len(numbers)) if number != numbers[number])
         raise ValueError(
             f"{prefix}* has {len(numbers)} layers, but they are numbered up to {numbers[-1]:,}: {prefix}{gap} is "
-            "missing. Is the file whole, and from the code that it is said to be from?"
+            "missing. Is the file whole, and does it come from the code that you expect?"
         )
     return len(numbers)
 
@@ -387,11 +384,10 @@ def _numbers(state_dict: Mapping[str, Tensor], prefix: str, part: str = "") -> l
 
 
 def _heads(option: str, given: int | None, width: int, known: dict[int, int]) -> int:
-    if given is not None:
-        check_heads(option, given)
     heads = known.get(width) if given is None else given
     if heads is None:
         raise ValueError(f"no tensor tells the number of attention heads, and width {width} is unknown: give {option}")
+    check_heads(option, heads)
     if width % heads:
         raise ValueError(f"{option} is {heads}, which does not divide the width {width}")
     return heads
@@ -404,7 +400,7 @@ def check_heads(option: str, heads: int) -> None:
 
 
 def read_vision_tower(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Opens the file of a vision tower that LAVIS publishes apart (`eva_vit_g.pth`), and names it as in a whole model.
+    """Opens the vision tower that LAVIS publishes in a file of its own (`eva_vit_g.pth`).
 
     Returns:
         the state dict with names under `visual_encoder.`, and the names that BLIP-2 does not use, with the reason.

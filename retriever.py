@@ -1,9 +1,9 @@
 """The contract: what every model of this package promises, and all that may be asked of one.
 
-Trainer, collator, evaluation, feature store, gallery and cards ask for nothing else and name no model. A model is a
+Trainer, collator, evaluation, feature store, gallery and cards use nothing else and name no model. A model is a
 `PreTrainedModel` with `Retriever` before it in its bases, a processor a `ProcessorMixin` with `RetrieverProcessor`
-before it; what is not written here has a default that fits most models. Classes are never compared, since a model's
-remote code comes with a copy of this file: `check_contract` tells what an object does not offer.
+before it; what is not abstract has a default that fits most models. Classes are never compared, since a model's remote
+code comes with a copy of this file: `check_contract` says what an object lacks.
 """
 
 import copy
@@ -24,7 +24,7 @@ from .image_reading_fafa import open_image
 from .scoring_fafa import topk_mean_similarity
 from .weights_fafa import beside_adapter, refuse_incomplete, refuse_options, refuse_unsound_weights
 
-# Kinds of query: what each gives `get_query_features`.
+# Kinds of query, and the arguments of `get_query_features` that each gives.
 QUERY_MODES = {
     "image+caption": ("pixel_values", "input_ids", "attention_mask"),
     "caption": ("input_ids", "attention_mask"),
@@ -34,25 +34,17 @@ QUERY_MODES = {
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a model's card says of its method; the run, the data and the figures come from elsewhere.
+    """What a model's card says about its method; the run, the data and the figures come from elsewhere."""
 
-    Args:
-        method: its name, for headings: "FAFA".
-        paper: Markdown that names it: "arXiv [2311.16515](https://arxiv.org/abs/2311.16515)".
-        sizes: part -> how large it is, the rows of the card's table of sizes.
-        citation: BibTeX.
-        tags: for the Hub, besides those that all models of the package have.
-    """
-
-    method: str
-    paper: str = ""
-    sizes: Mapping[str, str] = field(default_factory=dict)
-    citation: str = ""
-    tags: Sequence[str] = ()
+    method: str  # its name, for headings: "FAFA"
+    paper: str = ""  # Markdown that names it: "arXiv [2311.16515](https://arxiv.org/abs/2311.16515)"
+    sizes: Mapping[str, str] = field(default_factory=dict)  # part -> its size, for the card's table of sizes
+    citation: str = ""  # BibTeX
+    tags: Sequence[str] = ()  # for the Hub, besides those that all models of the package have
 
 
-class Retriever(metaclass=ABCMeta):  # not of `ABC`, whose layout FSDP cannot take for its own
-    """What every model promises. What it must write itself is abstract; to be trained, `training_states` and `losses`.
+class Retriever(metaclass=ABCMeta):  # a subclass of `ABC` has a layout that FSDP cannot work with
+    """What every model promises. It must write the abstract methods, and to be trained `training_states` and `losses`.
 
     A query becomes one vector, a target image one or several, all of unit length in one space; the score of a query
     and a target is the mean of the query's `num_top_tokens` largest dot products with the target's vectors.
@@ -60,16 +52,16 @@ class Retriever(metaclass=ABCMeta):  # not of `ABC`, whose layout FSDP cannot ta
 
     accepts_loss_kwargs = False  # the loss is a mean over a batch of pairs: Trainer must not rescale it
 
-    # Settings of the configuration, or of those within it, that provably decide no feature; whatever is not named, here
-    # or in `retrieval.fingerprint`, counts. Likewise weights, by any part of their names: those of losses alone.
+    # Settings of the configuration, or of its parts, that certainly decide no feature; all others count, except those
+    # that `retrieval.fingerprint` names. Likewise weights that only losses use, by any part of their names.
     settings_of_losses: frozenset[str] = frozenset()
     weights_of_losses: frozenset[str] = frozenset()
-    # Weights that get no decay, by what their names hold, besides biases and norms.
+    # Weights that get no decay, by any part of their names, besides biases and norms.
     weights_without_decay: Sequence[str] = ()
     # Layers that training adds to pre-trained ones, by what their names hold; they may learn at a rate of their own.
     new_layers: Sequence[str] = ()
     # LoRA: side -> regular expression of the layers it adapts, the usual side first, the vision tower's called
-    # "vision"; layers that train whole beside them; and parameters of no layer that do, on which no feature depends.
+    # "vision"; layers that train whole beside them; and single parameters that do, on which no feature depends.
     lora_targets: Mapping[str, str] = {}
     lora_trained_whole: Sequence[str] = ()
     lora_parameters: Sequence[str] = ()
@@ -84,14 +76,14 @@ class Retriever(metaclass=ABCMeta):  # not of `ABC`, whose layout FSDP cannot ta
         output_loading_info=False,
         **kwargs,
     ):
-        """Loads a model as transformers does, but refuses one of which weights are missing, foreign or unsound.
+        """Loads a model as transformers does, but refuses one if weights are missing, foreign or unsound.
 
         Args:
-            pretrained_model_name_or_path: a folder, or a repository of the Hub; of a model or of an adapter (LoRA).
-            allow_missing: names or patterns (`"mfr_predictor.*"`) of weights that may be missing and begin anew, or
-                True. `ignore_mismatched_sizes=True` allows those of another shape.
+            pretrained_model_name_or_path: a folder, or a repository of the Hub, of a model or of an adapter (LoRA).
+            allow_missing: names or patterns (`"mfr_predictor.*"`) of weights that may be missing and are initialised,
+                or True. `ignore_mismatched_sizes=True` allows weights of another shape.
             allow_unexpected: names or patterns of weights that may be left over, or True.
-            output_loading_info: return a pair of the model and what transformers tells of the loading.
+            output_loading_info: return a pair of the model and what transformers reports about the loading.
             kwargs: all other options of `PreTrainedModel.from_pretrained`.
 
         Raises:
@@ -101,7 +93,7 @@ class Retriever(metaclass=ABCMeta):  # not of `ABC`, whose layout FSDP cannot ta
         refuse_options(pretrained_model_name_or_path, kwargs)
         source = beside_adapter(pretrained_model_name_or_path, kwargs)
         model, info = super().from_pretrained(source, *model_args, output_loading_info=True, **kwargs)
-        own = model.__dict__.pop("_loading_info", None)  # of a model with an adapter, `info` is the adapter's
+        own = model.__dict__.pop("_loading_info", None)  # for a model with an adapter, `info` is the adapter's
         missing, unexpected = set(info["missing_keys"]), set(info["unexpected_keys"])
         if own is not None:
             missing, unexpected = missing | own.missing_keys, unexpected | own.unexpected_keys
@@ -124,7 +116,7 @@ class Retriever(metaclass=ABCMeta):  # not of `ABC`, whose layout FSDP cannot ta
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
     ) -> Tensor:
-        """Features of queries, of reference image and caption or of either alone: `(num_queries, dim)`, unit length."""
+        """Features of queries, each an image and a caption or either alone: `(num_queries, dim)`, unit length."""
 
     @abstractmethod
     def get_target_features(self, pixel_values: Tensor) -> Tensor:
@@ -133,21 +125,21 @@ class Retriever(metaclass=ABCMeta):  # not of `ABC`, whose layout FSDP cannot ta
     @property
     @abstractmethod
     def feature_shape(self) -> tuple[int, int]:
-        """`(num_tokens, dim)` of a target's features."""
+        """`(num_tokens, dim)`: the shape of a target's features."""
 
     @property
     @abstractmethod
     def image_shape(self) -> tuple[int, int]:
-        """`(height, width)` of the images that the model takes, in pixels."""
+        """`(height, width)`: the size of the images that the model takes, in pixels."""
 
     @property
     def features_dtype(self) -> torch.dtype:
-        """Of the features."""
+        """The dtype of the features."""
         return self.dtype
 
     @property
     def num_top_tokens(self) -> int:
-        """How many of a target's vectors the score looks at."""
+        """How many of a target's vectors count in the score."""
         return 1
 
     def score(self, queries: Tensor, targets: Tensor, num_top_tokens: int | None = None) -> Tensor:
@@ -170,24 +162,24 @@ class Retriever(metaclass=ABCMeta):  # not of `ABC`, whose layout FSDP cannot ta
     # Training: the seam at which gradient caching and gathering cut
 
     def training_states(self, **batch: Tensor | None) -> tuple[Tensor | None, ...]:
-        """What the model makes of each triplet of a batch by itself, a named tuple of tensors of as many rows, or None.
+        """What the model computes for each triplet by itself: a named tuple of tensors of one row per triplet, or None.
 
         Args:
             batch: what the collator makes, without `group_ids`: `pixel_values`, `input_ids`, `attention_mask`,
-                `target_pixel_values`, and where they are collated `caption_input_ids` and `caption_attention_mask` of
-                captions that describe the targets whole.
+                `target_pixel_values`, and, if collated, `caption_input_ids` and `caption_attention_mask` of captions
+                that describe the whole targets.
         """
         raise NotImplementedError(f"{type(self).__name__} has no training_states: it answers, and cannot be trained")
 
     def losses(
         self, states: tuple[Tensor | None, ...], group_ids: Tensor | None = None, gather_across_processes: bool = False
     ) -> Any:
-        """What compares the triplets of a batch, from their states.
+        """The losses of a batch, which compare its triplets by their states.
 
         Args:
-            states: of `training_states`.
-            group_ids: `(batch_size,)`, equal for triplets of one group; None: every triplet its own.
-            gather_across_processes: of the batches of all processes together, as one process would (`gather_rows`).
+            states: what `training_states` returned.
+            group_ids: `(batch_size,)`, equal for triplets of one group; None: each triplet is its own group.
+            gather_across_processes: compare the batches of all processes, as one process would (`gather_rows`).
 
         Returns:
             a `ModelOutput` with `loss`, its terms as fields that begin with `loss_`, `query_embeds` `(batch_size, dim)`
@@ -202,12 +194,12 @@ class Retriever(metaclass=ABCMeta):  # not of `ABC`, whose layout FSDP cannot ta
         return_loss: bool = True,
         **batch: Tensor | None,
     ) -> Any:
-        """The losses of a batch; arguments as those of `training_states` and `losses`, whose output it returns."""
+        """The losses of a batch; it takes the arguments of `training_states` and `losses`."""
         return self.losses(self.training_states(**batch), group_ids, gather_across_processes)
 
     @property
     def reads_target_captions(self) -> bool:
-        """Whether the loss reads captions that describe the targets whole."""
+        """Whether the loss reads captions that describe the whole targets."""
         return False
 
     @property
@@ -216,17 +208,17 @@ class Retriever(metaclass=ABCMeta):  # not of `ABC`, whose layout FSDP cannot ta
         return True
 
     def warmup_settings(self, contrastive: bool, captions: bool) -> dict[str, Any]:
-        """Settings of the configuration while a warm-up lasts; after it they are what they were.
+        """Changes to the configuration's settings during a warm-up; after it they are restored.
 
         Args:
-            contrastive: within `contrastive_steps`, in which plain cross-entropy trains.
-            captions: within `caption_steps`, in which whole captions train, too.
+            contrastive: whether it is within `contrastive_steps`, which train by plain cross-entropy.
+            captions: whether it is within `caption_steps`, which also train on whole captions.
         """
         return {}
 
     @property
     def vision_blocks(self) -> Sequence[nn.Module]:
-        """The vision tower in the order in which it computes: what comes before its blocks, then each of them."""
+        """The parts of the vision tower in order of computation: what comes before its blocks, then each block."""
         return ()
 
     def meet_groups(self, group_ids: np.ndarray) -> None:
@@ -257,7 +249,7 @@ class Retriever(metaclass=ABCMeta):  # not of `ABC`, whose layout FSDP cannot ta
         """Stops training of the vision tower (not of what comes after its blocks), and notes it in the configuration.
 
         Args:
-            dtype: also stores it in half precision.
+            dtype: also convert the tower to this dtype.
         """
         self.config.freeze_vision = True
         for module in self.vision_blocks:
@@ -276,28 +268,28 @@ class Retriever(metaclass=ABCMeta):  # not of `ABC`, whose layout FSDP cannot ta
 
     @classmethod
     def card_facts(cls, config: Any) -> CardFacts:
-        """What the card of a model of this configuration says of the method."""
+        """What the card of a model with this configuration says about the method."""
         return CardFacts(cls.__name__)
 
 
 class RetrieverProcessor:
-    """What every processor promises beside being called with `images` and `text`.
+    """What every processor promises besides being called with `images` and `text`.
 
-    The defaults are those of an image processor and a tokenizer of transformers'. An image goes three ways: opened as a
-    crop, which training augments; made the size that the model takes, still of 8-bit values, as it travels between
-    processes; made into pixel values, many at once.
+    The defaults fit an image processor and a tokenizer of transformers. An image takes three steps: it is opened as a
+    crop, which training augments; it is resized to the model's size, still with 8-bit values, to travel between
+    processes; and many become pixel values at once.
     """
 
     def open_crop(self, image: Any, name: str = "image") -> Image.Image:
         """An image as a PIL image: upright, RGB. `name` is what errors call it.
 
         Raises:
-            UnreadableImageError: it cannot be decoded. FileNotFoundError, InaccessibleImageError: it cannot be had.
+            UnreadableImageError: it cannot be decoded. FileNotFoundError, InaccessibleImageError: it cannot be read.
         """
         return open_image(image, name)
 
     def resize_crop(self, crop: Image.Image) -> np.ndarray:
-        """A crop as uint8 `(height, width, 3)`, of the size that the model takes."""
+        """A crop in the model's size, as uint8 `(height, width, 3)`."""
         resized = self.image_processor(crop, do_rescale=False, do_normalize=False, return_tensors="np")
         return np.asarray(resized["pixel_values"][0]).transpose(1, 2, 0).astype(np.uint8)
 
@@ -309,7 +301,7 @@ class RetrieverProcessor:
         return pixels["pixel_values"].float()
 
     def encode_captions(self, captions: Sequence[str], names: Sequence[str] | None = None) -> Mapping[str, Tensor]:
-        """Captions as `input_ids` and `attention_mask`, `(num_captions, length)`; `names` are what errors call them.
+        """Captions as `input_ids` and `attention_mask`, `(num_captions, length)`; errors call them by `names`.
 
         Raises:
             ValueError: a caption is no text, or holds no word.
@@ -331,10 +323,10 @@ class RetrieverProcessor:
         return caption
 
     def for_images(self) -> "RetrieverProcessor":
-        """One for images alone, without the tokenizer: small enough to travel with every batch."""
-        alone = copy.copy(self)
-        alone.tokenizer = None
-        return alone
+        """A copy for images only, without the tokenizer: small enough to travel with every batch."""
+        for_images = copy.copy(self)
+        for_images.tokenizer = None
+        return for_images
 
     def image_settings(self) -> dict[str, Any]:
         """All that decides the pixel values of an image, for a manifest."""
@@ -348,12 +340,12 @@ class RetrieverProcessor:
         }
 
     def misfit(self, model: Retriever) -> str | None:
-        """What makes it not the processor of a model, beyond the sizes of images and vocabulary; None: nothing."""
+        """Why it is not the processor of a model, apart from the sizes of images and vocabulary; None if it is."""
         return None
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """A hash over all that turns a caption into ids: vocabulary, normaliser, splitting, special tokens, what is cut."""
+    """A hash over all that turns captions into ids: vocabulary, normaliser, splitting, special tokens, truncation."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         whole = {
@@ -363,17 +355,17 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
         }
     else:
         whole = json.loads(backend.to_str())
-        del whole["truncation"], whole["padding"]  # the last call's; a processor gives them with every call
+        del whole["truncation"], whole["padding"]  # those of the last call; a processor passes them with every call
     whole["special tokens"] = tokenizer.special_tokens_map
     whole["sides"] = [tokenizer.truncation_side, tokenizer.padding_side]
     return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 def check_contract(thing: Any, contract: type) -> None:
-    """Refuses what does not offer all of a contract, `Retriever` or `RetrieverProcessor`.
+    """Refuses what lacks a part of a contract, `Retriever` or `RetrieverProcessor`.
 
     Raises:
-        TypeError: it names what is lacking.
+        TypeError: the message names what is missing.
     """
     thing = thing.get_base_model() if hasattr(thing, "get_base_model") else thing  # within peft's
     lacking = [name for name in vars(contract) if not name.startswith("_") and not hasattr(type(thing), name)]

@@ -1,4 +1,4 @@
-"""The one scoring function of FAFA: the mean of the k largest token similarities.
+"""The one scoring function: the mean of the k largest token similarities.
 
 Model, losses, evaluation and search all call `topk_mean_similarity`; nothing else computes a score.
 """
@@ -18,7 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-FEW_QUERIES = 32  # below, reading the targets takes longer than multiplying them
+from .workers import num_cores
+
+FEW_QUERIES = 32  # with fewer, reading the targets takes longer than multiplying them
 SMALL_PLANE = 4096  # entries of a plane at which starting an operation takes about as long as the operation itself
 
 
@@ -30,7 +32,7 @@ def topk_mean_similarity(
     Products are formed block by block, in fp32 whatever the inputs' precision, so that neither the tensor of queries x
     targets x tokens nor an fp32 copy of all targets ever exists. Gradients flow to inputs that ask for them.
 
-    On a CPU, without gradients, blocks are shared among as many threads as torch uses in the calling thread
+    On a CPU, without gradients, blocks are divided among as many threads as torch uses in the calling thread
     (`torch.get_num_threads()`), each on one core. Scores do not depend on their number.
 
     Args:
@@ -38,13 +40,13 @@ def topk_mean_similarity(
         targets: `(num_targets, num_tokens, dim)`, each token of unit length.
         num_top_tokens: k, from 1 to `num_tokens`.
         max_elements: token similarities in a block, and entries of its fp32 copy of targets in half precision; by
-            default 2^21 on a CPU, a block for each thread, 2^26 elsewhere.
+            default 2^21 on a CPU, where each thread has a block, and 2^26 elsewhere.
 
     Returns:
         `(num_queries, num_targets)`, fp32, in [-1, 1].
 
     Raises:
-        ValueError: if ranks or sizes do not fit (queries and targets swapped, say), or k is out of range.
+        ValueError: ranks or sizes do not fit (queries and targets may be swapped), or k is out of range.
     """
     if queries.ndim != 2 or targets.ndim != 3 or queries.shape[-1] != targets.shape[-1]:
         raise ValueError(
@@ -79,15 +81,15 @@ def _scores(queries: Tensor, targets: Tensor, k: int, max_elements: int) -> Tens
     num_queries, (num_targets, num_tokens, dim) = len(queries), targets.shape
     scores = torch.empty(num_queries, num_targets, dtype=torch.float32, device=queries.device)
     rows = max(1, min(num_queries, max_elements // num_tokens, 1024))
-    piece = max(1, max_elements // (num_tokens * dim))  # targets whose copy in fp32 keeps to the budget
+    piece = max(1, max_elements // (num_tokens * dim))  # targets whose copy in fp32 stays within the budget
     columns = max(1, max_elements // (num_tokens * rows))
     if queries.device.type != "cpu":
         columns = columns if targets.dtype == torch.float32 else min(columns, piece)
-    elif rows < FEW_QUERIES:  # pieces are gathered: planes of so few rows would be short
+    elif rows < FEW_QUERIES:  # several pieces together: planes of so few rows would be short
         columns = min(columns, SMALL_PLANE)
     else:
         columns = min(columns, piece)
-    # The blocks depend on nothing but sizes: so do the last bits of the scores.
+    # The blocks depend only on sizes, and so do the last bits of the scores.
     blocks = deque(
         (slice(left, left + columns), slice(top, top + rows))
         for left in range(0, num_targets, columns)
@@ -98,17 +100,19 @@ def _scores(queries: Tensor, targets: Tensor, k: int, max_elements: int) -> Tens
         """Takes blocks until none is left; runs in several threads at once."""
         buffers = _Buffers()
         taken, block = None, targets
-        while blocks:
+        while True:
             try:
                 across, down = blocks.popleft()
-            except IndexError:  # another thread was faster
+            except IndexError:
                 return
             if across != taken:
                 taken, block = across, targets[across]
             planes = _token_products(queries[down], block, piece, buffers)
             scores[down, across] = _sum_of_largest(planes, k, buffers).div_(k).T
 
-    if _may_leave_thread(queries, targets):
+    # Other threads do not see a mode (counting, tracing) of this one.
+    is_plain = type(queries) is Tensor and type(targets) is Tensor and _get_current_dispatch_mode() is None
+    if is_plain and queries.device.type == "cpu" and torch.get_num_threads() > 1:
         _in_threads(score_blocks, blocks)
     else:
         score_blocks()
@@ -116,7 +120,7 @@ def _scores(queries: Tensor, targets: Tensor, k: int, max_elements: int) -> Tens
 
 
 class _Buffers(dict):
-    """fp32 memory of one thread, which its blocks write over in turn: pages touched for the first time are dear."""
+    """fp32 memory of one thread, which its blocks reuse in turn: touching new pages of memory is slow."""
 
     def take(self, name: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """A tensor of this shape in the memory of this name, whose earlier content is lost."""
@@ -143,8 +147,8 @@ def _token_products(queries: Tensor, targets: Tensor, piece: int, buffers: _Buff
     if len(queries) >= FEW_QUERIES and _matmul_is_fast():
         products = buffers.take("products", shape, queries.device)
         return torch.bmm(targets.permute(1, 0, 2), queries.T.expand(num_tokens, dim, num_queries), out=products)
-    # A 1x1 convolution is the same product, and on a CPU it goes to oneDNN, which uses AVX-512 on every make of
-    # processor: twice as fast as matmul (MKL) on AMD's. Channels last, so nothing is copied.
+    # A 1x1 convolution is the same product, and on a CPU oneDNN computes it, which uses AVX-512 on all processors:
+    # twice as fast as matmul (MKL) on AMD's. Channels are last, so nothing is copied.
     pixels = targets[:, None].permute(0, 3, 1, 2)  # (g, d, 1, n)
     kernels = queries[:, None, None].permute(0, 3, 1, 2)  # (q, d, 1, 1)
     return F.conv2d(pixels, kernels)[:, :, 0].permute(2, 0, 1)
@@ -152,8 +156,8 @@ def _token_products(queries: Tensor, targets: Tensor, piece: int, buffers: _Buff
 
 @cache
 def _matmul_is_fast() -> bool:
-    """Whether the processor is Intel's, for which MKL is made. Its products have the convolution's bits there, lie
-    in the order in which they are needed and go into memory that is kept."""
+    """Whether the processor is Intel's, for which MKL is made: there its products have the convolution's bits, come in
+    the order that is needed and go into reused memory."""
     read = getattr(torch.cpu, "get_capabilities", dict)  # since torch 2.10
     return torch.backends.mkl.is_available() and "Intel" in read().get("cpu_name", "")
 
@@ -161,8 +165,8 @@ def _matmul_is_fast() -> bool:
 def _sum_of_largest(planes: Tensor, k: int, buffers: _Buffers) -> Tensor:
     """Sums the k largest of n planes, `(n, ...)`, entry by entry, overwriting them.
 
-    Sorting each entry's short token axis is slow; a fixed network of max and min over whole planes selects the same at
-    memory speed (15 times faster than `torch.topk` on a CPU).
+    Sorting each entry's short token axis is slow; a fixed network of max and min over whole planes selects the same
+    values at memory speed (15 times faster than `torch.topk` on a CPU).
     """
     network, largest = _selection_network(len(planes), k)
     spare = buffers.take("spare", planes.shape[1:], planes.device)
@@ -182,7 +186,7 @@ def _sum_of_largest(planes: Tensor, k: int, buffers: _Buffers) -> Tensor:
 
 @cache
 def _selection_network(n: int, k: int) -> tuple[list[tuple[int, int, bool]], list[int]]:
-    """Comparators (high, low, whether low is needed later) that gather the k largest of n values, and where those lie.
+    """Comparators (high, low, whether low is needed later) that gather the k largest of n values, and their places.
 
     Halves are reduced to their k largest in descending order and merged: the crosswise maxima of two descending lists
     are the k largest of both; they fall, then rise, which a bitonic merger sorts. The last merge need not sort.
@@ -220,12 +224,6 @@ def _selection_network(n: int, k: int) -> tuple[list[tuple[int, int, bool]], lis
     return network, largest(list(range(n)), False)
 
 
-def _may_leave_thread(queries: Tensor, targets: Tensor) -> bool:
-    """Whether other threads may do the work: they do not see a mode (counting, tracing) that is on in this one."""
-    is_plain = type(queries) is Tensor and type(targets) is Tensor and _get_current_dispatch_mode() is None
-    return is_plain and queries.device.type == "cpu" and torch.get_num_threads() > 1
-
-
 class _Workers(NamedTuple):
     """The threads of one process."""
 
@@ -234,42 +232,41 @@ class _Workers(NamedTuple):
     own: threading.local
 
 
-_WORKERS: dict[int, _Workers] = {}  # by process: one that was forked has this, but not the threads of its parent
+_WORKERS: dict[int, _Workers] = {}  # by process id: a forked process has this, but not the threads of its parent
 
 
 def _in_threads(work: Callable[[], None], blocks: deque) -> None:
-    """Calls `work`, which takes blocks until none is left, in as many threads as torch would use, at once.
+    """Calls `work`, which takes blocks until none is left, in as many threads at once as torch would use.
 
-    Each is a thread of Python that keeps to one core. torch's own threads share out every single operation and wait
-    for each other at its end by spinning: some 200 times for a block. Where one of them has a core together with
-    another process, all wait for its turn every time.
+    Each is a thread of Python that keeps to one core. torch's own threads divide every single operation and wait for
+    each other at its end by spinning, some 200 times per block. If one of them shares a core with another process, all
+    wait for its turn every time.
     """
-    num_cores = _num_cores()
     workers = _WORKERS.get(os.getpid())
     if workers is None:
         # Threads start as they are needed; there is room for several callers at once.
-        pool = ThreadPoolExecutor(4 * num_cores, "fafa-scoring")
+        pool = ThreadPoolExecutor(4 * num_cores(), "fafa-scoring")
         workers = _WORKERS.setdefault(os.getpid(), _Workers(pool, threading.Lock(), threading.local()))
 
     def share() -> None:
         try:
             if _keep_to_one_core(workers):
-                with torch.inference_mode():  # whatever the caller's: modes are a thread's own
+                with torch.inference_mode():  # whatever the caller's: each thread has its own modes
                     work()
         except BaseException:
-            blocks.clear()  # the other threads end with their present block
+            blocks.clear()  # the other threads end after their present block
             raise
 
     shares: list[Future] = []
     try:
-        with suppress(RuntimeError):  # no thread can be started: too many on this machine, or Python is about to end
-            for _ in range(min(torch.get_num_threads(), num_cores, len(blocks))):
+        with suppress(RuntimeError):  # no thread can start: too many on this machine, or Python is about to end
+            for _ in range(min(torch.get_num_threads(), num_cores(), len(blocks))):
                 shares.append(workers.pool.submit(share))
         while wait(shares, timeout=0.1).not_done:  # Ctrl-C may reach another thread, which does not wake this one
             pass
         for done in shares:
             done.result()
-    except BaseException:  # Ctrl-C as well
+    except BaseException:  # also Ctrl-C
         blocks.clear()
         raise
     finally:
@@ -277,16 +274,11 @@ def _in_threads(work: Callable[[], None], blocks: deque) -> None:
     work()  # what is left, if threads could not be started
 
 
-def _num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _keep_to_one_core(workers: _Workers) -> bool:
-    """Makes torch use one core in the present thread and in no other; whether that worked.
+    """Makes torch use one core in the present thread only, and tells whether that worked.
 
-    `torch.set_num_threads` sets the number of the thread that calls it, and of all threads that have not used torch
-    yet. A second thread, which then ends, puts the latter right again.
+    `torch.set_num_threads` sets the number for the thread that calls it, and for all threads that have not used torch
+    yet. A second thread, which then ends, restores the latter.
     """
     if getattr(workers.own, "keeps_to_one_core", False):
         return True

@@ -9,7 +9,6 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 ROOMS = ["dataset_builders", "drawing", "evaluation", "models", "retrieval", "synthesis", "training", "world"]
-NOT_IN_THE_WHEEL = {"setup"}
 
 # Ranges here, the tested set in constraints.txt.
 CORE = [
@@ -67,15 +66,12 @@ class BuildPackage(build_py):
         super().run()
 
     def find_package_modules(self, package, package_dir):
-        """Every root module is the package's, except the tooling."""
+        """Every root module is the package's, except this file."""
         modules = super().find_package_modules(package, package_dir)
-        return [entry for entry in modules if not (package == "fafa" and entry[1] in NOT_IN_THE_WHEEL)]
+        return [entry for entry in modules if entry[:2] != ("fafa", "setup")]
 
 
-def packages() -> list[str]:
-    """`fafa`, its rooms, and the packages inside them."""
-    found = find_packages(ROOT, include=[pattern for room in ROOMS for pattern in (room, f"{room}.*")])
-    return ["fafa", *(f"fafa.{package}" for package in found)]
+IN_ROOMS = find_packages(ROOT, include=[pattern for room in ROOMS for pattern in (room, f"{room}.*")])
 
 
 setup(
@@ -98,7 +94,7 @@ setup(
     ],
     python_requires=">=3.10",
     package_dir={"fafa": "."},
-    packages=packages(),
+    packages=["fafa", *(f"fafa.{package}" for package in IN_ROOMS)],
     # tests/ and examples/ lie inside the package's folder: what MANIFEST.in puts into the sdist must not follow them
     # into the wheel. Data files are therefore named here.
     include_package_data=False,

@@ -1,4 +1,4 @@
-"""Tables in Markdown that also read well as text: every table in a page or a card is made here."""
+"""Tables in Markdown that are also readable as text: every table in a page or a card is made here."""
 
 import re
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ _WIDEST = 60  # characters up to which cells are filled up with blanks
 
 
 def markdown_table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
-    """A table whose cells show just what they are given, numbers flush right; "None." without rows.
+    """A table that shows just what it is given, numbers flush right; "None." without rows.
 
     Args:
-        header: of the columns. One may be "".
-        rows: of cells. Texts of whatever origin are escaped; what is Markdown comes as `Markdown`.
+        header: one heading per column; "" is allowed.
+        rows: one cell per column. Texts are escaped, unless they are `Markdown`.
     """
     if not rows:
         return "None."

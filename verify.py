@@ -3,7 +3,7 @@
     python -m fafa.verify runs/paper                 # a run: its model and all its checkpoints
     python -m fafa.verify data/SynCPR exports/syncpr indexes/photos
 
-    folder                how it is known                         what is checked
+    folder                recognised by                           what is checked
     data set              SynCPR.json, CIRHS.json, SynTBPR.json,  every record, and every image is opened, see
                           query.json and gallery.json, or a file  `fafa.dataset_builders.verify`
                           of images with captions: reid_raw.json,
@@ -11,14 +11,14 @@
                           UFine6926.json, train.json (TBPS-CLIP)
     painted world         world.json, checksums.json              the checksum of every file
     export                export.json                             the checksums of shards, card and export.json
-    synthesis             runs.jsonl                              the checksums of finished chunks and their pictures
+    synthesis             runs.jsonl                              the checksums of finished chunks and their images
     training checkpoint   checkpoint-<step>                       the checksums of all files and of manifest.json
     features of images    features-*.safetensors, inputs-*.jsonl  the checksums of shards, list and manifest.json
     model                 config.json and *.safetensors           nothing was recorded: headers, sizes, finite weights;
                                                                   of a FafaModel, that it is whole and its parts fit
 
-A folder that is none of these is looked through for such folders, three levels deep. Every fault is a line with the
-name of the file. Exit status: 0 if all is sound, 1 if there are faults, 2 if something could not be checked.
+A folder that is none of these is searched for such folders, three levels deep. Every fault is one line with the name
+of the file. Exit status: 0 if all is sound, 1 if there are faults, 2 if something could not be checked.
 """
 
 import argparse
@@ -41,41 +41,30 @@ _FEW = 20  # records named of each problem of a data set; its report has all
 
 
 class Verdict(NamedTuple):
-    """What checking a folder showed.
-
-    Attributes:
-        folder: Where.
-        kind: What it is, as in the module's table.
-        faults: A line each, with the file's name.
-        unchecked: Why something could not be checked, a line each.
-        remark: What else to know; "" for nothing.
-    """
+    """What checking a folder showed."""
 
     folder: Path
-    kind: str
-    faults: list[str]
-    unchecked: list[str]
-    remark: str = ""
+    kind: str  # as in the module's table
+    faults: list[str]  # one line each, with the file's name
+    unchecked: list[str]  # why something could not be checked, one line each
+    remark: str = ""  # what else to know
 
 
-class Options(NamedTuple):
-    """How to check.
-
-    Attributes:
-        output_dir: Folder of a data set's report; None for `verify` in the data set's.
-        num_workers: Processes that open images; None for one per core.
-        show_progress: Whether to show progress bars.
-    """
-
-    output_dir: Path | None = None
-    num_workers: int | None = None
-    show_progress: bool = True
-
-
-def verify(folder: str | os.PathLike, options: Options | None = None) -> Iterator[Verdict]:
+def verify(
+    folder: str | os.PathLike,
+    output_dir: Path | None = None,
+    num_workers: int | None = None,
+    show_progress: bool = True,
+) -> Iterator[Verdict]:
     """Checks a folder, or those in it; see the module's docstring.
 
     With more than one worker process, call it under `if __name__ == "__main__":`, as with any multiprocessing.
+
+    Args:
+        folder: what to check.
+        output_dir: folder of a data set's report; None for `verify` in the data set's.
+        num_workers: processes that open images; None for one per core.
+        show_progress: whether to show progress bars.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -88,40 +77,43 @@ def verify(folder: str | os.PathLike, options: Options | None = None) -> Iterato
     if not found:
         raise ValueError(
             f"{folder}: there is no data set, painted world, export, checkpoint, features or model in it; see --help "
-            "for how they are known"
+            "for how they are recognised"
         )
     for place, kind in found:
         try:
-            yield _CHECKS[kind](place, options or Options())
+            if kind == "data set":
+                yield _check_data_set(place, output_dir, num_workers, show_progress)
+            else:
+                yield Verdict(place, kind, *_check(place, kind, show_progress))
         except OSError as error:
             yield Verdict(place, kind, [], [f"{error.filename or place}: {error.strerror or error}"])
         except ImportError as error:
-            yield Verdict(place, kind, [], [f"{error.name} is not installed, which this check needs"])
+            yield Verdict(place, kind, [], [f"this check needs {error.name}, which is not installed"])
 
 
 def _recognise(folder: Path, levels: int) -> Iterator[tuple[Path, str]]:
-    """What is in a folder: places and kinds, in order; folders inside recognised ones are theirs, but for a run's."""
-    with os.scandir(folder) as entries:  # there may be millions of images: no look at each of them
+    """Places and kinds in a folder, in order. Folders inside a recognised one are not searched, except a run's."""
+    with os.scandir(folder) as entries:  # not a stat of each: there may be millions of images
         is_folder = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
     names = set(is_folder)
-    if kinds := [kind for kind, is_there in _SIGNS.items() if is_there(folder, names)]:
-        yield from ((folder, kind) for kind in kinds)
+    kinds = [kind for kind, is_there in _SIGNS.items() if is_there(folder, names)]
+    yield from ((folder, kind) for kind in kinds)
     if kinds in ([], ["model"], ["synthesis"]) and levels:
-        for name in sorted((name for name in names if is_folder[name]), key=_by_number):
+        for name in sorted((name for name in names if is_folder[name]), key=_in_order):
             if not name.startswith((".", "_")):  # such as _unfinished and _set_aside of a run
                 yield from _recognise(folder / name, levels - 1)
 
 
-def _by_number(name: str) -> list[tuple[int, str]]:
-    """checkpoint-200 before checkpoint-1000."""
+def _in_order(name: str) -> list[tuple[int, str]]:
+    """A key that sorts checkpoint-200 before checkpoint-1000."""
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
-def _check_data_set(folder: Path, options: Options) -> Verdict:
+def _check_data_set(folder: Path, output_dir: Path | None, num_workers: int | None, show_progress: bool) -> Verdict:
     from .dataset_builders.verify import verify_dataset
 
     try:
-        report = verify_dataset(folder, options.output_dir, options.num_workers, options.show_progress)
+        report = verify_dataset(folder, output_dir, num_workers, show_progress)
     except RuntimeError as error:
         return Verdict(folder, "data set", [], [str(error)])
     faults, unchecked = [], []
@@ -131,7 +123,7 @@ def _check_data_set(folder: Path, options: Options) -> Verdict:
             if len(lines) > _FEW:
                 lines[_FEW:] = [f"{file}: and {len(lines) - _FEW:,} more: {problem}; see report.json"]
             (unchecked if problem.endswith("cannot be read now") else faults).extend(lines)
-    place = options.output_dir or Path(report["root"], "verify")
+    place = output_dir or Path(report["root"], "verify")
     images = report["images"]
     counts = f"{images['named']:,} images, {images['opened']:,} opened now, {images['sound']:,} sound; "
     if changed := len(images["changed since they were found sound"]):
@@ -139,43 +131,38 @@ def _check_data_set(folder: Path, options: Options) -> Verdict:
     return Verdict(folder, "data set", faults, unchecked, f"{counts}see {place}/report.md")
 
 
-def _check_world(folder: Path, options: Options) -> Verdict:
-    from .world.making import verify_world
+def _check(folder: Path, kind: str, show_progress: bool) -> tuple[list[str], list[str], str]:
+    """Faults, what is unchecked, and a remark on anything but a data set."""
+    remark = ""
+    if kind == "painted world":
+        from .world.making import verify_world
 
-    return Verdict(folder, "painted world", verify_world(folder, options.show_progress), [])
+        faults = verify_world(folder, show_progress)
+    elif kind == "export":
+        from .dataset_builders.export import verify_export
 
+        faults = verify_export(folder, show_progress)
+    elif kind == "synthesis":
+        from .synthesis.stages import verify_workspace
 
-def _check_export(folder: Path, options: Options) -> Verdict:
-    from .dataset_builders.export import verify_export
+        faults = verify_workspace(folder, show_progress)
+        remark = "the data set it made is checked by itself" if (folder / "assemble").is_dir() else ""
+    elif kind == "training checkpoint":
+        from .training.safety.checkpoints import faults_in
 
-    return Verdict(folder, "export", verify_export(folder, options.show_progress), [])
+        faults = list(faults_in(folder, show_progress=show_progress))
+    elif kind == "features of images":
+        from .retrieval.store import verify_store
 
-
-def _check_synthesis(folder: Path, options: Options) -> Verdict:
-    from .synthesis.stages import verify_workspace
-
-    remark = "the data set it made is checked by itself" if (folder / "assemble").is_dir() else ""
-    return Verdict(folder, "synthesis", verify_workspace(folder, options.show_progress), [], remark)
-
-
-def _check_checkpoint(folder: Path, options: Options) -> Verdict:
-    from .training.safety.checkpoints import faults_in, has_checksums, read_manifest
-
-    faults = list(faults_in(folder, show_progress=options.show_progress))
-    manifest = read_manifest(folder)
-    is_old = manifest is not None and not has_checksums(manifest)
-    remark = "an earlier version wrote it, without checksums: sizes alone were compared" if is_old else ""
-    return Verdict(folder, "training checkpoint", faults, [], remark)
-
-
-def _check_features(folder: Path, options: Options) -> Verdict:
-    from .retrieval.store import verify_store
-
-    return Verdict(folder, "features of images", verify_store(folder), [])
+        faults = verify_store(folder)
+    else:
+        faults = _faults_of_model(folder, show_progress)
+        remark = "no checksums are recorded: a changed weight that is finite is not noticed"
+    return faults, [], remark
 
 
-def _check_model(folder: Path, options: Options) -> Verdict:
-    """Headers, sizes, the shards that an index names, finite weights; and what a FafaModel needs beside."""
+def _faults_of_model(folder: Path, show_progress: bool) -> list[str]:
+    """Checks headers, sizes, the shards that an index names, finite weights, and what else a FafaModel needs."""
     import torch
     from safetensors import SafetensorError, safe_open
     from tqdm.auto import tqdm
@@ -183,19 +170,15 @@ def _check_model(folder: Path, options: Options) -> Verdict:
     faults: list[str] = []
     present: dict[str, set[str]] = {}
     integers: list[str] = []
-    for file in tqdm(
-        sorted(filter(Path.is_file, folder.glob("*.safetensors"))),
-        desc=f"Checking {folder.name}",
-        delay=1,
-        disable=not options.show_progress,
-    ):
+    files = sorted(filter(Path.is_file, folder.glob("*.safetensors")))
+    for file in tqdm(files, desc=f"Checking {folder.name}", delay=1, disable=not show_progress):
         try:
             with safe_open(file, "pt") as tensors:
                 present[file.name] = set(tensors.keys())
                 for name in present[file.name]:
                     tensor = tensors.get_tensor(name)
                     if tensor.is_floating_point() and tensor.itemsize == 1:
-                        # torch looks for NaN in few kinds of these; those of 4 bits, two in a byte, have none.
+                        # torch finds NaN in few of these types; those of 4 bits have none.
                         tensor = torch.zeros(1) if "float4" in str(tensor.dtype) else tensor.float()
                     if not torch.isfinite(tensor).all():
                         faults.append(f"{file.name}: {name} holds values that are not finite")
@@ -215,16 +198,14 @@ def _check_model(folder: Path, options: Options) -> Verdict:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             faults.append(f"{file.name} is damaged ({str(error).removeprefix(f'{file}: ')})")
     settings = {} if faults else read_json(folder / "config.json")
-    # A library that quantises writes packed integers, under names of its own.
+    # A library that quantises writes packed integers under its own names.
     if settings.get("model_type") == "fafa" and not settings.get("quantization_config"):
         faults += [*integers, *_faults_of_fafa(folder, set.union(*present.values()))]
-    return Verdict(
-        folder, "model", faults, [], "no checksums are recorded: a changed weight that is finite is not seen"
-    )
+    return faults
 
 
 def _faults_of_fafa(folder: Path, present: set[str]) -> Iterator[str]:
-    """What `load_model` would refuse, without the memory that weights take."""
+    """What `load_model` would refuse, found without the memory that weights take."""
     import torch
 
     from .configuration_fafa import FafaConfig
@@ -265,57 +246,55 @@ def _has_translations(file: Path) -> bool:
         return b'"captions_bt"' in stream.read(1 << 16)
 
 
+def _is_checkpoint(folder: Path, names: set[str]) -> bool:
+    return re.fullmatch(r"checkpoint-\d+", folder.resolve().name) is not None
+
+
 _SIGNS: dict[str, Callable[[Path, set[str]], bool]] = {
     "data set": _is_data_set,
     "painted world": lambda folder, names: bool(names & {"world.json", "checksums.json"}),
     "export": lambda folder, names: "export.json" in names,
     "synthesis": lambda folder, names: "runs.jsonl" in names,
-    "training checkpoint": lambda folder, names: re.fullmatch(r"checkpoint-\d+", folder.resolve().name) is not None,
+    "training checkpoint": _is_checkpoint,
     "features of images": lambda folder, names: any(
         re.fullmatch(r"(features-.*\.safetensors|inputs-.*\.jsonl)", name) for name in names
     ),
     "model": lambda folder, names: (
         "config.json" in names
         and any(name.endswith(".safetensors") for name in names)
-        and not re.fullmatch(r"checkpoint-\d+", folder.resolve().name)
+        and not _is_checkpoint(folder, names)
     ),
-}
-_CHECKS: dict[str, Callable[[Path, Options], Verdict]] = {
-    "data set": _check_data_set,
-    "painted world": _check_world,
-    "export": _check_export,
-    "synthesis": _check_synthesis,
-    "training checkpoint": _check_checkpoint,
-    "features of images": _check_features,
-    "model": _check_model,
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Checks, prints a line per fault and one per folder, and returns the exit status."""
+    """Checks, prints one line per fault and one per folder, and returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m fafa.verify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="what to check")
+    parser.add_argument("--output", type=Path, help="folder for the report on a data set; default: verify/ in it")
     parser.add_argument(
-        "--output", type=Path, help="of a data set: folder of the report; by default verify/ in its own"
-    )
-    parser.add_argument(
-        "--num-workers", type=int, help="of a data set: processes that open images; default: one a core"
+        "--num-workers", type=int, help="processes that open images of data sets; default: one per core"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     given = parser.parse_args(arguments)
     if given.num_workers is not None and given.num_workers < 1:
         parser.error(f"--num-workers must be at least 1: {given.num_workers}")
-    options = Options(given.output, given.num_workers, not given.quiet)
     num_faults = num_unchecked = 0
     try:
         for folder in given.folders:
             try:
-                for verdict in verify(folder, options):
+                for verdict in verify(folder, given.output, given.num_workers, not given.quiet):
                     num_faults += len(verdict.faults)
                     num_unchecked += len(verdict.unchecked)
-                    _show(verdict)
+                    for fault in verdict.faults:
+                        print(f"{verdict.folder}: {fault}")
+                    for reason in verdict.unchecked:
+                        print(f"Not checked: {verdict.folder}: {reason}", file=sys.stderr)
+                    state = "faults" if verdict.faults else "not all checked" if verdict.unchecked else "sound"
+                    remark = f" ({verdict.remark})" if verdict.remark else ""
+                    print(f"{verdict.folder}: {verdict.kind}: {state}{remark}")
             except (OSError, ValueError, WorkerDiedError) as error:
                 num_unchecked += 1
                 print(f"Not checked: {error}", file=sys.stderr)
@@ -323,15 +302,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nInterrupted: nothing was changed. A data set's check goes on from here.", file=sys.stderr)
         return 130
     return 1 if num_faults else 2 if num_unchecked else 0
-
-
-def _show(verdict: Verdict) -> None:
-    for fault in verdict.faults:
-        print(f"{verdict.folder}: {fault}")
-    for reason in verdict.unchecked:
-        print(f"Not checked: {verdict.folder}: {reason}", file=sys.stderr)
-    state = "faults" if verdict.faults else "not all checked" if verdict.unchecked else "sound"
-    print(f"{verdict.folder}: {verdict.kind}: {state}{f' ({verdict.remark})' if verdict.remark else ''}")
 
 
 if __name__ == "__main__":

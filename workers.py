@@ -1,4 +1,4 @@
-"""Worker processes: how many, how they start, and how they end with the run they serve. Imports little, as they do."""
+"""Worker processes: how many, how they start, and how they end with their run. It imports little, like they do."""
 
 import multiprocessing
 import os
@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import TypeVar
 
 Given = TypeVar("Given")
@@ -19,17 +19,13 @@ class WorkerDiedError(RuntimeError):
 
     def __init__(self):
         super().__init__(
-            "a worker process died, perhaps for lack of memory. What was finished until then is kept: give the same "
+            "a worker process died, perhaps for lack of memory. What was finished before is kept: give the same "
             "command again, with fewer workers if need be."
         )
 
 
 def check_num_workers(num_workers: int) -> None:
-    """Refuses a number of worker processes that makes no sense here.
-
-    Raises:
-        ValueError: it is below 0, or far more than there are cores.
-    """
+    """Refuses a number of worker processes below 0, or far above the number of cores, by a ValueError."""
     most = max(64, 8 * num_cores())
     if not 0 <= num_workers <= most:
         raise ValueError(
@@ -39,7 +35,7 @@ def check_num_workers(num_workers: int) -> None:
 
 
 def num_cores() -> int:
-    """Those that this process may use: fewer than the machine has in a container, or under taskset."""
+    """The cores that this process may use: in a container, or under taskset, fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -51,12 +47,12 @@ def in_processes(
     With more than one, call it under `if __name__ == "__main__":`, as with any multiprocessing.
 
     Args:
-        function: Of a module, or a partial of one: it must be picklable.
-        num_workers: Processes; each starts in about a second.
-        per_task: Items that travel together.
+        function: a module's function, or a partial of one: it must be picklable.
+        num_workers: processes; each starts in about a second.
+        per_task: items that travel together.
 
     Raises:
-        WorkerDiedError: a worker process died, a RuntimeError. And whatever `function` raises.
+        WorkerDiedError: a worker process died. Otherwise, whatever `function` raises.
     """
     num_workers = min(num_workers, -(-len(items) // per_task))
     if num_workers <= 1:
@@ -64,26 +60,17 @@ def in_processes(
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_workers, mp_context=context, initializer=start_worker) as pool:
-        with _interrupts_withheld():
+        # Processes started now never see Ctrl-C, not even while they start: only their parent reacts to it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
             results = pool.map(function, items, chunksize=per_task)  # starts the processes
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         try:
             with closing(results):  # so that an interruption does not wait for all of them
                 yield from results
         except BrokenProcessPool:
             raise WorkerDiedError from None
-
-
-@contextmanager
-def _interrupts_withheld() -> Iterator[None]:
-    """Processes started meanwhile never see Ctrl-C, not even while they are starting: their parent alone answers it."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def start_worker() -> None:

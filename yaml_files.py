@@ -1,13 +1,13 @@
 """The one reader of YAML files of settings: training's configurations and the recipes of synthesis.
 
-It takes plain values only, in a file of bounded size, and refuses what two people would read in two ways: a key that is
-given twice, `010` (8 in YAML 1.1, 10 in 1.2), `1:30` (90, a time of day). Whatever is wrong, one line names the file,
-the line in it and the remedy. Dates are texts.
+It takes only plain values, in a file of bounded size, and refuses what two people would read in two ways: a key that is
+given twice, `010` (8 in YAML 1.1, 10 in 1.2), `1:30` (90, or a time of day). Dates are strings. Every error names the
+file, the line in it and the remedy, on one line.
 """
 
 import math
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,15 +26,16 @@ class SettingsFileError(ValueError):
 
 
 def read_yaml(file: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file; its keys, also further down, are texts.
+    """The mapping in a YAML file; all keys, also those of inner mappings, are strings.
 
     Raises:
         SettingsFileError: there is no such file, or it is not as described in the module's docstring.
     """
     file = Path(file)
     try:
-        if file.exists() and not file.is_file():  # a pipe could be waited for without end
-            raise SettingsFileError(f"{file}: expected a file of settings, found {_kind_of_place(file)}")
+        if file.exists() and not file.is_file():  # a pipe could be waited for forever
+            kind = "a folder" if file.is_dir() else "a pipe or device"
+            raise SettingsFileError(f"{file}: expected a file of settings, found {kind}")
         with file.open("rb") as stream:
             data = stream.read(_MOST_BYTES + 1)
     except OSError as error:
@@ -53,11 +54,11 @@ def read_yaml(file: str | Path) -> dict[str, Any]:
 
 
 def line_of(file: str | Path, path: Sequence[str | int]) -> int:
-    """The line where the value at a path stands in a YAML file that can be read, or what is nearest above it.
+    """The line of the value at a path in a valid YAML file, or of the nearest value above it.
 
     Args:
         file: see `read_yaml`.
-        path: the keys and the numbers in lists that lead to the value.
+        path: the keys, and the indices in lists, that lead to the value.
     """
     node, line = yaml.compose(Path(file).read_text(encoding="utf-8-sig"), _Loader), 1
     for step in path:
@@ -83,40 +84,32 @@ def parse_yaml(text: str, where: str) -> Any:
         SettingsFileError: it is not taken.
     """
     try:
-        return _read(text)
-    except _Refused as error:
-        raise SettingsFileError(f"{where}{error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise SettingsFileError(f"{where}{place}: is no YAML: {reason}") from None
-
-
-class _Refused(Exception):
-    """YAML that is not taken; the message follows the file's name."""
-
-
-def _refuse(mark: yaml.Mark, reason: str) -> NoReturn:
-    raise _Refused(f", line {mark.line + 1}: {reason}")
-
-
-def _read(text: str) -> Any:
-    loader = _Loader(text)
-    try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None
         _count_values(node, {})
         return loader.construct_document(node)
-    finally:
-        loader.dispose()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        what = "" if isinstance(error, _Refused) else "is no YAML: "
+        reason = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise SettingsFileError(f"{where}{place}: {what}{reason}") from None
+
+
+class _Refused(yaml.MarkedYAMLError):
+    """YAML that is not taken."""
+
+
+def _refuse(mark: yaml.Mark, reason: str) -> NoReturn:
+    raise _Refused(problem=reason, problem_mark=mark)
 
 
 class _Loader(yaml.SafeLoader):
     """Refuses while it parses, before anything is built."""
 
-    # Dates stay texts: no setting is one.
+    # Dates stay strings: no setting is a date.
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag != f"{_TAG}timestamp"]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -127,7 +120,7 @@ class _Loader(yaml.SafeLoader):
         self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-        """Bounds the depth, and looks at every value once."""
+        """Bounds the depth, and checks every value once."""
         self._depth += 1
         if self._depth > _MOST_DEPTH:
             _refuse(self.peek_event().start_mark, f"is nested more than {_MOST_DEPTH} levels deep")
@@ -145,20 +138,20 @@ def _check_value(node: yaml.Node) -> None:
         _refuse(node.start_mark, f"{shown!r} is not taken: write texts, numbers, true, false, null, lists and mappings")
     if isinstance(node, yaml.MappingNode):
         _check_keys(node)
-    elif isinstance(node, yaml.ScalarNode) and node.tag in (f"{_TAG}int", f"{_TAG}float"):
+    elif node.tag in (f"{_TAG}int", f"{_TAG}float"):
         _check_number(node)
 
 
 def _check_keys(node: yaml.MappingNode) -> None:
-    seen: set[Hashable] = set()
+    seen: set[str] = set()
     for key, _ in node.value:
         if key.tag == f"{_TAG}merge":
             continue
         if key.tag != f"{_TAG}str" or not isinstance(key, yaml.ScalarNode):
             shown = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
-            _refuse(key.start_mark, f'the key {shown} is no text to YAML: write "{shown}", in quotes, or another')
+            _refuse(key.start_mark, f'YAML reads the key {shown} as no text: write "{shown}", in quotes, or another')
         if key.value in seen:
-            _refuse(key.start_mark, f"the key {key.value!r} is given twice: take one out")
+            _refuse(key.start_mark, f"the key {key.value!r} is given twice: remove one")
         seen.add(key.value)
 
 
@@ -176,7 +169,7 @@ def _check_number(node: yaml.ScalarNode) -> None:
 
 
 def _count_values(node: yaml.Node, counts: dict[int, int | None]) -> int:
-    """Values below and with a node, each alias written out: a few lines may stand for billions."""
+    """The number of values in a node, with every alias written out: a few lines may stand for billions."""
     if id(node) in counts:
         if (count := counts[id(node)]) is None:
             _refuse(node.start_mark, "the value holds itself")
@@ -191,7 +184,3 @@ def _count_values(node: yaml.Node, counts: dict[int, int | None]) -> int:
         _refuse(node.start_mark, f"stands for more than {_MOST_VALUES:,} values (aliases repeat values)")
     counts[id(node)] = count
     return count
-
-
-def _kind_of_place(file: Path) -> str:
-    return "a folder" if file.is_dir() else "a pipe or device"

@@ -24,10 +24,10 @@ from fafa.synthesis.filtering.calibration import (
     Outcome,
     Pair,
     Verdict,
-    draw_sample,
     find_thresholds,
     measure,
     read_pairs,
+    sample_pairs,
 )
 from fafa.synthesis.filtering.calibration_report import auc, recipe_of, score_names
 from fafa.synthesis.filtering.thresholds import DIRECTIONS, Thresholds, concerns
@@ -129,7 +129,7 @@ def run(folder: Path, quadruples: int) -> dict:
     uncut = Counter(truth[record["id"]] for record in second[0].records("split") if REJECTED in record)
     gate_names = list(dict.fromkeys(name for record in second[0].records("gates") for name in record["scores"]))
 
-    few = {pair.record["id"] for pair in draw_sample([verdict.pair for verdict in learned[::2]], FEW_PAIRS)}
+    few = {pair.record["id"] for pair in sample_pairs([verdict.pair for verdict in learned[::2]], FEW_PAIRS)}
     ways = {
         "the cut alone": Thresholds(),
         f"gates, for {GATES_PRECISION:g}": find_thresholds(only(learned, gate_names), GATES_PRECISION),

@@ -77,7 +77,7 @@ POOLS = {
 
 def make_quadruples(count: int) -> tuple[list[dict], dict[str, str]]:
     """Records in order, and for those that are made from an earlier one, how."""
-    from fafa.synthesis.quadruples.drawing import Template
+    from fafa.synthesis.quadruples.sampling import Template
 
     template = Template("{person}|in {before}|in {after}|and {other} {doing} {place}", POOLS)
     rng = random.Random(0)
@@ -85,7 +85,7 @@ def make_quadruples(count: int) -> tuple[list[dict], dict[str, str]]:
     for number in range(count):
         way = rng.random()
         if number < 100 or way > 0.2:
-            person, before, after, rest = template.draw(number)[0].split("|")
+            person, before, after, rest = template.sample(number)[0].split("|")
             record = {"caption_a": f"{person} {before} {rest}", "caption_b": f"{person} {after} {rest}"}
             record |= {"edit_ab": f"now {after}", "edit_ba": f"now {before}"}
         else:

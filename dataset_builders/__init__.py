@@ -6,13 +6,14 @@
     load_dataset("SynCPR", data_dir=root)              # split train
     load_dataset("ITCPR", "query", data_dir=root)      # split test
     load_dataset("ITCPR", "gallery", data_dir=root)    # split test
-    load_dataset("CIRHS", data_dir=root)               # split train: what `fafa.synthesis` makes of its recipes for
-    load_dataset("SynTBPR", data_dir=root)             # everyday scenes, and for text-image pairs of people
+    load_dataset("CIRHS", data_dir=root)               # split train: triplets of everyday scenes
+    load_dataset("SynTBPR", data_dir=root)             # split train: images of people with captions
     load_dataset("FashionIQ", "query", data_dir=root)  # benchmarks of composed image retrieval, in their authors'
     load_dataset("CIRR", "gallery", data_dir=root)     # layouts; their images are the user's to obtain. "query" or
     load_dataset("CIRCO", "query", data_dir=root)      # "gallery"; splits as their files are there
 
-Without `data_dir` the authors' repository on the Hub is fetched and unpacked (another with `repo_id=`, `revision=`).
+`fafa.synthesis` makes data sets of the last two forms. Without `data_dir` the authors' repository on the Hub is fetched
+and unpacked (another one with `repo_id=`, `revision=`).
 An annotation file is one shard: it is read and checked by one process (half a minute for SynCPR's 1.15 million records,
 once). For a stream that several workers share, cut what was loaded: `dataset.to_iterable_dataset(num_shards=64)`.
 
@@ -50,8 +51,8 @@ def register_builders() -> None:
     """Make `datasets.load_dataset` know the names in `BUILDERS`. Calling it again changes nothing.
 
     `datasets` has no plug-ins (5.2). Every way from a name to its builder leads through `dataset_module_factory`, so
-    that is wrapped for our names; this also keeps the stock code from listing millions of image files in `data_dir`.
-    A path to a folder in our layout is refused, with the call that loads it: the stock code makes something else of it.
+    that is wrapped for our names. This also keeps the stock code from listing millions of image files in `data_dir`.
+    A path to a folder in our layout is refused, with the call that loads it: the stock code would misread it.
     """
     import datasets.inspect
     import datasets.load
@@ -67,8 +68,8 @@ def register_builders() -> None:
             return stock(path, revision, *args, data_files=data_files, **kwargs)
         if data_files is not None:
             raise ValueError(
-                f"{path} takes data_dir=, a folder of annotations and images; no data_files=. "
-                f"Load it so: {_right_call(path, _folder_of(data_files))}"
+                f"{path} takes data_dir=, a folder of annotations and images, and no data_files=. "
+                f"Load it with {_right_call(path, _folder_of(data_files))}"
             )
         module, schema = BUILDERS[path]
         return datasets.load.DatasetModule(module, schema, {"dataset_name": path, "revision": revision})
@@ -79,9 +80,9 @@ def register_builders() -> None:
 
 
 def _refuse_our_folder(path: str, data_dir: str | None) -> None:
-    """Raise `ValueError` where a path, with `data_dir` below it, leads to annotation files of ours.
+    """Raise `ValueError` if a path, with `data_dir` below it, leads to annotation files of ours.
 
-    What `export` writes, and any folder whose card tells `load_dataset` what is in it, stays with the stock code.
+    Folders whose card tells `load_dataset` what is in them, as `export` writes them, are left to the stock code.
     """
     place = Path(path, data_dir or "")
     is_file = place.suffix == ".json" and os.path.isfile(place)  # noqa: PTH113 - Path raises over names of any length
@@ -91,21 +92,17 @@ def _refuse_our_folder(path: str, data_dir: str | None) -> None:
     if _has_configs(folder / "README.md"):
         return
     for name in BUILDERS:
-        names = _annotation_names(name)
+        names = _configs(name)[0].annotation_names
         if (is_file and place.name not in names) or not _is_ours(folder, names):
             continue
         raise ValueError(
-            f"{path} holds {' and '.join(names)}: it is in the layout of {name}, which is loaded by name; by its path "
-            f"alone, datasets would make another data set of it. Load it so: {_right_call(name, str(folder.resolve()))}"
+            f"{path} holds {' and '.join(names)}: it is in the layout of {name}, which is loaded by name; from its "
+            f"path alone, datasets would make another data set. Load it with {_right_call(name, str(folder.resolve()))}"
         )
 
 
-def _annotation_names(name: str) -> tuple[str, ...]:
-    return _builder(name).BUILDER_CONFIGS[0].annotation_names
-
-
-def _builder(name: str) -> type:
-    return getattr(importlib.import_module(BUILDERS[name][0]), name.replace("-", "_"))
+def _configs(name: str) -> list:
+    return getattr(importlib.import_module(BUILDERS[name][0]), name.replace("-", "_")).BUILDER_CONFIGS
 
 
 def _is_ours(folder: Path, names: tuple[str, ...]) -> bool:
@@ -127,15 +124,14 @@ def _has_configs(card: Path) -> bool:
 
 
 def _folder_of(data_files: object) -> str:
-    if isinstance(data_files, Mapping):
-        data_files = next(iter(data_files.values()), "")
-    if isinstance(data_files, list | tuple):
-        data_files = next(iter(data_files), "")
-    is_path = isinstance(data_files, str | Path) and "*" not in str(data_files)
-    return str(Path(data_files).resolve().parent) if is_path and str(data_files) else "FOLDER"
+    while isinstance(data_files, Mapping | list | tuple):
+        values = data_files.values() if isinstance(data_files, Mapping) else data_files
+        data_files = next(iter(values), None)
+    is_path = isinstance(data_files, str | Path) and str(data_files) and "*" not in str(data_files)
+    return str(Path(data_files).resolve().parent) if is_path else "FOLDER"
 
 
 def _right_call(name: str, folder: str) -> str:
-    configs = [config.name for config in _builder(name).BUILDER_CONFIGS]
-    choices = [f'"{config}", ' for config in configs] if len(configs) > 1 else [""]
+    configs = _configs(name)
+    choices = [f'"{config.name}", ' for config in configs] if len(configs) > 1 else [""]
     return " or ".join(f'load_dataset("{name}", {choice}data_dir="{folder}")' for choice in choices)

@@ -1,7 +1,7 @@
 """What the builders of this package share.
 
-`datasets` patches `open`, `os.path` and `Path` in this module and in the builders' own, for streaming: file handling
-lives elsewhere, in layout.py, records.py, hub.py and archives.py.
+`datasets` patches `open`, `os.path` and `Path` in this module and in those of the builders, for streaming. So files are
+handled elsewhere: in layout.py, records.py, hub.py and archives/.
 """
 
 import logging
@@ -51,7 +51,11 @@ class FolderConfig(datasets.BuilderConfig):
 
 
 class FolderBuilder(datasets.ArrowBasedBuilder):
-    """A data set of annotation files beside folders of images, in a folder of the user's or on the Hub."""
+    """A data set of annotation files beside folders of images, in a user's folder or on the Hub.
+
+    Every record and the existence of every image are checked when the data set is first loaded; what is wrong raises
+    `DataFormatError`. Images are not opened before they are used.
+    """
 
     BUILDER_CONFIG_CLASS = FolderConfig
     HUB_REPO_ID: str | None  # the authors' repository; None if there is none in our layout
@@ -75,7 +79,7 @@ class FolderBuilder(datasets.ArrowBasedBuilder):
         return super()._create_builder_config(config_name, **kwargs)
 
     def _refuse_what_is_not_honoured(self, given: dict) -> None:
-        """Of what `load_dataset` passes on, that which would change nothing, or the cache's key alone."""
+        """Refuse options of `load_dataset` that would change nothing, or the cache's key alone."""
         name = type(self).__name__
         reasons = {
             "annotation_names": f"{name} reads {' and '.join(self.BUILDER_CONFIGS[0].annotation_names)}",
@@ -131,13 +135,13 @@ def read_tables(
 
     Args:
         layout: Where the data set lies.
-        name: Of the data set.
-        read_row: Makes a row, in the order of the features, of a record, or raises `BadRecord`.
+        name: Name of the data set.
+        read_row: Makes a row of a record, in the order of the features, or raises `BadRecord`.
         features: The columns.
         published: Counts of the published file; empty if they are not known.
-        group: What the count of a column's different values is called, and the column.
-        remedy: For images that are missing.
-        key: The column that may not repeat; None for all of them together.
+        group: The name for the count of a column's different values, and the column.
+        remedy: What to do about missing images.
+        key: The column that may not repeat; None for all columns together.
 
     Raises:
         DataFormatError: records are not as documented, repeat earlier ones, or name images that are not there.
@@ -172,9 +176,8 @@ def to_table(rows: Sequence[tuple], features: datasets.Features) -> pa.Table:
 def report_counts(layout: Layout, name: str, found: dict[str, int], published: dict[str, int]) -> None:
     """Log how the counts of a data set differ from the published ones; `records` is one of them.
 
-    A warning for what came from the Hub and for what looks like the published data set with something missing, which
-    is to say at least half of its records and nothing that it does not hold; information for another data set in the
-    same format.
+    It is a warning for a data set from the Hub and for one that looks like the published one with something missing:
+    one with at least half of its records, and nothing that it does not hold. It is information for any other.
     """
     differences = describe_differences(found, published)
     if not differences:

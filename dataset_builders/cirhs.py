@@ -34,7 +34,7 @@ def _renamed(columns: dict) -> dict:
 
 
 FEATURES = datasets.Features(_renamed(syncpr.FEATURES))
-FIELDS = _renamed(syncpr.FIELDS)  # of a record, in the order of the columns, and how each is read
+FIELDS = _renamed(syncpr.FIELDS)  # fields of a record, in the order of the columns, and how each is read
 
 
 class CIRHS(FolderBuilder):
@@ -43,8 +43,6 @@ class CIRHS(FolderBuilder):
     Columns: `reference_image`, `target_image` (decoded when asked for), `edit_caption`, `reference_caption`,
     `target_caption`, `tid` (int64; the triplets of one quadruple and direction share it), `reference_image_path`,
     `target_image_path` (as written in CIRHS.json).
-
-    Records and images are checked as those of SynCPR are; what is wrong raises `DataFormatError`.
     """
 
     HUB_REPO_ID = None  # none is known to us

@@ -17,14 +17,14 @@ _MAX_VALUES = 20  # a text column with more values is not counted by value
 
 
 class Statistics:
-    """What is counted of a split, record by record.
+    """Counts the records of a split, one by one.
 
     Texts are counted by column: those named `...caption`, and lists named `captions`, by their words, others with few
-    values by value. Integers are taken as ids; in ITCPR's form, which has an instance_id, too, a person_id is one
-    within its source.
+    values by value. Integers are taken as ids; where there is an instance_id, as in ITCPR, a person_id is unique within
+    its source only.
 
     Args:
-        features: of the split.
+        features: Those of the split.
     """
 
     def __init__(self, features: "datasets.Features"):
@@ -44,8 +44,8 @@ class Statistics:
         """Count a record.
 
         Args:
-            record: its columns other than images.
-            images: path of each of its images, and the size of the file in bytes.
+            record: Its columns other than images.
+            images: The path of each of its images, and the size of the file in bytes.
         """
         self.records += 1
         for name, counter in self.ids.items():
@@ -108,7 +108,7 @@ def words_of(text: str) -> tuple[str, ...]:
 
 
 def describe_counts(counts: Mapping[str, Any]) -> dict[str, str]:
-    """What `Statistics.to_dict` counted, for a table: name of a row, as Markdown or text -> what stands in it."""
+    """The counts of `Statistics.to_dict` for a table: name of a row, as Markdown or text -> its content."""
     rows = {"records": f"{counts['records']:,}"}
     for name, ids in counts["ids"].items():
         sizes = list(map(int, ids["sizes"]))

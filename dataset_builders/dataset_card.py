@@ -1,4 +1,4 @@
-"""Data-set cards: what an exported folder says about itself."""
+"""Writes the card of an exported data set."""
 
 import json
 import os
@@ -125,9 +125,7 @@ def read_about(file: str | os.PathLike) -> tuple[str, dict[str, Any]]:
         return text.strip(), {}
     head = REGEX_YAML_BLOCK.match(text)
     try:
-        parse_yaml(
-            head[2] if head else text.split("---", 2)[1], "the head"
-        )  # bounds what the card's own reader would follow without end
+        parse_yaml(head[2] if head else text.split("---", 2)[1], "the head")  # DatasetCard's reader has no bounds
         card = DatasetCard(text)
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{file}: expected YAML between the two lines of --- at its head, but {error}") from None
@@ -144,14 +142,14 @@ def make_dataset_card(
     """The text of README.md for an exported folder.
 
     Args:
-        manifest: of the export; see shards.py.
-        info: of the data set, for description, licence and citation.
-        data_dir: where it was exported from. A world.json there or beside it tells that a program painted it.
+        manifest: That of the export; see shards.py.
+        info: That of the data set, for description, licence and citation.
+        data_dir: Where it was exported from. A world.json there or beside it says that a program painted it.
         about: Markdown on how the data was made; by default the data set's description.
-        metadata: for the head of the card.
+        metadata: YAML for the head of the card.
 
     Raises:
-        ValueError: world.json is no JSON.
+        ValueError: world.json is not JSON.
     """
     metadata = metadata or {}
     name, format = manifest["settings"]["dataset"], manifest["settings"]["format"]
@@ -167,7 +165,7 @@ def make_dataset_card(
         title=plain(title),
         snippet="\n".join(_load_line(part) for part in parts),
         layout=_LAYOUTS[format],
-        statistics=markdown_table(["", *map(_place, parts)], _statistics_rows(parts)),
+        statistics=_statistics_table(parts),
         columns=markdown_table(["column", "type", "meaning"], _column_rows(parts, format)),
         example_of=_place(parts[0]),
         example=block(json.dumps(parts[0]["example"], indent=2, ensure_ascii=False), "json"),
@@ -178,19 +176,19 @@ def make_dataset_card(
 
 
 def _find_world(data_dir: str | os.PathLike | None) -> dict[str, Any] | None:
-    """The parameters of the painted world that a folder belongs to."""
-    folder = Path(data_dir).resolve() if data_dir is not None else None
-    for file in [folder / "world.json", folder.parent / "world.json"] if folder else []:
-        if file.is_file():
-            try:
-                return {key: value for key, value in read_json(file).items() if key != "finished"}
-            except (ValueError, AttributeError) as error:
-                raise ValueError(f"{file}: expected the JSON object that make_world writes, but {error}") from None
-    return None
+    """The parameters of the painted world that a folder belongs to; None if it belongs to none."""
+    if data_dir is None:
+        return None
+    folder = Path(data_dir).resolve()
+    file = next((file for file in (folder / "world.json", folder.parent / "world.json") if file.is_file()), None)
+    try:
+        return file and {key: value for key, value in read_json(file).items() if key != "finished"}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{file}: expected the JSON object that make_world writes, but {error}") from None
 
 
 def _make_metadata(parts: list[dict], format: str, given: dict[str, Any], painted: bool) -> str:
-    """The card's YAML head. `configs` is what `load_dataset` goes by; it also checks the counts in `dataset_info`."""
+    """The card's YAML head. `load_dataset` reads `configs`, and checks the counts in `dataset_info`."""
     total = sum(part["statistics"]["records"] for part in parts)
     data = DatasetCardData(
         **{
@@ -207,7 +205,7 @@ def _make_metadata(parts: list[dict], format: str, given: dict[str, Any], painte
         files = configs.setdefault(config, {"data_files": []})["data_files"]
         files.append({"split": split, "path": shard_pattern(part)})
         info = infos.setdefault(config, datasets.DatasetInfo(splits=datasets.SplitDict()))
-        if format == "parquet":  # a tar's columns are found by its reader
+        if format == "parquet":  # the reader of tars finds the columns itself
             info.features = datasets.Features.from_dict(part["features"])
         size = sum(shard["bytes"] for shard in shards)
         info.splits.add(datasets.SplitInfo(split, size, part["statistics"]["records"]))
@@ -227,14 +225,15 @@ def _load_line(part: dict) -> str:
     return f'{variable} = load_dataset("path/to/this/folder", {config}split="{part["split"]}")'
 
 
-def _statistics_rows(parts: list[dict]) -> list[list[str]]:
+def _statistics_table(parts: list[dict]) -> str:
     cells = [_statistics_cells(part) for part in parts]
     names = dict.fromkeys(name for column in cells for name in column)  # in order, once
-    return [[name, *(column.get(name, "") for column in cells)] for name in names]
+    rows = [[name, *(column.get(name, "") for column in cells)] for name in names]
+    return markdown_table(["", *map(_place, parts)], rows)
 
 
 def _statistics_cells(part: dict) -> dict[str, str]:
-    """Name -> value, of one split."""
+    """Name -> value, for one split."""
     counts = part["statistics"]
     cells = describe_counts(counts)
     for name in part["suffixes"]:

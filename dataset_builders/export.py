@@ -12,18 +12,18 @@ package, streaming or not: `load_dataset("exports/syncpr", split="train")`,
     <output>/export.json                  what is done already, with checksums; stays here
 
 Images keep the bytes of their files. A file that several records name is embedded with each of them, so that every
-record stands alone: SynCPR, where a picture is reference and target in turn, doubles in size. The card has both sizes.
+record stands alone: SynCPR, where an image is reference and target in turn, doubles in size. The card has both sizes.
 
 Parquet has the data set's columns. WebDataset has a column per image, which ends in the suffix of the files
 (`reference_image.png`), one called `json` with all other columns as its fields, and `__key__`, the record's number:
 
     00000012.reference_image.png, 00000012.target_image.png, 00000012.json
 
-`datasets` reads ahead in Parquet: streaming shards of 500 MB took it 1 GB of memory, and a third of that from tars.
+`datasets` reads ahead in Parquet: to stream shards of 500 MB, it took 1 GB of memory, and from tars a third of that.
 
-An export that was stopped, be it by kill -9 or a full disk, goes on after the last finished shard when the same command
-is given again. Images are checked on the way, as training and `python -m fafa.verify` judge them. The
-first broken one stops the export; `verify` finds all of them beforehand.
+An export that was stopped, even by kill -9 or a full disk, goes on after the last finished shard when the same command
+is given again. Images are checked on the way, as training and `python -m fafa.verify` judge them. The first broken one
+stops the export; `verify` finds all of them beforehand.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from datasets.utils.py_utils import convert_file_size_to_int
 from huggingface_hub.errors import HTTPError
 
 from ..commands import command
-from ..files import locked, some, write_whole
+from ..files import locked, sha256_of, some, write_whole
 from . import BUILDERS, register_builders
 from .dataset_card import make_dataset_card, read_about
 from .shards import (
@@ -134,7 +134,7 @@ def push_to_hub(output_dir: str | os.PathLike, repo_id: str) -> str:
     """Upload a finished export to a data-set repository; a new one is private. Calling it again goes on.
 
     Args:
-        output_dir: of `export_dataset`.
+        output_dir: That of `export_dataset`.
         repo_id: "owner/name".
 
     Returns:
@@ -175,9 +175,6 @@ def push_to_hub(output_dir: str | os.PathLike, repo_id: str) -> str:
 def verify_export(output_dir: str | os.PathLike, show_progress: bool = False) -> list[str]:
     """What is wrong with an export: a line for every shard, card or manifest that is not as it was written.
 
-    Args:
-        output_dir: of `export_dataset`.
-
     Raises:
         OSError: a file cannot be read now.
     """
@@ -192,7 +189,7 @@ def verify_export(output_dir: str | os.PathLike, show_progress: bool = False) ->
     card = output_dir / _CARD
     if not card.is_file():
         faults.append(f"{_CARD} is missing: give the export command again, which writes it")
-    elif hashlib.sha256(card.read_bytes()).hexdigest() not in (manifest["card"], manifest.get("card by hand")):
+    elif sha256_of(card) not in (manifest["card"], manifest.get("card by hand")):
         faults.append(
             f"{_CARD} is not as it was written. If you edited it, give the export command again, which takes your card "
             "over; if not, delete it first"
@@ -202,7 +199,7 @@ def verify_export(output_dir: str | os.PathLike, show_progress: bool = False) ->
 
 @contextmanager
 def _open_manifest(output_dir: Path, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The manifest of an export, begun or new, while no other process can have it.
+    """The manifest of an export, begun or new, locked against other processes.
 
     Its parts are splits, {"config", "split", "suffixes", "shards"}, and once all shards are there, what the card needs:
     "statistics", "features", "example". Its "card" is the hash of the card as last written.
@@ -215,34 +212,30 @@ def _open_manifest(output_dir: Path, settings: dict[str, Any]) -> Iterator[dict[
             "another folder, or empty it"
         )
     with locked(output_dir / _LOCK, f"{output_dir} is being written by another process: wait for its end"):
-        yield _same_manifest(output_dir, {"version": FORMAT_VERSION, **settings})
-
-
-def _same_manifest(output_dir: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    if not (output_dir / MANIFEST).exists():
-        return {"settings": settings, "card": None, "parts": []}
-    manifest = read_manifest(output_dir)
-    before = manifest["settings"]
-    if differing := [key for key in settings if before.get(key) != settings[key]]:
-        difference = ", ".join(f"{key} {before.get(key)} and not {settings[key]}" for key in differing)
-        raise FileExistsError(
-            f"{output_dir} holds an export with {difference}: choose another folder, or delete this one"
-        )
-    return manifest
+        settings = {"version": FORMAT_VERSION, **settings}
+        manifest = {"settings": settings, "card": None, "parts": []}
+        if (output_dir / MANIFEST).exists():
+            manifest = read_manifest(output_dir)
+        before = manifest["settings"]
+        if different := [
+            f"{key} {before.get(key)} and not {settings[key]}" for key in settings if before.get(key) != settings[key]
+        ]:
+            raise FileExistsError(
+                f"{output_dir} holds an export with {', '.join(different)}: choose another folder, or delete this one"
+            )
+        yield manifest
 
 
 def _write_card(card: str, output_dir: Path, manifest: dict) -> None:
     """Write the card, unless there is one that was edited since it was last written."""
     file, digest = output_dir / _CARD, hashlib.sha256(card.encode()).hexdigest()
-    if file.exists():
-        found = hashlib.sha256(file.read_bytes()).hexdigest()
-        if found not in (digest, manifest["card"]):
-            logger.warning("%s was edited and is kept as it is; delete it to have it written anew.", file)
-            manifest["card by hand"] = found
-            write_manifest(output_dir, manifest)
-            return
-    write_whole(file, card)
-    manifest["card"] = digest
+    found = sha256_of(file) if file.exists() else digest
+    if found in (digest, manifest["card"]):
+        write_whole(file, card)
+        manifest["card"] = digest
+    else:
+        logger.warning("%s was edited and is kept as it is; delete it to have it written anew.", file)
+        manifest["card by hand"] = found
     write_manifest(output_dir, manifest)
 
 
@@ -254,13 +247,13 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", metavar="NAME", choices=BUILDERS, help=" or ".join(BUILDERS))
-    parser.add_argument("config", metavar="CONFIG", nargs="?", help="of ITCPR: query or gallery; default: both")
+    parser.add_argument("config", metavar="CONFIG", nargs="?", help="ITCPR has query and gallery; default: both")
     parser.add_argument(
         "--data-dir", metavar="ROOT", help="folder of the data set; default: the authors', from the Hub"
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--format", choices=SUFFIXES, default="parquet")
-    parser.add_argument("--shard-size", default="500MB", metavar="SIZE", help="at most, of a file; default: 500MB")
+    parser.add_argument("--shard-size", default="500MB", metavar="SIZE", help="largest size of a file; default: 500MB")
     parser.add_argument("--about", metavar="FILE.md", help="for the card: how the data was made, and YAML for its head")
     parser.add_argument("--push-to-hub", metavar="REPO", help="upload it to owner/name; a new repository is private")
     options = parser.parse_args(arguments)

@@ -1,7 +1,7 @@
-"""Fetching a data set from the Hub: download, unpack, find the annotation files.
+"""Fetches a data set from the Hub: downloads, unpacks, finds the annotation files.
 
-How the authors pack their images is not relied on. Whatever archives a repository holds are unpacked, each into a
-folder of its own name, and `layout.ImageFinder` matches the paths of the annotations to the folders that come out.
+It does not rely on how the authors packed their images. All archives of a repository are unpacked, each into a folder
+of its own name, and `layout.ImageFinder` matches the paths of the annotations to the folders that come out.
 """
 
 import hashlib
@@ -28,11 +28,11 @@ def hub_layout(
 ) -> Layout:
     """Download a data-set repository, unpack its archives, and find the annotation files in it.
 
-    An interrupted download or unpacking goes on where it stopped.
+    An interrupted download goes on where it stopped; archives that were unpacked whole stay.
 
     Args:
         repo_id: The repository, "owner/name".
-        names: The annotation files, wherever they lie together.
+        names: The annotation files, which lie in one folder, whichever it is.
         unpack_dir: Folder for what comes out of archives; may be shared with other data sets.
         revision: Branch, tag or commit.
         token: Access token.

@@ -40,7 +40,6 @@ PUBLISHED = {  # counted in the published files
     "gallery": {"records": 20_510, "Celeb-reID": 19_459, "LAST": 905, "PRCC": 146, "distractors": 18_285},
 }
 
-_QUERY_FILE, _GALLERY_FILE = "query.json", "gallery.json"
 _DISTRACTOR = -1
 _COLUMNS = {
     "image": datasets.Image(),
@@ -56,14 +55,6 @@ FEATURES = {
 }
 
 
-def _query_instance(record: dict, field: str) -> int:
-    return _instance(record, field, lowest=0)
-
-
-def _gallery_instance(record: dict, field: str) -> int:
-    return _instance(record, field, lowest=_DISTRACTOR)
-
-
 def _instance(record: dict, field: str, lowest: int) -> int:
     value = integer_field(record, field)
     if value < lowest:
@@ -72,13 +63,13 @@ def _instance(record: dict, field: str, lowest: int) -> int:
 
 
 _GALLERY_FIELDS = {
-    "instance_id": _gallery_instance,
+    "instance_id": partial(_instance, lowest=_DISTRACTOR),
     "person_id": integer_field,
     "datasets": text_field,
     "file_path": path_field,
 }
-FIELDS = {  # of a record, in the order of the columns, and how each is read
-    "query": {"caption": caption_field} | _GALLERY_FIELDS | {"instance_id": _query_instance},
+FIELDS = {  # fields of a record, in the order of the columns, and how each is read
+    "query": {"caption": caption_field} | _GALLERY_FIELDS | {"instance_id": partial(_instance, lowest=0)},
     "gallery": _GALLERY_FIELDS,
 }
 
@@ -89,14 +80,13 @@ class ITCPR(FolderBuilder):
     Columns: `image` (decoded when asked for), `caption` (of queries), `instance_id`, `person_id` (int64), `source`
     (the record's `datasets`: Celeb-reID, PRCC or LAST), `image_path` (the record's `file_path`).
 
-    Every record, the existence of every image, and that each query has a match in the gallery are checked when the
-    data set is first loaded; what is wrong raises `DataFormatError`. Images are not opened before they are used.
+    It is also checked that each query has a match in the gallery.
     """
 
     HUB_REPO_ID = "a1557811266/ITCPR"
     SPLIT = datasets.Split.TEST
     BUILDER_CONFIGS = [
-        FolderConfig(name=name, version="1.0.0", annotation_names=(_QUERY_FILE, _GALLERY_FILE))
+        FolderConfig(name=name, version="1.0.0", annotation_names=("query.json", "gallery.json"))
         for name in ("query", "gallery")
     ]
 
@@ -112,46 +102,37 @@ class ITCPR(FolderBuilder):
         )
 
     def _read_tables(self, layout):
-        rows = _read_queries(layout) if self.config.name == "query" else _read_gallery(layout)
-        yield 0, to_table(rows, FEATURES[self.config.name])
+        yield 0, to_table(_read_rows(layout, self.config.name), FEATURES[self.config.name])
 
 
-def _read_queries(layout: Layout) -> list[tuple]:
-    gallery_file, file = layout.annotations[_GALLERY_FILE], layout.annotations[_QUERY_FILE]
-    read_instance = partial(_gallery_instance, field="instance_id")
-    num_matches = Counter(check_records(read_records(gallery_file), read_instance, Problems(gallery_file)))
-    finder = ImageFinder(layout)
+def _read_rows(layout: Layout, name: str) -> list[tuple]:
+    """The rows of "query" or "gallery"; the last columns of both are instance, person, source and path."""
+    num_matches: Counter[int] = Counter()
+    if name == "query":
+        file = layout.annotations["gallery.json"]
+        read_instance = partial(_instance, field="instance_id", lowest=_DISTRACTOR)
+        num_matches.update(check_records(read_records(file), read_instance, Problems(file)))
+    file, finder = layout.annotations[f"{name}.json"], ImageFinder(layout)
 
     def read_row(record: dict) -> tuple:
-        fields = read_fields(record, FIELDS["query"])
-        require_match(fields[1], num_matches)
+        fields = read_fields(record, FIELDS[name])
+        if name == "query":
+            require_match(fields[-4], num_matches)
         return (finder.find(fields[-1]), *fields)
 
     rows = check_records(read_records(file), read_row, Problems(file, _remedies(layout)))
-    repeats = Repeats()
-    for number, row in enumerate(rows):
-        repeats.see(number, row)
-    repeats.report(file, PUBLISHED["query"]["records"])
-    matches = sum(num_matches[row[2]] for row in rows)
-    found = {**Counter(row[4] for row in rows), "records": len(rows), "matches": matches}
-    report_counts(layout, "ITCPR query", found, PUBLISHED["query"])
-    return rows
-
-
-def _read_gallery(layout: Layout) -> list[tuple]:
-    file, finder = layout.annotations[_GALLERY_FILE], ImageFinder(layout)
-
-    def read_row(record: dict) -> tuple:
-        fields = read_fields(record, FIELDS["gallery"])
-        return (finder.find(fields[-1]), *fields)
-
-    rows = check_records(read_records(file), read_row, Problems(file, _remedies(layout)))
-    num_repeated = len(rows) - len({row[-1] for row in rows})
-    if num_repeated:  # two in the published gallery
-        logger.warning("%s: %d records name an image that an earlier one names; they are kept.", file, num_repeated)
-    num_distractors = sum(row[1] == _DISTRACTOR for row in rows)
-    found = {**Counter(row[3] for row in rows), "records": len(rows), "distractors": num_distractors}
-    report_counts(layout, "ITCPR gallery", found, PUBLISHED["gallery"])
+    found = {**Counter(row[-2] for row in rows), "records": len(rows)}
+    if name == "query":
+        repeats = Repeats()
+        for number, row in enumerate(rows):
+            repeats.see(number, row)
+        repeats.report(file, PUBLISHED["query"]["records"])
+        found["matches"] = sum(num_matches[row[-4]] for row in rows)
+    else:
+        if num_repeated := len(rows) - len({row[-1] for row in rows}):  # two in the published gallery
+            logger.warning("%s: %d records name an image that an earlier one names; they are kept.", file, num_repeated)
+        found["distractors"] = sum(row[-4] == _DISTRACTOR for row in rows)
+    report_counts(layout, f"ITCPR {name}", found, PUBLISHED[name])
     return rows
 
 
@@ -159,8 +140,8 @@ def require_match(instance_id: int, num_matches: Counter) -> None:
     """Refuse a query that no image of the gallery matches. Raises `BadRecord`.
 
     Args:
-        instance_id: Of the query.
-        num_matches: instance_id -> images of the gallery.
+        instance_id: That of the query.
+        num_matches: instance_id -> number of images in the gallery.
     """
     if not num_matches[instance_id]:
         raise BadRecord("is a query without a match in the gallery", f"instance_id {instance_id}")
@@ -169,8 +150,8 @@ def require_match(instance_id: int, num_matches: Counter) -> None:
 def _remedies(layout: Layout) -> dict[str, str]:
     folder = layout.image_folders[0] if layout.repo_id is None else "a folder"
     remedy = (
-        f"image paths are relative to {folder}. Those of ITCPR are of Celeb-reID, PRCC and LaST, which you must obtain "
-        f"from their authors; `python -m fafa.dataset_builders.prepare_itcpr` arranges them in {folder} as "
+        f"image paths are relative to {folder}. The images of ITCPR are those of Celeb-reID, PRCC and LaST, which you "
+        f"must obtain from their authors; `python -m fafa.dataset_builders.prepare_itcpr` arranges them in {folder} as "
         "Celeb-reID/001/1_1_0.jpg, PRCC/rgb/..., LAST/000000/... beside query.json and gallery.json; then pass that "
         "folder as data_dir="
     )

@@ -1,4 +1,4 @@
-"""Where the files of a data set lie: annotation files and images."""
+"""Finds the files of a data set: annotation files and images."""
 
 import os
 import unicodedata
@@ -13,23 +13,16 @@ from .records import INACCESSIBLE, BadRecord
 
 @dataclass(frozen=True)
 class Layout:
-    """A data set found on disk.
+    """A data set found on disk."""
 
-    Attributes:
-        root: The folder the user named, or the unpacked repository; absolute.
-        annotations: Name of each annotation file -> its absolute path.
-        image_folders: Folders that image paths may be relative to, the likeliest first.
-        repo_id: The Hub repository it came from; None for the user's own folder.
-    """
-
-    root: str
-    annotations: dict[str, str]
-    image_folders: tuple[str, ...]
-    repo_id: str | None = None
+    root: str  # the folder the user named, or the unpacked repository; absolute
+    annotations: dict[str, str]  # name of each annotation file -> its absolute path
+    image_folders: tuple[str, ...]  # folders that image paths may be relative to, the likeliest first
+    repo_id: str | None = None  # the Hub repository it came from; None for the user's own folder
 
 
 def local_layout(data_dir: str | os.PathLike, names: Sequence[str]) -> Layout:
-    """Find annotation files in `data_dir` or in `data_dir/datasets`; ITCPR is met in both forms.
+    """Find annotation files in `data_dir` or in `data_dir/datasets`; ITCPR comes in both forms.
 
     Image paths may be relative to the folder of the annotation files or to `data_dir`.
 
@@ -112,13 +105,13 @@ class SplitImageFinder:
 class ImageFinder:
     """Finds the image files that records name.
 
-    In a user's folder, a path is relative to one of `Layout.image_folders` and nothing else. In an unpacked Hub
-    repository, whose layout is not known beforehand, any folder below them will do whose path ends as the image's
-    does; failing that, leading folders of the image's path are left off, if one folder alone then fits. No folder on
-    disk serves two folders of the records, so that images of one part of a data set are not taken for another's.
+    In a user's folder, a path is relative to one of `Layout.image_folders` and nothing else. The layout of an unpacked
+    Hub repository is not known beforehand: there, any folder below them fits whose path ends as the image's does;
+    failing that, leading folders of the image's path are left off, if then just one folder fits. No folder on disk
+    serves two folders of the records, so that images of one part of a data set are not taken for another's.
 
-    Names are the same whose text is: an é of one character and one of two (Unicode's NFC and NFD; macOS and its
-    archives change one into the other). Names that differ in case are not.
+    Names with the same text are the same: an é of one character and one of two (Unicode's NFC and NFD; macOS and its
+    archives change one into the other). Names that differ in case are not the same.
     """
 
     def __init__(self, layout: Layout):
@@ -132,7 +125,7 @@ class ImageFinder:
         """The absolute path of an image.
 
         Raises:
-            BadRecord: no such file, one whose name differs in case, that cannot be read now, or of 0 bytes.
+            BadRecord: there is no such file, its name differs in case, it cannot be read now, or it has 0 bytes.
         """
         folder, _, name = path.rpartition("/")
         if folder not in self._places:
@@ -151,7 +144,7 @@ class ImageFinder:
                 continue
             if status.st_size == 0:
                 raise BadRecord("names an image file of 0 bytes", path)
-            if index:  # its neighbours likely lie there, too
+            if index:  # its neighbours probably lie there, too
                 places.insert(0, places.pop(index))
             return file
         if trouble is not None:
@@ -159,7 +152,7 @@ class ImageFinder:
         return self._find_spelt_otherwise(path, [(place, name) for place in places])
 
     def _find_spelt_otherwise(self, path: str, starts: list[tuple[str, str]]) -> str:
-        """Look for a name of the same text in folders that are listed, each once."""
+        """Look for a name of the same text in the lists of the folders."""
         for start, rest in (*starts, *((folder, path) for folder in self.layout.image_folders)):
             place = start
             for part in rest.split("/"):
@@ -226,7 +219,7 @@ def list_files(roots: Sequence[str | os.PathLike], wanted: Callable[[str], objec
 
 
 def _walk(root: str | os.PathLike) -> Iterator[tuple[str, list[str], list[str]]]:
-    """os.walk, which by itself leaves out folders that cannot be read."""
+    """As os.walk, which by itself leaves out folders that cannot be read; here they are an error."""
 
     def report(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):

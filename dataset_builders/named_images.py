@@ -1,4 +1,4 @@
-"""The image files that a data set's records name, and what opening them showed."""
+"""Gathers the image files that a data set's records name, and opens them."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from ..files import full_disk_told, stamp_of
 from ..workers import in_processes
-from .image_checks import Found, ImageCheck, as_line, look_at, read_lines
+from .image_checks import ImageCheck, as_line, look_at, read_lines
 from .layout import ImageFinder
 from .records import BadRecord
 
@@ -23,10 +23,10 @@ class NamedImages:
 
     Attributes:
         paths: As written in the records, in order of appearance.
-        absent: Number of an image -> what is wrong, of those that are missing or have 0 bytes.
+        absent: Number of a missing or empty image -> what is wrong.
         broken: Number of an image -> why it cannot be decoded.
         inaccessible: Number of an image -> why it cannot be read now.
-        changed: Numbers of the images with other contents than when they were found sound.
+        changed: Numbers of the images whose contents changed since they were found sound.
     """
 
     def __init__(self, finder: ImageFinder):
@@ -57,11 +57,11 @@ class NamedImages:
         return number
 
     def check(self, state: Path, num_workers: int, show_progress: bool) -> None:
-        """Open all images that are there, except those that `state` tells to be sound; add to it what is found so."""
+        """Open all images that are there, except those that are sound by `state`; note in it those found sound."""
         todo = bytearray(bool(file) for file in self._files)
-        known: dict[int, ImageCheck] = {}  # of files that are not quite as they were
+        known: dict[int, ImageCheck] = {}  # of files with another stamp than before
         for number, check, is_unchanged in self._read_state(state):
-            if todo[number] and is_unchanged:
+            if is_unchanged and todo[number]:
                 todo[number] = False
                 self._add(number, check)
             elif todo[number]:
@@ -74,9 +74,9 @@ class NamedImages:
             unit=" images",
             disable=not show_progress,
         )
-        # By lines: a killed run keeps them.
+        # Buffered by lines: a killed run keeps them.
         with bar, full_disk_told(state), state.open("a", encoding="utf-8", buffering=1) as stream:
-            stream.write("\n")  # ends what a killed run has left of a line
+            stream.write("\n")  # ends a line that a killed run left unfinished
             tasks = [(self._files[number], known.get(number)) for number in numbers]
             everything_found = in_processes(look_at, tasks, num_workers)
             with closing(everything_found):
@@ -84,7 +84,10 @@ class NamedImages:
                     self.num_opened += found.was_opened
                     if number in known and found.check.content not in ("", known[number].content):
                         self.changed.append(number)
-                    self._note(number, found)
+                    if found.is_inaccessible:
+                        self.inaccessible[number] = found.check.error
+                    else:
+                        self._add(number, found.check)
                     if not found.check.error and found.stamp:
                         stream.write(as_line(self.paths[number], found))
                     bar.update()
@@ -110,12 +113,6 @@ class NamedImages:
                 "%s: %d lines are broken, or of an earlier version; their images are opened again.", state, num_unread
             )
 
-    def _note(self, number: int, found: Found) -> None:
-        if found.is_inaccessible:
-            self.inaccessible[number] = found.check.error
-        else:
-            self._add(number, found.check)
-
     def _add(self, number: int, check: ImageCheck) -> None:
         if check.error:
             self.broken[number] = check.error
@@ -129,5 +126,5 @@ class NamedImages:
             self._copies[first].append(number)
 
     def copies(self) -> list[list[str]]:
-        """Paths of the images of the same content, group by group."""
+        """Paths of the images with the same content, group by group."""
         return [[self.paths[number] for number in (first, *others)] for first, others in sorted(self._copies.items())]

@@ -9,18 +9,17 @@
     last/.../query/000012_0001.jpg                          -> /data/ITCPR/LAST/000012/000012_0001.jpg
     prcc/rgb/test/A/001/cropped_rgb001.jpg                  -> /data/ITCPR/PRCC/rgb/test/A/001/cropped_rgb001.jpg
 
-The three are licensed; get them from their authors and unpack them. Where below its folder a picture lies does not
-matter: one of Celeb-reID is known by its name, one of LaST by its numeric folder and its name or, in the flat query
-folders, by the identity that its name begins with, one of PRCC by its path from rgb/ on. Pictures that ITCPR does not
+The three are licensed; get them from their authors and unpack them. Images may lie anywhere below these folders: those
+of Celeb-reID are recognised by their names, those of LaST by their numeric folder and name or, in the flat query
+folders, by the identity that the name begins with, those of PRCC by their path from rgb/ on. Images that ITCPR does not
 name are left out, unless --all is given.
 
-Sources are only read. A file appears in the output whole or not at all, what is there already is left alone, and so the
-same command can be given again: after an interruption, or once a further data set is at hand. With --dry-run nothing
-is written.
+Sources are only read. A file appears in the output whole or not at all, and what is there already is left alone. So the
+same command can be given again: after an interruption, or once another data set is at hand. With --dry-run nothing is
+written.
 
 Exit status: 0 if all images that ITCPR names are in the output (in a dry run: can be), 1 if some are missing or two
-files contend for one place, 2 if nothing could be done, 130 after Ctrl-C. `python -m fafa.verify` then
-opens them.
+files contend for one place, 2 if nothing could be done, 130 after Ctrl-C. `python -m fafa.verify` then opens them.
 """
 
 import argparse
@@ -75,17 +74,12 @@ def _places_prcc(parts: tuple[str, ...]) -> list[str]:
 
 @dataclass(frozen=True)
 class Source:
-    """One of the three data sets.
+    """One of the three data sets."""
 
-    Attributes:
-        folder: Its folder in ITCPR.
-        option: The option of the command line that names it.
-        places: Parts of a file's path, from the name of the distributed folder on -> the paths below `folder` that may
-            be its, the likeliest first; none for a file that is no picture of the data set.
-    """
-
-    folder: str
-    option: str
+    folder: str  # its folder in ITCPR
+    option: str  # the option of the command line that names it
+    # parts of a file's path, from the name of the distributed folder on -> the paths below `folder` where it may
+    # belong, the likeliest first; none for a file that is not an image of the data set
     places: Callable[[tuple[str, ...]], list[str]]
 
 
@@ -94,27 +88,20 @@ SOURCES = (
     Source("LAST", "--last", _places_last),
     Source("PRCC", "--prcc", _places_prcc),
 )
+_NAMES = [source.folder for source in SOURCES]
 
 
 @dataclass
 class Plan:
-    """What is to be done.
+    """What to do."""
 
-    Attributes:
-        output: The folder to fill.
-        steps: Source and target of each file that is to be written.
-        there: The paths, relative to `output`, that are there already.
-        missing: The path of each annotated image that is nowhere -> where it was looked for.
-        contended: What is wrong, of each place that two files contend for.
-        notes: How the annotations differ from the published ones.
-    """
-
-    output: Path
-    steps: list[tuple[Path, Path]] = field(default_factory=list)
-    there: list[str] = field(default_factory=list)
+    output: Path  # the folder to fill
+    steps: list[tuple[Path, Path]] = field(default_factory=list)  # source and target of each file to write
+    there: list[str] = field(default_factory=list)  # the paths, relative to `output`, that are there already
+    # the path of each annotated image that was not found -> where it was looked for
     missing: dict[str, str] = field(default_factory=dict)
-    contended: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    contended: list[str] = field(default_factory=list)  # what is wrong at each place that two files contend for
+    notes: list[str] = field(default_factory=list)  # how the annotations differ from the published ones
 
 
 def plan_itcpr(
@@ -122,24 +109,22 @@ def plan_itcpr(
     annotations: str | os.PathLike,
     output: str | os.PathLike,
     take_all: bool = False,
-    show_progress: bool = True,
 ) -> Plan:
     """Find out what is to be written, without writing anything.
 
     Args:
-        sources: "Celeb-reID", "LAST", "PRCC" -> the folder as distributed. One that is not at hand is left out.
+        sources: "Celeb-reID", "LAST", "PRCC" -> the folder as distributed, for those at hand.
         annotations: Folder of query.json and gallery.json.
         output: Folder to fill.
-        take_all: Whether to take the images that the annotations do not name, too.
-        show_progress: Whether to show progress bars.
+        take_all: Whether to take images that the annotations do not name, too.
 
     Raises:
         FileNotFoundError: a folder or an annotation file is not there.
         DataFormatError: a record of the annotations cannot be read.
-        ValueError: output and a source lie one in the other, or a source is none of the three.
+        ValueError: output and a source lie one in the other, or a source is not one of the three.
     """
-    if unknown := sources.keys() - _source_names():
-        raise ValueError(f"expected sources among {', '.join(_source_names())}: got {', '.join(unknown)}")
+    if unknown := sources.keys() - _NAMES:
+        raise ValueError(f"expected sources among {', '.join(_NAMES)}: got {', '.join(unknown)}")
     layout = local_layout(annotations, [f"{name}.json" for name in FIELDS])
     plan = Plan(Path(output).expanduser().absolute())
     folders = {source: Path(sources[source.folder]).expanduser() for source in SOURCES if source.folder in sources}
@@ -154,28 +139,26 @@ def plan_itcpr(
     for source, folder in folders.items():
         prefix = f"{source.folder}/"
         names = None if take_all else {path for path in wanted if path.startswith(prefix)}
-        found = _find_files(source, folder, names, plan, show_progress)
+        found = _find_files(source, folder, names, plan)
         wanted -= found.keys()
-        for path, files in tqdm(found.items(), f"Comparing {source.folder}", unit=" files", disable=not show_progress):
+        for path, files in tqdm(found.items(), f"Comparing {source.folder}", unit=" files"):
             _add_step(plan, path, files)
     for path in sorted(wanted):
         source = next((one for one in SOURCES if path.startswith(f"{one.folder}/")), None)
-        if source is None:
-            sought = f"is of none of {', '.join(one.folder for one in SOURCES)}"
-        elif source not in folders:
-            sought = f"not looked for, because {source.option} is not given"
-        else:
-            sought = f"not below {folders[source]}"
         if _is_there(plan.output / path):
             plan.there.append(path)
+        elif source is None:
+            plan.missing[path] = f"belongs to none of {', '.join(_NAMES)}"
+        elif source not in folders:
+            plan.missing[path] = f"not looked for, because {source.option} is not given"
         else:
-            plan.missing[path] = sought
+            plan.missing[path] = f"not below {folders[source]}"
     _refuse_overlap(folders.values(), {target.parent for _, target in plan.steps} - {plan.output})
     return plan
 
 
 def _refuse_overlap(sources: Iterable[Path], targets: Iterable[Path]) -> None:
-    """A source is never written into, be it by way of a link."""
+    """A source is never written into, not even through a link."""
     for source, target in product(sources, targets):
         one, other = source.resolve(), target.resolve()
         if one.is_relative_to(other) or other.is_relative_to(one):
@@ -191,22 +174,16 @@ def _read_annotations(layout: Layout, plan: Plan) -> set[str]:
         records = [dict(zip(fields, row, strict=True)) for row in rows]
         wanted |= {record["file_path"] for record in records}
         counts = {"records": len(records), **Counter(record["datasets"] for record in records)}
-        published = {key: count for key, count in PUBLISHED[name].items() if key in ("records", *_source_names())}
+        published = {key: count for key, count in PUBLISHED[name].items() if key in ("records", *_NAMES)}
         if differences := describe_differences(counts, published):
             plan.notes.append(f"{file} is not the published one, or not all of it: {differences}.")
     return wanted
 
 
-def _source_names() -> list[str]:
-    return [source.folder for source in SOURCES]
-
-
-def _find_files(
-    source: Source, folder: Path, names: set[str] | None, plan: Plan, show_progress: bool
-) -> dict[str, list[Path]]:
-    """Path in ITCPR -> the files that belong there; of all pictures, or of those that are named."""
+def _find_files(source: Source, folder: Path, names: set[str] | None, plan: Plan) -> dict[str, list[Path]]:
+    """Path in ITCPR -> the files that belong there, for the paths in `names`; None for all."""
     found: dict[str, list[Path]] = {}
-    for file in tqdm(_walk(folder), f"Looking through {folder}", unit=" files", disable=not show_progress):
+    for file in tqdm(_walk(folder), f"Looking through {folder}", unit=" files"):
         places = source.places((folder.resolve().name, *file.relative_to(folder).parts))
         paths = [f"{source.folder}/{place}" for place in places]
         paths = paths[:1] if names is None else [path for path in paths if path in names]
@@ -233,7 +210,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _add_step(plan: Plan, path: str, files: list[Path]) -> None:
-    """Take the file that belongs to a path, if there is one only, and the path is free."""
+    """Take the file that belongs to a path, if there is just one, and the path is free."""
     target = plan.output / path
     files = [file for file in files if file.stat().st_size] or files  # 0 bytes are what an interrupted copy leaves
     others = [file for file in files[1:] if not _equal(files[0], file)]
@@ -257,13 +234,12 @@ def _equal(one: Path, other: Path) -> bool:
     return one.samefile(other) or filecmp.cmp(one, other, shallow=False)
 
 
-def carry_out(plan: Plan, mode: str = "copy", show_progress: bool = True) -> None:
+def carry_out(plan: Plan, mode: str = "copy") -> None:
     """Write what is planned, and the list of missing images.
 
     Args:
-        plan: Of `plan_itcpr`.
-        mode: "copy", "symlink" or "hardlink". The annotation files are copied in any case.
-        show_progress: Whether to show a progress bar.
+        plan: That of `plan_itcpr`.
+        mode: "copy", "symlink" or "hardlink". The annotation files are always copied.
 
     Raises:
         ValueError: `mode` is not one of the three.
@@ -271,9 +247,16 @@ def carry_out(plan: Plan, mode: str = "copy", show_progress: bool = True) -> Non
     """
     if mode not in MODES:
         raise ValueError(f"expected a mode among {', '.join(MODES)}: got {mode!r}")
-    for source, target in tqdm(plan.steps, f"Writing ({mode})", unit=" files", disable=not show_progress):
+    for source, target in tqdm(plan.steps, f"Writing ({mode})", unit=" files"):
         try:
-            _write(source, target, "copy" if target.parent == plan.output else mode)
+            with whole_file(target) as part:
+                part.unlink(missing_ok=True)
+                if mode == "copy" or target.parent == plan.output:
+                    shutil.copy2(source, part)
+                elif mode == "symlink":
+                    part.symlink_to(source.resolve())
+                else:
+                    part.hardlink_to(source.resolve())
         except OSError as error:
             remedy = _REMEDIES.get(error.errno, "see to it")
             message = f"{error.strerror}; {remedy}, and give the same command again: what was written stays"
@@ -284,26 +267,14 @@ def carry_out(plan: Plan, mode: str = "copy", show_progress: bool = True) -> Non
         (plan.output / _MISSING).unlink(missing_ok=True)
 
 
-def _write(source: Path, target: Path, mode: str) -> None:
-    with whole_file(target) as part:
-        part.unlink(missing_ok=True)
-        if mode == "copy":
-            shutil.copy2(source, part)
-        elif mode == "symlink":
-            part.symlink_to(source.resolve())
-        else:
-            part.hardlink_to(source.resolve())
-
-
 def _describe(plan: Plan, is_dry_run: bool) -> Iterator[str]:
     """The plan, line by line."""
     to_write = Counter(target.relative_to(plan.output).parts[0] for _, target in plan.steps)
     there = Counter(path.split("/")[0] for path in plan.there)
     missing = Counter(path.split("/")[0] for path in plan.missing)
-    for folder in dict.fromkeys([*_source_names(), *to_write, *there, *missing]):
-        verb = "to write" if is_dry_run else "written"
-        counts = f"{to_write[folder]:,} {verb}, {there[folder]:,} there already, {missing[folder]:,} missing"
-        yield f"{folder}: {counts}"
+    for folder in dict.fromkeys([*_NAMES, *to_write, *there, *missing]):
+        written = f"{to_write[folder]:,} {'to write' if is_dry_run else 'written'}"
+        yield f"{folder}: {written}, {there[folder]:,} there already, {missing[folder]:,} missing"
         lines = [f"  missing: {path} ({why})" for path, why in plan.missing.items() if path.split("/")[0] == folder]
         yield from lines if is_dry_run else lines[:_FEW]
         if len(lines) > _FEW and not is_dry_run:
@@ -327,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help="take all images, not only those that ITCPR names")
     parser.add_argument("--dry-run", action="store_true", help="only tell what would be written and what is missing")
     options = parser.parse_args(arguments)
-    sources = {name: getattr(options, name) for name in _source_names() if getattr(options, name) is not None}
+    sources = {name: getattr(options, name) for name in _NAMES if getattr(options, name) is not None}
     if not sources:
         parser.error(f"give at least one of {', '.join(source.option for source in SOURCES)}")
     try:

@@ -1,4 +1,4 @@
-"""Annotation files: a JSON list of records, read in pieces and checked record by record."""
+"""Reads annotation files, JSON lists of records, in pieces, and checks them record by record."""
 
 import json
 import logging
@@ -57,11 +57,11 @@ class BadRecord(Exception):
 
     def __init__(self, problem: str, detail: str):
         super().__init__(problem, detail)
-        self.problem, self.detail = problem, printable(detail)  # which may hold a path or text of the record's
+        self.problem, self.detail = problem, printable(detail)  # a path or text of the record may be in it
 
 
 class Problems:
-    """Gathers the bad records of one annotation file, to report them in one error.
+    """The bad records of one annotation file, to report in one error.
 
     Args:
         file: The annotation file.
@@ -93,11 +93,11 @@ class Problems:
 
 
 class Repeats:
-    """Finds records that repeat an earlier one in every field. It remembers 64 bits of each."""
+    """Finds records that repeat an earlier one in every field, by 64 bits of each."""
 
     def __init__(self):
         self._first: dict[int, int] = {}
-        self.found: list[tuple[int, int]] = []  # numbers of a record and of the earlier one
+        self.found: list[tuple[int, int]] = []  # the numbers of a record and of the earlier one
 
     def see(self, number: int, row: tuple) -> None:
         """Note the fields of record `number`."""
@@ -106,7 +106,7 @@ class Repeats:
             self.found.append((number, earlier))
 
     def report(self, file: str, num_published: int) -> None:
-        """Refuse repeats; in a file with as many records as the published one, which is settled, log them.
+        """Refuse repeats. In a file with as many records as the published one, log them: that one stays as it is.
 
         Raises:
             DataFormatError: there are repeats in a file of another size.
@@ -132,7 +132,7 @@ def check_records(
         first: Number of the first record.
 
     Raises:
-        DataFormatError: some records are bad; it tells all of them.
+        DataFormatError: some records are bad; the message counts all of them.
     """
     rows, number = [], first - 1
     for number, record in enumerate(records, first):
@@ -167,7 +167,7 @@ def read_records(file: str) -> Iterator[Any]:
         if text.startswith("]", position):
             raise DataFormatError(f"{file}: the list is empty. Remedy: write at least one record.")
         for number in count():
-            if len(text) - position < _LONGEST_RECORD:  # so that `text` always holds the next record whole
+            if len(text) - position < _LONGEST_RECORD:  # so `text` always holds the whole next record
                 text, position = text[position:] + _read(stream, file), 0
             position = _skip_blanks(text, position)
             try:
@@ -219,13 +219,13 @@ def _broken(file: str, number: int, reason: str, text: str, position: int) -> Da
 
 
 def require_object(record: Any) -> None:
-    """Refuse what is no JSON object. Raises `BadRecord`."""
+    """Refuse what is not a JSON object. Raises `BadRecord`."""
     if type(record) is not dict:
         raise BadRecord("is not a JSON object", f"it is {_kind(record)}")
 
 
 def read_fields(record: dict, fields: dict[str, Callable[[dict, str], Any]]) -> list:
-    """The values of the fields of a record, each read as told. Raises `BadRecord`."""
+    """The values of the fields of a record, each read by its function. Raises `BadRecord`."""
     return [read(record, name) for name, read in fields.items()]
 
 
@@ -242,12 +242,15 @@ def text_field(record: dict, field: str) -> str:
 
 def require_unicode(field: str, text: str) -> None:
     """Refuse text that no file can hold. Raises `BadRecord`."""
-    if not (text.isascii() or _is_unicode(text)):
-        raise BadRecord("has a field of the wrong type", f"{field} holds half a surrogate pair, expected Unicode text")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        problem = f"{field} holds half a surrogate pair, expected Unicode text"
+        raise BadRecord("has a field of the wrong type", problem) from None
 
 
 def caption_field(record: dict, field: str) -> str:
-    """The caption of a field: a text of which a word is left once it is cleaned for a model. Raises `BadRecord`."""
+    """The caption of a field: a text with a word in it, once it is cleaned for a model. Raises `BadRecord`."""
     caption = text_field(record, field)
     if not has_word(caption):
         raise BadRecord("has a caption without a word", f"{field} is {_short(caption)}")
@@ -273,18 +276,14 @@ def path_field(record: dict, field: str) -> str:
     leads_out = path[0] == "/" or path[1:2] == ":" or "\\" in path or "\0" in path
     if leads_out or (".." in path and ".." in path.split("/")):
         raise BadRecord("has a path that is not below the folder", f"{field}: {_short(path)}")
-    if len(path) > _LONGEST_NAME // 4 and _is_too_long(path):
+    data = path.encode()
+    if len(data) > _LONGEST_PATH or max(map(len, data.split(b"/"))) > _LONGEST_NAME:
         raise BadRecord("has a path that is too long", f"{field}: {_short(path)}")
     return path
 
 
-def _is_too_long(path: str) -> bool:
-    data = path.encode()
-    return len(data) > _LONGEST_PATH or max(map(len, data.split(b"/"))) > _LONGEST_NAME
-
-
 def field_of(record: dict, field: str) -> Any:
-    """What a field holds, whatever it is. Raises `BadRecord`."""
+    """The value of a field, of any type. Raises `BadRecord`."""
     try:
         return record[field]
     except KeyError:
@@ -292,7 +291,7 @@ def field_of(record: dict, field: str) -> Any:
 
 
 def wrong_type(field: str, value: Any, expected: str) -> BadRecord:
-    """The error for a field that holds another kind of thing than is expected of it."""
+    """The error for a field whose value is of another kind than expected."""
     return BadRecord("has a field of the wrong type", f"{field} is {_kind(value)}, expected {expected}")
 
 
@@ -304,11 +303,3 @@ def _kind(value: Any) -> str:
 def _short(value: Any) -> str:
     shown = reprlib.repr(value)  # of whatever depth and size
     return shown if len(shown) <= 40 else shown[:37] + "..."
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -1,7 +1,7 @@
-"""The shards of an export: planned before any is written, written whole or not at all, and noted with checksums.
+"""Writes the shards of an export: all are planned first, written whole or not at all, and noted with checksums.
 
-Of a begun export only those shards are written that are missing or damaged, after a look whether the source is the
-same: texts, ids, and the contents of image files.
+Where an export was begun, only missing and damaged shards are written, if the source is still the same: texts, ids, and
+the contents of image files.
 """
 
 import io
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 SUFFIXES = {"parquet": ".parquet", "webdataset": ".tar"}  # format -> end of the shards' names
 MANIFEST = "export.json"
 
-_ROW_GROUP_BYTES = 32_000_000  # of images; a stream reads a row group at a time, the Hub's viewer wants at most 100 MB
+_ROW_GROUP_BYTES = 32_000_000  # a stream reads a row group at a time, the Hub's viewer takes at most 100 MB
 _ROWS_AT_ONCE = 1_000  # read from the source, images not included
 _TAR_OVERHEAD = 1_024  # bytes a file at most: a header, and zeros to the next multiple of 512
 _TAR_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}  # what readers take for images
@@ -43,11 +43,11 @@ _REMEDIES = {
 
 
 def read_manifest(output_dir: Path) -> dict[str, Any]:
-    """What `export_dataset` noted.
+    """What `export_dataset` noted in its folder.
 
     Raises:
         FileNotFoundError: there is none.
-        FileExistsError: it is damaged, or of something else.
+        FileExistsError: it is damaged, or belongs to something else.
     """
     file = output_dir / MANIFEST
     try:
@@ -57,7 +57,7 @@ def read_manifest(output_dir: Path) -> dict[str, Any]:
         if not is_whole or not all({"file", "first", "end", "bytes"} <= shard.keys() for shard in shards):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise FileExistsError(f"{file} is not of an export, or damaged: choose another folder") from None
+        raise FileExistsError(f"{file} is damaged, or not of an export: choose another folder") from None
     if not is_sealed(manifest):
         raise FileExistsError(
             f"{file} is damaged (checksum), or of an earlier version: restore it from a copy, choose another folder, "
@@ -83,7 +83,7 @@ def shard_pattern(part: dict[str, Any]) -> str:
 
 
 def faults_of_shards(output_dir: Path, manifest: dict, show_progress: bool = False) -> Iterator[str]:
-    """How the shards differ from what the manifest notes of them, one by one."""
+    """How the shards differ from the manifest's notes, one by one."""
     shards = {shard["file"]: shard for part in manifest["parts"] for shard in part["shards"]}
     yield from faults_of(output_dir, shards, show_progress=show_progress)
 
@@ -102,16 +102,21 @@ def write_split(
     if part is None:
         part = {"config": config, "split": split, "suffixes": suffixes, "shards": []}
         manifest["parts"].append(part)
-    suffixes = part["suffixes"]  # of the shards that are there
+    suffixes = part["suffixes"]  # those of the shards that are there
     _check_same_source(part["shards"], shards, dataset, list(suffixes), output_dir, show_progress)
-    done = {shard["file"]: shard for shard in _whole_shards(part["shards"], output_dir, show_progress)}
+    done = {}
+    for shard in tqdm(part["shards"], unit="shard", desc="Checking finished shards", disable=not show_progress):
+        if fault := next(faults_of(output_dir, {shard["file"]: shard}), None):
+            logger.warning("%s: %s: it is written anew", output_dir, fault)
+        else:
+            done[shard["file"]] = shard
     if missing := [shard for shard in shards if shard["file"] not in done]:
         part.pop("statistics", None)
     num_bytes, free = sum(shard["bytes"] for shard in missing), shutil.disk_usage(output_dir).free
     if num_bytes > free:
         logger.warning("%s: %s needs about %d bytes more, the disk has %d.", output_dir, title, num_bytes, free)
 
-    write_manifest(output_dir, manifest)  # first, so that the folder is known for an export if this is stopped
+    write_manifest(output_dir, manifest)  # first, so that the folder is recognised as an export if this is stopped
     (output_dir / folder).mkdir(exist_ok=True)
     num_done = sum(shard["end"] - shard["first"] for shard in done.values())
     with tqdm(
@@ -132,16 +137,12 @@ def write_split(
             write_manifest(output_dir, manifest)
     part["statistics"] = statistics.to_dict()
     part["features"] = dataset.features.to_dict()
-    part["example"] = {
-        name: _describe_image(value["path"]) if name in suffixes else value
-        for name, value in next(_read_rows(dataset, end=1)).items()
-    }
+    part["example"] = next(_read_rows(dataset, end=1))
+    for name in suffixes:
+        # Not by `datasets`, which refuses other images.
+        _, width, height = inspect_image(part["example"][name]["path"], decode=False)
+        part["example"][name] = f"an image of {width} x {height} pixels"
     write_manifest(output_dir, manifest)
-
-
-def _describe_image(file: str) -> str:
-    _, width, height = inspect_image(file, decode=False)  # not by `datasets`, which refuses other pictures
-    return f"an image of {width} x {height} pixels"
 
 
 def _plan_shards(
@@ -150,13 +151,13 @@ def _plan_shards(
     """Look at all records and the sizes of their images, without opening these.
 
     Returns:
-        shards: of each the `first` and `end` record, about how many `bytes`, and hashes of `texts` (with the sizes of
+        shards: For each the `first` and `end` record, about how many `bytes`, and hashes of `texts` (with the sizes of
             images) and of the `stamps` of images.
-        statistics: of the split.
-        suffixes: image column -> the usual suffix of its files.
+        statistics: Those of the split.
+        suffixes: Image column -> the usual suffix of its files.
 
     Raises:
-        DataFormatError: image files are missing or empty; it tells all of them.
+        DataFormatError: image files are missing or empty; the message counts all of them.
     """
     images = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
     overhead = _TAR_OVERHEAD if settings["format"] == "webdataset" else 0
@@ -191,7 +192,7 @@ def _plan_shards(
 
 
 def _read_rows(dataset: datasets.Dataset, first: int = 0, end: int | None = None) -> Iterator[dict[str, Any]]:
-    """The records `first` to `end` - 1; of images the paths alone."""
+    """The records `first` to `end` - 1, with the paths of the images only."""
     dataset, end = dataset.with_format("arrow"), len(dataset) if end is None else end
     for start in range(first, end, _ROWS_AT_ONCE):
         yield from dataset[start : min(start + _ROWS_AT_ONCE, end)].to_pylist()
@@ -215,9 +216,9 @@ def _check_same_source(
     output_dir: Path,
     show_progress: bool,
 ) -> None:
-    """Refuse to go on if shards that are written would be others now.
+    """Refuse to go on if the written shards would be different ones now.
 
-    Where image files are not quite as they were, after `cp -r` for instance, their contents decide.
+    Where the stamps of image files differ, after `cp -r` for instance, their contents decide.
     """
     now = {shard["file"]: shard for shard in planned}
     changes = []
@@ -234,7 +235,7 @@ def _check_same_source(
             shard["stamps"] = new["stamps"]
     if changes:
         raise FileExistsError(
-            f"{output_dir} was made of something else than what is there now: {some(changes, 3)}. Choose another "
+            f"{output_dir} was made from another source than the present one: {some(changes, 3)}. Choose another "
             "folder, or delete this one."
         )
 
@@ -248,15 +249,6 @@ def _contents_of(dataset: datasets.Dataset, images: list[str], shard: dict) -> s
     return digest.hexdigest()
 
 
-def _whole_shards(shards: list[dict], output_dir: Path, show_progress: bool) -> Iterator[dict]:
-    """Those that are there as they were written; the others are told, and written anew."""
-    for shard in tqdm(shards, unit="shard", desc="Checking finished shards", disable=not show_progress):
-        if fault := next(faults_of(output_dir, {shard["file"]: shard}), None):
-            logger.warning("%s: %s: it is written anew", output_dir, fault)
-            continue
-        yield shard
-
-
 def _read_records(
     dataset: datasets.Dataset, title: str, shard: dict, bar: tqdm, contents: xxhash.xxh3_128
 ) -> Iterator[dict[str, Any]]:
@@ -266,10 +258,14 @@ def _read_records(
         for name, notes in shard["images"].items():
             file = row[name]["path"]
             try:
-                data, kind, width, height = _read_image(file)
-            except BadRecord as bad:
+                data = read_image_file(file)
+                kind, width, height = inspect_image({"bytes": data})
+            except (FileNotFoundError, UnreadableImageError) as error:
                 problems = Problems(title, _REMEDIES)
-                problems.add(number, bad)
+                if isinstance(error, UnreadableImageError):
+                    problems.add(number, BadRecord(_BROKEN, f"{file}: {error.reason}"))
+                else:
+                    problems.add(number, BadRecord("names an image file that is missing", file))
                 problems.raise_if_any(num_checked=number + 1)
             contents.update(data)
             images[name] = {"bytes": data, "path": os.path.basename(file)}  # noqa: PTH119 - as above
@@ -278,19 +274,8 @@ def _read_records(
             for side, pixels in (("width", width), ("height", height)):
                 low, high = notes.get(side, (pixels, pixels))
                 notes[side] = [min(low, pixels), max(high, pixels)]
-        yield row | images  # a new one: `row` is kept alive by its neighbours
+        yield row | images  # a new dictionary: `row` is kept alive by its neighbours
         bar.update()
-
-
-def _read_image(file: str) -> tuple[bytes, str, int, int]:
-    """An image file's bytes, format, width and height in pixels. Raises `BadRecord` if it is broken."""
-    try:
-        data = read_image_file(file)
-        return data, *inspect_image({"bytes": data})
-    except FileNotFoundError:
-        raise BadRecord("names an image file that is missing", file) from None
-    except UnreadableImageError as error:
-        raise BadRecord(_BROKEN, f"{file}: {error.reason}") from error
 
 
 def _write_parquet(stream: BinaryIO, records: Iterable[dict], features: datasets.Features) -> None:

@@ -35,7 +35,7 @@ FEATURES = datasets.Features(
     }
 )
 
-FIELDS = {  # of a record, in the order of the columns, and how each is read
+FIELDS = {  # fields of a record, in the order of the columns, and how each is read
     "edit_caption": caption_field,
     "reference_caption": caption_field,
     "target_caption": caption_field,
@@ -51,9 +51,6 @@ class SynCPR(FolderBuilder):
     Columns: `reference_image`, `target_image` (decoded when asked for), `edit_caption`, `reference_caption`,
     `target_caption`, `cpr_id` (int64; the triplets of one quadruple and direction share it),
     `reference_image_path`, `target_image_path` (as written in SynCPR.json).
-
-    Every record and the existence of every image are checked when the data set is first loaded; what is wrong raises
-    `DataFormatError`. Images are not opened before they are used.
     """
 
     HUB_REPO_ID = "a1557811266/SynCPR"
@@ -85,9 +82,9 @@ def read_triplets(
 
     Args:
         layout: Where the data set lies.
-        name: Of the data set.
-        fields: Of a record, in the order of the columns without images: the id of the group is the fourth, the paths
-            of both images are the last two.
+        name: Name of the data set.
+        fields: Fields of a record, in the order of the columns without images: the id of the group is the fourth, the
+            paths of both images are the last two.
         features: The columns: both images, then the fields.
         published: Counts of "records" and "groups" in the published file; empty if they are not known.
     """

@@ -1,16 +1,16 @@
-"""`load_dataset("SynTBPR", data_dir=root)`: synthetic pictures and captions to train text-based person retrieval on.
+"""`load_dataset("SynTBPR", data_dir=root)`: synthetic images and captions to train text-based person retrieval on.
 
     root/SynTBPR.json
     root/images/generated/000/17-3.png                 wherever the records say
     root/images/edited/000/17-3-e1.png
 
-SynTBPR.json is a list of records `{"image_path", "captions", "person_id", "provenance"}`, one per picture. `captions`
-is a list of texts; pictures of one person share `person_id`. `provenance` is an object whose `source` is "generated" or
+SynTBPR.json is a list of records `{"image_path", "captions", "person_id", "provenance"}`, one per image. `captions` is
+a list of texts; images of one person share `person_id`. `provenance` is an object whose `source` is "generated" or
 "edited"; `fafa.synthesis` adds the model, the prompt, the seed, the edit, and the `parent` that was edited.
 
-A record per picture, and not per caption, is how the data sets of this task are annotated (CUHK-PEDES, ICFG-PEDES,
-RSTPReid): galleries need every picture once, exports hold it once, and trainers make their pairs of it in one line, see
-`SynTBPR`. SynTBPR (arXiv 2503.22171) is released as scripts and pictures in a form of its own; this layout is ours.
+There is one record per image, not per caption, as in other data sets of this task (CUHK-PEDES, ICFG-PEDES, RSTPReid):
+galleries need every image once, exports hold it once, and trainers make pairs of it in one line, see `SynTBPR`. SynTBPR
+(arXiv 2503.22171) is released as scripts and images in a form of its own; this layout is ours.
 """
 
 import json
@@ -40,7 +40,7 @@ CITATION = """\
   url           = {https://arxiv.org/abs/2503.22171}
 }
 """
-PUBLISHED: dict[str, int] = {}  # the published pictures have another layout
+PUBLISHED: dict[str, int] = {}  # the published images have another layout
 SOURCES = ("generated", "edited")
 
 FEATURES = datasets.Features(
@@ -78,7 +78,7 @@ def provenance_field(record: dict, field: str) -> str:
     return text
 
 
-FIELDS = {  # of a record, in the order of the columns, and how each is read
+FIELDS = {  # fields of a record, in the order of the columns, and how each is read
     "captions": captions_field,
     "person_id": integer_field,
     "provenance": provenance_field,
@@ -87,13 +87,13 @@ FIELDS = {  # of a record, in the order of the columns, and how each is read
 
 
 class SynTBPR(FolderBuilder):
-    """Pictures of people with captions; split `train`.
+    """Images of people with captions; split `train`.
 
-    Columns: `image` (decoded when asked for), `source` ("generated", or "edited": the person of another picture),
-    `captions` (a list of texts), `person_id` (int64), `provenance` (JSON: what made the picture), `image_path` (as
+    Columns: `image` (decoded when asked for), `source` ("generated", or "edited": the person of another image),
+    `captions` (a list of texts), `person_id` (int64), `provenance` (JSON: what made the image), `image_path` (as
     written in SynTBPR.json).
 
-    Pairs of picture and caption, for trainers that want them:
+    Pairs of image and caption, for trainers that want them:
 
         dataset.map(
             lambda rows: {
@@ -104,9 +104,6 @@ class SynTBPR(FolderBuilder):
             batched=True,
             remove_columns=dataset.column_names,
         )
-
-    Every record and the existence of every image are checked when the data set is first loaded; what is wrong raises
-    `DataFormatError`. Images are not opened before they are used.
     """
 
     HUB_REPO_ID = None  # no repository in this layout is known to us
@@ -124,7 +121,7 @@ class SynTBPR(FolderBuilder):
         )
 
     def _read_tables(self, layout):
-        # A picture comes once, with all its captions: its path is what may not repeat.
+        # An image comes once, with all its captions: its path may not repeat.
         remedy, people = "copy the image folders", ("people", 3)
         return read_tables(layout, "SynTBPR", _read_row, FEATURES, PUBLISHED, people, remedy, key=-1)
 

@@ -10,18 +10,17 @@ ICFG-PEDES, RSTPReid, UFine6926 or TBPS-CLIP, or query.json and gallery.json, wi
     <output>/report.md, report.json    what was found; report.json lists every record with a problem
     <output>/checked.jsonl             the images found sound: path, bytes, time, hash, width, height, stamp
 
-A check that was stopped, be it by kill -9, goes on when the same command is given again; an image that was found sound
-is opened again only if its contents have changed: they are compared wherever the file is not as it was, down to the
-time of its entry in the folder, which no program sets back. So a picture changed with size and time kept is noticed,
-and a copy of the data set is not decoded anew. Images of the same content and other remarkable things are listed, but
-are no problems: `load_dataset` accepts them.
+A check that was stopped, even by kill -9, goes on when the same command is given again. An image that was found sound
+is opened again only if its contents have changed. They are compared wherever anything about the file differs, even the
+time of its entry in the folder, which no program sets back. So an image that was changed with size and time kept is
+noticed, and a copy of the data set is not decoded anew. Images of the same content and other remarkable things are
+listed, but are no problems: `load_dataset` accepts them.
 
 Exit status: 0 if all is sound, 1 if there are problems, 2 if the check, or a part of it, could not be done.
 """
 
 import logging
 import os
-import runpy
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -58,7 +57,6 @@ logger = logging.getLogger(__name__)
 
 _REPORT, _STATE, _LOCK = "report", "checked.jsonl", ".lock"
 _FEW = 10  # examples in report.md
-_IMAGE_COUNTS = ("named", "missing or empty", "broken", "cannot be read now", "sound")
 
 _CORRUPT, _REPEAT, _UNREADABLE = "names an image file that is broken", "repeats an earlier record", "cannot be read"
 _NO_SPLIT = "is the last, and none was of a split that the data set has"
@@ -71,35 +69,22 @@ _REMEDIES = REMEDIES | {
 
 
 class Annotations(NamedTuple):
-    """What an annotation file of a data set holds.
+    """What an annotation file of a data set holds."""
 
-    Attributes:
-        file: Its name.
-        fields: Field of a record -> how it is read.
-        features: Of the data set; its last columns are the fields.
-        published: The counts of the published file.
-        images_repeat: Whether records may name an image twice, as in a gallery.
-        key: The column by which records may not repeat; None for all of them together.
-        other_names: What the file is called elsewhere.
-        of: The data set that `recognition` must not take for another; "" for none.
-        split: Of per-split files: the split whose image folder is meant; "" for others.
-        splits: Those of which there must be records.
-    """
-
-    file: str
-    fields: dict[str, Callable]
-    features: datasets.Features
-    published: dict[str, int]
-    images_repeat: bool = False
-    key: str | None = None
-    other_names: tuple[str, ...] = ()
-    of: str = ""
-    split: str = ""
-    splits: tuple[str, ...] = ()
+    file: str  # its name
+    fields: dict[str, Callable]  # field of a record -> how it is read
+    features: datasets.Features  # those of the data set; its last columns are the fields
+    published: dict[str, int]  # the counts of the published file
+    images_repeat: bool = False  # whether records may name an image twice, as in a gallery
+    key: str | None = None  # the column that may not repeat; None for all of them together
+    other_names: tuple[str, ...] = ()  # what the file is called elsewhere
+    of: str = ""  # the data set that `recognition` must not take for another; "" for none
+    split: str = ""  # of per-split files: the split whose image folder is meant; "" for others
+    splits: tuple[str, ...] = ()  # those of which there must be records
 
 
 def _source_field(record: dict, field: str) -> str:
-    """The source that a provenance names: of all that it holds, this can be counted. Raises `BadRecord`."""
+    """The source that a provenance names, which can be counted. Raises `BadRecord`."""
     syntbpr.provenance_field(record, field)
     return record[field]["source"]
 
@@ -156,7 +141,7 @@ def verify_dataset(
 
     Args:
         root: The data set's folder.
-        output_dir: Folder of the report and of what is done already; by default `verify` in `root`.
+        output_dir: Folder for the report and for notes of what is done; by default `verify` in `root`.
         num_workers: Processes that open images; by default one per core. With more than one, call this under
             `if __name__ == "__main__":`, as with any multiprocessing.
         show_progress: Whether to show progress bars.
@@ -205,7 +190,7 @@ def _recognise(root: str | os.PathLike) -> tuple[str, list[Annotations], Layout]
             if there[0].of:
                 found[name] = there, with_image_folders(found[name][1])
     if len(found) > 1:
-        logger.warning("%s holds %s: the first alone is checked. Give each its own folder.", root, " and ".join(found))
+        logger.warning("%s holds %s: only the first is checked. Give each its own folder.", root, " and ".join(found))
     for name, (parts, layout) in found.items():
         return name, parts, layout
     path = Path(root).expanduser().resolve()
@@ -252,13 +237,13 @@ class Reading:
         path: The file.
         annotations: What it holds.
         images: Gathers the images.
-        gallery: Of queries: the gallery's.
+        gallery: For queries, the reading of the gallery.
     """
 
     def __init__(self, path: str, annotations: Annotations, images: NamedImages, gallery: "Reading | None"):
         self.path, self.annotations, self.images, self.gallery = path, annotations, images, gallery
         self.num_records = 0
-        self.problems: dict[str, list[tuple[int, str]]] = defaultdict(list)  # record and detail, by problem
+        self.problems: dict[str, list[tuple[int, str]]] = defaultdict(list)  # by problem: record and detail
         self.notes: list[str] = []
         self.statistics = Statistics(annotations.features)
         self.instances: Counter[int] = Counter()
@@ -331,7 +316,7 @@ class Reading:
                 self._add(number, BadRecord(_REPEAT, f"record {earlier}"))
 
     def note_broken_images(self) -> None:
-        """Add the records that name a broken image to the problems; once the images are checked."""
+        """Once the images are checked: add the records that name a broken one to the problems."""
         for image, number in zip(self._named_images, self._naming_records, strict=True):
             if error := self.images.broken.get(image):
                 self._add(number, BadRecord(_CORRUPT, f"{self.images.paths[image]}: {error}"))
@@ -342,7 +327,7 @@ class Reading:
         self.problems[bad.problem].append((number, bad.detail))
 
     def counts(self) -> dict[str, int]:
-        """What the published counts are compared with."""
+        """The counts to compare with the published ones."""
         counts = {"records": self.num_records, **self.statistics.values.get("source", {})}
         if self.gallery is not None:
             counts["matches"] = sum(count * self.gallery.instances[one] for one, count in self.instances.items())
@@ -397,7 +382,7 @@ def _make_report(name: str, layout: Layout, readings: dict[str, Reading], images
 
 
 def to_markdown(report: dict[str, Any]) -> str:
-    """The report as a page; of long lists, the beginnings."""
+    """The report as a page, with the beginnings of long lists."""
     images, copies = report["images"], report["images"]["of the same content"]
     verdict = "All is sound." if report["sound"] else "**There are problems.**"
     lines = [
@@ -417,7 +402,7 @@ def to_markdown(report: dict[str, Any]) -> str:
         lines.append("None.")
 
     changed = images["changed since they were found sound"]
-    rows = {key: f"{images[key]:,}" for key in _IMAGE_COUNTS}
+    rows = {key: f"{images[key]:,}" for key in ("named", "missing or empty", "broken", "cannot be read now", "sound")}
     rows["megabytes"] = f"{images['bytes'] / 1e6:,.1f}"
     rows |= {f"{side}, pixels": span(images[side]) for side in ("width", "height") if images[side]}
     rows["changed since they were found sound"] = f"{len(changed):,}"
@@ -427,7 +412,8 @@ def to_markdown(report: dict[str, Any]) -> str:
         lines += ["", "Changed since they were found sound:", "", *(f"- {plain(path)}" for path in changed[:_FEW])]
         lines += _and_more(changed)
     if copies:
-        lines += ["", "Of the same content:", "", *(f"- {_first_few(group)}" for group in copies[:_FEW])]
+        groups = [", ".join([*map(plain, group[:_FEW]), *["..."] * (len(group) > _FEW)]) for group in copies[:_FEW]]
+        lines += ["", "Of the same content:", "", *(f"- {group}" for group in groups)]
         lines += _and_more(copies)
 
     lines += ["", "## Records", ""]
@@ -440,11 +426,3 @@ def to_markdown(report: dict[str, Any]) -> str:
 
 def _and_more(found: Sequence, indent: str = "") -> list[str]:
     return [f"{indent}- and {len(found) - _FEW:,} more; see report.json"] if len(found) > _FEW else []
-
-
-def _first_few(found: Sequence[str]) -> str:
-    return ", ".join([*map(plain, found[:_FEW]), *["..."] * (len(found) > _FEW)])
-
-
-if __name__ == "__main__":
-    runpy.run_module("fafa.verify", run_name="__main__")  # the command for folders of every kind

@@ -33,11 +33,7 @@ STYLE = FRAME | {
 
 
 def check_charts() -> None:
-    """Sees, before long work, whether charts can be drawn.
-
-    Raises:
-        ImportError: matplotlib is not installed; the message says how to install it.
-    """
+    """Checks, before long work, that matplotlib is installed; else raises an ImportError that says how."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -48,16 +44,7 @@ def check_charts() -> None:
 
 @contextmanager
 def chart(file: Path, style: Mapping[str, Any] = STYLE, **options) -> Iterator["Figure"]:
-    """A figure to draw on, which is written as a PNG at the end, whole or not at all.
-
-    Args:
-        file: where to.
-        style: matplotlib's settings.
-        options: of the figure, such as `figsize`.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
+    """A figure with these options, such as `figsize`, to draw on. At the end it is written as a PNG, whole or not."""
     check_charts()
     from matplotlib import rc_context
     from matplotlib.figure import Figure  # not pyplot, which would look for a display
@@ -81,7 +68,7 @@ def bars(
 
 
 def log_ticks(axes: "Axes", positions: Sequence[int]) -> None:
-    """A logarithmic axis with ticks at these whole numbers alone."""
+    """A logarithmic axis with ticks only at these whole numbers."""
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     axes.set_xscale("log")

@@ -1,6 +1,6 @@
 """Colours: of pages and text, of right and wrong, and of lines in a chart."""
 
-PAGE, CARD, INK, GREY, FAINT = "#eef1f5", "#ffffff", "#16202c", "#66717f", "#e3e8ee"
+PAGE, PANEL, INK, GREY, FAINT = "#eef1f5", "#ffffff", "#16202c", "#66717f", "#e3e8ee"
 GREEN, RED, NEUTRAL, AMBER = "#12934a", "#d8343c", "#8d9aaa", "#a15c07"
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers.

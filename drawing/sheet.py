@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from ..files import printable, whole_file
 from ..image_reading_fafa import open_image
-from .palette import CARD, GREY, INK, PAGE
+from .palette import GREY, INK, PAGE, PANEL
 from .typeface import SCALE, Typeface
 
 MARGIN, PADDING, GAP, FRAME = 36, 18, 12, 5  # pixels, as are all lengths here
@@ -24,25 +24,14 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 class Sheet:
-    """A picture that is drawn on.
-
-    Args:
-        width: in pixels.
-        height: in pixels.
-        font: a TrueType file; see `Typeface`.
-
-    Attributes:
-        image: the picture, RGB.
-        type: the typeface.
-        draw: for plain lines.
-    """
+    """A picture to draw on: its RGB `image`, its typeface `type` (for the font see there), `draw` for plain lines."""
 
     def __init__(self, width: int, height: int, font: str | Path | None = None):
         self.image, self.type = Image.new("RGB", (width, height), PAGE), Typeface(font)
         self.draw = ImageDraw.Draw(self.image)
 
     def headline(self, title: str, subtitle: str, room: int) -> None:
-        """A title and a line below it, in the upper left corner, cut to a width."""
+        """A title and a line below it, in the upper left corner, cut to `room` pixels."""
         self.text((MARGIN, 28), self.type.wrap(title, TITLE_SIZE, room, 1)[0], TITLE_SIZE, INK)
         self.text((MARGIN, 68), self.type.wrap(subtitle, SMALL_SIZE + 1, room, 1)[0], SMALL_SIZE + 1, GREY)
 
@@ -53,12 +42,12 @@ class Sheet:
         ImageDraw.Draw(mask).rounded_rectangle((0, 0, width - 1, height - 1), SCALE * radius, fill=255)
         self.image.paste(fill, box, mask.reduce(SCALE))
 
-    def card(self, box: Box) -> None:
-        """The white ground of what belongs together."""
-        self.rounded(box, CARD, radius=14)
+    def panel(self, box: Box) -> None:
+        """The white background of what belongs together."""
+        self.rounded(box, PANEL, radius=14)
 
     def thumbnail(self, image: Image.Image, box: Box, frame: str) -> None:
-        """The whole image, its shape kept, in the middle of a framed box."""
+        """The whole image, undistorted, in the middle of a framed box."""
         self.rounded(box, frame, radius=9)
         left, top, right, bottom = box[0] + FRAME, box[1] + FRAME, box[2] - FRAME, box[3] - FRAME
         fitted = ImageOps.pad(image, (right - left, bottom - top), Image.Resampling.LANCZOS, color=PAGE)
@@ -77,7 +66,7 @@ class Sheet:
         self.image.paste(colour, corner, mask.reduce(SCALE))
 
     def lines(self, corner: tuple[int, int], lines: Sequence[str], size: int, height: int) -> None:
-        """Lines of text below one another, so many pixels apart."""
+        """Lines of text below one another, `height` pixels apart."""
         for number, line in enumerate(lines):
             self.text((corner[0], corner[1] + number * height), line, size, INK)
 
@@ -86,23 +75,18 @@ class Sheet:
         left, top = corner
         width = max(PILL_HEIGHT, round(self.type.width(text, size)) + 14)
         self.rounded((left, top, left + width, top + PILL_HEIGHT), fill, radius=PILL_HEIGHT // 2)
-        self.text((left + width / 2, top + PILL_HEIGHT // 2), text, size, CARD, anchor="mm")
+        self.text((left + width / 2, top + PILL_HEIGHT // 2), text, size, PANEL, anchor="mm")
 
 
 def open_small(image: Image.Image | str | Path, scale: int = 4) -> Image.Image:
-    """An image no larger than a sheet can show: those of all rows are held at a time, and photographs are large.
-
-    Args:
-        image: or the path of one.
-        scale: how many times the size of a thumbnail it may have.
-    """
+    """An image, at most `scale` times as large as a thumbnail: a sheet holds all its images at once."""
     opened, limit = not_too_thin(open_image(image)), (scale * THUMB_WIDTH, 2 * scale * THUMB_WIDTH)
     fits = opened.width <= limit[0] and opened.height <= limit[1]
     return opened if fits else ImageOps.contain(opened, limit, Image.Resampling.LANCZOS)
 
 
 def not_too_thin(image: Image.Image) -> Image.Image:
-    """The same, but a panorama of 200 to 1 is made thicker: it would vanish in a thumbnail."""
+    """The same image, but one as thin as 200 to 1 is stretched: it would vanish in a thumbnail."""
     least = math.ceil(max(image.size) / (THUMB_WIDTH - 2 * FRAME))
     if min(image.size) >= least:
         return image
@@ -110,12 +94,9 @@ def not_too_thin(image: Image.Image) -> Image.Image:
 
 
 def common_height(shapes: Iterable[float], width: int = THUMB_WIDTH, flattest: float = 1.0) -> int:
-    """One height for all thumbnails of a width, by the median shape: tall for person crops, lower for photographs.
+    """One height for all thumbnails of a width, frame included: tall for person crops, lower for photographs.
 
-    Args:
-        shapes: height over width, of each image.
-        width: of the thumbnails, frame included.
-        flattest: the least shape of a thumbnail; the largest is `TALLEST_SHAPE`.
+    It follows the median shape (height over width) of the images, from `flattest` to `TALLEST_SHAPE`.
     """
     shapes = sorted(shapes)
     shape = min(TALLEST_SHAPE, max(flattest, shapes[len(shapes) // 2]))
@@ -128,11 +109,7 @@ def save_sheet(image: Image.Image, file: str | Path, quality: int | None = None)
     Args:
         image: the sheet.
         file: see `format_of`.
-        quality: of JPEG and WebP; None leaves it to Pillow. As PNG a sheet takes three times the space.
-
-    Raises:
-        ValueError: the suffix says no format for a picture.
-        OSError: the file cannot be written.
+        quality: JPEG's or WebP's; None leaves it to Pillow. A PNG is three times as large.
     """
     options = {} if quality is None else {"quality": quality}
     with whole_file(Path(file)) as part:
@@ -140,10 +117,10 @@ def save_sheet(image: Image.Image, file: str | Path, quality: int | None = None)
 
 
 def format_of(path: str | Path) -> str:
-    """The format that a file's suffix says, by Pillow's name for it.
+    """Pillow's name of the format that a file's suffix stands for.
 
     Raises:
-        ValueError: it says none that a sheet may have.
+        ValueError: it is not that of a format for pictures.
     """
     suffixes = Image.registered_extensions()
     known = sorted(suffix for suffix, name in suffixes.items() if name in LONGEST_SIDE and name in Image.SAVE)

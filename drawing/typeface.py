@@ -1,4 +1,4 @@
-"""Text before it is drawn: which characters a font has, how wide a line is, and where it breaks."""
+"""Text before it is drawn: which characters a font has, how wide a line is, and where lines break."""
 
 import unicodedata
 from functools import cache
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import ImageFont
 
-SCALE = 4  # text is drawn so much larger and reduced: small letters snap to whole pixels, and words would run together
+SCALE = 4  # text is drawn this much larger, then reduced, or small letters snap to whole pixels and words run together
 
 
 @cache
@@ -18,8 +18,8 @@ class Typeface:
     """A font in all sizes.
 
     Args:
-        path: of a TrueType file, needed for text outside Latin script; None is the font within Pillow, which draws a
-            box for a character that it lacks.
+        path: a TrueType file, needed for text outside Latin script; None is Pillow's own font, which draws a box for a
+            character that it lacks.
     """
 
     def __init__(self, path: str | Path | None = None):
@@ -30,7 +30,7 @@ class Typeface:
         return _load_font(self.path, SCALE * size)
 
     def width(self, text: str, size: int) -> float:
-        """Of a line, in pixels."""
+        """The width of a line, in pixels."""
         return self.enlarged(size).getlength(text) / SCALE
 
     def drawable(self, text: str) -> str:
@@ -42,7 +42,7 @@ class Typeface:
         return " ".join(text.split())
 
     def wrap(self, text: str, size: int, width: int, max_lines: int) -> list[str]:
-        """Breaks text into lines of `width` pixels; what `max_lines` cannot hold ends in an ellipsis."""
+        """Breaks text into lines of `width` pixels; an ellipsis replaces what does not fit into `max_lines`."""
         lines = [""]
         for word in self.drawable(text).split():
             if len(lines) > max_lines:  # what follows is not shown, and may be a book

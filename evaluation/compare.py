@@ -39,10 +39,8 @@ def compare_reports(
     """Compares two runs, A and B, query by query.
 
     Args:
-        first: A, the run to start from.
-        second: B, the run to compare with it, on the same queries and gallery.
-        mode: kind of query; by default the first of A.
-        against: kind of query of B; by default the same.
+        first: A; `second`: B, on the same queries and gallery.
+        mode: kind of query; by default the first of A. `against`: that of B; by default the same.
         names: what the page calls the two reports.
 
     Returns:
@@ -126,9 +124,7 @@ def _check_same_test_set(first: EvaluationReport, second: EvaluationReport) -> N
     if first.num_gallery != second.num_gallery:
         raise ValueError(f"{cannot}a gallery of {first.num_gallery:,} images and one of {second.num_gallery:,}")
     if first.gallery_fingerprint != second.gallery_fingerprint:
-        raise ValueError(
-            f"{cannot}the galleries have {first.num_gallery:,} images each, but not the same ones, or in another order"
-        )
+        raise ValueError(f"{cannot}the galleries of {first.num_gallery:,} images differ in images or order")
 
 
 def _p(value: float) -> str:

@@ -5,50 +5,39 @@ from math import comb
 import numpy as np
 
 NUM_RESAMPLES = 10_000
-CHUNK_ELEMENTS = 2**20  # draws held at a time
+CHUNK_ELEMENTS = 2**20  # sampled queries held at a time
 
 
 def bootstrap_means(values: np.ndarray, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> np.ndarray:
-    """Means over queries drawn with replacement, the same draws for every column.
+    """Means over queries sampled with replacement, the same queries for every column.
 
     Args:
         values: `(num_queries, num_columns)`: a column is a metric of each query.
-        num_resamples: how many times as many queries as there are get drawn.
-        seed: of the draws.
+        num_resamples: how many times as many queries as there are get sampled.
 
     Returns:
         `(num_resamples, num_columns)`, fp64.
-
-    Raises:
-        ValueError: no query, values that are not finite, or no resamples.
     """
-    values = np.asarray(values)
-    if values.ndim != 2 or not len(values):
-        raise ValueError(f"expected values (num_queries, num_columns) of one query or more, got {values.shape}")
-    if not np.isfinite(values).all():
-        raise ValueError(f"query {int((~np.isfinite(values)).any(axis=1).argmax())}: its values are not finite")
-    if num_resamples < 1:
-        raise ValueError(f"num_resamples is {num_resamples}, expected a number from 1")
     num_queries, rng = len(values), np.random.default_rng(seed)
     means = np.empty((num_resamples, values.shape[1]))
     chunk = max(1, CHUNK_ELEMENTS // num_queries)
     for start in range(0, num_resamples, chunk):
-        drawn = rng.integers(num_queries, size=(min(chunk, num_resamples - start), num_queries))
-        drawn += num_queries * np.arange(len(drawn))[:, None]
-        times_drawn = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
-        means[start : start + len(drawn)] = times_drawn @ values / num_queries
+        sampled = rng.integers(num_queries, size=(min(chunk, num_resamples - start), num_queries))
+        sampled += num_queries * np.arange(len(sampled))[:, None]
+        times = np.bincount(sampled.ravel(), minlength=sampled.size).reshape(sampled.shape)
+        means[start : start + len(sampled)] = times @ values / num_queries
     return means
 
 
 def bootstrap_intervals(values: np.ndarray, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> np.ndarray:
     """95 % intervals of the columns' means (percentile bootstrap; Efron and Tibshirani 1993, chapter 13).
 
-    They say what other queries of the same kind could give, not what another training run could. Of few queries, or
-    where all or none are hits, they come out too narrow; and somewhat where several queries are of one person, for
-    queries are taken as independent.
+    They say what other queries of the same kind could give, not what another training run could. They are too narrow
+    where queries are few, or all or none are hits; and somewhat where several queries are of one person, since queries
+    are taken as independent.
 
     Args:
-        values: `(num_queries, num_columns)`; further ones as for `bootstrap_means`.
+        values: `(num_queries, num_columns)`; all arguments as for `bootstrap_means`.
 
     Returns:
         `(num_columns, 2)`: lower and upper ends.
@@ -82,12 +71,7 @@ def sign_test(num_won: int, num_lost: int) -> float:
 
     Returns:
         the probability that as many fair coins fall at least as unevenly.
-
-    Raises:
-        ValueError: a number below 0.
     """
-    if min(num_won, num_lost) < 0:
-        raise ValueError(f"{num_won} won and {num_lost} lost, expected numbers from 0")
     num_changed = num_won + num_lost
     at_least_as_uneven = 2 * sum(comb(num_changed, number) for number in range(min(num_won, num_lost) + 1))
     return min(1.0, at_least_as_uneven / 2**num_changed)

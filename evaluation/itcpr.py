@@ -33,8 +33,8 @@ CAPTION_LENGTHS = {  # the most words, between blanks; captions of ITCPR have 3 
     "10 to 12 words": 12,
     "13 words or more": math.inf,
 }
-TOKEN_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # of the curve over k, as far as a model has tokens
-GALLERY_SIZES, GALLERY_DRAWS = 6, 5  # of the curve over gallery size
+TOKEN_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # points of the curve over k, as far as a model has tokens
+GALLERY_SIZES, GALLERY_SAMPLES = 6, 5  # points of the curve over gallery size, and samples of each
 
 
 def evaluate_itcpr(
@@ -58,8 +58,6 @@ def evaluate_itcpr(
     source search the whole gallery. No image is left out: one that cannot be read is an error naming its file.
 
     Args:
-        model: it is put into eval mode.
-        processor: the model's own.
         queries: with the columns `image`, `image_path`, `caption`, `instance_id` and `source`.
         gallery: with the columns `image`, `image_path` and `instance_id`.
         modes: kinds of query, of "image+caption", "caption", "image". With the last two the report has their
@@ -69,21 +67,22 @@ def evaluate_itcpr(
         num_workers: processes that read images; 0 reads in this one.
         features_dir: keeps features in its folders `queries` and `gallery`, to resume from and to use again; several
             launched processes share the work there.
-        features_dtype: of the gallery's features, such as float16 for half the memory; None: the model's.
+        features_dtype: precision of the gallery's features, such as float16 for half the memory; None: the model's.
         curves: also scores with other numbers of top tokens, where the model has several, and ranks in random parts of
             the gallery; that takes ten times as long as scoring once (of ITCPR, 70 CPU-seconds).
-        seed: of the bootstrap and of the parts of the gallery.
-        progress: whether to show progress bars.
+        seed: decides the bootstrap and the parts of the gallery.
 
     Raises:
         ValueError: a query without a match or with the id of distractors, a column that is missing, an unknown mode or
             an option that makes no sense, NaN in the features, scores that tell no images apart.
-        UnreadableImageError: an image cannot be decoded. FileNotFoundError: it is not there.
+        FileNotFoundError, UnreadableImageError: an image is missing, or cannot be decoded.
     """
     # Before hours of encoding: these raise if a query has no match, or an option makes no sense.
     ks = checked_ks(ks)
-    _check_columns(queries, "queries", ("image", "image_path", "caption", "instance_id", "source"))
-    _check_columns(gallery, "gallery", ("image", "image_path", "instance_id"))
+    columns = ("image", "image_path", "instance_id")
+    for name, table, needed in (("queries", queries, (*columns, "caption", "source")), ("gallery", gallery, columns)):
+        if missing := [column for column in needed if column not in table.column_names]:
+            raise ValueError(f"{name} lack the columns {', '.join(missing)}: load them with load_dataset('ITCPR', ...)")
     if features_dtype is not None and not features_dtype.is_floating_point:
         raise ValueError(f"features_dtype is {features_dtype}, which would round features to zero: expected a float")
     query_ids, gallery_ids = queries["instance_id"][:], gallery["instance_id"][:]
@@ -109,7 +108,7 @@ def evaluate_itcpr(
     main = modes[0]
     names = [*modes, *([LATE_FUSION] if {"caption", "image"} <= set(modes) else [])]
     rankings = {name: _Ranking(query_ids, gallery_ids) for name in names}
-    parts = _GalleryParts(query_ids, gallery_ids, seed) if curves else None
+    parts = _gallery_parts(query_ids, gallery_ids, seed) if curves else []
     blocks = zip(*(score_blocks(model, query_features[mode], targets, ROWS) for mode in modes), strict=True)
     num_blocks = -(-len(query_ids) // ROWS)
     for block in tqdm(blocks, "scoring", num_blocks, unit="block", disable=not progress):
@@ -118,8 +117,8 @@ def evaluate_itcpr(
             scores[LATE_FUSION] = late_fusion(scores["caption"], scores["image"])
         for name, ranking in rankings.items():
             ranking.add(scores[name])
-        if parts is not None:
-            parts.add(scores[main])
+        for images, ranker in parts:
+            ranker.add(scores[main].index_select(1, images.to(scores[main].device)))
     results = {name: ranking.results(name) for name, ranking in rankings.items()}
     metrics = {
         name: {group: ranked.metrics(ks, chosen) for group, chosen in members.items()}
@@ -137,7 +136,10 @@ def evaluate_itcpr(
         if targets.shape[1] > 1:
             given = query_features[main], targets, query_ids, gallery_ids
             found["top_tokens"] = _top_token_curve(model, *given, ks, progress)
-        found["gallery_size"] = parts.curve(ks)
+        samples: dict[int, list] = {}
+        for images, ranker in parts:
+            samples.setdefault(len(images), []).append(ranker.results().metrics(ks))
+        found["gallery_size"] = [{"num_images": size, "draws": samples[size]} for size in sorted(samples)]
     columns = zip(queries["image_path"][:], captions, sources, query_ids, strict=True)
     fields = ("image_path", "caption", "source", "instance_id")
     return EvaluationReport(
@@ -174,8 +176,7 @@ def late_fusion(first: Tensor, second: Tensor) -> Tensor:
     Without that the one whose scores spread further would decide alone.
 
     Args:
-        first: `(num_queries, num_gallery)`.
-        second: the same queries' and images' scores by the other kind.
+        first: `(num_queries, num_gallery)`; `second`: the same queries' and images' scores by the other kind.
 
     Returns:
         `(num_queries, num_gallery)`, in standard deviations above the gallery's mean.
@@ -206,17 +207,14 @@ class _Ranking:
 
     def add(self, scores: Tensor) -> None:
         self.ranker.add(scores)
-        self.top += [
-            (values.tolist(), images.tolist()) for values, images in zip(*top_images(scores, TOP), strict=True)
-        ]
-
+        self.top += zip(*(top.tolist() for top in top_images(scores, TOP)), strict=True)
         self._tells_apart = self._tells_apart or bool((scores != scores[:, :1]).any())
 
     def results(self, mode: str) -> QueryResults:
         """The ranks of the matches.
 
         Raises:
-            ValueError: to every query all images have one score: ranks would be the gallery's order.
+            ValueError: for every query all images have one score, so that ranks would be the gallery's order.
         """
         if not self._tells_apart:
             raise ValueError(
@@ -226,12 +224,11 @@ class _Ranking:
         return self.ranker.results()
 
     def lists(self, results: QueryResults) -> list[dict]:
-        """For each query what the report says of it."""
+        """The entries of the report for each query."""
         matches = results.images.split(results.num_matches.tolist())
         worst = results.pessimistic.first_rank.tolist()
-        columns = zip(
-            results.ranks_per_query, worst, matches, results.average_precision.tolist(), self.top, strict=True
-        )
+        precisions = results.average_precision.tolist()
+        columns = zip(results.ranks_per_query, worst, matches, precisions, self.top, strict=True)
         return [
             {
                 "first_rank": int(ranks[0]),
@@ -246,34 +243,21 @@ class _Ranking:
         ]
 
 
-class _GalleryParts:
-    """Ranks in random parts of the gallery, which all keep every match: from the matches alone to the whole."""
-
-    def __init__(self, query_ids: Sequence[int], gallery_ids: Sequence[int], seed: int):
-        gallery_ids = np.asarray(gallery_ids)
-        is_match = np.isin(gallery_ids, query_ids)
-        matches, others = is_match.nonzero()[0], (~is_match).nonzero()[0]
-        sizes = np.unique(np.geomspace(len(matches), len(gallery_ids), GALLERY_SIZES).round().astype(int))
-        rng = np.random.default_rng(seed)
-        self.parts = []  # images and their ranker
-        for draw in range(GALLERY_DRAWS):
-            others = rng.permutation(others)
-            for size in sizes.tolist():
-                if draw and size in (len(matches), len(gallery_ids)):
-                    continue  # there is only one such part
-                images = np.sort(np.concatenate([matches, others[: size - len(matches)]]))  # in order, for ties
-                self.parts.append((torch.from_numpy(images), MatchRanker(query_ids, gallery_ids[images])))
-
-    def add(self, scores: Tensor) -> None:
-        for images, ranker in self.parts:
-            ranker.add(scores.index_select(1, images.to(scores.device)))
-
-    def curve(self, ks: Sequence[int]) -> list[dict]:
-        """By size, the metrics of each draw: `{"num_images": ..., "draws": [...]}`."""
-        draws: dict[int, list] = {}
-        for images, ranker in self.parts:
-            draws.setdefault(len(images), []).append(ranker.results().metrics(ks))
-        return [{"num_images": size, "draws": draws[size]} for size in sorted(draws)]
+def _gallery_parts(query_ids: Sequence[int], gallery_ids: Sequence[int], seed: int) -> list[tuple[Tensor, MatchRanker]]:
+    """Random parts of the gallery, from the matches alone to the whole, and their rankers; all keep every match."""
+    gallery_ids = np.asarray(gallery_ids)
+    is_match = np.isin(gallery_ids, query_ids)
+    matches, others = is_match.nonzero()[0], (~is_match).nonzero()[0]
+    sizes = np.unique(np.geomspace(len(matches), len(gallery_ids), GALLERY_SIZES).round().astype(int))
+    rng, parts = np.random.default_rng(seed), []
+    for sample in range(GALLERY_SAMPLES):
+        others = rng.permutation(others)
+        for size in sizes.tolist():
+            if sample and size in (len(matches), len(gallery_ids)):
+                continue  # there is only one such part
+            images = np.sort(np.concatenate([matches, others[: size - len(matches)]]))  # in order, for ties
+            parts.append((torch.from_numpy(images), MatchRanker(query_ids, gallery_ids[images])))
+    return parts
 
 
 def _top_token_curve(
@@ -299,23 +283,14 @@ def _intervals(
     results: dict[str, QueryResults], members: dict[str, Tensor], ks: Sequence[int], seed: int
 ) -> dict[str, dict[str, dict[str, list[float]]]]:
     """95 % intervals in percent: mode -> group -> metric -> [lower, upper]."""
-    columns = {
-        (mode, metric): values.numpy()
-        for mode, ranked in results.items()
-        for metric, values in ranked.per_query(ks).items()
-    }
-    values = 100 * np.stack(list(columns.values()), axis=1)
-    intervals: dict = {mode: {group: {} for group in members} for mode in results}
+    per_query = {mode: ranked.per_query(ks) for mode, ranked in results.items()}
+    values = 100 * np.stack([column.numpy() for columns in per_query.values() for column in columns.values()], axis=1)
+    intervals: dict = {mode: {} for mode in results}
     for group, chosen in members.items():
-        ends = bootstrap_intervals(values[chosen.numpy()], seed=seed).tolist()
-        for (mode, metric), interval in zip(columns, ends, strict=True):
-            intervals[mode][group][metric] = interval
+        ends = iter(bootstrap_intervals(values[chosen.numpy()], seed=seed).tolist())
+        for mode, columns in per_query.items():
+            intervals[mode][group] = {metric: next(ends) for metric in columns}
     return intervals
-
-
-def _check_columns(table: "datasets.Dataset", name: str, expected: Sequence[str]) -> None:
-    if missing := [column for column in expected if column not in table.column_names]:
-        raise ValueError(f"{name} lack the columns {', '.join(missing)}: load them with load_dataset('ITCPR', ...)")
 
 
 def _members(labels: list[str], names: list[str]) -> dict[str, Tensor]:
@@ -335,5 +310,5 @@ def _caption_length(caption: str) -> str:
 
 
 def _fingerprint(image_paths: Sequence[str], instance_ids: Sequence[int]) -> str:
-    """Tells one gallery from another: of its images' names and ids, in order."""
+    """Tells one gallery from another by its images' names and ids, in order."""
     return hashlib.sha256(json.dumps([image_paths, instance_ids]).encode()).hexdigest()[:16]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .ranking import QueryResults, checked_ks, match_ranks
 
-SHOWS = 0.005  # percentage points: less is not seen in a table
+SHOWS = 0.005  # percentage points: a table shows no less
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +27,7 @@ def retrieval_metrics(
 
     Args:
         scores: `(num_queries, num_gallery)`, tensor, array or list of rows, higher is better, minus infinity for images
-            to leave out; or an iterable of blocks of its rows, `(num_rows, num_gallery)` each, so that the whole matrix
-            never exists.
+            to leave out; or an iterable of blocks of its rows, so that the whole matrix never exists.
         query_ids: `(num_queries,)`, integers or strings: a tensor, an array or a sequence.
         gallery_ids: `(num_gallery,)`; an image matches a query when their ids are equal.
         ks: the ranks k; they may exceed the gallery.
@@ -55,12 +54,12 @@ def retrieval_metrics(
 
 
 def ties_of(results: QueryResults, ks: Sequence[int] = (1, 5, 10)) -> dict[str, Any]:
-    """For a report: of how many queries the order of the gallery decided, and the metrics in the worst order."""
+    """For how many queries the order of the gallery decided, and the metrics in the worst order, for a report."""
     return {"num_queries": int(results.decided_by_ties.sum()), "pessimistic": results.pessimistic.metrics(ks)}
 
 
 def tell_ties(ties: dict[str, Any], found: dict[str, float], num_queries: int) -> str | None:
-    """What `ties_of` found, for people; None where it shows in no metric as printed, with two decimals.
+    """A sentence on what `ties_of` found; None where no metric shows it as printed, with two decimals.
 
     By chance alone some of 20,000 scores in float32 are equal, deep down in the ranking.
     """
@@ -78,24 +77,18 @@ def tell_ties(ties: dict[str, Any], found: dict[str, float], num_queries: int) -
 def chance_metrics(
     num_matches: Sequence[int] | Tensor, num_gallery: int, ks: Sequence[int] = (1, 5, 10)
 ) -> dict[str, float]:
-    """The expected metrics of a ranking drawn at random, exact (no simulation).
+    """The expected metrics of a random ranking, exact (no simulation); as `retrieval_metrics` gives them.
 
     Args:
         num_matches: `(num_queries,)`, how many of the gallery's images match each query.
         num_gallery: images in the gallery.
-        ks: the ranks k.
-
-    Returns:
-        as `retrieval_metrics`.
 
     Raises:
-        ValueError: no query, one with less than one match or more than images, a k below 1.
+        ValueError: there is no query, one has less than one match or more than images, or a k is below 1.
     """
     ks, of_queries = checked_ks(ks), np.asarray(num_matches)
     if of_queries.ndim != 1 or not of_queries.size or of_queries.dtype.kind not in "iu":
-        raise ValueError(
-            f"num_matches: expected a whole number for each query, got {of_queries.dtype} {of_queries.shape}"
-        )
+        raise ValueError(f"num_matches: expected integers (num_queries,), got {of_queries.dtype} {of_queries.shape}")
     if wrong := [int(number) for number in of_queries if not 1 <= number <= num_gallery]:
         raise ValueError(f"num_matches: {wrong[0]} matches of a query, expected 1 to {num_gallery} (num_gallery)")
     counts, queries = np.unique(of_queries, return_counts=True)
@@ -104,7 +97,7 @@ def chance_metrics(
 
 
 def _expected_metrics(m: int, n: int, ks: Sequence[int]) -> dict[str, float]:
-    """Of one query with m matches among n images, as fractions."""
+    """The metrics of one query with m matches among n images, as fractions."""
     rank = np.arange(1, n + 1)
     result = {}
     for k in ks:

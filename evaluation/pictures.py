@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     import datasets
     from matplotlib.axes import Axes
 
-MOST_RANKS = 50  # of the Rank-k curve
+MOST_RANKS = 50  # where the Rank-k curve ends
 HISTOGRAM_EDGES = (1, 2, 3, 6, 11, 21, 51, 101, 1001)  # first ranks of its bars
 SHEET_QUERIES, SHEET_IMAGES = 8, 10
 
-COLOURS = {"image+caption": BLUE, "late-fusion": PINK, "caption": VERMILION, "image": TEAL}
-DASHES = {"image+caption": "-", "late-fusion": "-.", "caption": "--", "image": ":"}  # apart in print, too
+LINES = {  # the dashes tell lines apart in print
+    "image+caption": {"color": BLUE, "linestyle": "-"},
+    "late-fusion": {"color": PINK, "linestyle": "-."},
+    "caption": {"color": VERMILION, "linestyle": "--"},
+    "image": {"color": TEAL, "linestyle": ":"},
+}
 
 
 def draw_pictures(
@@ -31,7 +35,6 @@ def draw_pictures(
     """Draws what the report holds: curves of all its modes, further ones and sheets of the first mode.
 
     Args:
-        report: of `evaluate_itcpr`.
         folder: where the files go: curves as .png, sheets as .jpg.
         queries: those of the report, with the columns `image` and `caption`.
         gallery: that of the report, with the columns `image` and `instance_id`.
@@ -63,13 +66,11 @@ def draw_sheets(
 
     def lead(index: int) -> float:
         """Score of the image at rank 1, if correct, above that of the first wrong one among the top images."""
-        is_wrong = [
-            gallery_ids[image] != report.queries[index]["instance_id"] for image in results[index]["top_images"]
-        ]
-        scores = results[index]["top_scores"]
-        return (
-            scores[0] - scores[is_wrong.index(True)] if results[index]["first_rank"] == 1 and True in is_wrong else -1
-        )
+        result, own_id = results[index], report.queries[index]["instance_id"]
+        is_wrong = [gallery_ids[image] != own_id for image in result["top_images"]]
+        if result["first_rank"] > 1 or True not in is_wrong:
+            return -1
+        return result["top_scores"][0] - result["top_scores"][is_wrong.index(True)]
 
     by_lead = sorted(range(len(results)), key=lead, reverse=True)
     by_rank = sorted(range(len(results)), key=lambda index: -results[index]["first_rank"])
@@ -78,12 +79,26 @@ def draw_sheets(
     sheets = {
         "best": (by_lead, "those whose correct image leads the first wrong one by most"),
         "worst": (by_rank, "those whose first correct image ranks lowest"),
-        "random": (sorted(some), f"drawn at random (seed {seed})"),
+        "random": (sorted(some), f"chosen at random (seed {seed})"),
     }
     queries, gallery = undecoded(queries), undecoded(gallery)
+
+    def row(index: int) -> RankedQuery:
+        result, query = results[index], report.queries[index]
+        scores = dict(zip(result["top_images"], result["top_scores"], strict=True))  # in the order of ranks
+        shown = [
+            RankedImage(gallery[image]["image"], scores[image], gallery_ids[image] == query["instance_id"])
+            for image in result["top_images"][:SHEET_IMAGES]
+        ]
+        if result["first_rank"] > len(shown):
+            target = result["matches"][0]
+            shown[-1] = RankedImage(gallery[target]["image"], scores.get(target), True, rank=result["first_rank"])
+        image, caption = queries[index]["image"] if "image" in mode else None, query["caption"]
+        return RankedQuery(image, caption if "caption" in mode else None, shown, result["first_rank"])
+
     for name, (chosen, reason) in sheets.items():
         sheet = draw_contact_sheet(
-            [_sheet_row(report, index, queries, gallery, gallery_ids) for index in chosen[:SHEET_QUERIES]],
+            [row(index) for index in chosen[:SHEET_QUERIES]],
             title=f"{name.capitalize()} queries",
             subtitle=f"{len(chosen[:SHEET_QUERIES])} of {len(results):,} queries ({mode}): {reason}; gallery of "
             f"{report.num_gallery:,} images",
@@ -93,43 +108,11 @@ def draw_sheets(
     return {name: PICTURES[name] for name in sheets}
 
 
-def _sheet_row(
-    report: EvaluationReport,
-    index: int,
-    queries: "datasets.Dataset",
-    gallery: "datasets.Dataset",
-    gallery_ids: list[int],
-) -> RankedQuery:
-    mode, query = report.main_mode, report.queries[index]
-    result, instance_id = query["results"][mode], query["instance_id"]
-    scores = dict(zip(result["top_images"], result["top_scores"], strict=True))  # in the order of ranks
-    shown = [
-        RankedImage(gallery[image]["image"], scores[image], gallery_ids[image] == instance_id)
-        for image in result["top_images"][:SHEET_IMAGES]
-    ]
-    if result["first_rank"] > len(shown):
-        target = result["matches"][0]
-        shown[-1] = RankedImage(gallery[target]["image"], scores.get(target), True, rank=result["first_rank"])
-    return RankedQuery(
-        queries[index]["image"] if "image" in mode else None,
-        query["caption"] if "caption" in mode else None,
-        shown,
-        first_match_rank=result["first_rank"],
-    )
-
-
 def _rank_k(report: EvaluationReport, axes: "Axes") -> None:
     ks = range(1, min(MOST_RANKS, report.num_gallery) + 1)
-    for mode in sorted(report.metrics, key=list(COLOURS).index):
+    for mode in sorted(report.metrics, key=list(LINES).index):
         metrics = report.results(mode).metrics(ks)
-        axes.plot(
-            ks,
-            [metrics[f"rank-{k}"] for k in ks],
-            color=COLOURS[mode],
-            linestyle=DASHES[mode],
-            label=mode,
-            clip_on=False,
-        )
+        axes.plot(ks, [metrics[f"rank-{k}"] for k in ks], **LINES[mode], label=mode, clip_on=False)
     chance = chance_metrics(report.results(report.main_mode).num_matches, report.num_gallery, ks)
     axes.plot(ks, [chance[f"rank-{k}"] for k in ks], color=GREY, linewidth=1, label="chance")
     log_ticks(axes, [k for k in (1, 2, 3, 5, 10, 20, 50) if k in ks])
@@ -142,7 +125,7 @@ def _first_ranks(report: EvaluationReport, axes: "Axes") -> None:
     edges = [*(edge for edge in HISTOGRAM_EDGES if edge <= report.num_gallery), report.num_gallery + 1]
     shares = [100 * ((first >= low) & (first < high)).double().mean().item() for low, high in pairwise(edges)]
     labels = [f"{low:,}" if high == low + 1 else f"{low:,}-{high - 1:,}" for low, high in pairwise(edges)]
-    bars(axes, labels, shares, COLOURS[report.main_mode])
+    bars(axes, labels, shares, LINES[report.main_mode]["color"])
     axes.set(ylabel="queries (%)", xlabel="rank", title=f"Rank of the first correct image ({report.main_mode})")
 
 
@@ -150,41 +133,24 @@ def _top_tokens(report: EvaluationReport, axes: "Axes") -> None:
     points, used = report.curves["top_tokens"], report.settings["num_top_tokens"]
     _two_metrics(report, axes, [point["num_top_tokens"] for point in points], [[point] for point in points])
     axes.axvline(used, color=GREY, linewidth=1, linestyle=":")
-    axes.annotate(
-        f"k = {used}, as configured",
-        (used, 0.02),
-        xycoords=("data", "axes fraction"),
-        xytext=(5, 0),
-        textcoords="offset points",
-        color=GREY,
-    )
+    axes.text(used, 0.02, f"  k = {used}, as configured", transform=axes.get_xaxis_transform(), color=GREY)
     axes.set(xlabel="k", ylabel="percent", title=f"Score: mean of the k most similar tokens ({report.curves['mode']})")
 
 
 def _gallery_size(report: EvaluationReport, axes: "Axes") -> None:
     points = report.curves["gallery_size"]
     _two_metrics(report, axes, [point["num_images"] for point in points], [point["draws"] for point in points])
-    axes.set(
-        xlabel="images in the gallery", ylabel="percent", title=f"Random parts of the gallery ({report.curves['mode']})"
-    )
+    title = f"Random parts of the gallery ({report.curves['mode']})"
+    axes.set(xlabel="images in the gallery", ylabel="percent", title=title)
 
 
-def _two_metrics(report: EvaluationReport, axes: "Axes", positions: list[int], draws: list[list[dict]]) -> None:
-    """Rank-1 and mAP over positions on a log axis: means of the draws, and where there are several, their range."""
-    for metric, colour, marker in (
-        (f"rank-{report.ks[0]}", COLOURS["image+caption"], "o"),
-        ("mAP", COLOURS["caption"], "s"),
-    ):
-        values = [[draw[metric] for draw in of_position] for of_position in draws]
+def _two_metrics(report: EvaluationReport, axes: "Axes", positions: list[int], samples: list[list[dict]]) -> None:
+    """Rank-1 and mAP over positions on a log axis: means of the samples, and the range where there are several."""
+    for metric, colour, marker in ((f"rank-{report.ks[0]}", BLUE, "o"), ("mAP", VERMILION, "s")):
+        values = [[sample[metric] for sample in of_position] for of_position in samples]
         axes.plot(positions, [sum(some) / len(some) for some in values], color=colour, marker=marker, label=metric)
-        axes.fill_between(
-            positions,
-            [min(some) for some in values],
-            [max(some) for some in values],
-            color=colour,
-            alpha=0.2,
-            linewidth=0,
-        )
+        lowest, highest = list(map(min, values)), list(map(max, values))
+        axes.fill_between(positions, lowest, highest, color=colour, alpha=0.2, linewidth=0)
     log_ticks(axes, positions)
     axes.set_ylim(0, 1.08 * axes.dataLim.ymax or 1)
     axes.legend()

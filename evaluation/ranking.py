@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,6 @@ import torch
 from torch import Tensor
 
 BLOCK_ELEMENTS = 2**22  # scores looked at together: 16 MB in fp32
-MANY_MATCHES = 32  # from here on sorting a query's row is cheaper than counting once per match
 DISTRACTOR = -1  # the id of images that match no query
 
 
@@ -22,15 +22,15 @@ class QueryResults:
         num_matches: `(num_queries,)`, int64: how many of the ranks are the first query's, the second's, ...
         images: `(num_matches_in_all,)`, int64: which gallery image has each of the ranks.
         ties_before: `(num_matches_in_all,)`, int64: how many images that do not match have the same score as this one,
-            and were ranked before it only because they come first in the gallery. None: not counted.
+            and were ranked before it only because they come first in the gallery; 0: not counted.
         ties_after: likewise, ranked behind it only because they come later in the gallery.
     """
 
     ranks: Tensor
     num_matches: Tensor
     images: Tensor
-    ties_before: Tensor | None = None
-    ties_after: Tensor | None = None
+    ties_before: Tensor | int = 0
+    ties_after: Tensor | int = 0
 
     @property
     def ranks_per_query(self) -> tuple[Tensor, ...]:
@@ -59,20 +59,14 @@ class QueryResults:
     @property
     def decided_by_ties(self) -> Tensor:
         """`(num_queries,)`, bool: whether the order of the gallery decided the rank of one of the query's matches."""
-        if self.ties_before is None or self.ties_after is None:
-            return torch.zeros(len(self.num_matches), dtype=torch.bool)
         query = torch.repeat_interleave(self.num_matches)
-        ties = torch.zeros_like(self.num_matches).index_add(0, query, self.ties_before + self.ties_after)
-        return ties > 0
+        ties = torch.zeros_like(self.ranks) + self.ties_before + self.ties_after
+        return torch.zeros_like(self.num_matches).index_add(0, query, ties) > 0
 
     @property
     def pessimistic(self) -> "QueryResults":
-        """The ranks if of images with one score those that do not match came first: no order gives worse ones."""
-        return (
-            self
-            if self.ties_after is None
-            else QueryResults(self.ranks + self.ties_after, self.num_matches, self.images)
-        )
+        """The ranks in the worst order of equal scores, in which images that do not match come first."""
+        return QueryResults(self.ranks + self.ties_after, self.num_matches, self.images)
 
     def per_query(self, ks: Sequence[int] = (1, 5, 10)) -> dict[str, Tensor]:
         """What the metrics are means of: name -> `(num_queries,)`, fp64, from 0 to 1 (hits at k are 0 or 1)."""
@@ -83,7 +77,6 @@ class QueryResults:
         """Means over queries, in percent; see `retrieval_metrics`.
 
         Args:
-            ks: ranks at which to count hits.
             queries: `(num_queries,)`, True for those to average over; None: all.
         """
         chosen = torch.ones(len(self.num_matches), dtype=torch.bool) if queries is None else torch.as_tensor(queries)
@@ -110,8 +103,8 @@ class MatchRanker:
             distractors, -1 in ITCPR.
 
     Raises:
-        ValueError: if there is no query, if ids are of another rank or of two kinds, if a query has no match, or the
-            id of distractors.
+        ValueError: there is no query, ids are of another rank or of two kinds, or a query has no match, or the id of
+            distractors.
     """
 
     def __init__(self, query_ids: Any, gallery_ids: Any):
@@ -174,8 +167,8 @@ class MatchRanker:
             scores: `(num_rows, num_gallery)`, tensor or array; higher is better. Minus infinity leaves an image out.
 
         Raises:
-            ValueError: on another shape, on more rows than queries, on what is no number, on infinity, and on minus
-                infinity for a match. Then none of the rows is taken.
+            ValueError: another shape, more rows than queries, no numbers, infinity, or minus infinity for a match. Then
+                none of the rows is taken.
         """
         scores = _as_scores(scores)
         if scores.ndim != 2 or scores.shape[1] != self.num_gallery:
@@ -206,18 +199,13 @@ class MatchRanker:
 
     def _rank_block(self, scores: Tensor) -> None:
         row, column = self._matches(self._num_seen, len(scores), scores.device)
-        num_matches = row.bincount(minlength=len(scores))
-        many = (num_matches > MANY_MATCHES)[row]
-        ranks, earlier, equal = row.new_empty(3, len(row))
-        for chosen, rank in ((~many, _ranks_by_counting), (many, _ranks_by_sorting)):
-            ranks[chosen], earlier[chosen], equal[chosen] = rank(scores, row[chosen], column[chosen])
+        ranks, earlier, equal = _count_ranks(scores, row, column)
         by_rank = ranks.argsort()
         by_query_and_rank = by_rank[row[by_rank].argsort(stable=True)]
         row, column, ranks, earlier, equal = (of[by_query_and_rank] for of in (row, column, ranks, earlier, equal))
-        # Of the images with the same score, the query's matches are no rivals.
-        _, group, size = torch.stack([row, ranks - earlier]).unique_consecutive(
-            dim=1, return_inverse=True, return_counts=True
-        )
+        # Matches of the query that have the same score are no rivals.
+        same_score = torch.stack([row, ranks - earlier])
+        _, group, size = same_score.unique_consecutive(dim=1, return_inverse=True, return_counts=True)
         matches_before = torch.arange(len(row), device=row.device) - (size.cumsum(0) - size)[group]
         before = earlier - matches_before
         after = equal - size[group] - before
@@ -262,17 +250,16 @@ def match_ranks(scores: Any, query_ids: Any, gallery_ids: Any) -> QueryResults:
 
 
 def top_images(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k images ranked first for each query, equal scores in gallery order as everywhere here.
+    """The k images ranked first for each query (all, if there are fewer), equal scores in gallery order as always here.
 
     Args:
         scores: `(num_queries, num_gallery)`, without NaN.
-        k: how many; all, if the gallery is smaller.
 
     Returns:
         their scores and their indices in the gallery, both `(num_queries, min(k, num_gallery))`, best first.
 
     Raises:
-        ValueError: scores of another rank, or a k below 1.
+        ValueError: scores have another rank, or k is below 1.
     """
     if scores.ndim != 2:
         raise ValueError(f"expected scores (num_queries, num_gallery), got {tuple(scores.shape)}")
@@ -287,7 +274,7 @@ def top_images(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, indices.gather(1, order)
 
 
-def _ranks_by_counting(scores: Tensor, row: Tensor, column: Tensor) -> Tensor:
+def _count_ranks(scores: Tensor, row: Tensor, column: Tensor) -> Tensor:
     """Ranks of scores[row, column], each among its row: 1 + the higher ones + equal ones earlier in the gallery.
 
     Returns:
@@ -306,19 +293,6 @@ def _ranks_by_counting(scores: Tensor, row: Tensor, column: Tensor) -> Tensor:
         earlier[tied] = ((rivals[tied] == score[tied]) & is_earlier).sum(dim=1)
         ranks.append(torch.stack([1 + (rivals > score).sum(dim=1) + earlier, earlier, equal]))
     return torch.cat(ranks, dim=1)
-
-
-def _ranks_by_sorting(scores: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """The same by a stable sort of each row: for queries with many matches."""
-    ranks = column.new_empty(3, len(column))
-    for query in row.unique().tolist():
-        values, order = scores[query].sort(descending=True, stable=True)
-        _, group, size = values.unique_consecutive(return_inverse=True, return_counts=True)
-        place = torch.arange(len(order), device=order.device)
-        of_image = torch.empty(3, len(order), dtype=torch.long, device=order.device)
-        of_image[:, order] = torch.stack([1 + place, place - (size.cumsum(0) - size)[group], size[group]])
-        ranks[:, row == query] = of_image[:, column[row == query]]
-    return ranks
 
 
 def _row_blocks(scores: Any) -> Iterable[Any]:
@@ -363,14 +337,12 @@ def _as_ids(ids: Any, name: str) -> np.ndarray:
 
 
 def checked_ks(ks: Sequence[int]) -> tuple[int, ...]:
-    """Ranks as a tuple of numbers.
+    """The ranks as a tuple of numbers.
 
     Raises:
         ValueError: one is no whole number from 1 on.
     """
-    given = tuple(ks) if isinstance(ks, Iterable) else ks
-    if not isinstance(given, tuple) or not all(
-        isinstance(k, (int, np.integer)) and not isinstance(k, bool) and k >= 1 for k in given
-    ):
-        raise ValueError(f"ks is {given!r}, expected ranks from 1 on, such as (1, 5, 10)")
-    return tuple(map(int, given))
+    ks = tuple(ks) if isinstance(ks, Iterable) else ks
+    if not isinstance(ks, tuple) or any(isinstance(k, bool) or not isinstance(k, Integral) or k < 1 for k in ks):
+        raise ValueError(f"ks is {ks!r}, expected ranks from 1 on, such as (1, 5, 10)")
+    return tuple(map(int, ks))

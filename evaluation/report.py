@@ -57,15 +57,15 @@ class EvaluationReport:
         groups: "source" and "caption length" -> the names of their groups.
         num_queries: group -> number of queries.
         num_gallery: images in the gallery, which every group searches whole.
-        gallery_fingerprint: of the gallery's image paths and instance ids, in order.
+        gallery_fingerprint: a hash of the gallery's image paths and instance ids, in order.
         ks: the ranks k of the metrics.
         queries: for each query, in order, `index`, `image_path`, `caption`, `source`, `instance_id` and `results`:
             mode -> `first_rank`, `pessimistic_first_rank` (in the worst order of equal scores), `ranks` (of all
             matches, from 1, ascending), `matches` (the image, by its index in the gallery, at each of them),
             `average_precision` (0 to 1), `top_images` (the 50 ranked first), `top_scores`.
         curves: `mode` whose curves they are, `top_tokens` (metrics by `num_top_tokens`; not of a model with one token),
-            `gallery_size` (metrics of random `draws` of `num_images` images that hold every match); empty if they were
-            not asked for.
+            `gallery_size` (metrics of random samples, `draws`, of `num_images` images that hold every match); empty
+            unless asked for.
         settings: what else belongs in the record: model, data, precision, versions.
         ties: mode -> `num_queries` for which the gallery's order decided between equal scores, and the `pessimistic`
             metrics, in the order that is worst; empty in reports of earlier versions.
@@ -142,18 +142,14 @@ class EvaluationReport:
         for name in names:
             label = [name, f"{self.num_queries[name]:,}"]
             for mode, groups in self.metrics.items():
-                cells = [_with_interval(groups[name][metric], self.intervals[mode][name][metric]) for metric in metrics]
-                rows.append([*label, mode, *cells])
+                ends = {metric: "[{:.1f}, {:.1f}]".format(*self.intervals[mode][name][metric]) for metric in metrics}
+                rows.append([*label, mode, *(f"{groups[name][metric]:.1f} {ends[metric]}" for metric in metrics)])
                 label = ["", ""]
             rows.append([*label, "chance", *(f"{self.chance[name][metric]:.1f}" for metric in metrics)])
         header = [kind, "queries", "query", *metrics]
         if names == [OVERALL]:
             header, rows = header[2:], [row[2:] for row in rows]
         return markdown_table(header, rows)
-
-
-def _with_interval(value: float, interval: list[float]) -> str:
-    return f"{value:.1f} [{interval[0]:.1f}, {interval[1]:.1f}]"
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> list[list[str]]:

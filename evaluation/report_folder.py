@@ -30,10 +30,8 @@ def write_report(
     interrupted, the numbers are kept, and the page is missing.
 
     Args:
-        report: of `evaluate_itcpr`.
         folder: is made if need be; a report that lies there is replaced, pictures included.
-        queries: the test set's queries, for the sheets of ranked images; None draws no pictures.
-        gallery: its gallery.
+        queries: the test set's queries, for the sheets of ranked images, as `gallery`; None draws no pictures.
 
     Returns:
         the files written.
@@ -56,7 +54,7 @@ def read_report(path: str | Path) -> EvaluationReport:
     """Reads a results.json, or the one in a folder.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: it is missing.
         ValueError: it is damaged, or no report with results of each query, or its metrics are not theirs.
     """
     path = Path(path)
@@ -70,7 +68,7 @@ def read_report(path: str | Path) -> EvaluationReport:
         raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
     names = {entry.name for entry in fields(EvaluationReport)}
     found = set(record) if isinstance(record, dict) else set()
-    if found | {"ties"} != names:  # which earlier versions did not count
+    if found | {"ties"} != names:  # earlier versions did not count ties
         differing = ", ".join(sorted(names ^ found))
         raise ValueError(f"{path} is no report of this version of fafa (differing fields: {differing}); {remedy}")
     report = EvaluationReport(**record)

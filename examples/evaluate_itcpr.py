@@ -3,14 +3,14 @@
     python examples/evaluate_itcpr.py --model quickstart/model --data quickstart/world/ITCPR --output results
     python examples/evaluate_itcpr.py --model models/dual --dataset CUHK-PEDES --data /data/CUHK-PEDES
 
-The second is text-to-image retrieval, for which every caption is a query by itself. Prints a table, and writes a page
-with intervals, sources, caption lengths and pictures (results.md) and every query's ranks (results.json). On the small
-world of the quickstart it takes a quarter of a minute on two cores. On the real ITCPR (2,202 queries, 20,510 gallery
-images) the released weights reach Rank-1 46.6 and mAP 55.7 with image and caption; encoding wants a GPU, or several
+The second is text-to-image retrieval, for which every caption is a query by itself. It prints a table, and writes a
+page with intervals, sources, caption lengths and pictures (results.md) and every query's ranks (results.json). On the
+painted world of the quickstart it takes 15 seconds on two cores. On the real ITCPR (2,202 queries, 20,510 gallery
+images) the released weights reach Rank-1 46.6 and mAP 55.7 with image and caption; encoding needs a GPU, or several
 (`accelerate launch examples/evaluate_itcpr.py --features DIR ...`); scoring takes half a minute on two cores, the
 curves in the pictures a minute more.
 
-Two reports are compared, query by query, by `python -m fafa.evaluation.compare results_a results_b`.
+`python -m fafa.evaluation.compare results_a results_b` compares two reports, query by query.
 
 The file is not called evaluate.py, because `import evaluate` would then import it instead of the library.
 """
@@ -67,7 +67,9 @@ def parse_arguments() -> argparse.Namespace:
     else:
         arguments.modes = ["caption"]
     if arguments.update_card and not Path(arguments.model).is_dir():
-        parser.error(f"--update-card changes the card in the model's folder, but {arguments.model} is none here")
+        parser.error(
+            f"--update-card changes the card in the model's folder, but {arguments.model} is not a folder here"
+        )
     return arguments
 
 
@@ -75,9 +77,9 @@ def main(arguments: argparse.Namespace) -> None:
     """Evaluate, print, write."""
     pictures = not arguments.no_pictures
     if pictures:
-        check_charts()  # that matplotlib is missing is better known before than after
+        check_charts()  # if matplotlib is missing, it is better to know before
     if RANK == 0:
-        check_output_folder(arguments.output)  # likewise, that nothing can be written there
+        check_output_folder(arguments.output)  # likewise if nothing can be written there
         if arguments.update_card:
             check_output_folder(arguments.model)
 

@@ -1,9 +1,9 @@
-"""Make the small world of people: a training set like SynCPR and a test set like ITCPR, painted by a program.
+"""Make the painted world of people: a training set like SynCPR and a test set like ITCPR.
 
     python examples/make_world.py --output quickstart/world
 
-paints 24,000 training pictures and about 700 test pictures in a minute or two on two cores (500 MB). The folders have
-the formats of the real data sets, so everything that reads its `SynCPR` and its `ITCPR` reads the real ones too.
+paints 24,000 training images and about 700 test images in a minute or two on two cores (500 MB). The folders have the
+formats of the real data sets, so everything that reads its `SynCPR` and its `ITCPR` reads the real ones, too.
 """
 
 import argparse
@@ -21,8 +21,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--diptychs", type=int, default=12_000, help="training pairs; each gives two triplets")
     parser.add_argument("--diptychs-per-quadruple", type=int, default=4, help="people painted per quadruple")
     parser.add_argument("--queries", type=int, default=125, help="test queries")
-    parser.add_argument("--gallery", type=int, default=560, help="pictures in the test gallery")
-    parser.add_argument("--height", type=int, default=192, help="of the pictures, in pixels; they are half as wide")
+    parser.add_argument("--gallery", type=int, default=560, help="images in the test gallery")
+    parser.add_argument("--height", type=int, default=192, help="height of the images in pixels; they are half as wide")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=None, help="painting processes; default: one per core")
     arguments = parser.parse_args()
@@ -36,8 +36,8 @@ def main(arguments: argparse.Namespace) -> None:
     """Make the world and say where it is."""
     check_output_folder(arguments.output)
 
-    # 1. Paint. A folder that already holds this very world is reused, what is damaged in it is painted again; any other
-    #    content is an error.
+    # 1. Paint. A folder that already holds this very world is reused, and damaged files in it are painted again; any
+    #    other content is an error.
     world = make_world(
         arguments.output,
         num_diptychs=arguments.diptychs,

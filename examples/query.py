@@ -5,13 +5,13 @@
 Prints the images ranked first and writes a picture of them; `--index` keeps the gallery's features for the next search,
 which encodes only the photographs that are new or changed since. With the tiny model of the quickstart, encoding takes
 about 15 ms per small photograph on one CPU core, and 0.1 s per JPEG of 12 megapixels (0.2 s with `--exact-pixels`),
-most of it for reading the file, which `--num-workers` processes do at once; the full model wants a GPU, and
-`--dtype bfloat16` there. What to expect: the tiny model has only ever seen painted people, and its answers over real
+most of it for reading the file, which `--num-workers` processes do at once; the full model needs a GPU, with
+`--dtype bfloat16`. What to expect: the tiny model has only ever seen painted people, and its answers for real
 photographs mean nothing. The full model was trained for crops that show one person each.
 
-What is left out: photographs that cannot be read; what programs keep beside photographs, such as previews and waste
-baskets (`--include-rubbish` takes it); what `--exclude` names; and the query's own photograph, with its exact copies,
-which would be ranked first and tell nothing (`--keep-query-photo` shows it). The output says how many of each.
+The search leaves out photographs that cannot be read; files that programs keep beside photographs, such as previews and
+waste baskets (`--include-rubbish` searches them, too); what `--exclude` names; and the query's own photograph, with its
+exact copies, which would always be ranked first (`--keep-query-photo` shows it). The output says how many of each.
 """
 
 import argparse
@@ -68,13 +68,13 @@ def main(args: argparse.Namespace) -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("fafa").setLevel(logging.INFO)
 
-    # 1. What would be of no use, and is better known before: a picture that cannot be written, an empty folder.
+    # 1. Problems that are better known before: a picture that cannot be written, an empty folder.
     check_sheet(args.output, max_results=args.top)
     folder, output = args.gallery.absolute(), args.output.resolve()
     photos = find_images(folder, args.exclude, args.include_rubbish)
     photos = [path for path in photos if path.resolve() != output]  # the picture of the last search
 
-    # 2. The model and its processor; then the query, which may be of no use, too.
+    # 2. The model and its processor; then the query, which may have problems, too.
     model, processor = load_given_model(args)
     if hasattr(processor.image_processor, "draft_photographs"):  # photographs are larger than crops of people
         processor.image_processor.draft_photographs = not args.exact_pixels
@@ -104,7 +104,7 @@ def main(args: argparse.Namespace) -> None:
     for result in results:
         print(f"{result.rank:>4}  {result.score:>6.3f}  {printable(result.path.relative_to(gallery.folder))}")
 
-    # 5. The picture. Nobody knows which photographs are right, so all frames are grey.
+    # 5. The picture. The right photographs are not known, so all frames are grey.
     row = RankedQuery(args.image, args.caption, [RankedImage(result.path, result.score) for result in results])
     searched = f"{len(gallery)} images searched, {len(gallery.skipped)} unreadable and skipped"
     title = f"Search in {args.gallery.resolve().name}"

@@ -2,8 +2,8 @@
 
     python examples/show_results.py --model quickstart/model --data quickstart/world/ITCPR --output sheet.png
 
-The queries are drawn at random, not picked: the sheet says with which seed. Takes a few seconds on the small world; the
-real ITCPR (20,510 gallery images to encode) wants a GPU.
+The queries are sampled at random, not picked; the sheet shows the seed. It takes a few seconds on the painted world;
+the real ITCPR (20,510 gallery images to encode) needs a GPU.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Encode, rank, draw."""
-    # 1. The test set and the model. That the picture cannot be drawn or written is better known before.
+    # 1. The test set and the model. If the picture cannot be drawn or written, it is better to know before.
     check_sheet(args.output)
     queries = load_dataset("ITCPR", "query", data_dir=args.data, split="test")
     gallery_set = load_dataset("ITCPR", "gallery", data_dir=args.data, split="test")
@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> None:
     )
     instance_ids = list(gallery_set["instance_id"])
 
-    # 3. Rank it for queries drawn at random.
+    # 3. Rank it for queries sampled at random.
     chosen = sorted(random.Random(args.seed).sample(range(len(queries)), num_queries))
     rows = []
     for query in queries.select(chosen):
@@ -70,7 +70,7 @@ def main(args: argparse.Namespace) -> None:
     draw_contact_sheet(
         rows,
         args.output,
-        subtitle=f"{num_queries} of {len(queries):,} test queries drawn at random (seed {args.seed}), gallery of "
+        subtitle=f"{num_queries} of {len(queries):,} test queries sampled at random (seed {args.seed}), gallery of "
         f"{len(gallery):,} images; {hits} of {num_queries} correct at rank 1",
     )
     print(f"{hits} of these {num_queries} queries correct at rank 1; picture: {printable(args.output)}")

@@ -12,16 +12,17 @@ A run that was stopped or killed goes on from its last checkpoint with `--resume
 
 What to expect: the quickstart trains for eight to twelve minutes on two CPU cores and reaches 68 % Rank-1 on its test
 set (see examples/evaluate_itcpr.py). The paper's recipe reports 46.5 % Rank-1 on ITCPR, from 10 epochs over 1.15
-million triplets in batches of 256; it wants GPUs with 80 GB.
+million triplets in batches of 256; it needs GPUs with 80 GB.
 
-How the tiny model learns. The real FAFA starts from BLIP-2, which contrastive training has taught what words look like.
-FDA, KL(prediction ‖ label), has hardly a gradient while all scores are alike, so random weights need the like first:
+How the tiny model learns. The real FAFA starts from BLIP-2, which has learnt by contrastive training what words look
+like. FDA, KL(prediction ‖ label), has hardly any gradient while all scores are alike, so random weights need such
+training first:
 
 1. Three epochs of random batches with cross-entropy over the same scores, KL(label ‖ prediction), and a second term
    that matches whole captions to images (`caption_steps`). Hardly anybody else in such a batch wears what the caption
-   asks for, so clothes are learnt.
-2. Then batches of four people each in the same change of clothes (`group_size`). Only who they are tells them apart, so
-   Rank-1 doubles. From the first step on, such batches learn slowly.
+   asks for, so the model learns clothes.
+2. Then batches in which four people each change clothes in the same way (`group_size`). Only their identity tells them
+   apart, so Rank-1 doubles. With such batches from the first step on, it would learn slowly.
 3. From step 950 FAFA's own loss (`contrastive_steps` ends), with α = 0: here only the own target counts as correct.
 
 Large batches and few patches (16 an image) make the most of two cores. Where other processes are busy on them as well,
@@ -64,10 +65,11 @@ from fafa.training import (
     held_out_rank_metrics,
     hold_out_quadruples,
 )
-from fafa.training.adapters import add_lora, merge_lora, train_vision_blocks
+from fafa.training.adapters import add_lora, merge_lora
 from fafa.training.arguments import refuse_unknown
 from fafa.training.card import RunFacts
 from fafa.training.safety.preemption import PREEMPTED
+from fafa.training.vision_blocks import train_vision_blocks
 from fafa.yaml_files import SettingsFileError, read_yaml
 
 logger = logging.getLogger("train")
@@ -107,7 +109,7 @@ class ScriptArguments:
     validation_fraction: float = field(
         default=0.02, metadata={"help": "Share of the quadruples held out for validation."}
     )
-    max_validation_triplets: int = field(default=2000, metadata={"help": "Use at most so many held-out triplets."})
+    max_validation_triplets: int = field(default=2000, metadata={"help": "The most held-out triplets to use."})
     on_error: str = field(
         default="raise", metadata={"help": "'raise' or 'skip' (and report) an image that cannot be decoded."}
     )
@@ -175,7 +177,7 @@ class ScriptArguments:
 
 def main(script: ScriptArguments, training: RetrieverTrainingArguments, recipe: dict) -> None:
     """Runs the steps below."""
-    # 1. The seed, before anything random happens; and that nothing can be written is better known before.
+    # 1. The seed, before anything random happens. If nothing can be written, it is better to know before.
     set_seed(training.seed)
     check_output_folder(training.output_dir)
     if script.model != "tiny" and script.model_options:
@@ -211,7 +213,7 @@ def main(script: ScriptArguments, training: RetrieverTrainingArguments, recipe: 
     if script.model == "tiny":
         model, processor = make_tiny_model(train_set, script.method, script.model_options)
     else:
-        # In fp32 whatever the folder's precision: in half of it, updates of 2e-6 round away.
+        # In fp32 whatever the folder's precision: in 16 bits, updates of 2e-6 round away.
         with loading(script.model):
             model, processor = load_model(script.model, dtype=torch.float32, **script.model_options)
         if getattr(model, "peft_config", None):
@@ -259,7 +261,7 @@ def main(script: ScriptArguments, training: RetrieverTrainingArguments, recipe: 
         trainer.train(resume_from_checkpoint=resume_checkpoint(training))
     except (CheckpointError, TrainingCollapsed) as stop:  # their messages say what to do
         raise SystemExit(f"{type(stop).__name__}: {stop}") from stop
-    except TrainingPreempted as stop:  # not done: no model is written, and a scheduler is to start it again
+    except TrainingPreempted as stop:  # not finished: no model is written, and a scheduler should start it again
         print(f"{type(stop).__name__}: {stop}", file=sys.stderr)
         raise SystemExit(PREEMPTED) from stop
 
@@ -282,7 +284,7 @@ def main(script: ScriptArguments, training: RetrieverTrainingArguments, recipe: 
 
 
 def check_model_options(options: dict, config: type) -> None:
-    """Refuses what is no setting of a configuration, or of those within it."""
+    """Refuses unknown settings of a configuration, or of those within it."""
     refuse_unknown("model_options", options, [*(entry.name for entry in fields(config)), "attn_implementation"])
     for part, inner in config.sub_configs.items():
         if isinstance(given := options.get(part), dict):
@@ -316,7 +318,7 @@ def with_cached_features(model, collator, train_set, validation_set, training) -
 
 
 def resume_checkpoint(training: RetrieverTrainingArguments) -> str | bool | None:
-    """`true` means the last checkpoint of the output folder; anything else is the path of one."""
+    """`true` means the last checkpoint of the output folder; anything else is the path of a checkpoint."""
     given = training.resume_from_checkpoint
     return given.lower() == "true" if isinstance(given, str) and given.lower() in ("true", "false") else given
 
@@ -347,7 +349,7 @@ def parse_arguments() -> tuple[ScriptArguments, RetrieverTrainingArguments, dict
         script, training, _ = parser.parse_args_into_dataclasses()
     except ValueError as error:  # settings that do not go together
         parser.error(str(error))
-    # Parsed over None for every setting, so that what is not None was on the command line, as it was given.
+    # Parsed with None as the default of every setting, so what is not None was given on the command line.
     given = vars(parser.parse_args(namespace=Namespace(**dict.fromkeys(known))))
     for name in ("do_train", "do_eval"):
         if given[name] is False or settings.get(name) is False:
@@ -356,7 +358,7 @@ def parse_arguments() -> tuple[ScriptArguments, RetrieverTrainingArguments, dict
 
 
 def _is_fit(value, types: tuple) -> bool:
-    """Whether a value of a YAML file may stand for a setting; argparse reads texts, and takes all else as it is."""
+    """Whether a value of a YAML file fits a setting; argparse reads texts, and takes other values as they are."""
     if isinstance(value, (list, dict)):
         return type(value) in types
     if isinstance(value, (bool, int, float)) and (numbers := {bool, int, float} & set(types)):

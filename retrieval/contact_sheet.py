@@ -88,24 +88,17 @@ def draw_contact_sheet(
 ) -> Image.Image:
     """Draws one row per query: reference image, caption, then the first `max_results` images, framed by correctness.
 
-    More than ten results of a query are drawn in several lines, so that the sheet is about as wide as high.
+    More than ten results of a query are drawn in several lines, so that the RGB sheet is about as wide as high.
 
     Args:
         rows: the queries, drawn from top to bottom.
-        path: where to write the picture (usually a .png; missing folders are made), see `check_sheet`; None only
-            returns it.
-        title: the headline.
+        path: where to write the picture (usually a .png; missing folders are made), see `check_sheet`.
         subtitle: a line below the headline, for example how the queries were chosen.
-        max_results: how many images of each query are shown.
         font: a TrueType file, needed for captions outside Latin script; the default is the font within Pillow, which
             draws a box for a character that it lacks.
 
-    Returns:
-        The sheet, an RGB image.
-
     Raises:
-        ValueError: there is no row, or no row has a result; the sheet would be too large, or its file's suffix says no
-            format for it.
+        ValueError: no row has a result, the sheet would be too large, or its file's suffix says no format for it.
         UnreadableImageError: an image cannot be opened.
         OSError: the file cannot be written.
     """
@@ -122,7 +115,7 @@ def draw_contact_sheet(
     _draw_header(sheet, title, subtitle, {result.correct for results in shown for result, _ in results})
     for number, (row, results) in enumerate(zip(rows, shown, strict=True)):
         top = HEADER_HEIGHT + number * (layout.row_height + GAP)
-        sheet.card((MARGIN, top, layout.width - MARGIN, top + layout.row_height))
+        sheet.panel((MARGIN, top, layout.width - MARGIN, top + layout.row_height))
         beyond = row.first_match_rank is not None and row.first_match_rank > len(results)
         note = f"target at rank {row.first_match_rank:,}" if beyond else ""
         _draw_query(sheet, row, note, (MARGIN + PADDING, top + PADDING), thumb_height)
@@ -136,12 +129,7 @@ def draw_contact_sheet(
 
 
 def check_sheet(path: str | Path | None, num_queries: int = 1, max_results: int = 10) -> None:
-    """Looks whether a sheet can be drawn and written, which is better known before its images are searched.
-
-    Args:
-        path: where it shall be written; None looks at its size alone.
-        num_queries: its rows.
-        max_results: images in a row.
+    """Looks, before images are searched, whether a sheet can be drawn and written; without a path, at its size alone.
 
     Raises:
         ValueError: the suffix is that of no format for it, or the sheet is larger than its format or this program
@@ -158,19 +146,11 @@ def check_sheet(path: str | Path | None, num_queries: int = 1, max_results: int 
     check_output_file(path)
     longest = LONGEST_SIDE[format_of(path)]
     if max(layout.width, layout.height) > longest:
-        raise ValueError(
-            f"{size}, but {Path(path).suffix} holds at most {longest:,} a side: choose .png, or draw fewer"
-        )
+        raise ValueError(f"{size}, but {Path(path).suffix} holds at most {longest:,} a side: use .png, or draw fewer")
 
 
 class _Layout:
-    """Where things are on a sheet.
-
-    Args:
-        num_rows: queries.
-        most_results: of a query, drawn in lines of at least ten.
-        thumb_height: of each.
-    """
+    """Where things are on a sheet of `num_rows` queries, whose results are drawn in lines of at least ten."""
 
     def __init__(self, num_rows: int, most_results: int, thumb_height: int):
         self.columns = min(most_results, max(10, math.ceil(math.sqrt(2 * most_results))))

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _REFERENCE = "reference image of query"
-_CAPTIONS_AT_ONCE = 1_000  # looked at before anything is encoded
+_CAPTIONS_AT_ONCE = 1_000  # checked before anything is encoded
 
 
 class EncodedImages(NamedTuple):
-    """What `encode_images` gives.
+    """Features of images, and what they are of.
 
     Args:
         features: `(num_read, num_tokens, dim)`.
@@ -65,31 +65,28 @@ def encode_images(
     update: bool = False,
     identify: bool = True,
 ) -> EncodedImages:
-    """Encodes target images, on the device and in the precision of the model.
+    """Encodes target images, on the device and in the precision of the model, which is put into eval mode.
 
     Args:
-        model: it is put into eval mode.
-        processor: the model's own.
         images: paths, PIL images, or whatever else `open_image` takes.
         batch_size: images encoded at a time.
         num_workers: processes that read images; 0 reads in this one; None is one a core, up to 8, or 0 for few images.
         on_error: `"raise"` stops at an image that cannot be decoded, or cannot be read now, or was deleted meanwhile;
             `"skip"` leaves it out, lists it and warns at the end. A file missing from the start is an error either way.
-        dtype: of the features; None keeps the model's. float16 halves the space (scores change by ~1e-4).
-        device: where the features shall be.
+        dtype: precision of the features; None keeps the model's. float16 halves the space (scores change by ~1e-4).
+        device: where the features are put.
         features_dir: a folder that keeps the features. Images whose features are there are not encoded again; an
             interrupted run goes on where it stopped. Processes that encode into one folder, by `accelerate launch` or
             started one by one, share the work; each returns with all features. What was left out is tried again each
             time.
         folder: in `features_dir`, paths are relative to it, so that both may move.
-        progress: whether to show a progress bar (of several launched processes, in the first).
         update: where `features_dir` holds features of some of these images and of others, whether to encode only the
             rest and to drop the others. Images are told by their contents, see `files.contents_of`.
-        identify: whether to read from files what tells them from others, without `features_dir`, too: for who saves
-            the features.
+        identify: whether to read what tells files from others also without `features_dir`, since the features will be
+            saved.
 
     Raises:
-        FileNotFoundError, UnreadableImageError: an image is not there, or cannot be decoded.
+        FileNotFoundError, UnreadableImageError: an image is missing, or cannot be decoded.
         InaccessibleImageError: it is there, but cannot be read now; an OSError.
         ValueError: there is nothing to encode, features cannot be right (not finite, zero, all alike), or
             `features_dir` holds features of another model, processor, precision or list of images (with `update`, of
@@ -120,7 +117,7 @@ def encode_images(
         progress=progress and _is_first(),
     )
     names = [input_name(description, row, folder) for row, description in enumerate(inputs)]
-    passing = set()  # rows that may well be read the next time
+    passing = set()  # rows that may well be readable the next time
     alike = AlikeFeatures()
 
     def encode(shards: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], list[int], Tensor]]:
@@ -132,10 +129,11 @@ def encode_images(
                 alike.check(features, batch.pixels)
             yield batch.rows, batch.skipped, features
 
-    encode = _watched(encode, inputs, names, folder, passing if on_error == "skip" else None)
-    options = {"folder": folder, "progress": progress, "update": update}
     features, skipped = _collect(
-        encode, settings, inputs, "encoding gallery", batch_size, device, features_dir, **options
+        *(encode, settings, inputs, names, "encoding gallery", batch_size, device, features_dir, progress),
+        folder=folder,
+        update=update,
+        passing=passing if on_error == "skip" else None,
     )
     left_out = [names[row] for row in skipped]
     if skipped and on_error == "raise":
@@ -172,8 +170,6 @@ def encode_targets(
         `(num_gallery, num_tokens, dim)`, on the model's device.
     """
     check_fit(model, processor)
-    if len(gallery) == 0:
-        raise ValueError("the gallery holds no image to encode")
     images, options = undecoded(gallery)["image"], {"features_dir": features_dir, "progress": progress}
     return encode_images(
         model, processor, images, batch_size, num_workers, dtype=dtype, device=model.device, identify=False, **options
@@ -194,9 +190,8 @@ def encode_queries(
     """Encodes queries in each mode; every reference image is read once, and none if no mode needs it.
 
     Args:
-        model: it is put into eval mode.
         queries: with the columns `image` and `caption`.
-        modes: of "image+caption", "caption", "image".
+        modes: some of "image+caption", "caption", "image".
         features_dir: keeps the features of each mode in a folder of its own within this one, to resume from and to use
             again; then reference images are read once a mode.
 
@@ -204,7 +199,7 @@ def encode_queries(
         mode -> `(num_queries, dim)`, on the model's device.
 
     Raises:
-        ValueError: an unknown mode, a caption without a word. For images and `features_dir` see `encode_images`.
+        ValueError: an unknown mode, a caption without a word. And errors as for `encode_images`.
     """
     if len(modes) == 0:
         raise ValueError(f"no modes; expected some of {', '.join(QUERY_MODES)}")
@@ -214,9 +209,15 @@ def encode_queries(
     check_fit(model, processor)
     model.eval()
     needed = _arguments(modes)
-    captions = queries["caption"][:] if "input_ids" in needed else None
-    for start in range(0, len(captions or ()), _CAPTIONS_AT_ONCE):  # before hours of encoding
-        _encode_captions(processor, captions, range(start, min(start + _CAPTIONS_AT_ONCE, len(captions))))
+    captions = queries["caption"][:] if "input_ids" in needed else []
+
+    def encode_captions(rows: Sequence[int]) -> Mapping[str, Tensor]:
+        return processor.encode_captions(
+            [captions[row] for row in rows], [f"the caption of query {row}" for row in rows]
+        )
+
+    for rows in batches_of([range(len(captions))], _CAPTIONS_AT_ONCE):  # before hours of encoding
+        encode_captions(rows)
     images = undecoded(queries)["image"] if "pixel_values" in needed else None
 
     fingerprint, known = model_fingerprint(model), {}
@@ -240,6 +241,26 @@ def encode_queries(
         identify = features_dir is not None
         files = describe_images(images, _REFERENCE, None, identify, identify, known, progress=progress and _is_first())
 
+    def encode(group: Sequence[str], shards: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], list[int], Tensor]]:
+        """Batches of queries in some modes: rows, none skipped, `(len(rows), len(group), dim)`."""
+        needed = _arguments(group)
+        if "pixel_values" in needed:
+            batches = read_pixels(processor, images, shards, _REFERENCE, batch_size, num_workers)
+        else:
+            batches = (PixelBatch(rows, [], None) for rows in batches_of(shards, batch_size))
+        alike = {mode: AlikeFeatures() for mode in group}
+        for rows, _, pixels, *_ in batches:
+            inputs = {} if pixels is None else {"pixel_values": pixels}
+            if "input_ids" in needed:
+                inputs |= encode_captions(rows)
+            inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+            encoded = []
+            for mode in group:
+                given = {name: inputs[name] for name in QUERY_MODES[mode]}
+                encoded.append(model.get_query_features(**given))
+                alike[mode].check(encoded[-1], *(tensor for name, tensor in given.items() if name != "attention_mask"))
+            yield rows, [], torch.stack(encoded, dim=1)
+
     features = {}
     for group, settings, place in tasks:
         needed = _arguments(group)
@@ -250,47 +271,11 @@ def encode_queries(
         ]
         names = [f"query {row} ({', '.join(group)})" for row in range(len(queries))]
         label = "encoding queries" if place is None else f"encoding queries ({group[0]})"
-        encode = partial(_encode_queries, model, processor, captions, images, group, batch_size, num_workers)
-        encode = _watched(encode, inputs, names)
-        encoded, _ = _collect(encode, settings, inputs, label, batch_size, model.device, place, progress=progress)
+        encoded, _ = _collect(
+            *(partial(encode, group), settings, inputs, names, label, batch_size, model.device, place, progress)
+        )
         features |= {mode: encoded[:, number].contiguous() for number, mode in enumerate(group)}
     return features
-
-
-def _encode_queries(
-    model: Retriever,
-    processor: RetrieverProcessor,
-    captions: Sequence[str] | None,
-    images: Sequence[Any] | None,
-    modes: Sequence[str],
-    batch_size: int,
-    num_workers: int,
-    shards: Iterable[Sequence[int]],
-) -> Iterator[tuple[list[int], list[int], Tensor]]:
-    """Batches of queries in some modes: rows, none skipped, `(len(rows), len(modes), dim)`."""
-    needed = _arguments(modes)
-    if "pixel_values" in needed:
-        batches = read_pixels(processor, images, shards, _REFERENCE, batch_size, num_workers)
-    else:
-        batches = (PixelBatch(rows, [], None) for rows in batches_of(shards, batch_size))
-    alike = {mode: AlikeFeatures() for mode in modes}
-    for rows, _, pixels, *_ in batches:
-        inputs = {} if pixels is None else {"pixel_values": pixels}
-        if "input_ids" in needed:
-            inputs |= _encode_captions(processor, captions, rows)
-        inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-        encoded = []
-        for mode in modes:
-            given = {name: inputs[name] for name in QUERY_MODES[mode]}
-            encoded.append(model.get_query_features(**given))
-            alike[mode].check(encoded[-1], *(tensor for name, tensor in given.items() if name != "attention_mask"))
-        yield rows, [], torch.stack(encoded, dim=1)
-
-
-def _encode_captions(
-    processor: RetrieverProcessor, captions: Sequence[str], rows: Sequence[int]
-) -> Mapping[str, Tensor]:
-    return processor.encode_captions([captions[row] for row in rows], [f"the caption of query {row}" for row in rows])
 
 
 def _arguments(modes: Sequence[str]) -> set[str]:
@@ -301,16 +286,12 @@ def _watched(
     encode: Encode,
     inputs: Sequence[dict[str, Any]],
     names: Sequence[str],
-    folder: Path | None = None,
-    passing: set[int] | None = None,
+    folder: Path | None,
+    passing: set[int] | None,
 ) -> Encode:
-    """The same, but features that cannot be right are an error, and images that were changed meanwhile left out.
+    """The same encoder, but features that cannot be right are an error, and images that changed meanwhile are left out.
 
-    Features of a changed image must not go by what the image was described as.
-
-    Args:
-        names: how an error calls inputs whose features cannot be right, see `check_features`.
-        passing: takes the rows of images that were changed; None makes such an image an error.
+    Otherwise the features of a changed image would stand for the image that was described.
     """
 
     def encode_and_look(shards: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], list[int], Tensor]]:
@@ -334,24 +315,27 @@ def _collect(
     encode: Encode,
     settings: dict[str, Any],
     inputs: Sequence[dict[str, Any]],
+    names: Sequence[str],
     label: str,
     batch_size: int,
     device: str | torch.device,
-    features_dir: str | Path | None = None,
+    features_dir: str | Path | None,
+    progress: bool,
     folder: Path | None = None,
-    progress: bool = True,
     update: bool = False,
+    passing: set[int] | None = None,
 ) -> tuple[Tensor, list[int]]:
-    """Encodes every input, in memory or into the store in `features_dir`, where those of it are not encoded again.
+    """Encodes every input, in memory or into the store in `features_dir`, where what it holds is not encoded again.
 
     Args:
         settings: what decides the features, see `feature_settings`.
-        inputs: a description of each input, see `describe_image`.
-        label: of the progress bar. Further ones: see `encode_images`.
+        inputs: a description of each input, see `describe_image`; `names`: how errors call them.
+        passing: takes the rows of images that changed meanwhile; None makes such an image an error.
 
     Returns:
         features `(num_read, ...)`, and the rows that were skipped.
     """
+    encode = _watched(encode, inputs, names, folder, passing)
     with tqdm(total=len(inputs), desc=label, unit="image", disable=not progress or not _is_first()) as bar:
         if features_dir is not None:
             store = open_or_create(features_dir, settings, inputs, batch_size, folder, update)
@@ -369,7 +353,7 @@ def _collect(
 
 
 def _is_first() -> bool:
-    """Of several launched processes, the one that shows progress."""
+    """Whether this is the one of several launched processes that shows progress."""
     return os.environ.get("RANK", "0") == "0"
 
 

@@ -24,19 +24,18 @@ logger = logging.getLogger(__name__)
 
 INPUTS_PER_SHARD = 512
 
-# Encodes shards (rows, ascending), in batches of which none crosses shards: rows encoded, rows skipped, features.
+# Encodes shards (rows, ascending) in batches, none of which crosses shards. Gives rows encoded, rows skipped, features.
 Encode = Callable[[Iterable[Sequence[int]]], Iterator[tuple[list[int], list[int], Tensor]]]
 
 
 def known_inputs(folder: str | Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """By path, what a folder's store knows of files, see `describe_image`; nothing where there is no store yet.
+    """What a folder's store knows of files, by path, see `describe_image`; nothing where there is no store yet.
 
-    Refuses what would only fail after all files were read: features of another model, a place that cannot be written
-    to.
+    It refuses early what would only fail after all files were read.
 
     Raises:
-        ValueError: as `FeatureStore.open`, or the features are of another model or processor. OSError: see
-        `check_output_folder`.
+        ValueError: as `FeatureStore.open`, or the features are of another model or processor.
+        OSError: nothing can be written there.
     """
     folder = Path(folder)
     if not (folder / MANIFEST).exists():
@@ -67,8 +66,8 @@ def open_or_create(
 
     Args:
         batch_size: a new store's shards hold a multiple of it, so that batches are the same as without a store.
-        update: where the folder holds features of some of these inputs and of others, whether to begin a store that has
-            the former and lacks the latter, with the rest to be encoded; see `complete`.
+        update: where the folder holds features of some of these inputs and of others, whether to begin a store that
+            keeps the former and drops the latter; the rest is to be encoded, see `complete`.
 
     Raises:
         ValueError: the folder holds features of another model, processor or precision, or of other inputs (with
@@ -81,7 +80,7 @@ def open_or_create(
         check_output_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         shard_size = max(1, INPUTS_PER_SHARD // batch_size) * batch_size
-        with manifest_locked(folder):  # of two processes, one writes the manifest and the other reads it
+        with manifest_locked(folder):  # one process writes the manifest, any other reads it
             if not (folder / MANIFEST).exists():
                 FeatureStore(folder, settings, inputs, shard_size, images_folder).write_manifest()
             elif update and _open_for(folder, settings, inputs) is None:
@@ -101,8 +100,7 @@ def complete(store: FeatureStore, encode: Encode, update: Callable[[int], Any] =
     last.
 
     Args:
-        store: as `open_or_create` opens it.
-        encode: see `Encode`; called with the shards that this process takes, and asks for the next one early.
+        encode: called with the shards that this process takes; it asks for the next one early.
         update: told how many more rows are done, for a progress bar.
 
     Raises:
@@ -114,17 +112,17 @@ def complete(store: FeatureStore, encode: Encode, update: Callable[[int], Any] =
             "%s: waiting for other processes to finish %d of %d shards. If none is running, delete %s.",
             *(store.folder, len(missing), len(store.shards), missing[0].lock().lock_file),
         )
-    # All processes wait in one order, so none for one another.
+    # All processes wait in one order, so they never wait for one another.
     _encode(store, busy, -1, encode, update)
     if key_in(store.folder, NEXT_MANIFEST) == store.key:
-        with manifest_locked(store.folder):  # of several processes, one does it
+        with manifest_locked(store.folder):  # one of several processes does it
             if key_in(store.folder, NEXT_MANIFEST) == store.key and not store.incomplete():
                 (store.folder / NEXT_MANIFEST).replace(store.folder / MANIFEST)
                 store.delete_other_stores()
 
 
 def _open_for(folder: Path, settings: dict[str, Any], inputs: Sequence[dict[str, Any]]) -> FeatureStore | None:
-    """The store of these settings and inputs: the next one, or the one there is; None if neither is."""
+    """The store of these settings and inputs: the next one, or the present one; None if neither is."""
     following = FeatureStore.open_next(folder)  # first: in the meantime it may become the one there is
     if following is not None and not following.differences(settings, inputs):
         return following
@@ -139,15 +137,14 @@ def _begin_next(
     shard_size: int,
     images_folder: Path | None,
 ) -> None:
-    """Begins a store of other inputs beside a store, with the features that are there of them.
+    """Begins a store of other inputs beside a store, with their features that are there already.
 
-    They are that store's, and those of another one that was begun and given up.
+    These are features of that store, and of another one that was begun and given up.
     """
     store.check(settings, store.inputs)
     given_up = FeatureStore.open_next(store.folder)
-    if given_up is not None and given_up.differences(settings, given_up.inputs):
-        given_up = None  # of another model
-    stores = [one for one in (given_up, store) if one is not None]
+    is_usable = given_up is not None and not given_up.differences(settings, given_up.inputs)  # not of another model
+    stores = [given_up, store] if is_usable else [store]
     held: dict[str, Tensor] = {}
     for one in stores:
         held |= _features_by_identity(one)
@@ -161,23 +158,14 @@ def _begin_next(
     new.write_manifest(NEXT_MANIFEST)
     new.delete_other_stores(but=store.key)
 
-    names, before = ({line.get("path") for line in lines} for lines in (inputs, store.inputs))
-    found = set(identities)
-    removed = {
-        line.get("path")
-        for line, identity in zip(store.inputs, store.identities, strict=True)
-        if line.get("path") not in names and identity not in found
-    }
-    renamed = sum(inputs[row].get("path") not in before for row in reused)
+    paths, found = {line.get("path") for line in inputs}, {*identities}
+    held_before = zip(store.inputs, store.identities, strict=True)
+    removed = {line.get("path") for line, identity in held_before if identity not in found} - paths
     known = {identity for one in stores for identity in one.identities} - held.keys()
     again = sum(identity in known for identity in identities)
     logger.info(
-        "%s: features of %d images reused%s, %d new or changed images to encode, %d removed images left out%s",
-        store.folder,
-        len(reused),
-        f" ({renamed} of them under other names)" if renamed else "",
-        len(inputs) - len(reused) - again,
-        len(removed),
+        "%s: features of %d images reused, %d new or changed images to encode, %d removed images left out%s",
+        *(store.folder, len(reused), len(inputs) - len(reused) - again, len(removed)),
         f", {again} that had no features yet to try again" if again else "",
     )
 
@@ -191,9 +179,7 @@ def _features_by_identity(store: FeatureStore) -> dict[str, Tensor]:
     held: dict[str, Tensor] = {}
     for shard in store.shards:
         if shard.is_locked():
-            raise ValueError(
-                f"{store.folder}: another process is encoding other images into it; run this again once it is done"
-            )
+            raise ValueError(f"{store.folder}: another process is encoding other images into it; wait until it is done")
         try:
             features, gaps = shard.read()
         except FileNotFoundError:
@@ -213,9 +199,9 @@ def _features_by_identity(store: FeatureStore) -> dict[str, Tensor]:
 def _refuse_another_gallery(
     store: FeatureStore, inputs: Sequence[dict[str, Any]], identities: Collection[str], images_folder: Path | None
 ) -> None:
-    """A mistaken folder shall not cost the features of another.
+    """Keeps a mistaken folder from costing the features of another.
 
-    The same folder may hold what it likes; elsewhere, half of the images must be the same. Images without a folder need
+    In the same folder, all images may change; elsewhere, half of them must be the same. Images without a folder need
     one in common.
     """
     num_found = sum(identity in identities for identity in store.identities)
@@ -241,7 +227,7 @@ def _encode(
     busy = []
 
     def lacking(shard: Shard) -> Sequence[int]:
-        """All of a shard that is not there, or what one lacks that earlier runs could not read."""
+        """All rows of a shard that is not there, or those that earlier runs could not read."""
         if not shard.exists():
             return shard.rows
         return shard.read_gaps() if shard in store.to_try_again else []

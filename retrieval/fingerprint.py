@@ -15,9 +15,9 @@ from ..retriever import Retriever, RetrieverProcessor
 NOT_DECIDING = {
     # Names and versions. The precision stands in a manifest by itself.
     *("_name_or_path", "architectures", "auto_map", "transformers_version", "dtype", "torch_dtype"),
-    # What is returned, and labels of classes, which there are none of.
+    # What is returned, and labels of classes, which no model here has.
     *("return_dict", "output_attentions", "output_hidden_states", "id2label", "label2id", "problem_type"),
-    # How weights begin, and what acts in training alone.
+    # Initial values, and what acts in training alone.
     *("initializer_range", "attention_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob"),
     "freeze_vision",
 }
@@ -57,10 +57,9 @@ def feature_settings(
     """What decides the features of an image (or query), as it stands in a manifest.
 
     Args:
-        kind: what they are: "target", or the kind of query.
-        shape: of the features of one input.
-        dtype: of the stored features; None is the model's.
-        images: whether the features come from images; captions: whether from captions.
+        kind: "target", or the kind of query. `shape`: shape of one input's features.
+        dtype: precision of the stored features; None is the model's.
+        images: whether the features come from images; `captions`: whether from captions.
         fingerprint: the model's, if it has just been computed.
     """
     settings = {
@@ -93,7 +92,7 @@ def _deciding(config: Mapping[str, Any], left_out: Set[str]) -> dict[str, Any]:
 
 
 def _acting_adapters(model: Retriever) -> list[Any]:
-    """Of every layer with PEFT's adapters: which of them act, and how strongly. Their weights are among the others."""
+    """Which adapters act in every layer that has some, and how strongly. Their weights are among the others."""
     return [
         [
             _plain(name),
@@ -108,7 +107,7 @@ def _acting_adapters(model: Retriever) -> list[Any]:
 
 
 def _plain(name: str) -> str:
-    return name.replace("_orig_mod.", "")  # of a compiled model
+    return name.replace("_orig_mod.", "")  # a compiled model has it
 
 
 def _add(digest: xxhash.xxh3_128, name: str, value: Any) -> None:
@@ -144,5 +143,5 @@ def _add(digest: xxhash.xxh3_128, name: str, value: Any) -> None:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """As a manifest names it: "float32"."""
+    """The name in a manifest: "float32"."""
     return str(dtype).removeprefix("torch.")

@@ -35,7 +35,7 @@ class SearchResult:
     Args:
         rank: from 1, the best.
         score: similarity to the query, in [-1, 1].
-        path: the image's file; None for an image that came without one.
+        path: the image's file; None without one.
         index: its place among `Gallery.paths`.
     """
 
@@ -62,8 +62,9 @@ class Gallery:
         folder: the folder that was encoded, or None.
 
     Raises:
-        TypeError: features that are no tensor of floating-point numbers, a model or processor of another kind.
-        ValueError: no image, features of another shape than the model's, as many paths, or that cannot be right.
+        TypeError: features are no tensor of floating-point numbers, or model or processor of another kind.
+        ValueError: there is no image, features cannot be right or have another shape than the model's, or there is
+            another number of paths.
     """
 
     def __init__(
@@ -77,7 +78,9 @@ class Gallery:
         encoded: EncodedImages | None = None,
     ):
         check_fit(model, processor)
-        paths = _checked_paths(paths)
+        if isinstance(paths, (str, Path)):
+            raise TypeError(f"paths is a {type(paths).__name__}, expected one path, or None, for each image")
+        paths = [path if path is None else Path(path) for path in paths]
         _check_features(features, len(paths), model.feature_shape)
         self.model, self.processor = model.eval(), processor
         self.features, self.paths, self.skipped, self.folder = features, paths, list(skipped), folder
@@ -86,7 +89,7 @@ class Gallery:
             inputs = [_describe(path, folder) for path in (*self.paths, *left_out)]
             settings = feature_settings(model, processor, "target", features.shape[1:], features.dtype)
             encoded = EncodedImages(features, inputs, list(range(len(paths), len(inputs))), settings)
-        # What `save` writes. As it is now: the model may be trained on before.
+        # What `save` writes, noted now, since the model may be trained on before.
         self._settings, self._inputs, self._skipped_rows = encoded.settings, encoded.inputs, encoded.skipped
 
     def __len__(self) -> int:
@@ -113,7 +116,7 @@ class Gallery:
         """Encodes the images of a `datasets.Dataset`, which need not have files; options as for `from_images`."""
         if column not in dataset.column_names:
             raise ValueError(f"the data set has no column {column!r}; it has {', '.join(dataset.column_names)}")
-        # Undecoded, an image comes with its path, which an error can name.
+        # An image that is not decoded comes with its path, which an error can name.
         images = undecoded(dataset)[column]
         return cls.from_images(model, processor, images, **options)
 
@@ -138,7 +141,7 @@ class Gallery:
             features_dir: `load` opens it, too. Where images were added, changed or removed since, only the new and
                 changed ones, and those that could not be read, are encoded; that and the removed ones are logged.
                 After renaming, copying or moving images nothing is encoded again.
-            folder: the folder that the images lie in, if any, which may move later.
+            folder: the folder that the images lie in, if any; it may move later.
         """
         check_fit(model, processor)
         folder = None if folder is None else Path(folder).absolute()
@@ -166,8 +169,8 @@ class Gallery:
         Raises:
             ValueError: neither image nor caption is given, or several, or a score is not a finite number.
             TypeError: an image or caption of another kind.
-            UnreadableImageError: the image cannot be decoded. FileNotFoundError, InaccessibleImageError: it is not
-                there, or cannot be read now.
+            UnreadableImageError: the image cannot be decoded.
+            FileNotFoundError, InaccessibleImageError: it is missing, or cannot be read now.
         """
         if image is None and caption is None:
             raise ValueError("a query needs an image, a caption or both; neither was given")
@@ -199,19 +202,18 @@ class Gallery:
         """The images most similar to a query, best first; equal scores keep the gallery's order.
 
         Args:
-            image: the reference image; see `scores`.
-            caption: the relative caption; see `scores`.
+            image: as for `scores`, and so is `caption`.
             top: how many results; None ranks the whole gallery.
-            exclude: files that shall not be among the results, nor copies of them under other names; such as the
+            exclude: files that must not be among the results, nor copies of them under other names; such as the
                 query's own photograph.
 
         Raises:
-            ValueError, TypeError: `top` is no whole number from 1. And as `scores`.
+            ValueError, TypeError: `top` is no whole number from 1; and as for `scores`.
         """
-        if top is not None and (isinstance(top, bool) or not isinstance(top, Integral)):
-            raise TypeError(f"top is {top!r}, expected a whole number from 1, or None for the whole gallery")
-        if top is not None and top < 1:
-            raise ValueError(f"top is {top}, expected a number from 1, or None for the whole gallery")
+        is_number = top is None or (isinstance(top, Integral) and not isinstance(top, bool))
+        if not is_number or (top is not None and top < 1):
+            kind = ValueError if is_number else TypeError
+            raise kind(f"top is {top!r}, expected a whole number from 1, or None for the whole gallery")
         scores = self.scores(image, caption)
         order = scores.argsort(descending=True, stable=True).tolist()
         is_excluded, left_out = copies_of(exclude), []
@@ -234,9 +236,8 @@ class Gallery:
         Raises:
             OSError: they cannot be written there; an index that was there stays.
         """
-        settings = self._settings | {
-            "features": self._settings["features"] | {"dtype": dtype_name(self.features.dtype)}
-        }
+        features = self._settings["features"] | {"dtype": dtype_name(self.features.dtype)}
+        settings = self._settings | {"features": features}
         FeatureStore.write(folder, settings, self._inputs, self.features, self._skipped_rows, self.folder)
 
     @classmethod
@@ -251,19 +252,17 @@ class Gallery:
         """Opens what `save` wrote; features stay on disk until they are used.
 
         All features are compared with their checksums, and the images' files with what was noted of them; a warning
-        tells how many have changed or are gone since, and a search ranks by their features all the same. Whoever made
-        an index decides which files it names. Unless `folder` says where the images are, results therefore name no file
-        whose contents are not those that were encoded: an index from elsewhere leads to no other file of this machine.
+        counts those that have changed or are gone since. A search ranks by their features all the same. Whoever made an
+        index decides which files it names. Therefore results name no file whose contents are not those that were
+        encoded, unless `folder` says where the images are: an index from elsewhere leads to no other file here.
 
         Args:
             index: the folder given to `save`, or as `features_dir` to an encoding that was finished.
-            model: the model that made the features.
-            processor: its processor.
             folder: where the images are now, if the folder that was encoded has moved. (If both moved together, it is
                 found.)
-            check_images: whether to look after the images' files. It takes some 10 microseconds a file, and reads up
-                to 1 MiB of each whose times differ, as all do after copying. Without it results name whatever file the
-                index does: for one of your own.
+            check_images: whether to compare the images' files. It takes some 10 microseconds a file, and reads up to
+                1 MiB of each whose times differ, as all do after copying. Without it results name whatever file the
+                index does: for an index of your own.
 
         Raises:
             FileNotFoundError: there is no index in that folder.
@@ -293,43 +292,36 @@ class Gallery:
 
 
 def _warn_of_changes(encoded: EncodedImages, folder: Path | None, is_named: bool) -> set[int]:
-    """Warns of files that are not what was encoded; returns the numbers of those that are there all the same."""
+    """Warns of files that are not what was encoded; returns the numbers of those that exist all the same."""
     left_out, total = set(encoded.skipped), len(encoded.inputs)
     inputs = [line for row, line in enumerate(encoded.inputs) if row not in left_out]
     changes = changes_since(inputs, folder)
     told = {
         "changed": "have other contents than when they were encoded",
-        "unknown": "may have other contents, for nothing is noted of them",
+        "unknown": "may have other contents, since nothing is noted of them",
         "gone": "are gone",
         "inaccessible": "cannot be read now",
     }
     parts = []
     for kind, what in told.items():
-        rows = [row for row, change in changes.items() if change == kind and not (is_named and kind == "unknown")]
-        if rows:
-            parts.append(f"{len(rows):,} {what}: {some([input_name(inputs[row], row, folder) for row in rows], 3)}")
+        names = [input_name(inputs[row], row, folder) for row, change in changes.items() if change == kind]
+        if names and not (is_named and kind == "unknown"):
+            parts.append(f"{len(names):,} {what}: {some(names, 3)}")
     others = {row for row, change in changes.items() if change in ("changed", "unknown")}
     if parts:
         logger.warning(
             "of %d images in the index, %s. A search ranks them by the features they had%s; encode the folder again to "
             "follow the changes, or say where the images are now (folder=...).",
-            total,
-            "; ".join(parts),
+            *(total, "; ".join(parts)),
             " and names no file for those with other contents" if others and not is_named else "",
         )
     if left_out:
         logger.warning(
-            "%d of %d images are not in the index, for they could not be read: %s. They are tried again when the "
+            "%d of %d images are not in the index, since they could not be read: %s. They are tried again when the "
             "folder is encoded again.",
-            len(left_out), total, some(_skipped_names(encoded, folder)),
-        )  # fmt: skip
+            *(len(left_out), total, some(_skipped_names(encoded, folder))),
+        )
     return others
-
-
-def _checked_paths(paths: Sequence[str | Path | None]) -> list[Path | None]:
-    if isinstance(paths, (str, Path)):
-        raise TypeError(f"paths is a {type(paths).__name__}, expected one path, or None, for each image")
-    return [path if path is None else Path(path) for path in paths]
 
 
 def _check_features(features: torch.Tensor, num_images: int, shape: tuple[int, int]) -> None:
@@ -337,11 +329,8 @@ def _check_features(features: torch.Tensor, num_images: int, shape: tuple[int, i
         raise TypeError(f"features is a {type(features).__name__}, expected a tensor")
     if dtype_name(features.dtype) not in DTYPES:
         raise TypeError(f"the features are {features.dtype}, expected {', '.join(sorted(DTYPES))}")
-    if features.shape != (num_images, *shape):
-        raise ValueError(
-            f"expected features (num_images, num_tokens, dim) = {(num_images, *shape)} for {num_images} images, got "
-            f"{tuple(features.shape)}"
-        )
+    if features.shape != (expected := (num_images, *shape)):
+        raise ValueError(f"features (num_images, num_tokens, dim): expected {expected}, got {tuple(features.shape)}")
     if num_images == 0:
         raise ValueError("a gallery needs at least one image")
     for start in range(0, num_images, _IMAGES_AT_ONCE):

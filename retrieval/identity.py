@@ -1,4 +1,4 @@
-"""What tells one image from another: its contents, wherever it lies; and what of that is known without reading it."""
+"""What tells one image from another: its contents, wherever it lies; and how they are known without reading it."""
 
 import json
 import logging
@@ -18,9 +18,9 @@ from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError, o
 
 logger = logging.getLogger(__name__)
 
-# A file that changed so shortly before it was looked at might change again without another time of change.
+# A file that changed so shortly before might change again without another time of change.
 FRESH_NS = 2 * 10**9
-# What says where an image lay, and not which one it is.
+# Entries that say where an image lay, not which one it is.
 _WHEREABOUTS = ("path", "stamp", "fresh")
 
 
@@ -37,13 +37,13 @@ def describe_image(
     contents: bool = True,
     known: Mapping[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Tells an image from others, without decoding it where it is a file.
+    """Describes what tells an image from others, without decoding it where it is a file.
 
     Args:
         image: as `open_image` takes it.
         name: how messages call it.
         folder: stores the path relative to it.
-        contents: whether to read what tells it from others; else of a file only the stamp is noted.
+        contents: whether to read the contents; otherwise only the stamp of a file is noted.
         known: descriptions by path: a file whose stamp is unchanged is not read.
 
     Returns:
@@ -52,11 +52,12 @@ def describe_image(
         shortly before that the stamp is not to be relied on.
 
     Raises:
-        FileNotFoundError: there is no such file. InaccessibleImageError: it cannot be read now.
+        FileNotFoundError: there is no such file.
+        InaccessibleImageError: it cannot be read now.
     """
     path, data = path_of(image), image.get("bytes") if isinstance(image, Mapping) else None
     if path is None or data is not None:
-        return _describe_picture(image, data, name, folder, contents)
+        return _describe_pixels(image, data, name, folder, contents)
     stored = _stored_path(path, name, folder)
     try:
         status, now = path.stat(), time.time_ns()
@@ -67,7 +68,7 @@ def describe_image(
         description = {"path": stored, "contents": None, "stamp": stamp}
         if now - max(status.st_mtime_ns, status.st_ctime_ns) < FRESH_NS:
             description["fresh"] = True
-        # Of what is no file, or empty, opening it tells what is wrong; reading it (/proc/kmsg, say) might never end.
+        # Opening it tells what is wrong if it is empty or no file; reading it (/proc/kmsg, say) might never end.
         if contents and stat.S_ISREG(status.st_mode) and status.st_size:
             description["contents"] = contents_of(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -80,7 +81,7 @@ def describe_image(
             error.errno,
             str(path),
         ) from error
-    except ValueError as error:  # a NUL
+    except ValueError as error:  # its name holds a NUL
         raise UnreadableImageError(f"{name}: {str(path)!r} is no path of a file ({error})", path=str(path)) from error
     return description
 
@@ -98,11 +99,9 @@ def describe_images(
     """Describes every image, see `describe_image`: a file that is missing is found before hours of encoding.
 
     Args:
-        contents: whether to read what tells files from others.
-        pixels: whether to read what tells images without files from others.
-        known: descriptions by path; of files that have them, and cannot be read now, they stand.
+        contents: whether to read what tells files from others; `pixels`: what tells images without files from others.
+        known: descriptions by path, which stand for files that cannot be read now.
         skip: whether files that cannot be read now, or vanish meanwhile, are described without contents.
-        progress: whether to show a progress bar.
 
     Raises:
         FileNotFoundError, InaccessibleImageError, UnreadableImageError: see `describe_image`.
@@ -136,20 +135,17 @@ def describe_images(
     return inputs
 
 
-def _describe_picture(image: Any, data: bytes | None, name: str, folder: Path | None, contents: bool) -> dict[str, Any]:
+def _describe_pixels(image: Any, data: bytes | None, name: str, folder: Path | None, contents: bool) -> dict[str, Any]:
     path = path_of(image)
     stored = path and (_stored_path(path, name, folder) if path.is_absolute() else str(path))
     description = {"path": stored, "contents": None}
-    if contents:
-        digest = xxhash.xxh3_128()
-        if data is not None:
-            digest.update(data)
-            description["contents"] = f"bytes {len(data)}-{digest.hexdigest()}"
-        else:
-            with suppress(UnreadableImageError):  # is reported, or skipped, by who encodes it
-                pixels = open_image(image, name)
-                digest.update(pixels.tobytes())
-                description["contents"] = f"pixels {pixels.width}x{pixels.height}-{digest.hexdigest()}"
+    if contents and data is not None:
+        description["contents"] = f"bytes {len(data)}-{xxhash.xxh3_128_hexdigest(data)}"
+    elif contents:
+        with suppress(UnreadableImageError):  # whoever encodes it reports or skips it
+            pixels = open_image(image, name)
+            digest = xxhash.xxh3_128_hexdigest(pixels.tobytes())
+            description["contents"] = f"pixels {pixels.width}x{pixels.height}-{digest}"
     return description
 
 
@@ -158,9 +154,7 @@ def _stored_path(path: Path, name: str, folder: Path | None) -> str:
     if folder is None:
         return str(absolute)
     if not absolute.is_relative_to(folder) or ".." in absolute.relative_to(folder).parts:
-        raise ValueError(
-            f"{name}, {absolute}, does not lie in folder={folder}; give one that holds all images, or none"
-        )
+        raise ValueError(f"{name}, {absolute}, does not lie in folder={folder}; give one with all images, or none")
     return absolute.relative_to(folder).as_posix()
 
 
@@ -171,7 +165,7 @@ def describe_absent(image: Any, name: str, folder: Path | None = None) -> dict[s
 
 
 def identity_of(description: Mapping[str, Any]) -> str:
-    """All that tells an input from others, and not where it lies: its contents (else its path), and its caption."""
+    """What tells an input from others wherever it lies: its contents (or else its path), and its caption."""
     known = {name: value for name, value in description.items() if name not in _WHEREABOUTS}
     if known.get("contents") is None and description.get("path") is not None:
         known["path"] = description["path"]
@@ -192,8 +186,8 @@ def changes_since(descriptions: Sequence[Mapping[str, Any]], folder: Path | None
     """Compares files with what was noted of them: their stamps, and the contents where those differ.
 
     Returns:
-        row -> what has become of the file, where it is not what it was: "changed", there is another picture under the
-        name; "unknown", nothing tells whether it is the one that was described; "gone"; "inaccessible" now.
+        row -> what has become of the file, where it is not what it was: "changed", another image has the name;
+        "unknown", nothing tells whether it is the one that was described; "gone"; "inaccessible" now.
     """
     found = {}
     for row, before in enumerate(descriptions):

@@ -1,18 +1,16 @@
-"""What stands beside features: a manifest, and a list of the inputs they are of. Both carry checksums of themselves.
+"""Reads the files beside features: a manifest, and a list of the inputs. Both carry checksums of themselves.
 
-What is read may come from anybody, so every entry is looked at before it is used.
+They may come from anybody, so every entry is checked before it is used.
 """
 
 import json
-import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
-from ..files import whole_file
 from .identity import fault_of
 from .shards import CHECKSUM
 
@@ -29,41 +27,6 @@ def inputs_file(folder: Path, key: str) -> Path:
     return folder / f"inputs-{key}.jsonl"
 
 
-def write_manifest(
-    path: Path,
-    key: str,
-    settings: Mapping[str, Any],
-    inputs: Sequence[Mapping[str, Any]],
-    shard_size: int,
-    images_folder: Path | None,
-    reused: Collection[int],
-) -> None:
-    """Writes the list of inputs, and then the manifest, which makes the store the one that the folder holds.
-
-    Args:
-        path: of the manifest. Further ones: see `FeatureStore`.
-    """
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        "settings": settings,
-        "num_inputs": len(inputs),
-        "shard_size": shard_size,
-        "images_folder": images_folder and str(images_folder),
-        "images_folder_from_here": images_folder and os.path.relpath(images_folder, path.parent),
-        "key": key,
-    }
-    manifest[CHECKSUM] = _hash_json(manifest)
-    marked = set(reused)
-    lines = "".join(
-        json.dumps(line | {"reused": True} if row in marked else line) + "\n" for row, line in enumerate(inputs)
-    )
-    lines += json.dumps({CHECKSUM: xxhash.xxh3_128_hexdigest(lines.encode())}) + "\n"
-    for file, text in ((inputs_file(path.parent, key), lines), (path, json.dumps(manifest, indent=1) + "\n")):
-        with whole_file(file) as part:
-            part.write_text(text, "utf-8", newline="\n")
-
-
 def key_in(folder: Path, name: str = MANIFEST) -> str | None:
     """The key in a manifest; None without one that is legible."""
     try:
@@ -73,7 +36,7 @@ def key_in(folder: Path, name: str = MANIFEST) -> str | None:
 
 
 def read_manifest(folder: Path, name: str) -> bytes:
-    """The contents of a manifest, for `checked_manifest`; of a large file only that it is too large.
+    """The contents of a manifest, for `checked_manifest`; of one that is too large only the beginning.
 
     Raises:
         FileNotFoundError: there is none.
@@ -87,7 +50,7 @@ def read_manifest(folder: Path, name: str) -> bytes:
 
 
 def checked_manifest(path: Path, text: bytes) -> dict[str, Any]:
-    """What a manifest says, if it is one.
+    """The entries of a manifest.
 
     Raises:
         ValueError: it is damaged, or of another kind or version.
@@ -128,7 +91,7 @@ def checked_manifest(path: Path, text: bytes) -> dict[str, Any]:
     shape = features.get("shape")
     is_shape = isinstance(shape, list) and len(shape) in (1, 2) and all(is_count(size, 1) for size in shape)
     need(is_shape, "its features have no shape")
-    need(manifest.pop(CHECKSUM, None) == _hash_json(manifest), "its checksum does not fit")
+    need(manifest.pop(CHECKSUM, None) == hash_json(manifest), "its checksum does not fit")
     return manifest
 
 
@@ -157,5 +120,6 @@ def read_inputs(path: Path, count: int, has_folder: bool) -> tuple[list[dict[str
     return inputs, reused
 
 
-def _hash_json(value: Mapping[str, Any]) -> str:
+def hash_json(value: Mapping[str, Any]) -> str:
+    """The checksum that a manifest holds of its other entries."""
     return xxhash.xxh3_128_hexdigest(json.dumps(value, sort_keys=True).encode())

@@ -10,17 +10,17 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..files import contents_of, printable
+from ..files import contents_of, printable, some
 from ..image_reading_fafa import PHOTO_FORMATS
 
 logger = logging.getLogger(__name__)
 
-# Pictures that Pillow may not open as photos, so that a gallery lacks them.
+# Image formats that are not searched: Pillow may lack them, so that the gallery lacks their files.
 HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
 CAMERA_SUFFIXES = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"}
-PICTURE_SUFFIXES = {*HEIF_SUFFIXES, *CAMERA_SUFFIXES, ".avif", ".jxl", ".psd", ".svg", ".tga"}
+OTHER_SUFFIXES = {*HEIF_SUFFIXES, *CAMERA_SUFFIXES, ".avif", ".jxl", ".psd", ".svg", ".tga"}
 
-# Previews, waste baskets, versions and side files, whoever made them; in any case. None is a photograph of its own.
+# Previews, waste baskets, versions and side files of any program, whatever their case: no photographs of their own.
 RUBBISH = (
     *("@eadir", "#recycle", "@recycle", "@tmp", "#snapshot", ".@__thumb", ".@upload_cache", ".recycle"),  # NAS
     *(".thumbnails", ".thumb", ".thumbs", ".trash", ".trash-*", ".trashes", ".trashed-*"),  # Linux, phones
@@ -35,12 +35,10 @@ RUBBISH = (
 def find_images(folder: str | Path, exclude: Sequence[str] = (), rubbish: bool = False) -> list[Path]:
     """All image files in a folder and the folders within it, told by their suffix and sorted by name.
 
-    Photo formats that the installed Pillow opens; a warning tells how many others were left aside. An iPhone's HEIC is
-    opened where pillow-heif is installed. Links to folders are followed, each folder once. A folder that may not be
-    listed is named in a warning.
+    These are photo formats that the installed Pillow opens (HEIC where pillow-heif is installed); a warning counts the
+    others. Links to folders are followed, each folder once. A folder that may not be listed is named in a warning.
 
     Args:
-        folder: where to look.
         exclude: patterns (`*`, `?`, `[...]`) of files and folders to leave out: of a name, or, with a slash, of a path
             within `folder`.
         rubbish: whether to take also what programs keep beside photographs: previews, waste baskets and the like, see
@@ -86,15 +84,11 @@ def find_images(folder: str | Path, exclude: Sequence[str] = (), rubbish: bool =
     left_aside = Counter(path.suffix.lower() for path in files if path.suffix.lower() not in suffixes)
     warnings = []
     if unreadable:
-        named = ", ".join(printable(path) for path in unreadable[:5])
-        more = f" and {len(unreadable) - 5:,} more" if len(unreadable) > 5 else ""
-        warnings.append(f"what may not be read, so that its images are missing: {named}{more}")
-    if left_aside.keys() & PICTURE_SUFFIXES:
-        pictures = ", ".join(
-            f"{count:,} {suffix}" for suffix, count in left_aside.items() if suffix in PICTURE_SUFFIXES
-        )
+        warnings.append(f"images are missing, since these may not be read: {some(unreadable)}")
+    if left_aside.keys() & OTHER_SUFFIXES:
+        others = ", ".join(f"{count:,} {suffix}" for suffix, count in left_aside.items() if suffix in OTHER_SUFFIXES)
         hint = "; HEIC is opened after pip install pillow-heif" if HEIF_SUFFIXES & left_aside.keys() else ""
-        warnings.append(f"pictures left aside, whose formats are not searched here: {pictures}{hint}")
+        warnings.append(f"images left aside, whose formats are not searched here: {others}{hint}")
     excluded = ", ".join(f"{count:,} {printable(pattern)}" for pattern, count in sorted(left_out.items()))
     if not images:
         hints = [*warnings, *([f"left out: {excluded}"] if excluded else [])]
@@ -104,12 +98,12 @@ def find_images(folder: str | Path, exclude: Sequence[str] = (), rubbish: bool =
         logger.warning("%s: %s", printable(folder), warning)
     logger.info("%s: %s images, %s other files left aside", printable(folder), f"{len(images):,}", left_aside.total())
     if excluded:
-        logger.info("%s: folders and pictures left out as no photographs: %s", printable(folder), excluded)
+        logger.info("%s: folders and images left out as no photographs: %s", printable(folder), excluded)
     return images
 
 
 class _Patterns:
-    """Of names, and of paths within the folder, each in one expression: they are tried on every file."""
+    """Patterns of names, and of paths within the folder, in one expression each: they are tried on every file."""
 
     def __init__(self, exclude: Sequence[str], rubbish: Sequence[str]):
         given = [(pattern.strip("/"), translate(pattern.strip("/"))) for pattern in exclude]
@@ -131,21 +125,21 @@ class _Patterns:
 
 
 def _is_file(path: Path, unreadable: list[Path]) -> bool:
-    """Whether it is a file, or leads to one; in a folder that may be listed but not entered nobody knows."""
+    """Whether it is a file, or leads to one; notes what cannot be read: a folder not to be entered, a bad disk."""
     try:
         return path.is_file()
     except PermissionError:
         unreadable.append(path.parent)
-    except OSError:  # say of a disk in trouble
+    except OSError:
         unreadable.append(path)
     return False
 
 
 def copies_of(files: Iterable[str | Path]) -> Callable[[Path | None], bool]:
-    """A test of whether a file is one of these, or holds the same contents; what cannot be read is not.
+    """A test of whether a file is one of these, or a copy of one; a file that cannot be read is none.
 
     Raises:
-        FileNotFoundError: one of `files` is not there.
+        FileNotFoundError: one of `files` is missing.
     """
     files = list(files)
     sizes = {Path(file).stat().st_size for file in files}

@@ -25,10 +25,10 @@ class PixelBatch(NamedTuple):
 
     Args:
         rows: the indices of the images that were read.
-        skipped: of those that could not be, ascending.
+        skipped: the indices of those that could not be read, ascending.
         pixels: `(len(rows), 3, height, width)`; None without rows.
-        inaccessible: of those of `skipped` whose files are missing or cannot be read now, which says nothing of the
-            pictures.
+        inaccessible: those of `skipped` whose files are missing or cannot be read now, which says nothing of the
+            images.
     """
 
     rows: list[int]
@@ -57,11 +57,11 @@ def read_pixels(
 
     Args:
         name: how errors call an image, before its number.
-        num_workers, on_error: see `encode_images`.
+        num_workers, on_error: as for `encode_images`.
 
     Raises:
-        FileNotFoundError, InaccessibleImageError, UnreadableImageError: an image is not there, or cannot be read or
-            decoded, unless it is skipped.
+        FileNotFoundError, InaccessibleImageError, UnreadableImageError: an image is missing, or cannot be read or
+            decoded, and is not skipped.
         WorkerDiedError: a worker process was killed.
     """
     if num_workers is None:
@@ -74,7 +74,7 @@ def read_pixels(
         batch_sampler=batches_of(shards, batch_size),
         collate_fn=list,
         **worker_options(num_workers),
-        generator=torch.Generator(),  # of seeds for the workers: the program's own random numbers stay as they are
+        generator=torch.Generator(),  # seeds the workers: the program's own random state stays as it is
     )
     failed = None
     with dead_workers_told():
@@ -82,7 +82,7 @@ def read_pixels(
             errors = {row: item for row, item in items if isinstance(item, Exception)}
             if errors and on_error != "skip":
                 failed = next(iter(errors.values()))
-                break  # raised below, where the workers have ended: here it would keep them until it is forgotten
+                break  # it is raised below, once the workers have ended: here it would keep them alive
             for error in errors.values():
                 logger.info("left out: %s", error)
             crops = {row: item for row, item in items if row not in errors}
@@ -97,9 +97,9 @@ def read_pixels(
 
 
 class _Crops(Dataset):
-    """Images opened and resized one by one (in the workers of a DataLoader), or why that failed.
+    """Images opened and resized one by one (in the workers of a DataLoader), or the error that stopped that.
 
-    As 8-bit values, which take a quarter of the pixels' time to come from a worker.
+    They are 8-bit values, which take a quarter of the pixels' time to come from a worker.
     """
 
     def __init__(self, processor: RetrieverProcessor, images: Sequence[Any], name: str):

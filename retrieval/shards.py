@@ -1,8 +1,7 @@
-"""Shards: files of features, written once and whole, under checksums, and locked while somebody encodes them."""
+"""Shards: files of features, written once and whole, with checksums, and locked while a process encodes them."""
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,10 +27,9 @@ class DamagedShardError(ValueError):
 class Shard:
     """A file with the features of some inputs, or the place for it.
 
-    It names the inputs that it has no features of, its gaps, because they could not be read.
+    It names its gaps: the inputs that it has no features of, because they could not be read.
 
     Args:
-        folder: the store's; `key`: the store's, too.
         number: among the `count` shards of the store, from 0.
         rows: its inputs, ascending.
         features: `shape`, of the features of one input, and `dtype`, see `feature_settings`.
@@ -49,7 +47,7 @@ class Shard:
         return self.path.exists()
 
     def lock(self) -> FileLock:
-        """What keeps other processes from encoding it; they remove it when it is written, see `remove_lock`."""
+        """Keeps other processes from encoding it; they remove it when the shard is written, see `remove_lock`."""
         return lock_of(self.path.parent, self._number)
 
     def is_locked(self) -> bool:
@@ -66,12 +64,13 @@ class Shard:
         """Its features, memory-mapped and compared with their checksum, and its gaps.
 
         Raises:
-            FileNotFoundError: it is not there. DamagedShardError: it is not what was written, or not of this place.
+            FileNotFoundError: it is not there.
+            DamagedShardError: it is not what was written, or not of this place.
         """
         return self._undisturbed(self._read_checked)
 
     def read_gaps(self) -> list[int]:
-        """The rows that it has no features of. Raises as `read`, where even that cannot be told."""
+        """The rows that it has no features of; errors as for `read`."""
         return self._undisturbed(lambda: self._read_unchecked(features=False)[1])
 
     def write(self, features: Tensor, gaps: Sequence[int]) -> None:
@@ -89,10 +88,9 @@ class Shard:
                 save_file({"features": features}, part, metadata)
                 part.chmod(mode)  # safetensors makes a file that its owner alone can read
         except (OSError, SafetensorError) as error:
-            free = shutil.disk_usage(self.path.parent).free
             raise OSError(
-                f"cannot write {self.path} ({error.__cause__ or error}; {free / 2**20:,.0f} MiB free). What was "
-                "finished before stays: make room, or mend what else is the matter, and run the same again."
+                f"cannot write {self.path} ({error.__cause__ or error}). What was finished before stays: make room, or "
+                "mend what else is wrong, and run the same again."
             ) from error
 
     def fill(self, rows: Sequence[int], features: Tensor, skipped: Sequence[int]) -> None:
@@ -108,9 +106,9 @@ class Shard:
         self.write(features, skipped)
 
     def _undisturbed(self, read: Callable[[], Read]) -> Read:
-        """What `read` gives; once more where another process has meanwhile written it anew.
+        """What `read` gives; it is called again where another process has meanwhile written the file anew.
 
-        For `safe_open` opens a file twice, by its name: the second may be another, or gone.
+        `safe_open` opens a file twice by its name, and the second may be another one, or gone.
         """
         opened = self.path.stat()
         try:
@@ -127,7 +125,7 @@ class Shard:
                 metadata = file.metadata() or {}
                 gaps = json.loads(metadata["without"])
                 if not isinstance(gaps, list) or any(type(row) is not int for row in gaps):
-                    raise ValueError("the list of images that it lacks is none")
+                    raise ValueError("its list of missing images is not one of rows")
                 return file.get_tensor("features") if features else None, gaps, metadata.get(CHECKSUM)
         except (SafetensorError, ValueError, KeyError, RecursionError) as error:
             raise self._damaged(f"{type(error).__name__}: {error}") from error
@@ -137,7 +135,7 @@ class Shard:
         known = set(self.rows)
         shape = (len(known) - len(gaps), *self._shape)
         if any(row not in known for row in gaps) or sorted(set(gaps)) != gaps:
-            raise self._damaged("it lacks images that it should not hold")
+            raise self._damaged("its list of missing images is not of this shard")
         if tuple(features.shape) != shape or features.dtype != self._dtype:
             found = f"{features.dtype} {tuple(features.shape)}"
             raise self._damaged(f"expected {self._dtype} {shape}, found {found}")
@@ -149,7 +147,7 @@ class Shard:
         return DamagedShardError(f"{self.path} is damaged ({reason}); encode the same images into it again")
 
     def _checksum(self, features: Tensor, gaps: Sequence[int]) -> str:
-        """Over the features, and over whose they are: store, place, rows."""
+        """A checksum over the features, and over whose they are: store, place, rows."""
         digest = xxhash.xxh3_128(json.dumps([self._key, self._number, list(gaps)]).encode())
         if features.numel():
             digest.update(features.reshape(-1).view(torch.uint8).numpy())
@@ -162,7 +160,7 @@ def lock_of(folder: Path, name: int | str) -> FileLock:
 
 
 def remove_lock(lock: FileLock) -> None:
-    """Once what it guarded is there: whoever takes the lock later, or waits for it, looks for that first."""
+    """Removes a lock once what it guarded is there; whoever takes it later, or waits for it, looks for that first."""
     Path(lock.lock_file).unlink(missing_ok=True)
 
 

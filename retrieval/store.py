@@ -3,18 +3,18 @@
     folder/manifest.json                               model, processor settings, precision, shape, key
     folder/inputs-KEY.jsonl                            a line per image: path, hash of contents, stamp
     folder/features-KEY-00000-of-00041.safetensors     "features" of the first 512 images; and so on
-    folder/manifest.next.json                          while changes are encoded: of the store that will replace it
+    folder/manifest.next.json                          while changes are encoded: the store that will replace it
 
 The key is a hash over what decides the features and their order: the model, the settings, and the contents of the
 images, wherever they lie. It is in every file's name, and every file carries a checksum, so that files of two stores
 cannot be mixed, nor damaged, without an error that names them.
 A shard has its name only once it is complete and on the disk, so a run that was killed goes on from its last shard.
 Several processes may fill one folder: each takes the next shard that is neither there nor locked by another.
-A shard names the images that it has no features of, because they could not be read. That is no verdict: whoever opens
-the store to encode tries them again.
-A gallery whose images change gets a new key: features that stay become the first shards of a new store beside the one
-there is, whose place it takes once it is complete, by the renaming of its manifest. Until then, and if encoding is
-interrupted, whoever reads sees the whole store before; and who reads while the place changes, the one or the other.
+A shard names the images that could not be read, so that it has no features of them. Whoever opens the store to encode
+tries them again.
+A gallery whose images change gets a new key: features that stay become the first shards of a new store beside the
+present one, whose place it takes once it is complete, by the renaming of its manifest. Whoever reads sees the whole
+store before until then, also if encoding is interrupted, and afterwards the whole new one.
 """
 
 import hashlib
@@ -28,33 +28,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from filelock import Timeout
 from torch import Tensor
 
-from ..files import check_output_folder
+from ..files import check_output_folder, write_whole
 from .identity import identity_of
 from .manifest import (
+    FORMAT,
     MANIFEST,
     NEXT_MANIFEST,
     REMEDY,
+    VERSION,
     checked_manifest,
+    hash_json,
     inputs_file,
     key_in,
     read_inputs,
     read_manifest,
-    write_manifest,
 )
-from .shards import DamagedShardError, Shard, manifest_locked, remove_lock
+from .shards import CHECKSUM, DamagedShardError, Shard, manifest_locked, remove_lock
 
 logger = logging.getLogger(__name__)
 
 
 def verify_store(folder: Path) -> list[str]:
-    """Reads all of a folder of features, without a model, and names what is wrong with it.
-
-    Returns:
-        A sentence for each fault: a file that is missing, damaged or foreign, or shards that were never encoded.
-    """
+    """Reads all of a folder of features without a model; a sentence for each missing, damaged or foreign file."""
     try:
         store = FeatureStore.open(folder)
     except (OSError, ValueError) as error:
@@ -77,12 +76,11 @@ class FeatureStore:
     Attributes:
         settings: see `feature_settings`.
         inputs: the description of each image or query, in order; see `describe_image`.
-        identities: of the inputs, see `identity_of`.
-        shard_size: inputs of a shard.
+        identities: what tells the inputs from others, see `identity_of`.
         images_folder: what the paths in `inputs` are relative to, or None.
         reused: the rows whose features came from the store before, which are the first shards; see `filling`.
         shards: the files of features, there or not.
-        to_try_again: those that lacked features of some inputs when they were last looked at, see `heal`.
+        to_try_again: the shards that lacked features of some inputs when they were last looked at, see `heal`.
     """
 
     def __init__(
@@ -109,9 +107,8 @@ class FeatureStore:
             for rows in (self.reused, others)
             for start in range(0, len(rows), shard_size)
         ]
-        self.shards = [
-            Shard(folder, self.key, number, len(parts), rows, settings["features"]) for number, rows in enumerate(parts)
-        ]
+        shape = settings["features"]
+        self.shards = [Shard(folder, self.key, number, len(parts), rows, shape) for number, rows in enumerate(parts)]
         self.to_try_again: set[Shard] = set()
 
     @classmethod
@@ -122,8 +119,8 @@ class FeatureStore:
             manifest: the file that describes the store.
 
         Raises:
-            FileNotFoundError: there are none. ValueError: its manifest or list of images is damaged, or of another
-            version.
+            FileNotFoundError: there are none.
+            ValueError: its manifest or list of images is damaged, or of another version.
         """
         folder = Path(folder)
         text = read_manifest(folder, manifest)
@@ -146,7 +143,7 @@ class FeatureStore:
 
     @classmethod
     def open_next(cls, folder: Path) -> "FeatureStore | None":
-        """The store that will replace the one there is; None without one that can be gone on with."""
+        """The store that will replace the present one; None without one to go on with."""
         try:
             return cls.open(folder, NEXT_MANIFEST) if (folder / NEXT_MANIFEST).exists() else None
         except FileNotFoundError:  # it has just become the one there is
@@ -179,7 +176,7 @@ class FeatureStore:
         return key_in(self.folder) != self.key
 
     def incomplete(self) -> str | None:
-        """What to tell of shards that are missing; None if all are there."""
+        """A sentence on shards that are missing; None if all are there."""
         missing = [shard for shard in self.shards if not shard.exists()]
         if not missing:
             return None
@@ -221,9 +218,9 @@ class FeatureStore:
         """Refuses a model, processor or images that these features are not of, naming what differs.
 
         Args:
-            settings: of the model and processor at hand.
-            inputs: of the images at hand; None asks only whether the features can be compared with the model's: then
-                their precision, and the model's, may differ.
+            settings: settings of the given model and processor.
+            inputs: the given images; None asks only whether the features can be compared with the model's, whose
+                precision may differ.
         """
         if differences := self.differences(settings, inputs):
             raise ValueError(
@@ -232,7 +229,7 @@ class FeatureStore:
             )
 
     def differences(self, settings: dict[str, Any], inputs: Sequence[dict[str, Any]] | None) -> list[str]:
-        """What `check` would tell of."""
+        """The differences that `check` names."""
         differences = []
         for section in sorted({*self.settings, *settings}):
             stored, current = self.settings.get(section, {}), settings.get(section, {})
@@ -248,7 +245,7 @@ class FeatureStore:
         return differences
 
     def first_difference(self, inputs: Sequence[dict[str, Any]]) -> str | None:
-        """The first input that is another here; None if all are the same, wherever they lie."""
+        """The first input that differs here; None if all are the same, wherever they lie."""
         for number, (old, new) in enumerate(zip(self.inputs, inputs, strict=False)):
             if self.identities[number] == identity_of(new):
                 continue
@@ -263,35 +260,41 @@ class FeatureStore:
 
     def write_manifest(self, name: str = MANIFEST) -> None:
         """Makes this store the one that the folder holds, or, by its other name, the one that will replace it."""
-        write_manifest(
-            self.folder / name, self.key, self.settings, self.inputs, self.shard_size, self.images_folder, self.reused
-        )
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "settings": self.settings,
+            "num_inputs": len(self.inputs),
+            "shard_size": self.shard_size,
+            "images_folder": self.images_folder and str(self.images_folder),
+            "images_folder_from_here": self.images_folder and os.path.relpath(self.images_folder, self.folder),
+            "key": self.key,
+        }
+        manifest[CHECKSUM] = hash_json(manifest)
+        marks = {row: {"reused": True} for row in self.reused}
+        lines = "".join(json.dumps({**line, **marks.get(row, {})}) + "\n" for row, line in enumerate(self.inputs))
+        lines += json.dumps({CHECKSUM: xxhash.xxh3_128_hexdigest(lines.encode())}) + "\n"
+        write_whole(inputs_file(self.folder, self.key), lines)
+        write_whole(self.folder / name, json.dumps(manifest, indent=1) + "\n")  # last: it makes the store count
 
     def note_whereabouts(self, inputs: list[dict[str, Any]], images_folder: Path | None) -> None:
-        """Of the same images, where they lie now, and their stamps: of use for the next time, so it may fail."""
+        """Notes where the same images lie now, and their stamps, for the next time; it may fail."""
         moved = images_folder is not None and images_folder != self.images_folder
-        renamed = sum(old.get("path") != new.get("path") for old, new in zip(self.inputs, inputs, strict=True))
         if self.inputs == inputs and not moved:
             return
-        if moved or renamed:
-            logger.info(
-                "%s: the images are found again by their contents (%s); their features are used as they are",
-                self.folder,
-                f"{renamed:,} under other names"
-                if renamed
-                else f"now in {images_folder}, before in {self.images_folder}",
-            )
+        if moved or any(old.get("path") != new.get("path") for old, new in zip(self.inputs, inputs, strict=True)):
+            logger.info("%s: the images were found again by their contents; their features are used", self.folder)
         self.inputs, self.images_folder = inputs, images_folder
         try:
             with manifest_locked(self.folder, timeout=0):
                 for name in (MANIFEST, NEXT_MANIFEST):
                     if key_in(self.folder, name) == self.key:
                         self.write_manifest(name)
-        except OSError as error:  # also that another process is about it
+        except OSError as error:  # also a Timeout, since another process is writing
             logger.debug("%s: where the images lie now was not noted (%s)", self.folder, error)
 
     def heal(self) -> None:
-        """Before encoding: deletes damaged shards, with a warning, and notes which ones lack what may be had now.
+        """Deletes damaged shards before encoding, with a warning, and notes which shards lack features.
 
         Raises:
             DamagedShardError: one is damaged, and nothing can be written here.
@@ -306,7 +309,7 @@ class FeatureStore:
             except DamagedShardError:
                 if not writable:
                     raise
-                with suppress(Timeout), shard.lock().acquire(timeout=0) as lock:  # else another is about it
+                with suppress(Timeout), shard.lock().acquire(timeout=0) as lock:  # unless another process mends it
                     try:
                         shard.read()
                     except FileNotFoundError:

@@ -5,7 +5,7 @@
     python -m fafa.synthesis syncpr --output data/syncpr --shard 3/16
     accelerate launch -m fafa.synthesis syncpr --output data/syncpr   # a shard per process
 
-The same command goes on where it was stopped, be it by kill -9. With another recipe it refuses, and says what changed.
+The same command goes on where it was stopped, even by kill -9. With another recipe it refuses, and says what changed.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("recipe", help="a YAML file, or the name of a recipe of the package")
     parser.add_argument("--output", type=Path, required=True, help="folder for everything that is made")
     parser.add_argument("--shard", type=_shard, help="i/n: do the i-th of n parts, from 0; all write to one folder")
-    parser.add_argument("--limit", type=int, help="only the first so many items")
+    parser.add_argument("--limit", type=int, help="number of items to make; default: all")
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
     parser.add_argument("--redo", metavar="STAGE", help="discard this stage and what follows from it, then go on")
     parser.add_argument("--dry-run", action="store_true", help="show prompts, the plan and what it would cost")
@@ -52,12 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     for chatty in ("httpx", "httpx2", "openai"):  # the library beneath openai has had two names
         logging.getLogger(chatty).setLevel(logging.WARNING)
     with command("What is finished stays: the same command goes on from there.", (SynthesisError, RecipeError)):
-        try:
-            _run(options)
-        except ModuleNotFoundError as error:
-            raise SynthesisError(
-                f"{error.name} is not installed: pip install -c constraints.txt '.[synthesis]'"
-            ) from error
+        _run(options)
     return 0
 
 
@@ -75,7 +70,11 @@ def _run(options: argparse.Namespace) -> None:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     number, total = options.shard or (0, 1)
     shard = (number + total * int(os.environ.get("RANK", "0")), total * processes)
-    _take_own_gpu()
+    if "LOCAL_RANK" in os.environ:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
     stages = recipe.stages()
     show_progress = not options.quiet and shard[0] == 0
@@ -123,23 +122,23 @@ def _stage_that_kept_nothing(stages: list[Stage], work: Workspace) -> str | None
 
 
 def _discard(name: str, stages: list[Stage], work: Workspace, processes: int) -> None:
-    """Once for all processes, before any of them goes on."""
-    if processes > 1:
-        from torch import distributed
-
-        distributed.init_process_group("gloo")
-        try:
-            if distributed.get_rank() == 0:
-                discard_from(name, stages, work)
-            distributed.barrier()
-        finally:
-            distributed.destroy_process_group()
-    else:
+    """Discard a stage and the later ones, once for all processes, before any of them goes on."""
+    if processes == 1:
         discard_from(name, stages, work)
+        return
+    from torch import distributed
+
+    distributed.init_process_group("gloo")
+    try:
+        if distributed.get_rank() == 0:
+            discard_from(name, stages, work)
+        distributed.barrier()
+    finally:
+        distributed.destroy_process_group()
 
 
 def _summary(stages: list[Stage], work: Workspace) -> str:
-    """Of every stage what it made, and why it rejected what."""
+    """What every stage made, and what it rejected for which reasons."""
     lines = [f"{'stage':12} {'items':>9} {'kept':>9}  rejected"]
     for stage in stages:
         counts = work.manifest(stage.name).get("counts", {})
@@ -151,14 +150,6 @@ def _summary(stages: list[Stage], work: Workspace) -> str:
         else:
             lines.append(f"{stage.name:12} " + ", ".join(f"{number:,} {name}" for name, number in counts.items()))
     return "\n".join(lines)
-
-
-def _take_own_gpu() -> None:
-    if "LOCAL_RANK" in os.environ:
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
 
 def _shard(text: str) -> tuple[int, int]:

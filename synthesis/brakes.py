@@ -1,56 +1,50 @@
 """Stops a stage that rejects everything, before it goes on to its end.
 
-A model that thinks without end, refuses, or paints black gives a reason for every single item, and all of them look
-like items that were rejected for good cause. What tells the one from the other is how many there are on end. It is
-counted in texts, not in items, since the pictures of one text are often rejected together; and in the order of the
-items, not in that of the answers, since refusals come sooner than answers.
+A model that thinks without end, refuses, or paints black gives a reason for every single item, and each looks like an
+item that was rejected for good cause. The difference is how many there are in a row. It is counted in texts, not in
+items, since the images of one text are often rejected together; and in the order of the items, not in that of the
+answers, since refusals come sooner than answers.
 """
 
 import re
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import takewhile
+from operator import itemgetter
 
 from pydantic import model_validator
 
 from .components import REJECTED, Record, SynthesisError
 from .settings import CountOrZero, Settings, TrueShare
 
-_HASTE = 20  # rejected items on end, in the order of arrival, that stand for a text in a row: see `Brake.add`
-_LONGEST_EXAMPLE = 160  # characters of what a model said
-_REMEDIES = {  # by what is in a reason
-    r"black|one colour": "The weights or the dtype are not fit: set dtype: bfloat16 or float32, or take whole weights",
+_ITEMS_PER_TEXT = 20  # rejected items in a row, in the order of arrival, that count as a lost text: see `Brake.add`
+_LONGEST_EXAMPLE = 160  # characters of a model's answer
+_REMEDIES = {  # by a pattern in the reason
+    r"black|one colour": "The weights or the dtype do not work: set dtype: bfloat16 or float32, or use whole weights",
     r"cut off": "The answers do not come to their end: turn the model's thinking off, or raise max_tokens "
     "(max_new_tokens)",
-    r"refus|moderat|filter": "The model will not do it: change the prompt, or take another model",
+    r"refus|moderat|filter": "The model will not do it: change the prompt, or use another model",
     r"an answer (?:with|whose|that|of more|in pieces)": "See to the server and its log",
-    r"JSON|mark|empty|schema": "The model does not keep to the form that it is asked for: change the prompt, or take "
+    r"JSON|mark|empty|schema": "The model does not keep to the form that it is asked for: change the prompt, or use "
     "another model",
-    r"seam": "The pictures cannot be cut in two: look at some of them, then at the painter's adapter and prompt",
-    r"person|people|head|body|knee": "Look at some of the pictures, then at the painter and its prompt",
+    r"seam": "The images cannot be cut in two: look at some of them, then at the painter's adapter and prompt",
+    r"person|people|head|body|knee": "Look at some of the images, then at the painter and its prompt",
     r"failed|error|no answer": "See to the server and its log",
 }
 
 
 class Brakes(Settings):
-    """Settings of what is tried before the first item, and of when a stage is stopped.
+    """Settings for trials before the first item, and for stopping a stage.
 
-    A text stands here for all that is made of it in a stage: it is lost if every item of it is rejected.
-
-    Attributes:
-        in_a_row: So many texts lost one after the other stop a stage; 0 for any number.
-        window: Texts over which the share of those lost is taken; 0 for no such brake.
-        lost_at_most: That share.
-        preflight: Whether every model, adapter and server is tried on one small thing before the first item.
-        canary: Texts that go through all stages before the others, in a folder of their own; 0 for none. Only recipes
-            with models, of ten times as many texts, have a canary.
+    A text is lost in a stage if every item made of it is rejected.
     """
 
-    in_a_row: CountOrZero = 24
-    window: CountOrZero = 200
-    lost_at_most: TrueShare = 0.9
-    preflight: bool = True
+    in_a_row: CountOrZero = 24  # number of texts lost in a row at which a stage is stopped; 0 for never
+    window: CountOrZero = 200  # number of latest texts whose share of lost ones stops a stage; 0 for never
+    lost_at_most: TrueShare = 0.9  # the highest share of lost texts in the window
+    preflight: bool = True  # whether every model, adapter and server is tried on one small thing before the first item
+    # how many texts go through all stages before the others, in a folder of their own; 0 for none, and there is none in
+    # recipes without models, or with less than ten times as many texts
     canary: CountOrZero = 8
 
     @model_validator(mode="after")
@@ -64,7 +58,7 @@ class Braked(SynthesisError):
     """A stage rejects (nearly) everything.
 
     Attributes:
-        stretch: Chunk and record of what was rejected on the way here, to be tried again once the cause is mended.
+        stretch: Chunk and record of everything rejected on the way here, to try again once the cause is mended.
     """
 
     def __init__(self, message: str, stretch: Sequence[tuple[int, Record]]):
@@ -72,16 +66,8 @@ class Braked(SynthesisError):
         self.stretch = stretch
 
 
-@dataclass
-class _Text:
-    """What became of the items of a text."""
-
-    is_lost: bool = True
-    rejected: list[tuple[int, Record]] = field(default_factory=list)  # chunk and record
-
-
 class Brake:
-    """Looks at the records of one stage as they come.
+    """Watches the records of one stage as they come.
 
     Args:
         stage: Its name, for messages.
@@ -90,16 +76,18 @@ class Brake:
 
     def __init__(self, stage: str, settings: Brakes):
         self._stage, self._settings = stage, settings
-        self._texts: deque[_Text] = deque(maxlen=max(settings.in_a_row, settings.window, 1))
+        # For each of the latest texts: whether it is lost, and chunk and record of its rejected items.
+        self._texts: deque[tuple[bool, list[tuple[int, Record]]]]
+        self._texts = deque(maxlen=max(settings.in_a_row, settings.window, 1))
         self._hasty: list[tuple[int, Record]] = []  # rejected one after the other, in the order of arrival
         self._chunk = 0
         self._order: deque[str] = deque()
         self._waiting: dict[str, Record] = {}
-        self._current: _Text | None = None
+        self._current: list[Record] = []  # the items of the text that is under way
 
     def begin(self, chunk: int, ids: Sequence[str]) -> None:
-        """A chunk begins, of which records of these items will come."""
-        self._chunk, self._order, self._waiting, self._current = chunk, deque(ids), {}, None
+        """A chunk begins; records of these items will come."""
+        self._chunk, self._order, self._waiting, self._current = chunk, deque(ids), {}, []
 
     def add(self, record: Record) -> None:
         """A record came.
@@ -110,30 +98,26 @@ class Brake:
         self._waiting[record["id"]] = record
         while self._order and self._order[0] in self._waiting:
             self._count(self._waiting.pop(self._order.popleft()))
-        # One item that never comes to its end must not hide what becomes of all those behind it.
+        # One item that never ends must not hide what happens to all those behind it.
         self._hasty = [*self._hasty, (self._chunk, record)] if REJECTED in record else []
-        if self._settings.in_a_row and len(self._hasty) >= _HASTE * self._settings.in_a_row:
-            self._stop(f"the last {len(self._hasty):,} items on end were all rejected", self._hasty)
+        if self._settings.in_a_row and len(self._hasty) >= _ITEMS_PER_TEXT * self._settings.in_a_row:
+            self._stop(f"the last {len(self._hasty):,} items in a row were all rejected", self._hasty)
 
     def _count(self, record: Record) -> None:
-        text = self._current = self._current or _Text()
-        if REJECTED in record:
-            text.rejected.append((self._chunk, record))
-        else:
-            text.is_lost = False
-        if self._order and text_of(self._order[0]) == text_of(record["id"]):
+        self._current.append(record)
+        if self._order and _text_of(self._order[0]) == _text_of(record["id"]):
             return
-        self._current = None
-        self._texts.append(text)
+        rejected = [(self._chunk, one) for one in self._current if REJECTED in one]
+        self._texts.append((len(rejected) == len(self._current), rejected))
+        self._current = []
         in_a_row, window, texts = self._settings.in_a_row, self._settings.window, list(self._texts)
-        lost = list(takewhile(lambda one: one.is_lost, reversed(texts)))[::-1]
+        lost = list(takewhile(itemgetter(0), reversed(texts)))[::-1]
         if in_a_row and len(lost) >= in_a_row:
-            stretch = [entry for one in lost for entry in one.rejected]
+            stretch = [entry for _, rejected in lost for entry in rejected]
             self._stop(f"all {len(stretch):,} items of the last {len(lost):,} texts were rejected", stretch)
-        recent = texts[-window:] if window else []
-        num_lost = sum(one.is_lost for one in recent)
-        if recent and len(recent) == window and num_lost > self._settings.lost_at_most * window:
-            stretch = [entry for one in recent for entry in one.rejected]
+        num_lost = sum(is_lost for is_lost, _ in texts[-window:])
+        if window and len(texts) >= window and num_lost > self._settings.lost_at_most * window:
+            stretch = [entry for _, rejected in texts[-window:] for entry in rejected]
             self._stop(f"of the last {window:,} texts {num_lost:,} lost all their items", stretch)
 
     def _stop(self, what: str, stretch: Sequence[tuple[int, Record]]) -> None:
@@ -141,13 +125,13 @@ class Brake:
         raise Braked(f"stage {self._stage}: {what}, {why_rejected(records)}", stretch)
 
 
-def text_of(item: str) -> str:
-    """The text that an item was made of, by its id: "17-3" and "17-3-e1" are of text "17"."""
+def _text_of(item: str) -> str:
+    """The text that an item with this id was made of: that of "17-3" and "17-3-e1" is "17"."""
     return item.partition("-")[0]
 
 
 def why_rejected(records: Sequence[Record]) -> str:
-    """The commonest reason of these rejected records, an example and the remedy, as the end of a sentence and more."""
+    """The commonest reason of these rejected records with an example, to end a sentence, and the remedy."""
     (reason, count), *_ = Counter(str(record[REJECTED]) for record in records).most_common(1)
     example = next(record for record in records if str(record[REJECTED]) == reason)
     said = example.get("answers") or example.get("reasons") or [""]
@@ -157,7 +141,7 @@ def why_rejected(records: Sequence[Record]) -> str:
 
 
 def remedy_of(reason: str) -> str:
-    """What helps where everything is rejected for this reason."""
+    """What helps if everything is rejected for this reason."""
     found = (remedy for pattern, remedy in _REMEDIES.items() if re.search(pattern, reason, re.IGNORECASE))
     return next(found, "Look at what was rejected, then at the recipe")
 

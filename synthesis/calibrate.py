@@ -1,4 +1,4 @@
-"""Find the bounds of a recipe's filter from what a person says of a sample.
+"""Find the bounds of a recipe's filter from a person's verdicts on a sample.
 
     python -m fafa.synthesis mine.yaml --output DIR     # best with `filter: {bounds: {}}`: every pair is judged
     python -m fafa.synthesis.calibrate DIR              # draws pages of pairs, and verdicts.csv to fill in
@@ -21,11 +21,11 @@ from .components import SynthesisError
 from .filtering.calibration import (
     Pair,
     cut_in_halves,
-    draw_sample,
     find_thresholds,
     read_judgements,
     read_pairs,
     read_verdicts,
+    sample_pairs,
     write_form,
 )
 from .filtering.controls import count_controls
@@ -45,8 +45,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("folder", type=Path, help="the --output of a synthesis")
     parser.add_argument("--output", type=Path, help="where to write; by default calibration/ in that folder")
     parser.add_argument("--samples", type=int, default=200, help="pairs to judge (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample (default: %(default)s)")
-    parser.add_argument("--verdicts", type=Path, help="the filled-in file: report, and find bounds")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample (default: %(default)s)")
+    parser.add_argument("--verdicts", type=Path, help="the filled-in file, to find bounds and report")
     parser.add_argument("--precision", type=float, default=0.95, help="to reach (default: %(default)s)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(arguments)
@@ -76,8 +76,8 @@ def _draw(options: argparse.Namespace, output: Path, pairs: list[Pair], present:
 
     form = output / FORM
     if form.exists():  # somebody may have filled it in
-        raise SynthesisError(f"{form} is there already: give it with --verdicts, or move it away")
-    sample = draw_sample(pairs, options.samples, options.seed)
+        raise SynthesisError(f"{form} exists already: give it with --verdicts, or move it away")
+    sample = sample_pairs(pairs, options.samples, options.seed)
     starts = range(0, len(sample), PAIRS_PER_PAGE)
     names = list(dict.fromkeys(name for pair in pairs for name in pair.scores))
     with tqdm(total=len(starts) + len(names), desc="sheets", disable=options.quiet) as bar:

@@ -1,4 +1,4 @@
-"""Picture files: their format, opened with one clear error, and written whole or not at all."""
+"""Image files of a synthesis: their format, opened with one clear error, written whole or not at all."""
 
 import os
 import shutil
@@ -13,24 +13,19 @@ from ..image_reading_fafa import UnreadableImageError, open_image
 from .components import SynthesisError
 from .settings import Settings
 
-_ONE_COLOUR = 2  # levels by which it may waver in JPEG
+_ONE_COLOUR = 2  # levels by which one colour may vary in JPEG
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 class PictureFormat(Settings):
-    """Settings of how pictures are stored.
+    """Settings for storing images."""
 
-    Attributes:
-        image_format: "png", or "jpg", a tenth of the size.
-        image_quality: Of JPEG.
-    """
-
-    image_format: Literal["png", "jpg"] = "png"
-    image_quality: Annotated[int, Field(ge=1, le=100)] = 95
+    image_format: Literal["png", "jpg"] = "png"  # "png", or "jpg", which takes a tenth of the space
+    image_quality: Annotated[int, Field(ge=1, le=100)] = 95  # JPEG's quality, 1 to 100
 
 
 def open_picture(picture: Path | Image.Image) -> Image.Image:
-    """A picture as RGB; see `open_image`.
+    """An image as RGB; see `open_image`.
 
     Raises:
         SynthesisError: the file is missing or damaged, or cannot be read now.
@@ -44,30 +39,30 @@ def open_picture(picture: Path | Image.Image) -> Image.Image:
 
 
 def is_one_colour(image: Image.Image) -> bool:
-    """Whether a picture shows nothing: black, or any other colour all over."""
+    """Whether an image shows nothing: black, or any other colour all over."""
     extrema = image.convert("RGB").getextrema()
     return all(highest - lowest <= _ONE_COLOUR for lowest, highest in extrema)
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """The pictures in a folder and below, by name.
+    """The images in a folder and below, by name.
 
     Raises:
         SynthesisError: there are none.
     """
     found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _PICTURES)
     if not found:
-        raise SynthesisError(f"{folder}: there are no pictures ({', '.join(sorted(_PICTURES))})")
+        raise SynthesisError(f"{folder}: there are no images ({', '.join(sorted(_PICTURES))})")
     return found
 
 
 def save_picture(image: Image.Image, file: Path, quality: int) -> None:
-    """Save a picture by its suffix, so that it is there whole or not at all.
+    """Save an image by its suffix, whole or not at all.
 
     Args:
         image: RGB.
         file: Ends in .png or .jpg; missing folders are made.
-        quality: Of JPEG.
+        quality: JPEG's quality, 1 to 100.
     """
     is_jpeg = file.suffix == ".jpg"
     options = {"format": "JPEG", "quality": quality} if is_jpeg else {"format": "PNG", "compress_level": 1}

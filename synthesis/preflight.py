@@ -1,11 +1,12 @@
-"""What is tried before the first item: every model on one small thing, then a few texts through all stages.
+"""Trials before the first item: every model on one small thing, then a few texts through all stages.
 
-A wrong folder, a server that is away, weights full of NaN or a judge nobody understands show here within minutes, and
-not after the days that the stages before them take.
+A wrong folder, an absent server, weights full of NaN or a judge with useless answers show here within minutes, and
+not after days in earlier stages.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import dropwhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,34 +22,26 @@ from .stand_ins.grammar import GrammarWriter
 
 logger = logging.getLogger(__name__)
 
-CANARY = "canary"  # the folder, in that of the synthesis
-_TIMES_CANARY = 10  # texts of a recipe that are worth a canary
-_FEWEST_ITEMS = 8  # that are no chance if all of them are rejected
+CANARY = "canary"  # its folder, in that of the synthesis
+_TIMES_CANARY = 10  # a canary is worthwhile in recipes of so many times its texts
+_FEWEST_ITEMS = 8  # if so many are all rejected, that is not by chance
 
 
 def try_models(stages: Sequence[Stage], work: Workspace) -> None:
     """Load every model that these stages will need here, one after the other, and try it on one small thing.
 
     Raises:
-        SynthesisError: one cannot be loaded or reached, or gives what nobody can use; names the stage.
+        SynthesisError: one cannot be loaded or reached, or gives nothing usable; names the stage.
     """
-    due = list(_due(stages, work))
-    if not due:
+    # From the first stage that has something to do: it gives work to all later ones.
+    due = dropwhile(lambda stage: not _has_work(stage, work), stages)
+    if not (due := [stage for stage in due if uses_models(stage.works_with)]):
         return
     with TemporaryDirectory(prefix="fafa-preflight-") as folder:
         pair = paint_pair(Path(folder))
         for stage in due:
             logger.info("trying what stage %s works with", stage.name)
             stage.try_out(pair, Path(folder))
-
-
-def _due(stages: Sequence[Stage], work: Workspace) -> Iterator[Stage]:
-    """The stages with models that have something to do, or will have when an earlier one has done its part."""
-    is_due = False
-    for stage in stages:
-        is_due = is_due or _has_work(stage, work)
-        if is_due and uses_models(stage.works_with):
-            yield stage
 
 
 def _has_work(stage: Stage, work: Workspace) -> bool:
@@ -61,30 +54,30 @@ def _has_work(stage: Stage, work: Workspace) -> bool:
 
 
 def paint_pair(folder: Path) -> Record:
-    """A pair for trials, painted by the package: the record of a pair with texts, and its pictures in the folder.
+    """Paint a pair for trials into the folder.
 
     Returns:
-        With `id`, the texts of a quadruple, `left`, `right` and `image` (both in one), relative to the folder.
+        Its record: `id`, the texts of a quadruple, and the files `left`, `right` and `image` (both in one).
     """
     (texts,) = GrammarWriter().load().write(["0"], seed=0)
     painter = WorldPainter(height=256, width=272, fault_rate=0.0).load()
     (painted,) = painter.paint([ImageRequest("preflight", "", 0, scene=texts)])
     width, height = painted.image.size
     beside = width // 12  # the seam is seldom in the middle
-    pictures = {
+    images = {
         "image": painted.image,
         "left": painted.image.crop((0, 0, width // 2 - beside, height)),
         "right": painted.image.crop((width // 2 + beside, 0, width, height)),
     }
-    for name, picture in pictures.items():
-        save_picture(picture, folder / f"{name}.png", quality=95)
-    return texts | {"id": "preflight", "quadruple": "0"} | {name: f"{name}.png" for name in pictures}
+    for name, image in images.items():
+        save_picture(image, folder / f"{name}.png", quality=95)
+    return texts | {"id": "preflight", "quadruple": "0"} | {name: f"{name}.png" for name in images}
 
 
 def run_canary(recipe: Recipe, work: Workspace, num_stages: int) -> None:
-    """Send a few texts through the first so many stages, in a folder of their own.
+    """Send a few texts through the first `num_stages` stages, in a folder of their own.
 
-    It goes on there when later stages follow, and is left out where the work was begun without one.
+    It goes on there when later stages follow. There is none if the work was begun without one.
 
     Raises:
         SynthesisError: a stage cannot do its work, or rejects everything.
@@ -114,7 +107,7 @@ def run_canary(recipe: Recipe, work: Workspace, num_stages: int) -> None:
 
 
 def discard_canary(recipe: Recipe, work: Workspace, stage: str) -> None:
-    """Have the canary come again from a stage on, where that is discarded."""
+    """Discard the canary, too, from a stage on."""
     if not work.shard[0] and recipe.brakes.canary:
         discard_from(stage, *_canary(recipe, work))
 

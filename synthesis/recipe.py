@@ -1,4 +1,4 @@
-"""What recipes of every kind have in common."""
+"""The base of all recipes."""
 
 from abc import abstractmethod
 from typing import Annotated
@@ -12,25 +12,17 @@ from .settings import Free, Settings
 from .stages import Stage, Workspace
 
 _MOST_CHUNKS = 100_000
-# How many texts a recipe asks for.
 TextCount = Annotated[int, Field(ge=1, le=100_000_000)]
 
 
 class Recipe(Settings):
-    """What data set to make, and how.
+    """What data set to make, and how."""
 
-    Attributes:
-        statistics: What is measured of the data set.
-        estimates: Assumptions for the plan.
-        brakes: What is tried before the first item, and when a stage that rejects everything is stopped.
-        seed: Of everything random.
-        chunk_size: Texts per file. Shards share the chunks out, so there should be many more of these.
-    """
-
-    statistics: StatisticsSettings = StatisticsSettings()
-    estimates: Free[Estimates] = Estimates()
-    brakes: Free[Brakes] = Brakes()
-    seed: int = 0
+    statistics: StatisticsSettings = StatisticsSettings()  # what is measured of the data set
+    estimates: Free[Estimates] = Estimates()  # assumptions for the plan
+    brakes: Free[Brakes] = Brakes()  # trials before the first item, and when to stop a stage that rejects everything
+    seed: int = 0  # seed of everything random
+    # texts per file; shards divide the files among them, so there should be many more files than shards
     chunk_size: Annotated[int, Field(ge=1, le=1_000_000)] = 500
 
     @model_validator(mode="after")
@@ -45,16 +37,16 @@ class Recipe(Settings):
     @property
     @abstractmethod
     def count(self) -> int:
-        """Of the texts that the first stage writes."""
+        """How many texts the first stage writes."""
 
     @property
     @abstractmethod
     def dataset(self) -> str:
-        """The name by which `load_dataset` knows the result, and of its folder."""
+        """The name of the result for `load_dataset`, and of its folder."""
 
     @property
     def num_chunks(self) -> int:
-        """Into how many files the texts go."""
+        """How many files the texts fill."""
         return -(-self.count // self.chunk_size)
 
     @abstractmethod
@@ -63,19 +55,19 @@ class Recipe(Settings):
 
     @abstractmethod
     def preview(self) -> str:
-        """What would be asked for first."""
+        """What a model would be asked first."""
 
     @abstractmethod
     def amounts(self) -> list[Amount]:
         """What the stages would make and take, by the estimates."""
 
     def plan(self) -> str:
-        """What would be asked for first, and what all would cost."""
+        """What a model would be asked first, and what everything would cost."""
         return f"{self.preview()}\n\n{plan_table(self.estimates, self.amounts())}"
 
     @abstractmethod
     def stages(self) -> list[Stage]:
-        """What is to be done, in order."""
+        """What to do, in order."""
 
     def next_steps(self, work: Workspace) -> str:
         """What to do with the data set."""

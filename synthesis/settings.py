@@ -1,12 +1,11 @@
-"""Settings from YAML by pydantic: of every part of a pipeline, nested, each with the values that it takes.
+"""Settings from YAML by pydantic: nested, for every part of a pipeline, each with the values that it takes.
 
-The settings of a part stand in the part's file, and `load()` makes the part. A part that takes heavy libraries is in a
-file of its own, `x_model.py` beside `x.py`, which `load()` imports and which knows no settings but the base class: so a
-recipe is read without these libraries, and nothing leads back.
+The settings of a part are in the part's file, and `load()` makes the part. A part that needs heavy libraries is in a
+file of its own, `x_model.py` beside `x.py`, which `load()` imports and which knows only the base class of the settings:
+so a recipe is read without these libraries, and imports do not lead back.
 
-Where a recipe chooses among several parts, `kind` names one. Nothing is converted silently, but for a whole number
-where a number is expected. What is wrong is told on one line: file, line, the setting's path, what was expected, what
-was found.
+Where a recipe chooses among several parts, `kind` names one. Nothing is converted silently, except a whole number where
+a number is expected. An error is one line: file, line, the setting's path, what was expected, what was found.
 """
 
 import re
@@ -24,10 +23,10 @@ from ..yaml_files import SettingsFileError
 Value = TypeVar("Value")
 _FREE = object()
 
-# A setting that does not decide the results (where and how fast, not what): it may change on resuming.
+# A setting that does not decide the results (it says where and how fast, not what): it may change on resuming.
 Free = Annotated[Value, _FREE]
 
-# Whole numbers above these are slips of the keyboard, which would plan, allocate or wait without end.
+# Whole numbers above these are typing errors, which would plan, allocate or wait without end.
 Count = Annotated[int, Field(ge=1, le=10**9)]
 CountOrZero = Annotated[int, Field(ge=0, le=10**9)]
 BatchSize = Annotated[int, Field(ge=1, le=100_000)]
@@ -52,6 +51,7 @@ def _name_of_model(name: str) -> str:
 
 ModelName = Annotated[str, AfterValidator(_name_of_model)]
 
+_NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*", re.IGNORECASE)
 _MODELS = ("model", "sentences")  # settings that name a model
 _EXPECTED = {
     "string_type": "a text",
@@ -77,10 +77,9 @@ class RecipeError(SettingsFileError):
 
 
 class Settings(BaseModel):
-    """Settings of one part. They cannot be changed, and refuse names that they do not know.
+    """Settings of one part. They cannot be changed, and refuse unknown names.
 
-    Settings made in Python are checked as those from YAML; what is wrong raises pydantic's ValidationError, which is a
-    ValueError.
+    Settings made in Python are checked like those from YAML; an error is pydantic's ValidationError, a ValueError.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
@@ -95,7 +94,7 @@ class Settings(BaseModel):
         return values
 
     def replaced(self, **changes: Any) -> Any:
-        """The same settings but for these, checked anew."""
+        """The same settings with these changes, checked anew."""
         return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | changes)
 
 
@@ -115,7 +114,7 @@ def read_settings(kind: Any, content: Any, where: Path | str) -> Any:
     """Make settings of a mapping.
 
     Args:
-        kind: A class of settings, or a union of some that `kind` decides among.
+        kind: A class of settings, or a union of them, from which `kind` chooses.
         content: A mapping, as YAML gives it.
         where: The file that it was read from, or words for messages.
 
@@ -127,7 +126,7 @@ def read_settings(kind: Any, content: Any, where: Path | str) -> Any:
     except ValidationError as error:
         faults = error.errors(include_url=False)
     fault = next((fault for fault in faults if fault["type"] == "unknown_setting"), faults[0])
-    if fault["type"] == "union_tag_not_found":  # pydantic lists the kinds for one that there is not, a text, alone
+    if fault["type"] == "union_tag_not_found":  # pydantic lists the known kinds only if the unknown one is a text
         fault["input"]["kind"] = str(fault["input"].get("kind", "nothing"))
         return read_settings(kind, content, where)
     path = _path_in(content, fault["loc"])
@@ -140,7 +139,7 @@ def read_settings(kind: Any, content: Any, where: Path | str) -> Any:
 
 
 def _path_in(content: Any, steps: Sequence[str | int]) -> list[str | int]:
-    """The keys to a value that was refused, without the kinds that pydantic puts between them."""
+    """The keys to a refused value, without the kinds that pydantic puts between them."""
     path, is_chosen = [], False
     for step in steps:
         is_key = isinstance(content, Mapping) and step in content
@@ -156,7 +155,8 @@ def _told(fault: Mapping[str, Any], faults: Sequence[Mapping[str, Any]]) -> str:
     """What is wrong, and what to write instead."""
     kind, value, about = fault["type"], fault["input"], fault.get("ctx", {})
     if kind == "missing":
-        return f"add {' and '.join(str(other['loc'][-1]) for other in faults if _is_beside(other, fault))}"
+        beside = (other for other in faults if other["type"] == "missing" and other["loc"][:-1] == fault["loc"][:-1])
+        return f"add {' and '.join(str(other['loc'][-1]) for other in beside)}"
     if kind == "union_tag_invalid":
         kinds = about["expected_tags"].replace("'", "").split(", ")
         return f"expected kind: {' or '.join(kinds)}; found {about['tag']!r}{meant(about['tag'], kinds, '; ')}"
@@ -166,7 +166,7 @@ def _told(fault: Mapping[str, Any], faults: Sequence[Mapping[str, Any]]) -> str:
         return f"{fault['msg'].replace('Input should be', 'expected')}, found {_short(value)}"
     found = f"{_kind(value)} ({_short(value)})" if kind.endswith("_type") else _short(value)
     hint = ""
-    if kind == "float_type" and isinstance(value, str) and _is_number(value):
+    if kind == "float_type" and isinstance(value, str) and _NUMBER.fullmatch(value):
         hint = "; YAML takes 1e-4 for a text: write 1.0e-4"
     elif kind == "literal_error":
         hint = meant(value, re.findall("'([^']+)'", about["expected"]), "; ")
@@ -175,26 +175,19 @@ def _told(fault: Mapping[str, Any], faults: Sequence[Mapping[str, Any]]) -> str:
     return f"expected {_EXPECTED[kind].format(**about)}, found {found}{hint}"
 
 
-def _is_beside(other: Mapping[str, Any], fault: Mapping[str, Any]) -> bool:
-    return other["type"] == "missing" and other["loc"][:-1] == fault["loc"][:-1]
-
-
 def deciding(settings: Any) -> Any:
-    """What of settings decides the results, as plain JSON values: all but what is `Free`."""
+    """The settings that decide the results, as plain JSON values: all that are not `Free`."""
     if isinstance(settings, Settings):
         kind = {"kind": settings.kind} if hasattr(settings, "kind") else {}
-        return kind | {name: deciding(getattr(settings, name)) for name in _deciding_names(settings)}
+        names = [name for name, entry in type(settings).model_fields.items() if _FREE not in entry.metadata]
+        return kind | {name: deciding(getattr(settings, name)) for name in names}
     if isinstance(settings, Mapping):
         return {str(key): deciding(value) for key, value in settings.items()}
     return [deciding(value) for value in settings] if isinstance(settings, (list, tuple)) else settings
 
 
-def _deciding_names(settings: Settings) -> list[str]:
-    return [name for name, entry in type(settings).model_fields.items() if _FREE not in entry.metadata]
-
-
 def uses_models(settings: Any) -> bool:
-    """Whether a part's settings name a model or a server: what the package paints and writes itself needs no trial."""
+    """Whether a part's settings name a model or a server: the package's own painters and writers need no trial."""
     if isinstance(settings, (list, tuple)):
         return any(map(uses_models, settings))
     if not isinstance(settings, Settings):
@@ -205,21 +198,9 @@ def uses_models(settings: Any) -> bool:
 def differences(before: Any, after: Any, where: str = "") -> list[str]:
     """What changed between two results of `deciding`, a line per setting: "diptychs.painter.steps: 28 -> 20"."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
-        keys = [*before, *(key for key in after if key not in before)]
-        return [
-            line
-            for key in keys
-            for line in differences(before.get(key), after.get(key), f"{where}.{key}" if where else key)
-        ]
+        names = {key: f"{where}.{key}" if where else key for key in (*before, *after)}
+        return [line for key, name in names.items() for line in differences(before.get(key), after.get(key), name)]
     return [] if before == after else [f"{where}: {_short(before)} -> {_short(after)}"]
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True
 
 
 def _kind(value: Any) -> str:

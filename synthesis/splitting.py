@@ -1,8 +1,8 @@
 """Cuts diptychs in two: finds the seam, cuts beside it, and crops the halves to the person.
 
-Models that paint two pictures side by side seldom part them exactly in the middle, and sometimes not at all. A seam is
+Models that paint two images side by side seldom divide them exactly in the middle, and sometimes not at all. A seam is
 an abrupt change of colour between two neighbouring columns, over nearly the whole height; a thin line or a gap has two
-of them. Where there is none, the diptych is given up with a reason: half of a wrongly cut one would show half a person.
+of them. A diptych without one is rejected with a reason: a wrong cut would leave half a person.
 """
 
 from collections.abc import Sequence
@@ -19,31 +19,26 @@ from .components import Part
 from .filtering.detectors import Box, PersonDetector
 from .settings import Settings
 
-_BANDS, _PARTS = 48, 6  # the height is cut in bands, which average the noise away; parts are groups of bands
+_BANDS, _PARTS = 48, 6  # the height is cut into bands, which average the noise away; parts are groups of bands
 _CLEAR_STEP = 4.0  # grey levels by which the columns on both sides must differ in a band
 _TIMES_COMMON = 2.0  # and how many times as much as the columns of the neighbourhood commonly do
 _BLACK, _WHITE = 12, 243  # a frame is at least as dark, or as light
-_MOST_FRAME = 0.08  # of a half's width or height that may be frame, on each side
+_MOST_FRAME = 0.08  # share of a half's width or height that may be frame, on each side
 
 
 class SplitSettings(Settings):
-    """How diptychs are cut.
+    """How diptychs are cut."""
 
-    Attributes:
-        window: How far the seam may be from the middle, as a share of the diptych's width.
-        border: How wide the line or gap between the halves may be, as a share of the diptych's width.
-        coverage: Share of the height over which the seam must be seen, see `seam_coverage`.
-        aspect: Width of a half divided by its height, see `crop_to`; None leaves the halves as they are cut.
-        detector: Finds the person to crop each half to; None keeps the whole half.
-        margin: Around the person, as a share of the person's height.
-    """
-
+    # how far the seam may be from the middle, as a share of the diptych's width
     window: Annotated[float, Field(gt=0, le=0.4)] = 0.12
+    # how wide the line or gap between the halves may be, as a share of the diptych's width
     border: Annotated[float, Field(gt=0, le=0.2)] = 0.06
+    # share of the height over which the seam must be visible, see `seam_coverage`
     coverage: Annotated[float, Field(gt=0, le=1)] = 0.7
+    # width of a half divided by its height, see `crop_to`; None leaves the halves as they are cut
     aspect: Annotated[float, Field(ge=0.1, le=10)] | None = None
-    detector: PersonDetector | None = None
-    margin: Annotated[float, Field(ge=0, le=2)] = 0.05
+    detector: PersonDetector | None = None  # finds the person to crop each half to; None keeps the whole half
+    margin: Annotated[float, Field(ge=0, le=2)] = 0.05  # margin around the person, as a share of the person's height
 
     def load(self) -> "Splitter":
         """The splitter, its detector loaded."""
@@ -52,27 +47,16 @@ class SplitSettings(Settings):
 
 @dataclass(frozen=True)
 class Split:
-    """A diptych cut in two.
+    """A diptych cut in two."""
 
-    Attributes:
-        left: The left picture, RGB.
-        right: The right one.
-        seam: The column where they part, in pixels of the diptych.
-        border: How many columns around it were removed.
-    """
-
-    left: Image.Image
-    right: Image.Image
-    seam: int
-    border: int
+    left: Image.Image  # the left image, RGB
+    right: Image.Image  # the right one
+    seam: int  # the column between them, in pixels of the diptych
+    border: int  # how many columns around it were removed
 
 
 class Splitter(Part):
-    """Cuts diptychs.
-
-    Attributes:
-        about: The detector's name and revision, for a manifest; empty without one.
-    """
+    """Cuts diptychs; `about` is that of its detector."""
 
     def __init__(self, settings: SplitSettings):
         super().__init__()
@@ -81,7 +65,7 @@ class Splitter(Part):
         self.about = self._finder.about if self._finder else {}
 
     def split(self, diptychs: Sequence[Image.Image]) -> list[Split | str]:
-        """Each diptych's halves, or the reason why there are none."""
+        """The halves of each diptych, or the reason why there are none."""
         with ThreadPoolExecutor() as threads:
             results = list(threads.map(lambda diptych: cut_at_seam(diptych, self._settings), diptychs))
         cut = [number for number, result in enumerate(results) if isinstance(result, Split)]
@@ -93,14 +77,11 @@ class Splitter(Part):
 
     def _crop(self, split: Split, left: list[Box] | None, right: list[Box] | None) -> Split | str:
         """The halves cropped to the largest person of each; None stands for no detector."""
-        for side, people in (("left", left), ("right", right)):
+        halves = []
+        for side, half, people in (("left", split.left, left), ("right", split.right, right)):
             if people is not None and not people:
                 return f"no person found on the {side}"
-        settings = self._settings
-        halves = (
-            crop_to(half, people[0] if people else None, settings.margin, settings.aspect)
-            for half, people in ((split.left, left), (split.right, right))
-        )
+            halves.append(crop_to(half, people[0] if people else None, self._settings.margin, self._settings.aspect))
         return Split(*halves, split.seam, split.border)
 
 
@@ -128,14 +109,14 @@ def cut_at_seam(diptych: Image.Image, settings: SplitSettings) -> Split | str:
 def seam_coverage(image: Image.Image) -> np.ndarray:
     """How much of the height has an abrupt change of colour between columns x - 1 and x, for every x.
 
-    The height is cut in six parts, and the three that show least of a change are averaged: a seam goes from the top to
-    the bottom, and the outline of a person or of a tree does not.
+    The height is cut into six parts, and the three with the least change are averaged: a seam goes from the top to the
+    bottom, and the outline of a person or of a tree does not.
 
     Args:
         image: RGB.
 
     Returns:
-        (width,) shares from 0 to 1; 0 next to the picture's sides, where nothing can be said.
+        (width,) shares from 0 to 1; 0 next to the image's sides, where nothing is known.
     """
     width, height = image.size
     reach = max(2, width // 256)  # columns that are averaged on each side
@@ -164,7 +145,7 @@ def _without_frame(half: Image.Image) -> Image.Image:
 
 
 def _frame_ends(lines: np.ndarray) -> tuple[int, int]:
-    """Where the picture starts and stops among its rows, or columns: (lines, pixels, 3)."""
+    """Where the image starts and stops among its rows, or columns: (lines, pixels, 3)."""
     most = int(_MOST_FRAME * len(lines))
     start, stop = 0, len(lines)
     while start < most and _is_frame(lines[start]):
@@ -184,10 +165,10 @@ def crop_to(image: Image.Image, box: Box | None, margin: float, aspect: float | 
 
     Args:
         image: RGB.
-        box: The person; None if nobody looked: the whole height is kept then, and the middle of the width.
-        margin: Around the person, as a share of the person's height.
-        aspect: Wanted width divided by height. The box is widened in the one or the other direction, moved within the
-            picture, and where that ends filled up with its outermost pixels. None takes what the box gives.
+        box: The person; None if there was no detector: then the whole height is kept, and the middle of the width.
+        margin: Margin around the person, as a share of the person's height.
+        aspect: Wanted width divided by height. The box is widened in one direction and moved within the image; where
+            the image ends, its outermost pixels are repeated. None keeps the box as it is.
     """
     left, top, right, bottom = 0.0, 0.0, float(image.width), float(image.height)
     if aspect and not box:
@@ -208,7 +189,7 @@ def crop_to(image: Image.Image, box: Box | None, margin: float, aspect: float | 
 
 
 def _widened(start: float, stop: float, length: float, limit: int) -> tuple[float, float]:
-    """The interval of that length around the same middle, moved into 0 ... limit as far as it fits."""
+    """The interval of that length around the same middle, moved into 0 ... limit as far as possible."""
     start = (start + stop - length) / 2
     start = (limit - length) / 2 if length > limit else min(max(start, 0.0), limit - length)
     return start, start + length

@@ -1,4 +1,4 @@
-"""Texts with {fields} that are filled in: checked before any work, and filled in one pass."""
+"""Templates: texts with {fields}, which are checked before any work, and filled in one pass."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -12,20 +12,20 @@ _BRACES = re.compile(r"\{+[^{}]*\}+|[{}]")
 
 
 def with_fields(*fields: str, needed: Collection[str] | None = None, other_braces: bool = False) -> AfterValidator:
-    """Of a setting: that its text passes `check_template`."""
+    """For a setting: its text must pass `check_template`."""
     return AfterValidator(lambda text: check_template(text, fields, needed, other_braces))
 
 
 def check_template(
     text: str, fields: Collection[str], needed: Collection[str] | None = None, other_braces: bool = False
 ) -> str:
-    """Refuse a template that would be sent or painted with a field unfilled, or without what it is about.
+    """Refuse a template that would be used with an unfilled field, or without a necessary one.
 
     Args:
         text: The template.
         fields: Names that it may have in braces.
         needed: Names that it must have; None for all of them.
-        other_braces: Whether braces that are no fields stand for themselves, as in an example of JSON.
+        other_braces: Whether braces that are not fields may occur as text, as in an example of JSON.
 
     Returns:
         The text.
@@ -55,5 +55,5 @@ def check_template(
 
 
 def fill_template(text: str, values: Mapping[str, str]) -> str:
-    """The template with its fields filled; what looks like a field in a value is text."""
+    """The template with its fields filled; what looks like a field in a value stays text."""
     return _FIELD.sub(lambda field: values.get(field[1], field[0]), text)

@@ -27,12 +27,7 @@ _STAGES = ("pictures", "captions", "training")
 
 
 class AdapterRecipe(Settings):
-    """All settings of the command.
-
-    Attributes:
-        data: What to train on.
-        training: How.
-    """
+    """All settings of the command: what to train on, and how."""
 
     data: Annotated[FolderDiptychs | ReadyDiptychs, Field(discriminator="kind")]
     training: AdapterTraining

@@ -52,11 +52,33 @@ def test_a_full_disk_is_told_with_what_is_kept_and_how_to_go_on():
     )
 
 
+def test_a_library_of_an_extra_that_is_missing_is_told_with_what_to_install():
+    missing = ModuleNotFoundError("No module named 'rensa'", name="rensa")
+    assert stop(missing) == "rensa is not installed: pip install -c constraints.txt '.[synthesis]'"
+    with pytest.raises(ModuleNotFoundError, match="nobody_knows_it"):  # of no extra: a fault
+        stop(ModuleNotFoundError("No module named 'nobody_knows_it'", name="nobody_knows_it"))
+
+
+@pytest.mark.parametrize(
+    ("command", "library"),
+    [
+        (["-m", "fafa.synthesis.train_adapter"], "diffusers"),
+        (["-m", "fafa.dataset_builders.export"], "datasets"),
+    ],
+)
+def test_a_command_that_lacks_a_library_while_it_imports_shows_no_traceback(command, library, tmp_path):
+    (tmp_path / f"{library}.py").write_text(f"raise ModuleNotFoundError('gone', name='{library}')\n")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    run = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
+    assert run.returncode == 1 and "Traceback" not in run.stderr
+    assert f"{library} is not installed: pip install -c constraints.txt" in run.stderr.splitlines()[-1]
+
+
 def test_what_the_user_can_mend_is_one_sentence():
     assert stop(PermissionError(13, "Permission denied", "a\nb")) == r"a\nb: Permission denied"
     assert stop(FileNotFoundError("there is no index: make one")) == "there is no index: make one"
     assert "fewer workers" in stop(WorkerDiedError())
-    assert "memory does not suffice" in stop(MemoryError())
+    assert "there is too little memory" in stop(MemoryError())
     with pytest.raises(SystemExit, match="is usually best"), command():
         check_num_workers(-1)
 

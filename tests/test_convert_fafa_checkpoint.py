@@ -14,11 +14,10 @@ from fafa.convert_fafa_checkpoint import (
     convert_checkpoint,
     convert_state_dict,
     main,
-    plan_conversion,
-    released_names,
 )
 from fafa.files import sha256_of
 from fafa.processing_fafa import build_tokenizer
+from fafa.released_weights import BLOCKS_OF_VISION_WIDTH, plan_conversion, released_names
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 VOCABULARY = GOLDEN / "vocab_public.txt"
@@ -68,7 +67,7 @@ def test_released_checkpoint_computes_the_same_after_conversion(wrapping, releas
     assert_equals_golden(model, io)
     assert model.temperature.item() == pytest.approx(0.083)
     assert torch.equal(model.mfr_predictor[2].weight, released["mlm_predictor.predictor.2.weight"])
-    assert conversion.is_trained_fafa and (wrapping in conversion.dropped) == (wrapping != "bare")
+    assert not conversion.fresh and (wrapping in conversion.dropped) == (wrapping != "bare")
 
 
 def test_mixed_precision_file_becomes_fp32(released, io, tmp_path):
@@ -303,7 +302,7 @@ def split_tower(released) -> tuple[dict, dict]:
 
 
 def test_lavis_pretraining_with_its_separate_tower(released, io, tmp_path, monkeypatch):
-    monkeypatch.setitem(convert_fafa_checkpoint.BLOCKS_OF_VISION_WIDTH, 48, 3)
+    monkeypatch.setitem(BLOCKS_OF_VISION_WIDTH, 48, 3)
     pretrained, tower = split_tower(released)
     torch.save(tower, tmp_path / "eva.pth")
     conversion = convert({"model": pretrained}, tmp_path, vision_weights=tmp_path / "eva.pth")

@@ -60,7 +60,7 @@ def test_loss_and_gradients_are_those_of_the_cpu(device, monkeypatch):
     results = []
     for place in ("cpu", device):
         model = tiny_model().to(place).train()
-        monkeypatch.setattr(model, "_draw_mask", lambda states: masks.to(states.device))
+        monkeypatch.setattr(model, "_sample_mask", lambda states: masks.to(states.device))
         output = model(**on(place, batch))
         output.loss.backward()
         results.append((output, {name: tensor.grad.cpu() for name, tensor in model.named_parameters()}))

@@ -110,7 +110,7 @@ def test_settings_that_cannot_be_used_are_told(tmp_path, refused):
     """Integer keys, bytes and deep nesting in a configuration used to end in tracebacks from deep inside."""
     config = tmp_path / "mine.yaml"
     config.write_text("max_steps: 2\n1: 2\n")
-    assert f"{config}, line 2: the key 1 is no text to YAML" in refused("--config", config)
+    assert f"{config}, line 2: YAML reads the key 1 as no text" in refused("--config", config)
     config.write_text("model_options: 5\n")
     assert "model_options is 5, expected fields of the configuration" in refused("--config", config)
     assert "model_options is no JSON" in refused("--model_options", "[" * 100_000)

@@ -34,7 +34,7 @@ show(Trial({}, ends(1, "a.png" * 1000)))
 show(Trial({}, ends(2), harm=work))
 show(Trial({}, ["-m", "no_such_module"][:1]))
 show(Trial({}, lambda: 1 / 0), "division")
-show(Trial({}, lambda: bytes(10**12)), "memory does not suffice")
+show(Trial({}, lambda: bytes(10**12)), "there is too little memory")
 show(Trial({}, lambda: os.kill(os.getpid(), 9)), "")
 show(Trial({}, lambda: time.sleep(60)), "", patience=0.5)
 """

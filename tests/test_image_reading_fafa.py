@@ -68,17 +68,17 @@ def test_nothing_else_in_the_package_opens_pictures():
 
 class TestFiles:
     @pytest.mark.parametrize("read", READERS)
-    @pytest.mark.parametrize("kind", ["folder", "named pipe", "socket", "device"])
+    @pytest.mark.parametrize("kind", ["folder", "pipe", "socket", "device"])
     def test_what_is_no_file_is_refused_and_never_waited_for(self, tmp_path, monkeypatch, kind, read):
         monkeypatch.chdir(tmp_path)  # a socket's path must be short
         path = Path("/dev/null") if kind == "device" else Path("picture.png")
         if kind == "folder":
             path.mkdir()
-        elif kind == "named pipe":
+        elif kind == "pipe":
             os.mkfifo(path)
         elif kind == "socket":
             socket.socket(socket.AF_UNIX).bind(str(path))
-        with pytest.raises(UnreadableImageError, match=rf"{path}'.*it is a {kind}") as caught:
+        with pytest.raises(UnreadableImageError, match=rf"{path}'.*it is a .*{kind}") as caught:
             read(path)
         assert caught.value.path == str(path)
 

@@ -70,7 +70,7 @@ def test_results_on_a_card_without_any(tmp_path):
 
 
 def test_results_without_a_card_are_an_error_naming_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"README\.md is not there: results are added to the card"):
+    with pytest.raises(FileNotFoundError, match=r"README\.md does not exist: results are added to the card"):
         add_results_to_card(tmp_path, "someone/ITCPR", METRICS, num_queries=1, num_gallery=1)
 
 

@@ -66,8 +66,8 @@ def with_one(name, change):
         (lambda w: w | {"itm_head.weight": torch.ones(2)}, r"no place in the model: itm_head\.weight\. "),
         (with_one("text_projection.weight", lambda w: w * float("nan")), r"NaN or infinite values: text_projection\."),
         (with_one("query_tokens", lambda w: w.index_fill(2, torch.tensor(3), float("-inf"))), "infinite .*query_tok"),
-        (with_one("text_projection.weight", lambda w: (w * 100).to(torch.int8)), "whole numbers alone, .*text_proj"),
-        (with_one("text_projection.weight", lambda w: w > 0), r"whole numbers alone, .*text_projection\.weight"),
+        (with_one("text_projection.weight", lambda w: (w * 100).to(torch.int8)), "only whole numbers, .*text_proj"),
+        (with_one("text_projection.weight", lambda w: w > 0), r"only whole numbers, .*text_projection\.weight"),
         (
             with_one("text_projection.weight", lambda w: w.to(torch.complex64)),
             r"complex numbers: text_projection\.weight",

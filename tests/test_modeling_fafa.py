@@ -10,7 +10,6 @@ from tiny import golden_model, golden_tensors, tiny_batch, tiny_config, tiny_mod
 from transformers import AutoModel, BitsAndBytesConfig
 
 from fafa import FafaConfig, FafaModel, modeling_towers_fafa
-from fafa.convert_fafa_checkpoint import released_names
 from fafa.losses_fafa import (
     alignment_loss,
     distribution_uncertainty,
@@ -19,6 +18,7 @@ from fafa.losses_fafa import (
     masked_feature_reasoning_loss,
     spread_mask,
 )
+from fafa.released_weights import released_names
 from fafa.scoring_fafa import topk_mean_similarity
 
 OUTPUTS = {"rtol": 0, "atol": 1e-4}
@@ -39,7 +39,7 @@ def losses():
 def golden_inputs(io, monkeypatch, model):
     """Inputs of the golden forward; its masks replace the random ones, the query's first."""
     masks = iter([io["in.mfr_mask_query"], io["in.mfr_mask_target"]])
-    monkeypatch.setattr(model, "_draw_mask", lambda states: next(masks))
+    monkeypatch.setattr(model, "_sample_mask", lambda states: next(masks))
     return {
         "pixel_values": io["in.pixel_values_ref"],
         "input_ids": io["in.input_ids"],

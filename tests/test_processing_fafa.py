@@ -217,7 +217,14 @@ class TestSaving:
         self.save(processor, tmp_path / "model")
         saved = {path.name for path in (tmp_path / "model").glob("*.py")}
         own = ("processing", "captions", "image_processing", "image_reading")
-        of_the_contract = {"retriever.py", "checks_fafa.py", "scoring_fafa.py", "weights_fafa.py"}
+        of_the_contract = {
+            "retriever.py",
+            "checks_fafa.py",
+            "scoring_fafa.py",
+            "weights_fafa.py",
+            "names.py",
+            "workers.py",
+        }
         assert saved == {f"{part}_fafa.py" for part in own} | of_the_contract
         script = """
 import json, sys

@@ -161,20 +161,20 @@ def test_image_setting_that_is_no_choice(processor, name, values):
 
 @pytest.mark.parametrize("name", ["return_tensors", "device", "input_data_format"])
 def test_what_is_for_a_call_is_not_kept(name):
-    with pytest.raises(TypeError, match=f"^{name} is for a call, and is not kept"):
+    with pytest.raises(TypeError, match=f"^{name} is an option of a call, and is not saved"):
         FafaImageProcessor(**{name: "channels_last"})
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"truncatoin": True}, "^truncatoin: unknown setting of FafaProcessor; did you mean truncation"),
-        ({"text_kwargs": {"paddding": True}}, "^paddding: .*did you mean padding"),
-        ({"images_kwargs": {"do_normalise": False}}, "^do_normalise: .*did you mean do_normalize"),
+        ({"truncatoin": True}, "^truncatoin: unknown setting of FafaProcessor; did you mean 'truncation'"),
+        ({"text_kwargs": {"paddding": True}}, "^paddding: .*did you mean 'padding'"),
+        ({"images_kwargs": {"do_normalise": False}}, "^do_normalise: .*did you mean 'do_normalize'"),
         ({"images_kwargs": {"max_length": 3}}, "^max_length: unknown"),
-        ({"common_kwargs": {"return_tensor": "pt"}}, "^return_tensor: .*did you mean return_tensors"),
-        ({"text_kwarg": {}}, "^text_kwarg: .*did you mean text_kwargs"),
-        ({"videos": [0]}, "^videos: FafaProcessor takes pictures and captions only"),
+        ({"common_kwargs": {"return_tensor": "pt"}}, "^return_tensor: .*did you mean 'return_tensors'"),
+        ({"text_kwarg": {}}, "^text_kwarg: .*did you mean 'text_kwargs'"),
+        ({"videos": [0]}, "^videos: FafaProcessor takes images and captions only"),
         ({"audio_kwargs": {"sampling_rate": 8}}, "^audio_kwargs: FafaProcessor takes"),
     ],
 )
@@ -240,10 +240,8 @@ class TestWhatACaptionSays:
         for _ in range(3):
             fresh(text=["a red coat", "a turquoise coat and hat", "a purple hat"], names=["one", "two", "three"])
         (record,) = caplog.records
-        assert record.message.startswith(
-            "two: the caption 'a turquoise coat and hat' holds what is not in this model's"
-        )
-        assert "read without it: turquoise, and. " in record.message
+        assert record.message.startswith("two: words of the caption 'a turquoise coat and hat' are not in this model's")
+        assert "ignored: turquoise, and. " in record.message
 
     def test_a_caption_that_is_cut_is_told_of_once(self, fresh, caplog):
         fresh(text=[LONG], max_length=9)

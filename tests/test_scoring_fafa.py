@@ -25,7 +25,7 @@ def two_threads(monkeypatch):
     """torch uses two threads, and those that score start anew."""
     before = torch.get_num_threads()
     monkeypatch.setattr(scoring_fafa, "_WORKERS", {})
-    monkeypatch.setattr(scoring_fafa, "_num_cores", lambda: 2)
+    monkeypatch.setattr(scoring_fafa, "num_cores", lambda: 2)
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)

@@ -57,7 +57,7 @@ def test_workers_that_are_starting_leave_ctrl_c_to_their_parent(tmp_path):
 COMMANDS = {
     "world": ["examples/make_world.py", "--diptychs", "5000", "--workers", "2", "--output"],
     "verify": ["-m", "fafa.verify", "--num-workers", "2"],
-    "verify data set": ["-m", "fafa.dataset_builders.verify", "--num-workers", "2"],
+    "verify data set": ["-m", "fafa.verify", "--num-workers", "2"],
 }
 
 

@@ -14,7 +14,7 @@ _EXPORTS = {
     "caption_pairs": "pairs",
     "build_vocabulary": "vocabulary",
     "held_out_rank_metrics": "rank_metrics",
-    # Names of earlier versions for the first three.
+    # Names of earlier versions of three of these.
     "FafaDataCollator": "collator",
     "FafaTrainer": "trainer",
     "FafaTrainingArguments": "arguments",

@@ -1,10 +1,10 @@
-"""Training less than everything: the last blocks of the vision tower, or low-rank adapters (LoRA, with peft).
+"""Training low-rank adapters (LoRA, with peft) instead of all weights.
 
 An adapter folder holds a few megabytes and the name of the model folder it belongs to. Three ways to use it:
 
     model = AutoModel.from_pretrained("runs/lora")                                              # finds its base itself
     model = PeftModel.from_pretrained(AutoModel.from_pretrained("models/fafa"), "runs/lora")    # base chosen by hand
-    merge_lora(model).save_pretrained("models/merged")     # of a PeftModel: a folder that needs neither base nor peft
+    merge_lora(model).save_pretrained("models/merged")     # a PeftModel becomes a folder without base and peft
 
 with `import fafa` and `from peft import PeftModel` before.
 """
@@ -19,55 +19,24 @@ from safetensors.torch import load_file, save_file
 from ..retriever import Retriever
 
 
-def train_vision_blocks(model: Retriever, num_blocks: int) -> Retriever:
-    """Chooses how much of the vision tower trains; what comes after it always does.
-
-    Blocks below the first that trains keep no activations for the backward pass, and stay in eval mode.
-
-    Args:
-        model: whose `config.freeze_vision` and `requires_grad` are set.
-        num_blocks: 0 freezes the tower (the paper), n trains its last n blocks, -1 all of it, embeddings included.
-
-    Returns:
-        the model.
-
-    Raises:
-        ValueError: if the tower has fewer blocks.
-    """
-    tower = model.vision_blocks
-    blocks = tower[1:]
-    if not -1 <= num_blocks <= len(blocks):
-        raise ValueError(
-            f"trainable_vision_blocks is {num_blocks}, but the vision tower has {len(blocks)} blocks: expected 0 "
-            f"(frozen), 1 to {len(blocks)} (the last ones) or -1 (all, and the embeddings before them)"
-        )
-    model.freeze_vision_tower()
-    if num_blocks:
-        model.config.freeze_vision = False
-        for module in tower if num_blocks < 0 else blocks[-num_blocks:]:
-            module.requires_grad_(True)
-    return model.train(model.training)
-
-
 def add_lora(
     model: Retriever, rank: int = 16, alpha: float = 32.0, dropout: float = 0.05, targets: str | None = None
 ) -> "LoraRetriever":
     """Freezes a model and adds low-rank adapters (LoRA) to it, to be trained.
 
-    Beside them trains what the model names (`lora_trained_whole`, `lora_parameters`), which the adapter folder holds.
+    What the model names (`lora_trained_whole`, `lora_parameters`) trains beside them; the adapter folder holds it, too.
 
     Args:
         model: from a folder or the Hub, whose name the adapter keeps; it is changed in place.
-        rank: of the update of each layer.
-        alpha: the update is scaled by `alpha / rank`.
+        rank: rank of each layer's update, which is scaled by `alpha / rank`.
         dropout: on the inputs of the update, while training.
-        targets: the side whose layers are adapted, of the model's `lora_targets`; by default the first; `"both"`: all.
+        targets: the side of the model's `lora_targets` whose layers are adapted; None: the first; `"both"`: all.
 
     Returns:
         a `PeftModel` that trains and saves like any other; attributes and methods of the model are its own, too.
 
     Raises:
-        ValueError: for a model without a folder, which nobody could load the adapter onto; for unknown targets.
+        ValueError: the model has no folder, so that nobody could load the adapter onto it, or the targets are unknown.
     """
     if not model.name_or_path:
         raise ValueError(
@@ -108,9 +77,8 @@ def merge_lora(model: PeftModel) -> Retriever:
 class LoraRetriever(PeftModel):
     """A `PeftModel` that trains and saves `lora_parameters`, too, which peft leaves out as parameters of no layer.
 
-    Loading needs no more than peft: `PeftModel.from_pretrained` reads the additional entries. Features do not depend on
-    them, so adapters can be switched and switched off as usual. To train one on, load it with
-    `LoraRetriever.from_pretrained(model, folder, is_trainable=True)`.
+    `PeftModel.from_pretrained` reads these entries, too. Features do not depend on them, so adapters can be switched
+    and switched off as usual. To train one on: `LoraRetriever.from_pretrained(model, folder, is_trainable=True)`.
     """
 
     def __init__(self, model: Retriever, peft_config: LoraConfig, adapter_name: str = "default", **kwargs: Any):

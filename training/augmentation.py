@@ -13,11 +13,8 @@ def augment_person_crop(crop: Image.Image, rng: np.random.Generator) -> Image.Im
     the old size. It expects images of that size; here the padding is in proportion where crops are smaller.
 
     Args:
-        crop: RGB, of the processor's `person_size`.
-        rng: source of the three draws.
-
-    Returns:
-        RGB, of the same size.
+        crop: RGB, of the processor's `person_size`, which the result has, too.
+        rng: three numbers are taken from it.
     """
     padding = round(crop.height * RELEASED_PADDING / RELEASED_HEIGHT)
     left, top = rng.integers(0, 2 * padding + 1, size=2).tolist()
@@ -25,7 +22,7 @@ def augment_person_crop(crop: Image.Image, rng: np.random.Generator) -> Image.Im
 
 
 def apply_augmentation(crop: Image.Image, mirrored: bool, padding: int, left: int, top: int) -> Image.Image:
-    """The augmentation with its draws given: mirror, pad, and crop at (left, top) of the padded image."""
+    """The augmentation with its random numbers given: mirror, pad, and crop at (left, top) of the padded image."""
     if mirrored:
         crop = ImageOps.mirror(crop)
     shifted = Image.new(crop.mode, crop.size)

@@ -16,11 +16,11 @@ class TripletBatches(Sampler[list[int]]):
     """The batches of an epoch: at most `group_size` triplets of one group in each, and those together.
 
     Triplets of a group share the change of clothes and differ in the person. The losses tell such triplets from
-    strangers by soft labels; how many of them a batch holds decides what a model learns. At 1, the default, nobody else
-    in a batch is asked for in the same words: that is what random batches of SynCPR are like (two triplets of a group
-    meet in every sixth batch of 256), and a group's label never matters; no two triplets of a group are ever in one
-    batch, unless the group has more of them than there are batches. From 2 on, only who they are tells the members
-    of a group apart, which teaches identity; it learns slowly from random weights, so the first epochs may stay random.
+    strangers by soft labels; how many of them a batch holds decides what a model learns. At 1, the default, no other
+    triplet of a batch has the same caption, so a group's label never matters; random batches of SynCPR are like that
+    (two triplets of a group meet in every sixth batch of 256). No two triplets of a group are then in one batch, unless
+    the group has more of them than there are batches. From 2 on, only the person tells the members of a group
+    apart, which teaches identity; it learns slowly from random weights, so the first epochs may stay random.
 
     All batches have the same size, give or take one, so that none is a remainder of a few triplets; there are as many
     as the batch size asks for, rounded up. Each process gets its share of every batch, again give or take one. The
@@ -28,17 +28,14 @@ class TripletBatches(Sampler[list[int]]):
 
     Args:
         group_ids: one per triplet.
-        batch_size: triplets in a batch, those of all processes together.
-        group_size: most triplets of a group in a batch; 0 is plain random order, as in the released code. Of a group
-            with more triplets than all batches have room for, some hold more, and the log says how many.
+        batch_size: triplets in a batch of all processes together.
+        group_size: most triplets of a group in a batch; 0 is plain random order, as in the released code. Where a group
+            has more triplets than all batches have room for, some batches hold more, and the log says how many.
         random_epochs: epochs at the beginning that are in plain random order.
-        seed: of the order.
-        num_processes: among which each batch is divided.
-        process_index: of this one.
-        drop_last: leave out as many triplets of each epoch, others each time, as are more than whole batches hold.
+        drop_last: leave out the triplets beyond whole batches, others in each epoch.
 
     Raises:
-        ValueError: if a batch cannot hold `group_size` triplets, or two, or one for each process.
+        ValueError: a batch cannot hold `group_size` triplets, or two, or one for each process.
     """
 
     def __init__(
@@ -53,9 +50,7 @@ class TripletBatches(Sampler[list[int]]):
         drop_last: bool = False,
     ):
         if not 0 <= group_size <= batch_size:
-            raise ValueError(
-                f"group_size is {group_size}, expected 0 (plain random order) to the batch size of {batch_size}"
-            )
+            raise ValueError(f"group_size is {group_size}, expected 0 (random order) to the batch size of {batch_size}")
         check_batch_size(len(group_ids), batch_size, num_processes, drop_last)
         self.groups = np.unique(group_ids, return_inverse=True)[1]
         self.batch_size, self.group_size, self.random_epochs, self.seed = batch_size, group_size, random_epochs, seed
@@ -116,10 +111,8 @@ class TripletBatches(Sampler[list[int]]):
             return self._deal(order, rng)
         if num_left:
             logger.warning(
-                "epoch %d: %d triplets share a batch with %d or more others of their group, for want of room elsewhere",
-                self.epoch,
-                num_left,
-                self.group_size,
+                "epoch %d: %d triplets share a batch with %d or more others of their group: there is no room elsewhere",
+                *(self.epoch, num_left, self.group_size),
             )
         return order
 
@@ -131,16 +124,10 @@ class TripletBatches(Sampler[list[int]]):
 
 
 def check_batch_size(num_triplets: int, batch_size: int, num_processes: int = 1, drop_last: bool = False) -> None:
-    """Refuses batches in which a triplet has nothing to be told apart from, or a process nothing to do.
-
-    The loss compares the triplets of a batch: of a single one, it is 0 whatever the model does.
-
-    Args:
-        num_triplets: in the training set.
-        batch_size: triplets in a batch, those of all processes together.
+    """Refuses batches with fewer than two triplets, whose loss is always 0, or with none for one of the processes.
 
     Raises:
-        ValueError: if a batch would hold fewer than two triplets, or none for one of the processes.
+        ValueError: the message says what to change.
     """
     if num_triplets < 2:
         raise ValueError(

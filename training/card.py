@@ -3,6 +3,7 @@
 import json
 import logging
 import platform
+import resource
 import shlex
 import sys
 import time
@@ -16,6 +17,7 @@ import yaml
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from ..evaluation import chance_metrics
 from ..files import write_whole
 from ..markdown_text import block, code, public
 from ..model_card import hub_id, make_model_card, percent_table, retrieval_results
@@ -25,7 +27,7 @@ from .curves import draw_curves
 logger = logging.getLogger(__name__)
 
 CARD, CURVES = "README.md", "curves.png"
-_LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "huggingface_hub")
+_LIBRARIES = ("fafa", "torch", "transformers", "datasets", "accelerate", "huggingface_hub")
 _RANKING = ("rank-1", "rank-5", "rank-10", "mAP")  # mINP equals mAP where a query has a single match, as here
 
 
@@ -37,8 +39,8 @@ class RunFacts:
         about: one paragraph on where the weights started from.
         dataset: the training set: a name on the Hub, or the folder as it was given.
         base_model: the model that training started from, if any.
-        settings: of the run, as a YAML file for `script` would give them.
-        script: what they are the settings of.
+        settings: what a YAML file for `script` would set.
+        script: the program that takes these settings.
     """
 
     about: str = ""
@@ -49,9 +51,9 @@ class RunFacts:
 
 
 class RunClock(TrainerCallback, ExportableState):
-    """The time of a run, through all its resumes: checkpoints carry it, and what a kill undid is not counted.
+    """The time of a run through all its resumes, without what a kill undid, and how many parameters train.
 
-    It also notes how many parameters train, which a merged adapter no longer tells.
+    Checkpoints carry the time. The number is noted because a merged adapter no longer tells it.
     """
 
     def __init__(self):
@@ -60,7 +62,7 @@ class RunClock(TrainerCallback, ExportableState):
 
     def on_train_begin(self, args, state, control, model, **kwargs):
         """Goes on from the checkpoint's count."""
-        self.num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        self.num_trained = model.num_parameters(only_trainable=True)
         stored = state.stateful_callbacks.get("RunClock", {}).get("attributes", {}) if state.global_step else {}
         self.seconds, self.resumed_at = stored.get("seconds", 0.0), list(stored.get("resumed_at", []))
         if state.global_step:
@@ -81,37 +83,25 @@ class RunClock(TrainerCallback, ExportableState):
         self.seconds, self._since = self.seconds + now - self._since, now
 
 
-def write_training_card(trainer, model_name: str | None = None, **metadata) -> Path:
+def write_training_card(trainer, model_name: str | None = None, **metadata) -> None:
     """Writes README.md and curves.png of a run of `RetrieverTrainer` into its output folder.
 
     Args:
         trainer: after `train()`; its `facts` say what it does not know itself.
         model_name: by default that of the repository on the Hub, or of the output folder.
         metadata: further arguments of `huggingface_hub.ModelCardData`, such as `license`.
-
-    Returns:
-        the path of the card.
     """
-    folder = Path(trainer.args.output_dir)
+    args, facts, model, folder = trainer.args, trainer.facts, trainer.model, Path(trainer.args.output_dir)
     marks = {}
-    if 0 < trainer.args.contrastive_steps < trainer.state.global_step:
-        marks[trainer.args.contrastive_steps] = "the model's own loss"
-    if _best_step(trainer) is not None:
-        marks[_best_step(trainer)] = "best"
+    if 0 < args.contrastive_steps < trainer.state.global_step:
+        marks[args.contrastive_steps] = "the model's own loss"
+    if best := _best_step(trainer):
+        marks[best] = "best"
     panels: list[str] = []
     try:
         panels = draw_curves(trainer.state.log_history, folder / CURVES, marks)
     except ImportError as error:
         logger.warning("the card has no picture: %s", error)
-    model_name = model_name or Path(trainer.hub_model_id or folder.resolve()).name
-    text = training_card(trainer, panels, model_name, **metadata)
-    write_whole(folder / CARD, text)
-    return folder / CARD
-
-
-def training_card(trainer, panels: list[str], model_name: str, **metadata) -> str:
-    """The text of the card; `panels` are those of curves.png beside it, if there is one."""
-    args, facts, model = trainer.args, trainer.facts, trainer.model
     adapter = getattr(model, "peft_config", {}).get("default")
     base_model = facts.base_model or getattr(adapter, "base_model_name_or_path", None)
     held_out, dataset = _held_out_metrics(trainer), facts.dataset or "the training set"
@@ -123,14 +113,14 @@ def training_card(trainer, panels: list[str], model_name: str, **metadata) -> st
         "Settings": _settings_section(facts, args.world_size),
     }
     method = model.card_facts(model.config)
-    return make_model_card(
+    card = make_model_card(
         method,
-        num_parameters=_num_parameters(model),
+        num_parameters=model.num_parameters(),
         title=f"{method.method} for composed person retrieval",
         about=facts.about,
         sections={heading: text for heading, text in sections.items() if text},
         metadata={
-            "model_name": model_name,
+            "model_name": model_name or Path(trainer.hub_model_id or folder.resolve()).name,
             "base_model": hub_id(base_model),
             "datasets": hub_id(facts.dataset),
             "eval_results": results or None,
@@ -139,6 +129,7 @@ def training_card(trainer, panels: list[str], model_name: str, **metadata) -> st
         folder=trainer.hub_model_id or "path/to/this/folder",
         adapter_of=(base_model or "path/to/the/base/model") if adapter is not None else None,
     )
+    write_whole(folder / CARD, card)
 
 
 def _best_step(trainer) -> int | None:
@@ -148,7 +139,7 @@ def _best_step(trainer) -> int | None:
 
 
 def _held_out_metrics(trainer) -> dict[str, float]:
-    """Of the weights that training ended with: evaluated after it, or within it at their step."""
+    """Metrics of the weights that training ended with: evaluated after it, or within it at their step."""
     history = trainer.state.log_history
     evaluated = [entry for entry in history if "eval_rank-1" in entry]
     if evaluated and not any("train_runtime" in entry for entry in history[history.index(evaluated[-1]) :]):
@@ -162,8 +153,6 @@ def _held_out_metrics(trainer) -> dict[str, float]:
 def _results_section(trainer, metrics: dict[str, float]) -> str:
     if not metrics:
         return "These weights were not evaluated on held-out triplets."
-    from ..evaluation import chance_metrics
-
     count = len(trainer.eval_dataset)
     chance = chance_metrics(np.ones(count, dtype=int), count)
     return (
@@ -183,7 +172,7 @@ def _data_section(trainer) -> str:
     if rows:
         lines.append(markdown_table(["part", "triplets", "groups"], rows))
     if trainer.skipped_images:
-        images, times = len(trainer.skipped_images), sum(trainer.skipped_images.values())
+        images, times = len(trainer.skipped_images), trainer.skipped_images.total()
         counted = ", as the first process counted" if trainer.args.world_size > 1 else ""
         lines.append(f"{images:,} images could not be read; triplets were left out {times:,} times for it{counted}.")
     return "\n\n".join(lines)
@@ -208,8 +197,9 @@ def _run_section(trainer, panels: list[str]) -> str:
     compared *= args.gradient_accumulation_steps > 1
     schedule = "one-cycle" if args.one_cycle else args.lr_scheduler_type.value
     warmup = f"{args.warmup_steps:g} steps" if args.warmup_steps >= 1 else f"{args.warmup_steps:.0%}"
-    losses = [entry for entry in state.log_history if "loss" in entry]
-    terms = {name: value for name, value in losses[-1].items() if name.startswith("loss")} if losses else {}
+    last = next((entry for entry in reversed(state.log_history) if "loss" in entry), {})
+    terms = {name: value for name, value in last.items() if name.startswith("loss")}
+    versions = (f"{name} {version(name)}" for name in _LIBRARIES)
     rows = {
         "steps": steps,
         "weights": "; ".join(weights),
@@ -217,22 +207,16 @@ def _run_section(trainer, panels: list[str]) -> str:
         "optimiser": f"{args.optim.value}, learning rate {args.learning_rate:g}, {schedule}, warm-up of {warmup}, "
         f"weight decay {args.weight_decay:g}, gradient norm at most {args.max_grad_norm:g}",
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
-        "trained": clock.num_trained and f"{clock.num_trained:,} of {_num_parameters(trainer.model):,} parameters",
+        "trained": clock.num_trained and f"{clock.num_trained:,} of {trainer.model.num_parameters():,} parameters",
         "last loss": ", ".join(f"{name} {value:.3f}" for name, value in sorted(terms.items())),
         "machine": _machine(args.world_size),
         "time": f"{_duration(clock.seconds)}, {state.global_step * batch / max(clock.seconds, 1e-9):,.3g} triplets/s, "
         "evaluation and checkpoints included",
         "memory": _peak_memory(),
-        "software": ", ".join(
-            ["Python " + platform.python_version(), *(f"{name} {version(name)}" for name in ("fafa", *_LIBRARIES))]
-        ),
+        "software": ", ".join((f"Python {platform.python_version()}", *versions)),
     }
     picture = f"![Over the optimiser steps: {', '.join(panels)}]({CURVES})\n\n" if panels else ""
     return picture + markdown_table(["run", ""], [[name, value] for name, value in rows.items() if value])
-
-
-def _num_parameters(model) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _machine(world_size: int) -> str:
@@ -243,15 +227,12 @@ def _machine(world_size: int) -> str:
     return f"CPU ({platform.machine()}), {each if world_size == 1 else f'{world_size} processes of {each}'}"
 
 
-def _peak_memory() -> str | None:
-    """Of this process, in this session."""
+def _peak_memory() -> str:
+    """The most memory of this process in this session."""
     if torch.cuda.is_available():
         return f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of the GPU's at most, a process"
-    if sys.platform != "linux":  # Windows has no such module, macOS other units
-        return None
-    import resource
-
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB at most, a process"
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GiB at most, a process"
 
 
 def _duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""What a trainer refuses before a run, and after its first step: what it was given and could not do anything with."""
+"""What a trainer refuses before a run and after its first step: what it was given and could not use."""
 
 import logging
 from pathlib import Path
@@ -10,15 +10,11 @@ from transformers import DataCollatorWithPadding, TrainerCallback, default_data_
 
 from ..files import some
 from ..retriever import Retriever, check_contract
+from .arguments import REFUSED
 from .batches import check_batch_size
 from .collator import TripletCollator
 
 logger = logging.getLogger(__name__)
-
-_NO_TEST_SET = (
-    "eval_dataset is a test set in ITCPR's form (it has a column instance_id). Choosing checkpoints by it would make "
-    "its results worthless. Hold out quadruples of the training set: hold_out_quadruples()."
-)
 
 
 def check_trainer(trainer) -> None:
@@ -57,9 +53,7 @@ def check_trainer(trainer) -> None:
     chosen = (trainer.args.metric_for_best_model or "loss").removeprefix("eval_")
     if chosen != "loss" and (trainer.compute_metrics is None or (names is not None and chosen not in names)):
         known = "compute_metrics is not given" if names is None else f"compute_metrics gives {', '.join(names)}"
-        raise ValueError(
-            f"metric_for_best_model is {chosen}, but {known}: choose another, or held_out_rank_metrics(model)"
-        )
+        raise ValueError(f"metric_for_best_model is {chosen}, but {known}: choose one of held_out_rank_metrics")
 
 
 def check_held_out(dataset: Any) -> None:
@@ -68,16 +62,18 @@ def check_held_out(dataset: Any) -> None:
     Raises:
         ValueError: the message says what to do.
     """
+    parts = dataset.values() if isinstance(dataset, dict) else [dataset]
+    if any("instance_id" in (getattr(part, "column_names", None) or []) for part in parts):
+        raise ValueError(
+            "eval_dataset is a test set in ITCPR's form (it has a column instance_id). Choosing checkpoints by it "
+            "would make its results worthless. Hold out quadruples of the training set: hold_out_quadruples()."
+        )
     if isinstance(dataset, dict):
-        if any("instance_id" in (getattr(part, "column_names", None) or []) for part in dataset.values()):
-            raise ValueError(_NO_TEST_SET)
         raise ValueError(
             f"eval_dataset is a dict of {some(list(map(str, dataset)))}: give the one held-out set that checkpoints "
             "are chosen by, and that the guard and the card look at. Others: after training, "
             "trainer.evaluate(dataset, metric_key_prefix='other')"
         )
-    if "instance_id" in (getattr(dataset, "column_names", None) or []):
-        raise ValueError(_NO_TEST_SET)
     _check_set("eval_dataset", dataset)
     if len(dataset) < 2:
         raise ValueError(
@@ -88,12 +84,11 @@ def check_held_out(dataset: Any) -> None:
 
 def _check_set(name: str, dataset: Any) -> None:
     if getattr(dataset, "column_names", None) is None or not hasattr(dataset, "select"):
-        streamed = not hasattr(dataset, "__len__")
+        kind = f"a {type(dataset).__name__}" if hasattr(dataset, "__len__") else "a stream"
         raise ValueError(
-            f"{name} is {'a stream' if streamed else f'a {type(dataset).__name__}'}, which does not tell the groups "
-            "of its triplets beforehand, as batches by group and exact resuming need. Give a "
-            "datasets.Dataset: load_dataset without streaming=True, or Dataset.from_list. Images stay on disk until "
-            "they are needed"
+            f"{name} is {kind}, which does not tell the groups of its triplets beforehand, as batches by group and "
+            "exact resuming need. Give a datasets.Dataset: load_dataset without streaming=True, or Dataset.from_list. "
+            "Images stay on disk until they are needed"
         )
 
 
@@ -105,9 +100,7 @@ def _check_data(trainer) -> None:
         return
     _check_set("train_dataset", dataset)
     if "instance_id" in dataset.column_names:
-        raise ValueError(
-            "train_dataset is a test set in ITCPR's form (it has a column instance_id): nobody trains on it"
-        )
+        raise ValueError("train_dataset is a test set in ITCPR's form (it has a column instance_id)")
     group = args.group_column
     if group not in dataset.column_names:
         raise ValueError(
@@ -124,15 +117,11 @@ def _check_data(trainer) -> None:
         )
     if args.group_size > batch_size:
         raise ValueError(f"group_size is {args.group_size}, expected 0 to the batch size of {batch_size}")
-    if args.gradient_accumulation_steps > 1:
+    if (steps := args.gradient_accumulation_steps) > 1:
         logger.warning(
             "gradient_accumulation_steps %d: a triplet is told from the others of its batch of %d, not of all %d. "
             "batch_size %d with gradient_cache_size %d compares all, in the same memory.",
-            args.gradient_accumulation_steps,
-            batch_size,
-            batch_size * args.gradient_accumulation_steps,
-            batch_size * args.gradient_accumulation_steps,
-            args.per_device_train_batch_size,
+            *(steps, batch_size, batch_size * steps, batch_size * steps, args.per_device_train_batch_size),
         )
 
 
@@ -141,9 +130,7 @@ def _check_collator(trainer) -> None:
     sets = {"train_dataset": trainer.train_dataset, "eval_dataset": trainer.eval_dataset}
     sets = {name: dataset for name, dataset in sets.items() if dataset is not None}
     if sets and (collator is default_data_collator or isinstance(collator, DataCollatorWithPadding)):
-        raise ValueError(
-            "data_collator: images and captions become a batch by TripletCollator(processor, augment=True)"
-        )
+        raise ValueError("data_collator: a batch of images and captions is made by TripletCollator(processor, ...)")
     if not isinstance(collator, TripletCollator):
         return
     wants_captions = args.caption_steps > 0 or trainer.model.reads_target_captions
@@ -154,8 +141,7 @@ def _check_collator(trainer) -> None:
         )
     if collator.group_column != args.group_column:
         raise ValueError(
-            f"group_column is {args.group_column}, but the collator reads groups from {collator.group_column}: "
-            "TripletCollator(..., group_column=...)"
+            f"group_column is {args.group_column}, but {collator.group_column} in the collator: give it both"
         )
     images = collator.image_columns
     needed = (*images, "edit_caption", args.group_column, *["target_caption"] * collator.with_captions)
@@ -173,17 +159,15 @@ def _check_collator(trainer) -> None:
             )
     if collator.cache_images and args.dataloader_num_workers:
         raise ValueError(
-            f"cache_images keeps images in the process that reads them, so {args.dataloader_num_workers} "
-            "workers would each keep all of them: set dataloader_num_workers to 0, or leave out cache_images"
+            f"cache_images would keep all images in each of {args.dataloader_num_workers} workers: set "
+            "dataloader_num_workers to 0, or leave out cache_images"
         )
 
 
 def _check_modes(trainer) -> None:
     args = trainer.args
-    if trainer.is_deepspeed_enabled:
-        raise ValueError(
-            "FAFA was not tried with DeepSpeed. FSDP divides a model: examples/configs/accelerate/fsdp.yaml"
-        )
+    if trainer.is_deepspeed_enabled:  # by a configuration of accelerate
+        raise ValueError(REFUSED["deepspeed"][1])
     if trainer.is_fsdp_enabled and hasattr(trainer.model, "peft_config"):
         raise ValueError(
             "adapters (LoRA) do not train under FSDP. They need little memory: launch with one process per GPU and "
@@ -192,13 +176,10 @@ def _check_modes(trainer) -> None:
     for name in ("contrastive", "caption"):
         steps = getattr(args, f"{name}_steps")
         if steps and not trainer.model.warmup_settings(name == "contrastive", name == "caption"):
-            raise ValueError(
-                f"{name}_steps is {steps}, but {type(trainer.model).__name__} has no such warm-up: leave it out"
-            )
+            raise ValueError(f"{name}_steps is {steps}, but {type(trainer.model).__name__} has no such warm-up")
     if args.gradient_cache_size and (args.gradient_accumulation_steps > 1 or args.fp16 or trainer.is_fsdp_enabled):
         raise ValueError(
-            "gradient_cache_size works without gradient accumulation, fp16 and FSDP: raise batch_size "
-            "instead of accumulating, and train in bf16"
+            "gradient_cache_size excludes gradient accumulation (raise batch_size), fp16 (use bf16) and FSDP"
         )
     if args.fp16:
         logger.warning(
@@ -220,9 +201,7 @@ def check_weights(model: torch.nn.Module) -> None:
     """
     weights = trained(model)
     if not weights:
-        raise ValueError(
-            "no weight of the model trains: requires_grad is false for all. add_lora, or train_vision_blocks"
-        )
+        raise ValueError("no weight of the model trains (requires_grad). Call add_lora or train_vision_blocks")
     for name, weight in weights:
         if weight.dtype in (torch.float16, torch.bfloat16):
             raise ValueError(
@@ -232,13 +211,10 @@ def check_weights(model: torch.nn.Module) -> None:
 
 
 class EveryWeightLearns(TrainerCallback):
-    """Stops a run at its first step if a weight that is to train got no gradient, of which torch at most warns."""
-
-    def __init__(self):
-        self.looked = False
+    """Stops a run at its first step if a weight that is to train got no gradient; torch at most warns of it."""
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Once in every run."""
+        """Every run is looked at once."""
         self.looked = False
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):

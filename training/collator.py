@@ -3,7 +3,7 @@
 import ctypes
 import logging
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.sharedctypes import RawValue
 from typing import Any, Literal
@@ -28,20 +28,20 @@ class TripletCollator:
     """Opens, augments and tokenises triplets.
 
     Args:
-        processor: of the model that is trained.
+        processor: the one of the model that is trained.
         augment: change images, and captions where the processor says how, as training does (`augment_crop` and
-            `augment_caption` of the processor; the released augmentation where it has none of its own), each drawn
-            separately; False for validation.
+            `augment_caption` of the processor; the released augmentation where it has none of its own), each by itself;
+            False for validation.
         with_captions: add the target captions, see `Retriever.reads_target_captions`.
-        on_error: `"raise"` stops at an image that cannot be decoded; `"skip"` leaves its triplet out, names
-            it in the log and in the batch's `skipped_images`, which the trainer counts; held-out triplets it leaves
-            out before training. A missing file always raises, and so does one that cannot be read now (no permission, a
-            drive in trouble): that says nothing about the image, and training would go on with few of them.
+        on_error: `"raise"` stops at an image that cannot be decoded; `"skip"` leaves its triplet out and names it in
+            the log and in the batch's `skipped_images`, which the trainer counts (held-out triplets are left out before
+            training). A file that is missing, or cannot be read now (no permission, a drive in trouble), always raises:
+            that says nothing about the image, and training would go on with few of them.
         cache_images: keep every decoded and resized crop in memory (13 kB each at 96 x 48), for small data sets that
-            are read many times. Worker processes would each fill a cache of their own: it is for reading without them.
+            are read many times, without worker processes: each would fill a cache of its own.
         group_column: the column that holds a triplet's group.
-        seed: of the augmentation. What is drawn depends on seed, epoch and image alone, not on the number of worker
-            processes or on where a run was resumed.
+        seed: decides the augmentation together with epoch and image alone, not the number of worker processes or the
+            step at which a run was resumed.
         with_references: False for pairs of caption and image (`caption_pairs`): rows have no reference image, and
             batches no `pixel_values`.
     """
@@ -63,11 +63,11 @@ class TripletCollator:
             raise ValueError(f"on_error is {self.on_error!r}, expected 'raise' or 'skip'")
 
     def set_epoch(self, epoch: int) -> None:
-        """Selects the epoch whose augmentation is drawn; `RetrieverTrainer` calls it."""
+        """Selects the epoch whose augmentation is sampled; `RetrieverTrainer` calls it."""
         self._epoch.value = epoch
 
     def for_evaluation(self) -> "TripletCollator":
-        """Without augmentation, with the same cache; every image has to be readable (see `unreadable`)."""
+        """The same without augmentation and with the same cache; every image has to be readable (see `unreadable`)."""
         collator = replace(self, augment=False, on_error="raise")
         collator._crops = self._crops
         return collator
@@ -90,11 +90,8 @@ class TripletCollator:
     def check_captions(self, *datasets: Any) -> None:
         """Looks before training whether the processor takes every caption, each wording once.
 
-        `load_dataset` has refused captions without a word; others depend on the vocabulary, or come from data sets of
-        one's own. A stream is not looked through: of that, the batch names the triplet.
-
-        Args:
-            datasets: with the columns of `__call__`; what else a trainer may hold is passed over.
+        `load_dataset` has refused captions without a word; others depend on the vocabulary, or come from the user's own
+        data sets. Only data sets with the columns of `__call__` are looked at.
 
         Raises:
             ValueError: a caption is not taken; the message names its triplet.
@@ -102,21 +99,17 @@ class TripletCollator:
         for dataset in datasets:
             columns = getattr(dataset, "column_names", None) or ()
             for column in self._caption_columns if hasattr(dataset, "select") else ():
-                if column in columns:
-                    self._check_column(dataset, column)
-
-    def _check_column(self, dataset: Any, column: str) -> None:
-        first: dict[Any, int] = {}
-        for row, caption in enumerate(dataset[column][:]):
-            first.setdefault(caption, row)
-        captions, rows = list(first), list(first.values())
-        told = dataset.select_columns(
-            [name for name in (*self._paths, self.group_column) if name in dataset.column_names]
-        )  # no image is decoded
-        for start in range(0, len(captions), _CAPTIONS_AT_ONCE):
-            some = slice(start, start + _CAPTIONS_AT_ONCE)
-            names = [self._name_of(row, column) for row in told.select(rows[some]).to_list()]
-            self.processor.encode_captions(captions[some], names)
+                if column not in columns:
+                    continue
+                first: dict[Any, int] = {}
+                for row, caption in enumerate(dataset[column][:]):
+                    first.setdefault(caption, row)
+                captions, rows = list(first), list(first.values())
+                naming = dataset.select_columns([name for name in (*self._paths, self.group_column) if name in columns])
+                for start in range(0, len(captions), _CAPTIONS_AT_ONCE):
+                    some = slice(start, start + _CAPTIONS_AT_ONCE)
+                    names = [self._name_of(row, column) for row in naming.select(rows[some]).to_list()]
+                    self.processor.encode_captions(captions[some], names)
 
     @property
     def image_columns(self) -> tuple[str, ...]:
@@ -129,8 +122,9 @@ class TripletCollator:
         return tuple(f"{column}_path" for column in self.image_columns)
 
     @property
-    def _caption_columns(self) -> tuple[str, ...]:
-        return ("edit_caption", "target_caption") if self.with_captions else ("edit_caption",)
+    def _caption_columns(self) -> dict[str, str]:
+        """The columns of captions, and what the names of their tensors begin with."""
+        return {"edit_caption": ""} | ({"target_caption": "caption_"} if self.with_captions else {})
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Makes a batch of rows with `reference_image`, `target_image`, their `…_path`s, `edit_caption`, and a group.
@@ -141,50 +135,36 @@ class TripletCollator:
             `caption_input_ids` and `caption_attention_mask`.
 
         Raises:
-            UnreadableImageError: for an image that cannot be decoded, unless skipped; for a batch with no image left.
-            FileNotFoundError: for a missing image. InaccessibleImageError: for one that cannot be read now.
+            UnreadableImageError: an image cannot be decoded and is not skipped, or the batch has no image left.
+            FileNotFoundError: an image is missing. InaccessibleImageError: one cannot be read now.
             ValueError: a caption is not taken by the processor, or a group is no whole number; it names the triplet.
         """
-        crops, kept, skipped = [], [], []
+        read, skipped = [], []
         for row in rows:
             try:
-                crops.append([self._resized(row, column) for column in self.image_columns])
+                read.append((row, *(self._resized(row, column) for column in self.image_columns)))
             except UnreadableImageError as error:
                 if self.on_error == "raise":
                     raise
                 logger.warning("triplet left out (on_error='skip'): %s", error)
                 skipped.append(error.source)
-                continue
-            kept.append(row)
-        if not kept:
+        if not read:
             raise UnreadableImageError(f"none of a batch of {len(rows)} triplets has readable images: {skipped[:3]}")
 
-        captions = self._caption_inputs(kept, "edit_caption")
-        names = ("pixel_values", "target_pixel_values")[-len(self.image_columns) :]
+        kept, *crops = zip(*read, strict=True)
+        names = ("pixel_values", "target_pixel_values")[-len(crops) :]
         batch = {
-            **{
-                name: self._pixel_values(list(some)) for name, some in zip(names, zip(*crops, strict=True), strict=True)
-            },
-            "input_ids": captions["input_ids"],
-            "attention_mask": captions["attention_mask"],
+            **{name: self._pixel_values(some) for name, some in zip(names, crops, strict=True)},
             "group_ids": torch.tensor([self._group_id(row) for row in kept]),
         }
-        if self.with_captions:
-            captions = self._caption_inputs(kept, "target_caption")
-            batch["caption_input_ids"] = captions["input_ids"]
-            batch["caption_attention_mask"] = captions["attention_mask"]
+        for column, prefix in self._caption_columns.items():
+            captions = self._caption_inputs(kept, column)
+            batch |= {f"{prefix}{name}": captions[name] for name in ("input_ids", "attention_mask")}
         if self.on_error == "skip":
             batch["skipped_images"] = skipped
         return batch
 
-    def _caption_inputs(self, rows: list[dict[str, Any]], column: str) -> Mapping[str, torch.Tensor]:
-        names = [self._name_of(row, column) for row in rows]
-        captions = [row[column] for row in rows]
-        if self.augment:
-            captions = [self.processor.augment_caption(row[column], self._random(row, column)) for row in rows]
-        return self.processor.encode_captions(captions, names)
-
-    def _pixel_values(self, crops: list[np.ndarray]) -> "torch.Tensor | _PixelsToBe":
+    def _pixel_values(self, crops: Sequence[np.ndarray]) -> "torch.Tensor | _PixelsToBe":
         if get_worker_info() is None:
             return self.processor.to_pixels(crops)
         return _PixelsToBe(crops, self.processor.for_images())
@@ -195,6 +175,12 @@ class TripletCollator:
             own = self.processor.augment_crop(crop, self._random(row, column))
             crop = augment_person_crop(crop, self._random(row, column)) if own is None else own
         return self.processor.resize_crop(crop)
+
+    def _caption_inputs(self, rows: Sequence[dict[str, Any]], column: str) -> Mapping[str, torch.Tensor]:
+        captions = [row[column] for row in rows]
+        if self.augment:
+            captions = [self.processor.augment_caption(row[column], self._random(row, column)) for row in rows]
+        return self.processor.encode_captions(captions, [self._name_of(row, column) for row in rows])
 
     def _random(self, row: dict[str, Any], column: str) -> np.random.Generator:
         """Of a column of a triplet in this epoch; that of an image is told by its path alone."""
@@ -217,7 +203,7 @@ class TripletCollator:
         return group
 
     def _name_of(self, row: dict[str, Any], column: str) -> str:
-        """Which value of the annotation file this is: the triplet by its images and its group."""
+        """Names a value of the annotation file: the triplet, or pair, by its images and its group."""
         images = " and ".join(printable(str(row.get(name))) for name in self._paths)
         kind = "triplet" if self.with_references else "pair"
         return f"the {column} of the {kind} of {images} ({self.group_column} {row.get(self.group_column)!r:.40})"
@@ -233,15 +219,11 @@ def _shared_number() -> ctypes.c_long:
 class _PixelsToBe:
     """Crops of 8-bit values in a worker; what arrives in the main process is `pixel_values`, four times as large."""
 
-    def __init__(self, crops: list[np.ndarray], processor: RetrieverProcessor):
+    def __init__(self, crops: Sequence[np.ndarray], processor: RetrieverProcessor):
         self.crops, self.processor = crops, processor
 
     def __reduce__(self) -> tuple:
-        return _to_pixels, (self.processor, np.stack(self.crops))
-
-
-def _to_pixels(processor: RetrieverProcessor, crops: np.ndarray) -> torch.Tensor:
-    return processor.to_pixels(crops)
+        return self.processor.to_pixels, (np.stack(self.crops),)
 
 
 FafaDataCollator = TripletCollator  # its name in earlier versions

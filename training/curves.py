@@ -22,12 +22,9 @@ _INCHES_A_PANEL = 2.1
 
 
 def training_history(log_history: Sequence[dict[str, float]]) -> list[dict[str, float]]:
-    """The entries that training itself logged, up to its summary.
+    """The entries of `trainer.state.log_history` that training itself logged, up to its summary.
 
     What is evaluated afterwards may be the best checkpoint's weights, and is logged under the last step all the same.
-
-    Args:
-        log_history: `trainer.state.log_history`; after a resume it holds the steps before it, too.
     """
     end = [index for index, entry in enumerate(log_history) if "train_runtime" in entry]
     return list(log_history[: end[-1]] if end else log_history)
@@ -44,7 +41,7 @@ def draw_curves(
         marks: step -> a word or two, for a vertical line across the panels.
 
     Returns:
-        the panels drawn, of "loss", "held-out ranking" and "learning rate"; none: no file was written.
+        the panels drawn, of "loss", "held-out ranking" and "learning rate"; without any, no file is written.
 
     Raises:
         ImportError: matplotlib is not installed; `pip install "fafa[train]"` brings it.
@@ -86,17 +83,9 @@ def _draw(panels: dict[str, dict], marks: dict[int, str], path: Path) -> None:
                 axis.axvline(step, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
         first, last = axes[0].get_xlim()
         for step, word in marks.items():
-            beside = "left" if step - first < 0.25 * (last - first) else "right"  # of the word; the title stays clear
-            axes[0].annotate(
-                word,
-                (step, 1),
-                xycoords=("data", "axes fraction"),
-                xytext=(4 if beside == "left" else -4, 2),
-                textcoords="offset points",
-                ha=beside,
-                color=GREY,
-                fontsize=9,
-            )
+            beside = "left" if step - first < 0.25 * (last - first) else "right"  # the title stays clear of the word
+            place = axes[0].get_xaxis_transform()  # x by the step, y by the height of the panel
+            axes[0].text(step, 1.01, f" {word} ", transform=place, ha=beside, va="bottom", color=GREY, fontsize=9)
         axes[-1].set_xlabel("optimiser step")
         axes[-1].xaxis.get_major_locator().set_params(integer=True)
         axes[-1].xaxis.set_major_formatter("{x:,.0f}")
@@ -108,15 +97,12 @@ def _draw_panel(axis, name: str, lines: dict[str, tuple[list[int], list[float]]]
     for label, (steps, values) in lines.items():
         colour, dashes = (INK, "-") if label in ("loss", "learning rate") else next(styles)
         marker = "o" if name == "held-out ranking" and len(steps) <= 30 else None
-        axis.plot(
-            steps, values, color=colour, linestyle=dashes, linewidth=1.6, marker=marker, markersize=3.5, label=label
-        )
+        line = {"color": colour, "linestyle": dashes, "linewidth": 1.6, "marker": marker, "markersize": 3.5}
+        axis.plot(steps, values, label=label, **line)
     if name == "held-out ranking":
         axis.set_ylim(0, 100)
     else:
         axis.set_ylim(bottom=0)
         axis.yaxis.set_major_formatter("{x:g}")
     if len(lines) > 1:
-        axis.legend(
-            loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, labelcolor=INK, handlelength=2.2, fontsize=10
-        )
+        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), labelcolor=INK, handlelength=2.2, fontsize=10)

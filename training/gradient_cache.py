@@ -24,13 +24,13 @@ def cached_backward(
     """Adds the gradients of `model(**inputs).loss` to the parameters, keeping one chunk's activations at a time.
 
     Three passes: states of all chunks without a graph; the loss over all states and its gradient by them; each chunk
-    again, with a graph, to carry that gradient on. One more forward pass is the price. Random draws (dropout) of the
-    first pass are repeated in the last. Equal to the plain step up to rounding.
+    again, with a graph, to carry that gradient on. One more forward pass is the price. The last pass repeats the random
+    numbers (dropout) of the first. Equal to the plain step up to rounding.
 
     Args:
         model: not wrapped by data parallelism; gradients are those of this process (`average_gradients`).
-        inputs: of the model's `forward`, a batch.
-        chunk_size: triplets embedded at a time.
+        inputs: a batch, as for the model's `forward`.
+        chunk_size: triplets that have activations at a time.
         autocast: makes the context of the forward passes.
         loss_options: further arguments of the model's `losses`.
 

@@ -13,11 +13,8 @@ from ..retriever import Retriever
 def held_out_rank_metrics(model: Retriever) -> Callable[[EvalPrediction], dict[str, float]]:
     """A `compute_metrics` for held-out triplets: each query against all their targets, only its own being correct.
 
-    Args:
-        model: the model that is trained; it scores.
-
     Returns:
-        a function from the Trainer's `EvalPrediction` to Rank-1, 5, 10, mAP and mINP in percent.
+        a function from the Trainer's `EvalPrediction` to Rank-1, 5, 10, mAP and mINP in percent; the model scores.
     """
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """How a trainer reads triplets: batches for training, held-out ones as they are, and workers that change nothing."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 class TripletReading:
     """A Trainer's data loaders (a base class before `Trainer`).
 
-    Each has a generator of its own. Otherwise it would draw from the global random state as often as its workers are
-    started, and where they persist, a run that resumes would draw other masks than one that ran through.
+    Each has a generator of its own. Otherwise it would take numbers from the global random state as often as its
+    workers are started, and where they persist, a run that resumes would have other masks than one that ran through.
     """
 
     def get_train_dataloader(self) -> DataLoader:
@@ -38,18 +38,14 @@ class TripletReading:
             process_index=args.process_index,
             drop_last=args.dataloader_drop_last,
         )
-        with self._safe_workers():
-            loader = DataLoader(
-                self.train_dataset,
-                batch_sampler=batches,
-                collate_fn=self.data_collator,
-                num_workers=args.dataloader_num_workers,
-                multiprocessing_context=args.dataloader_multiprocessing_context,
-                pin_memory=args.dataloader_pin_memory,
-                persistent_workers=args.dataloader_persistent_workers,
-                prefetch_factor=args.dataloader_prefetch_factor,
-                generator=self._own_generator(),
-            )
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            pin_memory=args.dataloader_pin_memory,
+            generator=self._own_generator(),
+            **self._worker_options(),
+        )
         # Not by `accelerator.prepare`, which would divide the batches among processes once more.
         return prepare_data_loader(
             loader,
@@ -68,44 +64,36 @@ class TripletReading:
         return torch.Generator().manual_seed(self._order_seed)
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
-        """The training collator, but without augmentation, and stopping at an image that cannot be read."""
-        with self._safe_workers(), self._evaluating_collator():
-            return self._with_own_generator(super().get_eval_dataloader(eval_dataset))
+        """Images as they are: without augmentation, and stopping at one that cannot be read."""
+        return self._evaluating(super().get_eval_dataloader, eval_dataset)
 
     def get_test_dataloader(self, test_dataset) -> DataLoader:
-        """As for evaluation: `predict` is not of augmented images."""
-        with self._safe_workers(), self._evaluating_collator():
-            return self._with_own_generator(super().get_test_dataloader(test_dataset))
+        """As for evaluation."""
+        return self._evaluating(super().get_test_dataloader, test_dataset)
 
-    def _with_own_generator(self, loader: DataLoader) -> DataLoader:
+    def _evaluating(self, make_loader: Callable[..., DataLoader], dataset) -> DataLoader:
+        """A loader whose collator neither augments nor leaves out, and which keeps a last batch that is not full."""
+        args, given, collator = self.args, dict(vars(self.args)), self.data_collator
+        if hasattr(collator, "for_evaluation"):
+            self.data_collator = collator.for_evaluation()
+        vars(args).update({f"dataloader_{name}": value for name, value in self._worker_options().items()})
+        args.dataloader_drop_last = False
+        try:
+            loader = make_loader(dataset)
+        finally:
+            self.data_collator = collator
+            vars(args).update(given)
         getattr(loader, "base_dataloader", loader).generator = self._own_generator()  # accelerate wraps it
         return loader
 
-    @contextmanager
-    def _evaluating_collator(self) -> Iterator[None]:
-        """Within, the collator neither augments nor leaves out, and no triplet is dropped for want of a whole batch."""
-        training_collator, drop_last = self.data_collator, self.args.dataloader_drop_last
-        if hasattr(training_collator, "for_evaluation"):
-            self.data_collator = training_collator.for_evaluation()
-        self.args.dataloader_drop_last = False
-        try:
-            yield
-        finally:
-            self.data_collator, self.args.dataloader_drop_last = training_collator, drop_last
-
-    @contextmanager
-    def _safe_workers(self) -> Iterator[None]:
-        """Within, `args` ask for workers that need no shared memory for batches, or for none; see `worker_options`."""
-        names = "num_workers", "multiprocessing_context", "persistent_workers", "prefetch_factor"
-        given = {f"dataloader_{name}": getattr(self.args, f"dataloader_{name}") for name in names}
-        options = worker_options(self.args.dataloader_num_workers, self.args.dataloader_multiprocessing_context)
+    def _worker_options(self) -> dict[str, Any]:
+        """A loader's options for workers that need no shared memory for batches, or for none; see `worker_options`."""
+        args = self.args
+        options = worker_options(args.dataloader_num_workers, args.dataloader_multiprocessing_context)
         if options["num_workers"] == 0:
-            options |= {"multiprocessing_context": None, "persistent_workers": False, "prefetch_factor": None}
-        vars(self.args).update({f"dataloader_{name}": value for name, value in options.items()})
-        try:
-            yield
-        finally:
-            vars(self.args).update(given)
+            return options | {"multiprocessing_context": None, "persistent_workers": False, "prefetch_factor": None}
+        persistent, ahead = args.dataloader_persistent_workers, args.dataloader_prefetch_factor
+        return options | {"persistent_workers": persistent, "prefetch_factor": ahead}
 
     def evaluation_loop(self, *args, **kwargs):
         """The Trainer's own; a worker that is killed ends it."""
@@ -113,19 +101,16 @@ class TripletReading:
             return super().evaluation_loop(*args, **kwargs)
 
     def _readable(self, dataset):
-        """Without triplets that cannot be read: processes gather their metrics, so none may leave out any later."""
+        """Leaves out triplets that cannot be read: processes gather their metrics, so none may leave out any later."""
         unreadable = self.data_collator.unreadable(dataset)
         if not unreadable:
             return dataset
         names = ", ".join(sorted(set(unreadable.values())))
         if len(unreadable) == len(dataset):
             raise UnreadableImageError(f"none of {len(dataset)} held-out triplets has readable images: {names}")
-        for name in unreadable.values():
-            self.skipped_images[name] += 1
+        self.skipped_images.update(unreadable.values())
         logger.warning(
             "%d of %d held-out triplets are left out (on_error='skip'), whose images cannot be read: %s",
-            len(unreadable),
-            len(dataset),
-            names,
+            *(len(unreadable), len(dataset), names),
         )
         return dataset.select([row for row in range(len(dataset)) if row not in unreadable])

@@ -13,15 +13,15 @@ from transformers import TrainerCallback
 class WarmUp(TrainerCallback):
     """Trains with cross-entropy for `contrastive_steps`, and with whole captions for `caption_steps`, at the beginning.
 
-    Which settings do that, the model knows (`warmup_settings`), and which others change as training goes on
-    (`settings_at`). What its configuration says is what training ends with.
+    The model knows which settings do that (`warmup_settings`), and which others change as training goes on
+    (`settings_at`). Its configuration says what training ends with.
     """
 
     def __init__(self):
         self.config, self.own = None, {}
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        """Of the model that trains now: `model_init` makes a new one for every run."""
+        """Looks at the model that trains now: `model_init` makes a new one for every run."""
         if model.config is not self.config:
             self.config = model.config
             warms_up = args.contrastive_steps or args.caption_steps
@@ -37,12 +37,12 @@ class WarmUp(TrainerCallback):
             self._set(model.warmup_settings(step < args.contrastive_steps, step < args.caption_steps))
 
     def on_train_end(self, args, state, control, **kwargs):
-        """The configuration says what the model is, also when training ended within the warm-up."""
+        """Restores the model's own configuration, also when training ended within the warm-up."""
         self._set(self.own)
 
     @contextmanager
     def put_aside(self) -> Iterator[None]:
-        """Within, the configuration says what the model is: a checkpoint of the warm-up may be a start for others."""
+        """Within, the configuration is the model's own: a checkpoint of the warm-up may be a start for others."""
         now = self._now(self.own)
         self._set(self.own)
         try:
@@ -59,7 +59,7 @@ class WarmUp(TrainerCallback):
 
 
 class CollatorEpoch(TrainerCallback):
-    """Tells the collator which epoch's augmentation to draw, as the Trainer tells the sampler."""
+    """Tells the collator which epoch's augmentation to sample, as the Trainer tells the batch sampler."""
 
     def __init__(self, collator):
         self.collator = collator
@@ -82,17 +82,15 @@ def one_cycle(optimizer: Optimizer, num_steps: int, warmup: float) -> ResumableO
     """The released schedule: up to the optimiser's rate and down again, beta1 down and up.
 
     Args:
-        optimizer: of any kind; momentum is moved where it has some.
-        num_steps: of the run.
+        optimizer: any kind; its momentum is moved, if it has some.
+        num_steps: length of the run.
         warmup: steps, or below 1 their share of the run.
 
     Raises:
         ValueError: the warm-up is longer than the run.
     """
     if warmup > num_steps:
-        raise ValueError(
-            f"warmup_steps is {warmup:g}, but the run has {num_steps} steps: give a share below 1, say 0.02"
-        )
+        raise ValueError(f"warmup_steps is {warmup:g}, but the run has {num_steps} steps: give a share, say 0.02")
     share = warmup / num_steps if warmup >= 1 else warmup
     return ResumableOneCycle(
         optimizer,

@@ -12,16 +12,14 @@ def hold_out_quadruples(
     side. Validation comes from the training set: the test set never selects a model.
 
     Args:
-        group_ids: the group of each triplet.
-        reference_paths: reference image of each triplet; likewise `target_paths`.
+        group_ids: the group of each triplet; the paths are those of its images.
         fraction: share of the quadruples to hold out.
-        seed: of the choice.
 
     Returns:
         row numbers for training and for validation, each ascending.
 
     Raises:
-        ValueError: if either side would be empty.
+        ValueError: either side would be empty.
     """
     groups = np.unique(group_ids, return_inverse=True)[1]
     parent = np.arange(groups.max() + 1)
@@ -41,8 +39,6 @@ def hold_out_quadruples(
         raise ValueError(f"the fraction to hold out is {fraction}, expected a number between 0 and 1")
     num_held_out = round(len(names) * fraction)
     if not 0 < num_held_out < len(names):
-        raise ValueError(
-            f"holding out {fraction} of {len(names)} quadruples leaves one side empty; choose another fraction"
-        )
+        raise ValueError(f"holding out {fraction} of {len(names)} quadruples leaves one side empty; choose another")
     held_out = np.isin(quadruples, np.random.default_rng(seed).choice(names, num_held_out, replace=False))
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)

@@ -1,7 +1,7 @@
-"""The Hugging Face Trainer for models of the contract, with no more changed than they need."""
+"""The Hugging Face Trainer for models of the contract; only what they need is changed."""
 
 import logging
-from collections import defaultdict
+from collections import Counter
 from operator import itemgetter
 
 import numpy as np
@@ -24,7 +24,7 @@ from .schedules import CollatorEpoch, WarmUp, one_cycle
 
 logger = logging.getLogger(__name__)
 
-SEARCHED = (  # settings that are read anew in every run
+SEARCHED = (  # settings that every run reads anew
     "learning_rate",
     "weight_decay",
     "adam_beta2",
@@ -48,9 +48,7 @@ class RetrieverTrainer(AveragedWeights, TripletReading, SafeTrainer):
     def __init__(self, model=None, args: RetrieverTrainingArguments | None = None, *others, **kwargs):
         args = RetrieverTrainingArguments() if args is None else args
         if not isinstance(args, RetrieverTrainingArguments):
-            raise ValueError(
-                f"args is {type(args).__name__}, expected RetrieverTrainingArguments, which takes the same options"
-            )
+            raise ValueError(f"args is {type(args).__name__}, expected RetrieverTrainingArguments (the same options)")
         super().__init__(model, args, *others, **kwargs)
         self._given_held_out = self.eval_dataset
         self.train_dataset, self.eval_dataset = undecoded(self.train_dataset), undecoded(self.eval_dataset)
@@ -58,7 +56,7 @@ class RetrieverTrainer(AveragedWeights, TripletReading, SafeTrainer):
         self._meet_groups(self.model)
         self.facts = RunFacts()
         self.add_callback(RunClock())
-        self.skipped_images: dict[str, int] = defaultdict(int)
+        self.skipped_images: Counter[str] = Counter()
         if getattr(self.data_collator, "on_error", None) == "skip" and hasattr(self.eval_dataset, "select"):
             self.eval_dataset = self._readable(self.eval_dataset)
         if self.args.early_stopping_patience:
@@ -95,7 +93,7 @@ class RetrieverTrainer(AveragedWeights, TripletReading, SafeTrainer):
         return optimizer
 
     def get_decay_parameter_names(self, model) -> list[str]:
-        """Matrices of linear, convolution and word layers: no biases, norms, and what the model names."""
+        """Matrices of linear, convolution and word layers, but no biases, no norms, and not what the model names."""
         names = super().get_decay_parameter_names(model)
         return [name for name in names if not any(part in name for part in self.model.weights_without_decay)]
 
@@ -104,17 +102,17 @@ class RetrieverTrainer(AveragedWeights, TripletReading, SafeTrainer):
         if not self.args.one_cycle or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
         self.lr_scheduler = one_cycle(optimizer or self.optimizer, num_training_steps, self.args.warmup_steps)
-        self._created_lr_scheduler = True  # or a second run would go on with the first one's
+        self._created_lr_scheduler = True  # otherwise a second run would continue the first one's
         return self.lr_scheduler
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """The Trainer's own; figures of another set than `eval_dataset` need another name, which no card takes for its.
+        """The Trainer's own; figures of another set than `eval_dataset` need another name, or the card would take them.
 
         Raises:
-            ValueError: for a set of one's own under the name "eval"; for several sets.
+            ValueError: another set under the name "eval", or several sets.
         """
         if eval_dataset is self._given_held_out or eval_dataset is self.eval_dataset:
-            eval_dataset = None  # what was made of it
+            eval_dataset = None  # the trainer's own, which it has prepared
         elif isinstance(eval_dataset, dict):
             check_held_out(eval_dataset)
         elif eval_dataset is not None and metric_key_prefix == "eval":
@@ -130,13 +128,13 @@ class RetrieverTrainer(AveragedWeights, TripletReading, SafeTrainer):
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
         inputs = self._prepare_inputs(inputs)
-        self._note_skipped(inputs)
+        self.skipped_images.update(inputs.pop("skipped_images", []))
         parallel = self.args.world_size > 1
         output = cached_backward(
             self.model,
             inputs,
             self.args.gradient_cache_size,
-            self.accelerator.autocast,  # which accelerate puts around `forward` alone
+            self.accelerator.autocast,  # accelerate puts it around `forward` alone
             gather_across_processes=parallel,
         )
         if parallel:
@@ -149,7 +147,7 @@ class RetrieverTrainer(AveragedWeights, TripletReading, SafeTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The loss of the batches of all processes together; notes its terms and what the collator left out."""
-        self._note_skipped(inputs)
+        self.skipped_images.update(inputs.pop("skipped_images", []))
         if model.training and self.args.world_size > 1:
             inputs["gather_across_processes"] = True
         loss, output = super().compute_loss(model, inputs, True, num_items_in_batch)
@@ -162,19 +160,16 @@ class RetrieverTrainer(AveragedWeights, TripletReading, SafeTrainer):
     def hyperparameter_search(
         self, hp_space=None, compute_objective=None, n_trials: int = 20, direction=None, *others, **kwargs
     ):
-        """The Trainer's own, by default for the highest held-out `metric_for_best_model`: Rank-1, if there are metrics.
+        """The Trainer's own; by default it maximises `metric_for_best_model`: held-out Rank-1, if there are metrics.
 
-        transformers would look for the lowest sum of all metrics. A trial that collapses is given up, not the search.
+        transformers would minimise the sum of all metrics. A trial that collapses is given up, and the search goes on.
 
         Args:
-            hp_space: of a trial, its settings, of those in `SEARCHED`; what belongs to the model, `model_init` reads.
-            compute_objective: of the metrics, the number that counts.
-            n_trials: how many.
-            direction: "maximize" or "minimize" that number.
-            others: as the Trainer's, likewise `kwargs`.
+            hp_space: gives the settings of a trial, which `SEARCHED` must name; `model_init` reads those of the model.
+            others: arguments of the Trainer's method, as `kwargs`.
 
         Raises:
-            ValueError: a setting that a trial could not change.
+            ValueError: a trial could not change one of its settings.
         """
         if compute_objective is None:
             chosen = self.args.metric_for_best_model or ("loss" if self.compute_metrics is None else "rank-1")
@@ -188,18 +183,13 @@ class RetrieverTrainer(AveragedWeights, TripletReading, SafeTrainer):
             return settings
 
         space = None if hp_space is None else checked_space
-        return super().hyperparameter_search(
-            space, compute_objective, n_trials, direction or "minimize", *others, **kwargs
-        )
+        direction = direction or "minimize"
+        return super().hyperparameter_search(space, compute_objective, n_trials, direction, *others, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The Trainer's own, of a model whose configuration says what it is, also within the warm-up."""
+        """The Trainer's own; the configuration says what the model is, also within the warm-up."""
         with self._warmup.put_aside():
             super().save_model(output_dir, _internal_call)
-
-    def _note_skipped(self, inputs) -> None:
-        for name in inputs.pop("skipped_images", []):
-            self.skipped_images[name] += 1
 
     def _note_terms(self, output) -> None:
         self.guard.observe(output.loss, len(output.query_embeds))
@@ -212,7 +202,7 @@ class RetrieverTrainer(AveragedWeights, TripletReading, SafeTrainer):
         super().log(logs, start_time)
 
     def save_state(self) -> None:
-        """Writes trainer_state.json beside the model, without the folders of this machine: `push_to_hub` uploads it."""
+        """Writes trainer_state.json beside the model without this machine's folders, since `push_to_hub` uploads it."""
         best = self.state.best_model_checkpoint
         self.state.best_model_checkpoint = public(best)
         try:
@@ -221,16 +211,16 @@ class RetrieverTrainer(AveragedWeights, TripletReading, SafeTrainer):
             self.state.best_model_checkpoint = best
 
     def create_model_card(self, model_name: str | None = None, **metadata) -> None:
-        """Card and curves of the run, of which `self.facts` say more; `push_to_hub` calls this before it uploads."""
+        """Card and curves of the run, with what `self.facts` say; `push_to_hub` calls this before it uploads."""
         if self.is_world_process_zero():
             write_training_card(self, model_name, **metadata)
 
     def train(self, *args, **kwargs):
-        """Trains; images that were left out under `on_error="skip"` are reported at the end, also of a failed run.
+        """Trains; images that `on_error="skip"` left out are reported at the end, also of a failed run.
 
         Raises:
-            ValueError: if weights that train are in half precision, or got no gradient in the first step.
-            TrainingPreempted: with `enable_jit_checkpoint`, after SIGTERM.
+            ValueError: weights that train are in half precision, or got no gradient in the first step.
+            TrainingPreempted: SIGTERM ended the run, with `enable_jit_checkpoint`.
             WorkerDiedError: a process that reads images was killed.
         """
         try:
@@ -240,9 +230,7 @@ class RetrieverTrainer(AveragedWeights, TripletReading, SafeTrainer):
             if self.skipped_images:
                 logger.warning(
                     "%d images could not be read; triplets were left out %d times because of them: %s",
-                    len(self.skipped_images),
-                    sum(self.skipped_images.values()),
-                    some(sorted(self.skipped_images)),
+                    *(len(self.skipped_images), self.skipped_images.total(), some(sorted(self.skipped_images))),
                 )
 
 

@@ -15,13 +15,12 @@ def build_vocabulary(captions: Iterable[str], max_words: int = 2000) -> list[str
 
     Args:
         captions: raw captions; they are cleaned as the processor does.
-        max_words: how many whole words to keep at most.
 
     Returns:
         tokens in the order of their ids, for `build_tokenizer`; the same captions give the same order.
 
     Raises:
-        ValueError: if the captions hold no word.
+        ValueError: the captions hold no word.
     """
     split = BertPreTokenizer().pre_tokenize_str
     words = Counter(word for caption in captions for word, _ in split(clean_caption(caption)))

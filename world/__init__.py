@@ -1,8 +1,7 @@
 """The small world of people: a procedural painter, a caption grammar and a writer of SynCPR- and ITCPR-style folders.
 
 `people` holds who and what can be painted, `painter` paints one person, `captions` writes the sentences; these need
-numpy and Pillow alone. `making` puts a training set and a test set on disk, by the package's `files` and `workers`.
-No model and no library of models is needed.
+only numpy and Pillow. `making` writes a training set and a test set. No model and no library of models is needed.
 """
 
 from .making import WORLD_VERSION, make_world

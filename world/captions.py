@@ -8,7 +8,7 @@ import numpy as np
 
 from .people import Garment, Outfit, changed_slots, pick, sample_change, sample_outfit
 
-# What a word of the vocabulary may be called; words that are not listed have one name.
+# Names of words of the vocabulary; all others have one name.
 SYNONYMS = {
     "t-shirt": ("t-shirt", "tee"),
     "sweater": ("sweater", "jumper", "pullover"),
@@ -89,29 +89,15 @@ def describe_change(before: Outfit, after: Outfit, rng: np.random.Generator) -> 
 
 def _as_appearance(changes: list[_Change], rng: np.random.Generator) -> str:
     """ "now in a red coat and boots, carrying a backpack, without the hat"."""
-    clauses = []
-    if worn := _worn(changes, rng):
-        clauses.append(f"{pick(rng, ('in', 'wearing', 'dressed in', 'with'))} {worn}")
-    for slot, old, new in changes:
-        if slot == "bag" and new:
-            clauses.append(f"{pick(rng, ('carrying', 'with'))} {_name(new, rng)}")
-        elif not new:
-            clauses.append(f"{pick(rng, ('without the', 'with no', 'without a'))} {_noun(old, rng)}")
-    rng.shuffle(clauses)
+    without = ("without the", "with no", "without a")
+    clauses = _clauses(changes, rng, ("in", "wearing", "dressed in", "with"), ("carrying", "with"), without)
     return pick(rng, ("", "now ", "the same person ", "this time ")) + ", ".join(clauses)
 
 
 def _as_statement(changes: list[_Change], rng: np.random.Generator) -> str:
     """ "the person now wears a red coat, carries a backpack and no longer has the hat"."""
-    clauses = []
-    if worn := _worn(changes, rng):
-        clauses.append(f"{pick(rng, ('wears', 'has changed into', 'has on'))} {worn}")
-    for slot, old, new in changes:
-        if slot == "bag" and new:
-            clauses.append(f"{pick(rng, ('carries', 'has'))} {_name(new, rng)}")
-        elif not new:
-            clauses.append(f"{pick(rng, ('no longer has', 'has lost', 'is without'))} the {_noun(old, rng)}")
-    rng.shuffle(clauses)
+    without = ("no longer has the", "has lost the", "is without the")
+    clauses = _clauses(changes, rng, ("wears", "has changed into", "has on"), ("carries", "has"), without)
     return pick(rng, ("the person ", "now the person ", "the person now ", "the pedestrian ")) + _join(clauses)
 
 
@@ -120,21 +106,35 @@ def _as_request(changes: list[_Change], rng: np.random.Generator) -> str:
     clauses = []
     for _, old, new in changes:
         if not new:
-            clauses.append(f"{pick(rng, ('remove', 'take off', 'leave out'))} the {_noun(old, rng)}")
+            clauses.append(f"{pick(rng, ('remove', 'take off', 'leave out'))} the {_word(old.kind, rng)}")
         elif not old:
             clauses.append(f"{pick(rng, ('add', 'give them', 'put on'))} {_name(new, rng)}")
         else:
             verb, link = pick(rng, (("swap", "for"), ("replace", "with"), ("change", "to")))
-            clauses.append(f"{verb} the {_noun(old, rng)} {link} {_name(new, rng, after=old)}")
+            clauses.append(f"{verb} the {_word(old.kind, rng)} {link} {_name(new, rng, after=old)}")
     rng.shuffle(clauses)
     return _join(clauses)
 
 
-def _worn(changes: list[_Change], rng: np.random.Generator) -> str:
-    """The new garments, all but bags: "a red coat and black boots"."""
-    worn = [_name(new, rng) for slot, _, new in changes if new and slot != "bag"]
-    rng.shuffle(worn)
-    return _join(worn)
+def _clauses(
+    changes: list[_Change],
+    rng: np.random.Generator,
+    wearing: tuple[str, ...],
+    carrying: tuple[str, ...],
+    without: tuple[str, ...],
+) -> list[str]:
+    """What is worn now, the new bag, and what is gone, in random order; each begins with one of the given words."""
+    clauses = []
+    if worn := [_name(new, rng) for slot, _, new in changes if new and slot != "bag"]:
+        rng.shuffle(worn)
+        clauses.append(f"{pick(rng, wearing)} {_join(worn)}")
+    for slot, old, new in changes:
+        if slot == "bag" and new:
+            clauses.append(f"{pick(rng, carrying)} {_name(new, rng)}")
+        elif not new:
+            clauses.append(f"{pick(rng, without)} {_word(old.kind, rng)}")
+    rng.shuffle(clauses)
+    return clauses
 
 
 def _name(garment: Garment, rng: np.random.Generator, after: Garment | None = None) -> str:
@@ -145,7 +145,7 @@ def _name(garment: Garment, rng: np.random.Generator, after: Garment | None = No
     words = [_word(garment.colour, rng)]
     if garment.pattern != "plain":
         words.insert(int(rng.integers(2)), _word(garment.pattern, rng))
-    noun = _noun(garment, rng)
+    noun = _word(garment.kind, rng)
     plural = noun in _PLURALS
     if after and after.kind == garment.kind and rng.random() < 0.7:
         noun = "ones" if plural else "one"
@@ -155,16 +155,12 @@ def _name(garment: Garment, rng: np.random.Generator, after: Garment | None = No
     return f"an {text}" if text[0] in "aeiou" else f"a {text}"
 
 
-def _noun(garment: Garment, rng: np.random.Generator) -> str:
-    return _word(garment.kind, rng)
-
-
 def _word(word: str, rng: np.random.Generator) -> str:
     return pick(rng, SYNONYMS.get(word, (word,)))
 
 
 def _join(parts: list[str]) -> str:
-    """ "a", "a and b", "a, b and c"; nothing of nothing."""
+    """ "", "a", "a and b", "a, b and c"."""
     if len(parts) < 2:
         return "".join(parts)
     return f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -3,7 +3,7 @@
 from .pen import Pen, Point, mix, shade
 from .people import COLOURS, HAIR_COLOURS, RGB, SKIN_TONES, Garment, Identity
 
-HEAD_WIDTH, HEAD_HEIGHT = 0.062, 0.083  # half axes of the head, fractions of the picture's height
+HEAD_WIDTH, HEAD_HEIGHT = 0.062, 0.083  # half axes of the head, fractions of the image's height
 INK = (46, 38, 44)
 _RIBBON = (230, 74, 84)
 
@@ -57,14 +57,7 @@ _LOOSE_HAIR = {
 
 
 def draw_head(pen: Pen, head: Point, turn: float, identity: Identity) -> None:
-    """Head and face from the front.
-
-    Args:
-        pen: Where to draw.
-        head: The head's middle.
-        turn: How far the face is turned to the right: its displacement, a fraction of the picture's height.
-        identity: Whose head.
-    """
+    """Head and face from the front; `turn` is how far the face is moved to the right, in image heights."""
     skin, hair = SKIN_TONES[identity.skin], HAIR_COLOURS[identity.hair_colour]
     x, y = head
     for side in (-1, 1):
@@ -72,7 +65,9 @@ def draw_head(pen: Pen, head: Point, turn: float, identity: Identity) -> None:
     _fill_half(pen, head, _SKULL, skin)
     face = x + turn
     if identity.beard == "full":
-        _draw_beard(pen, x + 0.4 * turn, y, hair)
+        outer = [(-0.97, 0.0), (-0.97, 0.4), (-0.7, 0.88), (0.0, 1.2), (0.7, 0.88), (0.97, 0.4), (0.97, 0.0)]
+        inner = [(0.84, 0.22), (0.6, 0.46), (0.0, 0.42), (-0.6, 0.46), (-0.84, 0.22)]
+        _fill(pen, (x + 0.4 * turn, y), [*outer, *inner], hair)
     bare = identity.hair_style == "bald" and identity.beard == "none"
     brow = shade(skin, 0.55) if bare else shade(hair, 0.8)
     for side in (-1, 1):
@@ -90,12 +85,6 @@ def draw_head(pen: Pen, head: Point, turn: float, identity: Identity) -> None:
     _draw_glasses(pen, face, y + 0.008, identity.glasses)
 
 
-def _draw_beard(pen: Pen, x: float, y: float, hair: RGB) -> None:
-    outer = [(-0.97, 0.0), (-0.97, 0.4), (-0.7, 0.88), (0.0, 1.2), (0.7, 0.88), (0.97, 0.4), (0.97, 0.0)]
-    inner = [(0.84, 0.22), (0.6, 0.46), (0.0, 0.42), (-0.6, 0.46), (-0.84, 0.22)]
-    pen.blob([(x + HEAD_WIDTH * a, y + HEAD_HEIGHT * b) for a, b in [*outer, *inner]], hair)
-
-
 def _draw_glasses(pen: Pen, x: float, y: float, glasses: str) -> None:
     if glasses == "none":
         return
@@ -110,7 +99,7 @@ def _draw_glasses(pen: Pen, x: float, y: float, glasses: str) -> None:
 
 
 def draw_hair_behind(pen: Pen, head: Point, turn: float, identity: Identity) -> None:
-    """What the front view shows of the hair behind face and shoulders; to be drawn before everything else."""
+    """The hair behind face and shoulders, from the front; it is drawn before everything else."""
     hair, style = shade(HAIR_COLOURS[identity.hair_colour], 0.84), identity.hair_style
     if style == "afro":
         _draw_afro(pen, head, hair)
@@ -181,8 +170,7 @@ def draw_hat(pen: Pen, head: Point, turn: float, identity: Identity, hat: Garmen
         return
     if identity.hair_style in _TEMPLES:
         for flip in (False, True):
-            points = _scaled(head, _TEMPLES[identity.hair_style], flip)
-            pen.polygon(points, HAIR_COLOURS[identity.hair_colour])
+            pen.polygon(_scaled(head, _TEMPLES[identity.hair_style], flip), HAIR_COLOURS[identity.hair_colour])
     colour = COLOURS[hat.colour]
     dark = shade(colour, 0.75)
     x, y = head

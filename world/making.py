@@ -4,12 +4,12 @@
     <output>/SynCPR/test2/sub_img/img_left/12-1_left.png           quadruple 12, diptych 1, outfit A
     <output>/SynCPR/test2/sub_img/img_right/12-1_right.png         the same person in outfit B
     <output>/ITCPR/query.json, gallery.json                        the test set
-    <output>/ITCPR/{Celeb-reID,PRCC,LAST}/...                      its pictures
+    <output>/ITCPR/{Celeb-reID,PRCC,LAST}/...                      its images
     <output>/world.json                                            how the world was made
-    <output>/checksums.json                                        of all these files, once it is finished
+    <output>/checksums.json                                        checksums of all these files, once it is finished
 
 As in SynCPR, a quadruple is two outfits A and B with a caption each and an edit caption for either direction, painted
-for several people; `cpr_id` numbers quadruple and direction. As in ITCPR, a gallery picture is correct when its
+for several people; `cpr_id` numbers quadruple and direction. As in ITCPR, a gallery image is correct when its
 `instance_id` equals the query's, and -1 marks distractors.
 """
 
@@ -44,12 +44,16 @@ from .people import (
 logger = logging.getLogger(__name__)
 
 WORLD_VERSION = 1  # raise it whenever the same parameters give other bytes
-SOURCES = ("Celeb-reID", "PRCC", "LAST")
+SOURCES = {  # where the real data sets keep an image of a person
+    "Celeb-reID": "Celeb-reID/{person:03d}/{person}_{number}_0.jpg",
+    "PRCC": "PRCC/rgb/test/A/{person:03d}/cropped_rgb{number:03d}.jpg",
+    "LAST": "LAST/{person:06d}/{person:06d}_{number:04d}.jpg",
+}
 
-_TRAINING, _TEST, _PICTURE = range(3)  # streams of random numbers under one seed
+_TRAINING, _TEST, _IMAGE = range(3)  # streams of random numbers under one seed
 _MANIFEST, _CHECKSUMS = "world.json", "checksums.json"
 _LIMITS = {  # least and most
-    "num_diptychs": (1, 1_000_000),  # 40 GB of pictures; the plan alone takes 2 GB of memory
+    "num_diptychs": (1, 1_000_000),  # 40 GB of images; the plan alone takes 2 GB of memory
     "diptychs_per_quadruple": (1, 40),  # more people who look different would be hard to find
     "num_queries": (1, 1_000),  # the same
     "gallery_size": (1, 1_000_000),
@@ -57,13 +61,13 @@ _LIMITS = {  # least and most
 }
 _SIDES = (16, 4_096)  # pixels
 _LOOKALIKES = 2  # other people in the asked-for clothes, per query
-_PICTURES_PER_TASK = 64
+_IMAGES_PER_TASK = 64
 _SAVE_OPTIONS = {".jpg": {"quality": 92}, ".png": {"compress_level": 1, "compress_type": zlib.Z_RLE}}  # fast
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture to paint: where it goes (relative to the world), and who wears what."""
+class PlannedImage:
+    """One image to paint: its path relative to the world, and who wears what."""
 
     path: str
     identity: Identity
@@ -81,21 +85,19 @@ def make_world(
     num_workers: int | None = None,
     show_progress: bool = True,
 ) -> Path:
-    """Paint a small world of people; the same arguments give the same bytes, whatever the number of workers.
+    """Paints a small world of people; the same arguments give the same bytes, whatever the number of workers.
 
     Args:
-        output_dir: Folder to write; created if need be. A finished world of the same parameters is reused; pictures
-            that are missing or damaged in it are painted again.
-        num_diptychs: Pairs of pictures to train on; each gives two triplets, one per direction.
+        output_dir: Folder to write. A finished world of the same parameters is reused; images that are missing or
+            damaged in it are painted again.
+        num_diptychs: Pairs of images to train on; each gives two triplets, one per direction.
         diptychs_per_quadruple: People painted per quadruple, give or take one.
-        num_queries: Test queries.
-        gallery_size: Pictures in the test gallery, matches included. At least about 4.2 per query: its matches, the
+        gallery_size: Images in the test gallery, matches included. At least about 4.2 per query: its matches, the
             same person in other clothes, and two other people in the asked-for clothes.
-        image_size: Height and width of the pictures in pixels.
-        seed: Non-negative; of everything random.
+        image_size: Height and width of the images in pixels.
+        seed: Non-negative; decides everything random.
         num_workers: Processes that paint; by default one per core. With more than one, call this under
             `if __name__ == "__main__":`, as with any multiprocessing.
-        show_progress: Whether to show a progress bar.
 
     Returns:
         The world's folder.
@@ -121,28 +123,24 @@ def make_world(
     if damaged is not None and not damaged:
         return output_dir
 
-    triplets, training_pictures = plan_training(num_diptychs, diptychs_per_quadruple, seed)
-    queries, gallery, test_pictures = plan_test(num_queries, gallery_size, seed)
+    triplets, training_images = plan_training(num_diptychs, diptychs_per_quadruple, seed)
+    queries, gallery, test_images = plan_test(num_queries, gallery_size, seed)
 
     write_json(output_dir / _MANIFEST, {"finished": False, **parameters})
-    # The test set comes first, so that its pictures do not depend on the size of the training set.
-    pictures = [*test_pictures, *training_pictures]
-    paint_pictures(pictures, output_dir, image_size, seed, num_workers, show_progress, damaged)
+    # The test set comes first, so that its images do not depend on the size of the training set.
+    images = [*test_images, *training_images]
+    paint_images(images, output_dir, image_size, seed, num_workers, show_progress, damaged)
     write_json(output_dir / "SynCPR/SynCPR.json", triplets)
     write_json(output_dir / "ITCPR/query.json", queries)
     write_json(output_dir / "ITCPR/gallery.json", gallery)
-    files = ["SynCPR/SynCPR.json", "ITCPR/query.json", "ITCPR/gallery.json", *(picture.path for picture in pictures)]
+    files = ["SynCPR/SynCPR.json", "ITCPR/query.json", "ITCPR/gallery.json", *(image.path for image in images)]
     write_json(output_dir / _CHECKSUMS, sealed({"world": parameters, "files": record_files(output_dir, files)}))
     write_json(output_dir / _MANIFEST, {"finished": True, **parameters})
     return output_dir
 
 
 def verify_world(folder: str | os.PathLike, show_progress: bool = False) -> list[str]:
-    """What is wrong with a painted world: a line for every file that is missing or not as it was painted.
-
-    Raises:
-        OSError: a file cannot be read now.
-    """
+    """What is wrong with a painted world: a line for every file that is missing or not as it was painted."""
     folder = Path(folder)
     try:
         manifest, checksums = read_json(folder / _MANIFEST), _read_checksums(folder)
@@ -154,12 +152,7 @@ def verify_world(folder: str | os.PathLike, show_progress: bool = False) -> list
 
 
 def _read_checksums(folder: Path) -> dict[str, dict]:
-    """Of a finished world its parameters, as `world`, and what was recorded of its `files`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or of something else.
-    """
+    """The parameters of a finished world, as `world`, and what was recorded of its `files`."""
     checksums = read_json(folder / _CHECKSUMS)
     if not (isinstance(checksums, dict) and is_sealed(checksums) and {"world", "files"} <= checksums.keys()):
         raise ValueError(f"{_CHECKSUMS} is damaged: its contents are not those that were written (checksum)")
@@ -176,19 +169,20 @@ def _check_parameters(parameters: dict) -> None:
         )
 
 
-def plan_training(num_diptychs: int, diptychs_per_quadruple: int, seed: int) -> tuple[list[dict], list[Picture]]:
-    """The records of SynCPR.json and the pictures they name."""
-    triplets, pictures = [], []
+def plan_training(num_diptychs: int, diptychs_per_quadruple: int, seed: int) -> tuple[list[dict], list[PlannedImage]]:
+    """The records of SynCPR.json and the images they name."""
+    triplets, images = [], []
     quadruple = 0
-    while len(pictures) < 2 * num_diptychs:
+    while len(images) < 2 * num_diptychs:
         rng = np.random.default_rng([seed, _TRAINING, quadruple])
         outfit_a, outfit_b, texts = write_quadruple(rng)
         size = max(1, diptychs_per_quadruple + int(rng.choice((-1, 0, 1), p=(0.1, 0.8, 0.1))))
-        size = min(size, num_diptychs - len(pictures) // 2)
+        size = min(size, num_diptychs - len(images) // 2)
         for diptych, identity in enumerate(sample_people(rng, size, test=False), start=1):
             left = f"test2/sub_img/img_left/{quadruple}-{diptych}_left.png"
             right = f"test2/sub_img/img_right/{quadruple}-{diptych}_right.png"
-            pictures += [Picture(f"SynCPR/{left}", identity, outfit_a), Picture(f"SynCPR/{right}", identity, outfit_b)]
+            for path, outfit in ((left, outfit_a), (right, outfit_b)):
+                images.append(PlannedImage(f"SynCPR/{path}", identity, outfit))
             for direction, old, new, reference, target in ((0, "a", "b", left, right), (1, "b", "a", right, left)):
                 triplets.append(
                     {
@@ -201,11 +195,11 @@ def plan_training(num_diptychs: int, diptychs_per_quadruple: int, seed: int) -> 
                     }
                 )
         quadruple += 1
-    return triplets, pictures
+    return triplets, images
 
 
-def plan_test(num_queries: int, gallery_size: int, seed: int) -> tuple[list[dict], list[dict], list[Picture]]:
-    """The records of query.json and gallery.json, and the pictures they name.
+def plan_test(num_queries: int, gallery_size: int, seed: int) -> tuple[list[dict], list[dict], list[PlannedImage]]:
+    """The records of query.json and gallery.json, and the images they name.
 
     Every query gets its matches, the same person in other clothes, and two other people in exactly the clothes asked
     for; people in random clothes fill the gallery up.
@@ -214,47 +208,46 @@ def plan_test(num_queries: int, gallery_size: int, seed: int) -> tuple[list[dict
         ValueError: the gallery is too small for that.
     """
     rng = np.random.default_rng([seed, _TEST])
-    album = _Album()
-    match_counts = [_num_matches(instance) for instance in range(num_queries)]
+    # How many gallery images match: mostly one, now and then two or three.
+    match_counts = [3 if query % 25 == 7 else 2 if query % 8 == 3 else 1 for query in range(num_queries)]
     num_strangers = gallery_size - sum(match_counts) - num_queries * (1 + _LOOKALIKES)
     if num_strangers < 0:
         raise ValueError(
             f"gallery_size={gallery_size} is too small for {num_queries} queries with their matches and distractors: "
             f"pass at least {gallery_size - num_strangers}"
         )
-    askers = _sample_distinct_people(rng, num_queries)
-    others = partial(_sample_bystanders, rng, askers=set(askers))
+    queries, gallery, images = [], [], []
+    person_ids: dict[str, dict[Identity, int]] = {source: {} for source in SOURCES}
+    num_images = Counter()
+
+    def plan_image(source: str, person: Identity, outfit: Outfit, instance_id: int = -1) -> dict:
+        """The record of another image; people and files are numbered as in the three sources."""
+        person_id = person_ids[source].setdefault(person, len(person_ids[source]) + 1)
+        num_images[source, person_id] += 1
+        path = SOURCES[source].format(person=person_id, number=num_images[source, person_id])
+        images.append(PlannedImage(f"ITCPR/{path}", person, outfit))
+        return {"file_path": path, "datasets": source, "person_id": person_id, "instance_id": instance_id}
+
+    askers: dict[Identity, None] = {}  # no two queries are about the same person
+    while len(askers) < num_queries:
+        askers[sample_identity(rng, test=True)] = None
     asked_for: set[Outfit] = set()
     for instance, (person, num_matches) in enumerate(zip(askers, match_counts, strict=True)):
-        source = SOURCES[instance % len(SOURCES)]
+        source = list(SOURCES)[instance % len(SOURCES)]
         before, after = _sample_unseen_change(rng, asked_for)
-        album.add_query(source, person, before, instance, describe_change(before, after, rng))
-        for _ in range(num_matches):
-            album.add_target(source, person, after, instance)
-        album.add_target(source, person, _sample_other_clothes(rng, before, after))
-        for lookalike in others(_LOOKALIKES, unlike=person):
-            album.add_target(source, lookalike, after)
-    for stranger in others(num_strangers):
-        album.add_target(SOURCES[0], stranger, sample_outfit(rng, test=True))
-    rng.shuffle(album.gallery)
-    return album.queries, album.gallery, album.pictures
-
-
-def _num_matches(instance: int) -> int:
-    """How many gallery pictures show what a query asks for: mostly one, now and then two or three."""
-    return 3 if instance % 25 == 7 else 2 if instance % 8 == 3 else 1
-
-
-def _sample_distinct_people(rng: np.random.Generator, count: int) -> list[Identity]:
-    """Test identities for the queries, no two the same."""
-    people: dict[Identity, None] = {}
-    while len(people) < count:
-        people[sample_identity(rng, test=True)] = None
-    return list(people)
+        queries.append(plan_image(source, person, before, instance) | {"caption": describe_change(before, after, rng)})
+        gallery += [plan_image(source, person, after, instance) for _ in range(num_matches)]
+        gallery.append(plan_image(source, person, _sample_other_clothes(rng, before, after)))
+        for lookalike in _sample_bystanders(rng, _LOOKALIKES, askers, unlike=person):
+            gallery.append(plan_image(source, lookalike, after))
+    for stranger in _sample_bystanders(rng, num_strangers, askers):
+        gallery.append(plan_image("Celeb-reID", stranger, sample_outfit(rng, test=True)))
+    rng.shuffle(gallery)
+    return queries, gallery, images
 
 
 def _sample_bystanders(
-    rng: np.random.Generator, count: int, askers: set[Identity], unlike: Identity | None = None
+    rng: np.random.Generator, count: int, askers: Collection[Identity], unlike: Identity | None = None
 ) -> list[Identity]:
     """Test identities that no query asks for and that look different from `unlike`."""
     people: list[Identity] = []
@@ -285,42 +278,8 @@ def _sample_other_clothes(rng: np.random.Generator, before: Outfit, after: Outfi
             return other
 
 
-class _Album:
-    """Collects the records and pictures of the test set, numbering people and files as the three sources do."""
-
-    def __init__(self):
-        self.queries: list[dict] = []
-        self.gallery: list[dict] = []
-        self.pictures: list[Picture] = []
-        self._person_ids: dict[str, dict[Identity, int]] = {source: {} for source in SOURCES}
-        self._pictures_per_person = Counter()
-
-    def add_query(self, source: str, person: Identity, outfit: Outfit, instance_id: int, caption: str) -> None:
-        self.queries.append(self._add_picture(source, person, outfit, instance_id) | {"caption": caption})
-
-    def add_target(self, source: str, person: Identity, outfit: Outfit, instance_id: int = -1) -> None:
-        self.gallery.append(self._add_picture(source, person, outfit, instance_id))
-
-    def _add_picture(self, source: str, person: Identity, outfit: Outfit, instance_id: int) -> dict:
-        people = self._person_ids[source]
-        person_id = people.setdefault(person, len(people) + 1)
-        self._pictures_per_person[source, person_id] += 1
-        path = _source_path(source, person_id, self._pictures_per_person[source, person_id])
-        self.pictures.append(Picture(f"ITCPR/{path}", person, outfit))
-        return {"file_path": path, "datasets": source, "person_id": person_id, "instance_id": instance_id}
-
-
-def _source_path(source: str, person_id: int, number: int) -> str:
-    """Where the real data set `source` would keep this picture."""
-    if source == "Celeb-reID":
-        return f"Celeb-reID/{person_id:03d}/{person_id}_{number}_0.jpg"
-    if source == "PRCC":
-        return f"PRCC/rgb/test/A/{person_id:03d}/cropped_rgb{number:03d}.jpg"
-    return f"LAST/{person_id:06d}/{person_id:06d}_{number:04d}.jpg"
-
-
-def paint_pictures(
-    pictures: Sequence[Picture],
+def paint_images(
+    images: Sequence[PlannedImage],
     root: Path,
     image_size: tuple[int, int],
     seed: int,
@@ -328,23 +287,22 @@ def paint_pictures(
     show_progress: bool = True,
     wanted: Collection[str] | None = None,
 ) -> None:
-    """Paint every picture, or those whose paths are wanted, and save it under `root`; PNG or JPEG by its file name."""
-    for folder in sorted({(root / picture.path).parent for picture in pictures}):
+    """Paints the images, or only those whose paths are wanted, and saves them under `root`, as PNG or JPEG."""
+    for folder in sorted({(root / image.path).parent for image in images}):
         folder.mkdir(parents=True, exist_ok=True)
-    numbered = [(number, one) for number, one in enumerate(pictures) if wanted is None or one.path in wanted]
-    paint = partial(_paint_picture, root=root, image_size=image_size, seed=seed)
-    painted = in_processes(paint, numbered, num_workers or num_cores(), per_task=_PICTURES_PER_TASK)
-    bar = tqdm(painted, "Painting", len(numbered), unit="picture", mininterval=1, disable=not show_progress)
-    for _ in bar:
+    numbered = [(number, one) for number, one in enumerate(images) if wanted is None or one.path in wanted]
+    paint = partial(_paint_image, root=root, image_size=image_size, seed=seed)
+    painted = in_processes(paint, numbered, num_workers or num_cores(), per_task=_IMAGES_PER_TASK)
+    for _ in tqdm(painted, "Painting", len(numbered), unit="image", mininterval=1, disable=not show_progress):
         pass
 
 
-def _paint_picture(numbered: tuple[int, Picture], root: Path, image_size: tuple[int, int], seed: int) -> None:
-    """Paint and save. Each picture has its own random numbers, so it does not matter who paints which."""
-    number, picture = numbered
-    scene = sample_scene(np.random.default_rng([seed, _PICTURE, number]))
-    image = paint_person(picture.identity, picture.outfit, scene, image_size)
-    image.save(root / picture.path, **_SAVE_OPTIONS[Path(picture.path).suffix])
+def _paint_image(numbered: tuple[int, PlannedImage], root: Path, image_size: tuple[int, int], seed: int) -> None:
+    """Paints and saves. Each image has its own random numbers, so it does not matter which process paints it."""
+    number, planned = numbered
+    scene = sample_scene(np.random.default_rng([seed, _IMAGE, number]))
+    image = paint_person(planned.identity, planned.outfit, scene, image_size)
+    image.save(root / planned.path, **_SAVE_OPTIONS[Path(planned.path).suffix])
 
 
 def _find_damaged(output_dir: Path, parameters: dict) -> set[str] | None:
@@ -353,19 +311,16 @@ def _find_damaged(output_dir: Path, parameters: dict) -> set[str] | None:
     Raises:
         FileExistsError: the folder holds anything else.
     """
-    if output_dir.exists() and not output_dir.is_dir():
-        raise FileExistsError(f"{output_dir} is a file: choose another folder")
-    if not output_dir.exists() or not any(output_dir.iterdir()):
+    if not output_dir.exists() or (output_dir.is_dir() and not any(output_dir.iterdir())):
         return None
-    if not (output_dir / _MANIFEST).exists():
-        raise FileExistsError(f"{output_dir} is not empty and holds no world.json: choose another folder, or empty it")
     try:
         found = read_json(output_dir / _MANIFEST)
         is_finished = found.pop("finished", False)
-    except (ValueError, AttributeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError) as error:
         raise FileExistsError(
-            f"{output_dir / _MANIFEST} is damaged, or of something else: choose another folder, or delete this one"
-        ) from None
+            f"{output_dir} holds something else than a painted world ({_MANIFEST} is missing or damaged): choose "
+            "another folder"
+        ) from error
     if differing := [name for name in parameters if found.get(name) != parameters[name]]:
         difference = ", ".join(f"{name}={found.get(name)} and not {parameters[name]}" for name in differing)
         raise FileExistsError(

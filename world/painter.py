@@ -1,7 +1,7 @@
 """Paints one person of the small world: a flat illustration in soft light.
 
 The figure is posed (`posing`), drawn piece by piece from the back to the front (`_draw_figure`), laid over the place
-behind it, and lit (`_develop`). All lengths are fractions of the picture's height, see `pen`.
+behind it, and lit (`_develop`). All lengths are fractions of the image's height, see `pen`.
 """
 
 from dataclasses import replace
@@ -25,16 +25,14 @@ _LEG_WIDTHS = {"jeans": 1.12, "trousers": 1.36, "leggings": 0.94}
 def paint_person(
     identity: Identity, outfit: Outfit, scene: Scene, image_size: tuple[int, int] = (192, 96)
 ) -> Image.Image:
-    """Paint a person.
+    """Paints a person.
 
     Args:
-        identity: Who.
-        outfit: What they wear.
-        scene: How the picture is taken; its `seed` decides all remaining details.
+        scene: How the image is taken; its `seed` decides all remaining details.
         image_size: Height and width in pixels; the figure needs about half its height in width.
 
     Returns:
-        An RGB image of `image_size`. The same arguments give the same pixels.
+        An RGB image; the same arguments give the same pixels.
     """
     if outfit.bag and outfit.bag.kind == "handbag":  # it hangs from a hanging arm
         scene = replace(scene, arms=("swing", "swing"))
@@ -46,7 +44,7 @@ def paint_person(
 
 
 def _develop(person: np.ndarray, background: Image.Image, scene: Scene, rng: np.random.Generator) -> Image.Image:
-    """Lay the person (height, width, 4) over the background and put both into one light."""
+    """Lays the person (height, width, 4) over the background and puts both into one light."""
     height, width = person.shape[:2]
     *colours, coverage = np.moveaxis(person, 2, 0).astype(np.float32, order="C")
     coverage /= 255
@@ -80,26 +78,25 @@ def _draw_figure(
 ) -> np.ndarray:
     """The person alone: (height, width, 4) uint8, colours times coverage, and the coverage."""
     pen = Pen(image_size, scene.shift)
-    far_arm, near_arm = figure.arms
     if scene.from_behind:
-        _draw_arm(pen, figure, far_arm, identity, outfit.upper)
-        _draw_arm(pen, figure, near_arm, identity, outfit.upper)
+        for arm in figure.arms:
+            _draw_arm(pen, figure, arm, identity, outfit.upper)
         _draw_legs(pen, figure, identity, outfit, scene.yaw)
         _draw_torso(pen, figure, identity, outfit.upper)
         _draw_back_details(pen, figure, outfit.upper)
         _draw_straps(pen, figure, outfit.bag)
         _draw_hand_or_hip_bag(pen, figure, outfit.bag)
         draw_head_from_behind(pen, figure.head, identity, outfit.hat)
-        _draw_backpack(pen, figure, outfit.bag)
+        _draw_backpack(pen, figure, outfit.bag, scene.from_behind)
     else:
         draw_hair_behind(pen, figure.head, figure.turn, identity)
-        _draw_backpack_flanks(pen, figure, outfit.bag)
-        _draw_arm(pen, figure, far_arm, identity, outfit.upper)
+        _draw_backpack(pen, figure, outfit.bag, scene.from_behind)
+        _draw_arm(pen, figure, figure.arms[0], identity, outfit.upper)
         _draw_legs(pen, figure, identity, outfit, scene.yaw)
         _draw_torso(pen, figure, identity, outfit.upper)
         _draw_front_details(pen, figure, identity, outfit.upper)
         _draw_straps(pen, figure, outfit.bag)
-        _draw_arm(pen, figure, near_arm, identity, outfit.upper)
+        _draw_arm(pen, figure, figure.arms[1], identity, outfit.upper)
         _draw_hand_or_hip_bag(pen, figure, outfit.bag)
         draw_head(pen, figure.head, figure.turn, identity)
         draw_hair(pen, figure.head, figure.turn, identity, outfit.hat)
@@ -113,7 +110,7 @@ def _draw_arm(pen: Pen, figure: Figure, arm: Limb, identity: Identity, upper: Ga
     skin, cloth = shade(SKIN_TONES[identity.skin], tone), shade(COLOURS[upper.colour], tone)
     thick, bulk, printed = figure.build.limb, _BULK.get(upper.kind, 1.0), _print_of(upper)
     shoulder, elbow, wrist = 0.0255 * thick, 0.020 * thick, 0.0155 * thick
-    if not is_far:  # a shadow on the body first, from which the arm stands out
+    if not is_far:  # first a shadow on the body, from which the arm stands out
         inwards, dark = -0.006 * arm.side, shade(cloth, 0.7)
         root, bend = (arm.root[0] + inwards, arm.root[1] + 0.014), (arm.bend[0] + inwards, arm.bend[1])
         pen.capsule(root, bend, 0.85 * shoulder * bulk, elbow * bulk, dark)
@@ -222,84 +219,51 @@ def _hem(figure: Figure, upper: Garment) -> float:
 
 def _draw_front_details(pen: Pen, figure: Figure, identity: Identity, upper: Garment) -> None:
     """Collars, buttons, zips and pockets; they follow the turn of the body."""
-    cloth, skin = COLOURS[upper.colour], shade(SKIN_TONES[identity.skin], 0.9)
-    x, top, bottom = 0.8 * figure.turn, figure.shoulder, _hem(figure, upper)
-    _FRONT_DETAILS[upper.kind](pen, figure, cloth, skin, x, top, bottom)
-
-
-# One function per garment; all take the same arguments: the middle line `x` of the turned chest, and top and bottom.
-
-
-def _round_collar(pen: Pen, figure: Figure, cloth: RGB, skin: RGB, x: float, top: float, bottom: float) -> None:
-    neck = _neck_width(figure.build)
-    pen.ellipse(0.5 * x, top - 0.008, 1.2 * neck, 0.022, shade(cloth, 0.75))
-    pen.ellipse(0.5 * x, top - 0.014, 0.95 * neck, 0.019, skin)
-
-
-def _sweater_front(pen: Pen, figure: Figure, cloth: RGB, skin: RGB, x: float, top: float, bottom: float) -> None:
-    neck = _neck_width(figure.build)
-    left, right = ((0.5 * x + side * 0.6 * neck, top - 0.012) for side in (-1, 1))
-    pen.capsule(left, right, 0.016, 0.016, shade(cloth, 0.78))
-    pen.band(bottom - 0.006, 1.15 * max(figure.build.hip, figure.build.waist), 0.011, shade(cloth, 0.78))
-
-
-def _dress_front(pen: Pen, figure: Figure, cloth: RGB, skin: RGB, x: float, top: float, bottom: float) -> None:
-    _round_collar(pen, figure, cloth, skin, x, top, bottom)
-    pen.band(bottom, 1.1 * figure.build.waist, 0.009, shade(cloth, 0.66))
-
-
-def _shirt_front(pen: Pen, figure: Figure, cloth: RGB, skin: RGB, x: float, top: float, bottom: float) -> None:
-    pen.polygon([(x - 0.016, top - 0.016), (x, top + 0.034), (x + 0.016, top - 0.016)], skin)
-    pen.band((top + 0.03 + bottom) / 2, 0.010, (bottom - top - 0.03) / 2, shade(cloth, 0.84), x)
-    for side in (-1, 1):
-        collar = [(0.040, -0.020), (0.030, 0.022), (0.0, 0.030), (0.012, -0.020)]
-        pen.polygon([(x + side * a, top + b) for a, b in collar], shade(cloth, 1.3))
-    for button in np.linspace(top + 0.05, bottom - 0.02, 4).tolist():
-        pen.ellipse(x, button, 0.006, 0.006, contrast(cloth))
-
-
-def _hoodie_front(pen: Pen, figure: Figure, cloth: RGB, skin: RGB, x: float, top: float, bottom: float) -> None:
-    for side in (-1, 1):
-        pen.capsule((x + side * 0.048, top - 0.014), (x, top + 0.030), 0.017, 0.013, shade(cloth, 0.82))
-        pen.line([(x + side * 0.013, top + 0.03), (x + side * 0.015, top + 0.085)], 0.006, _OFF_WHITE)
-    pocket = figure.waist + 0.004
-    corners = [(-0.032, pocket), (0.032, pocket), (0.056, bottom - 0.018), (-0.056, bottom - 0.018)]
-    pen.polygon([(x + a, b) for a, b in corners], shade(cloth, 0.82))
-    pen.band(bottom - 0.004, 1.15 * max(figure.build.hip, figure.build.waist), 0.009, shade(cloth, 0.78))
-
-
-def _jacket_front(pen: Pen, figure: Figure, cloth: RGB, skin: RGB, x: float, top: float, bottom: float) -> None:
-    dark = shade(cloth, 0.7)
-    inside = [(-0.020, top - 0.016), (0.020, top - 0.016), (0.030, bottom + 0.004), (-0.030, bottom + 0.004)]
-    pen.polygon([(x + a, b) for a, b in inside], _OFF_WHITE)
-    for side in (-1, 1):
-        collar = [(0.042, -0.018), (0.040, 0.035), (0.016, -0.016)]
-        pen.polygon([(x + side * a, top + b) for a, b in collar], dark)
-        pen.line([(x + side * 0.022, top), (x + side * 0.031, bottom)], 0.007, dark)
-        pen.line([(x + side * 0.05, figure.waist + 0.01), (x + side * 0.06, figure.waist + 0.04)], 0.007, dark)
-
-
-def _coat_front(pen: Pen, figure: Figure, cloth: RGB, skin: RGB, x: float, top: float, bottom: float) -> None:
-    dark = shade(cloth, 0.7)
-    pen.line([(x, top + 0.05), (x, bottom)], 0.006, dark)
-    pen.polygon([(x - 0.018, top - 0.016), (x, top + 0.055), (x + 0.018, top - 0.016)], _OFF_WHITE)
-    for side in (-1, 1):
-        lapel = [(0.042, -0.016), (0.052, 0.030), (0.0, 0.080), (0.012, -0.016)]
-        pen.polygon([(x + side * a, top + b) for a, b in lapel], shade(cloth, 0.8))
-        pen.line([(x + side * 0.045, figure.hip - 0.012), (x + side * 0.078, figure.hip - 0.016)], 0.009, dark)
-    for button in np.linspace(top + 0.1, figure.hip + 0.04, 3).tolist():
-        pen.ellipse(x + 0.016, button, 0.008, 0.008, contrast(cloth))
-
-
-_FRONT_DETAILS = {
-    "t-shirt": _round_collar,
-    "shirt": _shirt_front,
-    "sweater": _sweater_front,
-    "hoodie": _hoodie_front,
-    "jacket": _jacket_front,
-    "coat": _coat_front,
-    "dress": _dress_front,
-}
+    build, kind, cloth = figure.build, upper.kind, COLOURS[upper.colour]
+    skin, dark, neck = shade(SKIN_TONES[identity.skin], 0.9), shade(cloth, 0.7), _neck_width(build)
+    x, top, bottom = 0.8 * figure.turn, figure.shoulder, _hem(figure, upper)  # x: the middle line of the chest
+    if kind in ("t-shirt", "dress"):
+        pen.ellipse(0.5 * x, top - 0.008, 1.2 * neck, 0.022, shade(cloth, 0.75))
+        pen.ellipse(0.5 * x, top - 0.014, 0.95 * neck, 0.019, skin)
+        if kind == "dress":
+            pen.band(bottom, 1.1 * build.waist, 0.009, shade(cloth, 0.66))
+    elif kind == "shirt":
+        pen.polygon([(x - 0.016, top - 0.016), (x, top + 0.034), (x + 0.016, top - 0.016)], skin)
+        pen.band((top + 0.03 + bottom) / 2, 0.010, (bottom - top - 0.03) / 2, shade(cloth, 0.84), x)
+        for side in (-1, 1):
+            collar = [(0.040, -0.020), (0.030, 0.022), (0.0, 0.030), (0.012, -0.020)]
+            pen.polygon([(x + side * a, top + b) for a, b in collar], shade(cloth, 1.3))
+        for button in np.linspace(top + 0.05, bottom - 0.02, 4).tolist():
+            pen.ellipse(x, button, 0.006, 0.006, contrast(cloth))
+    elif kind == "sweater":
+        left, right = ((0.5 * x + side * 0.6 * neck, top - 0.012) for side in (-1, 1))
+        pen.capsule(left, right, 0.016, 0.016, shade(cloth, 0.78))
+        pen.band(bottom - 0.006, 1.15 * max(build.hip, build.waist), 0.011, shade(cloth, 0.78))
+    elif kind == "hoodie":
+        for side in (-1, 1):
+            pen.capsule((x + side * 0.048, top - 0.014), (x, top + 0.030), 0.017, 0.013, shade(cloth, 0.82))
+            pen.line([(x + side * 0.013, top + 0.03), (x + side * 0.015, top + 0.085)], 0.006, _OFF_WHITE)
+        pocket = figure.waist + 0.004
+        corners = [(-0.032, pocket), (0.032, pocket), (0.056, bottom - 0.018), (-0.056, bottom - 0.018)]
+        pen.polygon([(x + a, b) for a, b in corners], shade(cloth, 0.82))
+        pen.band(bottom - 0.004, 1.15 * max(build.hip, build.waist), 0.009, shade(cloth, 0.78))
+    elif kind == "jacket":
+        inside = [(-0.020, top - 0.016), (0.020, top - 0.016), (0.030, bottom + 0.004), (-0.030, bottom + 0.004)]
+        pen.polygon([(x + a, b) for a, b in inside], _OFF_WHITE)
+        for side in (-1, 1):
+            collar = [(0.042, -0.018), (0.040, 0.035), (0.016, -0.016)]
+            pen.polygon([(x + side * a, top + b) for a, b in collar], dark)
+            pen.line([(x + side * 0.022, top), (x + side * 0.031, bottom)], 0.007, dark)
+            pen.line([(x + side * 0.05, figure.waist + 0.01), (x + side * 0.06, figure.waist + 0.04)], 0.007, dark)
+    elif kind == "coat":
+        pen.line([(x, top + 0.05), (x, bottom)], 0.006, dark)
+        pen.polygon([(x - 0.018, top - 0.016), (x, top + 0.055), (x + 0.018, top - 0.016)], _OFF_WHITE)
+        for side in (-1, 1):
+            lapel = [(0.042, -0.016), (0.052, 0.030), (0.0, 0.080), (0.012, -0.016)]
+            pen.polygon([(x + side * a, top + b) for a, b in lapel], shade(cloth, 0.8))
+            pen.line([(x + side * 0.045, figure.hip - 0.012), (x + side * 0.078, figure.hip - 0.016)], 0.009, dark)
+        for button in np.linspace(top + 0.1, figure.hip + 0.04, 3).tolist():
+            pen.ellipse(x + 0.016, button, 0.008, 0.008, contrast(cloth))
 
 
 def _draw_back_details(pen: Pen, figure: Figure, upper: Garment) -> None:
@@ -322,21 +286,17 @@ def _draw_back_details(pen: Pen, figure: Figure, upper: Garment) -> None:
 # Bags
 
 
-def _draw_backpack_flanks(pen: Pen, figure: Figure, bag: Garment | None) -> None:
-    """What the front view shows of a backpack: its flanks beside the chest."""
+def _draw_backpack(pen: Pen, figure: Figure, bag: Garment | None, from_behind: bool) -> None:
+    """A backpack from behind; from the front, its flanks beside the chest."""
     if bag is None or bag.kind != "backpack":
         return
-    wide, top = figure.build.shoulder + 0.034, figure.shoulder
-    half = [(0.5 * wide, top - 0.02), (0.96 * wide, top + 0.02), (1.04 * wide, figure.waist), (0.8 * wide, figure.hip)]
-    pen.mirrored(half, shade(COLOURS[bag.colour], 0.85), centre=-1.2 * figure.turn)
-
-
-def _draw_backpack(pen: Pen, figure: Figure, bag: Garment | None) -> None:
-    """A backpack from behind."""
-    if bag is None or bag.kind != "backpack":
+    colour, top = COLOURS[bag.colour], figure.shoulder
+    if not from_behind:
+        wide = figure.build.shoulder + 0.034
+        half = [(0.5 * wide, top - 0.02), (0.96 * wide, top + 0.02), (1.04 * wide, figure.waist)]
+        pen.mirrored([*half, (0.8 * wide, figure.hip)], shade(colour, 0.85), centre=-1.2 * figure.turn)
         return
-    colour, wide = COLOURS[bag.colour], 0.92 * figure.build.shoulder
-    top, low = figure.shoulder + 0.006, figure.hip + 0.005
+    wide, top, low = 0.92 * figure.build.shoulder, top + 0.006, figure.hip + 0.005
     half = [(0.0, top), (0.7 * wide, top + 0.004), (0.98 * wide, top + 0.04), (wide, low - 0.03), (0.85 * wide, low)]
     pen.mirrored([*half, (0.0, low + 0.004)], colour)
     pocket = [(0.0, low - 0.090), (0.62 * wide, low - 0.084), (0.70 * wide, low - 0.045), (0.6 * wide, low - 0.012)]

@@ -1,7 +1,7 @@
 """Drawing tools of the painter: smooth shapes and printed patterns on a canvas that is three times too large.
 
-All lengths are fractions of the picture's height; x runs from the middle of the figure to the right, y from the top of
-the picture down.
+All lengths are fractions of the image's height; x runs from the middle of the figure to the right, y from the top of
+the image down.
 """
 
 from functools import lru_cache
@@ -26,9 +26,8 @@ _CURVE_STEPS = 4  # straight pieces between two points of a smooth outline
 class Pen:
     """Draws on an empty canvas.
 
-    The canvas has four bands: the colour, and as the fourth 255 wherever something was drawn. Its mode is RGBX and not
-    RGBA because Pillow then averages the bands one by one, so that the reduced colours come out multiplied by the
-    coverage, ready to be laid over a background.
+    The canvas has four bands: the colour, and a fourth that is 255 wherever something was drawn. Its mode is RGBX, not
+    RGBA, so that Pillow averages the bands one by one and the reduced colours come out multiplied by the coverage.
     """
 
     def __init__(self, image_size: tuple[int, int], shift: float):
@@ -39,46 +38,46 @@ class Pen:
         self._middle = width / 2 + shift * height
 
     def finish(self) -> np.ndarray:
-        """The picture at its final size: (height, width, 4) uint8, the last channel being the coverage."""
+        """The image at its final size: (height, width, 4) uint8, the last channel being the coverage."""
         return np.asarray(self._canvas.reduce(_SUPERSAMPLING))
 
     def polygon(self, points: Points, colour: RGB, printed: Print | None = None) -> None:
-        """Fill a polygon, and print a pattern on it."""
+        """Fills a polygon, and prints a pattern on it."""
         pixels = self._to_pixels(points)
         self._draw.polygon(pixels.ravel().tolist(), fill=(*colour, _DRAWN))
         if printed:
             self._print_pattern(pixels, *printed)
 
     def blob(self, points: Points, colour: RGB, printed: Print | None = None) -> None:
-        """Fill a smooth closed curve through the points."""
-        self.polygon(_closed_spline(len(points)) @ points, colour, printed)
+        """Fills a smooth closed curve through the points."""
+        self.polygon(_spline(len(points), closed=True) @ points, colour, printed)
 
     def mirrored(self, half: Points, colour: RGB, printed: Print | None = None, centre: float = 0.0) -> None:
-        """Fill a symmetric shape. Its right side is a smooth curve through (distance from the centre line, y)."""
-        right = _open_spline(len(half)) @ half
+        """Fills a symmetric shape. Its right side is a smooth curve through (distance from the centre line, y)."""
+        right = _spline(len(half), closed=False) @ half
         outline = np.concatenate([right, right[::-1] * (-1, 1)])
         outline[:, 0] += centre
         self.polygon(outline, colour, printed)
 
     def ellipse(self, x: float, y: float, half_width: float, half_height: float, colour: RGB) -> None:
-        """Fill an upright ellipse."""
+        """Fills an upright ellipse."""
         px, py = self._middle + x * self._scale, y * self._scale
         rx, ry = half_width * self._scale, half_height * self._scale
         self._draw.ellipse((px - rx, py - ry, px + rx, py + ry), fill=(*colour, _DRAWN))
 
     def ring(self, x: float, y: float, radius: float, thickness: float, colour: RGB) -> None:
-        """Draw a circle's outline."""
+        """Draws a circle's outline."""
         px, py, r = self._middle + x * self._scale, y * self._scale, radius * self._scale
         width = max(1, round(thickness * self._scale))
         self._draw.ellipse((px - r, py - r, px + r, py + r), outline=(*colour, _DRAWN), width=width)
 
     def line(self, points: list[Point], thickness: float, colour: RGB) -> None:
-        """Draw a line through the points."""
+        """Draws a line through the points."""
         pixels = self._to_pixels(points).ravel().tolist()
         self._draw.line(pixels, fill=(*colour, _DRAWN), width=max(1, round(thickness * self._scale)), joint="curve")
 
     def band(self, y: float, half_width: float, half_height: float, colour: RGB, centre: float = 0.0) -> None:
-        """Fill a horizontal bar."""
+        """Fills a horizontal bar."""
         left, right, top, bottom = centre - half_width, centre + half_width, y - half_height, y + half_height
         self.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], colour)
 
@@ -92,7 +91,7 @@ class Pen:
         printed: Print | None = None,
         flat_end: bool = False,
     ) -> None:
-        """Fill the hull of two discs, a piece of a limb; with a flat end, a sleeve or a trouser leg."""
+        """Fills the hull of two discs, a piece of a limb; with a flat end, a sleeve or a trouser leg."""
         dx, dy = end[0] - start[0], end[1] - start[1]
         along = np.array((dx, dy)) / (hypot(dx, dy) or 1.0)
         end_arc = _ARC[[0, -1]] if flat_end else _ARC
@@ -105,7 +104,7 @@ class Pen:
     def _print_pattern(self, pixels: np.ndarray, pattern: str, colour: RGB) -> None:
         left, top = np.maximum(pixels.min(axis=0), 0).astype(int).tolist()
         right, bottom = np.minimum(pixels.max(axis=0) + 2, self._canvas.size).astype(int).tolist()
-        if right <= left or bottom <= top:  # outside the picture
+        if right <= left or bottom <= top:  # outside the image
             return
         shape = Image.new("L", (right - left, bottom - top))
         ImageDraw.Draw(shape).polygon((pixels - (left, top)).ravel().tolist(), fill=255)
@@ -143,23 +142,15 @@ def _catmull_rom(steps: int) -> np.ndarray:
 
 
 @lru_cache
-def _closed_spline(num_points: int) -> np.ndarray:
-    """Weights (curve points, num_points) of a smooth closed curve through `num_points` points."""
-    weights = np.zeros((num_points, _CURVE_STEPS, num_points))
-    for i in range(num_points):
-        for k, column in enumerate(_catmull_rom(_CURVE_STEPS).T):
-            weights[i, :, (i + k - 1) % num_points] += column
-    return weights.reshape(-1, num_points)
-
-
-@lru_cache
-def _open_spline(num_points: int) -> np.ndarray:
-    """Weights (curve points, num_points) of a smooth curve from the first point to the last."""
-    weights = np.zeros((num_points - 1, _CURVE_STEPS, num_points))
-    for i in range(num_points - 1):
-        for k, column in enumerate(_catmull_rom(_CURVE_STEPS).T):
-            weights[i, :, min(max(i + k - 1, 0), num_points - 1)] += column
-    return np.concatenate([weights.reshape(-1, num_points), np.eye(num_points)[-1:]])
+def _spline(num_points: int, closed: bool) -> np.ndarray:
+    """Weights (curve points, num_points) of a smooth curve through points, closed or from the first to the last."""
+    num_pieces = num_points if closed else num_points - 1
+    weights = np.zeros((num_pieces, _CURVE_STEPS, num_points))
+    for i in range(num_pieces):
+        for k, column in enumerate(_catmull_rom(_CURVE_STEPS).T, start=i - 1):
+            weights[i, :, k % num_points if closed else min(max(k, 0), num_points - 1)] += column
+    weights = weights.reshape(-1, num_points)
+    return weights if closed else np.concatenate([weights, np.eye(num_points)[-1:]])
 
 
 @lru_cache

@@ -1,10 +1,10 @@
-"""Who lives in the small world: identities, outfits, scenes, and how they are drawn at random.
+"""Who lives in the small world: identities, outfits, scenes, and how they are sampled at random.
 
 An `Identity` is what stays with a person (skin, hair, face, build), an `Outfit` what can be changed (clothes, shoes,
 bag, hat), a `Scene` everything that differs from one photograph to the next (pose, viewpoint, place, light).
 
 One rule, `is_held_out`, splits the identities and the garment combinations of an outfit into a training and a test
-part. It looks at nothing but the attributes, so training and test data never share one, whatever the seed.
+part. It depends only on the attributes, so training and test data never share one, whatever the seed.
 """
 
 import zlib
@@ -81,7 +81,7 @@ ARM_POSES = ("swing", "swing", "swing", "hip", "pocket", "wave")
 
 @dataclass(frozen=True)
 class Identity:
-    """What stays with a person from picture to picture. Values come from the vocabularies of this module."""
+    """What stays with a person from image to image. Values come from the vocabularies of this module."""
 
     skin: str
     hair_colour: str
@@ -114,11 +114,11 @@ class Outfit:
 
 @dataclass(frozen=True)
 class Scene:
-    """How one picture is taken. Lengths are fractions of the picture's height, angles are radians."""
+    """How one image is taken. Lengths are fractions of the image's height, angles are radians."""
 
     place: str
     from_behind: bool
-    yaw: float  # -1 turned to the left of the picture ... 1 to the right
+    yaw: float  # -1 turned to the left of the image ... 1 to the right
     stride: float  # swing of the legs; 0 stands still
     arms: tuple[str, str]
     arm_swing: float
@@ -131,7 +131,7 @@ class Scene:
     warmth: float  # -1 cool ... 1 warm
     blur: float  # pixels
     noise: float  # grey levels at most
-    seed: int  # of all that remains: furniture, trees, grain
+    seed: int  # decides all that remains: furniture, trees, grain
 
 
 def is_held_out(*attributes: str) -> bool:
@@ -145,7 +145,7 @@ def is_test_identity(identity: Identity) -> bool:
 
 
 def is_test_outfit(outfit: Outfit) -> bool:
-    """Whether this combination of upper garment, its colour, lower garment and its colour is reserved for the test."""
+    """Whether this combination of upper and lower garment and their colours is reserved for the test set."""
     return is_held_out(outfit.upper.kind, outfit.upper.colour, outfit.lower.kind, outfit.lower.colour)
 
 
@@ -217,7 +217,8 @@ def sample_change(rng: np.random.Generator, outfit: Outfit, test: bool) -> Outfi
     """The outfit with one to three of its slots changed, from the same part of the wardrobe."""
     while True:
         slots = rng.choice(SLOTS, size=pick(rng, _NUM_CHANGES), replace=False, p=_CHANGE_WEIGHTS).tolist()
-        # Most changes of the main garments leave the test wardrobe: insist, or its edits would be of hats and bags.
+        # Most changes of the main garments leave the test wardrobe: without many tries, its edits would be of hats and
+        # bags only.
         for _ in range(100):
             changed = replace(outfit, **{slot: sample_garment(rng, slot) for slot in slots})
             if (
@@ -234,28 +235,24 @@ def changed_slots(before: Outfit, after: Outfit) -> list[str]:
 
 
 def outfit_from_dict(slots: Mapping[str, Any]) -> Outfit:
-    """The outfit of a dict per slot, None for an empty one, as `dataclasses.asdict` makes it.
+    """The outfit that `dataclasses.asdict` turned into a dict per slot, None for an empty one.
 
     Raises:
-        ValueError: a slot, or something worn in it, is not of this world.
+        ValueError: a slot, or something worn in it, does not exist in this world.
     """
-    unknown = sorted(set(slots) - set(SLOTS))
-    if unknown:
+    if unknown := sorted(set(slots) - set(SLOTS)):
         raise ValueError(f"an outfit has the slots {', '.join(SLOTS)} and not {', '.join(unknown)}")
-    return Outfit(**{slot: _garment_from_dict(slot, slots.get(slot)) for slot in SLOTS})
-
-
-def _garment_from_dict(slot: str, worn: Mapping[str, str] | None) -> Garment | None:
-    if worn is None and slot in _EMPTY:
-        return None
-    try:
-        garment = Garment(**worn)
-    except TypeError:
-        raise ValueError(f"{slot} must be a dict with kind, colour and pattern: {worn}") from None
-    patterns = PATTERNS if slot == "upper" else ("plain",)
-    if garment.colour not in WARDROBE[slot].get(garment.kind, ()) or garment.pattern not in patterns:
-        raise ValueError(f"nothing in this world is worn as {slot} that is {worn}")
-    return garment
+    garments = {}
+    for slot in SLOTS:
+        worn = slots.get(slot)
+        try:
+            garments[slot] = garment = None if worn is None and slot in _EMPTY else Garment(**worn)
+        except TypeError:
+            raise ValueError(f"{slot} must be a dict with kind, colour and pattern: {worn}") from None
+        patterns = PATTERNS if slot == "upper" else ("plain",)
+        if garment and (garment.colour not in WARDROBE[slot].get(garment.kind, ()) or garment.pattern not in patterns):
+            raise ValueError(f"nothing in this world is worn as {slot} that is {worn}")
+    return Outfit(**garments)
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:

@@ -1,4 +1,4 @@
-"""Poses the people of the small world: where a body's joints are in a picture, and how wide it is."""
+"""Poses the people of the small world: where a body's joints are in an image, and how wide it is."""
 
 from dataclasses import dataclass
 from math import cos, sin
@@ -32,7 +32,7 @@ _BUILDS = {
 class Limb:
     """Three joints of an arm (shoulder, elbow, hand) or of a leg (hip, knee, ankle)."""
 
-    side: int  # -1 left ... 1 right in the picture
+    side: int  # -1 left ... 1 right in the image
     root: Point
     bend: Point
     end: Point
@@ -55,7 +55,7 @@ class Figure:
 
 
 def pose_figure(identity: Identity, scene: Scene) -> Figure:
-    """Somebody as they stand in a picture."""
+    """Where the joints of a person are in a scene."""
     crown = scene.headroom
     ground = crown + scene.zoom * _STATURES[identity.height]
     chin = crown + 2 * HEAD_HEIGHT

@@ -1,4 +1,4 @@
-"""The parts of a split archive as one file."""
+"""Reads the parts of a split archive as one file."""
 
 import io
 import struct
@@ -26,7 +26,7 @@ class JoinedFiles(io.RawIOBase):
         self._index, self._file = -1, None  # one is open at a time: there may be more than a process may open
         self.starts = list(accumulate((part.stat().st_size for part in parts), initial=0))  # ends with the whole size
         self._position = 0
-        self._end = bytearray()  # stands for the last bytes
+        self._end = bytearray()  # replaces the last bytes
 
     def readable(self) -> bool:
         """Always."""
@@ -72,10 +72,10 @@ class JoinedFiles(io.RawIOBase):
         self._index, self._file = -1, None
 
     def mend_spanned_zip(self) -> bool:
-        """Make the end records of a spanned zip (.z01, .z02, ..., .zip) such that zipfile accepts them.
+        """Change the end records of a spanned zip (.z01, .z02, ..., .zip) so that zipfile accepts them.
 
-        They name the part ("disk") that each offset counts from (APPNOTE 4.3.14 to 4.3.16). Here they are made to say
-        that there is one part, with the central directory at offset 0: zipfile finds it by its size, from the end.
+        They name the part ("disk") that each offset counts from (APPNOTE 4.3.14 to 4.3.16). Afterwards they say that
+        there is one part, with the central directory at offset 0: zipfile finds it by its size, from the end.
 
         Returns:
             Whether it is a spanned zip.

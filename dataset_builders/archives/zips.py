@@ -1,4 +1,4 @@
-"""Zips: all members are known, and checked, before the first is unpacked."""
+"""Reads zips: all members are known, and their names checked, before the first is unpacked."""
 
 import io
 import stat
@@ -10,18 +10,21 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ..records import DataFormatError
-from .members import PIECE, Folder, check_name, file_and_folder, folding, named_twice, shown
+from .finding import BY_HAND
+from .members import PIECE, Folder, check_name, shown
 from .parts import JoinedFiles
+
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
 
 @contextmanager
 def open_zip(parts: Sequence[Path]) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]]:
-    """A zip and its files, without folders, as they lie in it."""
+    """A zip and its files, without folders, in the order in which they lie in it."""
     with JoinedFiles(parts) as joined:
         is_spanned = joined.mend_spanned_zip()
         with zipfile.ZipFile(io.BufferedReader(joined, PIECE // 4)) as archive:
             for member in archive.filelist if is_spanned else ():
-                # zipfile took the offsets for relative to the central directory; they are relative to a part.
+                # zipfile took the offsets to be relative to the central directory; they are relative to a part.
                 if member.volume >= len(parts):
                     raise zipfile.BadZipFile(f"part {member.volume + 1} is missing")
                 member.header_offset += joined.starts[member.volume] - archive.start_dir
@@ -32,8 +35,8 @@ def open_zip(parts: Sequence[Path]) -> Iterator[tuple[zipfile.ZipFile, list[zipf
             yield archive, sorted(files, key=lambda member: member.header_offset)
 
 
-def _check_extent(archive: zipfile.ZipFile, joined: "JoinedFiles", is_split: bool) -> None:
-    """See that members do not lie in one another, which is how small archives come to much, and that all is used."""
+def _check_extent(archive: zipfile.ZipFile, joined: JoinedFiles, is_split: bool) -> None:
+    """Refuse members that lie in one another, which is how small archives come to much, and bytes of no member."""
     end = 0
     members = sorted(archive.filelist, key=lambda member: member.header_offset)
     for member in members:
@@ -52,9 +55,9 @@ def _check_extent(archive: zipfile.ZipFile, joined: "JoinedFiles", is_split: boo
 
 
 def _name_in_zip(member: zipfile.ZipInfo) -> str:
-    """The name, which zipfile cuts at a NUL and, unless it is marked as UTF-8, takes for that of an old PC.
+    """The name. zipfile cuts it at a NUL and, unless it is marked as UTF-8, reads it in the code page of an old PC.
 
-    macOS and Info-ZIP write UTF-8 without the mark; the names of an old PC are no UTF-8 but by an odd chance.
+    macOS and Info-ZIP write UTF-8 without the mark; a name in that code page is hardly ever valid UTF-8.
     """
     name = member.orig_filename
     if not (name.isascii() or member.flag_bits & 0x800):
@@ -64,39 +67,21 @@ def _name_in_zip(member: zipfile.ZipInfo) -> str:
 
 
 def check_zip(archive: Path, members: list[zipfile.ZipInfo], folder: Path) -> set[str]:
-    """The folders of a zip; refuses members that cannot be unpacked."""
-    fold = folding(next(place for place in (folder, *folder.parents) if place.is_dir()))
-    files: set[int] = set()
-    repeated: dict[int, set[tuple[int, int]]] = {}
+    """The folders of a zip. Raises `DataFormatError` if a member cannot be unpacked."""
     folders: set[str] = set()
     for member in members:
         path = check_name(_name_in_zip(member), archive, folder)
+        problem = ""
         if member.flag_bits & 1:
-            raise DataFormatError(
-                f"{archive}: its member {shown(path)} is encrypted. Remedy: unpack it by hand and pass data_dir=."
-            )
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
-            raise DataFormatError(
-                f"{archive}: its member {shown(path)} is compressed in a way that Python does not know "
-                f"({member.compress_type}). Remedy: unpack it by hand and pass data_dir=."
-            )
-        key = hash(fold(path))
-        if key in files:
-            repeated[key] = set()
-        files.add(key)
-        folder_of_file = path.rpartition("/")[0]
-        while folder_of_file and folder_of_file not in folders:
-            folders.add(folder_of_file)
-            folder_of_file = folder_of_file.rpartition("/")[0]
-    for folder_of_file in folders:
-        if hash(fold(folder_of_file)) in files:
-            raise file_and_folder(archive, folder_of_file)
-    for member in members if repeated else ():
-        path = check_name(_name_in_zip(member), archive, folder)
-        if (contents := repeated.get(hash(fold(path)))) is not None:
-            contents.add((member.file_size, member.CRC))
-            if len(contents) > 1:
-                raise named_twice(archive, path)
+            problem = "encrypted"
+        elif member.compress_type not in _METHODS:
+            problem = f"compressed in a way that Python does not know ({member.compress_type})"
+        if problem:
+            raise DataFormatError(f"{archive}: its member {shown(path)} is {problem}. Remedy: {BY_HAND}.")
+        parent = path.rpartition("/")[0]
+        while parent and parent not in folders:
+            folders.add(parent)
+            parent = parent.rpartition("/")[0]
     return folders
 
 

@@ -65,8 +65,6 @@ class ComposedRetrieval(evaluate.Metric):
         if len(predictions) == 0:
             raise ValueError("no predictions: give a row of scores for each query, by add_batch or to compute")
         if len(lengths := {len(row) for row in predictions}) > 1:
-            raise ValueError(
-                f"predictions: rows of {min(lengths)} and of {max(lengths)} scores; expected one per image"
-            )
+            raise ValueError(f"predictions: rows of {min(lengths)} and of {max(lengths)} scores, not one per image")
         scores = np.stack(predictions).astype(np.float32, copy=False)
         return retrieval_metrics(scores, references, gallery_ids, self.ks if ks is None else ks)

@@ -138,7 +138,9 @@ class CoAlignClipModel(CoAlignLosses, Retriever, PreTrainedModel):
         super().__init__(config)
         size = config.clip_config.projection_dim
         self.clip = CLIPModel._from_config(config.clip_config)
-        self.clip.logit_scale.requires_grad_(False)  # CLIP's own scale; the losses have `temperature`
+        scale = self.clip.logit_scale.detach()  # CLIP's own is kept, but does not train: the losses have `temperature`
+        del self.clip.logit_scale
+        self.clip.register_buffer("logit_scale", scale)
         self.fusion = masked_predictor(size, config.fusion_hidden_size)
         self.temperature = nn.Parameter(torch.tensor(float(config.temperature_init)))
         self.lcr_predictor = masked_predictor(size, config.lcr_hidden_size)

@@ -1,7 +1,7 @@
-"""Training the adapter (LoRA) with which FLUX.1 paints one person twice, side by side, on photographs of the user's.
+"""Training the adapter (LoRA) with which FLUX.1 paints one person twice, side by side, on the user's own photographs.
 
     python -m fafa.synthesis.train_adapter adapters/flux.yaml --output FOLDER
 
-`composing` makes diptychs of identity-labelled photographs, `caching` encodes them once, `training` trains, and `card`
-writes what the adapter says about itself.
+`composing` makes diptychs of photographs of known people, `caching` turns them into latents once, `training` trains,
+and `card` writes the adapter's card.
 """

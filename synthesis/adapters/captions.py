@@ -1,4 +1,4 @@
-"""Captions of the photographs that diptychs are composed of: out of a file, or by a model."""
+"""Captions of the photographs that diptychs are composed of: from a file, or by a model."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..components import REJECTED, Record, SynthesisError, TextRequest, seed_of
 from ..models.asking import as_messages, ask
-from ..replies import read_sentence, unquoted
+from ..replies.sentences import read_sentence, unquoted
 from ..settings import Settings, deciding
 from ..stages import PartStage, Workspace, read_lines
 
@@ -16,7 +16,6 @@ CAPTION_INSTRUCTION = (
     "upper and lower clothing with colours, shoes, what they carry, posture, viewpoint and surroundings. "
     "Name nobody, guess nothing that cannot be seen, and say nothing about the photograph's quality."
 )
-_OF_CAPTIONS = ("instruction", "attempts", "min_words", "max_words", "language", "seed")
 
 
 class PhotographCaptions(PartStage):
@@ -32,19 +31,20 @@ class PhotographCaptions(PartStage):
         self.settings = {
             "captions": hashlib.sha256(known).hexdigest()[:16] if settings.captions else None,
             "captioner": deciding(settings.captioner),
-            **{name: getattr(settings, name) for name in _OF_CAPTIONS},
         }
+        for name in ("instruction", "attempts", "min_words", "max_words", "language", "seed"):
+            self.settings[name] = getattr(settings, name)
 
     def prepare(self) -> None:
-        """Nothing yet: a captioner is needed only where captions are missing."""
+        """Loads nothing yet: a captioner is needed only where captions are missing."""
 
     def items(self, work: Workspace, chunk: int) -> list[Record]:
         """The photographs of a chunk's diptychs."""
-        paths = {path: None for record in work.kept("pictures", chunk) for path in _sources(record)}
-        return [{"id": path} for path in paths]
+        diptychs = [diptych for person in work.kept("pictures", chunk) for diptych in person["diptychs"]]
+        return [{"id": path} for path in dict.fromkeys(path for diptych in diptychs for path in diptych["sources"])]
 
     def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
-        """A record each: with its caption, or with the reason why there is none."""
+        """A record of each photograph: with its caption, or with the reason why there is none."""
         unknown = []
         for item in items:
             if item["id"] in self._known:
@@ -62,36 +62,26 @@ class PhotographCaptions(PartStage):
         return record | {"id": pair["id"]}
 
     def _write(self, paths: Sequence[str]) -> Iterator[Record]:
-        for answer in ask(self.part, paths, self._request, self._read, self._settings.attempts):
+        settings = self._settings
+        question = settings.instruction
+
+        def request(path: str, attempt: int) -> TextRequest:
+            seed = seed_of(settings.seed, "captions", path, *([attempt] if attempt else []))
+            return TextRequest(path, as_messages("", question), seed, [Path(settings.root, path)])
+
+        def read(_: str, text: str) -> str:
+            return read_sentence(text, settings.min_words, settings.max_words, settings.language, question)
+
+        for answer in ask(self.part, paths, request, read, settings.attempts):
             failed = {"faults": answer.faults, "answers": answer.refused} if answer.faults else {}
             if answer.value is None:
                 yield {"id": answer.item, REJECTED: answer.faults[-1]} | failed
             else:
                 yield _captioned(answer.item, answer.value) | failed
 
-    def _request(self, path: str, attempt: int) -> TextRequest:
-        again = [attempt] if attempt else []
-        return TextRequest(
-            id=path,
-            messages=as_messages("", self._settings.instruction),
-            seed=seed_of(self._settings.seed, "captions", path, *again),
-            images=[Path(self._settings.root, path)],
-        )
-
-    def _read(self, _: str, text: str) -> str:
-        settings = self._settings
-        return read_sentence(
-            text, settings.min_words, settings.max_words, settings.language, question=settings.instruction
-        )
-
-
-def _sources(record: Record) -> Iterator[str]:
-    for diptych in record["diptychs"]:
-        yield from diptych["sources"]
-
 
 def _captioned(path: str, text: str) -> Record:
-    """The record of a caption on one line, without quotes around it or a full stop behind it."""
+    """The record of a caption, which is on one line, without quotes around it or a full stop at its end."""
     caption = unquoted(" ".join(text.split())).rstrip(".")
     return {"id": path, "caption": caption} if caption else {"id": path, REJECTED: "the caption is empty"}
 

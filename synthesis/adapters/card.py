@@ -1,4 +1,4 @@
-"""What an adapter says about itself: its card, with the curve of its loss and sheets of pictures painted on the way."""
+"""The card of an adapter, with the curve of its loss and sheets of the images painted while it was trained."""
 
 import json
 import logging
@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -17,13 +18,22 @@ logger = logging.getLogger(__name__)
 
 _POINTS = 200
 _LIBRARIES = ("torch", "diffusers", "peft", "accelerate", "transformers")
-_LICENCES = {
+_LICENCES = {  # what the Hub reads
     "black-forest-labs/FLUX.1-dev": {
         "license": "other",
         "license_name": "flux-1-dev-non-commercial-license",
         "license_link": "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md",
     },
     "black-forest-labs/FLUX.1-schnell": {"license": "apache-2.0"},
+}
+_TAGS = ["lora", "flux", "diffusers", "composed-person-retrieval"]
+# What follows from the base model; dev and what was made from it take guidance, schnell does not.
+_LICENCE = {
+    True: "The base model takes guidance, as FLUX.1-dev does. FLUX.1-dev comes under the FLUX.1 [dev] Non-Commercial "
+    "License, and an adapter trained on it is a derivative under the same terms: read them before you pass the adapter "
+    "on, and on what they say about its images.",
+    False: "The base model takes no guidance, as FLUX.1-schnell does, which comes under Apache-2.0. Schnell was "
+    "distilled to paint in four steps; training as here may cost it some of that.",
 }
 _CARD = """---
 {metadata}
@@ -32,8 +42,8 @@ _CARD = """---
 # Diptychs of one person: an adapter for FLUX.1
 
 A LoRA for the transformer of {model}.
-With it the model paints one picture that holds two photographs of the same person side by side, in other clothes or
-another place, as the prompt says. Cut in two, such pictures make training triplets for composed person retrieval.
+With it the model paints one image that holds two photographs of the same person side by side, in other clothes or
+another place, as the prompt says. Cut in two, such images make training triplets for composed person retrieval.
 
 ```python
 import torch
@@ -54,7 +64,7 @@ The photographs are not part of this folder. Who is on them, and what they conse
 ## Training
 
 {steps}, {seen:,} diptychs seen, {epochs:.1f} times each; {seconds}. Flow matching: mean squared error of the velocity,
-all times weighted alike, times drawn logit-normal and shifted as the model's scheduler shifts them at this size.
+all times weighted alike, times sampled logit-normal and shifted as the model's scheduler shifts them at this size.
 The adapter has {parameters:,} parameters. Loss over the {window} at the end: {loss:.4f}.
 
 {pictures}
@@ -70,7 +80,7 @@ Versions: {versions}.
 ## Intended use and limits
 
 For making synthetic training data for research on retrieval. The people it paints do not exist, but an adapter can
-reproduce people that it was trained on: do not pass it on, or pictures made with it, where they did not agree to that.
+reproduce people that it was trained on: do not pass it on, or images made with it, where they did not agree to that.
 It must not be used to depict real people, to deceive, or to track or identify anybody. What is missing or rare in the
 photographs is missing or rare in what it paints; this was not measured across groups of people.
 """
@@ -87,19 +97,16 @@ def write_card(
 
     Args:
         folder: Where the adapter is.
-        settings: Of the training, as plain values.
-        about: "diptychs", "rejected diptychs", "size", "parameters", "takes guidance", and an
-            example of a "prompt".
-        log: A mapping per step: "step", "loss", "learning_rate", "seconds".
-        sheets: Contact sheets, by step.
+        settings: Settings of the training, as plain values.
+        about: "diptychs", "rejected diptychs", "size", "parameters", "takes guidance", and an example of a "prompt".
+        log: "step", "loss", "learning_rate" and "seconds" of each step.
+        sheets: Sheets of painted images, by step.
     """
     pictures = []
     window = max(-(-len(log) // _POINTS), 1)
-    points = [log[start : start + window] for start in range(0, len(log), window)]
     means = [
-        {"step": part[-1]["step"]}
-        | {name: sum(entry[name] for entry in part) / len(part) for name in ("loss", "learning_rate")}
-        for part in points
+        {"step": part[-1]["step"]} | {name: fmean(entry[name] for entry in part) for name in ("loss", "learning_rate")}
+        for part in (log[start : start + window] for start in range(0, len(log), window))
     ]
     try:
         if draw_curves(means, folder / "loss.png"):
@@ -113,14 +120,15 @@ def write_card(
         when = f"after {step:,} steps" if step else "before training"
         pictures.append(f"Fixed prompts and seeds, {when}:\n\n![fixed prompts and seeds, {when}]({name}.png)")
 
-    steps, planned = log[-1]["step"], settings["steps"]
+    model, steps, planned = settings["model"], log[-1]["step"], settings["steps"]
     seen, seconds = steps * settings["batch_size"], sum(entry["seconds"] for entry in log)
-    last = log[-min(len(log), 100) :]
-    num_rejected = about["rejected diptychs"]
+    last, num_rejected = log[-100:], about["rejected diptychs"]
+    licence = _LICENCES[model] | {"base_model": model} if model in _LICENCES else {}
+    metadata = licence | {"library_name": "diffusers", "pipeline_tag": "text-to-image", "tags": _TAGS}
     text = _CARD.format(
-        metadata=yaml.safe_dump(_metadata(settings["model"]), sort_keys=False).strip(),
-        model=code(public(settings["model"])),
-        quoted_model=loadable(settings["model"]),
+        metadata=yaml.safe_dump(metadata, sort_keys=False).strip(),
+        model=code(public(model)),
+        quoted_model=loadable(model),
         prompt=json.dumps(about["prompt"]),
         width=about["size"][0],
         height=about["size"][1],
@@ -132,30 +140,10 @@ def write_card(
         seconds=f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes",
         parameters=about["parameters"],
         window=f"{len(last)} steps" if len(last) > 1 else "step",
-        loss=sum(entry["loss"] for entry in last) / len(last),
+        loss=fmean(entry["loss"] for entry in last),
         pictures="\n\n".join(pictures),
         settings=block(yaml.safe_dump({"training": public(dict(settings))}, sort_keys=False, width=110), "yaml"),
         versions=", ".join(f"{name} {version(name)}" for name in _LIBRARIES),
-        licence=_licence(about["takes guidance"]),
+        licence=_LICENCE[about["takes guidance"]],
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
-
-
-def _metadata(model: str) -> dict[str, Any]:
-    tags = ["lora", "flux", "diffusers", "composed-person-retrieval"]
-    common = {"library_name": "diffusers", "pipeline_tag": "text-to-image", "tags": tags}
-    return (_LICENCES[model] | {"base_model": model} if model in _LICENCES else {}) | common
-
-
-def _licence(takes_guidance: bool) -> str:
-    """What follows from the base model; dev and what was made from it take guidance, schnell does not."""
-    if takes_guidance:
-        return (
-            "The base model takes guidance, as FLUX.1-dev does. FLUX.1-dev comes under the FLUX.1 [dev] "
-            "Non-Commercial License, and an adapter trained on it is a derivative under the same terms: read them "
-            "before you pass the adapter on, and on what they say about its pictures."
-        )
-    return (
-        "The base model takes no guidance, as FLUX.1-schnell does, which comes under Apache-2.0. Schnell was distilled "
-        "to paint in four steps; training as here may cost it some of that."
-    )

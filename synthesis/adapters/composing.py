@@ -1,13 +1,13 @@
-"""Diptychs of real photographs, to train an adapter on: two pictures of one person side by side, with their captions.
+"""Diptychs of real photographs to train an adapter on: one person twice, side by side, with captions.
 
-    FOLDER/pictures/00000.jsonl     a record per person: the diptychs made, and the pictures that could not be used
+    FOLDER/pictures/00000.jsonl     a record per person: the diptychs made, and the photographs that could not be used
     FOLDER/captions/00000.jsonl     a record per photograph that is part of a diptych
     FOLDER/metadata.jsonl           a line per diptych: image, prompt, caption_a (left), caption_b (right), sources
 
-Each half is filled without distortion: the photograph is scaled, its shape kept, until it covers the half; what stands
-out is cut off, in equal parts at the left and right, or at the bottom, so that heads stay. A photograph that would lose
-more than `max_cut` of its area is not used, nor is one that is too small, cannot be read, or is the same picture as
-another of that person; each is named with its reason.
+Each half is filled without distortion: the photograph is scaled, its shape kept, until it covers the half. What stands
+out is cut off, in equal parts at the left and right, or at the bottom, so that heads stay. A photograph is not used if
+it would lose more than `max_cut` of its area, is too small, cannot be read, or is the same image as another of that
+person; each is named with its reason.
 """
 
 import hashlib
@@ -15,10 +15,9 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from PIL import Image, ImageOps
 from pydantic import AfterValidator, model_validator
@@ -63,23 +62,23 @@ class FolderDiptychs(Settings):
     Attributes:
         root: The folder.
         pattern: Regular expression searched for in each photograph's path below `root` (with "/"). Its group
-            `identity` says who it is; groups `camera` and `clothes`, where it has them, let pairs be preferred that
-            differ in clothes, then in camera. Photographs that it does not fit are passed over and counted.
-        per_identity: Diptychs of each person, at most; no pair is used twice.
-        width: Of the diptych, in pixels; each half has half of it.
-        height: Of the diptych, in pixels.
-        min_height: Least height of a photograph, in pixels.
+            `identity` says who it is; with groups `camera` and `clothes`, pairs are preferred that differ in clothes,
+            then in camera. Photographs that it does not fit are passed over and counted.
+        per_identity: Most diptychs of one person; no pair is used twice.
+        width: Width of a diptych in pixels; each half has half of it.
+        height: Height of a diptych in pixels.
+        min_height: Least height of a photograph in pixels.
         max_cut: Largest part of a photograph's area that may be cut off.
-        prompt: Of a diptych, with `{caption_a}` (left) and `{caption_b}` (right). The recipe that paints with the
-            adapter must use the same one.
+        prompt: Prompt of a diptych, with `{caption_a}` (left) and `{caption_b}` (right). The recipe that paints with
+            the adapter must use the same one.
         captions: JSONL file of lines `{"image": path below root, "caption": text}`; None if there is none.
         captioner: Model that writes the captions which that file lacks; None: diptychs without captions are left out.
         instruction: What the captioner is asked.
         attempts: How often it is asked until the answer can be used. Needs a `temperature` above 0.
-        min_words: Of its captions.
-        max_words: Of its captions.
+        min_words: Fewest words of its captions.
+        max_words: Most words of its captions.
         language: ISO 639-1 code of the language that its captions must be in.
-        seed: Of the choice of pairs and sides, and of the captions.
+        seed: Decides the choice of pairs and sides, and the captions.
         num_workers: Processes that compose.
     """
 
@@ -113,12 +112,40 @@ class FolderDiptychs(Settings):
         return self
 
     def load(self, folder: Path) -> Path:
-        """Composes in `folder` what is not there yet, and returns its metadata.jsonl.
+        """Makes diptychs and their captions in `folder`, going on where an earlier call stopped.
+
+        Returns:
+            The metadata.jsonl in it. A diptych without both captions stays there, with the key "rejected".
 
         Raises:
-            SynthesisError: no person has two photographs, or `folder` was begun with other settings.
+            SynthesisError: no person has two photographs, nothing could be used, or `folder` was begun with others.
         """
-        return compose(self, folder)
+        people, num_passed_over = find_people(Path(self.root), self.pattern)
+        work = Workspace(folder, -(-len(people) // _PEOPLE_PER_CHUNK))
+        pictures, captions = _Pictures(self, people, num_passed_over), PhotographCaptions(self)
+        if self.captions is None:  # or the captioner may not be needed at all
+            try_models([pictures, captions], work)
+        pictures.run(work)
+        captions.run(work)
+        records, composed, metadata = list(_diptychs(self, work)), list(work.records("pictures")), work.root / METADATA
+        write_whole(metadata, "".join(map(as_line, records)))
+        made = [record for record in records if REJECTED not in record]
+        for reason, count in work.counts("captions")["rejected"].items():
+            logger.warning("%d photographs have no caption: %s", count, reason)
+        logger.info(
+            "%s: %d diptychs of %d people; left out: %d diptychs without captions, %d photographs that could not be "
+            "used (see pictures/*.jsonl), %d that the pattern does not fit",
+            metadata,
+            len(made),
+            len({record["identity"] for record in made}),
+            len(records) - len(made),
+            sum(len(record["unusable"]) for record in composed),
+            num_passed_over,
+        )
+        if not made:
+            reasons = sorted({record[REJECTED] for record in (*composed, *records) if REJECTED in record})
+            raise SynthesisError(f"{metadata}: no diptych could be made: {'; '.join(reasons[:3])}")
+        return metadata
 
 
 class ReadyDiptychs(Settings):
@@ -137,13 +164,13 @@ class ReadyDiptychs(Settings):
         return Path(self.file)
 
 
-@dataclass(frozen=True)
-class Photograph:
+class Photograph(NamedTuple):
     """A photograph of a known person.
 
     Attributes:
-        path: Below the root, with "/".
-        camera: "" where unknown; `clothes` likewise.
+        path: Path below the root, with "/".
+        camera: Which camera took it; "" where unknown.
+        clothes: What is worn; "" where unknown.
     """
 
     path: str
@@ -151,67 +178,24 @@ class Photograph:
     clothes: str
 
 
-def compose(settings: FolderDiptychs, folder: Path) -> Path:
-    """Makes diptychs and their captions in `folder`, going on where an earlier call stopped.
-
-    Returns:
-        The metadata.jsonl in it. A diptych without both captions stays there, with the key "rejected".
-
-    Raises:
-        SynthesisError: no person has two photographs, nothing could be used, or `folder` was begun with others.
-    """
-    people, num_passed_over = find_people(Path(settings.root), settings.pattern)
-    names = sorted(people)
-    work = Workspace(folder, -(-len(names) // _PEOPLE_PER_CHUNK))
-    pictures = _Pictures(settings, {name: people[name] for name in names}, num_passed_over)
-    captions = PhotographCaptions(settings)
-    if settings.captions is None:  # or the captioner may not be needed at all
-        try_models([pictures, captions], work)
-    pictures.run(work)
-    captions.run(work)
-    records = list(_diptychs(settings, work))
-    write_whole(work.root / METADATA, "".join(map(as_line, records)))
-    made = [record for record in records if REJECTED not in record]
-    num_unusable = sum(len(record["unusable"]) for record in work.records("pictures"))
-    for reason, count in work.counts("captions")["rejected"].items():
-        logger.warning("%d photographs have no caption: %s", count, reason)
-    logger.info(
-        "%s: %d diptychs of %d people; left out: %d diptychs without captions, %d pictures that could not be used (see "
-        "pictures/*.jsonl), %d that the pattern does not fit",
-        work.root / METADATA,
-        len(made),
-        len({record["identity"] for record in made}),
-        len(records) - len(made),
-        num_unusable,
-        num_passed_over,
-    )
-    if not made:
-        reasons = sorted({record[REJECTED] for record in (*work.records("pictures"), *records) if REJECTED in record})
-        raise SynthesisError(f"{work.root / METADATA}: no diptych could be made: {'; '.join(reasons[:3])}")
-    return work.root / METADATA
-
-
 def find_people(root: Path, pattern: str) -> tuple[dict[str, list[Photograph]], int]:
-    """The photographs of everybody who has at least two, and how many photographs the pattern does not fit.
+    """The photographs of everybody who has at least two, by name, and how many photographs the pattern does not fit.
 
     Raises:
         SynthesisError: there is no such folder, or nobody has two photographs in it.
     """
     if not root.is_dir():
         raise SynthesisError(f"{root}: there is no such folder; `root` must hold the photographs")
+    files = [file for file in root.rglob("*") if file.suffix.lower() in _SUFFIXES]
     people: dict[str, list[Photograph]] = {}
     num_passed_over = 0
-    for path in sorted(file.relative_to(root).as_posix() for file in root.rglob("*")):
-        if Path(path).suffix.lower() not in _SUFFIXES:
-            continue
-        found = re.search(pattern, path)
-        if found is None:
+    for path in sorted(file.relative_to(root).as_posix() for file in files):
+        if found := re.search(pattern, path):
+            groups = {"camera": "", "clothes": ""} | found.groupdict(default="")
+            people.setdefault(groups.pop("identity"), []).append(Photograph(path, **groups))
+        else:
             num_passed_over += 1
-            continue
-        groups = found.groupdict(default="")
-        photograph = Photograph(path, groups.get("camera", ""), groups.get("clothes", ""))
-        people.setdefault(groups["identity"], []).append(photograph)
-    people = {name: photographs for name, photographs in people.items() if len(photographs) > 1}
+    people = {name: photographs for name, photographs in sorted(people.items()) if len(photographs) > 1}
     if not people:
         raise SynthesisError(
             f"{root}: nobody has two photographs there; {num_passed_over} do not fit the pattern {pattern!r}"
@@ -237,12 +221,15 @@ def fill(image: Image.Image, width: int, height: int, min_height: int = 1, max_c
 def next_pair(
     photographs: Sequence[Photograph], used: Counter[str], paired: set[frozenset[str]]
 ) -> tuple[Photograph, Photograph] | None:
-    """The least used photograph, and the one that differs most from it in clothes, then in camera; None at the end.
+    """The least used photograph, and the one that differs most from it in clothes, then in camera.
 
     Args:
-        photographs: Of one person; ties go to the first.
+        photographs: Those of one person; ties go to the first.
         used: How often each path is part of a pair.
         paired: Pairs that are not to be made again.
+
+    Returns:
+        None if every pair was made.
     """
     for one in sorted(photographs, key=lambda each: used[each.path]):
         others = [each for each in photographs if each is not one and frozenset((one.path, each.path)) not in paired]
@@ -260,9 +247,9 @@ class _Pictures(ItemStage):
 
     def __init__(self, settings: FolderDiptychs, people: dict[str, list[Photograph]], num_passed_over: int):
         super().__init__()
-        self._settings, self._people, self._names = settings, people, list(people)
+        self._settings, self._people = settings, list(people.items())
         chosen = ("pattern", "per_identity", "width", "height", "min_height", "max_cut", "seed")
-        paths = "\n".join(photograph.path for name in people for photograph in people[name])
+        paths = "\n".join(photograph.path for photographs in people.values() for photograph in photographs)
         self.settings = {name: getattr(settings, name) for name in chosen} | {
             "photographs": {
                 "people": len(people),
@@ -274,65 +261,58 @@ class _Pictures(ItemStage):
 
     def items(self, work: Workspace, chunk: int) -> list[Record]:
         start = chunk * _PEOPLE_PER_CHUNK
-        return [
-            {"id": name, "number": number, "photographs": self._people[name]}
-            for number, name in enumerate(self._names[start : start + _PEOPLE_PER_CHUNK], start)
-        ]
+        people = enumerate(self._people[start : start + _PEOPLE_PER_CHUNK], start)
+        return [{"id": name, "number": number, "photographs": found} for number, (name, found) in people]
 
     def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
-        join = partial(_join_pictures, settings=self._settings, work_root=work.root, chunk=chunk)
+        join = partial(_join_photographs, settings=self._settings, work_root=work.root, chunk=chunk)
         yield from in_processes(join, items, self._settings.num_workers, per_task=4)
 
     def files(self, record: Record) -> list[str]:
         return [diptych["image"] for diptych in record["diptychs"]]
 
 
-def _join_pictures(item: Record, settings: FolderDiptychs, work_root: Path, chunk: int) -> Record:
-    """Makes one person's diptychs: their record."""
+def _join_photographs(item: Record, settings: FolderDiptychs, work_root: Path, chunk: int) -> Record:
+    """Makes one person's diptychs; returns their record."""
 
     def rank(*parts: str) -> int:
         return seed_of(settings.seed, "pictures", *parts)
 
+    width, height = settings.width // 2, settings.height
     left = sorted(item["photographs"], key=lambda photograph: rank(photograph.path))
     used, paired, diptychs, unusable = Counter(), set(), [], {}
-    known: dict[str, str] = {}  # photographs by what they show: the adapter would learn to paint one picture twice
+    known: dict[bytes, str] = {}  # paths by pixels: from one image twice, the adapter would learn to repeat it
     while len(diptychs) < settings.per_identity and (pair := next_pair(left, used, paired)):
-        pair = sorted(pair, key=lambda photograph: rank("side", str(len(diptychs)), photograph.path))
+        paths = sorted((each.path for each in pair), key=lambda path: rank("side", str(len(diptychs)), path))
         halves = []
-        for photograph in pair:
+        for path in paths:
+            file = Path(settings.root, path)
             try:
-                picture = open_image(Path(settings.root, photograph.path))
-                if (first := known.setdefault(_digest(picture), photograph.path)) != photograph.path:
+                image = open_image(file)
+                pixels = hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
+                if (first := known.setdefault(pixels, path)) != path:
                     raise ValueError(f"the same picture as {first}")
-                halves.append(
-                    fill(picture, settings.width // 2, settings.height, settings.min_height, settings.max_cut)
-                )
+                halves.append(fill(image, width, height, settings.min_height, settings.max_cut))
             except ValueError as error:
                 is_unreadable = isinstance(error, UnreadableImageError)
-                unusable[photograph.path] = "cannot be read as a picture" if is_unreadable else str(error)
-                logger.warning("%s is not used: %s", Path(settings.root, photograph.path), error)
-            except OSError as error:  # says nothing about the photograph, so that the stage must not go on without it
+                unusable[path] = "cannot be read as a picture" if is_unreadable else str(error)
+                logger.warning("%s is not used: %s", file, error)
+            except OSError as error:  # says nothing about the photograph, so the stage must not go on without it
                 raise SynthesisError(str(error)) from error
         left = [photograph for photograph in left if photograph.path not in unusable]
         if len(halves) < 2:
             continue
-        diptych = Image.new("RGB", (settings.width, settings.height))
+        diptych = Image.new("RGB", (settings.width, height))
         for number, half in enumerate(halves):
-            diptych.paste(half, (number * settings.width // 2, 0))
+            diptych.paste(half, (number * width, 0))
         name = f"{item['number']:06d}-{len(diptychs)}"
-        image = f"pictures/images/{chunk:05d}/{name}.png"
-        save_picture(diptych, work_root / image, quality=95)
-        paths = [photograph.path for photograph in pair]
-        diptychs.append({"id": name, "image": image, "sources": paths})
+        file = f"pictures/images/{chunk:05d}/{name}.png"
+        save_picture(diptych, work_root / file, quality=95)
+        diptychs.append({"id": name, "image": file, "sources": paths})
         used.update(paths)
         paired.add(frozenset(paths))
     record = {"id": item["id"], "diptychs": diptychs, "unusable": unusable}
     return record if diptychs else record | {REJECTED: "fewer than two usable photographs"}
-
-
-def _digest(picture: Image.Image) -> str:
-    """What tells pictures apart, whatever is written in their files beside the pixels."""
-    return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
 
 
 def _diptychs(settings: FolderDiptychs, work: Workspace) -> Iterator[Record]:

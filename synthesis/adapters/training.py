@@ -1,18 +1,18 @@
 """Training of an adapter (LoRA) for the transformer of FLUX.1, by flow matching.
 
-    FOLDER/training/cache/              diptychs and prompts, encoded
+    FOLDER/training/cache/              latents of the diptychs and embeddings of the prompts
     FOLDER/training/checkpoint-<step>/  adapter, optimiser, step; only complete ones bear that name
     FOLDER/training/log.jsonl           a line per step: loss, learning rate, norm of the gradient, seconds
-    FOLDER/training/validation/         a contact sheet every few steps, of fixed prompts and seeds
+    FOLDER/training/validation/         a sheet of images every few steps, always of the same prompts and seeds
     FOLDER/adapter/                     what `pipeline.load_lora_weights` loads, with its card
 
-Between a diptych's latents x and noise n lies x_t = (1 - t) x + t n. The transformer, shown x_t, t and the prompt,
-learns the velocity n - x by mean squared error, all t weighted alike. t is drawn logit-normal, t = sigmoid(z + m) with
-z ~ N(0, 1), where m is the shift that the model's own scheduler applies to its steps at this size of picture: training
-sees most of what painting passes through.
+Between a diptych's latents x and noise n lies x_t = (1 - t) x + t n. The transformer is shown x_t, t and the prompt,
+and learns the velocity n - x by mean squared error, with the same weight for all t. t is sampled logit-normal,
+t = sigmoid(z + m) with z ~ N(0, 1), where m is the shift that the model's own scheduler applies to its steps at this
+image size: training sees most of what painting passes through.
 
-What a step does follows from its number alone: which diptychs, which noise, which t, which learning rate. So a run that
-was stopped goes on as if it had not been, and on a CPU ends in the same adapter to the last bit.
+What a step does follows from its number alone: which diptychs, noise, t and learning rate. So a run that was stopped
+goes on as if it had not been, and on a CPU ends in the same adapter to the last bit.
 """
 
 import logging
@@ -27,13 +27,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from accelerate import Accelerator
-from diffusers import (
-    AutoencoderKL,
-    DiffusionPipeline,
-    FlowMatchEulerDiscreteScheduler,
-    FluxPipeline,
-    FluxTransformer2DModel,
-)
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
@@ -62,29 +56,29 @@ class AdapterTraining(Settings):
     """How an adapter is trained.
 
     Attributes:
-        model: Path or id of a FluxPipeline.
-        revision: Of the model on the Hub.
-        rank: Of the adapter's matrices.
+        model: Path or Hub id of a FluxPipeline.
+        revision: Revision of the model on the Hub.
+        rank: Rank of the adapter's matrices.
         alpha: The adapter's output is scaled by alpha / rank.
         targets: Ends of the names of the transformer's linear layers that are adapted.
-        steps: Of the optimiser.
+        steps: Steps of the optimiser.
         batch_size: Diptychs that a step sees, over all processes.
-        learning_rate: After the warm-up.
-        warmup_steps: Over which the learning rate grows from 0.
+        learning_rate: Learning rate after the warm-up.
+        warmup_steps: Steps over which the learning rate grows from 0.
         schedule: "constant", or "cosine": down to 0 at the last step.
-        weight_decay: Of AdamW.
+        weight_decay: Weight decay of AdamW.
         max_gradient_norm: Longer gradients are scaled down to it.
-        guidance: What the transformer is told, where it was distilled to take guidance (dev, not schnell). 1 is what
-            pictures not steered away from anything correspond to.
+        guidance: What the transformer is told, if it was distilled to take guidance (dev, not schnell). 1 stands for
+            images that are not steered away from anything.
         max_sequence_length: Tokens of a prompt that the T5 encoder reads.
-        dtype: Of the frozen model: "bfloat16" or "float32". The adapter is float32.
-        seed: Of the adapter's first weights, the order of the diptychs, noise and times.
-        validation: Pictures painted on the way; None for none.
+        dtype: Type of the frozen model: "bfloat16" or "float32". The adapter is float32.
+        seed: Decides the adapter's first weights, the order of the diptychs, noise and times.
+        validation: Images painted while training goes on; None for none.
         device_batch_size: Diptychs that go through the model of a process at once; decides memory and speed.
-        gradient_checkpointing: Computes activations twice to hold fewer of them.
+        gradient_checkpointing: Whether to compute activations twice and hold fewer of them.
         checkpoint_every: Steps between checkpoints.
-        keep_checkpoints: Older ones are removed.
-        cache: Folder for encodings, which several runs may share; None for one of its own.
+        keep_checkpoints: How many checkpoints are kept, the newest.
+        cache: Folder for latents and prompt embeddings, which several runs may share; None for one of its own.
     """
 
     model: ModelName = "black-forest-labs/FLUX.1-dev"
@@ -115,9 +109,9 @@ def train_adapter(settings: AdapterTraining, metadata: Path, folder: Path, max_s
     """Trains an adapter, going on from the newest checkpoint in `folder` if there is one.
 
     Args:
-        settings: How.
+        settings: How to train.
         metadata: JSONL file of the diptychs, as `composing` writes it.
-        folder: For everything that is written.
+        folder: Where everything is written.
         max_steps: Stop after this step, as if the run were interrupted there: the same call without it goes on.
 
     Returns:
@@ -135,17 +129,17 @@ def train_adapter(settings: AdapterTraining, metadata: Path, folder: Path, max_s
             "it, or turn gradient_checkpointing on; the same command then goes on from the last checkpoint."
         ) from error
     except SafetensorError as error:  # hides the operating system's error
-        if checkpoints.disk_is_full(work.root, error):
-            raise SynthesisError(
-                f"{work.root}: the disk is full. Make room and give the same command again: what is finished stays."
-            ) from error
-        raise
+        if not checkpoints.disk_is_full(work.root, error):
+            raise
+        raise SynthesisError(
+            f"{work.root}: the disk is full. Make room and give the same command again: what is finished stays."
+        ) from error
     return work.root / "adapter"
 
 
 def join_processes() -> Accelerator:
-    """The processes that accelerate or torchrun started, and their devices; one process alone counts, too."""
-    # Half precision is `_autocast`'s: what Accelerator is told of it holds for all that the process ever does.
+    """The processes that accelerate or torchrun started, and their devices; or this process alone."""
+    # Half precision is left to `autocast`: what Accelerator is told of it holds for all that the process ever does.
     return Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
 
 
@@ -161,13 +155,13 @@ def learning_rate_at(step: int, settings: AdapterTraining) -> float:
 
 @lru_cache(maxsize=2)
 def _shuffled(count: int, seed: int, epoch: int) -> list[int]:
-    """The order of an epoch."""
+    """The order in which an epoch takes the diptychs."""
     generator = torch.Generator().manual_seed(seed_of(seed, "epoch", epoch))
     return torch.randperm(count, generator=generator).tolist()
 
 
 class _Training(Stage):
-    """The run: everything that lives as long as it."""
+    """One run, and everything that lives as long as it."""
 
     name, source = "training", None
 
@@ -177,73 +171,70 @@ class _Training(Stage):
         self._last = min(settings.steps, max_steps or settings.steps)
 
     def run(self, work: Workspace) -> None:
-        settings, self._work = self._settings, work
+        settings = self._settings
+        self._folder = folder = work.folder(self.name)
         commit = _check_model(settings)
-        self._accelerator = join_processes()
+        self._accelerator = accelerator = join_processes()
         self._diptychs, num_rejected = read_diptychs(self._metadata)
-        self._share, turns = divmod(settings.batch_size, self._accelerator.num_processes)
-        if turns or self._share % settings.device_batch_size:
+        self._share, rest = divmod(settings.batch_size, accelerator.num_processes)
+        if rest or self._share % settings.device_batch_size:
             raise SynthesisError(
-                f"batch_size {settings.batch_size} must be a multiple of {self._accelerator.num_processes} processes x "
+                f"batch_size {settings.batch_size} must be a multiple of {accelerator.num_processes} processes x "
                 f"device_batch_size {settings.device_batch_size}. Start another number of processes, or change "
                 "batch_size before the run begins: it decides what the run ends in."
             )
-        self.about = {"model": settings.model, "commit": commit, "processes": self._accelerator.num_processes}
+        self.about = {"model": settings.model, "commit": commit, "processes": accelerator.num_processes}
         self.settings = deciding(settings) | {
             "diptychs": len(self._diptychs),
             "content": f"{seed_of(*(text for each in self._diptychs for text in (each.content, each.prompt))):016x}",
         }
-        folder = work.folder(self.name)
-        if self._accelerator.is_main_process:
+        if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
             self.check_settings(work)
             self._write_manifest(work, {})
             checkpoints.recover(folder)
-        self._accelerator.wait_for_everyone()
+        accelerator.wait_for_everyone()
         newest, passed_over = checkpoints.newest_sound(folder)
         start = checkpoints.step_of(newest) if newest else 0
         for path, fault in passed_over.items():
             logger.warning("passed over %s: %s", path, fault)
-        self._accelerator.wait_for_everyone()  # all have looked
-        if self._accelerator.is_main_process:
+        accelerator.wait_for_everyone()  # all have looked
+        if accelerator.is_main_process:
             checkpoints.set_aside_after(folder, start)
-        adapter = work.root / "adapter" / WEIGHTS
-        if start >= self._last and adapter.exists() and hash_file(adapter) == hash_file(newest / WEIGHTS):
-            logger.info("%s has been trained for %d steps already", adapter.parent, start)
+        adapter = work.root / "adapter"
+        trained = adapter / WEIGHTS
+        if start >= self._last and trained.exists() and hash_file(trained) == hash_file(newest / WEIGHTS):
+            logger.info("%s has been trained for %d steps already", adapter, start)
             return
 
         self._fill_cache()
         self._load(newest)
-        self._train(start)
-        self._accelerator.wait_for_everyone()
-        if self._accelerator.is_main_process:
-            self._finish(num_rejected)
-        self._accelerator.wait_for_everyone()
+        self._train(start, work.show_progress and accelerator.is_main_process)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            self._finish(adapter, num_rejected)
+        accelerator.wait_for_everyone()
 
     def _fill_cache(self) -> None:
         settings, accelerator = self._settings, self._accelerator
-        self._cache = Cache(Path(settings.cache or self._work.folder(self.name) / "cache"), settings)
+        self._cache = Cache(Path(settings.cache or self._folder / "cache"), settings)
         self._prompts = [*(settings.validation.prompts if settings.validation else ())]
         self._prompts += [diptych.prompt for diptych in self._diptychs]
-        self._vae = self._part(AutoencoderKL, "vae")
-        vae_scale = 2 ** (len(self._vae.config.block_out_channels) - 1)
-        self._size = common_size(self._diptychs, multiple=2 * vae_scale)
+        self._vae = self._part(AutoencoderKL, "vae", dtype=getattr(torch, settings.dtype))
+        self._size = common_size(self._diptychs, multiple=2 ** len(self._vae.config.block_out_channels))
         share = (accelerator.process_index, accelerator.num_processes)
         self._cache.fill(self._diptychs, self._prompts, accelerator.device, share)
         accelerator.wait_for_everyone()
 
-    def _part(self, kind: Any, folder: str) -> Any:
+    def _part(self, kind: Any, folder: str, **options: Any) -> Any:
         settings = self._settings
-        dtype = getattr(torch, settings.dtype)
-        return kind.from_pretrained(settings.model, subfolder=folder, revision=settings.revision, dtype=dtype)
+        return kind.from_pretrained(settings.model, subfolder=folder, revision=settings.revision, **options)
 
     def _load(self, newest: Path | None) -> None:
         """The model, its adapter and the optimiser, as they were at a checkpoint if there is one."""
         settings, accelerator = self._settings, self._accelerator
-        self._scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(
-            settings.model, subfolder="scheduler", revision=settings.revision
-        )
-        transformer = self._part(FluxTransformer2DModel, "transformer")
+        self._scheduler = self._part(FlowMatchEulerDiscreteScheduler, "scheduler")
+        transformer = self._part(FluxTransformer2DModel, "transformer", dtype=getattr(torch, settings.dtype))
         check_dtype(transformer, settings.dtype, settings.model)
         transformer.requires_grad_(False)
         config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=list(settings.targets))
@@ -264,67 +255,81 @@ class _Training(Stage):
             _read_checkpoint(newest, transformer, self._optimizer)
             logger.info("going on from %s", newest)
         self._transformer, self._model = transformer, accelerator.prepare(transformer)
+        # Lets the adapter, in float32, work inside a model in half precision.
+        is_half = settings.dtype == "bfloat16"
+        self._autocast = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=is_half)
 
-    def _train(self, start: int) -> None:
-        settings, accelerator = self._settings, self._accelerator
-        self._log = self._work.folder(self.name) / _LOG
+    def _train(self, start: int, show_progress: bool) -> None:
+        settings, accelerator, folder = self._settings, self._accelerator, self._folder
+        validation, log = settings.validation, folder / _LOG
         if accelerator.is_main_process:
-            kept = [entry for entry in read_lines(self._log)[0] if entry["step"] <= start] if self._log.exists() else []
-            write_whole(self._log, "".join(map(as_line, kept)))
-        if start == 0:
-            self._validate(0)
-        hidden = not (accelerator.is_main_process and self._work.show_progress)
-        with tqdm(total=self._last, initial=start, desc="training", unit="step", disable=hidden) as bar:
-            for step in range(start, self._last):
+            kept = [entry for entry in read_lines(log)[0] if entry["step"] <= start] if log.exists() else []
+            write_whole(log, "".join(map(as_line, kept)))
+        if validation and start == 0:
+            self._validate(validation, 0)
+        with tqdm(total=self._last, initial=start, desc="training", unit="step", disable=not show_progress) as bar:
+            for step in range(start + 1, self._last + 1):
                 began = time.monotonic()
-                first = step * settings.batch_size + accelerator.process_index * self._share
-                entry = {"step": step + 1, **self._step(step, range(first, first + self._share))}
+                entry = {"step": step, **self._step(step - 1)}
                 entry["seconds"] = round(time.monotonic() - began, 3)
-                self._after_step(step + 1, entry)
+                if accelerator.is_main_process:
+                    with log.open("a", encoding="utf-8") as stream:
+                        stream.write(as_line(entry))
+                if validation and (step % validation.every == 0 or step == settings.steps):
+                    self._validate(validation, step)
+                is_due = step % settings.checkpoint_every == 0 or step == self._last
+                if is_due and accelerator.is_main_process:
+                    written = folder / checkpoints.UNFINISHED / f"checkpoint-{step}"
+                    shutil.rmtree(written, ignore_errors=True)
+                    written.mkdir(parents=True)
+                    _write_checkpoint(written, self._transformer, self._optimizer)
+                    checkpoints.publish(written, folder, {"step": step})
+                    checkpoints.rotate(folder, settings.keep_checkpoints, kept=())
                 bar.update()
                 bar.set_postfix(loss=f"{entry['loss']:.4f}", refresh=False)
 
-    def _step(self, step: int, positions: range) -> dict[str, float]:
-        """One step of the optimiser, over the diptychs at these positions: what the log says of it."""
-        settings, accelerator = self._settings, self._accelerator
+    def _step(self, step: int) -> dict[str, float]:
+        """One step of the optimiser, counted from 0, and what the log says of it."""
+        settings, accelerator, share = self._settings, self._accelerator, self._share
         rate = learning_rate_at(step, settings)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad()
         total = torch.zeros((), device=accelerator.device)
-        for start in range(0, self._share, settings.device_batch_size):
-            batch = positions[start : start + settings.device_batch_size]
-            is_last = start + len(batch) == self._share
+        first = step * settings.batch_size + accelerator.process_index * share
+        for start in range(0, share, settings.device_batch_size):
+            positions = range(first + start, first + start + settings.device_batch_size)
+            is_last = start + len(positions) == share
             with nullcontext() if is_last else accelerator.no_sync(self._model):
-                loss = self._loss([(self._diptych_at(position), position) for position in batch])
-                loss = loss * (len(batch) / self._share)
+                loss = self._loss(positions) * (len(positions) / share)
                 accelerator.backward(loss)
             total += loss.detach()
         norm = accelerator.clip_grad_norm_(self._parameters, settings.max_gradient_norm)
         loss = accelerator.reduce(total, reduction="mean").item()
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise SynthesisError(
-                f"{self._log}: loss {loss} and gradient norm {norm:.3g} at step {step + 1}. Lower learning_rate and "
-                "begin anew with --redo training; the checkpoints so far stay until then."
+                f"{self._folder / _LOG}: loss {loss} and gradient norm {norm:.3g} at step {step + 1}. Lower "
+                "learning_rate and begin anew with --redo training; the checkpoints so far stay until then."
             )
         self._optimizer.step()
         return {"loss": loss, "learning_rate": rate, "gradient_norm": float(norm)}
 
     def _diptych_at(self, position: int) -> Diptych:
-        """In an endless row of shuffled epochs."""
+        """The diptych at a position in an endless row of shuffled epochs."""
         epoch, place = divmod(position, len(self._diptychs))
         return self._diptychs[_shuffled(len(self._diptychs), self._settings.seed, epoch)[place]]
 
-    def _loss(self, batch: Sequence[tuple[Diptych, int]]) -> torch.Tensor:
-        """Mean squared error of the velocity, of diptychs at their positions in the run."""
+    def _loss(self, positions: Sequence[int]) -> torch.Tensor:
+        """Mean squared error of the velocity, over the diptychs at these positions of the run."""
         device, config = self._accelerator.device, self._transformer.config
-        latents, noises, times = [], [], []
-        for diptych, position in batch:
+        diptychs = [self._diptych_at(position) for position in positions]
+        latents = torch.stack([self._cache.latents(diptych) for diptych in diptychs])
+        noises, times = [], []
+        for position in positions:
             generator = torch.Generator().manual_seed(seed_of(self._settings.seed, "noise", position))
-            latents.append(self._cache.latents(diptych))
-            noises.append(torch.randn(latents[-1].shape, generator=generator))
+            noises.append(torch.randn(latents.shape[1:], generator=generator))
             times.append(torch.randn((), generator=generator))
-        latents, noises = torch.stack(latents).to(device), torch.stack(noises).to(device)
+        latents, noises = latents.to(device), torch.stack(noises).to(device)
         count, channels, height, width = latents.shape
 
         def packed(tensor: torch.Tensor) -> torch.Tensor:
@@ -333,14 +338,13 @@ class _Training(Stage):
         image_ids = FluxPipeline._prepare_latent_image_ids(count, height // 2, width // 2, device, torch.float32)
         times = torch.sigmoid(torch.stack(times) + _time_shift(self._scheduler.config, len(image_ids))).to(device)
         mixed = times[:, None, None, None]
-        texts = [self._cache.text(diptych.prompt) for diptych, _ in batch]
+        texts = [self._cache.text(diptych.prompt) for diptych in diptychs]
         text = {name: torch.stack([entry[name] for entry in texts]).to(device) for name in texts[0]}
-        guidance = torch.full((count,), self._settings.guidance, device=device) if config.guidance_embeds else None
-        with self._autocast():
+        with self._autocast:
             velocity = self._model(
                 hidden_states=packed((1 - mixed) * latents + mixed * noises),
                 timestep=times,
-                guidance=guidance,
+                guidance=times.new_full((count,), self._settings.guidance) if config.guidance_embeds else None,
                 pooled_projections=text["pooled_prompt_embeds"],
                 encoder_hidden_states=text["prompt_embeds"],
                 txt_ids=torch.zeros(text["prompt_embeds"].shape[1], 3, device=device),
@@ -349,47 +353,23 @@ class _Training(Stage):
             )[0]
         return torch.nn.functional.mse_loss(velocity.float(), packed(noises - latents))
 
-    def _autocast(self) -> torch.autocast:
-        """Lets the adapter, in float32, work inside a model in half precision."""
-        is_half = self._settings.dtype == "bfloat16"
-        return torch.autocast(self._accelerator.device.type, torch.bfloat16, enabled=is_half)
-
-    def _after_step(self, step: int, entry: dict[str, Any]) -> None:
-        settings, folder = self._settings, self._work.folder(self.name)
-        is_main = self._accelerator.is_main_process
-        if is_main:
-            with self._log.open("a", encoding="utf-8") as stream:
-                stream.write(as_line(entry))
-        if settings.validation and (step % settings.validation.every == 0 or step == settings.steps):
-            self._validate(step)
-        if is_main and (step % settings.checkpoint_every == 0 or step == self._last):
-            written = folder / checkpoints.UNFINISHED / f"checkpoint-{step}"
-            shutil.rmtree(written, ignore_errors=True)
-            written.mkdir(parents=True)
-            _write_checkpoint(written, self._transformer, self._optimizer)
-            checkpoints.publish(written, folder, {"step": step})
-            checkpoints.rotate(folder, settings.keep_checkpoints, kept=())
-
-    def _validate(self, step: int) -> None:
-        validation, device = self._settings.validation, self._accelerator.device
-        if validation is None:
-            return
-        pipeline = FluxPipeline(self._scheduler, self._vae.to(device), None, None, None, None, self._transformer)
+    def _validate(self, validation: Validation, step: int) -> None:
+        vae = self._vae.to(self._accelerator.device)
+        pipeline = FluxPipeline(self._scheduler, vae, None, None, None, None, self._transformer)
         pipeline.set_progress_bar_config(disable=True)
         texts = {prompt: self._cache.text(prompt) for prompt in validation.prompts}
-        with self._autocast():
+        with self._autocast:
             sheet = paint_sheet(pipeline, validation, texts, self._size, f"step {step:,}", self._accelerator)
         if sheet is not None:
-            file = self._work.folder(self.name) / _VALIDATION / f"step-{step:06d}.png"
+            file = self._folder / _VALIDATION / f"step-{step:06d}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             sheet.save(file)
 
-    def _finish(self, num_rejected: int) -> None:
+    def _finish(self, adapter: Path, num_rejected: int) -> None:
         """Puts the adapter of the newest checkpoint, and its card, where they are loaded from."""
-        adapter, folder = self._work.root / "adapter", self._work.folder(self.name)
         adapter.mkdir(parents=True, exist_ok=True)
         with whole_file(adapter / WEIGHTS) as part:
-            shutil.copyfile(checkpoints.newest_complete(folder) / WEIGHTS, part)
+            shutil.copyfile(checkpoints.newest_complete(self._folder) / WEIGHTS, part)
         write_card(
             adapter,
             settings=deciding(self._settings),
@@ -401,25 +381,19 @@ class _Training(Stage):
                 "takes guidance": self._transformer.config.guidance_embeds,
                 "prompt": self._prompts[0],
             },
-            log=read_lines(self._log)[0],
-            sheets=sorted((folder / _VALIDATION).glob("step-*.png")),
+            log=read_lines(self._folder / _LOG)[0],
+            sheets=sorted((self._folder / _VALIDATION).glob("step-*.png")),
         )
 
 
 def _check_model(settings: AdapterTraining) -> str | None:
-    """The commit that the model on the Hub has now; None for a folder.
-
-    Raises:
-        SynthesisError: there is no such model, or it is no FluxPipeline.
-    """
+    """The commit that the model on the Hub has now; None for a folder. Refuses what is not a FluxPipeline."""
     remedy = (
         "Give a folder or an id of a FluxPipeline; for FLUX.1-dev accept its licence on the Hub and log in with `hf "
         "auth login`"
     )
     with loading(settings.model, "as a pipeline", remedy):
-        config, commit = DiffusionPipeline.load_config(
-            settings.model, revision=settings.revision, return_commit_hash=True
-        )
+        config, commit = FluxPipeline.load_config(settings.model, revision=settings.revision, return_commit_hash=True)
     if (kind := config.get("_class_name")) != "FluxPipeline":
         raise SynthesisError(
             f"{settings.model}: is a {kind}; adapters are trained for a FluxPipeline only: FLUX.1-dev or FLUX.1-schnell"
@@ -428,7 +402,7 @@ def _check_model(settings: AdapterTraining) -> str | None:
 
 
 def _time_shift(config: Any, num_tokens: int) -> float:
-    """The shift of logit(t) by which the scheduler moves its steps for a picture of so many tokens."""
+    """The shift of logit(t) by which the scheduler moves its steps, for an image of this many tokens."""
     if not config.use_dynamic_shifting:
         return math.log(config.shift)
     return calculate_shift(

@@ -1,4 +1,4 @@
-"""Pictures painted while an adapter is trained, always of the same prompts and seeds, on a sheet each time."""
+"""Images painted while an adapter is trained, always of the same prompts and seeds, on a sheet each time."""
 
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -16,19 +16,19 @@ from ...drawing.sheet import GAP, SMALL_SIZE, Sheet
 from ...drawing.typeface import Typeface
 from ..settings import Count, Settings, Texts
 
-_CELL, _LABEL, _NARROWEST, _LINE = 320, 80, 480, 24  # pixels: of a picture, a column, a sheet, a line of text
+_CELL, _LABEL, _NARROWEST, _LINE = 320, 80, 480, 24  # pixels: of an image, a column, a sheet, a line of text
 _TITLE_SIZE, _MOST_LINES = 22, 8
 
 
 class Validation(Settings):
-    """Pictures painted while training goes on, always of the same prompts and seeds.
+    """Settings of the images painted while training goes on, always of the same prompts and seeds.
 
     Attributes:
-        prompts: What they show; a row of the sheet each.
-        seeds: A column of the sheet each.
-        every: Steps between two sheets; there is one before the first step and one after the last, too.
-        steps: Of the scheduler.
-        guidance: Scale of the guidance that painting uses.
+        prompts: What they show; each is a row of the sheet.
+        seeds: Each is a column of the sheet.
+        every: Steps between two sheets; there is also one before the first step and one after the last.
+        steps: Steps of the scheduler.
+        guidance: Guidance scale of the painting.
     """
 
     prompts: Texts
@@ -47,17 +47,17 @@ def paint_sheet(
     title: str,
     accelerator: Accelerator,
 ) -> Image.Image | None:
-    """The sheet of pictures that a pipeline paints as it is now; None in all processes but the main one.
+    """The sheet of images that a pipeline paints as it is now; None in all processes but the main one.
 
-    Every process paints a part: were the others to wait for one, their time limit could end the run.
+    Every process paints a part: if the others waited for one, their time limit could end the run.
 
     Args:
-        pipeline: Without text encoders.
+        pipeline: A pipeline without text encoders.
         validation: What to paint.
-        texts: The encodings of its prompts, of one row each, by prompt.
-        size: Of a picture, width and height in pixels.
-        title: Of the sheet.
-        accelerator: Of these processes.
+        texts: The embeddings of its prompts, by prompt.
+        size: Width and height of an image, in pixels.
+        title: Title of the sheet.
+        accelerator: These processes.
     """
     cells = list(enumerate(product(validation.prompts, validation.seeds)))
     painted = []
@@ -74,38 +74,27 @@ def paint_sheet(
     images = dict(gather_object(painted))
     if not accelerator.is_main_process:
         return None
-    columns = len(validation.seeds)
-    rows = [[images[place + column] for column in range(columns)] for place in range(0, len(cells), columns)]
-    return draw_sheet(rows, validation.prompts, [f"seed {seed}" for seed in validation.seeds], title)
+    for image in images.values():
+        image.thumbnail((_CELL, _CELL), Image.Resampling.LANCZOS)
+    return _draw_sheet([images[place] for place, _ in cells], validation, title)
 
 
-def draw_sheet(
-    rows: Sequence[Sequence[Image.Image]], prompts: Sequence[str], columns: Sequence[str], title: str
-) -> Image.Image:
-    """Pictures in rows, each under its prompt.
-
-    Args:
-        rows: Pictures of one size.
-        prompts: Of the rows.
-        columns: What the columns are.
-        title: Of the sheet.
-    """
-    cells = [[image.copy() for image in row] for row in rows]
-    for cell in (cell for row in cells for cell in row):
-        cell.thumbnail((_CELL, _CELL), Image.Resampling.LANCZOS)
-    width, height = cells[0][0].size
+def _draw_sheet(images: Sequence[Image.Image], validation: Validation, title: str) -> Image.Image:
+    """Images of one size in rows, each row under its prompt."""
+    columns, (width, height) = len(validation.seeds), images[0].size
     pitch = max(width, _LABEL) + GAP
-    page_width = max(len(columns) * pitch + GAP, _NARROWEST)
-    texts = [Typeface().wrap(prompt, SMALL_SIZE, page_width - 2 * GAP, _MOST_LINES) for prompt in prompts]
+    page_width = max(columns * pitch + GAP, _NARROWEST)
+    texts = [Typeface().wrap(prompt, SMALL_SIZE, page_width - 2 * GAP, _MOST_LINES) for prompt in validation.prompts]
     tops = [3 * _LINE + 2 * GAP]
     for text in texts:
         tops.append(tops[-1] + len(text) * _LINE + height + 2 * GAP)
     sheet = Sheet(page_width, tops[-1])
     sheet.text((GAP, GAP), title, _TITLE_SIZE, INK)
-    for number, column in enumerate(columns):
-        sheet.text((GAP + number * pitch, GAP + 1.5 * _LINE), column, SMALL_SIZE, GREY)
-    for row, text, top in zip(cells, texts, tops[:-1], strict=True):
+    for column, seed in enumerate(validation.seeds):
+        sheet.text((GAP + column * pitch, GAP + 1.5 * _LINE), f"seed {seed}", SMALL_SIZE, GREY)
+    for row, (text, top) in enumerate(zip(texts, tops, strict=False)):
         sheet.lines((GAP, top), text, SMALL_SIZE, _LINE)
-        for number, cell in enumerate(row):
-            sheet.image.paste(cell, (GAP + number * pitch, top + len(text) * _LINE))
+        for column in range(columns):
+            place = (GAP + column * pitch, top + len(text) * _LINE)
+            sheet.image.paste(images[row * columns + column], place)
     return sheet.image

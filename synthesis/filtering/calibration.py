@@ -1,14 +1,15 @@
 """Finds bounds of scores from what people say of a sample, and says how good bounds are.
 
-A verdict is whether one triplet, that is a pair in one direction, is good. Precision is the share of good triplets
-among those that bounds keep, recall the share of good triplets that they keep. Bounds are found on one half of the
+A verdict says whether one triplet, that is a pair in one direction, is good. Precision is the share of good triplets
+among those that the bounds keep, recall the share of good triplets that they keep. Bounds are found on one half of the
 verdicts and measured on the other.
 """
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,61 +19,41 @@ from ..stages import Workspace
 from ..triplets.records import pairs_with_texts, scores_of
 from .thresholds import DIRECTIONS, Bound, Thresholds, concerns
 
-COLUMNS = ("page", "id", "direction", "good", "reason")  # of the file of verdicts
+_COLUMNS = ("page", "id", "direction", "good", "reason")  # of the file of verdicts
 _MOST_CUTS = 40  # tried per score
 _DIGITS = 4  # of a bound
-_WEIGHTS = np.geomspace(0.1, 20, 24)  # how many good triplets one may lose to be rid of a bad one
+_WEIGHTS = np.geomspace(0.1, 20, 24)  # how many good triplets may be lost to get rid of a bad one
 _FOLDS = 5  # of the cross-validation
-_PRICE = 0.01  # of a bound: it must gain this share of the verdicts, or it probably fits to this sample alone
+_PRICE = 0.01  # of a bound: one that gains less than this share of the verdicts probably fits this sample alone
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A pair of pictures that was measured.
+    """A pair of images that was measured."""
 
-    Attributes:
-        record: Its id, both pictures' paths, and the texts of its quadruple.
-        scores: Of its gates and of its judge, by name.
-    """
-
-    record: Record
-    scores: dict[str, float]
+    record: Record  # its id, both images' paths, and the texts of its quadruple
+    scores: dict[str, float]  # of its gates and of its judge, by name
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a person says of a triplet.
-
-    Attributes:
-        pair: The pair.
-        direction: "ab" or "ba".
-        good: Whether it is worth training on.
-        reason: Why not; may be empty.
-    """
+    """What a person says of a triplet."""
 
     pair: Pair
-    direction: str
-    good: bool
-    reason: str = ""
+    direction: str  # "ab" or "ba"
+    good: bool  # whether it is worth training on
+    reason: str = ""  # why not; may be empty
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How verdicts and decisions agree.
-
-    Attributes:
-        kept_good: Good triplets that are kept.
-        kept_bad: Bad triplets that are kept.
-        good: Good triplets.
-        bad: Bad triplets.
-        by_reason: Of each reason for being bad, how many triplets are bad for it, and how many of these are kept.
-    """
+    """How verdicts and decisions agree, in numbers of triplets."""
 
     kept_good: int
     kept_bad: int
     good: int
     bad: int
-    by_reason: dict[str, tuple[int, int]] = field(default_factory=dict)
+    by_reason: dict[str, tuple[int, int]]  # of each reason for being bad: bad triplets, and those of them that are kept
 
     @property
     def kept(self) -> int:
@@ -81,12 +62,12 @@ class Outcome:
 
     @property
     def precision(self) -> float:
-        """Share of the kept ones that are good; NaN if none is kept."""
+        """Share of the kept triplets that are good; NaN if none is kept."""
         return self.kept_good / self.kept if self.kept else float("nan")
 
     @property
     def recall(self) -> float:
-        """Share of the good ones that are kept; NaN if none is good."""
+        """Share of the good triplets that are kept; NaN if none is good."""
         return self.kept_good / self.good if self.good else float("nan")
 
 
@@ -107,7 +88,7 @@ def read_pairs(folder: Path) -> list[Pair]:
 
 
 def read_judgements(folder: Path) -> Iterator[Record]:
-    """What a judge said, of its controls, too; nothing where there is no judge."""
+    """What a judge said, also of its controls; nothing if there is no judge."""
     work = Workspace(folder, 0)
     for chunk in _finished(work, "judgements"):
         yield from work.read("judgements", chunk)
@@ -117,16 +98,16 @@ def _finished(work: Workspace, stage: str) -> list[int]:
     return sorted(int(file.stem) for file in work.folder(stage).glob("[0-9]" * 5 + ".jsonl"))
 
 
-def draw_sample(pairs: Sequence[Pair], count: int, seed: int = 0) -> list[Pair]:
+def sample_pairs(pairs: Sequence[Pair], count: int, seed: int = 0) -> list[Pair]:
     """`count` of the pairs, each as likely as the others; the same ones whatever the order."""
     return sorted(pairs, key=lambda pair: seed_of("calibration", seed, pair.record["id"]))[:count]
 
 
 def write_form(file: Path, pairs: Sequence[Pair], pairs_per_page: int) -> None:
-    """Write the file of verdicts to be filled in: a row per triplet, `good` and `reason` empty."""
+    """Writes the file of verdicts to be filled in: a row per triplet, `good` and `reason` empty."""
     with file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(COLUMNS)
+        writer.writerow(_COLUMNS)
         for number, pair in enumerate(pairs):
             page = 1 + number // pairs_per_page
             writer.writerows([page, pair.record["id"], direction, "", ""] for direction in DIRECTIONS)
@@ -171,20 +152,14 @@ def read_verdicts(file: Path, pairs: Sequence[Pair]) -> tuple[list[Verdict], int
 
 def measure(thresholds: Thresholds, verdicts: Sequence[Verdict]) -> Outcome:
     """How decisions by these thresholds agree with verdicts."""
-    kept = [not thresholds.decide(verdict.pair.scores)[verdict.direction] for verdict in verdicts]
-    counts = {(good, is_kept): 0 for good in (True, False) for is_kept in (True, False)}
-    reasons: dict[str, tuple[int, int]] = {}
-    for verdict, is_kept in zip(verdicts, kept, strict=True):
-        counts[verdict.good, is_kept] += 1
-        if not verdict.good:
-            total, slipped = reasons.get(verdict.reason, (0, 0))
-            reasons[verdict.reason] = total + 1, slipped + is_kept
+    kept = [verdict for verdict in verdicts if not thresholds.decide(verdict.pair.scores)[verdict.direction]]
+    bad, kept_bad = (Counter(verdict.reason for verdict in some if not verdict.good) for some in (verdicts, kept))
     return Outcome(
-        kept_good=counts[True, True],
-        kept_bad=counts[False, True],
-        good=counts[True, True] + counts[True, False],
-        bad=counts[False, True] + counts[False, False],
-        by_reason=dict(sorted(reasons.items())),
+        kept_good=sum(verdict.good for verdict in kept),
+        kept_bad=sum(kept_bad.values()),
+        good=sum(verdict.good for verdict in verdicts),
+        bad=sum(bad.values()),
+        by_reason={reason: (bad[reason], kept_bad[reason]) for reason in sorted(bad)},
     )
 
 
@@ -196,41 +171,39 @@ def cut_in_halves(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], list[Verd
     return halves
 
 
+def score_names(verdicts: Sequence[Verdict]) -> list[str]:
+    """All scores that were measured, in their order."""
+    return list(dict.fromkeys(name for verdict in verdicts for name in verdict.pair.scores))
+
+
 def find_thresholds(verdicts: Sequence[Verdict], precision: float) -> Thresholds:
-    """Bounds that keep as many good triplets as may be at this precision, to be expected of other triplets.
+    """Bounds that keep as many good triplets as possible at this precision, to be expected of other triplets.
 
-    For a given worth of a bad triplet, measured in good ones, bounds are set one score at a time until none can be
-    bettered. How high the worth must be is found by cross-validation: bounds that are measured on what they were fitted
+    For a given worth of a bad triplet, counted in good ones, bounds are set one score at a time until none can be
+    improved. Cross-validation finds how high the worth must be, since bounds that are measured on what they were fitted
     to look better than they are. Of all worths that reach the precision, the one that keeps the most good triplets is
-    taken. Where none does, those count that come within a standard error of the best.
+    taken. If none does, the choice is among those within a standard error of the best.
 
-    Args:
-        verdicts: What to learn from.
-        precision: Wanted share of good triplets among those kept, above 0 and at most 1.
+    The precision is the wanted share of good triplets among those kept, above 0 and at most 1.
     """
-    folds = [_fold_of(verdict) for verdict in verdicts]
-    rest = [[v for v, fold in zip(verdicts, folds, strict=True) if fold != number] for number in range(_FOLDS)]
-    unseen = [[v for v, fold in zip(verdicts, folds, strict=True) if fold == number] for number in range(_FOLDS)]
-    fitted = [_fit_each(part) for part in rest]
-    kept, shares = np.zeros(len(_WEIGHTS)), np.zeros(len(_WEIGHTS))
-    for number in range(len(_WEIGHTS)):
-        outcomes = [measure(fit[number], part) for fit, part in zip(fitted, unseen, strict=True)]
-        kept[number] = sum(outcome.kept_good for outcome in outcomes)
-        shares[number] = kept[number] / max(1, sum(outcome.kept for outcome in outcomes))
+    folds = [seed_of("fold", verdict.pair.record["quadruple"]) % _FOLDS for verdict in verdicts]
+    kept_good, kept = np.zeros(len(_WEIGHTS)), np.zeros(len(_WEIGHTS))
+    for number in range(_FOLDS):
+        fitted = _fit_each([verdict for verdict, fold in zip(verdicts, folds, strict=True) if fold != number])
+        unseen = [verdict for verdict, fold in zip(verdicts, folds, strict=True) if fold == number]
+        outcomes = [measure(thresholds, unseen) for thresholds in fitted]
+        kept_good += [outcome.kept_good for outcome in outcomes]
+        kept += [outcome.kept for outcome in outcomes]
+    shares = kept_good / np.maximum(1, kept)
     best = int(np.argmax(shares))
-    error = math.sqrt(shares[best] * (1 - shares[best]) * shares[best] / max(1, kept[best]))
+    error = math.sqrt(shares[best] * (1 - shares[best]) * shares[best] / max(1, kept_good[best]))
     enough = shares >= (precision if shares[best] >= precision else shares[best] - error)
-    return _fit_each(verdicts)[int(np.argmax(np.where(enough, kept, -1)))]
-
-
-def _fold_of(verdict: Verdict) -> int:
-    return seed_of("fold", verdict.pair.record["quadruple"]) % _FOLDS
+    return _fit_each(verdicts)[int(np.argmax(np.where(enough, kept_good, -1)))]
 
 
 def _fit_each(verdicts: Sequence[Verdict]) -> list[Thresholds]:
     """The best bounds for each worth of a bad triplet."""
-    names = list(dict.fromkeys(name for verdict in verdicts for name in verdict.pair.scores))
-    scores = [_Score(name, verdicts) for name in names]
+    scores = [_Score(name, verdicts) for name in score_names(verdicts)]
     good = np.array([verdict.good for verdict in verdicts])
     found = []
     for weight in _WEIGHTS:
@@ -240,14 +213,14 @@ def _fit_each(verdicts: Sequence[Verdict]) -> list[Thresholds]:
 
 
 class _Score:
-    """The values of one score, where it could be cut, and where it is cut now."""
+    """The values of one score, its possible cuts, and its present bound."""
 
     def __init__(self, name: str, verdicts: Sequence[Verdict]):
         self.name = name
         values = np.array([verdict.pair.scores.get(name, np.nan) for verdict in verdicts])
         applies = np.array([concerns(name, verdict.direction) for verdict in verdicts])
         self.cuts = _cuts(values[applies])
-        # Row 0 is no bound, row n the n-th cut: which verdicts' triplets it admits. NaN is admitted by none.
+        # Which verdicts' triplets each cut admits: row 0 is no bound, row n the n-th cut. No cut admits NaN.
         admits_all = np.ones((1, len(verdicts)), dtype=bool)
         cuts = np.array(self.cuts)[:, None]
         self.above = np.concatenate([admits_all, (values >= cuts) | ~applies])
@@ -261,17 +234,14 @@ class _Score:
 
     @property
     def bound(self) -> Bound | None:
-        """The present bound."""
+        """The present bound; None if the score has none."""
         low, high = (self.cuts[row - 1] if row else None for row in (self.low, self.high))
         return None if low is None and high is None else Bound(at_least=low, at_most=high)
 
     def improve(self, admitted: np.ndarray, worth: np.ndarray, price: float) -> bool:
-        """Move the bound to where what is kept is worth most; whether that changed it.
+        """Moves the bound to where the kept triplets are worth most, less its price; returns whether it moved.
 
-        Args:
-            admitted: Which triplets all other scores admit.
-            worth: Of each triplet.
-            price: Of a bound.
+        `admitted` says which triplets all other scores admit, `worth` what each is worth.
         """
         before = self.low, self.high
         lower = range(self.high or len(self.above))
@@ -283,23 +253,20 @@ class _Score:
 
 def _climb(scores: Sequence[_Score], worth: np.ndarray, price: float) -> None:
     for _ in range(20):  # it ends much sooner
-        changed = False
-        for score in scores:
-            others = [other.admitted for other in scores if other is not score]
-            admitted = np.logical_and.reduce(others) if others else np.ones(len(worth), dtype=bool)
-            changed |= score.improve(admitted, worth, price)
-        if not changed:
+        admitted = (np.all([other.admitted for other in scores if other is not score], axis=0) for score in scores)
+        moved = [score.improve(others, worth, price) for score, others in zip(scores, admitted, strict=True)]
+        if not any(moved):
             return
 
 
 def _best(admits: np.ndarray, rows: Sequence[int], admitted: np.ndarray, worth: np.ndarray, price: float) -> int:
-    """Of these rows, the one with which what is kept is worth most; row 0, no bound, costs nothing."""
+    """The one of these rows with which the kept triplets are worth most; row 0, no bound, costs nothing."""
     values = admits[rows] @ (worth * admitted) - price * (np.array(rows) > 0)
     return rows[int(np.argmax(np.round(values, 9)))]
 
 
 def _cuts(values: np.ndarray) -> list[float]:
-    """Where a score could be cut: midway between neighbouring values, as many on either side of each cut."""
+    """Where a score can be cut: midway between neighbouring values, evenly spread over them if they are many."""
     distinct = np.unique(values[~np.isnan(values)])
     middles = (distinct[1:] + distinct[:-1]) / 2
     if len(middles) > _MOST_CUTS:

@@ -14,7 +14,7 @@ from ...files import write_whole
 from ...markdown_text import Markdown, block, plain, public
 from ...tables import markdown_table
 from ..report.page import control_section
-from .calibration import Outcome, Verdict, measure
+from .calibration import Outcome, Verdict, measure, score_names
 from .calibration_sheets import describe_bound
 from .controls import ControlTally, wilson_interval
 from .thresholds import Thresholds, concerns
@@ -37,35 +37,29 @@ def write_report(
     found: Thresholds,
     controls: ControlTally | None = None,
 ) -> Outcome:
-    """Write `REPORT`, `CURVES` and `RECIPE`.
+    """Writes `REPORT`, `CURVES` and `RECIPE` into a folder; returns how the bounds found do on the second half.
 
     Args:
-        folder: Where to; must be there.
+        folder: Must exist.
         source: What was calibrated, for the headline.
         verdicts: The half that bounds were found on, and the other.
         empty: Rows of the file of verdicts that were not filled in.
-        precision: What was wanted.
+        precision: The wanted precision.
         present: The bounds of the recipe.
         found: The bounds found on the first half.
         controls: What the judge said of pairs spoilt on purpose, if it was shown some.
-
-    Returns:
-        How the bounds found do on the other half.
     """
     learned, unseen = verdicts
     every = [*learned, *unseen]
     snippet, result = recipe_of(found), measure(found, unseen)
     num_pairs, num_good = len({verdict.pair.record["id"] for verdict in every}), sum(v.good for v in every)
-    lines = [
+    parts = [
         f"# Calibration of {plain(public(source))}",
-        "",
         f"{len(every):,} verdicts on {num_pairs:,} pairs; {num_good:,} good ({100 * num_good / len(every):.1f} %). "
         f"{empty:,} rows were not filled in. Wanted precision: {100 * precision:g} %.",
-        "",
         "Precision is the share of good triplets among those kept, recall the share of good triplets that are kept; in "
         "brackets 95 % intervals (Wilson), as if verdicts were independent. Bounds were found on the first half of the "
         "verdicts, cut by quadruple; only the second half says how good they are.",
-        "",
         markdown_table(
             ["", "verdicts", "good", "kept", "precision", "recall"],
             [
@@ -76,27 +70,28 @@ def write_report(
                 _outcome_row(Markdown("**bounds found, second half (unseen)**"), result),
             ],
         ),
-        "",
     ]
     if not result.precision >= precision:
-        lines += [
+        parts.append(
             f"**The wanted precision was not reached on the unseen half** ({_share(result.kept_good, result.kept)}). "
-            "More verdicts, other questions to the judge or another judge may help.",
-            "",
-        ]
-    lines += ["## Bounds found", "", f"Also in {RECIPE}.", "", block(snippet, "yaml"), ""]
-    lines += ["## Why triplets are bad", "", "On the second half: bad for this reason, and kept all the same.", ""]
-    lines += [_reason_table(measure(present, unseen), result), ""]
+            "More verdicts, other questions to the judge or another judge may help."
+        )
+    parts += ["## Bounds found", f"Also in {RECIPE}.", block(snippet, "yaml")]
+    parts += ["## Why triplets are bad", "On the second half: bad for this reason, and kept all the same."]
+    by_present = measure(present, unseen).by_reason
+    rows = [
+        [reason or "(none given)", f"{total:,}", f"{by_present[reason][1]:,}", f"{kept:,}"]
+        for reason, (total, kept) in result.by_reason.items()
+    ]
+    parts.append(markdown_table(["reason", "bad", "kept by the present bounds", "kept by the bounds found"], rows))
     if controls:
-        for part in ("## The judge's controls", *control_section(controls.as_dict(), "the judge's present bounds")):
-            lines += [part, ""]
-    lines += ["## Scores", "", f"![Precision and recall of a bound on each score alone]({CURVES})", ""]
-    lines += [
+        parts += ["## The judge's controls", *control_section(controls.as_dict(), "the judge's present bounds")]
+    parts += ["## Scores", f"![Precision and recall of a bound on each score alone]({CURVES})"]
+    parts += [
         "AUC: how often a good triplet scores higher than a bad one; 0.5 says nothing, below it low scores are good.",
-        "",
         _score_table(every, present, found),
     ]
-    write_whole(folder / REPORT, "\n".join(lines) + "\n")
+    write_whole(folder / REPORT, "\n\n".join(parts) + "\n")
     write_whole(folder / RECIPE, snippet)
     draw_curves(folder / CURVES, every, present, found)
     return result
@@ -106,14 +101,6 @@ def _outcome_row(name: str, outcome: Outcome) -> list[str]:
     numbers = (outcome.good + outcome.bad, outcome.good, outcome.kept)
     shares = (_share(outcome.kept_good, outcome.kept), _share(outcome.kept_good, outcome.good))
     return [name, *(f"{number:,}" for number in numbers), *shares]
-
-
-def _reason_table(present: Outcome, found: Outcome) -> str:
-    rows = [
-        [reason or "(none given)", f"{total:,}", f"{present.by_reason[reason][1]:,}", f"{kept:,}"]
-        for reason, (total, kept) in found.by_reason.items()
-    ]
-    return markdown_table(["reason", "bad", "kept by the present bounds", "kept by the bounds found"], rows)
 
 
 def _score_table(verdicts: Sequence[Verdict], present: Thresholds, found: Thresholds) -> str:
@@ -129,20 +116,11 @@ def _score_table(verdicts: Sequence[Verdict], present: Thresholds, found: Thresh
 
 def recipe_of(thresholds: Thresholds) -> str:
     """The bounds as the section `filter` of a recipe."""
-    bounds = {
-        name: {key: value for key in ("at_least", "at_most") if (value := getattr(bound, key)) is not None}
-        for name, bound in thresholds.bounds.items()
-    }
-    return yaml.safe_dump({"filter": {"bounds": bounds}}, sort_keys=False)
-
-
-def score_names(verdicts: Sequence[Verdict]) -> list[str]:
-    """All scores that were measured, in their order."""
-    return list(dict.fromkeys(name for verdict in verdicts for name in verdict.pair.scores))
+    return yaml.safe_dump({"filter": thresholds.model_dump(exclude_none=True)}, sort_keys=False)
 
 
 def auc(values: np.ndarray, good: np.ndarray) -> float:
-    """Probability that a good one has the higher value, ties halved; NaN where all are good or all bad."""
+    """Probability that a good one has the higher value, ties halved; NaN if all are good or all bad."""
     if good.all() or not good.any():
         return math.nan
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
@@ -152,7 +130,7 @@ def auc(values: np.ndarray, good: np.ndarray) -> float:
 
 
 def draw_curves(file: Path, verdicts: Sequence[Verdict], present: Thresholds, found: Thresholds) -> None:
-    """Precision and recall of a bound on each score alone, over the bound; the chosen bounds as vertical lines.
+    """Draws precision and recall of a bound on each score alone, over the bound, and the bounds as vertical lines.
 
     Raises:
         ImportError: matplotlib is not installed.

@@ -1,7 +1,10 @@
-"""Pictures for a person who calibrates: pages of pairs to judge, and a sheet per score that shows what it means."""
+"""Sheets for a person who calibrates: pages of pairs to judge, and a sheet per score that shows what it means."""
 
 import math
 from collections.abc import Sequence
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -26,22 +29,13 @@ _TEXTS = {"A": "caption_a", "B": "caption_b", "A > B": "edit_ab", "B > A": "edit
 
 
 def draw_page(pairs: Sequence[Pair], folder: Path, page: int, pages: int) -> Image.Image:
-    """A page of pairs to judge, without their scores: who sees a score agrees with it.
+    """Page `page` (from 1) of `pages`: at most `PAIRS_PER_PAGE` pairs to judge, whose images are in a folder.
 
-    Args:
-        pairs: At most `PAIRS_PER_PAGE`.
-        folder: That the pictures' paths are relative to.
-        page: Its number, from 1.
-        pages: How many there are.
+    Scores are not shown: whoever sees a score agrees with it.
     """
     rows = -(-len(pairs) // _PAGE_COLUMNS)
-    texts = [
-        {
-            label: _wrap(Typeface(), label, pair.record[name], _TEXT_WIDTH, _LINES_TO_JUDGE)
-            for label, name in _TEXTS.items()
-        }
-        for pair in pairs
-    ]
+    wrap = partial(_wrap, Typeface(), width=_TEXT_WIDTH, max_lines=_LINES_TO_JUDGE)
+    texts = [{label: wrap(label, pair.record[name]) for label, name in _TEXTS.items()} for pair in pairs]
     text_height = max(32 + sum(len(lines) * _LINE + _APART for lines in wrapped.values()) for wrapped in texts)
     card = (_PAIR_WIDTH + _TEXT_WIDTH + 3 * PADDING, max(_THUMB_HEIGHT, text_height) + 2 * PADDING)
     sheet = _page(
@@ -49,12 +43,12 @@ def draw_page(pairs: Sequence[Pair], folder: Path, page: int, pages: int) -> Ima
         height=_HEADER + rows * (card[1] + GAP) - GAP + MARGIN,
         title=f"Pairs to judge: page {page} of {pages}",
         subtitle="Left is A, right is B. Row ab of verdicts.csv: 1 if A and the edit A > B lead to B and both "
-        "pictures are good, else 0. Row ba: the other way round.",
+        "images are good, else 0. Row ba: the other way round.",
     )
     for number, (pair, wrapped) in enumerate(zip(pairs, texts, strict=True)):
         left = MARGIN + number % _PAGE_COLUMNS * (card[0] + GAP)
         top = _HEADER + number // _PAGE_COLUMNS * (card[1] + GAP)
-        sheet.card((left, top, left + card[0], top + card[1]))
+        sheet.panel((left, top, left + card[0], top + card[1]))
         _draw_pair(sheet, pair, folder, (left + PADDING, top + PADDING))
         left, top = left + _PAIR_WIDTH + 2 * PADDING, top + PADDING
         sheet.pill((left, top), pair.record["id"], INK)
@@ -65,27 +59,19 @@ def draw_page(pairs: Sequence[Pair], folder: Path, page: int, pages: int) -> Ima
     return sheet.image
 
 
-def draw_score_sheet(
-    name: str, pairs: Sequence[Pair], folder: Path, bound: Bound | None = None, seed: int = 0
-) -> Image.Image:
+def draw_score_sheet(name: str, pairs: Sequence[Pair], folder: Path, bound: Bound | None = None) -> Image.Image:
     """What a score means: pairs from its lowest values to its highest, some of each bin.
 
-    A bin holds one value, where there are few; or else the lowest twentieth, the next fifth, the middle half ...
+    If there are few values, a bin holds one; otherwise the lowest twentieth, the next fifth, the middle half ...
 
-    Args:
-        name: Of the score.
-        pairs: All that were measured.
-        folder: That the pictures' paths are relative to.
-        bound: The present one, for the headline.
-        seed: Of the choice of pairs.
+    The images are in a folder; the bound is the present one, for the headline.
 
     Raises:
         ValueError: no pair has this score.
     """
     bins = _bins(name, pairs)
     shown = [label for label in _TEXTS if label in ("A", "B") or name.endswith(_TEXTS[label][-3:])]
-    cell_height = _THUMB_HEIGHT + 34 + len(shown) * (_LINES_PER_TEXT * _LINE + _APART)
-    row_height = cell_height + 2 * PADDING
+    row_height = _THUMB_HEIGHT + 34 + len(shown) * (_LINES_PER_TEXT * _LINE + _APART) + 2 * PADDING
     sheet = _page(
         width=2 * MARGIN + 2 * PADDING + _BIN_WIDTH + _PER_BIN * (_PAIR_WIDTH + 2 * GAP) - 2 * GAP,
         height=_HEADER + len(bins) * (row_height + GAP) - GAP + MARGIN,
@@ -94,19 +80,18 @@ def draw_score_sheet(
     )
     for number, members in enumerate(bins):
         top = _HEADER + number * (row_height + GAP)
-        sheet.card((MARGIN, top, sheet.image.width - MARGIN, top + row_height))
+        sheet.panel((MARGIN, top, sheet.image.width - MARGIN, top + row_height))
         low, high = members[0].scores[name], members[-1].scores[name]
         for line, text in enumerate([f"{low:.4g}", *([f"to {high:.4g}"] if high > low else [])]):
             sheet.text((MARGIN + PADDING, top + PADDING + 24 * line), text, 18, INK)
         sheet.text((MARGIN + PADDING, top + PADDING + 52), f"{len(members):,} pairs", SMALL_SIZE, GREY)
-        some = sorted(members, key=lambda pair: seed_of("sheet", seed, name, pair.record["id"]))[:_PER_BIN]
+        some = sorted(members, key=lambda pair: seed_of("sheet", 0, name, pair.record["id"]))[:_PER_BIN]
         for place, pair in enumerate(sorted(some, key=lambda pair: pair.scores[name])):
             left = MARGIN + PADDING + _BIN_WIDTH + place * (_PAIR_WIDTH + 2 * GAP)
             _draw_pair(sheet, pair, folder, (left, top + PADDING))
             below = top + PADDING + _THUMB_HEIGHT + 8
-            score = pair.scores[name]
-            outside = bound is not None and not bound.admits(score)
-            sheet.pill((left, below), f"{score:.4g}", AMBER if outside else INK, size=13)
+            colour = INK if bound is None or bound.admits(pair.scores[name]) else AMBER
+            sheet.pill((left, below), f"{pair.scores[name]:.4g}", colour, size=13)
             sheet.text((left + _PAIR_WIDTH, below + 11), pair.record["id"], 13, GREY, anchor="rm")
             below += 30
             for label in shown:
@@ -118,10 +103,8 @@ def draw_score_sheet(
 
 def describe_bound(bound: Bound | None) -> str:
     """A bound in words."""
-    if bound is None:
-        return "no bound"
-    parts = [f"at least {bound.at_least:g}"] if bound.at_least is not None else []
-    return " and ".join(parts + ([f"at most {bound.at_most:g}"] if bound.at_most is not None else []))
+    sides = {"at least": bound.at_least, "at most": bound.at_most} if bound else {}
+    return " and ".join(f"{side} {value:g}" for side, value in sides.items() if value is not None) or "no bound"
 
 
 def _bins(name: str, pairs: Sequence[Pair]) -> list[list[Pair]]:
@@ -129,16 +112,14 @@ def _bins(name: str, pairs: Sequence[Pair]) -> list[list[Pair]]:
     measured = [pair for pair in pairs if math.isfinite(pair.scores.get(name, math.nan))]
     if not measured:
         raise ValueError(f"no pair has the score {name}")
+    measured.sort(key=lambda pair: pair.scores[name])
     values = np.array([pair.scores[name] for pair in measured])
     distinct = np.unique(values)
     if len(distinct) > len(_EDGES):
         distinct = np.unique(np.quantile(values, _EDGES))
     places = np.searchsorted(distinct, values, side="right")
-    bins = [
-        [pair for pair, place in zip(measured, places, strict=True) if place == number + 1]
-        for number in range(len(distinct))
-    ]
-    return [sorted(members, key=lambda pair: pair.scores[name]) for members in bins if members]
+    bins = groupby(zip(places, measured, strict=True), key=itemgetter(0))
+    return [[pair for _, pair in members] for _, members in bins]
 
 
 def _page(width: int, height: int, title: str, subtitle: str) -> Sheet:
@@ -156,16 +137,16 @@ def _draw_pair(sheet: Sheet, pair: Pair, folder: Path, corner: tuple[int, int]) 
         left += THUMB_WIDTH + GAP // 2
 
 
-def _wrap(type: Typeface, label: str, text: str, width: int, max_lines: int) -> list[str]:
-    return type.wrap(text, _TEXT_SIZE, width - _indent(type, label), max_lines)
+def _wrap(typeface: Typeface, label: str, text: str, width: int, max_lines: int) -> list[str]:
+    return typeface.wrap(text, _TEXT_SIZE, width - _indent(typeface, label), max_lines)
 
 
-def _indent(type: Typeface, label: str) -> int:
-    return round(type.width(label, _TEXT_SIZE)) + 10
+def _indent(typeface: Typeface, label: str) -> int:
+    return round(typeface.width(label, _TEXT_SIZE)) + 10
 
 
 def _draw_text(sheet: Sheet, label: str, lines: Sequence[str], corner: tuple[int, int]) -> None:
-    """A label, and a text beside it."""
+    """Draws a label, and a text beside it."""
     left, top = corner
     sheet.text((left, top), label, _TEXT_SIZE, GREY)
     sheet.lines((left + _indent(sheet.type, label), top), lines, _TEXT_SIZE, _LINE)

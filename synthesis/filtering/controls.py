@@ -1,14 +1,15 @@
 """Known-faulty pairs among those that a judge sees: does it look, or does it give everybody the same marks?
 
 Some pairs of every chunk are shown to the judge a second time, spoilt in a way that needs no model to know. A judge
-who looks gives the spoilt pair lower marks than the pair that it was made of; one who always says 9 does not, nor does
-one who throws dice. Some are shown with left and right exchanged, texts and all, which should change nothing.
+that looks gives the spoilt pair lower marks than the pair it was made of. A judge that always says 9 does not, nor does
+one that throws dice. Some pairs are shown with left and right exchanged, texts included, which should change nothing.
 
 The judge is compared with itself, pair by pair. So it does not matter here where the bounds are, nor how many of the
 pairs are faulty by themselves.
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,22 +22,21 @@ SWAPPED, OTHER, SAME = "halves swapped", "another subject", "nothing changed"
 SPOILT = (SWAPPED, OTHER, SAME)
 TURNED = "order swapped"  # nothing is wrong with these
 LOST = "without usable marks"
-_MARK = "!"  # in the id of a control: no id of a pair has one
-_TURN = {"left": "right", "caption_a": "caption_b", "edit_ab": "edit_ba"}
-_TURN |= {second: first for first, second in _TURN.items()}
+_MARK = "!"  # in the id of a control; ids of pairs have none
+_EXCHANGED = {"left": "right", "caption_a": "caption_b", "edit_ab": "edit_ba"}
+_EXCHANGED |= {second: first for first, second in _EXCHANGED.items()}
 _FEWEST = 8  # controls of which a share says something
 _MOST_KEPT, _FEWEST_SAME = 0.2, 0.7  # shares beyond which there is a warning
-_SURE = 3.0  # standard errors by which the judge must miss what is expected of it, for it is looked at again and again
+_SURE = 3.0  # standard errors by which the judge must miss what is expected; so many, for it is checked over and over
 
 
 class JudgeControls(Settings):
     """Settings of the controls of a judge.
 
     Attributes:
-        per_chunk: Pairs of a chunk that are shown to the judge once more in another way; one of four at most.
-            0 for no controls.
+        per_chunk: Pairs of a chunk that are shown to the judge again in another way, at most a quarter; 0 for none.
         told_apart: Share of the spoilt pairs that must get lower marks than the pairs they were made of.
-        stop: Whether to stop where that is surely missed; else there is a warning, and the numbers on the page.
+        stop: Whether to stop if that is surely missed; otherwise there is a warning, and the numbers on the page.
     """
 
     per_chunk: CountOrZero = 16
@@ -47,19 +47,19 @@ class JudgeControls(Settings):
 def controls_of(pairs: Sequence[Record], settings: JudgeControls, seed: int, names: Sequence[str]) -> dict[str, Record]:
     """The controls of a chunk, by the id of the pair that each is made of.
 
-    They follow from the pairs and the seed alone, not from the bounds by which some pairs are not judged.
+    They depend on the pairs and the seed alone, not on the bounds, which keep some pairs from being judged.
 
     Args:
         pairs: All pairs of the chunk, with their texts.
-        settings: How many.
-        seed: Of the choice.
-        names: Of the judge's scores: what should lower none of them is not shown.
+        settings: How many controls to make.
+        seed: Seed of the choice.
+        names: Names of the judge's scores: a fault that should lower none of them is not shown.
     """
     pairs = sorted(pairs, key=lambda pair: pair["id"])
     count = min(settings.per_chunk, math.ceil(len(pairs) / 4))
-    drawn = sorted(pairs, key=lambda pair: seed_of(seed, "control", pair["id"]))[:count]
+    sample = sorted(pairs, key=lambda pair: seed_of(seed, "control", pair["id"]))[:count]
     found = {}
-    for number, pair in enumerate(drawn, seed_of(seed, "kind", drawn[0]["id"]) if drawn else 0):
+    for number, pair in enumerate(sample, seed_of(seed, "kind", sample[0]["id"]) if sample else 0):
         others = [other for other in pairs if other["quadruple"] != pair["quadruple"]]
         kinds = [kind for kind in SPOILT if _concerned(kind, names) and (kind != OTHER or others)]
         kind = [*kinds, TURNED][number % (len(kinds) + 1)]
@@ -68,7 +68,7 @@ def controls_of(pairs: Sequence[Record], settings: JudgeControls, seed: int, nam
             SWAPPED: {"left": pair["right"], "right": pair["left"]},
             OTHER: {"right": other["right"]},
             SAME: {"right": pair["left"]},
-            TURNED: {name: pair[of] for name, of in _TURN.items()},
+            TURNED: {name: pair[of] for name, of in _EXCHANGED.items()},
         }[kind]
         found[pair["id"]] = pair | changed | {"id": f"{pair['id']}{_MARK}{kind}", CONTROL: kind}
     return found
@@ -82,21 +82,13 @@ def controlled_ids(records: Iterable[Record]) -> set[str]:
 
 @dataclass
 class ControlTally:
-    """What a judge said of controls and of the pairs that they were made of.
+    """What a judge said of controls and of the pairs that they were made of."""
 
-    Attributes:
-        spoilt: Of each kind: spoilt pairs, those told apart, and those that the bounds would keep.
-        has_bounds: Whether there are any.
-        turned: Pairs shown both ways round, and those with the same decision both times.
-        off: Mean difference of a mark when the order is exchanged.
-        lost: Controls that say nothing, for they or the pairs that they were made of got no usable marks.
-    """
-
-    spoilt: dict[str, tuple[int, int, int]]
+    spoilt: dict[str, tuple[int, int, int]]  # by kind: spoilt pairs, those told apart, those that the bounds would keep
     has_bounds: bool = True
-    turned: tuple[int, int] = (0, 0)
-    off: float = 0.0
-    lost: int = 0
+    turned: tuple[int, int] = (0, 0)  # pairs shown both ways round, and those with the same decision both times
+    off: float = 0.0  # mean difference of a mark when the order is exchanged
+    lost: int = 0  # controls that say nothing, since they or the pairs they were made of got no usable marks
 
     @property
     def shown(self) -> int:
@@ -105,7 +97,7 @@ class ControlTally:
 
     @property
     def told_apart(self) -> int:
-        """Those with lower marks than the pairs that they were made of."""
+        """Spoilt pairs with lower marks than the pairs they were made of."""
         return sum(told for _, told, _ in self.spoilt.values())
 
     def as_dict(self) -> dict[str, Any]:
@@ -120,17 +112,12 @@ class ControlTally:
         }
 
     def misses(self, expected: float) -> bool:
-        """Whether fewer are told apart than this share, beyond what chance explains."""
+        """Whether fewer than this share are told apart, beyond what chance explains."""
         return self.shown > 0 and wilson_interval(self.told_apart, self.shown, _SURE)[1] < expected
 
 
 def count_controls(records: Iterable[Record], bounds: Thresholds) -> ControlTally | None:
-    """What the records of a judge's stage say of it; None where there are no controls among them.
-
-    Args:
-        records: In any order. Those that were rejected have no marks to compare.
-        bounds: Of the judge's scores.
-    """
+    """How a judge treats controls, by its records in any order and the bounds of its scores; None without controls."""
     scores = {record["id"]: record.get("scores") for record in records}
     tally = ControlTally({}, has_bounds=any(bounds.among(found).bounds for found in scores.values() if found))
     differences: list[float] = []
@@ -156,15 +143,10 @@ def count_controls(records: Iterable[Record], bounds: Thresholds) -> ControlTall
 
 
 def check_controls(tally: ControlTally, settings: JudgeControls, judge: str) -> str | None:
-    """A warning for a judge that does not tell spoilt pairs apart; None if it does, or too few were shown to know.
-
-    Args:
-        tally: What it said.
-        settings: What is expected of it.
-        judge: Its name, for the message.
+    """A warning for a judge that does not tell spoilt pairs apart; None if it does, or if too few were shown.
 
     Raises:
-        SynthesisError: the same, where the settings say to stop.
+        SynthesisError: with the same words, if the settings say to stop.
     """
     if not tally.misses(settings.told_apart):
         return None
@@ -175,15 +157,15 @@ def check_controls(tally: ControlTally, settings: JudgeControls, judge: str) -> 
     )
     if settings.stop:
         raise SynthesisError(
-            f"stage judgements: {message}. What it says of the others is worth as little. See that it is shown two "
-            "pictures, see to its prompt, or take another model; then give --redo judgements. With `controls: {stop: "
+            f"stage judgements: {message}. What it says of the others is worth as little. Check that it is shown two "
+            "images, check its prompt, or take another model; then give --redo judgements. With `controls: {stop: "
             "false}` in the recipe it goes on all the same."
         )
     return message
 
 
 def doubts_of(tally: ControlTally) -> list[str]:
-    """What else the controls of a whole run show that its owner should know: a sentence for each."""
+    """What else the controls of a whole run tell its owner, in a sentence each."""
     doubts = []
     kept = sum(kept for _, _, kept in tally.spoilt.values())
     if tally.has_bounds and tally.shown >= _FEWEST and kept > _MOST_KEPT * tally.shown:
@@ -201,21 +183,18 @@ def doubts_of(tally: ControlTally) -> list[str]:
     if turned >= _FEWEST and same < _FEWEST_SAME * turned:
         doubts.append(
             f"with left and right exchanged the judge decides otherwise on {turned - same} of {turned} pairs: it minds "
-            "which picture comes first"
+            "which image comes first"
         )
     return doubts
 
 
 def _turned(name: str) -> str:
     """The name of a score when left and right are exchanged."""
-    for ending, other in (("_ab", "_ba"), ("_ba", "_ab"), ("_a", "_b"), ("_b", "_a")):
-        if name.endswith(ending):
-            return name.removesuffix(ending) + other
-    return name
+    return re.sub("_(a|b|ab|ba)$", lambda ending: ending[0].translate(str.maketrans("ab", "ba")), name)
 
 
 def _concerned(kind: str, names: Sequence[str]) -> list[str]:
-    """The scores that this fault should lower, of those of these names."""
+    """Those of the scores that this fault should lower."""
     spared = {"quality"} if kind == OTHER else {"quality", "identity"}
     return [name for name in names if name not in spared]
 
@@ -226,7 +205,7 @@ def _kept(scores: Mapping[str, float], bounds: Thresholds) -> list[str]:
 
 
 def wilson_interval(part: int, whole: int, z: float) -> tuple[float, float]:
-    """Wilson's interval of a share, as wide as so many standard errors to either side."""
+    """Wilson's interval of a share, `z` standard errors to either side."""
     share = part / whole
     middle = share + z * z / (2 * whole)
     reach = z * math.sqrt(share * (1 - share) / whole + z * z / (4 * whole * whole))

@@ -1,10 +1,10 @@
-"""Finds people in pictures with an object detector of transformers, and the gate that counts them."""
+"""Finds people in images with an object detector of transformers, and the gate that counts them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..components import Gate, Record, SynthesisError
 from ..models.batches import Batches
@@ -15,13 +15,13 @@ from .thresholds import UNIT, UPWARDS, Scale
 if TYPE_CHECKING:
     import torch
 
-_GREY = (114, 114, 114)  # of the canvas around a picture: neither dark nor light
-_EDGE = 0.01  # a box that comes this near to an edge of the picture reaches it; share of the picture's side
-SIDES = ("left", "right")
+_GREY = (114, 114, 114)  # of the canvas around an image: neither dark nor light
+_EDGE = 0.01  # a box that comes this near to an edge of the image reaches it; share of the image's side
+_SIDES, _MEASURES = ("left", "right"), ("people", "share", "edges")
 
 
 class Box(NamedTuple):
-    """Where a person is, in pixels of the picture, and how sure the detector is, from 0 to 1."""
+    """Where a person is, in pixels of the image, and how sure the detector is, from 0 to 1."""
 
     left: float
     top: float
@@ -31,7 +31,7 @@ class Box(NamedTuple):
 
     @property
     def area(self) -> float:
-        """Pixels."""
+        """The box's area in pixels."""
         return (self.right - self.left) * (self.bottom - self.top)
 
 
@@ -42,9 +42,9 @@ class PersonDetector(Settings):
         model: Folder or Hub id of an object-detection model of transformers: RT-DETR, YOLOS, DETR and others.
         threshold: How sure it must be, above 0 and below 1.
         label: What the model calls a person; models trained on COCO say "person".
-        revision: Of a model on the Hub.
-        batch_size: Pictures at a time.
-        device: Such as "cuda:1"; by default a GPU where there is one.
+        revision: Branch, tag or commit of the model on the Hub.
+        batch_size: Images at a time.
+        device: Such as "cuda:1"; by default a GPU if there is one.
     """
 
     model: ModelName
@@ -64,11 +64,7 @@ class PersonDetector(Settings):
 
 
 class PeopleFinder:
-    """A detector at work.
-
-    Attributes:
-        about: Name and revision of the model, for a manifest.
-    """
+    """A detector at work; `about` names the model and its revision, for a manifest."""
 
     def __init__(self, settings: PersonDetector):
         from transformers import AutoImageProcessor, AutoModelForObjectDetection
@@ -87,13 +83,13 @@ class PeopleFinder:
         self.about = {"model": settings.model, "revision": getattr(model.config, "_commit_hash", None)}
 
     def find(self, images: Iterable[Image.Image]) -> list[list[Box]]:
-        """The people in each picture, largest first. What is found in one does not depend on the others."""
+        """The people in each image, largest first. What is found in one does not depend on the others."""
         return list(self.batches.map(self._find, images))
 
     def _find(self, images: list[Image.Image]) -> list[list[Box]]:
         import torch
 
-        # Preparing a picture takes a core longer than looking at it takes a GPU.
+        # Preparing an image takes a core longer than looking at it takes a GPU.
         with ThreadPoolExecutor() as threads:
             prepared = list(threads.map(self._prepare, images))
         inputs = {name: torch.cat([one[name] for one in prepared]).to(self.device) for name in prepared[0]}
@@ -104,13 +100,14 @@ class PeopleFinder:
         return [self._boxes(entry, image.size) for entry, image in zip(found, images, strict=True)]
 
     def _prepare(self, image: Image.Image) -> "Mapping[str, torch.Tensor]":
-        return self.processor(images=[_on_square(image)], return_tensors="pt")
+        # On a grey square, in its upper left corner: squares of a batch have one shape once resized.
+        square = ImageOps.pad(image, (max(image.size),) * 2, color=_GREY, centering=(0, 0))
+        return self.processor(images=[square], return_tensors="pt")
 
     def _boxes(self, found: "dict[str, torch.Tensor]", size: tuple[int, int]) -> list[Box]:
         boxes = []
-        for label, score, corners in zip(
-            found["labels"].tolist(), found["scores"].tolist(), found["boxes"].tolist(), strict=True
-        ):
+        columns = (found[name].tolist() for name in ("labels", "scores", "boxes"))
+        for label, score, corners in zip(*columns, strict=True):
             left, right = (min(max(x, 0.0), size[0]) for x in corners[::2])
             top, bottom = (min(max(y, 0.0), size[1]) for y in corners[1::2])
             if label in self.person and left < right and top < bottom:
@@ -118,18 +115,11 @@ class PeopleFinder:
         return sorted(boxes, key=lambda box: -box.area)
 
 
-def _on_square(image: Image.Image) -> Image.Image:
-    """The picture in the upper left corner of a grey square: squares of a batch have one shape once resized."""
-    square = Image.new("RGB", (max(image.size), max(image.size)), _GREY)
-    square.paste(image, (0, 0))
-    return square
-
-
 class PeopleGate(Settings):
     """Settings of the gate that counts people.
 
-    Its scores, of each half (`_left`, `_right`): `people`, how many there are; and where there are any, of the largest:
-    `share`, how much of the picture the person's box takes; `edges`, how many edges of the picture it reaches, since a
+    Its scores for each half (`_left`, `_right`) are `people`, how many there are, and for the largest person, if any:
+    `share`, how much of the image the person's box takes; `edges`, how many edges of the image it reaches, since a
     person who reaches the upper edge has probably lost the head.
 
     Attributes:
@@ -137,9 +127,7 @@ class PeopleGate(Settings):
     """
 
     kind: Literal["people"] = "people"
-    names: ClassVar[tuple[str, ...]] = tuple(
-        f"{score}_{side}" for score in ("people", "share", "edges") for side in SIDES
-    )
+    names: ClassVar[tuple[str, ...]] = tuple(f"{name}_{side}" for name in _MEASURES for side in _SIDES)
     scales: ClassVar[tuple[Scale, ...]] = (UPWARDS, UPWARDS, UNIT, UNIT, (0.0, 4.0), (0.0, 4.0))
 
     detector: PersonDetector
@@ -158,12 +146,12 @@ class _PeopleGate(Gate):
         self.about = finder.about
 
     def score(
-        self, records: Sequence[Record], pictures: Sequence[tuple[Image.Image, Image.Image]]
+        self, records: Sequence[Record], images: Sequence[tuple[Image.Image, Image.Image]]
     ) -> list[dict[str, float]]:
-        halves = [half for pair in pictures for half in pair]
+        halves = [half for pair in images for half in pair]
         measured = [_measure(boxes, half.size) for boxes, half in zip(self.finder.find(halves), halves, strict=True)]
         return [
-            {f"{name}_{side}": value for side, half in zip(SIDES, halves, strict=True) for name, value in half.items()}
+            {f"{name}_{side}": value for side, half in zip(_SIDES, halves, strict=True) for name, value in half.items()}
             for halves in zip(measured[::2], measured[1::2], strict=True)
         ]
 

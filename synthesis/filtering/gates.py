@@ -1,7 +1,7 @@
 """Cheap gates: what pixels alone say of a pair, before a detector, CLIP or a judge looks at it.
 
-Measures of a single picture are taken of both halves, and the worse one counts. They do not depend on the resolution:
-pictures are brought to one height first.
+Measures of a single image are taken of both halves, and the worse one counts. They do not depend on the resolution:
+images are first brought to one height.
 """
 
 from abc import abstractmethod
@@ -18,8 +18,8 @@ from ..settings import Settings
 from ..splitting import seam_coverage
 from .thresholds import UNIT, UPWARDS, Scale
 
-_HEIGHT = 128  # pictures are measured at this height; smaller ones look blurred then, and are
-_TINY = (16, 32)  # width and height at which two pictures are compared
+_HEIGHT = 128  # images are measured at this height; smaller ones look blurred then, and are
+_TINY = (16, 32)  # width and height at which two images are compared
 
 
 class _PixelGate(Settings):
@@ -34,26 +34,26 @@ class _PixelGate(Settings):
 
     @staticmethod
     @abstractmethod
-    def measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
-        """The scores of a pair of RGB pictures, in the order of their names."""
+    def _measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
+        """The scores of a pair of RGB images, in the order of their names."""
 
 
 class _Pixels(Gate):
     def __init__(self, settings: _PixelGate):
         super().__init__()
-        self.names, self._measure = settings.names, settings.measure
+        self.names, self._measure = settings.names, settings._measure
 
     def score(
-        self, records: Sequence[Record], pictures: Sequence[tuple[Image.Image, Image.Image]]
+        self, records: Sequence[Record], images: Sequence[tuple[Image.Image, Image.Image]]
     ) -> list[dict[str, float]]:
         return [
             {name: round(score, 4) for name, score in zip(self.names, self._measure(*pair), strict=True)}
-            for pair in pictures
+            for pair in images
         ]
 
 
 def open_halves(record: Record, folder: Path) -> tuple[Image.Image, Image.Image]:
-    """Both pictures of a pair as RGB.
+    """Both images of a pair as RGB.
 
     Raises:
         SynthesisError: one is missing or damaged.
@@ -62,7 +62,7 @@ def open_halves(record: Record, folder: Path) -> tuple[Image.Image, Image.Image]
 
 
 class BlankGate(_PixelGate):
-    """Settings of the gate that finds pictures with little in them.
+    """Settings of the gate that finds images with little in them.
 
     Its scores: `contrast`, the standard deviation of the grey levels (0 to 128), and their `entropy` in bits (0 to 6),
     both without what whole rows or columns share, so that a smooth gradient is as blank as one colour.
@@ -73,16 +73,15 @@ class BlankGate(_PixelGate):
     scales: ClassVar[tuple[Scale, ...]] = ((0.0, 128.0), (0.0, 7.0))
 
     @staticmethod
-    def measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
-        """Its scores."""
+    def _measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
         halves = _reduced(left), _reduced(right)
         return min(map(contrast, halves)), min(map(entropy, halves))
 
 
 class BlurGate(_PixelGate):
-    """Settings of the gate that finds blurred and noisy pictures.
+    """Settings of the gate that finds blurred and noisy images.
 
-    Its scores: `sharpness`, how much steepness a picture loses when it is blurred a little (0 to 1; below about 0.2
+    Its scores: `sharpness`, how much steepness an image loses when it is blurred a little (0 to 1; below about 0.2
     it is blurred); `noise`, the strength of the grain in grey levels (0 upwards).
     """
 
@@ -91,8 +90,7 @@ class BlurGate(_PixelGate):
     scales: ClassVar[tuple[Scale, ...]] = (UNIT, (0.0, 255.0))
 
     @staticmethod
-    def measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
-        """Its scores."""
+    def _measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
         halves = _reduced(left), _reduced(right)
         return min(map(sharpness, halves)), max(map(noise, halves))
 
@@ -109,8 +107,7 @@ class AspectGate(_PixelGate):
     scales: ClassVar[tuple[Scale, ...]] = (UPWARDS, UPWARDS, UNIT)
 
     @staticmethod
-    def measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
-        """Its scores."""
+    def _measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
         areas = sorted(half.width * half.height for half in (left, right))
         aspect = max(half.width / half.height for half in (left, right))
         return min(left.height, right.height), aspect, areas[0] / areas[1]
@@ -119,8 +116,8 @@ class AspectGate(_PixelGate):
 class TwinGate(_PixelGate):
     """Settings of the gate that finds pairs in which nothing changed at all.
 
-    Its score: `difference`, the mean difference of both pictures reduced to 16 x 32 pixels, in grey levels; the right
-    one is also looked at in a mirror, and the smaller difference counts.
+    Its score: `difference`, the mean difference of both images reduced to 16 x 32 pixels, in grey levels. The right
+    one is also compared mirrored, and the smaller difference counts.
     """
 
     kind: Literal["twin"] = "twin"
@@ -128,8 +125,7 @@ class TwinGate(_PixelGate):
     scales: ClassVar[tuple[Scale, ...]] = ((0.0, 255.0),)
 
     @staticmethod
-    def measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
-        """Its scores."""
+    def _measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
         first, second = (
             np.asarray(half.resize(_TINY, Image.Resampling.BOX), dtype=np.float32) for half in (left, right)
         )
@@ -147,12 +143,11 @@ class SeamGate(_PixelGate):
     scales: ClassVar[tuple[Scale, ...]] = (UNIT,)
 
     @staticmethod
-    def measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
-        """Its scores."""
+    def _measure(left: Image.Image, right: Image.Image) -> tuple[float, ...]:
         return (float(max(seam_coverage(half).max() for half in (left, right))),)
 
 
-# Measures of one picture, RGB or grey
+# Measures of one image, RGB or grey
 
 
 def contrast(image: Image.Image) -> float:
@@ -161,14 +156,14 @@ def contrast(image: Image.Image) -> float:
 
 
 def entropy(image: Image.Image) -> float:
-    """Entropy of the same in bits, in steps of 4 levels so that a little noise adds little."""
+    """Entropy of the same levels in bits, in steps of 4 levels so that a little noise adds little."""
     counts = np.histogram(_levelled(image), bins=128, range=(-256, 256))[0]
     shares = counts[counts > 0] / counts.sum()
     return abs(float((shares * np.log2(shares)).sum()))
 
 
 def sharpness(image: Image.Image) -> float:
-    """How much of the steps between neighbouring pixels goes when the picture is blurred; nothing of a flat picture."""
+    """Share of the steps between neighbouring pixels that goes when the image is blurred; 0 for a flat image."""
     grey = _grey(image)
     total = lost = 0.0
     for axis in (0, 1):
@@ -181,9 +176,9 @@ def sharpness(image: Image.Image) -> float:
 
 
 def noise(image: Image.Image) -> float:
-    """Standard deviation of the grain, from the differences of neighbours where there is little else."""
+    """Standard deviation of the grain, from the differences of neighbouring pixels where there is little else."""
     grey = _grey(image)
-    # The second difference both ways is zero on slopes and straight edges; of noise it has 6 times the deviation.
+    # The second difference both ways is zero on slopes and straight edges; for noise its deviation is 6 times as large.
     across = grey[:, :-2] - 2 * grey[:, 1:-1] + grey[:, 2:]
     both = across[:-2] - 2 * across[1:-1] + across[2:]
     return float(np.median(np.abs(both)) / 0.6745 / 6)
@@ -201,6 +196,6 @@ def _grey(image: Image.Image) -> np.ndarray:
 
 
 def _reduced(image: Image.Image) -> Image.Image:
-    """The picture in grey at the common height, reduced or enlarged; as it is if that was done before."""
+    """The image in grey at the common height, reduced or enlarged; unchanged if it is so already."""
     size = (max(8, round(image.width * _HEIGHT / image.height)), _HEIGHT)
     return image.convert("L").resize(size, Image.Resampling.BOX)

@@ -1,6 +1,5 @@
-"""A vision-language model as judge: it looks at both pictures, reads the four texts, and gives marks."""
+"""A vision-language model as judge: it looks at both images, reads the four texts, and gives marks."""
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,16 +10,14 @@ from ..components import REJECTED, AskingPart, Judge, Record, TextRequest, seed_
 from ..models import LanguageModel
 from ..models.asking import as_messages, ask_parts
 from ..quadruples.writing import FIELDS
-from ..replies import quoted, read_marks
+from ..replies.answering import quoted
+from ..replies.marks import read_marks
 from ..settings import Count, Settings
 from ..templates import fill_template, with_fields
 
 LOWEST, HIGHEST = 1, 10  # marks; scores are these brought to 0 ... 1
 
-_SLOT = re.compile(r"\{(\w+)\}")
-
-
-_Name = Annotated[str, Field(pattern=r"^[a-z][a-z_]*$")]  # of a score: small letters and underscores
+_ScoreName = Annotated[str, Field(pattern=r"^[a-z][a-z_]*$")]  # small letters and underscores
 
 
 class Question(Settings):
@@ -28,12 +25,12 @@ class Question(Settings):
 
     Attributes:
         prompt: What is asked; {caption_a}, {caption_b}, {edit_ab} and {edit_ba} are filled in, between quotation marks
-            that no text can close. The model sees the left picture first, then the right one, then this.
+            that no text can close. The model sees the left image first, then the right one, then this.
         scores: Names of the marks that the answer must hold.
     """
 
     prompt: Annotated[str, with_fields(*FIELDS, needed=[], other_braces=True)]
-    scores: Annotated[list[_Name], Field(min_length=1)]
+    scores: Annotated[list[_ScoreName], Field(min_length=1)]
 
 
 class VisionLanguageJudge(Settings):
@@ -42,12 +39,12 @@ class VisionLanguageJudge(Settings):
     It is asked for whole marks from 1 to 10, as JSON. Scores are these brought to 0 ... 1.
 
     Attributes:
-        model: What answers; it must take two pictures.
-        questions: What it is asked about each pair. One question with all the marks is cheapest; several, each about
-            one thing, are sometimes answered with more care.
+        model: What answers; it must take two images.
+        questions: What it is asked about each pair. One question with all the marks is cheapest; several questions,
+            each about one thing, are sometimes answered with more care.
         system: How the model is told to behave; empty for no such message.
-        attempts: How often a question is asked until the answer can be used. Needs a `temperature` above 0, since the
-            likeliest answer stays the same.
+        attempts: How often a question is asked until the answer can be used. More than one needs a `temperature` above
+            0, since otherwise the answer stays the same.
     """
 
     kind: Literal["language-model"] = "language-model"
@@ -65,7 +62,7 @@ class VisionLanguageJudge(Settings):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the scores."""
+        """Names of the scores."""
         return tuple(name for question in self.questions for name in question.scores)
 
     def load(self) -> Judge:
@@ -111,23 +108,16 @@ class _VisionLanguageJudge(AskingPart, Judge):
 
 def schema_of(names: Sequence[str]) -> dict[str, Any]:
     """The JSON schema of an object with these marks."""
-    # A list of all marks: servers that ignore or refuse a lowest and a highest number know it.
+    # A list of all marks, since some servers ignore or refuse a lowest and a highest number.
     mark = {"type": "integer", "enum": list(range(LOWEST, HIGHEST + 1))}
-    return {
-        "type": "object",
-        "properties": dict.fromkeys(names, mark),
-        "required": list(names),
-        "additionalProperties": False,
-    }
+    properties, required = dict.fromkeys(names, mark), list(names)
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
 def read_scores(answer: str, names: Sequence[str], given: Sequence[str] = ()) -> dict[str, float]:
     """The marks of these names in an answer, brought from 1 ... 10 to 0 ... 1; see `read_marks`.
 
-    Args:
-        answer: As it came.
-        names: Of the marks.
-        given: The texts that the model was shown, out of which no mark is read.
+    The model was `given` some texts, from which no mark is read.
 
     Raises:
         UnusableAnswer: a mark is missing, is not from 1 to 10, or is given twice with two values.

@@ -1,4 +1,4 @@
-"""Decides from stored scores which triplets to keep: no model is needed to decide again."""
+"""Decides by stored scores which triplets to keep: no model is needed to decide again."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -7,7 +7,7 @@ from pydantic import model_validator
 
 from ..settings import Settings
 
-# The lowest and the highest value that a score can have; none where it is open to that side.
+# The lowest and the highest value that a score can have; infinite if there is no such limit.
 Scale = tuple[float, float]
 UNIT: Scale = (0.0, 1.0)
 UPWARDS: Scale = (0.0, math.inf)
@@ -35,13 +35,13 @@ class Bound(Settings):
         return self
 
     def admits(self, score: float) -> bool:
-        """Whether a score lies within; NaN never does."""
+        """Whether a score lies within the bound; NaN never does."""
         above = self.at_least is None or score >= self.at_least
         return above and (self.at_most is None or score <= self.at_most)
 
 
 class Thresholds(Settings):
-    """Settings of the filter: the bounds of scores. What no bound names does not decide.
+    """Settings of the filter: the bounds of scores. A score without a bound does not decide.
 
     Attributes:
         bounds: By name of the score. A name that ends in `_ab` or `_ba` decides on the triplet of that direction alone,
@@ -51,10 +51,7 @@ class Thresholds(Settings):
     bounds: dict[str, Bound] = {}
 
     def check_scales(self, scales: Mapping[str, Scale]) -> None:
-        """Refuse bounds that no value of their score can have: they would keep nothing, or everything.
-
-        Args:
-            scales: Of each score, by name.
+        """Refuses bounds outside their score's scale, given by name: they would keep nothing, or everything.
 
         Raises:
             ValueError: names the bound and the scale.
@@ -71,19 +68,15 @@ class Thresholds(Settings):
                 raise ValueError(f"filter: bounds: {name}: {side} is {value:g}, and the score goes {span}{hint}")
 
     def decide(self, scores: Mapping[str, float]) -> dict[str, list[str]]:
-        """Why the triplet of each direction is rejected.
+        """Why the triplet of each direction, "ab" and "ba", is rejected by a pair's scores, in the order of the bounds.
 
-        Args:
-            scores: Of a pair, by name: of its gates and of its judgement.
-
-        Returns:
-            Reasons by direction, "ab" and "ba", in the order of the bounds; none for a triplet to keep. A score that
-            was not measured is a reason only where no other rejects the triplet: what fails a cheap gate is not judged.
+        There are no reasons for a triplet to keep. A score that was not measured is a reason only if no other rejects
+        the triplet: what fails a cheap gate is not judged.
         """
         return {direction: self._reasons(scores, direction) for direction in DIRECTIONS}
 
     def among(self, names: Iterable[str]) -> "Thresholds":
-        """The bounds of these scores alone: those of the gates decide what is worth a judgement."""
+        """Only the bounds of these scores: those of the gates decide what is worth a judgement."""
         names = set(names)
         return Thresholds(bounds={name: bound for name, bound in self.bounds.items() if name in names})
 

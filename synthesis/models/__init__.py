@@ -1,4 +1,4 @@
-"""Language models that look at pictures or only read: in this process, or behind a URL."""
+"""Language models that look at images or only read: in this process, or behind a URL."""
 
 from typing import Annotated
 

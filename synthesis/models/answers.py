@@ -7,65 +7,54 @@ from typing import Any
 
 from ..servers.failures import Failed, kind_of
 
-# The words of other servers for "stop" and "length".
-_DONE = {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "stop_str"}
-_CUT_OFF = {"length", "max_tokens", "max_new_tokens", "model_length"}
-_FILTERED = {"content_filter", "safety", "recitation", "prohibited_content", "blocklist", "refusal"}
+# Why an answer ended, in the protocol's words, by the words that other servers use.
+_REASONS = {
+    **dict.fromkeys(("eos", "eos_token", "end_turn", "stop_sequence", "stop_str"), "stop"),
+    **dict.fromkeys(("max_tokens", "max_new_tokens", "model_length"), "length"),
+    **dict.fromkeys(("safety", "recitation", "prohibited_content", "blocklist", "refusal"), "content_filter"),
+}
 
 
 @dataclass(frozen=True)
 class ChatAnswer:
-    """An answer of the chat-completions protocol.
+    """An answer of the chat-completions protocol."""
 
-    Attributes:
-        text: What the model wrote; empty if nothing.
-        finish_reason: In the protocol's words; None if the server names none.
-        refusal: What the server says in place of an answer; None if it does not refuse.
-        reported: The model's name as the server has it; None if it does not tell.
-        tokens: "input tokens" and "output tokens", as far as the server counts them.
-    """
-
-    text: str
-    finish_reason: str | None
-    refusal: str | None = None
-    reported: str | None = None
-    tokens: dict[str, int] = field(default_factory=dict)
+    text: str  # what the model wrote; may be empty
+    finish_reason: str | None  # in the protocol's words; None if the server names none
+    refusal: str | None = None  # what the server says if it refuses to answer
+    reported: str | None = None  # the model's name, if the server reports it
+    tokens: dict[str, int] = field(default_factory=dict)  # "input tokens" and "output tokens" that the server counts
 
 
 def read_answer(body: Mapping[str, Any]) -> ChatAnswer:
-    """What is in an answer.
+    """Reads the JSON object of an answer.
 
     Raises:
-        Failed: it is none, said in words that can be counted.
+        Failed: there is no answer in it; the reason is in words that can be counted.
     """
-    if not isinstance(choices := body.get("choices"), list) or not choices:
-        raise Failed("an answer without choices", _short(body))
-    choice = choices[0]
+    choices = body.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):
-        raise Failed("an answer without choices", f"the first is {kind_of(choice)}")
+        raise Failed("an answer without choices", _short(body))
     if not isinstance(message := choice.get("message"), dict):
         pieces = "a piece of a stream" if "delta" in choice else kind_of(message)
         raise Failed("an answer without a message", f"in its place is {pieces}")
     text, refusal = _text_of(message.get("content"))
-    said = message.get("refusal")
+    said, reason = message.get("refusal"), choice.get("finish_reason")
     refusal = refusal or (said if isinstance(said, str) and said.strip() else None)
+    reason = reason.strip().lower() if isinstance(reason, str) else ""
     model, usage = body.get("model"), body.get("usage")
     tokens = {
         name: count
         for name, key in (("input tokens", "prompt_tokens"), ("output tokens", "completion_tokens"))
         if isinstance(usage, dict) and type(count := usage.get(key)) is int and count >= 0
     }
-    return ChatAnswer(
-        text,
-        _reason(choice.get("finish_reason")),
-        refusal,
-        model if isinstance(model, str) and model else None,
-        tokens,
-    )
+    reported = model if isinstance(model, str) and model else None
+    return ChatAnswer(text, _REASONS.get(reason, reason) or None, refusal, reported, tokens)
 
 
 def _text_of(content: Any) -> tuple[str, str | None]:
-    """Text and refusal of a message's content: a text, or a list of parts, of which thoughts are left out."""
+    """Text and refusal of a message's content, which is a text or a list of parts; thoughts are left out."""
     if content is None or isinstance(content, str):
         return content or "", None
     if not isinstance(content, list):
@@ -84,16 +73,6 @@ def _text_of(content: Any) -> tuple[str, str | None]:
     return "".join(texts), refusal
 
 
-def _reason(reason: Any) -> str | None:
-    if not isinstance(reason, str) or not reason.strip():
-        return None
-    reason = reason.strip().lower()
-    for names, word in ((_DONE, "stop"), (_CUT_OFF, "length"), (_FILTERED, "content_filter")):
-        if reason in names:
-            return word
-    return reason
-
-
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return " ".join(text.split())  # cut where the key is taken out of it
+    return " ".join(text.split())  # `Address.line` cuts it once the key is taken out

@@ -7,26 +7,19 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from ..components import Record, SynthesisError, TextModel, TextRequest
-from ..replies import UnusableAnswer
+from ..replies.answering import UnusableAnswer
 
 Item, Value = TypeVar("Item"), TypeVar("Value")
 
 
 @dataclass
 class Answer(Generic[Item, Value]):
-    """What came of asking about an item.
-
-    Attributes:
-        item: What was asked about.
-        value: What was read out of the answer; None if no answer could be used.
-        faults: Why the answers before could not be used.
-        refused: These answers as they came; where there was none, what the model said instead.
-    """
+    """What came of asking about an item."""
 
     item: Item
-    value: Value | None = None
-    faults: list[str] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
+    value: Value | None = None  # read from the answer; None if no answer could be used
+    faults: list[str] = field(default_factory=list)  # why earlier answers could not be used
+    refused: list[str] = field(default_factory=list)  # those answers as they came, or what the model said instead
 
     @property
     def attempts(self) -> int:
@@ -41,14 +34,15 @@ def ask(
     read: Callable[[Item, str], Value],
     attempts: int,
 ) -> Iterator[Answer[Item, Value]]:
-    """One answer per item, in any order. What could not be used is asked for anew within the same stream of requests.
+    """One answer per item, in any order. Unusable answers are asked for again in the same stream of requests.
 
     Args:
-        model: Answers.
+        model: Answers the requests.
         items: What to ask about; taken as the model needs them.
-        request: Of an item, at its n-th attempt from 0, as which it should have another seed. Ids are one per item.
+        request: Makes the request for an item at its n-th attempt, from 0; each attempt should have another seed. Ids
+            are one per item.
         read: Makes a plain JSON value of the text that an item was answered with, or raises `UnusableAnswer`.
-        attempts: At most so many.
+        attempts: Most attempts per item.
 
     Raises:
         SynthesisError: the model cannot work, or left requests unanswered.
@@ -63,14 +57,14 @@ def ask(
             asked[wanted.id] = answer
             yield wanted
 
-    # Requests end when there is nothing to ask for at that moment; what fails later needs another round.
+    # The requests end when there is nothing left to ask at that moment; what fails later needs another round.
     while True:
         for reply in model.answer(requests()):
             answer = asked.pop(reply.id)
             try:
                 if reply.fault is not None:
                     raise UnusableAnswer(reply.fault)
-                if reply.finish_reason not in (None, "stop"):  # a model of somebody else's may tell no fault
+                if reply.finish_reason not in (None, "stop"):  # a user's own model may tell no fault
                     raise UnusableAnswer(f"no whole answer ({reply.finish_reason})")
                 answer.value = _storable(read(answer.item, reply.text))
             except UnusableAnswer as error:
@@ -94,9 +88,9 @@ def ask_parts(
     read: Callable[[tuple[Record, int], str], Value],
     attempts: int,
 ) -> Iterator[tuple[Record, list[Answer[tuple[Record, int], Value]]]]:
-    """Of each record the answers to so many questions, in their order; the items are a record and a number from 0.
+    """Each record with the answers to its `num_parts` questions, in order; an item is a record and a number from 0.
 
-    Records come in any order, otherwise it is as `ask`.
+    Records come in any order. Otherwise this works like `ask`.
     """
     waiting: dict[str, dict[int, Answer[tuple[Record, int], Value]]] = {}
     items = ((record, number) for record in records for number in range(num_parts))
@@ -110,7 +104,7 @@ def ask_parts(
 
 
 def _storable(value: Value) -> Value:
-    """The value, unless it holds half a character, as the first part of an escaped emoji is: no file can."""
+    """The value, unless it holds half a character, such as the first part of an escaped emoji: no file can hold it."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -119,17 +113,13 @@ def _storable(value: Value) -> Value:
 
 
 def as_messages(system: str, text: str) -> list[dict[str, str]]:
-    """A conversation that begins; with a system message unless it is empty, which some models do not take."""
+    """The start of a conversation; without a system message if that is empty, since some models take none."""
     messages = [{"role": "system", "content": system}] if system else []
     return [*messages, {"role": "user", "content": text}]
 
 
 def check_words(settings: Any) -> Any:
-    """Of settings that ask for a text, which they give back: that the fewest words are not more than the most.
-
-    Raises:
-        ValueError: they are.
-    """
+    """The settings, if `min_words` is at most `max_words`; a ValueError otherwise."""
     if settings.min_words > settings.max_words:
         raise ValueError(f"min_words must be at most max_words: {settings.min_words}, {settings.max_words}")
     return settings

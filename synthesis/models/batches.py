@@ -1,4 +1,4 @@
-"""Batches of one size, filled up where there is less, and halved for good where memory runs out."""
+"""Batches of one size: a short one is filled up, and all are halved for good when memory runs out."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -12,37 +12,30 @@ logger = logging.getLogger(__name__)
 Given, Made = TypeVar("Given"), TypeVar("Made")
 
 
-def _too_little_memory(_: Any) -> SynthesisError:
-    return SynthesisError("one picture is too much for the GPU's memory: use a smaller model or another device")
-
-
 class Batches:
     """Runs a function on batches of one size, so that a result depends on its own item alone.
 
     Args:
-        size: Of a batch.
-        too_little_memory: What to say of an item that does not fit into memory alone.
+        size: Items in a batch; the attribute of this name gets smaller when memory runs out.
+        too_little_memory: Makes the error for an item that does not fit into memory alone.
         on_halving: Called when memory runs out, before the next attempt.
-
-    Attributes:
-        size: As given, or smaller once memory has run out.
     """
 
     def __init__(
         self,
         size: int,
-        too_little_memory: Callable[[Any], SynthesisError] = _too_little_memory,
+        too_little_memory: Callable[[Any], SynthesisError] = lambda _: SynthesisError(
+            "one image is too much for the GPU's memory: use a smaller model or another device"
+        ),
         on_halving: Callable[[], Any] = lambda: None,
     ):
         self.size = size
         self._too_little_memory, self._on_halving = too_little_memory, on_halving
 
     def map(self, function: Callable[[list[Given]], Iterable[Made]], items: Iterable[Given]) -> Iterator[Made]:
-        """One result per item, in order. Items are taken from the iterable a batch at a time.
+        """One result per item, in order; items are taken from the iterable a batch at a time.
 
-        Args:
-            function: Gives one result for each item of a full batch; those of what fills it up are not taken.
-            items: What to work on.
+        `function` gives one result for each item of a full batch; results of the filling are not taken.
 
         Raises:
             SynthesisError: not even one item fits into memory.
@@ -55,7 +48,7 @@ class Batches:
                 batch = batch[len(made) :]
 
     def _run(self, function: Callable[[list[Given]], Iterable[Made]], batch: list[Given]) -> list[Made]:
-        """The results of a batch; none if memory ran out, and batches are smaller now."""
+        """The results of a batch; none if memory ran out, after which batches are smaller."""
         try:
             return list(islice(function(batch + batch[-1:] * (self.size - len(batch))), len(batch)))
         except (RuntimeError, MemoryError) as error:
@@ -63,7 +56,7 @@ class Batches:
                 raise
             if self.size == 1:
                 raise self._too_little_memory(batch[0]) from error
-        # Not before the error is done with: its traceback holds on to the tensors.
+        # Only after the error is handled: its traceback keeps the tensors alive.
         from accelerate.utils.memory import clear_device_cache
 
         self._on_halving()

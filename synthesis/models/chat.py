@@ -9,18 +9,18 @@ from ..settings import BatchSize, Count, Free, ModelName, NotNegative, Settings
 
 
 class ChatModel(Settings):
-    """A chat model in this process, by transformers; with pictures if it is an image-text-to-text model.
+    """A chat model in this process, by transformers; with images if it is an image-text-to-text model.
 
     Attributes:
         model: Id on the Hub, or a folder.
         revision: Branch, tag or commit on the Hub.
-        dtype: Of the weights: "float32", "bfloat16" or "float16"; "auto" takes the checkpoint's own.
-        max_new_tokens: The longest answer; what is longer is a fault.
-        temperature: Of sampling; 0 takes the likeliest token.
+        dtype: Type of the weights: "float32", "bfloat16" or "float16"; "auto" takes the checkpoint's own.
+        max_new_tokens: Longest answer; a longer one is a fault.
+        temperature: Temperature of sampling; 0 takes the likeliest token.
         top_p: Share of the probability that is sampled from.
         batch_size: Requests answered at once. A batch is always this large, since the size of a batch can change the
             last bits of its numbers; it is halved when memory runs out.
-        image_size: Pictures are shrunk to this many pixels and padded to a square, so that no crop cuts a person.
+        image_size: Images are shrunk to this many pixels and padded to a square, so that no crop cuts a person.
         device: "cpu", "cuda:1", or "auto" to spread the weights over all devices; None for the first GPU if there is
             one.
     """

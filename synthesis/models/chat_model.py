@@ -5,6 +5,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,65 +33,50 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 
-# Prompts are padded to a multiple of this, and only prompts of one padded length share a batch: so the shapes that an
+# Prompts are padded to a multiple of this, and only prompts of one padded length share a batch. So the shapes that an
 # item is computed in, and with them its last bits, depend on the item alone.
-LENGTH_STEP = 64
-# Tokens that sampling chooses from; what comes after them is too rare to matter.
-CANDIDATES = 1024
+_LENGTH_STEP = 64
+_CANDIDATES = 1024  # tokens that sampling chooses from; those after them are too rare to matter
 
 
 @dataclass
 class _Prompt:
-    """A request ready for the model.
-
-    Attributes:
-        request: What was asked.
-        inputs: Tensors as the processor made them; those with one value a token, shape (1, padded length), are padded
-            on the left.
-        length: Number of tokens without the padding.
-    """
+    """A request ready for the model."""
 
     request: TextRequest
-    inputs: dict[str, torch.Tensor]
-    length: int
+    inputs: dict[str, torch.Tensor]  # with one value a token: shape (1, padded length), padded on the left
+    length: int  # tokens without the padding
 
     @property
     def shapes(self) -> tuple:
-        """What prompts of one batch have in common."""
+        """What the prompts of one batch have in common."""
         return tuple((name, tensor.shape) for name, tensor in self.inputs.items())
 
 
+@dataclass
 class _Picker:
     """A logits processor that picks the next token of every row itself, and rules out all others.
 
-    Each row has its own random numbers and its own grammar, which `generate` cannot be given.
-
-    Attributes:
-        ended: Which rows have come to their end.
+    `generate` takes neither random numbers nor a grammar for each row. `ended` says which rows have come to their end.
     """
 
-    def __init__(
-        self,
-        seeds: Sequence[int],
-        grammars: Sequence["LLMatcher | None"],
-        ends: Sequence[int],
-        temperature: float,
-        top_p: float,
-    ) -> None:
-        self.randoms = [random.Random(seed) for seed in seeds]
-        self.grammars = grammars
-        self.ends = ends
-        self.temperature = temperature
-        self.top_p = top_p
-        self.ended = [False] * len(seeds)
+    seeds: Sequence[int]
+    grammars: Sequence["LLMatcher | None"]
+    ends: Sequence[int]
+    temperature: float
+    top_p: float
+
+    def __post_init__(self) -> None:
+        self.randoms = [random.Random(seed) for seed in self.seeds]
+        self.ended = [False] * len(self.seeds)
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """Scores that leave one token a row. Shapes: (rows, length so far), (rows, words) -> (rows, words)."""
+        """Scores that leave one token per row. Shapes: (rows, length so far), (rows, words) -> (rows, words)."""
         scores = scores.float()
         for row, grammar in enumerate(self.grammars):
             if grammar is not None and not self.ended[row]:
                 scores[row].masked_fill_(~self._allowed(grammar, scores), -torch.inf)
-        best = scores.topk(min(CANDIDATES, scores.shape[1]), dim=1)  # counts NaN as the largest of all
+        best = scores.topk(min(_CANDIDATES, scores.shape[1]), dim=1)  # counts NaN as the largest of all
         if best.values[:, 0].isnan().any():
             raise SynthesisError(
                 "its scores of the next word are no numbers (NaN): set dtype: bfloat16 or float32, or fetch its "
@@ -100,7 +86,7 @@ class _Picker:
         picked = torch.zeros(len(tokens), dtype=torch.long)
         if self.temperature > 0:
             upto = (values / self.temperature).softmax(dim=1).cumsum(dim=1)
-            # The candidates before the one with which their sum reaches top_p, and that one.
+            # All candidates up to the one with which their sum reaches top_p.
             kept = (upto < self.top_p).sum(dim=1).clamp(max=upto.shape[1] - 1)
             target = torch.tensor([[source.random()] for source in self.randoms]) * upto.gather(1, kept[:, None])
             picked = torch.minimum((upto <= target).sum(dim=1), kept)
@@ -116,12 +102,12 @@ class _Picker:
         return one
 
     def _allowed(self, grammar: "LLMatcher", scores: torch.Tensor) -> torch.Tensor:
-        """Which tokens the grammar lets follow. Shape: (words,)."""
+        """Which tokens the grammar allows next. Shape: (words,)."""
         allowed = torch.zeros(scores.shape[1], dtype=torch.bool)
         if grammar.is_stopped():
             allowed[list(self.ends)] = True
         else:
-            # One byte per word of the tokenizer; models often have a few words more.
+            # One byte per word of the tokenizer; models often have a few more words.
             bias = torch.frombuffer(bytearray(grammar.compute_logit_bias()), dtype=torch.uint8)[: len(allowed)]
             allowed[: len(bias)] = bias > 0
         return allowed.to(scores.device)
@@ -133,9 +119,8 @@ class LoadedChatModel(TextModel):
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
-        self.batches = Batches(
-            settings.batch_size, self._too_little_memory, lambda: self.usage.update({"batch halvings": 1})
-        )
+        count_halving = partial(self.usage.update, {"batch halvings": 1})
+        self.batches = Batches(settings.batch_size, self._too_little_memory, count_halving)
         where = {"pretrained_model_name_or_path": settings.model, "revision": settings.revision}
         with loading(settings.model, "as a chat model", 'Check "model" and "revision", or download it first'):
             config = AutoConfig.from_pretrained(**where)
@@ -143,10 +128,9 @@ class LoadedChatModel(TextModel):
             self.processor = _load_processor(where, config) if self.sees else None
             self.tokenizer = self.processor.tokenizer if self.sees else AutoTokenizer.from_pretrained(**where)
         auto = AutoModelForImageTextToText if self.sees else AutoModelForCausalLM
-        device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = load_pretrained(
-            auto, settings.model, settings.revision, dtype=settings.dtype, device_map=device
-        ).eval()
+        options = {"dtype": settings.dtype}
+        options["device_map"] = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = load_pretrained(auto, settings.model, settings.revision, **options).eval()
         check_dtype(self.model, settings.dtype, settings.model)
         self.about = {
             "kind": settings.kind,
@@ -159,7 +143,7 @@ class LoadedChatModel(TextModel):
             raise SynthesisError(f"{settings.model}: has no chat template. Choose a model that was taught to chat.")
         self.takes_system = self._takes_system()
         self.ends, self.pad = self._ends()
-        # The checkpoint's own habits (repetition penalty, top_k) are not part of the recipe.
+        # The checkpoint's own settings (repetition penalty, top_k) are not part of the recipe.
         self.model.generation_config = GenerationConfig(
             do_sample=False,
             max_new_tokens=settings.max_new_tokens,
@@ -172,8 +156,8 @@ class LoadedChatModel(TextModel):
         """One reply per request, batch by batch; up to a batch of each padded length waits to be filled.
 
         Raises:
-            SynthesisError: a single request does not fit into memory, a picture cannot be read, a schema cannot be
-                obeyed, or what the model computes is no number.
+            SynthesisError: a single request does not fit into memory, an image cannot be read, the tokenizer cannot
+                obey a schema, or the model computes NaN.
         """
         waiting: dict[tuple, list[_Prompt]] = defaultdict(list)
         for request in requests:
@@ -200,8 +184,7 @@ class LoadedChatModel(TextModel):
         inputs = {name: torch.cat([row.inputs[name] for row in rows]).to(self.model.device) for name in rows[0].inputs}
         grammars = [self._grammar(row.request) for row in rows]
         settings = self.settings
-        seeds = [row.request.seed for row in rows]
-        picker = _Picker(seeds, grammars, self.ends, settings.temperature, settings.top_p)
+        picker = _Picker([row.request.seed for row in rows], grammars, self.ends, settings.temperature, settings.top_p)
         try:
             output = self.model.generate(**inputs, logits_processor=[picker])
         except SynthesisError as error:
@@ -232,7 +215,7 @@ class LoadedChatModel(TextModel):
         """The tensors of a request, or why it cannot be asked."""
         if request.images and not self.sees:
             raise SynthesisError(
-                f"{self.settings.model}: cannot look at pictures, and item {request.id} has some. "
+                f"{self.settings.model}: cannot look at images, and item {request.id} has some. "
                 "Choose an image-text-to-text model."
             )
         messages = [{"role": said["role"], "content": self._strip(said["content"])} for said in request.messages]
@@ -241,7 +224,7 @@ class LoadedChatModel(TextModel):
         options = {"add_special_tokens": False, "return_tensors": "pt"}
         if self.sees:
             side = (self.settings.image_size, self.settings.image_size)
-            images = [ImageOps.pad(open_picture(picture), side, color=(127, 127, 127)) for picture in request.images]
+            images = [ImageOps.pad(open_picture(image), side, color=(127, 127, 127)) for image in request.images]
             inputs = self.processor(text=[text], images=[images] if images else None, **options)
         else:
             inputs = self.tokenizer([text], return_token_type_ids=False, **options)
@@ -254,12 +237,12 @@ class LoadedChatModel(TextModel):
         for name, tensor in inputs.items():
             if tensor.shape == inputs["input_ids"].shape:
                 fill = self.pad if name == "input_ids" else 0
-                tensor = torch.nn.functional.pad(tensor, (-length % LENGTH_STEP, 0), value=fill)
+                tensor = torch.nn.functional.pad(tensor, (-length % _LENGTH_STEP, 0), value=fill)
             padded[name] = tensor.to(self.model.dtype) if tensor.is_floating_point() else tensor
         return _Prompt(request, padded, length)
 
     def _strip(self, text: str) -> str:
-        """The text without control tokens, which act wherever they stand; taking one out may make another."""
+        """The text without control tokens, which act anywhere in it; removing one may form another."""
         control = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         while any(token in text for token in control):
             for token in control:
@@ -274,16 +257,14 @@ class LoadedChatModel(TextModel):
         if self.sees:
             parts = [[{"type": "text", "text": message["content"]}] for message in messages]
             parts[-1] = [{"type": "image"}] * images + parts[-1]
-            messages = [
-                {"role": message["role"], "content": part} for message, part in zip(messages, parts, strict=True)
-            ]
+            messages = [message | {"content": part} for message, part in zip(messages, parts, strict=True)]
         # Models that think aloud would spend the tokens before the answer; other templates ignore the option.
         return self.tokenizer.apply_chat_template(
             messages, chat_template=self.template, add_generation_prompt=True, tokenize=False, enable_thinking=False
         )
 
     def _takes_system(self) -> bool:
-        """Whether the template knows system messages (Gemma 2's, for one, refuses them)."""
+        """Whether the template knows system messages (Gemma 2's template, for example, refuses them)."""
         self.takes_system = True
         try:
             self._render([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}], 0)
@@ -292,10 +273,10 @@ class LoadedChatModel(TextModel):
         return True
 
     def _ends(self) -> tuple[list[int], int]:
-        """Tokens that end an answer, and the one for padding."""
+        """The tokens that end an answer, and the one for padding."""
         ends = self.model.generation_config.eos_token_id
-        ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-        if self.tokenizer.eos_token_id is not None and self.tokenizer.eos_token_id not in ends:
+        ends = [ends] if isinstance(ends, int) else list(ends or ())
+        if self.tokenizer.eos_token_id not in [None, *ends]:
             ends.append(self.tokenizer.eos_token_id)
         if not ends:
             raise SynthesisError(f"{self.settings.model}: names no token that ends an answer (eos_token).")
@@ -303,7 +284,7 @@ class LoadedChatModel(TextModel):
         return ends, ends[0] if pad is None else pad
 
     def _grammar(self, request: TextRequest) -> "LLMatcher | None":
-        """What keeps an answer to its schema, at the answer's beginning."""
+        """What makes an answer follow its schema, from the start of the answer."""
         if request.schema is None:
             return None
         try:
@@ -319,24 +300,19 @@ class LoadedChatModel(TextModel):
                     f"{self.settings.model}: its tokenizer cannot obey a schema ({one_line(error)}). Choose another "
                     "model."
                 ) from error
-        # Free white space would let a model go on with it for ever.
+        # With free white space a model could go on writing it for ever.
         grammar = LLMatcher.grammar_from_json_schema(
             json.dumps(request.schema),
             overrides={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
         )
-        matcher = LLMatcher(self._grammar_words, grammar, log_level=0)
-        if matcher.is_error():
-            raise SynthesisError(
-                f"item {request.id}: its JSON schema is not understood ({one_line(matcher.get_error())})."
-            )
-        return matcher
+        return LLMatcher(self._grammar_words, grammar, log_level=0)
 
 
 def _load_processor(where: dict[str, Any], config: Any) -> Any:
     """Tokenizer and image processor in one.
 
-    Several families (Qwen-VL, InternVL, SmolVLM) also want torchvision, for films. Nobody shows them films here, so
-    their processor is put together without that part.
+    Several families (Qwen-VL, InternVL, SmolVLM) also require torchvision, for videos. They see none here, so their
+    processor is put together without that part.
     """
     try:
         return AutoProcessor.from_pretrained(**where)
@@ -344,10 +320,10 @@ def _load_processor(where: dict[str, Any], config: Any) -> Any:
         family = PROCESSOR_MAPPING[type(config)]
         options, _ = family.get_processor_dict(**where)
 
-    class WithoutFilms(family):
+    class WithoutVideos(family):
         @classmethod
         def get_attributes(cls) -> list[str]:
             return ["image_processor", "tokenizer"]
 
     parts = [AutoImageProcessor.from_pretrained(**where), AutoTokenizer.from_pretrained(**where)]
-    return WithoutFilms.from_args_and_dict(parts, {**options, "video_processor": None})
+    return WithoutVideos.from_args_and_dict(parts, {**options, "video_processor": None})

@@ -1,6 +1,6 @@
-"""CLIP: features of pictures and captions."""
+"""CLIP: features of images and captions."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,7 @@ from .pretrained import find_device, load_pretrained
 
 
 class ClipEncoder:
-    """CLIP of transformers, or a model with the same methods, such as SigLIP; ready for work.
-
-    Args:
-        model: Folder or Hub id.
-        revision: Of a model on the Hub.
-        batch_size: Pictures or captions at a time.
-        device: Such as "cuda:1"; None for a GPU where there is one.
-
-    Attributes:
-        about: Name and revision of the model.
+    """CLIP of transformers, or a model with the same methods, such as SigLIP; `about` names the model and its revision.
 
     Raises:
         SynthesisError: the model cannot be loaded, or is no CLIP.
@@ -42,29 +33,28 @@ class ClipEncoder:
         self.batches = Batches(batch_size)
         self.about = {"model": model, "revision": getattr(self.model.config, "_commit_hash", None)}
 
-    def encode_images(self, pictures: Iterable[Path | Image.Image]) -> np.ndarray:
-        """Features (pictures, dimensions) of length 1, float32.
+    def encode_images(self, images: Iterable[Path | Image.Image]) -> np.ndarray:
+        """Features (images, dimensions) of length 1, float32.
 
         Raises:
             SynthesisError: a file cannot be read.
         """
-        return np.stack(list(self.batches.map(self._encode_images, pictures)))
-
-    def encode_captions(self, captions: Iterable[str]) -> np.ndarray:
-        """Features (captions, dimensions) of length 1, float32; what is too long for the model is cut off."""
-        return np.stack(list(self.batches.map(self._encode_captions, captions)))
-
-    def _encode_images(self, pictures: list[Path | Image.Image]) -> list[np.ndarray]:
-        return self._encode(self.model.get_image_features, images=[open_picture(picture) for picture in pictures])
-
-    def _encode_captions(self, captions: list[str]) -> list[np.ndarray]:
-        # Filled up to one length: with any other, a caption's features would depend a little on its neighbours.
-        length = self.model.config.text_config.max_position_embeddings
         return self._encode(
-            self.model.get_text_features, text=captions, padding="max_length", truncation=True, max_length=length
+            self.model.get_image_features, images, lambda batch: {"images": [open_picture(image) for image in batch]}
         )
 
-    def _encode(self, features: Any, **inputs: Any) -> list[np.ndarray]:
-        with torch.inference_mode():
-            found = features(**self.processor(**inputs, return_tensors="pt").to(self.device)).pooler_output
-        return list(torch.nn.functional.normalize(found.float(), dim=-1).cpu().numpy())
+    def encode_captions(self, captions: Iterable[str]) -> np.ndarray:
+        """Features (captions, dimensions) of length 1, float32; captions that are too long are cut off."""
+        # All are padded to one length: otherwise a caption's features would depend a little on its neighbours.
+        length = self.model.config.text_config.max_position_embeddings
+        options = {"padding": "max_length", "truncation": True, "max_length": length}
+        return self._encode(self.model.get_text_features, captions, lambda batch: {"text": batch, **options})
+
+    def _encode(self, features: Any, items: Iterable[Any], inputs: Callable[[list[Any]], dict[str, Any]]) -> np.ndarray:
+        def encode(batch: list[Any]) -> list[np.ndarray]:
+            with torch.inference_mode():
+                prepared = self.processor(**inputs(batch), return_tensors="pt").to(self.device)
+                found = features(**prepared).pooler_output
+            return list(torch.nn.functional.normalize(found.float(), dim=-1).cpu().numpy())
+
+        return np.stack(list(self.batches.map(encode, items)))

@@ -1,8 +1,8 @@
-"""The form of a request: which fields a server takes, and how it is told of a schema.
+"""The form of a request: which fields a server takes, and how a schema is sent to it.
 
-Servers that speak OpenAI's protocol refuse this field or that one, mostly with an error that names it. A recipe can say
-so from the start. Otherwise the form is found out: a server that refuses a question of ours in one form and answers it
-in another is asked in the other from then on.
+Servers that speak OpenAI's protocol refuse one field or another, mostly with an error that names it. A recipe can leave
+fields out from the start. Otherwise the form is found by trying: if a server refuses a question of ours in one form and
+answers it in another, the other form is used from then on.
 """
 
 import base64
@@ -10,17 +10,20 @@ import io
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from ..components import TextRequest
 from ..pictures import open_picture
-from ..servers.failures import Failed, is_unknown, refused_field
+from ..servers.failures import UNKNOWN, Failed, refused_field
 
-# What a request can do without, and a recipe can therefore leave out.
+# Fields that a request can do without, so that a recipe can leave them out.
 FIELDS = ("temperature", "top_p", "seed", "max_tokens", "response_format")
-BODY_IS_READ = ("model", "messages", "prompt", "n", "best_of", "stream", "stream_options", "tools", "tool_choice")
-BODY_IS_READ += ("functions", "function_call", "modalities", "audio", "echo")
-# Further fields of the servers that people use, against slips of the pen; a server may know others.
+DECIDED_HERE = ("model", "messages", "prompt", "n", "best_of", "stream", "stream_options", "tools", "tool_choice")
+DECIDED_HERE += ("functions", "function_call", "modalities", "audio", "echo")
+# Further fields of common servers, to find slips of the pen; a server may know others.
 OPTIONS = ("frequency_penalty", "presence_penalty", "repetition_penalty", "top_k", "min_p", "typical_p", "stop")
 OPTIONS += ("stop_token_ids", "logit_bias", "logprobs", "min_tokens", "max_completion_tokens", "ignore_eos")
 OPTIONS += ("reasoning_effort", "reasoning", "thinking", "thinking_budget", "enable_thinking", "include_reasoning")
@@ -29,34 +32,27 @@ OPTIONS += ("provider", "models", "route", "transforms", "structured_outputs", "
 OPTIONS += ("mm_processor_kwargs", "cache_prompt", "keep_alive", "num_ctx", "safe_prompt", "prompt_cache_key")
 
 _SCHEMAS = ("json_schema", "json_object", "in words")
-# Statuses at which another form may help. 500 is what some servers stumble with over what they do not know.
-FORM_STATUSES = {400, 404, 405, 415, 422, 500, 501}
+# Statuses at which another form may help. Some servers answer 500 to what they do not know.
+_FORM_STATUSES = {400, 404, 405, 415, 422, 500, 501}
 
 
 @dataclass(frozen=True)
 class Form:
-    """The form of a request.
+    """The form of a request."""
 
-    Attributes:
-        left_out: Fields that are not sent, of `FIELDS`.
-        length_field: By which name the longest answer is sent.
-        schemas: How a schema is sent: in the field "json_schema"; "json_object" with the schema in words; or "in words"
-            alone.
-    """
-
-    left_out: frozenset[str] = frozenset()
-    length_field: str = "max_tokens"
-    schemas: str = "json_schema"
+    left_out: frozenset[str] = frozenset()  # of `FIELDS`: those that are not sent
+    length_field: str = "max_tokens"  # the name under which the longest answer is sent
+    schemas: str = "json_schema"  # of `_SCHEMAS`: how a schema is sent; "json_object" has it in words, too
 
     @classmethod
     def without_fields(cls, names: Collection[str]) -> "Form":
-        """As a recipe has it that leaves these out."""
+        """The form for a recipe that leaves these fields out."""
         return cls(frozenset(names), schemas="in words" if "response_format" in names else "json_schema")
 
     def body(
         self, fields: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], schema: Mapping[str, Any] | None
     ) -> dict[str, Any]:
-        """What is sent, of fields by their names in `FIELDS` and others."""
+        """The body of a request in this form."""
         body = {name: value for name, value in fields.items() if name not in self.left_out}
         if "max_tokens" in body:
             body[self.length_field] = body.pop("max_tokens")
@@ -77,16 +73,11 @@ class Form:
         return body
 
     def without(self, error: Failed, schema: bool) -> "Form | None":
-        """The form without what an error seems to be about.
+        """The form without the field that an error is about; None if it is about none.
 
-        Args:
-            error: Of the server.
-            schema: Whether it may be about the schema, though it does not say so.
-
-        Returns:
-            None if it is about none of the fields.
+        `schema` says whether the error may be about the schema without naming it.
         """
-        if error.status not in FORM_STATUSES or error.filtered:
+        if error.status not in _FORM_STATUSES or error.filtered:
             return None
         if name := self._refused_field(error):
             if name != self.length_field:
@@ -96,12 +87,12 @@ class Form:
             return replace(self, left_out=self.left_out | {"max_tokens"})
         if schema and self.schemas != _SCHEMAS[-1]:
             words = error.words
-            is_field = "response_format" in words and "json" not in words.lower() and is_unknown(words)
+            is_field = "response_format" in words and "json" not in words.lower() and UNKNOWN.search(words)
             return replace(self, schemas=_SCHEMAS[-1 if is_field else _SCHEMAS.index(self.schemas) + 1])
         return None
 
     def changes(self, before: "Form") -> list[str]:
-        """What is sent otherwise than before, each in words."""
+        """How this form differs from an earlier one, a sentence each."""
         found = [f"{name} is left out" for name in sorted(self.left_out - before.left_out)]
         if self.length_field != before.length_field and "max_tokens" not in self.left_out:
             found.append(f"{before.length_field} is sent as {self.length_field}")
@@ -117,25 +108,23 @@ class Form:
             return refused_field(error, sent)
         if name := refused_field(error, [*sent, self.length_field]):
             return name
-        # Some only name what they would take.
+        # Some servers only name the field that they would take.
         other = self.length_field == "max_tokens" and refused_field(error, ["max_completion_tokens"])
         return "max_tokens" if other else None
 
 
-def as_messages_with_pictures(request: TextRequest, image_size: int) -> list[dict[str, Any]]:
-    """The messages as the protocol wants them, pictures before the text of the last one."""
+def as_messages_with_images(request: TextRequest, image_size: int) -> list[dict[str, Any]]:
+    """The messages as the protocol wants them, with images before the text of the last one."""
     *earlier, last = [dict(message) for message in request.messages]
     if request.images:
-        pictures = [
-            {"type": "image_url", "image_url": {"url": _data_url(picture, image_size)}} for picture in request.images
-        ]
-        last["content"] = [*pictures, {"type": "text", "text": last["content"]}]
+        images = [{"type": "image_url", "image_url": {"url": _data_url(image, image_size)}} for image in request.images]
+        last["content"] = [*images, {"type": "text", "text": last["content"]}]
     return [*earlier, last]
 
 
-def _data_url(picture: Any, longest: int) -> str:
-    """A picture as JPEG in a URL, shrunk until no side has more than `longest` pixels."""
-    image = open_picture(picture)
+def _data_url(image: Path | Image.Image, longest: int) -> str:
+    """An image as JPEG in a URL, shrunk until no side has more than `longest` pixels."""
+    image = open_picture(image)
     image.thumbnail((longest, longest))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=95)

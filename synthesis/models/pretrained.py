@@ -1,4 +1,4 @@
-"""Models of transformers and diffusers: loaded whole, with the numbers that were asked for, or with one clear error."""
+"""Models of transformers and diffusers: loaded whole and in the dtype asked for, or refused with one clear error."""
 
 import os
 import textwrap
@@ -16,7 +16,7 @@ from ..components import SynthesisError
 if TYPE_CHECKING:
     import torch
 
-# What the libraries raise over folders of something else, and over files that are damaged.
+# What the libraries raise for folders of something else, and for damaged files.
 _LOADING_ERRORS = (
     *(OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError),
     *(SafetensorError, StrictDataclassError),
@@ -25,11 +25,7 @@ _LOADING_ERRORS = (
 
 @contextmanager
 def loading(model: str, how: str, remedy: str) -> Iterator[None]:
-    """Around loading: whatever a library raises says in one line what cannot be loaded how, why, and what to do.
-
-    Raises:
-        SynthesisError: so it is.
-    """
+    """Turns what a library raises while loading into a SynthesisError: one line that says what, why, and what to do."""
     try:
         yield
     except SynthesisError:
@@ -43,14 +39,14 @@ def loading(model: str, how: str, remedy: str) -> Iterator[None]:
 
 
 def one_line(error: BaseException | str) -> str:
-    """What a library says, on one line; the kind of an error that says nothing."""
+    """A library's message on one line; the class of an error without a message."""
     return textwrap.shorten(str(error) or type(error).__name__, 300, placeholder=" ...")
 
 
 def load_pretrained(loader: Any, model: str, revision: str | None = None, **options: Any) -> Any:
     """`loader.from_pretrained(model, **options)` with an error that says what to do.
 
-    Weights that are missing are an error: transformers would draw them at random.
+    Missing weights are an error: transformers would fill them with random numbers.
 
     Raises:
         SynthesisError: there is no such model, it is of another kind, or lacks weights.
@@ -62,14 +58,14 @@ def load_pretrained(loader: Any, model: str, revision: str | None = None, **opti
         loaded, info = loader.from_pretrained(model, output_loading_info=True, **options)
     if lacking := sorted({*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}):
         raise SynthesisError(
-            f"{model}: lacks weights of {type(loaded).__name__} ({some(lacking, 3)}), which would be drawn at random. "
+            f"{model}: lacks weights of {type(loaded).__name__} ({some(lacking, 3)}), which would be random numbers. "
             "Fetch it again, or give another folder or Hub id."
         )
     return loaded
 
 
 def find_device(device: str | None) -> "torch.device":
-    """The device of that name; by default the GPU of this process, where several were started, or the first, if any."""
+    """The device of that name; by default this process's GPU (the first, unless several processes run), or the CPU."""
     import torch
 
     own = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
@@ -77,25 +73,18 @@ def find_device(device: str | None) -> "torch.device":
 
 
 def check_dtype(module: "torch.nn.Module", dtype: str, model: str) -> None:
-    """Stop where most of a module's numbers are of another dtype than was asked for. Quantised ones are left alone.
+    """Refuses a module if most of its numbers, quantised ones aside, have another dtype than asked for; "auto" is any.
 
-    Loaders that do not know the option leave it out silently.
-
-    Args:
-        module: As it was loaded.
-        dtype: "float32", "bfloat16" or "float16"; "auto" takes what the checkpoint has.
-        model: Its name, for the message.
+    Loaders that do not know the option ignore it silently.
 
     Raises:
-        SynthesisError: they are.
+        SynthesisError: the dtype is another one.
     """
     sizes: Counter[str] = Counter()
     for parameter in module.parameters():
         sizes[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
-    plain = {name: sizes[name] for name in ("float32", "bfloat16", "float16") if name in sizes}
-    if dtype == "auto" or not plain or sizes.most_common(1)[0][0] not in plain:
-        return
-    if (found := max(plain, key=plain.__getitem__)) != dtype:
+    found = max(sizes, key=lambda name: sizes[name], default="none")
+    if found != dtype != "auto" and found in ("float32", "bfloat16", "float16"):
         raise SynthesisError(
             f"{model}: {type(module).__name__} was loaded in {found}, asked for was {dtype}: install the versions of "
             "constraints.txt (diffusers before 0.40 does not know this option)"

@@ -11,20 +11,17 @@ from pydantic import model_validator
 
 from ...image_reading_fafa import open_image
 from ..components import ImageModel, ImageRequest, PaintedImage, SynthesisError
-from ..servers.failures import Away, Failed, Refused, kind_of, refused_field
+from ..servers.failures import Away, Failed, Refused, refused_field
 from ..servers.settings import Server, check_options
 from ..settings import Free, Pixels
 
 logger = logging.getLogger(__name__)
 
-_WRONG_SET_UP = {403, 404}
-_NOT_NEEDED = ("seed", "response_format", "n")  # to paint; without a size it would be another picture
-_MOST_BYTES_PER_PIXEL, _MOST_OTHER_BYTES = 8, 2**20  # of an answer: PNG in base64 takes 5.4 of a pixel at worst
+_MOST_BYTES_PER_PIXEL, _MOST_OTHER_BYTES = 8, 2**20  # of an answer: PNG in base64 takes at most 5.4 per pixel
 
-# What a request can do without, and what it cannot.
+# Fields that a recipe may leave out. Without the last one it would be another image, so a refusal does not drop it.
 _FIELDS = ("seed", "response_format", "n", "size")
-_OWN = ("model", "prompt", "stream")
-# Further fields of the servers that people use, against slips of the pen; a server may know others.
+# Further fields of common servers, to find slips of the pen; a server may know others.
 _OPTIONS = ("num_inference_steps", "guidance_scale", "negative_prompt", "true_cfg_scale", "quality", "style", "user")
 _OPTIONS += ("background", "output_format", "scheduler", "width", "height", "steps", "strength", "lora")
 
@@ -32,34 +29,34 @@ _OPTIONS += ("background", "output_format", "scheduler", "width", "height", "ste
 class ImageServer(Server):
     """Settings of an image model behind a URL that speaks OpenAI's protocol: `POST {base_url}/images/generations`.
 
-    The server must answer with `b64_json` and should take a `seed`; whether the same seed gives the same picture is up
-    to it. `Server` says what it has in common with others.
+    The server must answer with `b64_json` and should take a `seed`; whether the same seed gives the same image depends
+    on the server. `Server` describes the other settings.
 
     Attributes:
-        width: Of a picture, in pixels.
-        height: Of a picture, in pixels.
+        width: Width of an image, in pixels.
+        height: Height of an image, in pixels.
         options: Further fields of the request's body that the server knows, such as `num_inference_steps`.
-        leave_out: Fields that the server does not take: "seed", "response_format", "n", "size". The first three are
-            left out anyway if the server refuses them by name, with a warning, and noted in the manifest.
+        leave_out: Fields that the server does not take: "seed", "response_format", "n", "size". If a server refuses one
+            of the first three by name, it is left out anyway, with a warning and a note in the manifest.
         strength_field: The body's field for the strength of an adapter; None for servers that paint without one.
-        price: Of a picture, in any currency; None if the cost need not be counted.
+        price: Price of an image, in any currency; None if the cost need not be counted.
     """
 
     width: Pixels = 1024
     height: Pixels = 1024
     options: dict[str, Any] = {}
-    leave_out: list[Literal[_FIELDS]] | None = None  # None, so that what was begun before there was this can go on
+    leave_out: list[Literal[_FIELDS]] | None = None  # None, so that work begun before this setting existed can go on
     strength_field: str | None = None
     price: Free[float | None] = None
 
     @model_validator(mode="after")
     def _check_requests(self) -> "ImageServer":
-        own = (*_OWN, *(name for name in _FIELDS if name not in (self.leave_out or ())))
+        own = ("model", "prompt", "stream", *(name for name in _FIELDS if name not in (self.leave_out or ())))
         check_options(self.options, (*_OPTIONS, *([self.strength_field] if self.strength_field else [])), own)
         return self
 
     def load(self) -> ImageModel:
-        """Asks the server which models it has, so that a wrong URL or key shows before any work is done.
+        """Asks the server for its models, so that a wrong URL or key shows before any work is done.
 
         Raises:
             SynthesisError: the server cannot be reached or refuses the key.
@@ -82,29 +79,35 @@ class ServedImageModel(ImageModel):
         self._client.run(self._check_address)
 
     def paint(self, requests: Iterable[ImageRequest]) -> Iterator[PaintedImage]:
-        """Pictures as they come; see `PatientClient.map`. One that is refused, or fails time and again, is a fault.
+        """Images as they come; see `PatientClient.map`. One that is refused, or fails time and again, is a fault.
 
         Raises:
             SynthesisError: the server is away for longer than `patience`, refuses the key, the model or every request,
-                has nothing left to spend, or cannot do what is asked (another strength than 1 without
-                `strength_field`, editing).
+                has nothing left to spend, or cannot do what is asked (editing, or another strength than 1 without
+                `strength_field`).
         """
         return self._client.map(requests, self._paint)
 
     async def _paint(self, request: ImageRequest) -> tuple[PaintedImage, bool]:
-        """The picture or its fault, and whether the server does its work."""
-        self._check(request)
-        refused: frozenset[str] = frozenset()  # fields that the server seems not to take, until it paints without
+        """The image or its fault, and whether the server works."""
+        if request.source is not None:
+            raise SynthesisError(f"{self.settings.base_url}: request {request.id} edits an image; servers only paint")
+        if request.strength != 1 and self.settings.strength_field is None:
+            raise SynthesisError(
+                f"{self.settings.base_url}: request {request.id} wants strength {request.strength:g} of the adapter; "
+                "set strength_field to the server's name for it, or paint at strength 1 only"
+            )
+        refused: frozenset[str] = frozenset()  # fields that the server seems not to take, until it paints without them
 
         async def ask() -> Image.Image:
             body = self._body(request, self._left_out | refused)
-            return await self._client.ask("/images/generations", body, self._picture)
+            return await self._client.ask("/images/generations", body, self._image_in)
 
         async def adapt(error: Failed) -> bool:
             nonlocal refused
-            if name := refused_field(error, [name for name in _NOT_NEEDED if name not in self._left_out | refused]):
+            if name := refused_field(error, [name for name in _FIELDS[:3] if name not in self._left_out | refused]):
                 refused |= {name}
-            elif error.status in _WRONG_SET_UP and not error.filtered:
+            elif error.status in (403, 404) and not error.filtered:
                 raise self._wrongly_set_up(error)
             return name is not None
 
@@ -122,7 +125,6 @@ class ServedImageModel(ImageModel):
         return PaintedImage(request.id, image), True
 
     def _body(self, request: ImageRequest, left_out: frozenset[str]) -> dict[str, Any]:
-        """What is sent."""
         settings = self.settings
         fields = {
             "model": settings.model,
@@ -137,51 +139,42 @@ class ServedImageModel(ImageModel):
             fields[settings.strength_field] = request.strength
         return {name: value for name, value in fields.items() if name not in left_out}
 
-    def _picture(self, body: Mapping[str, Any]) -> Image.Image:
-        """The picture in an answer, of the size that was asked for, and of the formats of photographs only."""
-        if not isinstance(entries := body.get("data"), list) or not entries:
-            raise Failed("no picture in the answer", "it should be in data")
-        if not isinstance(entry := entries[0], dict):
-            raise Failed("no picture in the answer", f"the first entry is {kind_of(entry)}")
-        code, url = entry.get("b64_json"), entry.get("url")
-        if not isinstance(code, str) or not code:
-            if not isinstance(url, str) or not url:
-                raise Failed("no picture in the answer", "the first entry has no b64_json")
-            if not url.startswith("data:"):  # to follow it, wherever it leads, is not what was asked for
-                raise Failed("a URL in place of the picture", "have the server answer with b64_json")
-            code = url
+    def _image_in(self, body: Mapping[str, Any]) -> Image.Image:
+        """The image in an answer, of the size that was asked for; only formats of photographs are read."""
+        entries = body.get("data")
+        entry = entries[0] if isinstance(entries, list) and entries else None
+        code, url = (entry.get("b64_json"), entry.get("url")) if isinstance(entry, dict) else (None, None)
+        if not code and isinstance(url, str) and url and not url.startswith("data:"):  # nobody asked to follow it
+            raise Failed("a URL in place of the image", "have the server answer with b64_json")
+        code = code or url
+        if not isinstance(code, str):
+            raise Failed("no image in the answer", "it should be in the first entry of data, as b64_json")
         try:
             code = code.partition(";base64,")[2] if code.startswith("data:") else code
             image = open_image({"bytes": base64.b64decode(code, validate=True)}, name="the answer")
-        except ValueError as error:  # no base64, no picture
-            raise Failed("no picture in the answer", str(error)) from error
+        except ValueError as error:  # no base64, no image
+            raise Failed("no image in the answer", str(error)) from error
         width, height = self.settings.width, self.settings.height
         if image.size != (width, height):
-            raise Failed(
-                "a picture of another size",
-                f"painted {image.width}x{image.height} pixels, asked for {width}x{height}",
-            )
+            painted = f"painted {image.width}x{image.height} pixels, asked for {width}x{height}"
+            raise Failed("an image of another size", painted)
         if image.getbbox() is None:
             raise Refused("refused as unsafe (all black)", filtered=True)
         return image
 
     def _adopt(self, refused: frozenset[str]) -> None:
-        """Leaves out from now on what the server painted without, and says so once."""
+        """Leaves out from now on the fields that the server painted without, and says so once."""
         if not (new := sorted(refused - self._left_out)):
             return
         self._left_out |= refused
         own = self._left_out - frozenset(self.settings.leave_out or ())
         self.about["changes of the request"] = [f"{name} is left out" for name in sorted(own)]
-        seed = ". A picture can therefore not be painted again as it was" if "seed" in new else ""
-        logger.warning(
-            "%s does not take %s, left out from now on, and noted in the manifest%s",
-            self.settings.base_url,
-            " and ".join(new),
-            seed,
-        )
+        seed = ". Therefore an image cannot be painted again as it was" if "seed" in new else ""
+        message = "%s does not take %s, left out from now on, and noted in the manifest%s"
+        logger.warning(message, self.settings.base_url, " and ".join(new), seed)
 
     async def _check_address(self) -> None:
-        """Asks for the list of models, which hardly any server lacks."""
+        """Asks for the list of models, which nearly every server has."""
         began, is_listed = time.monotonic(), False
         try:
             body = await self._client.exchange("/models", None, min(30.0, self.settings.timeout))
@@ -196,16 +189,7 @@ class ServedImageModel(ImageModel):
             raise SynthesisError(
                 f"{self.settings.base_url}: no image server is at this address. Did you mean base_url: {url}?"
             )
-        self._client.last_answer = time.monotonic()  # it is there; what comes now is waited for
-
-    def _check(self, request: ImageRequest) -> None:
-        if request.source is not None:
-            raise SynthesisError(f"{self.settings.base_url}: request {request.id} edits a picture; servers only paint")
-        if request.strength != 1 and self.settings.strength_field is None:
-            raise SynthesisError(
-                f"{self.settings.base_url}: request {request.id} wants strength {request.strength:g} of the adapter; "
-                "set strength_field to what the server calls it, or paint at strength 1 only"
-            )
+        self._client.last_answer = time.monotonic()  # the server is there: from now on the client waits for it
 
     def _wrongly_set_up(self, error: Failed) -> SynthesisError:
         return SynthesisError(

@@ -1,7 +1,7 @@
 """Whether a quadruple can be used: pure functions that give a short fixed phrase for what is wrong with it.
 
-A good quadruple that is refused costs another attempt, a bad one that passes a group of pictures. Still, what cannot be
-judged passes, or wordings that nobody thought of would be missing from the data set.
+A good quadruple that is refused costs another attempt; a bad one that passes costs a group of images. Still, what
+cannot be judged passes, or wordings that nobody thought of would be missing from the data set.
 
 What changes is found by comparing the captions phrase by phrase: a phrase is a run of words between function words
 ("red coat"). Phrases of both captions stay; the words that only one caption has are what an edit adds or takes away.
@@ -15,20 +15,21 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from ..replies import fault_of_text, is_refusal
+from ..replies.answering import is_refusal
+from ..replies.faults import fault_of_text
 from ..replies.languages import Language
 from ..settings import Count, Settings
 from . import words as known
 from .writing import FIELDS
 
 _PLACEHOLDER = re.compile(r"[\[\]{}<>*#`_|]|\.\.\.|…|\\")
-_OF_PICTURES = re.compile(
+_OF_IMAGES = re.compile(
     r"\b(?:left|right|first|second|reference|target|original|source|other|both|in (?:the|this|that))(?:-hand)?[ -]"
     r"(?:images?|pictures?|photos?|photographs?|panels?|frames?|captions?)\b"
     r"|\b(?:[Ii]mage|[Pp]icture|[Pp]hoto|[Cc]aption|[Pp]anel|[Pp]erson|[Ss]cene|[Dd]escription) [AB12]\b"
     r"|\bdiptych|\bsplit[ -]screen"
 )
-_PICTURELESS = known.FUNCTION_WORDS | known.HANDLING_WORDS | known.PEOPLE
+_SHOW_NOTHING = known.FUNCTION_WORDS | known.HANDLING_WORDS | known.PEOPLE
 _KEEPS = re.compile(
     r"\b(?:keep(?:ing|s)?|retain(?:ing|s)?|leav(?:e|ing) .*unchanged|unchanged|remain(?:s|ing)?|stays?|"
     r"still (?:\w+ing|in|on|with|has|have|is|are)|"
@@ -117,8 +118,8 @@ class CheckSettings(Settings):
         caption_words: Fewest and most words of a caption.
         edit_words: Fewest and most words of an edit.
         language: ISO 639-1 code. Names, slurs, identity and the sense of edits are checked in English only.
-        person: Whether the captions are of one person, whose sex stays and whose looks no edit may speak of.
-        capitalised: Further words that may be capitalised and are no names.
+        person: Whether the captions are of one person: their sex stays, and no edit may speak of their looks.
+        capitalised: Further words that may be capitalised without being names.
         banned: Further words that no text may hold, in lower case.
     """
 
@@ -132,48 +133,36 @@ class CheckSettings(Settings):
 
 def fault_of(quadruple: Mapping[str, str], settings: CheckSettings) -> str | None:
     """What is wrong with a quadruple; None if nothing is known to be."""
-    texts = [quadruple[name] for name in FIELDS]
-    if any(is_refusal(text) for text in texts):
-        return "refused"
-    if any(_PLACEHOLDER.search(text) for text in texts):
-        return "placeholder or markup"
-    if faults := [fault for text in texts if (fault := fault_of_text(text, settings.language))]:
-        return faults[0]
+    return next(filter(None, _faults([quadruple[name] for name in FIELDS], settings)), None)
+
+
+def _faults(texts: list[str], settings: CheckSettings) -> Iterator[str | bool | None]:
+    """The result of each check in turn: what is wrong, or something false."""
+    yield any(map(is_refusal, texts)) and "refused"
+    yield any(map(_PLACEHOLDER.search, texts)) and "placeholder or markup"
+    yield from (fault_of_text(text, settings.language) for text in texts)
     for text, (fewest, most) in zip(texts, 2 * [settings.caption_words] + 2 * [settings.edit_words], strict=True):
-        if not fewest <= len(text.split()) <= most:
-            return "too short" if len(text.split()) < fewest else "too long"
-    if any(set(_words(text)) & set(settings.banned) for text in texts):
-        return "banned word"
-    captions, edits = [_words(text) for text in texts[:2]], [_words(text) for text in texts[2:]]
-    if captions[0] == captions[1]:
-        return "captions are the same"
-    if edits[0] == edits[1]:
-        return "edits are the same"
-    if any(edit in captions for edit in edits):
-        return "an edit repeats a caption"
-    return _english_fault(texts, settings) if settings.language == "en" else None
-
-
-def _english_fault(texts: list[str], settings: CheckSettings) -> str | None:
-    caption_a, caption_b, edit_ab, edit_ba = _spelled_alike(texts)
-    if any(has_slur(text) for text in texts):
-        return "slur"
-    if any(names_someone(text, settings.capitalised) for text in texts):
-        return "names a person, brand or place"
-    if any(_OF_PICTURES.search(text) for text in texts):
-        return "speaks of the pictures"
-    if settings.person and shows_two_people(caption_a, caption_b, edit_ab, edit_ba):
-        return "two different people"
-    if settings.person and (changes_identity(edit_ab) or changes_identity(edit_ba)):
-        return "an edit changes the person"
+        yield len(text.split()) < fewest and "too short"
+        yield len(text.split()) > most and "too long"
+    words = [_words(text) for text in texts]
+    yield any(set(found) & set(settings.banned) for found in words) and "banned word"
+    yield words[0] == words[1] and "captions are the same"
+    yield words[2] == words[3] and "edits are the same"
+    yield any(edit in words[:2] for edit in words[2:]) and "an edit repeats a caption"
+    if settings.language != "en":
+        return
+    caption_a, caption_b, edit_ab, edit_ba = texts = _spelled_alike(texts)
+    yield any(map(has_slur, texts)) and "slur"
+    yield any(_names_someone(text, settings.capitalised) for text in texts) and "names a person, brand or place"
+    yield any(map(_OF_IMAGES.search, texts)) and "speaks of the pictures"
+    if settings.person:
+        yield _shows_two_people(*texts) and "two different people"
+        yield (_changes_identity(edit_ab) or _changes_identity(edit_ba)) and "an edit changes the person"
     for edit, before, after in ((edit_ab, caption_a, caption_b), (edit_ba, caption_b, caption_a)):
-        if restates(edit, before, after):
-            return "an edit restates what stays"
-        if points_backwards(edit, before, after):
-            return "an edit leads the wrong way"
-        if misses_change(edit, before, after):
-            return "an edit misses the change"
-    return None
+        yield restates(edit, before, after) and "an edit restates what stays"
+        yield points_backwards(edit, before, after) and "an edit leads the wrong way"
+        _, changing = _phrase_words(before, after)
+        yield bool(changing) and not _content(edit) & changing and "an edit misses the change"
 
 
 def has_slur(text: str) -> bool:
@@ -185,7 +174,7 @@ def has_slur(text: str) -> bool:
     )
 
 
-def names_someone(text: str, capitalised: list[str]) -> bool:
+def _names_someone(text: str, capitalised: list[str]) -> bool:
     """Whether somebody, a brand or a place is named: by capitals within a sentence, or by a well-known name."""
     tokens = re.findall(r"[\w'’-]+|[.!?]", text)
     for before, token in pairwise([".", *tokens]):
@@ -199,20 +188,14 @@ def names_someone(text: str, capitalised: list[str]) -> bool:
     return False
 
 
-def shows_two_people(caption_a: str, caption_b: str, *edits: str) -> bool:
+def _shows_two_people(*texts: str) -> bool:
     """Whether one caption is of a man and the other of a woman, or an edit turns one into the other."""
-    first, second = _sexes(caption_a), _sexes(caption_b)
-    if first and second and not first & second:
-        return True
-    return any(len(_sexes(edit)) == 2 for edit in edits)
+    words = [set(_words(text)) for text in texts]
+    first, second, *edits = [{sex for sex in (known.MEN, known.WOMEN) if found & sex} for found in words]
+    return bool(first and second and not first & second) or any(len(sexes) == 2 for sexes in edits)
 
 
-def _sexes(text: str) -> set[str]:
-    words = set(_words(text))
-    return {sex for sex, nouns in (("male", known.MEN), ("female", known.WOMEN)) if words & nouns}
-
-
-def changes_identity(edit: str) -> bool:
+def _changes_identity(edit: str) -> bool:
     """Whether an edit speaks of hair, skin, face, age, build or descent."""
     tokens = [*_words(edit), ""]
     return any(word in known.IDENTITY and after not in known.NOT_IDENTITY for word, after in pairwise(tokens))
@@ -234,27 +217,17 @@ def restates(edit: str, before: str, after: str) -> bool:
 def points_backwards(edit: str, before: str, after: str) -> bool:
     """Whether a part of an edit adds what only the first caption has, or takes away what only the second has."""
     first, second = _content(before), _content(after)
-    for taken, given in _takes_and_gives(_joined(edit)):
-        # Words that neither caption has may be other names of what the captions show: nothing can be said.
-        if _is_only(given, first, second) or _is_only(taken, second, first):
-            return True
-    return False
-
-
-def _is_only(named: set[str], here: set[str], there: set[str]) -> bool:
-    """Whether all that is named is here, and some of it is not there."""
-    return bool(named) and named <= here and not named <= there
-
-
-def misses_change(edit: str, before: str, after: str) -> bool:
-    """Whether an edit has no word of any phrase that is in one caption only."""
-    _, changing = _phrase_words(before, after)
-    return bool(changing) and not _content(edit) & changing
+    # Words that neither caption has may be other names of what the captions show: nothing can be said.
+    return any(
+        named and named <= here and not named <= there
+        for taken, given in _takes_and_gives(_joined(edit))
+        for named, here, there in ((given, first, second), (taken, second, first))
+    )
 
 
 def _takes_and_gives(edit: str) -> Iterator[tuple[set[str], set[str]]]:
-    """Of every step of an edit, the words for what is taken away and for what is given."""
-    unsure = False  # what goes on after "without the hat" may be taken away, too
+    """For every step of an edit, the words for what is taken away and for what is given."""
+    unsure = False  # what follows "without the hat" may be taken away, too
     for step in _STEP.split(edit):
         if match := _IN_PLACE_OF.match(step):
             yield _content(match[2]), _content(match[1])
@@ -280,18 +253,18 @@ def _phrase_words(before: str, after: str) -> tuple[set[str], set[str]]:
 
 @lru_cache(maxsize=256)  # captions are looked at again and again
 def _phrases(text: str) -> tuple[tuple[str, ...], ...]:
-    """Runs of words that carry a picture, in their stems.
+    """Runs of words that show something, as stems.
 
-    A compound with a word that carries none ("off-white", "cut-out", "T-shirt") is a word of its own; its other words
-    follow it. All others count as their words ("palm-print").
+    A compound with a word that shows nothing ("off-white", "cut-out", "T-shirt") is a word of its own; its other words
+    follow it. All other compounds count as their words ("palm-print").
     """
     phrases: list[tuple[str, ...]] = []
     phrase: list[str] = []
     for token in [*re.findall(r"[^\W_]+(?:-[^\W_]+)*|[,;.:!?]", text.lower().replace("_", "-")), "."]:
         words = token.split("-")
-        if len(words) > 1 and any(map(_is_pictureless, words)):
+        if len(words) > 1 and any(map(_shows_nothing, words)):
             phrase.append(_stem("".join(words)))
-        found = [_stem(word) for word in words if not _is_pictureless(word)]
+        found = [_stem(word) for word in words if not _shows_nothing(word)]
         phrase += found
         if phrase and not found and len(words) == 1:
             phrases.append(tuple(phrase))
@@ -299,12 +272,12 @@ def _phrases(text: str) -> tuple[tuple[str, ...], ...]:
     return tuple(phrases)
 
 
-def _is_pictureless(word: str) -> bool:
-    return len(word) < 2 or word in _PICTURELESS
+def _shows_nothing(word: str) -> bool:
+    return len(word) < 2 or word in _SHOW_NOTHING
 
 
 def _spelled_alike(texts: Sequence[str]) -> list[str]:
-    """The texts with every compound in the one spelling that has hyphens in any of them."""
+    """The texts with every compound written with hyphens that has them in any of the texts."""
     texts = [
         _OFF_WHITE.sub(lambda match: match[0].replace(" ", "-"), re.sub("[\u2010\u2011]", "-", text)) for text in texts
     ]
@@ -315,7 +288,7 @@ def _spelled_alike(texts: Sequence[str]) -> list[str]:
 
 
 def _joined(text: str) -> str:
-    """A text in small letters whose compounds are one word each, in which no other is found."""
+    """A text in small letters whose compounds are one word each, so that no other word is found in them."""
     (text,) = _spelled_alike([text])
     return _COMPOUND.sub(lambda compound: compound[0].replace("-", "_"), text.lower())
 

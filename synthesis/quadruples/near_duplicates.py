@@ -1,12 +1,11 @@
 """Finds quadruples that say nearly what an earlier one says, in time that grows with their number and not its square.
 
 Two quadruples are compared by the word trigrams of their captions: the Jaccard index of both sets. MinHash finds the
-few pairs worth comparing (16 bands of 8 hashes: of pairs with an index of 0.8 it finds 95 %, of 0.85 99 %, and of 0.5
-it looks at 6 %), and the index itself decides.
+few pairs worth comparing (16 bands of 8 hashes: it finds 95 % of the pairs with an index of 0.8, 99 % of those with
+0.85, and looks at 6 % of those with 0.5), and the index itself decides.
 
-Edits are left out, because pictures are painted from captions: the same captions with other edits would be painted
-again, while edits alike can stand between quite different pictures. A quadruple the other way round, A for B, is the
-same.
+Edits are left out, because images are painted from captions: the same captions with other edits would be painted again,
+while similar edits can stand between quite different images. A quadruple the other way round, A for B, is the same.
 """
 
 import re
@@ -25,12 +24,12 @@ _LEAST = 0.75  # below this, the bands find less than four in five
 
 
 class NearDuplicateSettings(Settings):
-    """Which quadruples are too near to one another.
+    """Settings of which quadruples are too near to one another.
 
     Attributes:
-        threshold: Jaccard index of the word trigrams from which on the later of two is rejected: 1 for the same
-            sentences, 0.75 at least. At 0.8 another word at the start of both captions ("a young woman") is too
-            near; another colour or garment within them is not.
+        threshold: Jaccard index of the word trigrams from which on the later of two is rejected, from 0.75 to 1 (the
+            same sentences). At 0.8, two that differ by a word at the start of both captions ("a young woman") are too
+            near; two that differ by a colour or garment within them are not.
     """
 
     threshold: Annotated[float, Field(ge=_LEAST, le=1)] = 0.8
@@ -39,8 +38,8 @@ class NearDuplicateSettings(Settings):
 def reject_near_duplicates(records: Iterable[Record], settings: NearDuplicateSettings) -> dict[str, str]:
     """The ids of quadruples that are too near to an earlier one, and that one's id.
 
-    Earlier ones that are rejected themselves do not count: what is rejected names one that stays. More records at the
-    end change nothing for those before.
+    Earlier ones that are rejected themselves do not count, so that a rejected one names one that stays. More records at
+    the end change nothing for those before.
     """
     from rensa import RMinHash, RMinHashLSH
 

@@ -5,13 +5,13 @@ in other nestings. Whatever can be read in one way only is read; all else is ref
 little and a wrong quadruple (swapped edits, a text cut off) costs a group of triplets.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from ..replies import UnusableAnswer, answer_part, is_refusal, unquoted, visible
+from ..replies.answering import Pairs, UnusableAnswer, answer_part, is_refusal, json_values, visible
+from ..replies.sentences import unquoted
 from .writing import FIELDS
 
 # A field's name, after wrappers are off and all but letters and digits is gone: "imageAcaption", "edit_from_a_to_b".
@@ -54,29 +54,14 @@ def parse_quadruple(answer: str) -> dict[str, str]:
 
 def _json_values(text: str) -> Iterator[Any]:
     """Every outermost object or array in the text; where none is sound, what can be repaired without loss."""
-    decoder = json.JSONDecoder(object_pairs_hook=_Pairs)
-    sound = False
-    position = 0
-    while (match := re.compile(r"[{\[]").search(text, position)) is not None:
-        try:
-            value, position = decoder.raw_decode(text, match.start())
-        except (json.JSONDecodeError, RecursionError):
-            position = match.end()
-            continue
-        if value and not _is_flat(value):
-            sound = True
+    is_sound = False
+    for value in json_values(text, "{["):
+        # Brackets in running text, such as "[1]", hold neither objects nor arrays.
+        if value and (isinstance(value, Pairs) or any(isinstance(part, list) for part in value)):
+            is_sound = True
             yield value
-    if not sound and (repaired := _repaired(text)) is not None:
+    if not is_sound and (repaired := _repaired(text)) is not None:
         yield repaired
-
-
-class _Pairs(list[tuple[str, Any]]):
-    """A JSON object with all its pairs: in a dict, the second of two equal keys would hide the first."""
-
-
-def _is_flat(value: Any) -> bool:
-    """Whether this is no more than brackets in running text, such as "[1]"."""
-    return not isinstance(value, _Pairs) and not any(isinstance(part, list) for part in value)
 
 
 def _repaired(text: str) -> Any | None:
@@ -86,16 +71,13 @@ def _repaired(text: str) -> Any | None:
     """
     import json_repair
 
-    start, end = text.find("{"), text.rfind("}")
-    if end < start or start < 0:
-        return None
-    broken = text[start : end + 1]
+    broken = text[text.find("{") : text.rfind("}") + 1] if "{" in text else ""
     try:
         value = json_repair.loads(broken)
     except RecursionError:
         return None
-    kept = Counter(word for path, leaf in _leaves(value) for word in _words(f"{' '.join(path)} {leaf}"))
-    return value if isinstance(value, dict) and kept == Counter(_words(broken)) else None
+    kept = [word for path, leaf in _leaves(value) for word in _words(f"{' '.join(path)} {leaf}")]
+    return value if isinstance(value, dict) and Counter(kept) == Counter(_words(broken)) else None
 
 
 def _words(text: str) -> list[str]:
@@ -133,10 +115,8 @@ def _field_of(path: tuple[str, ...]) -> str | None:
 
 def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Everything that is neither an object nor an array, with the keys that lead there; arrays have none."""
-    if isinstance(value, dict):
-        value = _Pairs(value.items())
-    if isinstance(value, _Pairs):
-        for key, inner in value:
+    if isinstance(value, (dict, Pairs)):
+        for key, inner in value.items() if isinstance(value, dict) else value:
             yield from _leaves(inner, (*path, key))
     elif isinstance(value, list):
         for inner in value:

@@ -1,4 +1,4 @@
-"""Quadruples by a language model, each asked for with constraints of its own."""
+"""Quadruples by a language model, which is asked for each of them with other constraints."""
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -6,15 +6,15 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from ..components import AskingPart, Record, TextRequest, seed_of
+from ..components import REJECTED, AskingPart, Record, TextRequest, seed_of
 from ..models import LanguageModel
 from ..models.asking import as_messages, ask
-from ..replies import UnusableAnswer
+from ..replies.answering import UnusableAnswer
 from ..settings import Count, Settings
 from .checks import CheckSettings, fault_of
-from .drawing import Template
 from .parsing import parse_quadruple
-from .writing import FIELDS, QuadrupleWriter
+from .sampling import Template
+from .writing import FIELDS, TextWriter
 
 SCHEMA = {
     "type": "object",
@@ -31,10 +31,10 @@ class LanguageModelWriter(Settings):
     next attempt fills them anew.
 
     Attributes:
-        model: Who answers.
-        prompt: What is asked, with {slots}: a JSON object with caption_a, caption_b, edit_ab and edit_ba.
+        model: The language model.
+        prompt: What is asked for, with {slots}: a JSON object with caption_a, caption_b, edit_ab and edit_ba.
         pools: What may stand in a slot; see `Template`.
-        weights: Of a pool's phrases that are not equally likely.
+        weights: How likely phrases of a pool are, if not equally.
         excluded: Phrases of the pools that never come together.
         system: How the model is told to behave; empty for no such message, which some models do not take.
         attempts: How often a quadruple is asked for until it is given up.
@@ -54,34 +54,30 @@ class LanguageModelWriter(Settings):
 
     @model_validator(mode="after")
     def _try_template(self) -> "LanguageModelWriter":
-        self.template.draw(0)  # refuses excluded combinations that leave nothing
+        self.template.sample(0)  # refuses excluded combinations that leave nothing
         return self
 
     @cached_property
     def template(self) -> Template:
-        """The prompt with all that may fill it."""
+        """The prompt with everything that may fill it."""
         return Template(self.prompt, self.pools, self.weights, self.excluded)
 
-    def load(self) -> QuadrupleWriter:
-        """The writer, with its model.
-
-        Raises:
-            SynthesisError: the model cannot be loaded or reached.
-        """
+    def load(self) -> TextWriter:
+        """The writer; raises SynthesisError if its model cannot be loaded or reached."""
         return _LanguageModelWriter(self, self.model.load())
 
     def preview(self, item: str, seed: int) -> str:
-        """What the model is asked first for an item."""
+        """What the model is asked at the first attempt of an item."""
         messages, _ = self.ask(item, seed, attempt=0)
         return "\n\n".join(f"[{message['role']}]\n{message['content'].strip()}" for message in messages)
 
     def ask(self, item: str, seed: int, attempt: int) -> tuple[list[dict[str, str]], dict[str, list[str]]]:
-        """The messages of an attempt, counted from 0, and the phrases drawn for it, by pool."""
-        text, constraints = self.template.draw(seed_of(seed, "quadruple", item, attempt))
+        """The messages of an attempt, counted from 0, and the phrases chosen for it, by pool."""
+        text, constraints = self.template.sample(seed_of(seed, "quadruple", item, attempt))
         return as_messages(self.system, text), constraints
 
 
-class _LanguageModelWriter(AskingPart, QuadrupleWriter):
+class _LanguageModelWriter(AskingPart, TextWriter):
     def write(self, ids: Iterable[str], seed: int) -> Iterator[Record]:
         constraints: dict[str, dict[str, list[str]]] = {}  # of the last attempt
 
@@ -89,14 +85,14 @@ class _LanguageModelWriter(AskingPart, QuadrupleWriter):
             messages, constraints[item] = self.settings.ask(item, seed, attempt)
             return TextRequest(item, messages, seed_of(seed, "quadruple", item, attempt), schema=SCHEMA)
 
-        for answer in ask(self.model, ids, request, self._read, self.settings.attempts):
-            texts = {"rejected": answer.faults[-1]} if answer.value is None else answer.value
-            failed = {"faults": answer.faults, "answers": answer.refused} if answer.faults else {}
-            drawn = constraints.pop(answer.item)
-            yield {"id": answer.item, **texts, "constraints": drawn, "attempts": answer.attempts, **failed}
+        def read(_: str, text: str) -> dict[str, str]:
+            texts = parse_quadruple(text)
+            if fault := fault_of(texts, self.settings.checks):
+                raise UnusableAnswer(fault)
+            return texts
 
-    def _read(self, _: str, text: str) -> dict[str, str]:
-        texts = parse_quadruple(text)
-        if fault := fault_of(texts, self.settings.checks):
-            raise UnusableAnswer(fault)
-        return texts
+        for answer in ask(self.model, ids, request, read, self.settings.attempts):
+            texts = {REJECTED: answer.faults[-1]} if answer.value is None else answer.value
+            failed = {"faults": answer.faults, "answers": answer.refused} if answer.faults else {}
+            chosen = constraints.pop(answer.item)
+            yield {"id": answer.item, **texts, "constraints": chosen, "attempts": answer.attempts, **failed}

@@ -7,7 +7,7 @@ def _set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-# Carry no picture of their own; a run of words between them is a phrase ("red coat").
+# These show nothing of their own; a run of words between them is a phrase ("red coat").
 FUNCTION_WORDS = _set(
     """
     a about above across after again against all along alongside also among an and another any are around as at away
@@ -19,7 +19,7 @@ FUNCTION_WORDS = _set(
     very was were what when where which while who whose will with within without would you your
     """
 )
-# What edits and captions do with the things they name, and where on a body these go.
+# What edits and captions say is done with things, and where on a body things go.
 HANDLING_WORDS = _set(
     """
     add adds added adding appear appears appearing bring brings bringing carries carry carried carrying change changes
@@ -36,7 +36,7 @@ HANDLING_WORDS = _set(
 MEN = _set("man men boy boys he him his male gentleman guy father grandfather son husband lad king")
 WOMEN = _set("woman women girl girls she her hers female lady mother grandmother daughter wife lass queen")
 PEOPLE = MEN | WOMEN | _set("person people someone somebody pedestrian individual figure subject they")
-# What an edit cannot change, since both pictures show one person.
+# What an edit cannot change, since both images show one person.
 IDENTITY = _set(
     """
     hair haired hairstyle haircut hairline beard bearded moustache mustache stubble shaven goatee sideburns skin
@@ -85,7 +85,7 @@ BRANDS = _set(
     versace vuitton walmart zara
     """
 )
-# Of people, and of no use in a description; in ROT13, so that nobody meets them unasked.
+# Slurs for people, of no use in a description; in ROT13, so that nobody has to read them.
 SLURS = _set(
     codecs.decode(
         """
@@ -96,7 +96,7 @@ SLURS = _set(
         "rot13",
     )
 )
-# In this company they are other words: a cat, light through a crack, a wall against the sea, a player, a river.
+# Beside these words they mean something else: a cat, a crack for light, a wall against the sea, a player, a river.
 NO_SLURS = {
     "coon": _set("maine cat cats kitten kittens"),
     "chink": _set("of in"),

@@ -1,6 +1,6 @@
 """The recipes of the package, and how a recipe is read.
 
-What nobody published (prompts, thresholds, ranks) is ours, and marked so in the files.
+What nobody published (prompts, thresholds, ranks) is ours, and the files say so.
 """
 
 from pathlib import Path
@@ -19,11 +19,7 @@ _AnyRecipe = Annotated[TripletRecipe | TextImageRecipe, Field(discriminator="kin
 
 
 def find_recipe(name: str) -> Path:
-    """The file of a recipe: a path, or the name of one of the package.
-
-    Raises:
-        RecipeError: there is neither.
-    """
+    """The file of a recipe, given as a path or by the name of one of the package; raises RecipeError without either."""
     if Path(name).is_file():
         return Path(name)
     known = sorted(file.stem for file in FOLDER.glob("*.yaml"))
@@ -33,9 +29,5 @@ def find_recipe(name: str) -> Path:
 
 
 def read_recipe(file: Path) -> Recipe:
-    """A recipe from its file; `kind:` says of what.
-
-    Raises:
-        RecipeError: see `settings.read_settings`.
-    """
+    """A recipe from its file, of the kind that it names; raises RecipeError, see `settings.read_settings`."""
     return read_settings(_AnyRecipe, read_yaml(file), file)

@@ -1,18 +1,20 @@
-"""What of a reply is the answer: without thoughts, control tokens and invisible characters; and whether it refuses."""
+"""Finds the answer in a reply, without thoughts, control tokens and invisible characters; says whether it refuses."""
 
 import json
 import re
 import unicodedata
+from collections.abc import Iterator
+from typing import Any
 
 _TAG = "(?:think|thinking|thoughts?|reasoning|reflection|analysis|scratchpad)"
-# Of tags as they are written by one family or another: <think>, [THINK], ◁think▷, <seed:think>.
+# Tags as one family of models or another writes them: <think>, [THINK], ◁think▷, <seed:think>.
 _OPEN, _CLOSE = rf"(?:<|\[|◁)(?:\w+:)?{_TAG}(?:>|\]|▷)", rf"(?:<|\[|◁)/(?:\w+:)?{_TAG}(?:>|\]|▷)"
 # Whole thoughts; then an end whose beginning the chat template wrote; then a beginning without an end.
 _THOUGHTS = [
     re.compile(pattern, re.DOTALL | re.IGNORECASE)
     for pattern in (rf"{_OPEN}(?:(?!{_OPEN}).)*?{_CLOSE}", rf"\A.*{_CLOSE}", rf"{_OPEN}.*")
 ]
-# Channels of a model that thinks in one of its own; without the last there is no answer.
+# Channels of a model that thinks in a separate one; without the final one there is no answer.
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]*<\|message\|>", re.IGNORECASE)
 _END_OF_TURN = re.compile(
     r"<\|(?:im_end|eot_id|end_of_text|endoftext|end|return|eom_id)\|>|<end_of_turn>|</s>|<\uff5cend\u2581of\u2581sentence\uff5c>"
@@ -54,7 +56,7 @@ _REFUSALS = {
 }
 _REFUSAL = re.compile("|".join(_REFUSALS.values()), re.IGNORECASE)
 _QUOTED = re.compile(r"\"[^\"\n]*\"|“[^”\n]*”|„[^“”\n]*[“”]|«[^»\n]*»|(?<!\w)['‘][^'’\n]*['’](?!\w)")
-# Belong to letters of Arabic and India; elsewhere they glue emoji together, or hide.
+# These belong to letters of Arabic and Indian scripts; elsewhere they glue emoji together, or hide.
 _STRAY_JOINER = re.compile("(?<![\u0600-\u0dff])[\u200c\u200d]|[\u034f\ufe00-\ufe0f]")
 
 
@@ -65,8 +67,8 @@ class UnusableAnswer(ValueError):
 def answer_part(reply: str) -> str:
     """A reply without what a reasoning model thought before it, control tokens, and what cannot be seen.
 
-    Where thoughts have no end, or their model never began to answer, there is no answer. What a model writes after its
-    turn, as if it were asked again, is none either.
+    Where thoughts have no end, or the model never began to answer, there is no answer. What a model writes after its
+    turn, as if it were asked again, does not belong to it.
 
     Raises:
         UnusableAnswer: nothing is left, or it has half a character.
@@ -92,26 +94,44 @@ def visible(text: str) -> str:
     """A text in composed characters, without those that cannot be seen; all white space but line ends is plain.
 
     Raises:
-        UnusableAnswer: it has half a character, as the first part of an escaped emoji is: no file could hold it.
+        UnusableAnswer: it has half a character, such as the first part of an escaped emoji: no file could hold it.
     """
-    text = unicodedata.normalize("NFC", _STRAY_JOINER.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
-    return "".join(map(_seen, text))
 
+    def seen(letter: str) -> str:
+        kind = unicodedata.category(letter)
+        if kind == "Cs":
+            raise UnusableAnswer("broken characters")
+        if letter in "\n\u200c\u200d" or kind not in ("Cc", "Cf", "Zs", "Zl", "Zp"):
+            return letter
+        return " " if letter == "\t" or kind[0] == "Z" else ""
 
-def _seen(letter: str) -> str:
-    kind = unicodedata.category(letter)
-    if kind == "Cs":
-        raise UnusableAnswer("broken characters")
-    if letter == "\n" or letter in "\u200c\u200d" or kind not in ("Cc", "Cf", "Zs", "Zl", "Zp"):
-        return letter
-    return " " if letter == "\t" or kind[0] == "Z" else ""
+    text = _STRAY_JOINER.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    return "".join(map(seen, unicodedata.normalize("NFC", text)))
 
 
 def is_refusal(text: str) -> bool:
-    """Whether a model says here that it will not or cannot answer; what it quotes, as from a shirt, it does not say."""
+    """Whether a model says here that it will not or cannot answer; what it quotes, as from a shirt, does not count."""
     return bool(_REFUSAL.search(_QUOTED.sub(" ", text)))
 
 
 def quoted(text: str) -> str:
-    """A text of another's making between marks that it cannot close, on one line, to show it to a model."""
+    """Somebody else's text, to show it to a model: on one line, between quotation marks that it cannot close."""
     return json.dumps(" ".join(visible(text).split()), ensure_ascii=False)
+
+
+class Pairs(list[tuple[str, Any]]):
+    """A JSON object with all its pairs: in a dict, the second of two equal keys would hide the first."""
+
+
+def json_values(text: str, opening: str) -> Iterator[Any]:
+    """Every sound JSON value that begins with one of these brackets and is not inside another; objects are `Pairs`."""
+    decoder = json.JSONDecoder(object_pairs_hook=Pairs)
+    bracket = re.compile(f"[{re.escape(opening)}]")
+    position = 0
+    while match := bracket.search(text, position):
+        try:
+            value, position = decoder.raw_decode(text, match.start())
+        except (ValueError, RecursionError):
+            position = match.end()
+            continue
+        yield value

@@ -1,8 +1,9 @@
-"""What no text of a data set may have, in whatever way it came."""
+"""What no text of a data set may have, wherever it came from."""
 
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from typing import Any
 
 from .answering import is_refusal
 from .languages import is_foreign
@@ -34,6 +35,8 @@ _BLANKS = re.compile(
     r"name|place|location|description|caption|posture|pose|view(?:point)?|surroundings|background|slot|template)\s*\)",
     re.IGNORECASE,
 )
+# Where a slot's name follows, it stands for what it asks for.
+_BEFORE_SLOT = r"\b(?:is|are|in|wears?|wearing|has|have|carry|hold|on|with|their|the)"
 _ABORTED_AT = re.compile(
     r"(?:[,;:(&/\[–—]|\s-|\.\.+|…)\s*$|(?<![\w-])(?:an?|the|and|or|but|with|of|his|her|their|its|wearing|carrying|holding|is|are|"
     r"while|which|who|whose|into|from|to|very|featuring|including|paired|instead of)\s*$",
@@ -47,34 +50,35 @@ def fault_of_text(text: str, language: str = "en", slots: Collection[str] = ()) 
     """What is wrong with a text that describes or instructs; None if nothing is known to be.
 
     Args:
-        text: On one line.
+        text: The text, on one line.
         language: ISO 639-1 code of the language that it should be in.
         slots: Names of what a template asked to be filled in.
 
     Returns:
         A short fixed phrase that can be counted.
     """
-    if is_refusal(text):
-        return "refused"
-    if _MOJIBAKE.search(text):
-        return "broken characters"
-    if any(_is_symbol(letter) for letter in text):
-        return "emoji or strange characters"
-    if _ABSENT.fullmatch(text):
-        return "no answer"
-    if _BLANKS.search(text) or _UNFILLED.search(text) or _is_left_over(text, slots):
-        return "a slot is not filled"
-    if is_foreign(text, language):
-        return "another language"
-    if repeats_itself(text):
-        return "repeats itself"
-    return "stops in mid-sentence" if language == "en" and _is_aborted(text) else None
+    return next(filter(None, _faults(text, language, slots)), None)
 
 
-def repeats_itself(text: str) -> bool:
+def _faults(text: str, language: str, slots: Collection[str]) -> Iterator[Any]:
+    """The result of each check in turn: what is wrong, or something false."""
+    yield is_refusal(text) and "refused"
+    yield _MOJIBAKE.search(text) and "broken characters"
+    yield any(map(_is_symbol, text)) and "emoji or strange characters"
+    yield _ABSENT.fullmatch(text) and "no answer"
+    names = "|".join(map(re.escape, slots))
+    is_left_over = slots and re.search(rf"{_BEFORE_SLOT} (?:{names})\s*(?:[.,;]|$)", text, re.IGNORECASE)
+    yield (_BLANKS.search(text) or _UNFILLED.search(text) or is_left_over) and "a slot is not filled"
+    yield is_foreign(text, language) and "another language"
+    yield _repeats_itself(text) and "repeats itself"
+    is_aborted = _ABORTED_AT.search(text) or text.count("(") > text.count(")")
+    yield language == "en" and is_aborted and "stops in mid-sentence"
+
+
+def _repeats_itself(text: str) -> bool:
     """Whether a sentence comes twice, or words come three times in a row."""
-    sentences = [" ".join(re.findall(r"\w+", sentence.lower())) for sentence in _SENTENCE_END.split(text)]
-    sentences = [sentence for sentence in sentences if sentence]
+    sentences = [tuple(re.findall(r"\w+", sentence)) for sentence in _SENTENCE_END.split(text.lower())]
+    sentences = [words for words in sentences if words]
     if len(set(sentences)) < len(sentences):
         return True
     words = re.findall(r"\w+", text.lower())
@@ -87,25 +91,9 @@ def repeats_itself(text: str) -> bool:
     )
 
 
-def _is_aborted(text: str) -> bool:
-    return bool(_ABORTED_AT.search(text)) or text.count("(") > text.count(")")
-
-
 def _is_symbol(letter: str) -> bool:
-    """Whether it is an emoji or another picture, a letter of a formula, cannot be seen, or is unknown to Unicode."""
+    """Whether this is an emoji or another symbol, a letter of a formula, invisible, or unknown to Unicode."""
     kind = unicodedata.category(letter)
     if kind in ("So", "Sk", "Co", "Cn", "Cc", "Cf", "Cs"):
         return letter not in "°®™©^`´¨\n\u200c\u200d"
     return unicodedata.name(letter, "").startswith(("MATHEMATICAL ", "VARIATION ", "COMBINING ENCLOSING", "REGIONAL "))
-
-
-def _is_left_over(text: str, slots: Collection[str]) -> bool:
-    """Whether a slot's name stands where what it asks for should."""
-    names = "|".join(map(re.escape, slots))
-    return bool(slots) and bool(
-        re.search(
-            rf"\b(?:is|are|in|wears?|wearing|has|have|carry|hold|on|with|their|the) (?:{names})\s*(?:[.,;]|$)",
-            text,
-            re.I,
-        )
-    )

@@ -1,6 +1,6 @@
 """Whether a text is in the language it should be in: by its script, its function words, and, if long, by a detector.
 
-Single words say nothing ("beret", "visor", "poncho" are of many languages), and detectors fail on short texts. What
+Single words say nothing (many languages have "beret", "visor" and "poncho"), and detectors fail on short texts. What
 cannot be judged counts as good.
 """
 
@@ -45,13 +45,9 @@ _SCRIPTS = {
     "KATAKANA-HIRAGANA": "ja",
     "HANGUL": "ko",
 }
-_OWN_SCRIPTS: dict[str, set[str]] = {}
-for _script_name, _languages in _SCRIPTS.items():
-    for _language in _languages.split():
-        _OWN_SCRIPTS.setdefault(_language, set()).add(_script_name)
 
-# Words that make sentences of a language and are no words of a description in English. Those that several languages
-# have count for none.
+# Words that make sentences of a language and are no words of a description in English. Those that the expected
+# language has, too, count for no other.
 _FUNCTION_WORDS = {
     "en": "the and with of his her its their this that these those which who while from for to at by into onto over "
     "under near is are has have was were be been instead rather than without not she he they it him them on "
@@ -82,59 +78,48 @@ _ENGLISH_TOO = """
 """
 # Parts of foreign names of English things ("café au lait", "crêpe de chine"): two count for one word.
 _BORROWED = "au aux con de der del du el en la las le les los sans un una"
+_VOCABULARIES = {language: set(words.split()) for language, words in _FUNCTION_WORDS.items()}
 
 
 def is_foreign(text: str, language: str) -> bool:
     """Whether the text is surely not in the language, or has a word in another script."""
-    letters = [letter for letter in text if letter.isalpha()]
-    scripts = [_script(letter) for letter in letters]
-    own = _OWN_SCRIPTS.get(language, {"LATIN"})
+    scripts = [_script(letter) for letter in text if letter.isalpha()]
+    own = _scripts_of(language) or {"LATIN"}
     if any(script not in own and script != "LATIN" for script in scripts):
         return True
     if "LATIN" not in own:  # brand names and "T" of a shirt are welcome
         return sum(script in own for script in scripts) * 2 < len(scripts)
     words = re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?", text.lower())
-    if language not in _FUNCTION_WORDS:
-        return len(words) >= _ENOUGH_WORDS and _is_doubtful(text, language)
-    known, others = _counts(words, language)
+    may_be_judged = len(words) >= _ENOUGH_WORDS
+    if language not in _VOCABULARIES:
+        return may_be_judged and _is_doubtful(text, language)
+    vocabulary = neutral = _VOCABULARIES[language]
+    borrowed: list[str] = []
+    if language == "en":
+        neutral, borrowed = vocabulary.union(_ENGLISH_TOO.split()), _BORROWED.split()
+    known, others = sum(word in vocabulary for word in words), 0  # others: of the other language that has the most
+    for other in _VOCABULARIES.values():
+        found = [word for word in words if word in other and word not in neutral]
+        num_borrowed = sum(word in borrowed for word in found)
+        others = max(others, len(found) - num_borrowed + num_borrowed // 2)
     if others > known and (others > 1 or 5 * others >= len(words)):
         return True
-    return len(words) >= _ENOUGH_WORDS and 8 * known < len(words) and _is_doubtful(text, language)
+    return may_be_judged and 8 * known < len(words) and _is_doubtful(text, language)
 
 
-def is_known(language: str) -> bool:
-    """Whether texts can be told to be in the language of this code."""
-    return language in _FUNCTION_WORDS or language in _OWN_SCRIPTS or language in _language_identifier().labels
+def _scripts_of(language: str) -> set[str]:
+    """The scripts of a language that is not written in Latin letters; none for others."""
+    return {script for script, languages in _SCRIPTS.items() if language in languages.split()}
 
 
 def _known(language: str) -> str:
-    if not is_known(language):
+    if not (language in _VOCABULARIES or _scripts_of(language) or language in _language_identifier().labels):
         raise ValueError(f"language {language!r} is unknown; use a code such as 'en'")
     return language
 
 
-# Of a setting: ISO 639-1 code of a language that texts can be told to be in.
+# A setting: ISO 639-1 code of a language that texts can be told to be in.
 Language = Annotated[str, AfterValidator(_known)]
-
-
-def _counts(words: list[str], language: str) -> tuple[int, int]:
-    """How many function words of the language there are, and how many of the other one that has the most."""
-    vocabulary = _function_words()
-    english = language == "en"
-    neutral = vocabulary[language] | (set(_ENGLISH_TOO.split()) if english else set())
-    borrowed = set(_BORROWED.split()) if english else set()
-    others = [0]
-    for other, own in vocabulary.items():
-        if other != language:
-            found = [word for word in words if word in own and word not in neutral]
-            names = sum(word in borrowed for word in found)
-            others.append(len(found) - names + names // 2)
-    return sum(word in vocabulary[language] for word in words), max(others)
-
-
-@lru_cache(maxsize=1)
-def _function_words() -> dict[str, set[str]]:
-    return {language: set(words.split()) for language, words in _FUNCTION_WORDS.items()}
 
 
 def _is_doubtful(text: str, language: str) -> bool:
@@ -150,7 +135,7 @@ def _language_identifier() -> "LanguageIdentifier":
 
 @lru_cache(maxsize=4096)
 def _script(letter: str) -> str:
-    """Of a letter: "LATIN", "CJK"; what Unicode names otherwise, such as letters of formulas, is no script."""
+    """The script of a letter: "LATIN", "CJK"; the first word of its name where it has none, as in formulas."""
     first, *rest = unicodedata.name(letter, "UNKNOWN").split()
     if first in ("FULLWIDTH", "HALFWIDTH") and rest:
         first = rest[0]

@@ -1,19 +1,14 @@
 """Reads the marks that a judging model gives, and nothing that only looks like one."""
 
-import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from .answering import UnusableAnswer, answer_part, quoted
+from .answering import Pairs, UnusableAnswer, answer_part, json_values, quoted
 
-_SPELLED = {
-    word: float(value)
-    for value, word in enumerate(
-        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
-    )
-}
+_WORDS = "zero one two three four five six seven eight nine ten"
+_SPELLED = {word: float(value) for value, word in enumerate(_WORDS.split())}
 _SCALES = _SPELLED | {"hundred": 100.0}
 _OPENING, _CLOSING = r"[\s\"'`*_(\[]*", r"[\"'`*_)\]]*"
 # A point or a comma before the decimals, but not "7,8,9", "1.2.3" or "1,000".
@@ -24,7 +19,7 @@ _SCALE = re.compile(
     rf"(?![\w.,]*\d)\b\)?{_CLOSING}",
     re.IGNORECASE,
 )
-# A range, an amount that is not known, a share, a bound, a number that goes on.
+# A range, a share, a bound, or a number that goes on.
 _GOES_ON = re.compile(
     r"[^\S\n]*(?:-|–|—|~|\.\.+|\bto\b|\bor\b|\band\b|\bbis\b)[^\S\n]*\d|[^\S\n]*(?:%|percent)|\+|[.,]?\d|,[^\S\n]+\d|[^\S\n]*/"
 )
@@ -33,6 +28,7 @@ _NAMED = (
     r"""(?<![\w.]){name}["'`*_)]*\s*(?:[:=：|]|->|→|\bis\b)[\s"'`*_]*"""
     r"""(?:\{{\s*["']?(?:score|mark|rating|value)["']?\s*:\s*)?"""
 )
+_LABEL = re.compile(r"\b(?:score|mark|rating|grade)\b[\"'`*_]*\s*(?:[:=：]|\bis\b|\bof\b)[\s\"'`*_]*", re.IGNORECASE)
 _INNER = ("score", "mark", "rating", "value", "grade")
 _UNSURE = float("nan")
 
@@ -48,23 +44,22 @@ def read_marks(
 
     Args:
         answer: As it came.
-        names: Of the marks, in small letters and underscores.
+        names: The names of the marks, in small letters and underscores.
         lowest: The worst mark.
         highest: The best mark.
-        given: Texts that the model was shown: where it repeats one, no mark is read out of it.
+        given: Texts that the model was shown: no mark is read where it repeats one.
 
     Raises:
         UnusableAnswer: a mark is missing, beyond the scale, or given twice with two values.
     """
     text = _without(answer_part(answer), given)
-    objects = [found for found in _objects(text) if any(_in_object(found, name) for name in names)]
+    objects = [found for found in json_values(text, "{") if any(_in_object(found, name) for name in names)]
     marks = {}
     for name in names:
         found = [mark for each in objects for mark in _in_object(each, name)]
         if not objects:
-            found = _in_talk(text, name, highest)
-            if not found and len(names) == 1:
-                found = _alone(text, highest)
+            named = re.compile(_NAMED.format(name=name.replace("_", "[ _-]?")), re.IGNORECASE)
+            found = _marks_after(named, text, highest) or (_alone(text, highest) if len(names) == 1 else [])
         values = {_value_of(mark, highest) if objects else mark for mark in found}
         values.discard(None)
         if not values or any(math.isnan(value) for value in values):
@@ -87,62 +82,38 @@ def _without(text: str, given: Sequence[str]) -> str:
     return text
 
 
-class _Pairs(list[tuple[str, Any]]):
-    """A JSON object with all its pairs: in a dict, the second of two equal keys would hide the first."""
-
-
-def _objects(text: str) -> Iterator[_Pairs]:
-    """Every sound JSON object in the text that is not inside another."""
-    decoder = json.JSONDecoder(object_pairs_hook=_Pairs)
-    position = 0
-    while (position := text.find("{", position)) >= 0:
-        try:
-            value, position = decoder.raw_decode(text, position)
-        except (ValueError, RecursionError):
-            position += 1
-            continue
-        yield value
-
-
 def _in_object(value: Any, name: str) -> list[Any]:
     """Everything that stands under the name in a JSON value."""
-    if isinstance(value, _Pairs):
-        wanted = name.replace("_", "")
-        return [
-            found
-            for key, inner in value
-            for found in ([inner] if re.sub(r"[\s_-]", "", key.lower()) == wanted else _in_object(inner, name))
-        ]
-    return [found for inner in value for found in _in_object(inner, name)] if isinstance(value, list) else []
+    found = []
+    for part in value if isinstance(value, list) else ():
+        key, inner = part if isinstance(value, Pairs) else ("", part)
+        is_named = re.sub(r"[\s_-]", "", key.lower()) == name.replace("_", "")
+        found += [inner] if is_named else _in_object(inner, name)
+    return found
 
 
 def _value_of(value: Any, highest: float) -> float | None:
-    """The mark that a JSON value is; None if it is none."""
-    if isinstance(value, _Pairs):
+    """The mark that a JSON value holds; None if it holds none."""
+    if isinstance(value, Pairs):
         inner = [entry for key, entry in value if key.lower() in _INNER]
         return _value_of(inner[0], highest) if len(inner) == 1 else _UNSURE
     if isinstance(value, str):
-        match = _VALUE.match(value)
         mark = _mark(value, highest)
-        return mark if mark is not None or match is None else _UNSURE
+        return _UNSURE if mark is None and _VALUE.match(value) else mark
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return _UNSURE
     return float(value)
 
 
-def _in_talk(text: str, name: str, highest: float) -> list[float]:
-    """The marks that follow the name; NaN for a number there that cannot be taken for one."""
-    spelled = re.compile(_NAMED.format(name=name.replace("_", "[ _-]?")), re.IGNORECASE)
-    marks = [_mark(text[match.end() :], highest) for match in spelled.finditer(text)]
+def _marks_after(label: re.Pattern[str], text: str, highest: float) -> list[float]:
+    """The marks that follow a label; NaN for a number there that cannot be taken for one."""
+    marks = [_mark(text[match.end() :], highest) for match in label.finditer(text)]
     return [mark for mark in marks if mark is not None]
 
 
 def _alone(text: str, highest: float) -> list[float]:
-    """The one mark of an answer that is nothing but it, or that calls it score, mark, rating or grade."""
-    label = re.compile(r"\b(?:score|mark|rating|grade)\b[\"'`*_]*\s*(?:[:=：]|\bis\b|\bof\b)[\s\"'`*_]*", re.IGNORECASE)
-    labelled = [_mark(text[match.end() :], highest) for match in label.finditer(text)]
-    marks = [mark for mark in labelled if mark is not None]
-    if marks:
+    """The one mark of an answer that is nothing else, or that calls it score, mark, rating or grade."""
+    if marks := _marks_after(_LABEL, text, highest):
         return marks
     match = _VALUE.match(text)
     if match is None:
@@ -155,18 +126,18 @@ def _alone(text: str, highest: float) -> list[float]:
 
 
 def _mark(text: str, highest: float) -> float | None:
-    """The mark that a text begins with; None if it begins with no number, NaN if with one that is no mark."""
+    """The mark that a text begins with; None if it begins with no number, NaN if the number is no mark."""
     match = _VALUE.match(text)
     if match is None:
         return _UNSURE if re.match(rf"{_OPENING}(?:[-+−–~≈<>≥≤]|between\b|about\b|around\b)?\s*\d", text) else None
     number, rest = match[1].lower(), text[match.end() :]
     scale = _SCALE.match(rest)
     if scale:
-        found = _SCALES.get(scale[1].lower())
-        if (found if found is not None else float(scale[1])) != highest:
+        found = scale[1].lower()
+        if (_SCALES[found] if found in _SCALES else float(found)) != highest:
             return _UNSURE
         rest = rest[scale.end() :]
-    if number in _SPELLED:  # "one of the pictures is blurred" is no mark
+    if number in _SPELLED:  # "one of the images is blurred" is no mark
         return _SPELLED[number] if scale or _IS_ALL.match(rest) else None
     if _GOES_ON.match(rest):
         return _UNSURE

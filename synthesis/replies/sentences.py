@@ -3,7 +3,8 @@
 import html
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from typing import Any
 
 from .answering import UnusableAnswer, answer_part, is_refusal
 from .faults import fault_of_text
@@ -57,23 +58,11 @@ _LIST = re.compile(r"^\s*(?:[-*•·‣]|\d+\s*[.)]|\(\d+\)|[a-d]\))\s", re.MULT
 _EMPHASIS = re.compile(r"(\*\*\*|\*\*|__|\*|(?<!\w)_|`)(?=\S)([^\n]*?\S)\1(?!\w)")
 _HEADING = re.compile(r"^\s*(?:#{1,6}\s+|>\s+|-{3,}\s*$|\*{3,}\s*$|={3,}\s*$)", re.MULTILINE)
 _MARKUP = re.compile(r"!?\[[^\]]*\]\([^)]*\)|https?://|\|.*\||\\\w+\{|\*\*|^#{1,6} |```|&\w+;", re.MULTILINE)
-_QUOTES = {
-    '"': '"',
-    "'": "'",
-    "“": "”",
-    "‘": "’",
-    "„": "“",
-    "«": "»",
-    "「": "」",
-    "『": "』",
-    "*": "*",
-    "`": "`",
-    "_": "_",
-}
+_QUOTES = dict(['""', "''", "“”", "‘’", "„“", "«»", "「」", "『』", "**", "``", "__"])  # opening -> closing
 _AROUND = re.compile(
     "\\A[\u2190-\u21ff\u2300-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff\\s]+|[\u2190-\u21ff\u2300-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff\\s]+\\Z"
 )
-_ECHO = 8  # as many words in a row of the question are no answer
+_ECHO = 8  # this many words in a row from the question are no answer
 
 
 def read_sentence(
@@ -84,44 +73,41 @@ def read_sentence(
     question: str = "",
     slots: Collection[str] = (),
 ) -> str:
-    """The one text of a reply without what is around it, on one line.
+    """The one text of a reply, on one line, without what is around it.
 
     Thoughts, greetings, labels, fences, quotes, Markdown, emoji at its ends, and notes that follow are taken away.
 
     Args:
         reply: As it came.
-        min_words: Of the text.
-        max_words: Of the text.
+        min_words: Fewest words of the text.
+        max_words: Most words of the text.
         language: ISO 639-1 code of the language that it should be in.
         question: What the model was asked, without anything that the answer may repeat.
         slots: Names of what the question asks to be filled in.
 
     Raises:
-        UnusableAnswer: it is empty, a refusal, a list, has several texts, markup, or any fault of `fault_of_text`;
+        UnusableAnswer: it is empty, a refusal, a list or several texts; has markup or any fault of `fault_of_text`;
             repeats the question; or has too few or too many words.
     """
     text = _bare(answer_part(reply))
-    if not text:
-        raise UnusableAnswer("empty answer")
-    if is_refusal(text):
-        raise UnusableAnswer("refused")
-    if _ALTERNATIVES.search(text):
-        raise UnusableAnswer("several texts and not one")
-    if _LIST.search(text):
-        raise UnusableAnswer("a list and not a sentence")
-    if re.search(r"\n\s*\n", text):
-        raise UnusableAnswer("several texts and not one")
-    if _MARKUP.search(text):
-        raise UnusableAnswer("markup")
-    words = text.split()
-    text = " ".join(words)
-    if question and _repeats(words, question):
-        raise UnusableAnswer("repeats the question")
-    if fault := fault_of_text(text, language, slots):
+    line = " ".join(text.split())
+    length = len(text.split())
+    faults = [*_faults(text, question), line and fault_of_text(line, language, slots)]
+    faults += [length < min_words and "too short", length > max_words and "too long"]
+    if fault := next(filter(None, faults), None):
         raise UnusableAnswer(fault)
-    if not min_words <= len(words) <= max_words:
-        raise UnusableAnswer("too short" if len(words) < min_words else "too long")
-    return text
+    return line
+
+
+def _faults(text: str, question: str) -> Iterator[Any]:
+    """The result of each check in turn: what is wrong, or something false."""
+    yield not text and "empty answer"
+    yield is_refusal(text) and "refused"
+    yield _ALTERNATIVES.search(text) and "several texts and not one"
+    yield _LIST.search(text) and "a list and not a sentence"
+    yield re.search(r"\n\s*\n", text) and "several texts and not one"
+    yield _MARKUP.search(text) and "markup"
+    yield _runs(text) & _runs(question) and "repeats the question"
 
 
 def _bare(text: str) -> str:
@@ -152,29 +138,23 @@ def unquoted(text: str) -> str:
 
 
 def _sole_string(text: str) -> str:
-    """The text of JSON that holds no other; what is no JSON stays."""
+    """The text of JSON that holds nothing else; what is no JSON stays."""
     if not text.lstrip().startswith(("{", "[", '"')):
         return text
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return text
-    found: list[object] = [value]
-    while len(found) == 1 and isinstance(found[0], (dict, list)):
-        (inner,) = found
-        found = list(inner.values()) if isinstance(inner, dict) else list(inner)
-    if len(found) != 1:
-        raise UnusableAnswer("several texts and not one" if found else "empty answer")
-    if not isinstance(found[0], str):
-        raise UnusableAnswer("no answer" if found[0] is None else "no text in the answer")
-    return found[0]
+    while isinstance(value, (dict, list)):
+        if len(value) != 1:
+            raise UnusableAnswer("several texts and not one" if value else "empty answer")
+        (value,) = value.values() if isinstance(value, dict) else value
+    if not isinstance(value, str):
+        raise UnusableAnswer("no answer" if value is None else "no text in the answer")
+    return value
 
 
-def _repeats(words: list[str], question: str) -> bool:
-    """Whether the answer has eight words in a row of the question."""
-
-    def runs(text: str) -> set[tuple[str, ...]]:
-        found = re.findall(r"\w+", text.lower())
-        return {tuple(found[start : start + _ECHO]) for start in range(len(found) - _ECHO + 1)}
-
-    return bool(runs(" ".join(words)) & runs(question))
+def _runs(text: str) -> set[tuple[str, ...]]:
+    """All runs of eight words in a text."""
+    words = re.findall(r"\w+", text.lower())
+    return {tuple(words[start : start + _ECHO]) for start in range(len(words) - _ECHO + 1)}

@@ -1,4 +1,4 @@
-"""The charts of a statistics page, in the look of evaluation reports."""
+"""Draws the charts of a statistics page, in the style of evaluation reports."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ _BINS = 40
 
 
 def size_chart(sizes: Mapping[int, int], groups: str, members: str, figure: "Figure") -> None:
-    """Which share of the groups has how many members; `groups` and `members` say what these are, in the plural."""
+    """The share of the groups with each number of members; `groups` and `members` are their names in the plural."""
     axes = figure.subplots()
     total = sum(sizes.values())
     shares = [100 * count / total for count in sizes.values()]
@@ -30,19 +30,14 @@ def size_chart(sizes: Mapping[int, int], groups: str, members: str, figure: "Fig
 
 
 def length_chart(lengths: Mapping[str, Mapping[int, int]], figure: "Figure") -> None:
-    """How long texts are, in words: of each kind (two at most), which share has which length."""
+    """The share of the texts with each length in words, for each kind (two at most)."""
     axes = figure.subplots()
     for (kind, counter), (colour, dashes) in zip(lengths.items(), ((BLUE, "-"), (VERMILION, "--")), strict=False):
         positions = range(min(counter), max(counter) + 1)
         total = sum(counter.values())
-        axes.plot(
-            positions,
-            [100 * counter.get(position, 0) / total for position in positions],
-            color=colour,
-            linestyle=dashes,
-            marker=".",
-            label=f"{kind}, mean {mean_of(counter):.1f}",
-        )
+        shares = [100 * counter.get(position, 0) / total for position in positions]
+        label = f"{kind}, mean {mean_of(counter):.1f}"
+        axes.plot(positions, shares, color=colour, linestyle=dashes, marker=".", label=label)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -59,14 +54,8 @@ def acceptance_chart(stages: Mapping[str, Mapping[str, Any]], figure: "Figure") 
         share = 100 * kept / items if items else 0.0
         axes.barh(place, 100, color=FAINT, height=0.7)
         axes.barh(place, share, color=TEAL, height=0.7)
-        axes.annotate(
-            f"{kept:,} of {items:,}, {share:.1f} %",
-            (101.5, place),
-            va="center",
-            color=GREY,
-            fontsize=10,
-            annotation_clip=False,
-        )
+        text = f"{kept:,} of {items:,}, {share:.1f} %"
+        axes.annotate(text, (101.5, place), va="center", color=GREY, fontsize=10, annotation_clip=False)
     axes.set_yticks(range(len(stages)), list(stages))
     axes.invert_yaxis()
     axes.grid(visible=False)

@@ -1,4 +1,4 @@
-"""How widely texts are spread, by what they mean; `counting` counts their words."""
+"""Measures how widely the meanings of texts are spread; `counting` counts their words."""
 
 import random
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ def embedding_spread(
 ) -> dict[str, float]:
     """How different texts are to a sentence-transformers model.
 
-    Embeddings are little moved by which of two things has which colour: this says whether texts speak of many
-    things, and nothing about near-duplicates.
+    Embeddings hardly depend on which of two things has which colour: this says whether texts speak of many things, and
+    nothing about near-duplicates.
 
     Args:
         texts: At least two.
         model: Folder, or id on the Hub.
-        max_texts: So many are drawn at random where there are more.
-        seed: Of that draw.
+        max_texts: How many are sampled at random where there are more.
+        seed: Seed of that sample.
 
     Returns:
         "mean cosine" of two texts (1 if all are the same; lower is more diverse), and "effective rank": in how many

@@ -1,11 +1,11 @@
-"""How good the pictures and captions of a data set are, by the features of one CLIP.
+"""Measures how good the images and captions of a data set are, by the features of one CLIP.
 
-- CLIPScore: 100 times the cosine similarity of a picture and its caption, at least 0, averaged over pairs.
-- Fréchet distance: how far the features of two sets of pictures are apart, each taken for a Gaussian. It is the formula
+- CLIPScore: 100 times the cosine similarity of an image and its caption, at least 0, averaged over pairs.
+- Fréchet distance: how far the features of two sets of images are apart, each treated as a Gaussian. It is the formula
   of FID over another network: CLIP's features say more of people than Inception's, and no second model is needed. Its
   numbers are comparable with each other under one CLIP and at equal sizes of the sets, never with published FIDs.
-- Feature variance: the mean over dimensions of the variance of features of length 1. It is near 0 where all pictures
-  look alike, and 1 / dimensions at most.
+- Feature variance: the mean over dimensions of the variance of features of length 1. It is near 0 where all images look
+  alike, and 1 / dimensions at most.
 """
 
 import logging
@@ -34,25 +34,18 @@ Item = TypeVar("Item")
 
 
 class ClipMeasures(Settings):
-    """Settings of the measures.
+    """The CLIP of the measures."""
 
-    Attributes:
-        model: Folder or Hub id of a CLIP of transformers.
-        revision: Of a model on the Hub.
-        batch_size: Pictures or captions at a time.
-        device: Such as "cuda:1"; by default a GPU where there is one.
-    """
-
-    model: ModelName
-    revision: str | None = None
-    batch_size: BatchSize = 64
-    device: Free[str | None] = None
+    model: ModelName  # folder or Hub id of a CLIP of transformers
+    revision: str | None = None  # revision of a model on the Hub
+    batch_size: BatchSize = 64  # images or captions at a time
+    device: Free[str | None] = None  # for example "cuda:1"; by default a GPU where there is one
 
     def load(self) -> "ClipEncoder":
         """The encoder.
 
         Raises:
-            SynthesisError: the model cannot be loaded, or is no CLIP.
+            SynthesisError: the model cannot be loaded, or is not a CLIP.
         """
         from ..models.clip import ClipEncoder
 
@@ -60,18 +53,12 @@ class ClipMeasures(Settings):
 
 
 class StatisticsSettings(Settings):
-    """What is measured of the data set by models, beside what is counted; nothing unless a model is named.
+    """What models measure of the data set, beside what is counted; nothing unless a model is named."""
 
-    Attributes:
-        clip: CLIP, for CLIPScore of captions and pictures and the variance of pictures.
-        reference: A folder of photographs, to which CLIP measures a Fréchet distance.
-        sentences: A sentence-transformers model, folder or Hub id, for the spread of captions.
-        sample: Texts, pairs of picture and caption, and photographs that are measured at most, drawn at random.
-    """
-
-    clip: ClipMeasures | None = None
-    reference: str | None = None
-    sentences: str | None = None
+    clip: ClipMeasures | None = None  # CLIP, for CLIPScore of captions and images and the variance of images
+    reference: str | None = None  # a folder of photographs, for a Fréchet distance to them
+    sentences: str | None = None  # a sentence-transformers model, folder or Hub id, for the spread of captions
+    # the most texts, pairs of image and caption, and photographs to measure, sampled at random
     sample: Annotated[int, Field(ge=2, le=10**9)] = 5_000
 
     @model_validator(mode="after")
@@ -96,70 +83,67 @@ class StatisticsSettings(Settings):
         if self.sentences:
             embedding_spread(["a red coat", "a blue hat"], self.sentences)
         if self.clip and not np.isfinite(self.clip.load().encode_captions(["a red coat"])).all():
-            raise SynthesisError(f"{self.clip.model}: gives no numbers: its weights are damaged; take another model")
+            raise SynthesisError(
+                f"{self.clip.model}: gives no finite numbers: its weights are damaged; take another model"
+            )
 
     def measure(self, captions: Sequence[str], pairs: Sequence[tuple[Path, str]], seed: int) -> dict[str, float]:
-        """The measures of these captions, and of these pictures and their captions.
+        """The measures of these captions, and of these images and their captions.
 
-        What there is too little of, two texts or two pictures at least, is not measured, and a warning says so.
+        Fewer than two texts or two images are not measured, and a warning says so.
 
         Args:
-            captions: Of the data set.
-            pairs: Files and captions; a file that has several captions is named once for each.
-            seed: Of the choice of what is measured.
+            captions: Those of the data set.
+            pairs: Files and captions; a file with several captions is named once for each.
+            seed: Seed for the sample that is measured.
 
         Raises:
-            SynthesisError: a model cannot be loaded, or there are fewer than two pictures under `reference`.
+            SynthesisError: a model cannot be loaded, or there are fewer than two images under `reference`.
         """
         found: dict[str, float] = {}
         if self.sentences and _are_enough(captions, "captions"):
             found |= embedding_spread(captions, self.sentences, max_texts=self.sample, seed=seed)
-        chosen = self._draw(pairs, seed)
-        if self.clip and _are_enough({picture for picture, _ in chosen}, "pictures"):
-            reference = self._draw(self._photographs(), seed) if self.reference else []
-            pictures, texts = zip(*chosen, strict=True)
-            found |= measure_pictures(self.clip.load(), pictures, texts, reference)
+        chosen = self._sample(pairs, seed)
+        if self.clip and _are_enough({image for image, _ in chosen}, "images"):
+            reference = self._sample(self._photographs(), seed) if self.reference else []
+            images, texts = zip(*chosen, strict=True)
+            found |= measure_images(self.clip.load(), images, texts, reference)
         return found
 
     def _photographs(self) -> list[Path]:
         found = list_pictures(Path(self.reference))
         if len(found) == 1:
-            raise SynthesisError(f"{self.reference}: expected two pictures at least, found one: add more")
+            raise SynthesisError(f"{self.reference}: expected at least two images, found one: add more")
         return found
 
-    def _draw(self, items: Sequence[Item], seed: int) -> list[Item]:
+    def _sample(self, items: Sequence[Item], seed: int) -> list[Item]:
         return random.Random(seed).sample(items, min(self.sample, len(items)))
 
 
-def measure_pictures(
-    encoder: "ClipEncoder",
-    pictures: Sequence[Path],
-    captions: Sequence[str],
-    reference: Sequence[Path] = (),
+def measure_images(
+    encoder: "ClipEncoder", images: Sequence[Path], captions: Sequence[str], reference: Sequence[Path] = ()
 ) -> dict[str, float]:
-    """All the measures: `clip_score`, `feature_variance`, and where there are reference pictures `frechet_distance`.
+    """All the measures: `clip_score`, `feature_variance`, and where there are reference images `frechet_distance`.
 
     Args:
         encoder: Makes the features.
-        pictures: Files; one that has several captions is named once for each.
-        captions: One per picture.
-        reference: Files of the pictures that these should be like, such as photographs.
+        images: Files; one with several captions is named once for each.
+        captions: One per image.
+        reference: Files of the images that these should resemble, such as photographs.
 
     Raises:
-        ValueError: there are not as many captions as pictures, or too few of either set.
+        ValueError: there are not as many captions as images, or too few of either set.
     """
-    if len(pictures) != len(captions):
-        raise ValueError(f"expected a caption for each picture: {len(pictures)} pictures, {len(captions)} captions")
-    distinct = list(dict.fromkeys(pictures))
-    features = dict(zip(distinct, encoder.encode_images(distinct), strict=True))
-    images = np.stack([features[file] for file in distinct])
-    paired = np.stack([features[file] for file in pictures])
+    distinct = list(dict.fromkeys(images))
+    features = encoder.encode_images(distinct)
+    places = {file: place for place, file in enumerate(distinct)}
+    of_captions = [places[file] for file, _ in zip(images, captions, strict=True)]
     measures = {
-        "clip_score": clip_score(paired, encoder.encode_captions(captions)),
-        "feature_variance": feature_variance(images),
+        "clip_score": clip_score(features[of_captions], encoder.encode_captions(captions)),
+        "feature_variance": feature_variance(features),
     }
     if reference:
-        measures["frechet_distance"] = frechet_distance(images, encoder.encode_images(reference))
+        measures["frechet_distance"] = frechet_distance(features, encoder.encode_images(reference))
     return measures
 
 
@@ -169,21 +153,21 @@ def clip_score(image_features: np.ndarray, caption_features: np.ndarray) -> floa
 
 
 def feature_variance(features: np.ndarray) -> float:
-    """The mean over dimensions of the variance of features (pictures, dimensions)."""
+    """The mean over dimensions of the variance of features (images, dimensions)."""
     return float(features.var(axis=0).mean())
 
 
 def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
-    """The Fréchet distance of two sets of features (pictures, dimensions), computed by torchmetrics in float64.
+    """The Fréchet distance of two sets of features (images, dimensions), computed by torchmetrics in float64.
 
     Raises:
-        ValueError: a set has fewer than two pictures.
+        ValueError: a set has fewer than two images.
     """
     import torch
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     class Given(torch.nn.Module):
-        """Takes features for pictures: they are there already."""
+        """Stands in for the network: takes features as they are."""
 
         num_features = features.shape[1]
 
@@ -191,7 +175,7 @@ def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
             return given
 
     if min(len(features), len(reference)) < 2:
-        raise ValueError(f"expected at least two pictures in each set: {len(features)} and {len(reference)}")
+        raise ValueError(f"expected at least two images in each set: {len(features)} and {len(reference)}")
     metric = FrechetInceptionDistance(feature=Given()).set_dtype(torch.float64)
     metric.update(torch.from_numpy(reference.astype(np.float64)), real=True)
     metric.update(torch.from_numpy(features.astype(np.float64)), real=False)
@@ -200,5 +184,5 @@ def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
 
 def _are_enough(items: Sequence | set, what: str) -> bool:
     if len(items) < 2:
-        logger.warning("%d %s: too few to be measured", len(items), what)
+        logger.warning("%d %s: too few to measure", len(items), what)
     return len(items) >= 2

@@ -1,4 +1,4 @@
-"""The last stage of every pipeline, which writes a page, and the sections that pages of both kinds have."""
+"""The last stage of every pipeline, which writes a page, and the sections of pages of both kinds."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from ...files import write_json, write_whole
 from ...tables import markdown_table
 from ..components import Record
 from ..filtering.controls import LOST, SPOILT, TURNED
-from ..pair_sheet import PairCard, draw_pairs
+from ..pair_sheet import PairPanel, draw_pairs
 from ..settings import deciding
 from ..stages import WholeStage, Workspace
 from .charts import Chart, acceptance_chart
@@ -28,12 +28,12 @@ class StatisticsStage(WholeStage):
 
     Args:
         settings: What is measured.
-        seed: Of what is shown and measured.
-        sources: The stages that the page tells of, in order.
+        seed: Seed for the samples that are shown and measured.
+        sources: The stages that the page describes, in order.
     """
 
     name = "statistics"
-    draw: ClassVar = staticmethod(draw_pairs)  # makes a sheet of cards
+    draw: ClassVar = staticmethod(draw_pairs)  # makes a sheet of panels
 
     def __init__(self, settings: StatisticsSettings, seed: int, sources: Sequence[str]):
         super().__init__()
@@ -41,12 +41,12 @@ class StatisticsStage(WholeStage):
         self.source, self.settings = self._sources[-1], deciding(settings)
 
     def sources(self) -> list[str]:
-        """The stages that the page tells of."""
+        """The stages that the page describes."""
         return self._sources
 
     @property
     def works_with(self) -> Any:
-        """What measures."""
+        """The settings of what measures."""
         return self._measured
 
     def try_out(self, pair: Record, folder: Path) -> None:
@@ -59,22 +59,22 @@ class StatisticsStage(WholeStage):
 
     @abstractmethod
     def sections(self, found: Mapping[str, Any], pictures: Sequence[str]) -> dict[str, list[str]]:
-        """The parts of the page by their headings, from the numbers and the names of the pictures that were drawn."""
+        """The parts of the page by their headings, from the numbers and the file names of the pictures."""
 
     def write(
         self,
         folder: Path,
         found: Mapping[str, Any],
         charts: Mapping[str, Chart],
-        sheets: Mapping[str, tuple[str, Sequence[PairCard]]],
+        sheets: Mapping[str, tuple[str, Sequence[PairPanel]]],
     ) -> None:
-        """Write the pictures, the numbers, and at last the page.
+        """Write the pictures, the numbers, and finally the page.
 
         Args:
             folder: Where they go.
-            found: The numbers: `name` of the data set, counts of `stages`, and what `sections` tells of.
-            charts: By the names of their files, beside that of the acceptance.
-            sheets: Titles and cards, by the names of their files; those without cards are left out.
+            found: The numbers: `name` of the data set, counts of `stages`, and what `sections` needs.
+            charts: Charts by the names of their files, beside that of the acceptance.
+            sheets: Titles and panels by the names of their files; sheets without panels are left out.
 
         Raises:
             ImportError: matplotlib is missing.
@@ -82,8 +82,8 @@ class StatisticsStage(WholeStage):
         charts = {**charts, "acceptance.png": partial(acceptance_chart, found["stages"])}
         draw_charts(folder, charts)
         sheets = {file: sheet for file, sheet in sheets.items() if sheet[1]}
-        for file, (title, cards) in sheets.items():
-            sheet = self.draw(cards, title, f"{found['name']}: drawn at random (seed {self._seed})")
+        for file, (title, panels) in sheets.items():
+            sheet = self.draw(panels, title, f"{found['name']}: sampled at random (seed {self._seed})")
             save_sheet(sheet, folder / file, quality=90)
         write_json(folder / _NUMBERS, found)
         sections = self.sections(found, [*charts, *sheets])
@@ -99,18 +99,17 @@ def draw_charts(folder: Path, charts: Mapping[str, Chart]) -> None:
 
 
 def control_section(tally: Mapping[str, Any], bounds: str = "the judge's bounds") -> list[str]:
-    """Paragraphs and a table for a page: what is known of how well the judge looks.
+    """Paragraphs and a table for a page: how well the judge looks.
 
     Args:
         tally: What `ControlTally.as_dict` gives.
         bounds: What the bounds are called on this page.
     """
     rows = []
-    for kind in SPOILT:
-        if found := tally.get(kind):
-            shown, told, kept = found["shown"], found["told apart"], found["kept by the bounds"]
-            kept_text = "no bounds" if kept is None else f"{kept:,} ({100 * kept / shown:.0f} %)"
-            rows.append([kind, f"{shown:,}", f"{told:,} ({100 * told / shown:.0f} %)", kept_text])
+    for kind in filter(tally.get, SPOILT):
+        shown, told, kept = (tally[kind][name] for name in ("shown", "told apart", "kept by the bounds"))
+        kept_text = "no bounds" if kept is None else f"{kept:,} ({100 * kept / shown:.0f} %)"
+        rows.append([kind, f"{shown:,}", f"{told:,} ({100 * told / shown:.0f} %)", kept_text])
     section = [
         "Some pairs were shown to the judge once more, spoilt on purpose. Told apart are those that got lower marks "
         "than the pair that they were made of. Marks without a look tell half of them apart at most; bounds that keep "
@@ -131,34 +130,27 @@ def control_section(tally: Mapping[str, Any], bounds: str = "the judge's bounds"
 
 
 def acceptance_section(stages: Mapping[str, Mapping[str, Any]], pictures: Sequence[str]) -> list[str]:
-    """What each stage kept, and why it rejected the rest, of `Workspace.counts` by stage."""
-    rows = [
-        [stage, f"{counts['items']:,}", f"{num_kept(counts):,}", percent(num_kept(counts), counts["items"])]
-        for stage, counts in stages.items()
-    ]
+    """What each stage kept, and why it rejected the rest, by `Workspace.counts` of each stage."""
+    rows, reason_rows = [], []
+    for stage, counts in stages.items():
+        items, kept = counts["items"], num_kept(counts)
+        rows.append([stage, f"{items:,}", f"{kept:,}", percent(kept, items)])
+        reasons = sorted(counts["rejected"].items(), key=lambda entry: -entry[1])
+        if rest := reasons[_MOST_REASONS:]:
+            others = (f"{len(rest):,} other reasons", sum(number for _, number in rest))
+            reasons = [*reasons[:_MOST_REASONS], others]
+        reason_rows += [[stage, reason, f"{number:,}", percent(number, items)] for reason, number in reasons]
     return [
         markdown_table(["stage", "items", "kept", ""], rows),
         *shown(pictures, "acceptance.png"),
         "Rejected, the most frequent reasons of each stage first:",
-        markdown_table(["stage", "reason", "items", ""], _reason_rows(stages)),
+        markdown_table(["stage", "reason", "items", ""], reason_rows),
     ]
 
 
 def shown(pictures: Sequence[str], *names: str) -> list[str]:
-    """The pictures of these names that were drawn, in Markdown."""
+    """In Markdown, the pictures with these names that exist."""
     return [f"![{name.split('.')[0]}]({name})" for name in names if name in pictures]
-
-
-def _reason_rows(stages: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    rows = []
-    for stage, counts in stages.items():
-        reasons = sorted(counts["rejected"].items(), key=lambda entry: -entry[1])
-        for reason, number in reasons[:_MOST_REASONS]:
-            rows.append([stage, reason, f"{number:,}", percent(number, counts["items"])])
-        if rest := reasons[_MOST_REASONS:]:
-            number = sum(count for _, count in rest)
-            rows.append([stage, f"{len(rest):,} other reasons", f"{number:,}", percent(number, counts["items"])])
-    return rows
 
 
 def coverage_table(coverage: Mapping[str, Mapping[str, float]]) -> str:
@@ -172,12 +164,12 @@ def coverage_table(coverage: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def measure_table(measures: Mapping[str, float]) -> str:
-    """Measures, four digits of each."""
+    """A table of measures, with four digits each."""
     return markdown_table(["measure", "value"], [[key, f"{value:.4g}"] for key, value in measures.items()])
 
 
 def overview_rows(found: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]:
-    """Numbers by their names, whole ones and those with a digit behind the point."""
+    """Rows of names and numbers; those that are not whole have one digit after the point."""
     return [[name, f"{found[name]:,}" if isinstance(found[name], int) else f"{found[name]:.1f}"] for name in names]
 
 

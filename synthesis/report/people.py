@@ -1,4 +1,4 @@
-"""The page about a finished text-image set; `triplets` is that of triplets."""
+"""Writes the page about a finished text-image set; `triplets` writes that of triplets."""
 
 import logging
 from collections import Counter
@@ -10,7 +10,7 @@ from typing import Any
 from ...markdown_text import plain
 from ...tables import markdown_table
 from ..components import REJECTED, Record
-from ..pair_sheet import MOST_PICTURES, PairCard, draw_people
+from ..pair_sheet import MOST_IMAGES, PairPanel, draw_people
 from ..stages import Workspace
 from ..text_image.assembly import DATASET
 from ..text_image.records import pictures_by_person, rejected_pictures
@@ -22,11 +22,11 @@ logger = logging.getLogger(__name__)
 
 _OVERVIEW = ("images", "generated", "edited", "people", "images per person, mean", "captions")
 _OVERVIEW += ("captions per image, mean", "words per caption, mean", "distinct words")
-_PEOPLE_SHOWN, _REJECTED_SHOWN = 12, 12  # cards on a sheet
+_PEOPLE_SHOWN, _REJECTED_SHOWN = 12, 12  # panels on a sheet
 
 
 class PeopleStatistics(StatisticsStage):
-    """Writes the page about it all."""
+    """The stage that writes the page."""
 
     draw = staticmethod(draw_people)
 
@@ -36,34 +36,36 @@ class PeopleStatistics(StatisticsStage):
         found = {"name": DATASET, **count_people(self._people(work))}
         found["stages"] = {name: work.counts(name) for name in self.sources()}
         if not found["images"]:
-            logger.warning("%s: no picture was kept; statistics.md tells why", folder)
+            logger.warning("%s: no image was kept; statistics.md tells why", folder)
         found["edits painted"] = dict(Counter(edit["group"] for edit in work.records("edits")) if with_edits else ())
         found["measures"] = found.pop("diversity") | self._measure(work)
         charts = {}
         if found["images"]:
             charts["people.png"] = partial(size_chart, found["people by images"], "people", "images")
             charts["lengths.png"] = partial(length_chart, {"captions": found["caption lengths"]})
-        kept = ({"id": pictures[0]["id"], "pictures": pictures} for pictures in self._people(work))
+        kept = ({"id": images[0]["id"], "images": images} for images in self._people(work))
         kept = choose_records(kept, _PEOPLE_SHOWN, self._seed)
         rejected = choose_records(rejected_pictures(work, with_edits), _REJECTED_SHOWN, self._seed)
         sheets = {
-            "kept.jpg": ("People in the data set", [_person_card(one["pictures"], work.root) for one in kept]),
-            "rejected.jpg": ("Rejected pictures, as painted", [_rejected_card(one, work.root) for one in rejected]),
+            "kept.jpg": ("People in the data set", [_person_panel(one["images"], work.root) for one in kept]),
+            "rejected.jpg": (
+                "Rejected images, as painted",
+                [PairPanel([work.root / one["image"]], one["prompt"], one[REJECTED], good=False) for one in rejected],
+            ),
         }
         self.write(folder, found, charts, sheets)
         return {"images": found["images"], "people": found["people"]}
 
     def _people(self, work: Workspace) -> Iterator[list[Record]]:
-        """Of each person the pictures that have captions, the generated one first."""
+        """The images of each person that have captions, the generated one first."""
         people = pictures_by_person(work, "edits" in self.sources())
-        captioned = ([picture for picture in pictures if "captions" in picture] for pictures in people)
-        return filter(None, captioned)
+        return filter(None, ([image for image in images if "captions" in image] for images in people))
 
     def _measure(self, work: Workspace) -> dict[str, float]:
         if not self.works_with.needs_models:
             return {}
-        pictures = [picture for person in self._people(work) for picture in person]
-        pairs = [(work.root / picture["image"], caption) for picture in pictures for caption in picture["captions"]]
+        images = [image for person in self._people(work) for image in person]
+        pairs = [(work.root / image["image"], caption) for image in images for caption in image["captions"]]
         return self.works_with.measure([caption for _, caption in pairs], pairs, self._seed)
 
     def sections(self, found: Mapping[str, Any], pictures: Sequence[str]) -> dict[str, list[str]]:
@@ -84,7 +86,7 @@ class PeopleStatistics(StatisticsStage):
             "## Acceptance": acceptance_section(found["stages"], pictures),
             "## Edits": [markdown_table(["group", "edits", "in the data set", ""], edits)],
             "## What the prompts ask for": [
-                "The share of the people in the data set for whose prompt a value was drawn.",
+                "The share of the people in the data set for whose prompt a value was sampled.",
                 coverage_table(found["coverage"]),
             ],
             "## Diversity and quality": [
@@ -95,14 +97,10 @@ class PeopleStatistics(StatisticsStage):
         }
 
 
-def _person_card(pictures: Sequence[Record], images: Path) -> PairCard:
-    """The first pictures of a person, the generated one before its edits, and one caption."""
-    some = pictures[:MOST_PICTURES]
-    groups = [picture["group"] for picture in some if "group" in picture]
-    more = f", {len(pictures) - len(some)} more" if len(pictures) > len(some) else ""
-    note = f"{pictures[0]['id']}: {', '.join(groups)}{more}" if groups else pictures[0]["id"]
-    return PairCard([images / picture["image"] for picture in some], pictures[0]["captions"][0], note, good=True)
-
-
-def _rejected_card(record: Record, images: Path) -> PairCard:
-    return PairCard([images / record["image"]], record["prompt"], record[REJECTED], good=False)
+def _person_panel(images: Sequence[Record], folder: Path) -> PairPanel:
+    """The first images of a person, the generated one before its edits, and one caption."""
+    some = images[:MOST_IMAGES]
+    groups = [image["group"] for image in some if "group" in image]
+    more = f", {len(images) - len(some)} more" if len(images) > len(some) else ""
+    note = f"{images[0]['id']}: {', '.join(groups)}{more}" if groups else images[0]["id"]
+    return PairPanel([folder / image["image"] for image in some], images[0]["captions"][0], note, good=True)

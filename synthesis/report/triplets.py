@@ -1,4 +1,4 @@
-"""The page about a finished set of triplets; `people` is that of text-image sets."""
+"""Writes the page about a finished set of triplets; `people` writes that of text-image sets."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from ...tables import markdown_table
 from ..components import REJECTED, Record
 from ..filtering.controls import count_controls
 from ..filtering.thresholds import Thresholds
-from ..pair_sheet import PairCard
+from ..pair_sheet import PairPanel
 from ..stages import Workspace
 from ..triplets.assembly import FORMATS, triplet_of
 from ..triplets.records import kept_triplets, rejected_pairs, scores_of
@@ -30,7 +30,7 @@ from .page import (
 
 logger = logging.getLogger(__name__)
 
-_PUBLISHED = {  # what the papers say of the published data sets, by the names of the overview
+_PUBLISHED = {  # the papers' numbers for the published data sets, by the names of the overview
     "SynCPR": {
         "triplets": "1,153,230",
         "groups": "177,530",
@@ -42,7 +42,7 @@ _PUBLISHED = {  # what the papers say of the published data sets, by the names o
     "CIRHS": {"triplets": "534 thousand", "words per edit, mean": "10.2"},
 }
 
-_KEPT_SHOWN, _REJECTED_SHOWN = 12, 18  # cards on a sheet
+_KEPT_SHOWN, _REJECTED_SHOWN = 12, 18  # panels on a sheet
 
 _OVERVIEW = ("triplets", "groups", "triplets per group, mean", "words per caption, mean", "words per edit, mean")
 _OVERVIEW += ("distinct words",)
@@ -54,14 +54,14 @@ _OVERVIEW_NOTE = (
 
 
 class TripletStatistics(StatisticsStage):
-    """Writes the page about it all.
+    """The stage that writes the page.
 
     Args:
-        settings: What is measured.
-        seed: Of what is shown and measured.
-        sources: The stages that the page tells of, in order.
-        data_set: "SynCPR" or "CIRHS"; published figures of this name stand beside the own ones.
-        bounds: Of scores, drawn into their histograms.
+        settings: See `StatisticsStage`.
+        seed: See `StatisticsStage`.
+        sources: See `StatisticsStage`.
+        data_set: "SynCPR" or "CIRHS"; the published numbers of this data set are shown beside the new ones.
+        bounds: Bounds of scores, drawn into their histograms.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class TripletStatistics(StatisticsStage):
         if columns:
             charts["scores.png"] = partial(score_chart, columns, self._bounds.bounds)
         sheets = {
-            file: (title, [_card(record, work.root) for record in choose_records(records, most, self._seed)])
+            file: (title, [_panel(record, work.root) for record in choose_records(records, most, self._seed)])
             for file, title, records, most in (
                 ("kept.jpg", "Kept pairs", kept_triplets(work), _KEPT_SHOWN),
                 ("rejected.jpg", "Rejected pairs", rejected_pairs(work), _REJECTED_SHOWN),
@@ -148,7 +148,7 @@ class TripletStatistics(StatisticsStage):
             "## Acceptance": acceptance_section(found["stages"], pictures),
             "## Scores": [
                 markdown_table(["score", "pairs", "mean", "5 % below", "median", "95 % below"], scores),
-                "Dashed lines in the picture are the bounds between which a triplet is kept.",
+                "Dashed lines in the picture are the bounds within which a triplet is kept.",
                 *shown(pictures, "scores.png"),
             ],
             **({"## The judge's controls": control_section(found["controls"])} if "controls" in found else {}),
@@ -164,10 +164,10 @@ class TripletStatistics(StatisticsStage):
         }
 
 
-def _card(record: Record, images: Path) -> PairCard:
-    """A triplet that was kept or rejected; or a diptych that could not be cut apart, whole."""
+def _panel(record: Record, images: Path) -> PairPanel:
+    """A triplet that was kept or rejected; or the whole of a diptych that could not be cut apart."""
     direction = record.get("direction", "ab")
     sides = ("left", "right") if direction == "ab" else ("right", "left")
     paths = [record[side] for side in sides] if "left" in record else [record["image"]]
     note = record.get(REJECTED, record["id"])
-    return PairCard([images / path for path in paths], record[f"edit_{direction}"], note, REJECTED not in record)
+    return PairPanel([images / path for path in paths], record[f"edit_{direction}"], note, REJECTED not in record)

@@ -1,1 +1,1 @@
-"""What asking any server has in common: where it is, which key it gets, how its answers and its errors are taken."""
+"""What every client of a server needs: its address, its key, and how answers and errors are read."""

@@ -1,13 +1,13 @@
 """Where a server is, and the key that it wants: a key goes where its owner meant it to go, and is never shown.
 
 A recipe may come from anybody, and it names both a server and an environment variable. So the recipe alone does not
-decide that a key is sent: the variable is known to belong to the host, the server is this machine's own, or the user
-said so outside the recipe, in the environment, where keys are:
+decide that a key is sent. The variable is known to belong to the host, the server runs on this machine, or the user
+allowed it in the environment, where keys are:
 
     export FAFA_KEY_HOSTS="LAB_API_KEY=llm.example.org"            # several: NAME=HOST,NAME=HOST
     export FAFA_KEY_HOSTS="LAB_API_KEY=http://gpu7:8000"           # also without encryption
 
-Imports little: recipes are read without what talks to servers.
+This module imports little: recipes are read without what talks to servers.
 """
 
 import ipaddress
@@ -21,7 +21,7 @@ from pydantic import AfterValidator
 from ..components import SynthesisError
 
 KEY_HOSTS = "FAFA_KEY_HOSTS"
-# Whose key is whose, by the names that the providers' own documentation gives to the variables.
+# The hosts that a key belongs to, by the variable's name in the provider's own documentation.
 _OWN_HOSTS = {
     "ANTHROPIC_API_KEY": ("api.anthropic.com",),
     "DASHSCOPE_API_KEY": ("dashscope.aliyuncs.com", "dashscope-intl.aliyuncs.com"),
@@ -43,35 +43,35 @@ _SHORT_KEY = 8  # characters; a shorter one ("EMPTY") is hidden as a whole word 
 
 
 def check_base_url(base_url: str) -> str:
-    """The address, unless it is none up to "/v1", or holds a password, which does not belong into a recipe.
+    """The address, if it is one up to "/v1" and holds no password, which does not belong in a recipe.
 
     Raises:
         ValueError: the message begins with "base_url is".
     """
     shown = re.sub(r"([?#]).*", rf"\1{_HIDDEN}", hide_in_urls(base_url), flags=re.DOTALL)
     shown = f'base_url is "{shown}"'
+    no_address = ValueError(f"{shown}, which is no address: expected one such as http://localhost:8000/v1")
     if not base_url.startswith(("http://", "https://")):
         raise ValueError(f"{shown}, and must start with http:// or https://")
     try:
         parts = urlsplit(base_url)
-        secrets, is_place = parts.username or parts.password or parts.query or parts.fragment, bool(parts.hostname)
         _ = parts.port
     except ValueError:
-        raise ValueError(f"{shown}, and is no address: expected one such as http://localhost:8000/v1") from None
-    if "@" in parts.netloc or secrets:
+        raise no_address from None
+    if "@" in parts.netloc or parts.query or parts.fragment:
         raise ValueError(
-            f"{shown}, and holds more than an address. Recipes are shared: leave out what follows ? or stands before "
+            f"{shown}, which holds more than an address. Recipes are shared: leave out what follows ? or stands before "
             "@, and name the environment variable that holds the key as api_key_variable"
         )
-    if not is_place or re.search(r"[\s\\]|[^\x21-\x7e]", base_url):
-        raise ValueError(f"{shown}, and is no address: expected one such as http://localhost:8000/v1")
+    if not parts.hostname or re.search(r"[\s\\]|[^\x21-\x7e]", base_url):
+        raise no_address
     if found := _ENDPOINT.search(parts.path):
-        raise ValueError(f"{shown}, and goes too far: leave out {found[0]}, so that it ends with /v1")
+        raise ValueError(f"{shown}, which goes too far: leave out {found[0]}, so that it ends with /v1")
     return base_url
 
 
 def check_key_variable(name: str) -> str:
-    """The name; refuse what is no name of an environment variable. It may be the key itself, so it is not shown.
+    """The name, if it can name an environment variable. It may be the key itself, so the message does not show it.
 
     Raises:
         ValueError: the message begins with "api_key_variable is".
@@ -80,7 +80,7 @@ def check_key_variable(name: str) -> str:
         return name
     raise ValueError(
         f"api_key_variable is a text of {len(name)} characters, and must be the name of an environment variable, such "
-        "as OPENAI_API_KEY. If it is the key itself: a key never belongs into a recipe"
+        "as OPENAI_API_KEY. If it is the key itself: a key never belongs in a recipe"
     )
 
 
@@ -89,13 +89,11 @@ KeyVariable = Annotated[str, AfterValidator(check_key_variable)]
 
 
 def is_local(host: str) -> bool:
-    """Whether a host is this machine, which no proxy and no network lies before."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
+    """Whether a host is this machine, which is reached without a proxy or a network."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return False
+        return host == "localhost" or host.endswith(".localhost")
     return address.is_loopback or address.is_unspecified
 
 
@@ -106,20 +104,14 @@ def hide_in_urls(text: str) -> str:
 
 
 class Address:
-    """A server's address, and what every request to it carries.
+    """A server's address, its host, and the `headers` that every request carries.
 
     Args:
         base_url: Up to and with "/v1".
         key_variable: Name of the environment variable that holds the key; None for servers that want none.
 
-    Attributes:
-        url: The address.
-        host: Its host.
-        key_variable: As given.
-        headers: Of every request.
-
     Raises:
-        SynthesisError: the variable is not set, holds no key, or nobody but the recipe says that this server gets it.
+        SynthesisError: the variable is not set, holds no key, or only the recipe says that this server gets it.
     """
 
     def __init__(self, base_url: str, key_variable: str | None):
@@ -128,16 +120,17 @@ class Address:
         self.key_variable = key_variable
         self.headers = {"Accept": "application/json", "User-Agent": "fafa"}
         self._key: re.Pattern | None = None
-        self._in_answers: re.Pattern | None = None
+        self._key_in_answers: re.Pattern | None = None
         if key_variable is not None:
             _check_may_send(key_variable, base_url)
             key = _read_key(key_variable)
             self.headers["Authorization"] = f"Bearer {key}"
-            forms = "|".join(re.escape(form) for form in dict.fromkeys((key, quote(key, safe=""))))
-            is_short = len(key) < _SHORT_KEY
-            self._key = re.compile(rf"(?<!\w)(?:{forms})(?!\w)" if is_short else forms)
-            self._in_answers = None if is_short else self._key
-        if self.host == "api.openai.com":  # nobody else need know
+            forms = "|".join(re.escape(form) for form in (key, quote(key, safe="")))
+            if len(key) < _SHORT_KEY:
+                self._key = re.compile(rf"(?<!\w)(?:{forms})(?!\w)")
+            else:
+                self._key = self._key_in_answers = re.compile(forms)
+        if self.host == "api.openai.com":  # no other server needs to know
             for variable, header in (("OPENAI_ORG_ID", "Organization"), ("OPENAI_PROJECT_ID", "Project")):
                 if value := os.environ.get(variable, "").strip():
                     self.headers[f"OpenAI-{header}"] = value
@@ -150,27 +143,32 @@ class Address:
         return hide_in_urls(text)[:longest]
 
     def without_key(self, answer: str) -> str:
-        """What a model wrote, as it came but for the key: some servers repeat what they were sent."""
-        return self._in_answers.sub(_HIDDEN, answer) if self._in_answers else answer
+        """What a model wrote, without the key: some servers repeat what they were sent."""
+        return self._key_in_answers.sub(_HIDDEN, answer) if self._key_in_answers else answer
 
     @property
     def key_remedy(self) -> str:
-        """What to do if the server refuses the key, or its absence."""
+        """What to do if the server refuses the key, or a request without one."""
         if self.key_variable is None:
             return "Name the environment variable that holds its key as api_key_variable in the recipe"
         return f"Correct the key in the environment variable {self.key_variable}, or name another as api_key_variable"
 
 
 def _check_may_send(variable: str, base_url: str) -> None:
+    """Refuse to send a key to a host that neither its name nor the user allows."""
     parts = urlsplit(base_url)
-    host, place = (parts.hostname or "").lower(), parts.netloc.lower()
-    if is_local(host):
+    host, place, is_plain = (parts.hostname or "").lower(), parts.netloc.lower(), parts.scheme == "http"
+    if is_local(host) or (host in _OWN_HOSTS.get(variable, ()) and not is_plain):
         return
-    is_plain = parts.scheme == "http"
-    if host in _OWN_HOSTS.get(variable, ()) and not is_plain:
-        return
-    for name, scheme, allowed in _allowed_places():
-        if name == variable and allowed in (host, place) and (not is_plain or scheme == "http"):
+    for entry in re.findall(r"[^,;\s]+", os.environ.get(KEY_HOSTS, "")):
+        match = re.fullmatch(r"(\w+)=(?:(https?)://)?([^/@=]+)(?:/.*)?", entry)
+        if not match:
+            raise SynthesisError(
+                f"The environment variable {KEY_HOSTS} cannot be read: expected NAME=HOST, several separated by "
+                f'commas, such as {KEY_HOSTS}="LAB_API_KEY=llm.example.org".'
+            )
+        name, scheme, allowed = match.groups()
+        if name == variable and allowed.lower() in (host, place) and (scheme == "http" or not is_plain):
             return
     wish = f"{variable}={'http://' if is_plain else ''}{place}"
     why = "where anybody on the way can read it, for base_url begins with http://" if is_plain else "on its own"
@@ -180,35 +178,14 @@ def _check_may_send(variable: str, base_url: str) -> None:
     )
 
 
-def _allowed_places() -> list[tuple[str, str, str]]:
-    """Name of the variable, scheme or "", and host, as the user allowed them."""
-    found = []
-    for entry in re.split(r"[,;\s]+", os.environ.get(KEY_HOSTS, "").strip()):
-        if not entry:
-            continue
-        match = re.fullmatch(r"(\w+)=(?:(https?)://)?([^/@=]+)(?:/.*)?", entry)
-        if not match:
-            raise SynthesisError(
-                f"The environment variable {KEY_HOSTS} cannot be read: expected NAME=HOST, several separated by "
-                f'commas, such as {KEY_HOSTS}="LAB_API_KEY=llm.example.org".'
-            )
-        found.append((match[1], match[2] or "", match[3].lower()))
-    return found
-
-
 def _read_key(variable: str) -> str:
-    """The key without the white space around it, of which a line break is what `$(cat key.txt)` and editors leave."""
+    """The key without the white space around it: editors and `$(cat key.txt)` leave a line break."""
     if not (key := os.environ.get(variable, "").strip()):
         raise SynthesisError(f"The environment variable {variable} holds no API key. Set it, or correct the recipe.")
-    faults = {
-        "quotes around it": key[0] in "\"'`“”‘’" or key[-1] in "\"'`“”‘’",
-        "a line break in it": "\n" in key or "\r" in key,
-        "a blank in it": re.search(r"\s", key),
-        "the word Bearer in front": key.lower().startswith("bearer"),
-        "a character that no key has": re.search(r"[^\x21-\x7e]", key),
-    }
-    if fault := next((fault for fault, is_so in faults.items() if is_so), None):
+    is_quoted = key[0] in "\"'`" or key[-1] in "\"'`"
+    if is_quoted or key.lower().startswith("bearer") or re.search(r"[^\x21-\x7e]", key):
         raise SynthesisError(
-            f"The environment variable {variable} holds an API key with {fault}. Set it to the key alone."
+            f"The environment variable {variable} holds more than an API key, or none: set it to the key alone, "
+            "without quotes, blanks, line breaks, the word Bearer, or characters other than ASCII."
         )
     return key

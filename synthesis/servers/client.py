@@ -3,9 +3,9 @@
     client = PatientClient(settings, usage, most_bytes=2**24)
     for reply in client.map(requests, reply_of): ...           # reply_of asks by `client.insist` and `client.ask`
 
-A server that is away, or asks for patience, is waited for until `patience` is at its end: then the work ends, and no
-item is lost. An item that fails though the server is there is given up after `max_retries`. Whether it is the item that
-fails or the server shows in what becomes of the others.
+If a server is away or asks for patience, the client waits until `patience` has run out. Then the work ends, and no item
+is lost. If an item fails although the server is there, the client gives the item up after `max_retries`. What becomes
+of the other items tells a faulty item from a faulty server.
 """
 
 import asyncio
@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 30.0  # seconds, unless the server asks for a longer one
 _LISTING = 30.0  # seconds to wait for a list of models
-# Of items given up one after the other: at MANY no further ones are sent. FEW, if no other was done before, suffice to
-# say that the server fails. Fewer may be the last of a run that was interrupted, and must not keep it from its end.
+# Items given up one after the other. At MANY, no more are sent. FEW, if none was done before, are enough to say that
+# the server fails. Fewer may be the last ones of an interrupted run, and must not keep it from its end.
 _MANY_GIVEN_UP, _FEW_GIVEN_UP = 20, 3
 
 Item, Made = TypeVar("Item"), TypeVar("Made")
@@ -47,23 +47,18 @@ class PatientClient:
     Args:
         settings: Where it is, how many requests may be under way, and how patient to be.
         usage: Where "requests" and "retries" are counted.
-        most_bytes: Of one answer.
-        requests_per_minute: At most so many are sent, repeats included; None for as many as the server takes.
+        most_bytes: Bytes that one answer may have.
+        requests_per_minute: Most requests to send, repeats included; None for as many as the server takes.
 
     Attributes:
-        address: Of the server, with its key.
-        last_answer: When it last answered, of `time.monotonic`; -inf before.
+        address: The server's address, with its key.
+        last_answer: When the server last answered, by `time.monotonic`; -inf before.
 
-    Raises:
-        SynthesisError: there is no key, or nobody but the recipe says that this server gets it.
+    Raises what `Address` raises.
     """
 
     def __init__(
-        self,
-        settings: Server,
-        usage: Counter[str],
-        most_bytes: int,
-        requests_per_minute: float | None = None,
+        self, settings: Server, usage: Counter[str], most_bytes: int, requests_per_minute: float | None = None
     ) -> None:
         self.address = Address(settings.base_url, settings.api_key_variable)
         self.last_answer = -math.inf
@@ -75,11 +70,11 @@ class PatientClient:
 
     @property
     def settling(self) -> asyncio.Lock:
-        """Held by whoever finds out what the server takes; one for all requests that are under way together."""
+        """The lock that a request holds while it finds out what the server takes; all under way share it."""
         return self._open[asyncio.get_running_loop()][1]
 
     def run(self, work: Callable[..., Coroutine[Any, Any, Made]], *arguments: Any) -> Made:
-        """Does something alone, before the first item."""
+        """What one piece of work gives, done alone before the first item."""
         with self._connected() as submit:
             return submit(work(*arguments)).result()
 
@@ -88,15 +83,15 @@ class PatientClient:
     ) -> Iterator[Reply]:
         """Replies as they come; `concurrency` are under way at once, and no item is taken before there is room.
 
-        Closing the iterator, or Ctrl-C, gives up what is under way.
+        Closing the iterator, or Ctrl-C, cancels what is under way.
 
         Args:
             items: What to ask about.
-            work: Gives the reply to an item, and whether it shows that the server does its work. Until one does, those
-                that do not are held back: a server that fails altogether must not use up the items.
+            work: Gives the reply to an item, and whether it shows that the server works. Replies that do not show this
+                are held back until one does: a server that fails altogether must not use up the items.
 
         Raises:
-            SynthesisError: the server does its work for no item, or `work` raises it.
+            SynthesisError: the server works for no item, or `work` raises it.
         """
         waiting = iter(items)
         done: SimpleQueue[Future[tuple[Reply, bool]]] = SimpleQueue()
@@ -104,7 +99,7 @@ class PatientClient:
         held: list[Reply] = []
         with self._connected() as submit:
             while True:
-                # Refusals come sooner than answers, so what is under way is waited for before many mean anything.
+                # Refusals come sooner than answers, so many of them mean little until all under way have ended.
                 room = self._settings.concurrency if len(held) < _MANY_GIVEN_UP else 0
                 while under_way < room and (item := next(waiting, None)) is not None:
                     submit(work(item)).add_done_callback(done.put)
@@ -120,14 +115,11 @@ class PatientClient:
                     held.clear()
         if len(held) >= (_MANY_GIVEN_UP if self._works else _FEW_GIVEN_UP):
             raise SynthesisError(
-                f'{self._settings.base_url}: "{self._settings.model}" is there, but did {self._none_of(len(held))}, '
-                f"{held[-1].id} for: {held[-1].fault}. See to the server (the longest prompt that it takes, its log) "
-                "or to the recipe's prompt, and run again: what is done stays."
+                f'{self._settings.base_url}: "{self._settings.model}" is there, but did none of {len(held)} items in a '
+                f"row; the last, {held[-1].id}: {held[-1].fault}. Check the server (the longest prompt that it takes, "
+                "its log) or the recipe's prompt, and run again: what is done stays."
             )
         yield from held
-
-    def _none_of(self, count: int) -> str:
-        return f"none of {'the last ' if self._works else ''}{count} items"
 
     async def insist(
         self,
@@ -136,16 +128,16 @@ class PatientClient:
         adapt: Callable[[Failed], Awaitable[bool]] | None = None,
         most: int | None = None,
     ) -> Made:
-        """What asking gives in the end; asked again while that may help.
+        """The answer in the end; asks again while that may help.
 
         Args:
-            name: Of what is asked about, for messages.
+            name: What the request is about, for messages.
             ask: Asks once, by `ask`.
-            adapt: May change the request by what the server has against it; whether it did, and it is to be sent so.
+            adapt: May change the request after a failure; returns whether it did, so that it is sent again at once.
             most: Retries; `max_retries` by default.
 
         Raises:
-            Failed: the last of all failures, or that of which another attempt would not help.
+            Failed: the last failure, or the first that another attempt would not cure.
             SynthesisError: the server is away for longer than `patience`.
         """
         most = self._settings.max_retries if most is None else most
@@ -157,7 +149,9 @@ class PatientClient:
             except Failed as caught:
                 error = caught
             pause = min(LONGEST_PAUSE, 2.0 ** min(attempt, 5)) * random.uniform(0.5, 1.0)
-            if isinstance(error, Away) and not (error.may_be_its_own and self.last_answer > asked):
+            # If the server answers others meanwhile, this request may be what brings it down.
+            is_own = error.status in (None, 502, 504) and self.last_answer > asked
+            if isinstance(error, Away) and not is_own:
                 pause = max(pause, error.pause or 0.0)
                 self.check_patience(name, error, began, pause)
             else:
@@ -166,7 +160,7 @@ class PatientClient:
                     pause = 0.0
                 else:
                     failures += 1
-                    # A web page in place of the first answer is mostly another address, which no patience mends.
+                    # A web page in place of the first answer mostly means a wrong address, and waiting does not help.
                     is_page = self.last_answer < 0 and error.status is None
                     if isinstance(error, Refused) or failures > (min(most, 1) if is_page else most):
                         raise error
@@ -177,15 +171,18 @@ class PatientClient:
         """Asks once.
 
         Args:
-            path: Behind the address.
+            path: What follows the address.
             body: Sent as JSON.
-            read: Makes something of the mapping that is answered, or raises `Failed`.
+            read: Makes something of the JSON object that is the answer, or raises `Failed`.
 
         Raises:
             Failed, Away, Refused: there is no answer.
             SynthesisError: there will be none to any request.
         """
-        await self._wait_for_turn()
+        turn = max(self._next_turn, time.monotonic())
+        self._next_turn = turn + self._seconds_per_turn
+        if self._seconds_per_turn:
+            await asyncio.sleep(turn - time.monotonic())
         self._usage["requests"] += 1
         try:
             made = read(await self.exchange(path, body, self._settings.timeout))
@@ -201,11 +198,11 @@ class PatientClient:
         return made
 
     async def exchange(self, path: str, body: Mapping[str, Any] | None, timeout: float) -> dict[str, Any]:
-        """Asks once, uncounted, for so many seconds; otherwise as `ask`. Without a body it is a GET."""
+        """Asks once without counting, for at most `timeout` seconds; else like `ask`. Without a body it is a GET."""
         client, _ = self._open[asyncio.get_running_loop()]
         asking = exchange(client, self.address, path, body, timeout, self._most_bytes)
         try:
-            # The transport bounds every wait for some bytes; this bounds all of them together.
+            # The transport bounds each wait for some bytes; this bounds the sum of them.
             return await asyncio.wait_for(asking, timeout)
         except asyncio.TimeoutError as error:
             raise Failed(f"no answer within {timeout:g} s") from error
@@ -216,47 +213,33 @@ class PatientClient:
             entries = (await self.exchange(path, None, _LISTING)).get("data")
         except (Failed, SynthesisError):
             return None
-        if not isinstance(entries, list):
-            return None
-        return [str(entry.get("id")) for entry in entries if isinstance(entry, dict)]
+        is_list = isinstance(entries, list)
+        return [str(entry.get("id")) for entry in entries if isinstance(entry, dict)] if is_list else None
 
     async def address_with_v1(self) -> str | None:
-        """What `base_url` should be, if a server is there when /v1 follows."""
+        """What `base_url` should be, if there is a server once /v1 is appended."""
         url = self._settings.base_url.rstrip("/")
         return f"{url}/v1" if not url.endswith("/v1") and await self.models("/v1/models") is not None else None
 
     def check_patience(self, name: str, error: Away, began: float, pause: float) -> None:
-        """Ends the work once the server has been silent for too long, was never there, or asks for too long a pause.
-
-        Raises:
-            SynthesisError: so it is.
-        """
+        """Raises a SynthesisError if the server was silent for too long, was never there, or asks to wait too long."""
         settings = self._settings
         silence = time.monotonic() - max(began, self.last_answer)
         never_there = error.pause is None and self.last_answer < 0
         if not never_there and silence + pause <= settings.patience:
             return
         asks = f"; it asks to wait for {error.pause:.0f} s" if error.pause and error.pause > settings.patience else ""
-        remedy = (
-            "Start the server or correct base_url"
-            if error.pause is None
-            else "Lower concurrency (or requests_per_minute), raise patience, or come back later"
-        )
+        remedy = "Lower concurrency (or requests_per_minute), raise patience, or come back later"
+        if error.pause is None:
+            remedy = "Start the server or correct base_url"
         raise SynthesisError(
             f'{settings.base_url}: no answer to "{name}" ({error}; silent for {silence:.0f} s{asks}). {remedy}, and '
             "run again: what is done stays."
         ) from error
 
-    async def _wait_for_turn(self) -> None:
-        """Keeps to `requests_per_minute`."""
-        turn = max(self._next_turn, time.monotonic())
-        self._next_turn = turn + self._seconds_per_turn
-        if self._seconds_per_turn:
-            await asyncio.sleep(turn - time.monotonic())
-
     @contextmanager
     def _connected(self) -> Iterator[Callable[[Coroutine[Any, Any, Made]], "Future[Made]"]]:
-        """What does work on an event loop in a thread of its own, so that answers come in while nobody waits."""
+        """Gives what runs work on an event loop in its own thread, so that answers come in while nobody waits."""
         client = connect(self.address, self._settings.timeout)
         loop = asyncio.new_event_loop()
         self._open[loop] = client, asyncio.Lock()
@@ -265,15 +248,15 @@ class PatientClient:
         try:
             yield partial(asyncio.run_coroutine_threadsafe, loop=loop)
         finally:
-            asyncio.run_coroutine_threadsafe(_give_up(client), loop).result()
+            asyncio.run_coroutine_threadsafe(_close(client), loop).result()
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
             del self._open[loop]
 
 
-async def _give_up(client: Any) -> None:
-    """Cancels all that is under way on this event loop."""
+async def _close(client: Any) -> None:
+    """Cancels all that is under way on this event loop, and closes the client."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()

@@ -1,9 +1,9 @@
 """Requests and answers over HTTP: each bounded in bytes, and none with a line in the log.
 
 The transport is the one that openai's client uses, with its limits and the environment's proxies. It was renamed once
-(httpx, httpx2), so it is found here and not imported by name. The client itself is not used: it reads answers whole,
-however long, makes objects of them that break where a server keeps to the protocol in part only, and asks again so many
-times, where a run of days has to wait for as long as a server takes to come back.
+(httpx, httpx2), so it is found here and not imported by name. The client itself is not used. It reads answers whole,
+however long, fails on servers that follow the protocol only in part, and gives up after a few attempts, where a run of
+days has to wait until the server comes back.
 """
 
 import json
@@ -30,28 +30,23 @@ _MOST_OF_AN_ERROR = 2**16  # bytes; what follows is not read
 
 
 def connect(address: Address, timeout: float) -> Any:
-    """A client for an address, for use on one event loop.
-
-    Args:
-        address: Of the server; the key goes into every request.
-        timeout: Seconds to wait for anything.
+    """A client for an address, for use on one event loop; it waits at most `timeout` seconds for any part of an answer.
 
     Raises:
         SynthesisError: the proxies or certificates that the environment names cannot be used.
     """
     for name in (_LIBRARY, _LIBRARY.replace("httpx", "httpcore")):
-        if logging.getLogger(name).level == logging.NOTSET:  # else somebody wants it so
-            logging.getLogger(name).setLevel(logging.WARNING)  # or it tells of every single request
-    options: dict[str, Any] = {}
-    if is_local(address.host):  # to a proxy, localhost would be another machine
-        options["mounts"] = {f"all://{f'[{address.host}]' if ':' in address.host else address.host}": None}
+        if logging.getLogger(name).level == logging.NOTSET:  # nobody has asked for another level
+            logging.getLogger(name).setLevel(logging.WARNING)  # at INFO it has a line for every request
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    mounts = {f"all://{host}": None} if is_local(address.host) else None  # to a proxy, localhost is another machine
     try:
         return openai.DefaultAsyncHttpxClient(
             headers=address.headers,
             timeout=http.Timeout(timeout, connect=min(timeout, _CONNECTING)),
             follow_redirects=False,  # a POST would arrive as a GET, or elsewhere
-            limits=http.Limits(),  # none: who asks knows how many are under way at once
-            **options,
+            limits=http.Limits(),  # none: the caller bounds how many are under way at once
+            mounts=mounts,
         )
     except (ValueError, ImportError, OSError, http.InvalidURL) as error:
         raise SynthesisError(
@@ -63,65 +58,57 @@ def connect(address: Address, timeout: float) -> Any:
 async def exchange(
     client: Any, address: Address, path: str, body: Mapping[str, Any] | None, timeout: float, most: int
 ) -> dict[str, Any]:
-    """Asks once; the caller bounds the time of all.
+    """Asks once, and returns the JSON object that is the answer.
 
     Args:
         client: Made by `connect`.
-        address: Of the server.
-        path: Behind the address, such as "/models".
+        address: Address of the server.
+        path: What follows the address, such as "/models".
         body: Sent as JSON; None for a GET.
-        timeout: Seconds, for the message.
+        timeout: Seconds, for the message alone: the caller bounds the whole time.
         most: Bytes that an answer may have.
 
-    Returns:
-        The mapping that the answer consists of.
-
     Raises:
-        Failed, Away, Refused: there is no answer.
-        SynthesisError: it is an error with which the work has to end.
+        Failed, Away, Refused: there is no answer; for SynthesisError see `read_body`.
     """
-    with _telling(address, timeout):
-        async with client.stream(**_request(address, path, body)) as response:
-            content, is_error = bytearray(), response.status_code >= 300
+    request: dict[str, Any] = {"method": "GET", "url": address.url + path}
+    if body is not None:
+        try:
+            content = json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise Refused("a prompt with half a character, which cannot be sent") from None
+        request |= {"method": "POST", "content": content, "headers": {"Content-Type": "application/json"}}
+    with _explained(address, timeout):
+        async with client.stream(**request) as response:
+            answer, is_error = bytearray(), response.status_code >= 300
             async for block in response.aiter_bytes():
-                content += block
-                if is_error and len(content) > _MOST_OF_AN_ERROR:
+                answer += block
+                if is_error and len(answer) > _MOST_OF_AN_ERROR:
                     break
-                if not is_error and len(content) > most:
+                if not is_error and len(answer) > most:
                     raise Failed(f"an answer of more than {most:,} bytes")
-    return read_body(address, response.status_code, response.headers, bytes(content))
-
-
-def _request(address: Address, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
-    url = address.url + path
-    if body is None:
-        return {"method": "GET", "url": url}
-    try:
-        content = json.dumps(body, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise Refused("a prompt with half a character, which cannot be sent") from None
-    return {"method": "POST", "url": url, "content": content, "headers": {"Content-Type": "application/json"}}
+    return read_body(address, response.status_code, response.headers, bytes(answer))
 
 
 @contextmanager
-def _telling(address: Address, timeout: float) -> Iterator[None]:
-    """Turns what the transport raises into what is to be done about it."""
+def _explained(address: Address, timeout: float) -> Iterator[None]:
+    """Turns the transport's errors into `Failed` and `Away`, in words that help."""
     try:
         yield
     except (http.ConnectTimeout, http.PoolTimeout) as error:
-        raise Away("cannot be reached", f"not within {min(timeout, _CONNECTING):g} s{_way(address)}") from error
+        raise Away("cannot be reached", f"not within {min(timeout, _CONNECTING):g} s{_proxy(address)}") from error
     except http.TimeoutException as error:
         raise Failed(f"no answer within {timeout:g} s") from error
     except http.DecodingError as error:
         raise Failed("an answer that cannot be unpacked", address.line(error)) from error
     except (http.TransportError, OSError) as error:
-        raise Away("cannot be reached", f"{address.line(_cause(error))}{_way(address)}") from error
+        raise Away("cannot be reached", f"{address.line(_cause(error))}{_proxy(address)}") from error
     except (http.HTTPError, http.InvalidURL, ValueError) as error:
         raise Failed("an answer that breaks the protocol", address.line(error)) from error
 
 
-def _way(address: Address) -> str:
-    """The proxy that lies before a server, if there is one: it may be the one that fails."""
+def _proxy(address: Address) -> str:
+    """Names the proxy in front of a server, if there is one: the proxy may be what fails."""
     if is_local(address.host) or proxy_bypass(address.host):
         return ""
     proxies = getproxies()
@@ -130,7 +117,7 @@ def _way(address: Address) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """What went wrong at the bottom: "Connection refused" rather than "All connection attempts failed"."""
+    """The first cause of an error: "Connection refused" rather than "All connection attempts failed"."""
     words = str(error)
     while (error := error.__cause__ or error.__context__) is not None:  # type: ignore[assignment]
         words = str(error) or words

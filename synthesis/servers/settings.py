@@ -9,7 +9,6 @@ from ..settings import Concurrency, CountOrZero, Free, ModelName, NotNegative, P
 from .address import BaseUrl, KeyVariable
 
 _KEYS = ("api_key", "apikey", "api-key", "key", "authorization", "token", "access_token", "password", "secret")
-_OF_CLIENTS = ("extra_body", "extra_headers", "extra_query")
 
 
 class Server(Settings):
@@ -24,7 +23,7 @@ class Server(Settings):
         concurrency: Requests under way at once.
         timeout: Seconds to wait for one answer.
         max_retries: How often a request that failed is sent again before its item is given up.
-        patience: Seconds to wait for a server that is away or asks for it, counted from its last answer.
+        patience: Seconds to wait for a server that is away or asks to wait, counted from its last answer.
     """
 
     kind: Literal["server"] = "server"
@@ -53,10 +52,10 @@ def check_options(options: Mapping[str, Any], known: Sequence[str], own: Sequenc
         where = f"options: {name}"
         if name in own:
             raise ValueError(f"{where} is decided elsewhere: use the setting of that name, if there is one")
-        if name in _OF_CLIENTS:
+        if name in ("extra_body", "extra_headers", "extra_query"):
             raise ValueError(f"{where} is a word of openai's client: write its fields under options themselves")
         if name.lower() in _KEYS:
-            raise ValueError(f"{where}: a key never belongs into a recipe: see api_key_variable")
+            raise ValueError(f"{where}: a key never belongs in a recipe: see api_key_variable")
         for word in [name, *(value if name == "chat_template_kwargs" and isinstance(value, Mapping) else [])]:
             if word not in known and (hint := meant(word, [*known, *own], likeness=0.85)):
                 raise ValueError(f"options: {word} is not known; {hint}")

@@ -1,7 +1,7 @@
-"""What every stage has in common: chunks, resuming after any stop, manifests, progress.
+"""The stages of all pipelines: chunks, resuming after any stop, manifests, progress.
 
-`workspace` is the folder of a synthesis; `stage` runs the items of a chunk, or all records at once; `parts` are stages
-whose work one part does (a writer, a painter, a judge); `data_set` writes what `load_dataset` reads.
+`workspace` is the folder of a synthesis; `stage` runs the items of a chunk, or all records at once; `parts` holds the
+stages whose work one part does (a writer, a painter, a judge); `data_set` writes what `load_dataset` reads.
 """
 
 from .data_set import DataSetStage, write_data_set

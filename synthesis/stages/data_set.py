@@ -1,9 +1,9 @@
-"""The stage that writes what `load_dataset` reads: annotation files, and the pictures as hard links or copies."""
+"""The stage that writes what `load_dataset` reads: annotation files, and the images as hard links or copies."""
 
 import json
 import shutil
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ from .workspace import Workspace
 
 
 class DataSetStage(WholeStage):
-    """A stage that makes data sets: folders of the workspace, beside those of the stages."""
+    """A stage that makes data sets: folders of the workspace beside those of the stages."""
 
     @abstractmethod
     def data_sets(self, settings: Mapping[str, Any]) -> list[Path]:
-        """Their annotation files below the workspace, by the stage's settings; each in the folder of a data set."""
+        """Their annotation files below the workspace, from the stage's settings; each in the folder of a data set."""
 
     def results(self, work: Workspace) -> list[Path]:
         """The annotation files."""
@@ -28,16 +28,16 @@ class DataSetStage(WholeStage):
         """See `Stage.check_settings`.
 
         Raises:
-            SynthesisError: also if a folder of that name is there that this stage did not make: it would be replaced.
+            SynthesisError: also if a folder of that name exists that this stage did not make: it would be replaced.
         """
         super().check_settings(work)
         if not work.manifest(self.name):
             for folder in (file.parent for file in self.results(work)):
                 if folder.exists():
-                    raise SynthesisError(f"{folder} is there already, and was not made here: give another --output")
+                    raise SynthesisError(f"{folder} exists already, and was not made here: give another --output")
 
     def discard(self, work: Workspace) -> None:
-        """Delete the data sets, too."""
+        """Also delete the data sets."""
         if found := work.manifest(self.name):
             for file in self.data_sets(found["settings"]):
                 shutil.rmtree(work.root / file.parent, ignore_errors=True)
@@ -49,7 +49,7 @@ def write_data_set(file: Path, entries: Iterable[tuple[Record, Mapping[str, Path
 
     Args:
         file: Its annotations, a JSON list with a record to a line.
-        entries: The records, each with its pictures: by their paths in the data set, where they lie now.
+        entries: The records, each with its images: path in the data set -> where the image lies now.
         group: The field that records of one group, or person, share.
 
     Returns:
@@ -60,19 +60,14 @@ def write_data_set(file: Path, entries: Iterable[tuple[Record, Mapping[str, Path
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     count, groups = 0, set()
-
-    def lines() -> Iterator[str]:
-        nonlocal count
-        for record, pictures in entries:
-            for path, source in pictures.items():
+    with (part / file.name).open("w", encoding="utf-8", newline="\n") as stream:
+        for record, images in entries:
+            for path, source in images.items():
                 link_picture(source, part / path)
-            yield (",\n " if count else "[\n ") + json.dumps(record, ensure_ascii=False)
+            stream.write((",\n " if count else "[\n ") + json.dumps(record, ensure_ascii=False))
             count += 1
             groups.add(record[group])
-        yield "\n]\n" if count else "[]\n"
-
-    with (part / file.name).open("w", encoding="utf-8", newline="\n") as stream:
-        stream.writelines(lines())
+        stream.write("\n]\n" if count else "[]\n")
     if folder.exists():
         shutil.rmtree(folder)
     part.rename(folder)

@@ -1,4 +1,4 @@
-"""Stages whose work one part of the recipe does: writers, painters, judges and the like."""
+"""Stages whose work one part of the recipe does: a writer, a painter, a judge."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,10 +17,10 @@ class PartStage(ItemStage):
     """A stage whose work one part does.
 
     Args:
-        settings: Of the part; it is loaded when there is something to do.
+        settings: Those of the part, which is loaded when there is something to do.
     """
 
-    most_trials: ClassVar[int] = 8  # one of which must be usable: some answers are not, of the best models, too
+    most_trials: ClassVar[int] = 8  # one of them must be usable; even the best models give some unusable answers
 
     def __init__(self, settings: Any):
         super().__init__()
@@ -55,21 +55,18 @@ class PartStage(ItemStage):
             while len(tried) < self.most_trials and all(REJECTED in record for record in tried):
                 tried.append(self.trial(pair | {"id": f"preflight-{len(tried)}"}, folder))
         finally:
-            self._let_go()
+            self.release()
         check_usable(self.name, tried)
 
     def trial(self, pair: Record, folder: Path) -> Record:
-        """What the part makes of a painted pair, or of nothing but its id: a record, maybe a rejected one."""
+        """What the part makes of a painted pair, or just of its id: a record, maybe a rejected one."""
         _ = self.part
         return {"id": pair["id"]}
 
-    def prepare(self) -> None:
-        """Load the part."""
-        _ = self.part
-
     def release(self) -> None:
-        """Let go of the part."""
+        """See `ItemStage.release`."""
         self._part = None
+        super().release()
 
     def usage(self) -> Counter[str]:
         """What the part has spent."""
@@ -77,14 +74,14 @@ class PartStage(ItemStage):
 
 
 class WritingStage(PartStage):
-    """The first stage: a writer makes a text of every number.
+    """The first stage: a writer makes a text for every number.
 
     Args:
-        name: Of the stage.
+        name: Name of the stage.
         writer: Settings of the writer, whose part has `write(ids, seed)`.
-        count: Of the texts. It does not decide what they are, so that more may be asked for later.
+        count: How many texts to write. It does not influence them, so that more may be asked for later.
         chunk_size: Texts per file.
-        seed: Of the texts.
+        seed: Seed of the texts.
     """
 
     source = None
@@ -98,14 +95,13 @@ class WritingStage(PartStage):
         """See `Stage.check_settings`.
 
         Raises:
-            SynthesisError: also if more texts were made than are asked for: all that follows would be made of fewer.
+            SynthesisError: also if more texts were made than are asked for: later stages would use only some of them.
         """
         super().check_settings(work)
         last = self._count // self._chunk_size  # earlier chunks cannot hold too many
-        files = [
-            file for file in work.folder(self.name).glob("[0-9]*.jsonl") if int(file.name.partition(".")[0]) >= last
-        ]
-        stored = max((int(record["id"]) + 1 for file in files for record in read_lines(file)[0]), default=0)
+        files = work.folder(self.name).glob("[0-9]*.jsonl")
+        records = (read_lines(file)[0] for file in files if int(file.name.partition(".")[0]) >= last)
+        stored = max((int(record["id"]) + 1 for chunk in records for record in chunk), default=0)
         if stored > self._count:
             raise SynthesisError(
                 f"{work.folder(self.name)} holds {stored:,} texts, and {self._count:,} are asked for: give another "
@@ -122,21 +118,21 @@ class WritingStage(PartStage):
         return self.part.write((item["id"] for item in items), self._seed)
 
     def trial(self, pair: Record, folder: Path) -> Record:
-        """A text of another number than any item has."""
+        """A text for a number that no item has."""
         (record,) = self.part.write([pair["id"]], self._seed)
         return record
 
 
 class PaintingStage(PartStage):
-    """A stage that paints a picture of every item.
+    """A stage that paints an image for every item.
 
     Items have `prompt`, `seed`, `scene` (a record of the stage before), and maybe a `strength`; all but the scene goes
-    into the picture's record.
+    into the image's record.
 
     Args:
         painter: Settings of an image model.
         image_format: "png" or "jpg".
-        image_quality: Of JPEG.
+        image_quality: JPEG's quality, 1 to 100.
     """
 
     most_trials = 3
@@ -146,15 +142,15 @@ class PaintingStage(PartStage):
         self._format, self._quality = image_format, image_quality
 
     def files(self, record: Record) -> list[str]:
-        """The picture."""
+        """The image."""
         return [record["image"]] if "image" in record else []
 
     def request(self, item: Record, folder: Path) -> ImageRequest:
-        """What the image model is asked for; `folder` is that of the synthesis."""
+        """What to ask the image model for; `folder` is that of the synthesis."""
         return ImageRequest(item["id"], item["prompt"], item["seed"], item.get("strength", 1.0), item["scene"])
 
     def trial_request(self, pair: Record, folder: Path) -> ImageRequest:
-        """What it is asked for before the first item."""
+        """What to ask it for before the first item."""
         return ImageRequest(pair["id"], pair["caption_a"], seed_of(self.name, pair["id"]), scene=pair)
 
     def trial(self, pair: Record, folder: Path) -> Record:
@@ -164,7 +160,7 @@ class PaintingStage(PartStage):
         return {"id": pair["id"]} | ({REJECTED: fault} if fault else {})
 
     def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
-        """The pictures, saved, and a record of each."""
+        """Paint and save the images; a record of each."""
         records = {item["id"]: {key: value for key, value in item.items() if key != "scene"} for item in items}
         for painted in self.part.paint(self.request(item, work.root) for item in items):
             record = records[painted.id]
@@ -177,8 +173,8 @@ class PaintingStage(PartStage):
 
 
 def fault_of(painted: PaintedImage) -> str | None:
-    """Why a picture cannot be used, whoever painted it; None if it can."""
+    """Why an image cannot be used, whoever painted it; None if it can."""
     if painted.image is None:
         return painted.fault or "no picture"
-    # Of an adapter or a model that is broken in a way that no fault tells of.
+    # A broken adapter or model may paint such an image without any fault.
     return "a picture of one colour" if is_one_colour(painted.image) else None

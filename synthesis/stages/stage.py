@@ -1,4 +1,4 @@
-"""A stage of a pipeline: makes items one by one, or all at once. Stopped anywhere, it goes on from there."""
+"""A stage of a pipeline, which makes items one by one or all at once. Stopped anywhere, it goes on from there."""
 
 import logging
 import os
@@ -33,7 +33,7 @@ class Stage(ABC):
     """A stage of a pipeline.
 
     Attributes:
-        name: Of the stage and its folder.
+        name: Name of the stage and its folder.
         source: The stage before it whose records it reads; None for the first.
         settings: What decides its results, as plain JSON values.
         about: What made the results, for the manifest: models and their revisions. Known once something was made.
@@ -48,18 +48,18 @@ class Stage(ABC):
 
     @property
     def works_with(self) -> Any:
-        """The settings of what it loads for its work; None if that is nothing."""
+        """The settings of what it loads for its work; None if it loads nothing."""
         return None
 
     def try_out(self, pair: Record, folder: Path) -> None:  # noqa: B027 - most stages have nothing to try
-        """Load what it works with, and try that on something small; for stages with models, before the first item.
+        """Load what it works with, and try it on something small; called before the first item of stages with models.
 
         Args:
             pair: A painted pair with its texts, see `preflight.paint_pair`.
             folder: What its paths are relative to.
 
         Raises:
-            SynthesisError: it cannot be loaded, or gives nothing that can be used.
+            SynthesisError: it cannot be loaded, or gives nothing usable.
         """
 
     @abstractmethod
@@ -81,7 +81,7 @@ class Stage(ABC):
             )
 
     def discard(self, work: Workspace) -> None:
-        """Delete what was made, by all shards."""
+        """Delete what all shards made."""
         folder = work.folder(self.name)
         shutil.rmtree(folder, ignore_errors=not folder.exists())
 
@@ -95,11 +95,11 @@ class Stage(ABC):
 class ItemStage(Stage):
     """A stage that makes one record of each item, chunk by chunk."""
 
-    has_brake: bool = True  # False where many items on end are rejected for good cause
+    has_brake: bool = True  # False where many items in a row are rejected for good cause
 
     def __init__(self) -> None:
         super().__init__()
-        self._noted: Counter[str] = Counter()  # of what was spent, what stands in notes; loading is in the first
+        self._noted: Counter[str] = Counter()  # how much of what was spent is noted; the first note includes loading
 
     @abstractmethod
     def items(self, work: Workspace, chunk: int) -> list[Record]:
@@ -107,16 +107,10 @@ class ItemStage(Stage):
 
     @abstractmethod
     def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
-        """One record with the `"id"` of each item, in any order; what an item becomes depends on that item alone."""
-
-    def prepare(self) -> None:
-        """Load what the stage works with; called once, when there is something to make."""
+        """One record with the `"id"` of each item, in any order; a record depends on its item alone."""
 
     def release(self) -> None:
-        """Let go of it: the next stage's models need the memory."""
-
-    def _let_go(self) -> None:
-        self.release()
+        """Let go of what the stage works with: the next stage's models need the memory."""
         if uses_models(self.works_with):  # torch keeps the memory for itself otherwise
             from accelerate.utils.memory import clear_device_cache
 
@@ -143,23 +137,21 @@ class ItemStage(Stage):
         to_do = {chunk: len(items) for chunk in work.own_chunks if (items := self._lacking(work, chunk)) is not None}
         for chunk in set(work.own_chunks).difference(to_do):
             self._tell_of_changes(work, chunk)
-        if any(to_do.values()):
-            self.prepare()
         if to_do:
             try:
                 self._run_chunks(work, to_do)
             finally:
-                self._let_go()
+                self.release()
             work.braked(self.name).unlink(missing_ok=True)
         is_complete = all(file.exists() for file in work.files(self.name))
         if is_complete and (to_do or "counts" not in work.manifest(self.name)):
             self._write_manifest(work, {"counts": work.counts(self.name)})
 
     def _run_chunks(self, work: Workspace, to_do: Mapping[int, int]) -> None:
-        """Make what these chunks lack, so many items of each.
+        """Make the items that these chunks lack.
 
         Raises:
-            SynthesisError: also if the brake stopped it. What was rejected on the way there is forgotten, so that it is
+            SynthesisError: also if the brake stopped it. What was rejected on the way there is forgotten, so it is
                 tried again, and the data set becomes what it would have been without the mishap.
         """
         brake = Brake(self.name, work.brakes if self.has_brake else Brakes(in_a_row=0, window=0))
@@ -179,11 +171,11 @@ class ItemStage(Stage):
             write_whole(work.braked(self.name), "".join(map(as_line, records)))
             raise SynthesisError(
                 f"{error} What was rejected lies in {work.braked(self.name)}. Then give the same command again: what "
-                "was kept stays, and these are tried again. When a stage is stopped, `brakes:` in the recipe says."
+                "was kept stays, and these are tried again. `brakes:` in the recipe decides when a stage is stopped."
             ) from None
 
     def _forget(self, work: Workspace, stretch: Sequence[tuple[int, Record]]) -> list[Record]:
-        """Take these records out of their chunks, which are unfinished then; returns them."""
+        """Take these records out of their chunks, which become unfinished; returns the records."""
         forgotten: dict[int, set[str]] = {}
         for chunk, record in stretch:
             forgotten.setdefault(chunk, set()).add(record["id"])
@@ -198,7 +190,7 @@ class ItemStage(Stage):
 
     def is_done(self, work: Workspace, chunks: Sequence[int]) -> bool:
         """Whether these chunks hold a record of every item."""
-        # Files are looked for first: to read them all is dear, and without them the items may not be known yet.
+        # Files are looked for first: reading them all is slow, and without them the items may not be known yet.
         are_there = all(work.file(self.name, chunk).exists() for chunk in chunks)
         return are_there and all(self._lacking(work, chunk) is None for chunk in chunks)
 
@@ -211,7 +203,7 @@ class ItemStage(Stage):
         return lacking if lacking or is_damaged or not is_finished else None
 
     def _stored(self, work: Workspace, chunk: int) -> tuple[dict[str, Record], bool]:
-        """The records that a chunk has already, finished or not, with all their files; whether lines are damaged."""
+        """The records of a chunk whose files are there, finished or not; and whether lines are damaged."""
         found: dict[str, Record] = {}
         is_damaged = False
         for file in (work.file(self.name, chunk), work.part(self.name, chunk)):
@@ -228,22 +220,22 @@ class ItemStage(Stage):
         return found, is_damaged
 
     def _tell_of_changes(self, work: Workspace, chunk: int) -> None:
-        """Warns of a finished chunk that somebody edited, or that is damaged: it is taken as it is."""
+        """Warn of a finished chunk that somebody edited, or that is damaged: it is used as it is."""
         with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
             name = work.file(self.name, chunk).relative_to(work.root).as_posix()
             sums = read_json(work.sums(self.name, chunk))["files"]
             if fault := next(faults_of(work.root, {name: sums[name]}), None):
-                logger.warning("%s: taken as it is; --redo %s would make it anew", fault, self.name)
+                logger.warning("%s: used as it is; --redo %s would make it anew", fault, self.name)
 
-    def _lock(self, work: Workspace, chunk: int, timeout: float = -1) -> FileLock:
-        return FileLock(work.folder(self.name) / f".{chunk:05d}.lock", timeout=timeout)
+    def _lock(self, work: Workspace, chunk: int) -> FileLock:
+        return FileLock(work.folder(self.name) / f".{chunk:05d}.lock")
 
     def _run_chunk(self, work: Workspace, chunk: int, brake: Brake) -> Iterator[Record]:
-        """Make what a chunk lacks, each record as it was written down, and finish the chunk."""
+        """Make what a chunk lacks, yield each record once it is written, and finish the chunk."""
         file, part = work.file(self.name, chunk), work.part(self.name, chunk)
-        lock = self._lock(work, chunk, timeout=0)
+        lock = self._lock(work, chunk)
         try:
-            lock.acquire()
+            lock.acquire(timeout=0)
         except Timeout:
             raise SynthesisError(
                 f"{file}: another process works on this chunk; wait for it, or give every process its own --shard i/n"
@@ -255,7 +247,7 @@ class ItemStage(Stage):
             if lacking := [item for item in items if item["id"] not in stored]:
                 _cut_torn_line(part)
                 brake.begin(chunk, [item["id"] for item in lacking])
-                made = (record for record in self.process(lacking, work, chunk))  # it can be closed, whatever it is
+                made = (record for record in self.process(lacking, work, chunk))  # a generator, which can be closed
                 with part.open("a", encoding="utf-8") as journal, closing(made):
                     for count, record in enumerate(made, start=1):  # noqa: B007 - for the note
                         journal.write(as_line(record))
@@ -264,7 +256,7 @@ class ItemStage(Stage):
                         yield record
             if absent := [item["id"] for item in items if item["id"] not in stored]:
                 raise SynthesisError(f"{file}: stage {self.name} made no record of {', '.join(absent[:5])}")
-            # What was made of items not asked for today (a judge's scores under other bounds) stays, at the end.
+            # Records of items that are not asked for now (a judge's scores under other bounds) stay, at the end.
             asked_for = [stored.pop(item["id"]) for item in items]
             records = [*asked_for, *stored.values()]
             work.write(self.name, chunk, records)
@@ -288,7 +280,7 @@ class ItemStage(Stage):
 
 
 class WholeStage(Stage):
-    """A stage that needs all records of the stage before; it runs in one process, and again when they changed."""
+    """A stage that needs all records of the stage before. One process runs it, and again when they changed."""
 
     @abstractmethod
     def make(self, work: Workspace) -> dict[str, Any]:
@@ -299,11 +291,11 @@ class WholeStage(Stage):
         return [self.source]
 
     def results(self, work: Workspace) -> list[Path]:
-        """The files by which to see whether what was made is still there."""
+        """The files that show whether its result is still there."""
         return work.files(self.name)
 
     def run(self, work: Workspace) -> None:
-        """Do it, unless it was done with just these records, and the result is there as it was made.
+        """Do it, unless it was done with just these records, and the result is there unchanged.
 
         Raises:
             SynthesisError: the recipe changed, or records are missing.
@@ -328,7 +320,7 @@ def run_stages(stages: Sequence[Stage], work: Workspace, wait: bool = False) -> 
     Args:
         stages: In order.
         work: Where, and which shard.
-        wait: Whether to wait for other shards where a stage needs all of them, or to stop there.
+        wait: Whether to wait for other shards where a stage needs all of them; otherwise it stops there.
 
     Returns:
         Why it stopped early; None when all stages are done.
@@ -340,27 +332,23 @@ def run_stages(stages: Sequence[Stage], work: Workspace, wait: bool = False) -> 
     for stage in stages:
         needed = [by_name[name] for name in stage.sources()] if isinstance(stage, WholeStage) else []
         needed = [source for source in needed if isinstance(source, ItemStage)]
-        is_told = False
+        is_logged = False
         while unfinished := [source.name for source in needed if not source.is_done(work, range(work.num_chunks))]:
             if not wait:
                 return (
                     f"shard {work.shard[0]}/{work.shard[1]} has done its part of {', '.join(unfinished)}; {stage.name} "
                     "needs all shards: when they are through, start every shard again"
                 )
-            if not is_told:
+            if not is_logged:
                 logger.info("waiting for other shards to finish %s", ", ".join(unfinished))
-                is_told = True
+                is_logged = True
             time.sleep(_WAIT)
         stage.run(work)
     return None
 
 
 def discard_from(name: str, stages: Sequence[Stage], work: Workspace) -> None:
-    """Delete what a stage and the later ones made.
-
-    Raises:
-        SynthesisError: there is no such stage.
-    """
+    """Delete what a stage and the later ones made; see `position_of`."""
     for stage in stages[position_of(name, stages) :]:
         stage.discard(work)
 
@@ -369,7 +357,7 @@ def position_of(name: str, stages: Sequence[Stage]) -> int:
     """Which of the stages has this name, from 0.
 
     Raises:
-        SynthesisError: none has.
+        SynthesisError: there is no such stage.
     """
     names = [stage.name for stage in stages]
     if name not in names:
@@ -378,7 +366,7 @@ def position_of(name: str, stages: Sequence[Stage]) -> int:
 
 
 def _cut_torn_line(file: Path) -> None:
-    """Cut off what follows the last whole line: a kill may have torn it, and nothing may be written behind it."""
+    """Cut off what follows the last whole line: a kill may have torn it, and nothing may be written after it."""
     with suppress(FileNotFoundError):
         content = file.read_bytes()
         whole = content.rfind(b"\n") + 1

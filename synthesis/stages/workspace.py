@@ -1,42 +1,35 @@
-"""The folder of a synthesis, and what is known of it.
+"""The folder of a synthesis.
 
     DIR/<stage>/00000.jsonl        the finished records of a chunk, in order; rejected ones with "rejected": reason
-    DIR/<stage>/00000.part.jsonl   records of a chunk that is being worked on, in any order
-    DIR/<stage>/00000.sums.json    checksums of the finished chunk and its pictures, for `python -m fafa.verify DIR`
+    DIR/<stage>/00000.part.jsonl   the records of an unfinished chunk, in any order
+    DIR/<stage>/00000.sums.json    checksums of the finished chunk and its images, for `python -m fafa.verify DIR`
     DIR/<stage>/manifest.json      settings, models, versions of libraries; counts once all chunks are there
     DIR/runs.jsonl                 a line per chunk and run: when, how long, how many items, what it cost
-    DIR/braked-<stage>.jsonl       what was rejected when a stage was stopped for it, until it goes on
+    DIR/braked-<stage>.jsonl       what was rejected before a brake stopped the stage, until it goes on
 
-The cut into chunks follows from the recipe alone. A shard `i/n` takes every n-th chunk, so that files come out the same
-whatever the number of shards. A record counts once its line is whole; a kill costs the items in flight and no more.
+The recipe alone decides the cut into chunks. A shard `i/n` takes every n-th chunk, so files are the same whatever the
+number of shards. A record counts once its line is whole; a kill costs the items under way and no more.
 """
 
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...files import (
-    faults_of,
-    is_sealed,
-    read_json,
-    record_files,
-    sealed,
-    sha256_of,
-    write_json,
-    write_whole,
-)
+from ...files import faults_of, is_sealed, read_json, record_files, sealed, sha256_of, write_json, write_whole
 from ..brakes import Brakes
 from ..components import CONTROL, REJECTED, Record, SynthesisError
 
 MANIFEST, RUNS = "manifest.json", "runs.jsonl"
 
 
+@dataclass
 class Workspace:
     """The folder of one synthesis, and the part of its chunks that this process works on.
 
-    Args:
+    Attributes:
         root: The folder; made when something is written.
         num_chunks: Into how many chunks the recipe is cut.
         shard: `(i, n)`: this process takes the chunks whose number leaves i when divided by n.
@@ -44,16 +37,11 @@ class Workspace:
         brakes: When to stop a stage that rejects everything.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        num_chunks: int,
-        shard: tuple[int, int] = (0, 1),
-        show_progress: bool = True,
-        brakes: Brakes | None = None,
-    ):
-        self.root, self.num_chunks, self.shard, self.show_progress = Path(root), num_chunks, shard, show_progress
-        self.brakes = brakes or Brakes()
+    root: Path
+    num_chunks: int
+    shard: tuple[int, int] = (0, 1)
+    show_progress: bool = True
+    brakes: Brakes = Brakes()  # noqa: RUF009 - it cannot be changed
 
     @property
     def own_chunks(self) -> range:
@@ -65,32 +53,32 @@ class Workspace:
         return self.root / stage
 
     def file(self, stage: str, chunk: int) -> Path:
-        """The finished records of a chunk."""
+        """The file of a chunk's finished records."""
         return self.root / stage / f"{chunk:05d}.jsonl"
 
     def files(self, stage: str) -> list[Path]:
-        """The finished records of all chunks, those that are missing, too."""
+        """The files of all chunks, also of those that are missing."""
         return [self.file(stage, chunk) for chunk in range(self.num_chunks)]
 
     def part(self, stage: str, chunk: int) -> Path:
-        """The records of a chunk that is being worked on."""
+        """The file of an unfinished chunk's records."""
         return self.file(stage, chunk).with_suffix(".part.jsonl")
 
     def sums(self, stage: str, chunk: int) -> Path:
-        """The checksums of a finished chunk."""
+        """The file of a finished chunk's checksums."""
         return self.file(stage, chunk).with_suffix(".sums.json")
 
     def braked(self, stage: str) -> Path:
-        """Where what was rejected lies to be looked at while a stage is stopped for it."""
+        """The file of what was rejected before a brake stopped a stage."""
         return self.root / f"braked-{stage}.jsonl"
 
     def has_bytes(self, name: str) -> bool:
-        """Whether a file below the workspace is there, and not empty."""
+        """Whether a file below the workspace exists, and is not empty."""
         file = self.root / name
         return file.is_file() and file.stat().st_size > 0
 
     def read(self, stage: str, chunk: int) -> list[Record]:
-        """All records of a finished chunk, rejected ones, too.
+        """All records of a finished chunk, including rejected ones.
 
         Raises:
             SynthesisError: it is not finished, or the file is damaged.
@@ -109,16 +97,16 @@ class Workspace:
         return [record for record in self.read(stage, chunk) if REJECTED not in record]
 
     def by_id(self, stage: str, chunk: int) -> dict[str, Record]:
-        """The same by their ids."""
+        """As `kept`, by their ids."""
         return {record["id"]: record for record in self.kept(stage, chunk)}
 
     def records(self, stage: str) -> Iterator[Record]:
-        """All records of a stage in order, rejected ones, too."""
+        """All records of a stage in order, including rejected ones."""
         for chunk in range(self.num_chunks):
             yield from self.read(stage, chunk)
 
     def write(self, stage: str, chunk: int, records: Iterable[Record]) -> None:
-        """Put down the finished records of a chunk, whole or not at all."""
+        """Write the finished records of a chunk, whole or not at all."""
         write_whole(self.file(stage, chunk), "".join(map(as_line, records)))
 
     def write_sums(self, stage: str, chunk: int, files: Iterable[str]) -> None:
@@ -140,7 +128,7 @@ class Workspace:
         return manifest
 
     def counts(self, stage: str) -> dict[str, Any]:
-        """Of a finished stage: items, and how many were rejected for which reason."""
+        """How many items a finished stage has, and how many it rejected for which reason."""
         items = [record.get(REJECTED) for record in self.records(stage) if CONTROL not in record]
         reasons = Counter(reason for reason in items if reason is not None)
         return {"items": len(items), "rejected": dict(sorted(reasons.items(), key=lambda entry: (-entry[1], entry[0])))}

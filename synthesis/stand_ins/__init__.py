@@ -1,4 +1,4 @@
-"""What stands in for models, so that all pipelines run on a CPU without a download: the painted world speaks and sees.
+"""Stand-ins for models, made from the painted world, so that all pipelines run on a CPU without a download.
 
     grammar      writes quadruples, prompts and captions       for language and vision-language models
     diptychs     paints pairs of people side by side           for a diffusion pipeline with its adapter
@@ -6,6 +6,6 @@
     figures      finds people and cuts them out                for a detector and a pose model
     onlooker     judges pairs                                  for a vision-language model
 
-Each is chosen in a recipe by its kind, as the models are. The painters mix in faults at a known rate, by which a
-filter can be measured.
+A recipe chooses each by its kind, as it does models. The painters mix in faults at a known rate, so that filters can be
+measured.
 """

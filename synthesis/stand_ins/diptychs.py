@@ -1,8 +1,8 @@
-"""The procedural painter as an image model: diptychs of people of the small world, and on request some that are wrong.
+"""Paints diptychs of people of the painted world, as an image model does; on request some of them are wrong.
 
-A diptych is what the large models are asked for: one person twice, side by side, each time in another place and pose,
-wearing first the one and then the other outfit of a quadruple. The seam is a thin line, a gap, or nothing but the
-change of background, and seldom in the middle.
+A diptych is what large models are asked for: one person twice, side by side, in two places and poses, wearing first the
+one and then the other outfit of a quadruple. The seam is a thin line, a gap, or nothing but the change of background,
+and seldom in the middle.
 
 Faults of five kinds are mixed in at a known rate, so that precision and recall of a filter can be measured:
 
@@ -12,13 +12,13 @@ Faults of five kinds are mixed in at a known rate, so that precision and recall 
     no seam           one person only, both sides run together, or a third person
     nothing changed   one side wears what the other does
 
-The truth stands in the facts `fault`, `fault_detail` and `faulty_side`. It is for calibration; no gate and no judge may
-read it.
+The facts `fault`, `fault_detail` and `faulty_side` hold the truth. They are for calibration; no gate and no judge may
+read them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -45,26 +45,20 @@ WORLD_PAINTER_VERSION = 1  # raise it whenever the same request gives other pixe
 
 _SEAMS = ("line", "gap", "plain")
 _SEAM_COLOURS = ((255, 255, 255), (250, 250, 250), (0, 0, 0), (20, 20, 20), (128, 128, 128))
-_MAX_OFFSET = 0.06  # of the seam from the middle, as a share of the width
+_MAX_OFFSET = 0.06  # distance of the seam from the middle, as a share of the width
 _Pixels = Annotated[int, Field(ge=64, le=8_192)]
 _SIDES = ("left", "right")
 
 
 class WorldPainter(Settings):
-    """Settings of the procedural painter of people; requests need a quadruple of the grammar, see `GrammarWriter`.
-
-    Attributes:
-        height: Of a diptych, in pixels.
-        width: Of a diptych, in pixels; a figure needs about half its height, so a little more than the height is good.
-        fault_rate: Share of the diptychs that are painted wrongly on purpose.
-        faults: Kinds of fault to mix in, each as often as the others.
-    """
+    """Settings of the painter of diptychs; requests need a quadruple of the grammar, see `GrammarWriter`."""
 
     kind: Literal["world"] = "world"
-    height: _Pixels = 192
+    height: _Pixels = 192  # height of a diptych in pixels
+    # width of a diptych in pixels; a figure is half as wide as high, so a little more than the height is good
     width: _Pixels = 204
-    fault_rate: Share = 0.0
-    faults: list[Literal[FAULTS]] = list(FAULTS)
+    fault_rate: Share = 0.0  # share of the diptychs that are painted wrongly on purpose
+    faults: list[Literal[FAULTS]] = list(FAULTS)  # kinds of fault to mix in, all equally often
 
     @model_validator(mode="after")
     def _check_faults(self) -> "WorldPainter":
@@ -72,29 +66,29 @@ class WorldPainter(Settings):
             raise ValueError("faults must name at least one kind where fault_rate is above 0")
         return self
 
-    def load(self) -> "_WorldPainter":
+    def load(self) -> "PaintedWorld":
         """The painter, ready for work."""
-        return _WorldPainter(self)
+        return PaintedWorld({"model": "world", "version": WORLD_PAINTER_VERSION}, paint_diptych, self)
 
 
-class _WorldPainter(ImageModel):
-    """Paints one diptych after the other."""
+class PaintedWorld(ImageModel):
+    """Paints images of the painted world, in the order of the requests, by a function of a request and settings."""
 
-    def __init__(self, settings: WorldPainter):
+    def __init__(self, about: dict[str, Any], paint: Callable[[ImageRequest, Any], PaintedImage], settings: Settings):
         super().__init__()
-        self.about = {"model": "world", "version": WORLD_PAINTER_VERSION}
-        self._settings = settings
+        self.about = about
+        self._paint, self._settings = paint, settings
 
     def paint(self, requests: Iterable[ImageRequest]) -> Iterator[PaintedImage]:
-        """One diptych per request, in order; see `paint_diptych`."""
+        """See `ImageModel.paint`."""
         for request in requests:
-            yield paint_diptych(request, self._settings)
+            yield self._paint(request, self._settings)
             self.usage["pictures"] += 1
 
 
 @dataclass(frozen=True)
 class _Side:
-    """One half of a diptych: who, in what, and how the picture is taken."""
+    """One half of a diptych: who, in what, and how it is photographed."""
 
     identity: Identity
     outfit: Outfit
@@ -104,37 +98,31 @@ class _Side:
         return paint_person(self.identity, self.outfit, self.scene, (height, width))
 
 
-@dataclass(frozen=True)
-class _Seam:
-    """What parts the panels: `thickness` pixels of a colour, or nothing."""
-
-    thickness: int
-    colour: tuple[int, int, int]
-
-
 def paint_diptych(request: ImageRequest, settings: WorldPainter) -> PaintedImage:
     """Paint the diptych of one request.
 
     Args:
         request: Its `scene["outfits"]` holds two outfits as mappings; its seed decides the person, both scenes, the
-            seam, and whether and how the picture is wrong.
-        settings: Of the painter.
+            seam, and whether and how the diptych is wrong.
+        settings: Those of the painter.
 
     Returns:
-        The picture, with the truth about its fault in its facts.
+        The image, with the truth about its fault in its facts.
 
     Raises:
-        SynthesisError: the request names no outfits of the small world.
+        SynthesisError: the request names no outfits of the painted world.
     """
     noted = request.scene.get("outfits")
     outfits = read_outfits(request.id, *(noted if isinstance(noted, list) and len(noted) == 2 else [None]))
     rng = np.random.default_rng(request.seed)
     person = sample_identity(rng, test=False)
     sides = [_Side(person, outfit, sample_scene(rng)) for outfit in outfits]
-    seam = _sample_seam(rng, settings.height)
+    style, colour = pick(rng, _SEAMS), pick(rng, _SEAM_COLOURS)
+    share = {"line": rng.uniform(0.005, 0.015), "gap": rng.uniform(0.02, 0.04), "plain": 0.0}[style]
+    thickness = round(share * settings.height)
     offset = round(settings.width * rng.uniform(-_MAX_OFFSET, _MAX_OFFSET))
 
-    # Random numbers of their own, so that a faulty diptych differs from the sound one in nothing but its fault.
+    # A separate generator, so that a faulty diptych differs from the sound one in nothing but its fault.
     fault_rng = np.random.default_rng([request.seed, 1])
     fault = pick(fault_rng, settings.faults) if fault_rng.random() < settings.fault_rate else None
     faulty, detail = int(fault_rng.integers(2)), None
@@ -148,42 +136,33 @@ def paint_diptych(request: ImageRequest, settings: WorldPainter) -> PaintedImage
         sides[faulty] = replace(sides[faulty], outfit=sides[1 - faulty].outfit)
 
     if fault == "no seam":
-        image, detail = _paint_without_seam(sides, seam, settings, fault_rng)
+        image, detail = _paint_without_seam(sides, thickness, colour, settings, fault_rng)
     else:
-        room = settings.width - seam.thickness
+        room = settings.width - thickness
         widths = [room // 2 + offset, room - room // 2 - offset]
         panels = [side.paint(settings.height, width) for side, width in zip(sides, widths, strict=True)]
         if fault == "bad picture":
             panels[faulty], detail = _spoil(panels[faulty], fault_rng)
-        image = _join(panels, seam)
+        image = _join(panels, thickness, colour)
     side = _SIDES[faulty] if fault not in (None, "no seam") else None
     return PaintedImage(request.id, image, facts={"fault": fault, "fault_detail": detail, "faulty_side": side})
 
 
-def _sample_seam(rng: np.random.Generator, height: int) -> _Seam:
-    style, colour = pick(rng, _SEAMS), pick(rng, _SEAM_COLOURS)
-    share = {"line": rng.uniform(0.005, 0.015), "gap": rng.uniform(0.02, 0.04), "plain": 0.0}[style]
-    return _Seam(round(share * height), colour)
-
-
-def _join(panels: list[Image.Image], seam: _Seam) -> Image.Image:
-    """Panels of one height side by side."""
-    width = sum(panel.width for panel in panels) + seam.thickness * (len(panels) - 1)
-    image = Image.new("RGB", (width, panels[0].height), seam.colour)
+def _join(panels: list[Image.Image], thickness: int, colour: tuple[int, int, int]) -> Image.Image:
+    """Panels of one height side by side, with seams between them."""
+    width = sum(panel.width for panel in panels) + thickness * (len(panels) - 1)
+    image = Image.new("RGB", (width, panels[0].height), colour)
     x = 0
     for panel in panels:
         image.paste(panel, (x, 0))
-        x += panel.width + seam.thickness
+        x += panel.width + thickness
     return image
-
-
-# Faults
 
 
 def _misdress(outfit: Outfit, other: Outfit, rng: np.random.Generator) -> tuple[Outfit, str]:
     """The outfit with one garment wrong, and that garment's slot.
 
-    Shoes stay: captions often leave them out. What comes out is not the `other` side's outfit either.
+    Shoes stay, since captions often leave them out. The result differs from the `other` side's outfit, too.
     """
     slots = ["upper", "lower", *(slot for slot in ("bag", "hat") if getattr(outfit, slot))]
     slot = pick(rng, slots)
@@ -205,7 +184,11 @@ def _spoil(panel: Image.Image, rng: np.random.Generator) -> tuple[Image.Image, s
 
 
 def _paint_without_seam(
-    sides: list[_Side], seam: _Seam, settings: WorldPainter, rng: np.random.Generator
+    sides: list[_Side],
+    thickness: int,
+    colour: tuple[int, int, int],
+    settings: WorldPainter,
+    rng: np.random.Generator,
 ) -> tuple[Image.Image, str]:
     height, width = settings.height, settings.width
     detail = pick(rng, ("one person", "run together", "third person"))
@@ -217,6 +200,7 @@ def _paint_without_seam(
         scene = replace(sides[1].scene, **{name: getattr(sides[0].scene, name) for name in shared})
         panels = [side.paint(height, width // 2) for side in (sides[0], replace(sides[1], scene=scene))]
         panels[1] = panels[1].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return _join(panels, _Seam(0, seam.colour)), detail
+        return _join(panels, 0, colour), detail
     third = replace(sides[0], scene=sample_scene(rng))
-    return _join([side.paint(height, (width - 2 * seam.thickness) // 3) for side in (*sides, third)], seam), detail
+    panels = [side.paint(height, (width - 2 * thickness) // 3) for side in (*sides, third)]
+    return _join(panels, thickness, colour), detail

@@ -1,6 +1,6 @@
-"""Finds the painted world's people in pictures, for a detector and a pose model: by how they are painted, no more.
+"""Finds the painted world's people in images, in place of a detector and a pose model.
 
-People are drawn with sharp edges, the places behind them are out of focus.
+People are painted with sharp edges, and the places behind them are out of focus.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,7 +19,7 @@ class FigureFilter(Settings):
     """Settings of the pose filter of painted people.
 
     Attributes:
-        margin: Around the person who is cut out; share of the figure's height.
+        margin: Margin around the person who is cut out, as a share of the figure's height.
     """
 
     kind: Literal["figure"] = "figure"
@@ -37,8 +37,8 @@ class _FigureFilter(PoseFilter):
         self.settings = settings
         self.about = {"model": "edges of painted figures"}
 
-    def find(self, pictures: Iterable[tuple[str, Path]]) -> Iterator[FoundPerson]:
-        for name, file in pictures:
+    def find(self, images: Iterable[tuple[str, Path]]) -> Iterator[FoundPerson]:
+        for name, file in images:
             image = open_picture(file)
             found = find_figure(image)
             if isinstance(found, str):
@@ -48,16 +48,16 @@ class _FigureFilter(PoseFilter):
                 yield FoundPerson(name, image.crop(box), facts={"box": list(box)})
 
 
-_HEIGHT = 192  # pixels; figures are looked for in pictures of this height, for which these numbers were chosen
+_HEIGHT = 192  # pixels; figures are looked for in images of this height, for which these numbers were chosen
 _EDGE = 26  # grey levels from one pixel to the next: above the grain, and above what is out of focus
 _FEWEST_EDGES = 0.015  # share of the pixels; places without people have fewer
 _HEAD_ROWS, _HEAD_WIDTH, _HEAD_GAP = 27, 14, 12  # pixels: a head's height and least width, gaps within its outline
-# What crosses a border of the picture does so for some rows, whose mean has no grain.
+# What crosses a border of the image does so for some rows, whose mean has no grain.
 _BORDER_ROWS, _BORDER_EDGE = 4, 24
 
 
 def find_figure(image: Image.Image) -> tuple[float, float, float, float] | str:
-    """The box of the one painted person in a picture, in its pixels; or why there is none to keep."""
+    """The box of the one painted person in an image, in its pixels; or why there is none to keep."""
     scale = _HEIGHT / image.height
     pixels = np.asarray(image.resize((max(8, round(scale * image.width)), _HEIGHT)), dtype=np.float32)
     edges = _sharp_edges(pixels)
@@ -76,7 +76,7 @@ def find_figure(image: Image.Image) -> tuple[float, float, float, float] | str:
 
 
 def _sharp_edges(pixels: np.ndarray) -> np.ndarray:
-    """Where (height, width) a picture (height, width, 3) is sharp; lone pixels left out."""
+    """Where (height, width) an image (height, width, 3) is sharp, without single pixels."""
     edges = np.zeros(pixels.shape[:2], dtype=bool)
     edges[:, 1:] |= np.abs(np.diff(pixels, axis=1)).max(2) > _EDGE
     edges[1:] |= np.abs(np.diff(pixels, axis=0)).max(2) > _EDGE
@@ -86,12 +86,12 @@ def _sharp_edges(pixels: np.ndarray) -> np.ndarray:
 
 
 def _crosses(border: np.ndarray) -> bool:
-    """Whether a figure leaves the picture through these rows (rows, width, 3)."""
+    """Whether a figure leaves the image through these rows (rows, width, 3)."""
     return (np.abs(np.diff(border.mean(axis=0), axis=0)).max(1) > _BORDER_EDGE).sum() >= 2
 
 
 def _count_runs(columns: np.ndarray) -> int:
-    """How many stretches of columns are as wide as a head."""
+    """How many runs of columns are as wide as a head."""
     places = np.flatnonzero(columns)
     runs = np.split(places, np.flatnonzero(np.diff(places) > _HEAD_GAP) + 1)
     return sum(len(run) > 0 and run[-1] - run[0] + 1 >= _HEAD_WIDTH for run in runs)

@@ -1,7 +1,7 @@
-"""Texts by the grammar of the painted world, for those of a language model: nothing is asked, and nothing rejected.
+"""Writes texts by the grammar of the painted world, in place of a language model: it rejects nothing.
 
-Outfits come from the training part of the wardrobe. They go along with the texts, under `outfits` of a quadruple and
-under `outfit` of a prompt, for the painters and for captions.
+Outfits come from the training part of the wardrobe. Records hold them beside the texts, under `outfits` of a quadruple
+and under `outfit` of a prompt, for the painters and for captions.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,10 +14,9 @@ import numpy as np
 from ...world.captions import describe_outfit, write_quadruple
 from ...world.people import Outfit, outfit_from_dict, sample_outfit
 from ..components import Record, SynthesisError, seed_of
-from ..quadruples.writing import FIELDS, QuadrupleWriter
+from ..quadruples.writing import FIELDS, TextWriter
 from ..settings import Count, Settings
 from ..text_image.captioning import CaptionWriter
-from ..text_image.prompts import PromptWriter
 
 
 class GrammarWriter(Settings):
@@ -25,17 +24,17 @@ class GrammarWriter(Settings):
 
     kind: Literal["grammar"] = "grammar"
 
-    def load(self) -> QuadrupleWriter:
+    def load(self) -> TextWriter:
         """The writer, ready for work."""
         return _Quadruples()
 
     def preview(self, item: str, seed: int) -> str:
-        """An item's texts; nobody is asked for them."""
+        """An item's texts."""
         (record,) = self.load().write([item], seed)
         return "\n".join(f"{name}: {record[name]}" for name in FIELDS)
 
 
-class _Quadruples(QuadrupleWriter):
+class _Quadruples(TextWriter):
     def write(self, ids: Iterable[str], seed: int) -> Iterator[Record]:
         for item in ids:
             *outfits, texts = write_quadruple(np.random.default_rng(seed_of(seed, "quadruple", item)))
@@ -43,11 +42,11 @@ class _Quadruples(QuadrupleWriter):
 
 
 class WorldPrompts(Settings):
-    """Settings of prompts for pictures of people of the painted world. There is nothing to set."""
+    """Settings of prompts for images of people of the painted world. There is nothing to set."""
 
     kind: Literal["world"] = "world"
 
-    def load(self) -> PromptWriter:
+    def load(self) -> TextWriter:
         """The writer, ready for work."""
         return _Prompts()
 
@@ -57,7 +56,7 @@ class WorldPrompts(Settings):
         return record["prompt"]
 
 
-class _Prompts(PromptWriter):
+class _Prompts(TextWriter):
     def write(self, ids: Iterable[str], seed: int) -> Iterator[Record]:
         for name in ids:
             rng = np.random.default_rng(seed_of(seed, "prompt", name))
@@ -69,7 +68,7 @@ class GrammarCaptions(Settings):
     """Settings of captions of painted people, from the outfit of their prompt.
 
     Attributes:
-        captions: Per picture.
+        captions: How many per image.
     """
 
     kind: Literal["grammar"] = "grammar"
@@ -87,11 +86,11 @@ class _Captions(CaptionWriter):
         self.captions = captions
         self.about = {"model": "the small world's grammar"}
 
-    def write(self, pictures: Iterable[Record], folder: Path, seed: int) -> Iterator[Record]:
-        for picture in pictures:
-            rng = np.random.default_rng(seed_of(seed, "caption", picture["id"]))
-            (outfit,) = read_outfits(picture["id"], picture.get("outfit"))
-            yield {"id": picture["id"], "captions": [describe_outfit(outfit, rng) for _ in range(self.captions)]}
+    def write(self, images: Iterable[Record], folder: Path, seed: int) -> Iterator[Record]:
+        for image in images:
+            rng = np.random.default_rng(seed_of(seed, "caption", image["id"]))
+            (outfit,) = read_outfits(image["id"], image.get("outfit"))
+            yield {"id": image["id"], "captions": [describe_outfit(outfit, rng) for _ in range(self.captions)]}
 
 
 def read_outfits(name: str, *noted: Any) -> list[Outfit]:
@@ -102,8 +101,8 @@ def read_outfits(name: str, *noted: Any) -> list[Outfit]:
     """
     if None in noted:
         raise SynthesisError(
-            f"{name}: painted people need an outfit, and its text has none: have quadruples written by kind: grammar, "
-            "prompts by kind: world"
+            f"{name}: painted people need an outfit, and its text has none: write quadruples with kind: grammar, "
+            "prompts with kind: world"
         )
     try:
         return [outfit_from_dict(outfit) for outfit in noted]

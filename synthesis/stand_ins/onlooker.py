@@ -1,9 +1,8 @@
-"""A judge for painted people: it learnt by practice what the words of the small world look like, and sees pixels only.
+"""A judge for painted people, which sees pixels only, and learns by practice what the painted world's words look like.
 
-It stands in for a vision-language model where there is none. When it is loaded, it paints people whose looks it knows
-and fits linear functions from their pictures to every attribute of people and clothes. Judging then means to read the
-captions by the world's vocabulary and to compare what they name with what the functions see. It is told nothing of the
-pictures that it judges.
+It stands in for a vision-language model. When it is loaded, it paints people whose looks it knows, and fits linear
+functions from these images to every attribute of people and clothes. To judge, it reads the captions by the world's
+vocabulary and compares what they name with what the functions see. It knows nothing else of the images it judges.
 
 It expects halves of whole diptychs, with the head at the top and the person in the middle, as `split` makes them
 without a detector. From behind, faces cannot be compared; long coats hide what is below; shoes are small.
@@ -29,8 +28,6 @@ from ...world.people import (
     SLOTS,
     WARDROBE,
     Garment,
-    Identity,
-    Outfit,
     sample_identity,
     sample_outfit,
     sample_scene,
@@ -42,17 +39,17 @@ from ..splitting import crop_to
 
 _SCORES = ("quality", "identity", "agreement_a", "agreement_b", "follows_ab", "follows_ba")
 _NOTHING = "nothing"
-_SEED = 20_240_601  # of the practice
+_SEED = 20_240_601  # for the practice
 _PRACTICE_HEIGHT = 192
-_SIZE = (48, 96)  # width and height at which it looks
+_SIZE = (48, 96)  # width and height to which it reduces images
 _CELLS = (16, 8)  # rows and columns within which colours are counted
-_COLOUR_SPREAD = 28.0  # grey levels by which a colour may be off and still count for the most part
-_STIFFNESS = 2.0  # of the linear functions (ridge)
-_UNCHANGED = 0.3  # how much a change counts of what an edit does not name: much less, since small changes look alike
+_COLOUR_SPREAD = 28.0  # grey levels by which a colour may be off and still count mostly
+_STIFFNESS = 2.0  # ridge of the linear functions
+_UNCHANGED = 0.3  # weight of a change that an edit does not name; small, since small changes look alike
 
 _TRAITS = ("skin", "hair_colour", "hair_style", "build", "height", "beard", "glasses")
 
-# What was seen of a picture: the probability of each value of each attribute.
+# What was seen of an image: the probability of each value of each attribute.
 Sight = dict[str, dict[str, float]]
 
 
@@ -60,7 +57,7 @@ class Onlooker(Settings):
     """Settings of the judge of painted people.
 
     Attributes:
-        practice: How many people it paints to learn from; about 300 take a second.
+        practice: How many people it paints to learn from; it takes a second for about 300.
     """
 
     kind: Literal["onlooker"] = "onlooker"
@@ -104,28 +101,28 @@ class LoadedOnlooker(Judge):
 
 
 class _Eye:
-    """Linear functions from pictures to attributes, fitted to pictures that it paints for practice."""
+    """Linear functions from images to attributes, fitted to images that it paints for practice."""
 
     def __init__(self, practice: int):
-        pictures, looks = zip(*(_practise(number) for number in range(practice)), strict=True)
+        images, looks = zip(*(_practise(number) for number in range(practice)), strict=True)
         self._values = {name: sorted({look[name] for look in looks}) for name in looks[0]}
         columns = [(name, value) for name, values in self._values.items() for value in values]
         answers = np.array([[float(look[name] == value) for name, value in columns] for look in looks])
-        features = np.stack([_features(picture) for picture in pictures]).astype(np.float64)
+        features = np.stack(list(map(_features, images))).astype(np.float64)
         self._mean, self._offset = features.mean(axis=0), answers.mean(axis=0)
         features -= self._mean
         inverse = np.linalg.inv(features.T @ features + _STIFFNESS * np.eye(features.shape[1]))
         self._weights = inverse @ features.T @ (answers - self._offset)  # (features, values)
 
-        # What each picture's attributes would look like had it not been there for practice (exact for such functions)
-        # shows how far each attribute can be relied on.
+        # What the functions would say of each image had it not been there for practice (exact for linear functions)
+        # shows how reliable each attribute is.
         leverage = ((features @ inverse) * features).sum(axis=1, keepdims=True)
         unseen = answers - (answers - self._offset - features @ self._weights) / (1 - leverage)
         self._trust = {name: _find_trust(unseen[:, part], answers[:, part]) for name, part in self._parts()}
 
-    def look(self, picture: Image.Image) -> Sight:
-        """What is seen of a picture."""
-        seen = (_features(picture) - self._mean) @ self._weights + self._offset
+    def look(self, image: Image.Image) -> Sight:
+        """What is seen of an image."""
+        seen = (_features(image) - self._mean) @ self._weights + self._offset
         return {
             name: dict(zip(self._values[name], np.exp(_log_softmax(self._trust[name] * seen[part])), strict=True))
             for name, part in self._parts()
@@ -140,7 +137,7 @@ class _Eye:
 
 
 def _find_trust(seen: np.ndarray, answers: np.ndarray) -> float:
-    """The factor at which a softmax of what is seen (pictures, values) makes the right answers likeliest."""
+    """The factor at which a softmax of what is seen (images, values) makes the right answers likeliest."""
     return max(range(1, 31), key=lambda trust: float((_log_softmax(trust * seen) * answers).sum()))
 
 
@@ -154,33 +151,29 @@ def _practise(number: int) -> tuple[Image.Image, dict[str, str]]:
     rng = np.random.default_rng([_SEED, number])
     person, outfit, scene = sample_identity(rng, test=False), sample_outfit(rng, test=False), sample_scene(rng)
     width = round(_PRACTICE_HEIGHT * rng.uniform(0.46, 0.58))
-    picture = paint_person(person, outfit, scene, (_PRACTICE_HEIGHT, width))
+    image = paint_person(person, outfit, scene, (_PRACTICE_HEIGHT, width))
     cut = int(rng.integers(5))  # on one side, as where a seam was
-    picture = picture.crop((0, 0, width - cut, picture.height) if number % 2 else (cut, 0, width, picture.height))
-    return picture, _looks(person, outfit)
-
-
-def _looks(person: Identity, outfit: Outfit) -> dict[str, str]:
+    image = image.crop((0, 0, width - cut, image.height) if number % 2 else (cut, 0, width, image.height))
     looks = {trait: getattr(person, trait) for trait in _TRAITS}
     if person.hair_style == "bald" and person.beard == "none":
         looks["hair_colour"] = _NOTHING
     for slot in SLOTS:
         garment = getattr(outfit, slot) or Garment(_NOTHING, _NOTHING)
         looks |= {slot: garment.kind, f"{slot} colour": garment.colour}
-    return looks | {"upper pattern": outfit.upper.pattern}
+    return image, looks | {"upper pattern": outfit.upper.pattern}
 
 
 _ANCHORS = np.array([*COLOURS.values(), *SKIN_TONES.values(), *HAIR_COLOURS.values()], dtype=np.float32)
 
 
-def _features(picture: Image.Image) -> np.ndarray:
-    """Which colours of the world are in each cell of the picture, and how much structure: (features,).
+def _features(image: Image.Image) -> np.ndarray:
+    """Which colours of the world are in each cell of the image, and how much structure: (features,).
 
-    Cells on both sides of the middle count together, since people look alike in a mirror: half the features, and the
-    practice is worth twice as much.
+    Cells on both sides of the middle are averaged, since people look alike in a mirror: that halves the features, and
+    doubles the value of practice.
     """
-    picture = crop_to(picture, None, 0, _SIZE[0] / _SIZE[1]).resize(_SIZE, Image.Resampling.BOX)
-    pixels = np.asarray(picture, dtype=np.float32)  # (96, 48, 3)
+    image = crop_to(image, None, 0, _SIZE[0] / _SIZE[1]).resize(_SIZE, Image.Resampling.BOX)
+    pixels = np.asarray(image, dtype=np.float32)  # (96, 48, 3)
     distance = ((_in_cells(pixels, (48, 24))[:, :, None] - _ANCHORS) ** 2).sum(axis=-1)
     shares = np.exp((distance.min(axis=-1, keepdims=True) - distance) / (2 * _COLOUR_SPREAD**2))
     colours = _in_cells(shares / shares.sum(axis=-1, keepdims=True), _CELLS)
@@ -202,7 +195,7 @@ def _in_cells(values: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
 
 
 class Mention(NamedTuple):
-    """A garment in a text. Edits give what is new its colour, and no colour to what goes."""
+    """A garment in a text. Edits give new garments a colour, and none to those that go."""
 
     slot: str
     kind: str
@@ -234,12 +227,12 @@ def read_mentions(text: str) -> list[Mention]:
     return found
 
 
-# Judging. A doubt is how much less likely something is than what the eye would have said; evidence, how much likelier
-# two pictures are under the one assumption than under the other. Both are natural logarithms.
+# Judging. A doubt says how much less likely something is than what the eye sees; evidence says how much likelier two
+# images are under one assumption than under the other. Both are natural logarithms.
 
 
 def _agreement(caption: str, sight: Sight) -> float:
-    """Whether what a caption names is there: the garment most in doubt counts."""
+    """Whether what a caption names is there; the most doubtful garment decides."""
     return exp(-0.2 * max((_doubt_of(mention, sight) for mention in read_mentions(caption)), default=0.0))
 
 
@@ -250,7 +243,8 @@ def _follows(edit: str, before: Sight, after: Sight) -> float:
     gone = {mention.slot for mention in mentions} - set(new)
     doubt = 0.0
     for slot in SLOTS:
-        same = sum(_evidence_for_same(before[name], after[name]) for name in _attributes_of(slot))
+        names = [slot, f"{slot} colour", *(["upper pattern"] if slot == "upper" else [])]
+        same = sum(_evidence_for_same(before[name], after[name]) for name in names)
         if slot in new:
             doubt += _doubt_of(new[slot], after) + same
         elif slot in gone:
@@ -266,7 +260,7 @@ def _same_person(left: Sight, right: Sight) -> float:
 
 
 def _doubt_of(mention: Mention, sight: Sight) -> float:
-    """About a garment being there."""
+    """The doubt that a garment is there."""
     doubt = _doubt(mention.slot, mention.kind, sight)
     if mention.colour:
         doubt += _doubt(f"{mention.slot} colour", mention.colour, sight)
@@ -281,19 +275,15 @@ def _doubt(attribute: str, value: str, sight: Sight) -> float:
 
 
 def _evidence_for_same(first: Mapping[str, float], second: Mapping[str, float]) -> float:
-    """For an attribute being equal in both pictures, if all its values are equally common."""
+    """The evidence that an attribute is equal in both images, if all its values are equally common."""
     return log(len(first) * sum(first[value] * second[value] for value in first))
-
-
-def _attributes_of(slot: str) -> list[str]:
-    return [slot, f"{slot} colour", *(["upper pattern"] if slot == "upper" else [])]
 
 
 def _logistic(evidence: float) -> float:
     return 1 / (1 + exp(-evidence))
 
 
-def _quality(picture: Image.Image) -> float:
-    """How sharp, free of noise, and full a picture is; each measure in its usual range."""
-    measures = ((sharpness(picture) - 0.1) / 0.4, 1 - (noise(picture) - 3) / 12, contrast(picture) / 20)
+def _quality(image: Image.Image) -> float:
+    """How sharp, free of noise, and full an image is; each measure in its usual range."""
+    measures = ((sharpness(image) - 0.1) / 0.4, 1 - (noise(image) - 3) / 12, contrast(image) / 20)
     return float(np.clip(min(measures), 0, 1))

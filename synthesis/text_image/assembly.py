@@ -1,4 +1,4 @@
-"""The stage that writes a text-image data set: which picture is whose, what is said of it, and where it comes from."""
+"""The stage that writes a text-image data set: which image shows whom, its captions, and where it comes from."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,44 +13,38 @@ _GENERATED, _EDITED = "generated", "edited"
 
 
 def image_entries(people: Iterable[Sequence[Record]], models: dict[str, str]) -> Iterator[tuple[dict[str, Any], str]]:
-    """The records of SynTBPR.json, each with the picture's path in the synthesis.
+    """The records of SynTBPR.json, each with the image's path in the synthesis.
 
-    People are numbered from 0, in order. Numbers of people of whom no picture has a caption are left out.
+    People are numbered from 0, in order. The numbers of people without any captioned image are left out.
 
     Args:
-        people: Of each person the pictures that the pose filter kept, the generated one first, then its edits: `id`,
-            `image`, `prompt`, `seed`, of edits `edit`; a picture without `captions` is left out.
+        people: For each person the images that the pose filter kept, the generated one first, then its edits: `id`,
+            `image`, `prompt`, `seed`, and `edit` of edits; an image without `captions` is left out.
         models: What painted, by "generated" and "edited".
 
     Yields:
         `{"image_path", "captions", "person_id", "provenance"}`; a provenance has the keys source, model, prompt, seed,
-        edit and parent (`image_path` of the picture an edit starts from; both null for others).
+        edit and parent (`image_path` of the image that an edit starts from; both null for others).
     """
-    for person, pictures in enumerate(people):
-        for record in pictures:
-            if "captions" in record:
-                yield _entry(record, pictures[0], person, models), record["image"]
-
-
-def _entry(record: Record, picture: Record, person: int, models: dict[str, str]) -> dict[str, Any]:
-    source = _GENERATED if record is picture else _EDITED
-    return {
-        "image_path": _path(source, record),
-        "captions": record["captions"],
-        "person_id": person,
-        "provenance": {
-            "source": source,
-            "model": models[source],
-            "prompt": record["prompt"],
-            "seed": record["seed"],
-            "edit": record.get("edit"),
-            "parent": None if record is picture else _path(_GENERATED, picture),
-        },
-    }
+    for person, (original, *edits) in enumerate(people):
+        for record in (original, *edits):
+            if "captions" not in record:
+                continue
+            source = _GENERATED if record is original else _EDITED
+            provenance = {
+                "source": source,
+                "model": models[source],
+                "prompt": record["prompt"],
+                "seed": record["seed"],
+                "edit": record.get("edit"),
+                "parent": None if record is original else _path(_GENERATED, original),
+            }
+            entry = {"image_path": _path(source, record), "captions": record["captions"], "person_id": person}
+            yield entry | {"provenance": provenance}, record["image"]
 
 
 def _path(source: str, record: Record) -> str:
-    """Folders by the first number of the id hold few files each."""
+    """The path in the data set; a folder for every thousand prompts holds few files."""
     folder = record["id"].split("-")[0].zfill(6)[:-3]
     suffix = record["image"].rpartition(".")[2]
     return f"images/{source}/{folder}/{record['id']}.{suffix}"
@@ -66,7 +60,7 @@ class Assemble(DataSetStage):
         self._with_edits, self.settings = with_edits, {}
 
     def sources(self) -> list[str]:
-        """The pictures and what is said of them."""
+        """The images and their captions."""
         return ["poses", *(["edits", "edit_poses"] if self._with_edits else []), "captions"]
 
     def data_sets(self, settings: Mapping[str, Any]) -> list[Path]:
@@ -84,6 +78,6 @@ class Assemble(DataSetStage):
 
 
 def _model_of(work: Workspace, stage: str) -> str:
-    """What painted, by the manifest."""
+    """The model that painted, by the manifest of its stage."""
     about = work.manifest(stage).get("about", {})
     return " ".join(str(about[key]) for key in ("model", "revision") if about.get(key))

@@ -1,11 +1,13 @@
-"""Writes captions for pictures of people.
+"""Writes captions for images of people.
 
-The models see the picture alone, never the prompt: what the painter left out must not be in the caption.
+The models see the image alone, never the prompt: what the painter left out must not be in the caption.
 """
 
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,8 +17,8 @@ from pydantic import model_validator
 from ..components import REJECTED, AskingPart, Part, Record, TextRequest, seed_of
 from ..models import LanguageModel
 from ..models.asking import as_messages, ask_parts, check_words
-from ..replies import read_sentence
 from ..replies.languages import Language
+from ..replies.sentences import read_sentence
 from ..settings import Count, Settings, Texts
 from ..templates import fill_template, with_fields
 
@@ -26,34 +28,36 @@ class CaptionWriter(Part, ABC):
 
     @abstractmethod
     def write(self, pictures: Iterable[Record], folder: Path, seed: int) -> Iterator[Record]:
-        """One record per picture, in any order: `id` and `captions`, or the reason under `rejected`.
+        """One record per image, in any order: `id` and `captions`, or the reason under `rejected`.
 
         Args:
             pictures: Records with `id` and `image`, a path relative to `folder`.
-            folder: Of the synthesis.
-            seed: With the settings and a picture's id and pixels it decides the captions of that picture.
+            folder: The folder of the synthesis.
+            seed: Decides an image's captions, with the settings and the image's id and pixels.
 
         Raises:
             SynthesisError: nothing can be written at all.
         """
 
 
-class _ModelCaptionSettings(Settings):
-    """What captions by a vision-language model have in common.
+class InstructionCaptions(Settings):
+    """Settings of captions by a vision-language model that is always asked the same.
 
     Attributes:
-        model: What looks at the pictures.
+        model: The model that looks at the images.
         instruction: What it is asked.
         system: How it is told to behave; empty for no such message.
-        captions: Per picture, each of another seed.
+        captions: Captions of each image, each with another seed.
         attempts: How often it is asked until the answer can be used. Needs a `temperature` above 0.
-        min_words: Of a caption.
-        max_words: Of a caption; CLIP reads about 55.
+        min_words: Fewest words of a caption.
+        max_words: Most words of a caption; CLIP reads about 55.
         language: ISO 639-1 code of the language that captions must be in.
     """
 
+    kind: Literal["instruction"] = "instruction"
+
     model: LanguageModel
-    instruction: str
+    instruction: Annotated[str, with_fields()]
     system: str = ""
     captions: Count = 1
     attempts: Count = 3
@@ -65,36 +69,24 @@ class _ModelCaptionSettings(Settings):
 
     @property
     def slots(self) -> frozenset[str]:
-        """Names of what the model is asked to fill in; none where it is always asked the same."""
+        """Names of what the model is asked to fill in."""
         return frozenset()
 
     def question(self, name: str, number: int, seed: int) -> str:
-        """What is asked for one of a picture's captions, counted from 0."""
+        """What is asked for one of an image's captions, counted from 0."""
         return self.instruction
 
     def load(self) -> CaptionWriter:
-        """The writer.
-
-        Raises:
-            SynthesisError: the model cannot be loaded or reached.
-        """
+        """The writer; raises SynthesisError if its model cannot be loaded or reached."""
         return _ModelCaptions(self, self.model.load())
 
 
-class InstructionCaptions(_ModelCaptionSettings):
-    """Settings of captions by a vision-language model that is always asked the same."""
-
-    kind: Literal["instruction"] = "instruction"
-
-    instruction: Annotated[str, with_fields()]
-
-
-class TemplateCaptions(_ModelCaptionSettings):
+class TemplateCaptions(InstructionCaptions):
     """Settings of captions by a vision-language model that fills templates, so that they do not all sound alike.
 
-    A template is an opening, a body and an ending, each drawn at random, another one for each caption of a picture. Its
-    [slots] name what to look for; the model writes what it sees and leaves out what it does not. In the instruction,
-    {template} stands for it.
+    A template is an opening, a body and an ending, each chosen at random; the captions of an image have different ones.
+    Its [slots] name what to look for; the model writes what it sees and leaves out what it does not. In the
+    instruction, {template} stands for it.
 
     Attributes:
         openings: First parts.
@@ -113,32 +105,26 @@ class TemplateCaptions(_ModelCaptionSettings):
     def _check_templates(self) -> "TemplateCaptions":
         if not all("[" in text and "]" in text for text in self.openings):
             raise ValueError("every opening needs a [slot], or a caption might say nothing")
-        if self.captions > self.num_templates:
-            raise ValueError(f"captions must be at most the number of templates, {self.num_templates}: {self.captions}")
+        if self.captions > (count := len(self.templates)):
+            raise ValueError(f"captions must be at most the number of templates, {count}: {self.captions}")
         return self
+
+    @cached_property
+    def templates(self) -> list[str]:
+        """All of them."""
+        parts = product(self.openings, self.bodies, self.endings)
+        return [" ".join(part.strip() for part in three if part.strip()) for three in parts]
 
     @property
     def slots(self) -> frozenset[str]:
         """Names of what the model is asked to fill in."""
         return frozenset(re.findall(r"\[([^\]]+)\]", " ".join((*self.openings, *self.bodies, *self.endings))))
 
-    @property
-    def num_templates(self) -> int:
-        """How many there are."""
-        return len(self.openings) * len(self.bodies) * len(self.endings)
-
     def question(self, name: str, number: int, seed: int) -> str:
-        """What is asked for one of a picture's captions: to fill a template, which no other of its captions has."""
+        """What is asked for one of an image's captions: to fill a template that none of its others has."""
         rng = np.random.default_rng(seed_of(seed, "template", name))
-        template = rng.choice(self.num_templates, size=self.captions, replace=False)[number]
-        return fill_template(self.instruction, {"template": self.template(int(template))})
-
-    def template(self, number: int) -> str:
-        """One of them, from 0."""
-        number, ending = divmod(number, len(self.endings))
-        opening, body = divmod(number, len(self.bodies))
-        parts = (self.openings[opening], self.bodies[body], self.endings[ending])
-        return " ".join(part.strip() for part in parts if part.strip())
+        template = rng.choice(len(self.templates), size=self.captions, replace=False)[number]
+        return fill_template(self.instruction, {"template": self.templates[template]})
 
 
 class _ModelCaptions(AskingPart, CaptionWriter):
@@ -146,10 +132,9 @@ class _ModelCaptions(AskingPart, CaptionWriter):
         settings = self.settings
 
         def request(item: tuple[Record, int], attempt: int) -> TextRequest:
-            picture, number = item
-            name = picture["id"]
+            record, number = item
+            name, image = record["id"], folder / record["image"]
             messages = as_messages(settings.system, settings.question(name, number, seed))
-            image = folder / picture["image"]
             return TextRequest(f"{name}/{number}", messages, seed_of(seed, "caption", name, number, attempt), (image,))
 
         def read(_: tuple[Record, int], text: str) -> str:
@@ -158,9 +143,9 @@ class _ModelCaptions(AskingPart, CaptionWriter):
                 text, settings.min_words, settings.max_words, settings.language, question=asked, slots=settings.slots
             )
 
-        for picture, answers in ask_parts(self.model, pictures, settings.captions, request, read, settings.attempts):
+        for record, answers in ask_parts(self.model, pictures, settings.captions, request, read, settings.attempts):
             found = [answer.value for answer in answers if answer.value is not None]
             faults = [answer.faults[-1] for answer in answers if answer.value is None]
-            # Rejected if no caption could be used; some that could not are named.
+            # Rejected only if no caption could be used; the faults of some are noted.
             said = {"captions": found, **({"faults": faults} if faults else {})} if found else {REJECTED: faults[0]}
-            yield {"id": picture["id"], **said}
+            yield {"id": record["id"], **said}

@@ -1,10 +1,6 @@
 """The pipeline of text-image pairs: prompts, pictures, poses, edits, edit_poses, captions, assemble, statistics.
 
-prompts/      texts to paint from            pictures/     a person each
-poses/        those seen from head to knees, cut out
-edits/        the same people elsewhere      edit_poses/   the same filter over them
-captions/     of both
-SynTBPR/      what load_dataset reads        statistics/   a page about it
+The package's `__init__` says what each of them makes.
 """
 
 from typing import Annotated, Literal
@@ -27,11 +23,11 @@ from .stages import Captions, Edits, Pictures, PictureSettings, Poses
 
 
 class PromptSettings(Settings):
-    """How prompts are made.
+    """Settings of the prompts.
 
     Attributes:
-        count: Of prompts.
-        writer: Who writes them.
+        count: How many there are.
+        writer: What writes them.
     """
 
     count: TextCount
@@ -39,14 +35,14 @@ class PromptSettings(Settings):
 
 
 class TextImageRecipe(Recipe):
-    """A recipe for pictures of people with captions, several pictures per person.
+    """A recipe for images of people with captions, several images per person.
 
     Attributes:
         prompts: What to paint.
-        pictures: The painting.
-        poses: Which pictures show one whole person.
-        captions: What is said of the pictures.
-        edits: Further pictures of the same people; None for none.
+        pictures: How to paint it.
+        poses: Which images show one whole person.
+        captions: What is said of the images.
+        edits: Further images of the same people; None for none.
     """
 
     kind: Literal["text-image"] = "text-image"
@@ -59,7 +55,7 @@ class TextImageRecipe(Recipe):
 
     @property
     def count(self) -> int:
-        """Of prompts."""
+        """How many prompts there are."""
         return self.prompts.count
 
     @property
@@ -90,7 +86,7 @@ class TextImageRecipe(Recipe):
         ]
 
     def stages(self) -> list[Stage]:
-        """What is to be done, in order."""
+        """See `Recipe.stages`."""
         with_edits, quality = self.edits is not None, self.pictures.image_quality
         stages = [
             WritingStage("prompts", self.prompts.writer, self.count, self.chunk_size, self.seed),
@@ -99,6 +95,6 @@ class TextImageRecipe(Recipe):
         ]
         if self.edits:
             stages += [Edits(self.edits, self.pictures, self.seed), Poses("edit_poses", "edits", self.poses, quality)]
-        captions = Captions(self.captions, with_edits, self.seed)
-        told = [stage.name for stage in (*stages, captions)]
-        return [*stages, captions, Assemble(with_edits), PeopleStatistics(self.statistics, self.seed, told)]
+        stages.append(Captions(self.captions, with_edits, self.seed))
+        told = [stage.name for stage in stages]
+        return [*stages, Assemble(with_edits), PeopleStatistics(self.statistics, self.seed, told)]

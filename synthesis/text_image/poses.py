@@ -1,11 +1,10 @@
-"""Keeps the pictures that show one person from head to knees, and cuts that person out."""
+"""Keeps the images that show one person from head to knees, and cuts that person out."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -27,30 +26,29 @@ _PARTS = {NO_HEAD: range(5), NO_UPPER_BODY: range(5, 11), NO_KNEES: range(13, 17
 NUM_KEYPOINTS = 17
 
 
-@dataclass(frozen=True)
-class FoundPerson:
-    """What a pose filter found in a picture.
+class FoundPerson(NamedTuple):
+    """What a pose filter found in an image.
 
     Attributes:
-        id: The picture's.
-        image: The person, cut out; None where the picture is not kept.
+        id: The id of the image.
+        image: The person, cut out; None where the image is not kept.
         fault: Why it is not kept; None if it is.
-        facts: Further fields for the item's record: `box` of the cut (left, top, right, bottom in pixels of the
-            picture), and what else the filter measured.
+        facts: Further fields for the item's record: `box` of the cut (left, top, right, bottom in pixels of the image),
+            and what else the filter measured.
     """
 
     id: str
     image: Image.Image | None
     fault: str | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = {}
 
 
 class PoseFilter(Part, ABC):
-    """Finds the one person in a picture."""
+    """Finds the one person in an image."""
 
     @abstractmethod
     def find(self, pictures: Iterable[tuple[str, Path]]) -> Iterator[FoundPerson]:
-        """What is in each picture, given as its id and file; in order. A result depends on its own picture alone.
+        """What is in each image, given as its id and file; in order. A result depends on its own image alone.
 
         Raises:
             SynthesisError: a file cannot be read, or nothing can be found at all.
@@ -63,7 +61,7 @@ def judge_pose(keypoints: np.ndarray, scores: np.ndarray, size: tuple[int, int],
     Args:
         keypoints: (17, 2) x and y in pixels, in COCO's order.
         scores: (17,) how sure the pose model is of each.
-        size: Width and height of the picture; a keypoint outside is not visible.
+        size: Width and height of the image; a keypoint outside is not visible.
         threshold: A keypoint counts as visible from this score on.
 
     Returns:
@@ -77,7 +75,7 @@ def judge_pose(keypoints: np.ndarray, scores: np.ndarray, size: tuple[int, int],
 def widen_box(
     box: tuple[float, float, float, float], margin: float, size: tuple[int, int]
 ) -> tuple[int, int, int, int]:
-    """A box (left, top, right, bottom) with a margin on every side, a share of its height, inside a picture's size."""
+    """A box (left, top, right, bottom) with a margin on every side, a share of its height, cut to an image's size."""
     left, top, right, bottom = box
     room = margin * (bottom - top)
     width, height = size
@@ -92,15 +90,15 @@ def widen_box(
 class KeypointFilter(Settings):
     """Settings of the pose filter for photographs: a detector finds people, a pose model their keypoints.
 
-    A picture is kept if the detector finds exactly one person, and the pose model at least one keypoint of the head,
-    one of the upper body, and one of knees and ankles.
+    An image is kept if the detector finds exactly one person, and the pose model at least one keypoint of the head, one
+    of the upper body, and one of knees and ankles.
 
     Attributes:
         detector: What finds people.
         model: Folder or Hub id of a ViTPose of transformers, which knows COCO's 17 keypoints.
-        revision: Of a model on the Hub.
+        revision: Revision of the model on the Hub.
         threshold: A keypoint counts as visible from this score on.
-        margin: Around the person who is cut out; share of the height of the detector's box.
+        margin: Margin around the person who is cut out, as a share of the height of the detector's box.
         batch_size: People at a time.
         device: Such as "cuda:1"; by default a GPU where there is one.
     """
@@ -116,12 +114,7 @@ class KeypointFilter(Settings):
     device: Free[str | None] = None
 
     def load(self) -> PoseFilter:
-        """The filter.
-
-        Raises:
-            SynthesisError: a model cannot be loaded.
-            ValueError: the pose model has other keypoints.
-        """
+        """The filter; raises SynthesisError if a model cannot be loaded, ValueError if it has other keypoints."""
         return _KeypointFilter(self)
 
 
@@ -134,11 +127,9 @@ class _KeypointFilter(PoseFilter):
 
         super().__init__()
         self.settings = settings
-        self.finder = settings.detector.load()
-        self.device = find_device(settings.device)
+        self.finder, self.device = settings.detector.load(), find_device(settings.device)
         self.processor = load_pretrained(AutoImageProcessor, settings.model, settings.revision, backend="pil")
-        model = load_pretrained(VitPoseForPoseEstimation, settings.model, settings.revision)
-        self.model = model.to(self.device).eval()
+        self.model = load_pretrained(VitPoseForPoseEstimation, settings.model, settings.revision).to(self.device).eval()
         if self.model.config.num_labels != NUM_KEYPOINTS:
             raise ValueError(
                 f"{settings.model}: expected COCO's {NUM_KEYPOINTS} keypoints, found {self.model.config.num_labels}"
@@ -155,24 +146,20 @@ class _KeypointFilter(PoseFilter):
             alone = [(image, boxes[0][:4]) for image, boxes in zip(images, people, strict=True) if len(boxes) == 1]
             poses = self.batches.map(self._estimate, alone)
             for (name, _), image, boxes in zip(batch, images, people, strict=True):
-                if len(boxes) == 1:
-                    yield self._judge(name, image, boxes[0][:4], *next(poses))
+                facts: dict[str, Any] = {"people": len(boxes)}
+                if len(boxes) != 1:
+                    yield FoundPerson(name, None, SEVERAL_PEOPLE if boxes else NO_PERSON, facts)
+                    continue
+                keypoints, scores = next(poses)
+                facts["keypoints"] = np.column_stack([keypoints, scores]).astype(float).round(2).tolist()
+                if fault := judge_pose(keypoints, scores, image.size, self.settings.threshold):
+                    yield FoundPerson(name, None, fault, facts)
                 else:
-                    fault = SEVERAL_PEOPLE if boxes else NO_PERSON
-                    yield FoundPerson(name, None, fault, {"people": len(boxes)})
-
-    def _judge(
-        self, name: str, image: Image.Image, person: tuple[float, ...], keypoints: np.ndarray, scores: np.ndarray
-    ) -> FoundPerson:
-        rows = np.column_stack([keypoints, scores]).astype(float).round(2).tolist()
-        facts: dict[str, Any] = {"people": 1, "keypoints": rows}
-        if reason := judge_pose(keypoints, scores, image.size, self.settings.threshold):
-            return FoundPerson(name, None, reason, facts)
-        box = widen_box(person, self.settings.margin, image.size)
-        return FoundPerson(name, image.crop(box), facts={"box": list(box), **facts})
+                    box = widen_box(boxes[0][:4], self.settings.margin, image.size)
+                    yield FoundPerson(name, image.crop(box), facts={"box": list(box), **facts})
 
     def _estimate(self, people: list[tuple[Image.Image, tuple[float, ...]]]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Keypoints (17, 2) and their scores (17,) of the person in the box of each picture."""
+        """Keypoints (17, 2) and their scores (17,) of the person in the box of each image."""
         import torch
         from transformers.models.vitpose.modeling_vitpose import VitPoseEstimatorOutput
 
@@ -185,7 +172,7 @@ class _KeypointFilter(PoseFilter):
             heatmaps = self.model(**inputs).heatmaps
         found = []
         for row, box in zip(heatmaps, boxes, strict=True):
-            # One at a time: where no keypoint shows, transformers (5.23) takes its place from the neighbour's heatmap.
+            # One at a time: where no keypoint shows, transformers (5.23) takes one from the neighbour's heatmap.
             ((pose,),) = self.processor.post_process_pose_estimation(VitPoseEstimatorOutput(heatmaps=row[None]), [box])
             found.append((pose["keypoints"].numpy(), pose["scores"].numpy()))
         return found

@@ -1,6 +1,7 @@
 """The stages of the pipeline of text-image pairs, from the second on; `pipeline` says what each is for."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,17 +14,17 @@ from ..settings import deciding
 from ..stages import PaintingStage, PartStage, Workspace
 from ..stand_ins.figures import FigureFilter
 from ..stand_ins.portraits import WorldPortrait
-from .editing import Editing, edit_request, plan_edits
+from .editing import Editing, plan_edits
 from .poses import KeypointFilter
 from .records import edited_people, people_of
 
 
 class PictureSettings(PictureFormat):
-    """How pictures are made, and in which format.
+    """Settings of how images are painted and stored.
 
     Attributes:
-        painter: Who paints them.
-        per_prompt: Pictures of each prompt; every one shows a person of its own.
+        painter: What paints them.
+        per_prompt: Images of each prompt; every one shows a person of its own.
     """
 
     painter: Annotated[DiffusionPainter | ImageServer | WorldPortrait, Field(discriminator="kind")]
@@ -44,11 +45,10 @@ class Pictures(PaintingStage):
         """Several of every prompt."""
         items = []
         for prompt in work.kept(self.source, chunk):
+            known = {"of": prompt["id"], "prompt": prompt["prompt"]}
             for number in range(1, self._per_prompt + 1):
                 name = f"{prompt['id']}-{number}"
-                seed = seed_of(self._seed, self.name, name)
-                item = {"id": name, "of": prompt["id"], "prompt": prompt["prompt"], "seed": seed, "scene": prompt}
-                items.append(item)
+                items.append({"id": name, **known, "seed": seed_of(self._seed, self.name, name), "scene": prompt})
         return items
 
 
@@ -63,7 +63,7 @@ class Edits(PaintingStage):
         self.settings = deciding(editing) | {"seed": seed}
 
     def items(self, work: Workspace, chunk: int) -> list[Record]:
-        """Some of every picture that passed the pose filter."""
+        """Some of every image that passed the pose filter."""
         return [
             edit | {"scene": person}
             for person in people_of(work, chunk)
@@ -71,41 +71,41 @@ class Edits(PaintingStage):
         ]
 
     def request(self, item: Record, folder: Path) -> ImageRequest:
-        """See `PaintingStage.request`."""
-        return edit_request(item, item["scene"], folder)
+        """See `PaintingStage.request`; the scene is the record of the image that the edit starts from."""
+        return replace(super().request(item, folder), source=folder / item["scene"]["image"])
 
     def trial_request(self, pair: Record, folder: Path) -> ImageRequest:
         """See `PaintingStage.trial_request`."""
-        person = {"id": pair["id"], "image": pair["left"]}
-        edits = list(plan_edits(person, self._editing, self._seed))
-        return edit_request(edits[0] if edits else person | {"prompt": "", "seed": 0}, person, folder)
+        person = {"id": pair["id"], "image": pair["left"], "prompt": "", "seed": 0}
+        edit = next(plan_edits(person, self._editing, self._seed), person)
+        return self.request(edit | {"scene": person}, folder)
 
 
 class Poses(PartStage):
-    """Keeps pictures of one whole person, and cuts that person out."""
+    """Keeps images of one whole person, and cuts that person out."""
 
     def __init__(self, name: str, source: str, settings: KeypointFilter | FigureFilter, image_quality: int):
         super().__init__(settings)
         self.name, self.source, self._quality, self.settings = name, source, image_quality, deciding(settings)
 
     def items(self, work: Workspace, chunk: int) -> list[Record]:
-        """The pictures."""
+        """The images."""
         return work.kept(self.source, chunk)
 
     def files(self, record: Record) -> list[str]:
-        """What was cut out."""
+        """The image of the person cut out."""
         return [record["image"]] if "image" in record else []
 
     def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
         """See `ItemStage.process`."""
-        suffixes = {item["id"]: Path(item["image"]).suffix for item in items}
-        for found in self.part.find((item["id"], work.root / item["image"]) for item in items):
+        files = {item["id"]: work.root / item["image"] for item in items}
+        for found in self.part.find(files.items()):
             record = {"id": found.id, **found.facts}
             if found.image is None:
-                yield record | {REJECTED: found.fault}
-                continue
-            record["image"] = f"{self.name}/images/{chunk:05d}/{found.id}{suffixes[found.id]}"
-            save_picture(found.image, work.root / record["image"], self._quality)
+                record[REJECTED] = found.fault
+            else:
+                record["image"] = f"{self.name}/images/{chunk:05d}/{found.id}{files[found.id].suffix}"
+                save_picture(found.image, work.root / record["image"], self._quality)
             yield record
 
     def trial(self, pair: Record, folder: Path) -> Record:
@@ -115,7 +115,7 @@ class Poses(PartStage):
 
 
 class Captions(PartStage):
-    """Writes captions of pictures and edits."""
+    """Writes captions of images and edits."""
 
     name, source = "captions", "poses"
 
@@ -125,7 +125,7 @@ class Captions(PartStage):
         self.settings = deciding(settings) | {"seed": seed}
 
     def items(self, work: Workspace, chunk: int) -> list[Record]:
-        """The pictures, and then the edits."""
+        """The images, and then the edits."""
         return [*people_of(work, chunk), *(edited_people(work, chunk) if self._with_edits else ())]
 
     def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:

@@ -1,4 +1,4 @@
-"""The stage that writes the data set of triplets, and what that looks like."""
+"""The stage that writes the data set of triplets, and the settings of that data set."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ FORMATS = {"SynCPR": ("SynCPR.json", "cpr_id"), "CIRHS": ("CIRHS.json", "tid")}
 
 
 class AssemblySettings(Settings):
-    """What the data set looks like.
+    """Settings of the data set.
 
     Attributes:
         format: "SynCPR" or "CIRHS".
@@ -57,7 +57,7 @@ class Assemble(DataSetStage):
         self._settings, self._seed, self.settings = settings, seed, deciding(settings)
 
     def sources(self) -> list[str]:
-        """The texts, the pictures, and what is kept of them."""
+        """The texts, the images, and which of them are kept."""
         return ["distinct", "split", "filter"]
 
     def data_sets(self, settings: Mapping[str, Any]) -> list[Path]:
@@ -68,20 +68,19 @@ class Assemble(DataSetStage):
 
     def make(self, work: Workspace) -> dict[str, Any]:
         """See `WholeStage.make`."""
-        _, id_field = FORMATS[self._settings.format]
-        counts = {}
+        id_field, counts = FORMATS[self._settings.format][1], {}
+        share = self._settings.validation_share * 1_000_000
         for number, file in enumerate(self.results(work)):
-            kept = (record for record in kept_triplets(work) if self._is_for_validation(record) == bool(number))
-            triplets = ((triplet_of(record, id_field), _pictures_of(record, work.root)) for record in kept)
+            triplets = (
+                (triplet_of(record, id_field), _images_of(record, work.root))
+                for record in kept_triplets(work)
+                if (seed_of(self._seed, "validation", record["quadruple"]) % 1_000_000 < share) == bool(number)
+            )
             num_triplets, num_groups = write_data_set(file, triplets, id_field)
             counts |= {f"{file.parent.name} triplets": num_triplets, f"{file.parent.name} groups": num_groups}
         return counts
 
-    def _is_for_validation(self, record: Record) -> bool:
-        drawn = seed_of(self._seed, "validation", record["quadruple"]) % 1_000_000
-        return drawn < self._settings.validation_share * 1_000_000
 
-
-def _pictures_of(record: Record, folder: Path) -> dict[str, Path]:
-    """The pictures of a triplet, by their paths in SynCPR.json; those in the record are relative to the folder."""
+def _images_of(record: Record, folder: Path) -> dict[str, Path]:
+    """The images of a triplet, by their paths in SynCPR.json; those in the record are relative to the folder."""
     return {_published_path(record, side): folder / record[side] for side in ("left", "right")}

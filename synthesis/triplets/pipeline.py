@@ -4,7 +4,7 @@ A quadruple is two captions of one subject and the edits between them; a diptych
 give a triplet in each direction.
 
     quadruples/   texts                       distinct/     the same, near-duplicates rejected
-    diptychs/     pictures of both halves     split/        the halves
+    diptychs/     images of both halves       split/        the halves
     gates/        cheap scores of each pair   judgements/   a judge's scores of the pairs that pass the bounds on those
     filter/       a decision per triplet, of scores and thresholds alone
     SynCPR/       what load_dataset reads     statistics/   a page about it
@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ...names import nearest
-from ..filtering.clip import ClipGate
+from ..filtering.clip_gate import ClipGate
 from ..filtering.controls import JudgeControls
 from ..filtering.detectors import PeopleGate
 from ..filtering.gates import AspectGate, BlankGate, BlurGate, SeamGate, TwinGate
@@ -36,11 +36,11 @@ from .stages import Diptychs, DiptychSettings, Distinct, Filter, Gates, Halves, 
 
 
 class QuadrupleSettings(Settings):
-    """How texts are made.
+    """Settings of the texts.
 
     Attributes:
-        count: Of quadruples to write; some will be rejected.
-        writer: Who writes them.
+        count: How many quadruples to write; some will be rejected.
+        writer: What writes them.
     """
 
     count: TextCount
@@ -56,11 +56,11 @@ class TripletRecipe(Recipe):
     Attributes:
         quadruples: The texts.
         distinct: Which texts are too near to others.
-        diptychs: The pictures.
+        diptychs: The images.
         split: How they are cut in two.
         gates: Cheap measures of every pair.
-        judge: Who looks at pairs that the gates let through; None to decide by the gates alone.
-        controls: Pairs spoilt on purpose by which a judge with a model is controlled.
+        judge: What looks at pairs that the gates let through; None to decide by the gates alone.
+        controls: Pairs spoilt on purpose, to control a judge that uses a model.
         filter: The bounds of all scores.
         assemble: The data set.
     """
@@ -92,17 +92,17 @@ class TripletRecipe(Recipe):
 
     @property
     def gate_scores(self) -> list[str]:
-        """What the gates measure."""
+        """The names of what the gates measure."""
         return [name for gate in self.gates for name in gate.names]
 
     @property
     def count(self) -> int:
-        """Of quadruples."""
+        """How many quadruples there are."""
         return self.quadruples.count
 
     @property
     def dataset(self) -> str:
-        """SynCPR, CIRHS."""
+        """SynCPR or CIRHS."""
         return self.assemble.format
 
     def limited(self, count: int) -> "TripletRecipe":
@@ -130,7 +130,7 @@ class TripletRecipe(Recipe):
         ]
 
     def stages(self) -> list[Stage]:
-        """What is to be done, in order."""
+        """See `Recipe.stages`."""
         measuring = ["gates", *(["judgements"] if self.judge else [])]
         told = ["quadruples", "distinct", "diptychs", "split", *measuring, "filter"]
         stages = [

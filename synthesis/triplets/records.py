@@ -30,7 +30,7 @@ def kept_triplets(work: Workspace) -> Iterator[Record]:
 
 
 def rejected_pairs(work: Workspace) -> Iterator[Record]:
-    """The diptychs that could not be cut apart and the triplets that the filter rejected, with texts and pictures."""
+    """The diptychs that could not be cut apart and the triplets that the filter rejected, with texts and images."""
     for chunk in range(work.num_chunks):
         quadruples, diptychs = work.by_id("distinct", chunk), work.by_id("diptychs", chunk)
         pairs = {record["id"]: record for record in work.read("split", chunk)}

@@ -29,18 +29,18 @@ from .records import pairs_with_texts, scores_of
 
 logger = logging.getLogger(__name__)
 
-_AT_ONCE = 64  # pictures opened together
-_WATCHED = 400  # of the latest judgements of controls and of their pairs
+_AT_ONCE = 64  # images opened together
+_WATCHED = 400  # how many of the latest judgements of controls, and of their pairs, are looked at
 
 
 class DiptychSettings(PictureFormat):
-    """How pictures are made, and in which format.
+    """Settings of how diptychs are painted and stored.
 
     Attributes:
-        painter: Who paints them.
+        painter: What paints them.
         prompt: What is asked for; {caption_a} and {caption_b} stand for the quadruple's.
         realistic: Diptychs per quadruple at the full strength of the painter's adapter.
-        diverse: Diptychs per quadruple at a strength drawn evenly from 0 to 1.
+        diverse: Diptychs per quadruple at a strength sampled evenly from 0 to 1.
     """
 
     painter: Annotated[DiffusionPainter | ImageServer | WorldPainter, Field(discriminator="kind")]
@@ -87,27 +87,22 @@ class Diptychs(PaintingStage):
         self.settings = deciding(settings) | {"seed": seed}
 
     def items(self, work: Workspace, chunk: int) -> list[Record]:
-        """Several of every quadruple that is left."""
-        numbers = range(1, self._diptychs.realistic + self._diptychs.diverse + 1)
-        return [self._item(quadruple, number) for quadruple in work.kept(self.source, chunk) for number in numbers]
-
-    def _item(self, quadruple: Record, number: int) -> Record:
-        name = f"{quadruple['id']}-{number}"
-        seed = seed_of(self._seed, self.name, name)
-        is_realistic = number <= self._diptychs.realistic
-        return {
-            "id": name,
-            "quadruple": quadruple["id"],
-            "number": number,
-            "prompt": fill_template(self._diptychs.prompt, quadruple),
-            "seed": seed,
-            "strength": 1.0 if is_realistic else round(float(np.random.default_rng([seed, 0]).uniform()), 3),
-            "scene": quadruple,
-        }
+        """Several of every quadruple that was kept."""
+        settings, items = self._diptychs, []
+        for quadruple in work.kept(self.source, chunk):
+            prompt = fill_template(settings.prompt, quadruple)
+            for number in range(1, settings.realistic + settings.diverse + 1):
+                name = f"{quadruple['id']}-{number}"
+                seed = seed_of(self._seed, self.name, name)
+                sampled = round(float(np.random.default_rng([seed, 0]).uniform()), 3)
+                strength = 1.0 if number <= settings.realistic else sampled
+                known = {"id": name, "quadruple": quadruple["id"], "number": number, "prompt": prompt, "seed": seed}
+                items.append(known | {"strength": strength, "scene": quadruple})
+        return items
 
     def trial_request(self, pair: Record, folder: Path) -> ImageRequest:
         """See `PaintingStage.trial_request`."""
-        return replace(super().trial_request(pair, folder), prompt=self._item(pair, 1)["prompt"])
+        return replace(super().trial_request(pair, folder), prompt=fill_template(self._diptychs.prompt, pair))
 
 
 class Halves(PartStage):
@@ -129,20 +124,19 @@ class Halves(PartStage):
 
     def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
         """See `ItemStage.process`."""
-        save = partial(self._save, work=work, chunk=chunk)
         with ThreadPoolExecutor() as threads:
             for start in range(0, len(items), _AT_ONCE):
                 some = items[start : start + _AT_ONCE]
                 diptychs = list(threads.map(lambda item: open_picture(work.root / item["image"]), some))
-                yield from threads.map(save, some, self.part.split(diptychs))
+                yield from threads.map(partial(self._save, work, chunk), some, self.part.split(diptychs))
 
     def trial(self, pair: Record, folder: Path) -> Record:
         """See `PartStage.trial`."""
         self.part.split([open_picture(folder / pair["image"])])
         return {"id": pair["id"]}  # a detector of photographs need not find painted people
 
-    def _save(self, item: Record, split: Split | str, work: Workspace, chunk: int) -> Record:
-        """Saves the halves; returns their record, or that of the rejected diptych."""
+    def _save(self, work: Workspace, chunk: int, item: Record, split: Split | str) -> Record:
+        """Saves the halves; returns their record, or the record of the rejected diptych."""
         record = {name: item[name] for name in ("id", "quadruple", "number")}
         if isinstance(split, str):
             return record | {REJECTED: split}
@@ -172,45 +166,41 @@ class Gates(PartStage):
 
     def process(self, items: Sequence[Record], work: Workspace, chunk: int) -> Iterator[Record]:
         """See `ItemStage.process`."""
-        with ThreadPoolExecutor() as threads:
-            for start in range(0, len(items), _AT_ONCE):
-                some = items[start : start + _AT_ONCE]
-                for item, scores in zip(some, self.part.score(some, work.root, threads), strict=True):
-                    yield {"id": item["id"], "scores": scores}
+        for start in range(0, len(items), _AT_ONCE):
+            some = items[start : start + _AT_ONCE]
+            for item, scores in zip(some, self.part.score(some, work.root), strict=True):
+                yield {"id": item["id"], "scores": scores}
 
     def trial(self, pair: Record, folder: Path) -> Record:
-        """See `PartStage.trial`.
-
-        Raises:
-            SynthesisError: a gate measures no number.
-        """
-        with ThreadPoolExecutor() as threads:
-            (scores,) = self.part.score([pair], folder, threads)
-        for settings in self.works_with:
-            for name in settings.names:
-                if not math.isfinite(scores.get(name, 0.0)):
-                    raise SynthesisError(
-                        f"stage gates: {settings.kind} measures {name} as {scores[name]} of a picture in order: its "
-                        "weights are damaged or overflow; take another model"
-                    )
+        """See `PartStage.trial`; raises SynthesisError also if what a gate measures is no number."""
+        (scores,) = self.part.score([pair], folder)
+        for name, kind in ((name, settings.kind) for settings in self.works_with for name in settings.names):
+            if not math.isfinite(scores.get(name, 0.0)):
+                raise SynthesisError(
+                    f"stage gates: {kind} measures {name} as {scores[name]} of a sound image: its weights are damaged "
+                    "or overflow; take another model"
+                )
         return {"id": pair["id"]}
 
 
 class _AllGates(Part):
-    """The gates of a recipe, which look at the same pictures at the same time."""
+    """The gates of a recipe, which look at the same images at the same time."""
 
     def __init__(self, settings: Sequence[Any]):
         super().__init__()
         self._gates: list[Gate] = [each.load() for each in settings]
         self.about = {each.kind: gate.about for each, gate in zip(settings, self._gates, strict=True)}
 
-    def score(self, items: Sequence[Record], folder: Path, threads: ThreadPoolExecutor) -> list[dict[str, float]]:
-        """The scores of each pair; each picture is opened once."""
-        pictures = list(threads.map(lambda item: open_halves(item, folder), items))
-        per_gate = list(threads.map(lambda gate: gate.score(items, pictures), self._gates))
-        return [
-            {name: score for found in per_gate for name, score in found[number].items()} for number in range(len(items))
-        ]
+    def score(self, items: Sequence[Record], folder: Path) -> list[dict[str, float]]:
+        """The scores of each pair; each image is opened once."""
+        with ThreadPoolExecutor() as threads:
+            images = list(threads.map(lambda item: open_halves(item, folder), items))
+            per_gate = threads.map(lambda gate: gate.score(items, images), self._gates)
+            scores: list[dict[str, float]] = [{} for _ in items]
+            for found in per_gate:
+                for known, more in zip(scores, found, strict=True):
+                    known |= more
+        return scores
 
 
 class Judgements(PartStage):
@@ -218,17 +208,17 @@ class Judgements(PartStage):
 
     Args:
         judge: Settings of the judge.
-        bounds: Of all scores.
-        gate_scores: The names of those that the gates give.
+        bounds: The bounds of all scores.
+        gate_scores: The names of the scores that the gates give.
         controls: Settings of the controls.
-        seed: Of their choice.
+        seed: Decides their choice.
     """
 
     name, source = "judgements", "gates"
 
     def __init__(self, judge: Any, bounds: Thresholds, gate_scores: Sequence[str], controls: JudgeControls, seed: int):
         super().__init__(judge)
-        # Bounds say which pairs are judged, not what is said of them: with others, no judgement is made twice.
+        # Bounds decide which pairs are judged, not their judgements: with other bounds, none is made twice.
         self.settings = {"judge": deciding(judge)}
         self._bounds, self._all_bounds, self._seed = bounds.among(gate_scores), bounds, seed
         self._controls = controls if uses_models(judge) else JudgeControls(per_chunk=0)
@@ -240,21 +230,13 @@ class Judgements(PartStage):
         scores, pairs = scores_of(work, chunk, ["gates"]), pairs_with_texts(work, chunk)
         judged = [pair for pair in pairs if not all(self._bounds.decide(scores[pair["id"]]).values())]
         controls = controls_of(pairs, self._controls, self._seed, self.works_with.names)
-        if not controls or self._was_judged_without(work, chunk):
-            return judged
+        file = work.file(self.name, chunk)
+        if controls and file.exists() and not any(CONTROL in record for record in read_lines(file)[0]):
+            controls = {}  # the chunk is finished without any: the judge is not started again for them
         return [item for pair in judged for item in (pair, controls.get(pair["id"])) if item]
 
-    def _was_judged_without(self, work: Workspace, chunk: int) -> bool:
-        """Whether the chunk is finished and has no controls: nobody need start the judge again for them."""
-        file = work.file(self.name, chunk)
-        return file.exists() and not any(CONTROL in record for record in read_lines(file)[0])
-
     def run(self, work: Workspace) -> None:
-        """See `ItemStage.run`; tells at the end what the controls show.
-
-        Raises:
-            SynthesisError: also where the judge does not tell spoilt pairs apart.
-        """
+        """See `ItemStage.run`; raises SynthesisError also if the judge does not tell spoilt pairs apart."""
         super().run(work)
         if self._controls.per_chunk:
             own = [record for chunk in work.own_chunks for record in work.read(self.name, chunk)]
@@ -276,13 +258,13 @@ class Judgements(PartStage):
                 self._watch([record])
 
     def _watch(self, records: Iterable[Record]) -> None:
-        """Looks at the last controls at once: a judge may also go bad on the way."""
+        """Checks the latest controls at once: a judge may also go bad on the way."""
         self._recent |= {record["id"]: record for record in records}
         self._recent = dict(list(self._recent.items())[-_WATCHED:])
         self._check(self._recent.values())
 
     def _check(self, records: Iterable[Record]) -> None:
-        """Stops, or warns once, where the judge does not tell spoilt pairs apart."""
+        """Stops, or warns once, if the judge does not tell spoilt pairs apart."""
         tally = count_controls(records, self._all_bounds)
         judge = str(getattr(getattr(self.works_with, "model", None), "model", self.works_with.kind))
         warning = tally and check_controls(tally, self._controls, judge)

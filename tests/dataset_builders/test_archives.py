@@ -21,7 +21,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from fafa.dataset_builders.archives import Limits, find_archives, members, unpack_archives
+from fafa.dataset_builders import archives
+from fafa.dataset_builders.archives import find_archives, members, unpack_archives
 from fafa.dataset_builders.archives.parts import JoinedFiles
 from fafa.dataset_builders.records import DataFormatError
 
@@ -411,28 +412,41 @@ def test_a_power_cut_that_leaves_files_without_contents_is_mended(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_unpacking_goes_on_where_it_stopped(tmp_path, monkeypatch, kind):
-    content = {f"{number}.png": bytes([number]) * 100 for number in range(9)}
-    put(tmp_path / "in", {f"x.{kind}": (zipped if kind == "zip" else tarred)(*content.items())})
-    copy, started = members.Folder._copy, []
+def test_an_archive_that_was_stopped_begins_anew_and_finished_ones_stay(tmp_path, monkeypatch, kind):
+    inner = {f"{number}.png": bytes([number]) * 100 for number in range(3)}
+    pack = zipped if kind == "zip" else tarred
+    put(tmp_path / "in", {"w.zip": zipped(("w.png", b"w")), f"x.{kind}": pack(*inner.items())})
+    outer = pack(("a.png", b"a"), ("b.zip", zipped(*inner.items())), ("c.zip", zipped(("d.zip", zipped(("e", b"e"))))))
+    put(tmp_path / "in", {f"y.{kind}": outer})
+    copy, started, stop_at = members.Folder._copy, [], ""
 
-    def copy_five_files(folder, source, target, size, name):
-        started.append(name)
-        if len(started) == 6:
+    def copy_or_stop(folder, source, target, size, name):
+        started.append(f"{folder.path.name}/{name}")
+        if started[-1] == stop_at:
             target.write(b"half")
             raise KeyboardInterrupt
         copy(folder, source, target, size, name)
 
-    monkeypatch.setattr(members.Folder, "_copy", copy_five_files)
-    with pytest.raises(KeyboardInterrupt):
-        unpack_archives(tmp_path / "in", tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x.incomplete"]
-    assert tree(tmp_path / "out/x.incomplete") == {name: content[name] for name in sorted(content)[:5]}, "no half file"
+    monkeypatch.setattr(members.Folder, "_copy", copy_or_stop)
+    for stop_at in ("x.incomplete/1.png", "c.incomplete/d.zip", "d.incomplete/e"):
+        with pytest.raises(KeyboardInterrupt):
+            unpack_archives(tmp_path / "in", tmp_path / "out")
+        assert started[-1] == stop_at
+    stop_at = ""
     unpack_archives(tmp_path / "in", tmp_path / "out")
-    assert started[6:] == sorted(content)[5:], "what was whole is not written again"
-    assert tree(tmp_path / "out/x") == content
+    within = "archives-within.unpacked"
+    found = {name: content for name, content in tree(tmp_path / "out").items() if not name.endswith(".zip")}
+    assert found == {"w/w.png": b"w", **{f"x/{name}": content for name, content in inner.items()}} | {
+        "y/a.png": b"a",
+        **{f"y/{within}/b/{name}": content for name, content in inner.items()},
+        f"y/{within}/c/{within}/d/e": b"e",
+    }
+    assert not list((tmp_path / "out").rglob("*.incomplete"))
+    assert started.count("w.incomplete/w.png") == 1, "a finished archive is not unpacked again"
+    assert started.count("b.incomplete/0.png") == 1, "nor is one within another"
+    num_started = len(started)
     unpack_archives(tmp_path / "in", tmp_path / "out")
-    assert len(started) == 10, "nor is a finished archive"
+    assert len(started) == num_started
 
 
 def test_a_disk_that_is_too_small_is_known_before_anything_is_written(tmp_path, monkeypatch):
@@ -443,7 +457,7 @@ def test_a_disk_that_is_too_small_is_known_before_anything_is_written(tmp_path, 
     assert error.value.errno == errno.ENOSPC and not (tmp_path / "out").exists()
 
 
-def test_a_disk_that_fills_up_is_named_and_what_is_whole_stays(tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_is_named(tmp_path, monkeypatch):
     content = {f"{number}.png": b"1" * 100 for number in range(5)}
     put(tmp_path / "in", {"x.tar.gz": gzip.compress(tarred(*content.items()))})
     copy = members.Folder._copy
@@ -457,7 +471,7 @@ def test_a_disk_that_fills_up_is_named_and_what_is_whole_stays(tmp_path, monkeyp
     monkeypatch.setattr(members.Folder, "_copy", fill_up)
     with pytest.raises(OSError, match=r"x.tar.gz: its member '3.png' cannot be unpacked: the disk is full"):
         unpack_archives(tmp_path / "in", tmp_path / "out")
-    assert sorted(tree(tmp_path / "out/x.incomplete")) == ["0.png", "1.png", "2.png"]
+    assert not (tmp_path / "out/x").exists()
     monkeypatch.setattr(members.Folder, "_copy", copy)
     unpack_archives(tmp_path / "in", tmp_path / "out")
     assert tree(tmp_path / "out/x") == content
@@ -474,7 +488,12 @@ def test_all_zips_are_checked_before_the_first_file_is_written(tmp_path):
 @pytest.mark.parametrize("other", ["A/IMG.png", unicodedata.normalize("NFD", "a/é.png")])
 def test_names_that_the_disk_takes_for_the_same_do_not_replace_one_another(tmp_path, monkeypatch, kind, other):
     names = {"A/IMG.png": "a/img.png"}.get(other, "a/é.png"), other
-    monkeypatch.setattr(members, "_is_one_file", lambda one, other: True)
+
+    def open_folded(file, mode, buffering=-1):  # as a disk does that ignores case and Unicode's forms
+        folded = unicodedata.normalize("NFC", Path(file).name).casefold()
+        return (tmp_path / "out/x.incomplete" / folded).open(mode, buffering)
+
+    monkeypatch.setattr(members, "open", open_folded, raising=False)
     put(
         tmp_path / "in",
         {f"x.{kind}": (zipped if kind == "zip" else tarred)(*((name, name.encode()) for name in names))},
@@ -491,16 +510,20 @@ def test_on_windows_names_that_it_reserves_or_changes_are_refused(tmp_path, monk
         unpack_archives(tmp_path / "in", tmp_path / "out")
 
 
-def test_limits_can_be_set(tmp_path):
+def test_there_are_limits(tmp_path, monkeypatch):
     put(tmp_path / "in", {"x.zip": zipped(("a.png", b"1"), ("y.zip", zipped(("b.png", b"2")))), "z.tar": TWO})
     for limits, expected in (
-        (Limits(depth=1), "lies within 1 other archives; more than 1"),
-        (Limits(members=4), "more than 4 files"),
-        (Limits(ratio=0, always=900), "more than 0.0 MiB"),
+        ([(archives, "DEPTH", 1)], "lies within 1 other archives; at most 1"),
+        ([(members, "_MOST_FILES", 4)], "more than 4 files"),
+        ([(members, "_RATIO", 0), (members, "_ALWAYS", 900)], "more than 0.0 MiB"),
     ):
-        with pytest.raises(DataFormatError, match=expected):
-            unpack_archives(tmp_path / "in", tmp_path / f"out {expected}", limits)
-    unpack_archives(tmp_path / "in", tmp_path / "out", Limits(depth=2, members=5))
+        with monkeypatch.context() as limited, pytest.raises(DataFormatError, match=expected):
+            for limit in limits:
+                limited.setattr(*limit)
+            unpack_archives(tmp_path / "in", tmp_path / f"out {expected}")
+    monkeypatch.setattr(archives, "DEPTH", 2)
+    monkeypatch.setattr(members, "_MOST_FILES", 5)
+    unpack_archives(tmp_path / "in", tmp_path / "out")
 
 
 @pytest.mark.parametrize("case", ["tar.gz: a pax header of 256 MiB", "tar.xz: a dictionary of 1.5 GiB", "zip: a bomb"])

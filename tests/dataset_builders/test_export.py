@@ -225,7 +225,7 @@ def test_an_export_of_an_earlier_version_without_checksums_is_refused(run, syncp
 def test_a_manifest_of_something_else_is_refused_by_name(run, syncpr_root, tmp_path, text):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/export.json").write_text(text)
-    with pytest.raises(FileExistsError, match=r"export\.json is not of an export, or damaged"):
+    with pytest.raises(FileExistsError, match=r"export\.json is damaged, or not of an export"):
         run("SynCPR", data_dir=syncpr_root)
     assert len(export.verify_export(tmp_path / "out")) == 1
 
@@ -364,9 +364,9 @@ def test_images_that_vanished_since_loading_are_all_named_before_anything_is_wri
 
 @pytest.mark.parametrize("format", ["parquet", "webdataset"])
 def test_a_full_disk_is_told_and_finished_shards_stay(run, syncpr_root, tmp_path, monkeypatch, format):
-    fsync, read = os.fsync, writing._read_image
+    fsync, read = os.fsync, writing.read_image_file
     images = []
-    monkeypatch.setattr(writing, "_read_image", lambda file: images.append(file) or read(file))
+    monkeypatch.setattr(writing, "read_image_file", lambda file: images.append(file) or read(file))
 
     def fsync_until_full(descriptor):
         if len(images) > 8:  # of the fifth record
@@ -375,7 +375,7 @@ def test_a_full_disk_is_told_and_finished_shards_stay(run, syncpr_root, tmp_path
 
     monkeypatch.setattr(os, "fsync", fsync_until_full)
     arguments = {"data_dir": syncpr_root, "shard_size": 6_000 if format == "webdataset" else RECORD, "format": format}
-    with pytest.raises(OSError, match=r"disk is full.*finished before stays.*same command"):
+    with pytest.raises(OSError, match=r"disk is full.*finished before is kept.*same command"):
         run("SynCPR", **arguments)
     left = names(tmp_path / "out/data")
     assert left and not any(name.endswith(".part") for name in left)

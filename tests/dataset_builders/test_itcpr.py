@@ -151,5 +151,5 @@ def test_another_test_set_of_the_same_form(load, itcpr_root, itcpr_records, monk
     assert {record.levelname for record in caplog.records} == {"INFO"}
 
     (itcpr_root / queries[0]["image_path"]).unlink()
-    with pytest.raises(DataFormatError, match=f"image paths are relative to {itcpr_root}. Those of ITCPR are of Celeb"):
+    with pytest.raises(DataFormatError, match=f"image paths are relative to {itcpr_root}. The images of ITCPR are"):
         load("ITCPR", "query", data_dir=itcpr_root, download_mode="force_redownload")

@@ -66,10 +66,8 @@ def test_ties_stay_within_what_an_unstable_sort_can_give():
 
 @pytest.mark.parametrize("levels", [None, 2, 1])
 @pytest.mark.parametrize("num_ids", [1, 3, 60])
-@pytest.mark.parametrize("many", [0, 3, 1000])
-def test_ranks_are_those_of_a_stable_sort(monkeypatch, levels, num_ids, many):
-    """By counting and by sorting, one match or all of the gallery, few ties or hardly anything else."""
-    monkeypatch.setattr(ranking, "MANY_MATCHES", many)
+def test_ranks_are_those_of_a_stable_sort(monkeypatch, levels, num_ids):
+    """One match or all of the gallery, few ties or hardly anything else."""
     monkeypatch.setattr(ranking, "BLOCK_ELEMENTS", 200)
     scores, query_ids, gallery_ids = random_ranking(0, num_ids=num_ids, levels=levels)
     results = match_ranks(scores, query_ids, gallery_ids)
@@ -284,9 +282,9 @@ def test_ks_may_be_given_by_numpy_or_once():
 @pytest.mark.parametrize(
     ("num_matches", "num_gallery", "message"),
     [
-        ([], 5, "expected a whole number for each query"),
-        ([1.5], 5, "expected a whole number for each query"),
-        ([[1]], 5, "expected a whole number for each query"),
+        ([], 5, "expected integers"),
+        ([1.5], 5, "expected integers"),
+        ([[1]], 5, "expected integers"),
         ([1, 0], 5, "0 matches of a query, expected 1 to 5"),
         ([6], 5, "6 matches of a query, expected 1 to 5"),
     ],

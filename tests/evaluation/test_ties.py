@@ -35,9 +35,7 @@ def ranks_in_order(scores, query_ids, gallery_ids, wrong_first: bool):
 
 @pytest.mark.parametrize("levels", [None, 4, 1, 0.2])
 @pytest.mark.parametrize("num_ids", [1, 3, 60])
-@pytest.mark.parametrize("many", [0, 3, 1000])
-def test_bounds_are_those_of_the_worst_and_the_best_order(monkeypatch, levels, num_ids, many):
-    monkeypatch.setattr(ranking, "MANY_MATCHES", many)
+def test_bounds_are_those_of_the_worst_and_the_best_order(monkeypatch, levels, num_ids):
     monkeypatch.setattr(ranking, "BLOCK_ELEMENTS", 200)
     scores, query_ids, gallery_ids = ranking_of_few_scores(num_ids, levels)
     results = match_ranks(scores, query_ids, gallery_ids)

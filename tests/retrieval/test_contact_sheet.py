@@ -191,7 +191,7 @@ def test_a_very_thin_picture_is_drawn_as_a_line(size, tmp_path):
 @pytest.mark.parametrize(
     ("name", "num_queries", "max_results", "message"),
     [
-        ("sheet.webp", 70, 10, r"70 queries of 10 results .* \.webp holds at most 16,383 a side: choose \.png"),
+        ("sheet.webp", 70, 10, r"70 queries of 10 results .* \.webp holds at most 16,383 a side: use \.png"),
         ("sheet.jpg", 300, 1, r"\.jpg holds at most 65,500"),
         ("sheet.png", 1, 100_000, "more than 100,000,000 in all: draw fewer"),
         ("sheet.heif", 1, 1, r"sheet\.heif: \.heif says no format for a picture; use .*\.jpg"),

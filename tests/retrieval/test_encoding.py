@@ -175,7 +175,7 @@ def test_a_model_in_training_mode_is_put_into_eval_mode(model, processor, querie
 
 
 def test_gallery_without_images_or_with_a_corrupt_one(model, processor, queries, pictures, tmp_path):
-    with pytest.raises(ValueError, match="no image to encode"):
+    with pytest.raises(ValueError, match="no images to encode"):
         encode_targets(model, processor, queries.select([]))
     sorted(pictures.iterdir())[4].write_bytes(b"")
     with pytest.raises(UnreadableImageError, match=r"gallery image 4.*4\.png"):

@@ -92,12 +92,12 @@ def put_into_one_folder(photos):
 
 
 WHEREABOUTS = {
-    "copied (cp -r)": (copy, "found again by their contents (now in"),
-    "moved": (move, "found again by their contents (now in"),
-    "renamed": (turn_names_around, "5 images reused (5 of them under other names), 0 new or changed"),
+    "copied (cp -r)": (copy, "found again by their contents"),
+    "moved": (move, "found again by their contents"),
+    "renamed": (turn_names_around, "5 images reused, 0 new or changed"),
     "an hour later (summer time, another file system)": (shift_by_an_hour, None),
     "times in steps of two seconds (FAT)": (round_times, None),
-    "sorted into other folders": (put_into_one_folder, "found again by their contents (2 under other names)"),
+    "sorted into other folders": (put_into_one_folder, "found again by their contents"),
 }
 
 

@@ -98,7 +98,7 @@ def test_a_folder_that_may_not_be_read_is_named(folder, mode):
         run = subprocess.run([sys.executable, "-c", code, photos], capture_output=True, text=True, check=True)
     assert "['a.jpg', 'b.jpg']\n" in run.stdout
     assert "may not be read" in run.stderr and "trip/deep" in run.stderr
-    assert ("deep cannot be listed: Permission denied" if mode == 0 else "deep; what may not be read") in run.stdout
+    assert ("deep cannot be listed: Permission denied" if mode == 0 else "deep; images are missing") in run.stdout
 
 
 def test_copies_are_told_by_contents(folder):

@@ -23,7 +23,7 @@ from torch.testing import assert_close
 from fafa.image_processing_fafa import FafaImageProcessor
 from fafa.image_reading_fafa import InaccessibleImageError, UnreadableImageError
 from fafa.processing_fafa import FafaProcessor
-from fafa.retrieval import FeatureStore, Gallery, encode_images, encoding, filling, identity, manifest, reading, store
+from fafa.retrieval import FeatureStore, Gallery, encode_images, encoding, filling, identity, reading, store
 from fafa.retrieval.reading import PixelBatch
 from fafa.retrieval.shards import Shard
 
@@ -307,7 +307,7 @@ def test_an_index_that_cannot_be_written_to_serves_as_it_is(model, processor, ph
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(store.os, "access", lambda *_: False)
-    for module, name in ((store, "manifest_locked"), (manifest, "whole_file"), (filling, "check_output_folder")):
+    for module, name in ((store, "manifest_locked"), (store, "write_whole"), (filling, "check_output_folder")):
         monkeypatch.setattr(module, name, refuse)
     gallery = open_gallery(model, processor, photos, tmp_path / "f")
     assert torch.equal(gallery.features, expected.features) and gallery.skipped == [str(photos[3])]
@@ -408,7 +408,7 @@ def test_a_full_disk_loses_no_finished_shard(model, processor, photos, tmp_path,
     with monkeypatch.context() as patches:
         spy, context = Spy(model, patches, fill_disk), files_no_larger_than(2000)
         try:
-            with pytest.raises(OSError, match=r"cannot write \S*features-\w+-00002\S* .*MiB free.*run the same again"):
+            with pytest.raises(OSError, match=r"cannot write \S*features-\w+-00002\S* .*run the same again"):
                 encode(model, processor, photos, tmp_path / "f")
         finally:
             context.__exit__(None, None, None)

@@ -260,7 +260,7 @@ def test_one_item_without_an_end_does_not_hide_that_all_others_are_rejected():
     brake = Brake("captions", Brakes())
     ids = [str(number) for number in range(10_000)]
     brake.begin(0, ids)
-    with pytest.raises(Braked, match="the last 480 items on end were all rejected"):
+    with pytest.raises(Braked, match="the last 480 items in a row were all rejected"):
         for name in ids[1:]:
             brake.add({"id": name, "rejected": "refused"})
 

@@ -227,7 +227,7 @@ def test_fewer_texts_than_are_there_are_refused(recipe, output, capsys):
 def test_a_data_set_that_was_not_made_here_stays(recipe, output, capsys):
     (output / "SynCPR").mkdir(parents=True)
     message = fails(capsys, recipe, "--output", output)
-    assert f"{output / 'SynCPR'} is there already, and was not made here" in message
+    assert f"{output / 'SynCPR'} exists already, and was not made here" in message
     assert not (output / "quadruples").exists()
 
 

@@ -122,7 +122,6 @@ def test_gates_of_a_recipe_look_at_pictures_opened_once(tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "_AT_ONCE", 2)
     recipe = read_settings(TripletRecipe, settings, "recipe.yaml")
     (stage,) = [stage for stage in recipe.stages() if stage.name == "gates"]
-    stage.prepare()
     records = list(stage.process(items, Workspace(tmp_path, 1), 0))
     assert records == [{"id": item["id"], "scores": scores} for item, scores in zip(items, expected, strict=True)]
     assert sorted(opened) == sorted(item[side] for item in items for side in ("left", "right"))

@@ -268,7 +268,7 @@ DIFFUSERS = {"kind": "diffusers", "model": "a/pipeline"}
             "diptychs.image_quality: expected at most 100, found 500",
         ),
         ({"diptychs": {"painter": DIFFUSERS | {"model": ""}}}, "painter.model: expected a folder, or an id on the Hub"),
-        ({"diptychs": {"painter": DIFFUSERS | {"adapter_revision": "v1"}}}, "is of no adapter"),
+        ({"diptychs": {"painter": DIFFUSERS | {"adapter_revision": "v1"}}}, "needs an adapter"),
         (
             {"diptychs": {"painter": DIFFUSERS | {"max_sequence_length": 0}}},
             "max_sequence_length: expected at least 1, found 0",
@@ -297,5 +297,5 @@ def test_a_second_filter_is_refused_by_every_command_of_synthesis(recipe, tmp_pa
             told = capsys.readouterr().err
         except SystemExit as error:
             told = str(error)
-        assert "is given twice: take one out" in told
+        assert "is given twice: remove one" in told
     assert not (tmp_path / "made").exists()

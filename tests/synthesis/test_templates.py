@@ -3,7 +3,7 @@
 import pytest
 
 from fafa.synthesis.filtering.judge import Question
-from fafa.synthesis.quadruples.drawing import Template
+from fafa.synthesis.quadruples.sampling import Template
 from fafa.synthesis.recipes import FOLDER, read_recipe
 from fafa.synthesis.settings import RecipeError, read_settings
 from fafa.synthesis.templates import check_template, fill_template

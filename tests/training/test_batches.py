@@ -101,7 +101,7 @@ def test_processes_divide_every_batch():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"group_size": 17}, "group_size is 17, expected 0 .plain random order. to the batch size of 16"),
+        ({"group_size": 17}, "group_size is 17, expected 0 .random order. to the batch size of 16"),
         (
             {"num_processes": 200},
             "145 triplets in batches of 16 cannot be divided among 200 processes: the smallest batch has 14",

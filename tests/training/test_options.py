@@ -247,7 +247,7 @@ def test_one_cycle_moves_only_a_momentum_that_was_asked_for(tmp_path, triplets_o
     ("options", "message"),
     [
         ({"one_cycle": True, "lr_scheduler_type": "constant"}, "lr_scheduler_type is constant, but one_cycle is true"),
-        ({"lr_scheduler_kwargs": {"num_cycles": 2}}, "lr_scheduler_kwargs are of lr_scheduler_type"),
+        ({"lr_scheduler_kwargs": {"num_cycles": 2}}, "lr_scheduler_kwargs belong to lr_scheduler_type"),
         ({"adam_beta1": 0.5}, "adam_beta1 is 0.5, but one_cycle moves it"),
         ({"lr_scheduler_type": "constant", "warmup_steps": 5}, "constant has no warm-up"),
         ({"lr_scheduler_type": "constant", "lr_scheduler_kwargs": {"power": 2}}, "of constant: there is no 'power'"),
@@ -260,8 +260,8 @@ def test_one_cycle_moves_only_a_momentum_that_was_asked_for(tmp_path, triplets_o
         ({"optim": "sgd", "optim_args": "0.5"}, "optim_args is '0.5', expected such as"),
         ({"optim": "lomo"}, "optim is lomo, which steps within the backward pass"),
         ({"optim": "galore_adamw_layerwise"}, "optim is galore_adamw_layerwise, which steps within"),
-        ({"optim_target_modules": ["query"]}, "optim_target_modules are of GaLore and APOLLO"),
-        ({"activation_checkpointing_kwargs": {"every_n_layers": 2}}, "are of activation_checkpointing: set that to"),
+        ({"optim_target_modules": ["query"]}, "optim_target_modules belong to GaLore and APOLLO"),
+        ({"activation_checkpointing_kwargs": {"every_n_layers": 2}}, "need activation_checkpointing: set that to"),
         (
             {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_rentrant": False}},
             "there is no 'use_rentrant'; did you mean 'use_reentrant'?",
@@ -274,14 +274,14 @@ def test_one_cycle_moves_only_a_momentum_that_was_asked_for(tmp_path, triplets_o
         ({"accelerator_config": {"split_batchs": True}}, "no 'split_batchs'; did you mean 'split_batches'?"),
         ({"accelerator_config": {"split_batches": True}}, "accelerator_config: split_batches does not act here"),
         ({"accelerator_config": '{"dispatch_batches": true'}, "accelerator_config is no JSON"),
-        ({"enable_jit_checkpoint": True, "save_only_model": True}, "saves what to go on from"),
+        ({"enable_jit_checkpoint": True, "save_only_model": True}, "enable_jit_checkpoint saves a state to resume"),
         (
             {"prediction_loss_only": True, "metric_for_best_model": "rank-1"},
             "prediction_loss_only leaves out rank-1, by which checkpoints are chosen",
         ),
         (
             {"per_device_eval_batch_size": 1, "metric_for_best_model": "loss"},
-            "the loss of a single triplet says nothing that could choose a checkpoint",
+            "the loss of a single triplet cannot choose a checkpoint",
         ),
         ({"num_train_epochs": 0, "max_steps": -1}, "num_train_epochs is 0, expected a number above 0"),
         ({"max_steps": 0}, "max_steps is 0, expected a number from 1, or -1"),
@@ -576,7 +576,7 @@ def refused_parts(triplets) -> dict[str, tuple[dict, str]]:
     return {
         "compute_loss_func": ({"compute_loss_func": lambda *_, **__: 0}, "compute_loss_func is given no group_ids"),
         "another model's optimiser": ({"optimizers": (stranger, None)}, "weights that train are not in the optimiser"),
-        "no collator": ({"data_collator": default_data_collator}, "become a batch by TripletCollator"),
+        "no collator": ({"data_collator": default_data_collator}, "is made by TripletCollator"),
         "no captions": (captions, r"trains with the targets' captions: TripletCollator\(\.\.\., with_captions=True\)"),
         "a stream": (
             {"train_dataset": triplets.to_iterable_dataset()},

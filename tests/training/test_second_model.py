@@ -8,7 +8,8 @@ from transformers import AutoModel, AutoProcessor
 
 from fafa.model_folder import load_model
 from fafa.training import RetrieverTrainer, TripletCollator
-from fafa.training.adapters import add_lora, merge_lora, train_vision_blocks
+from fafa.training.adapters import add_lora, merge_lora
+from fafa.training.vision_blocks import train_vision_blocks
 
 
 def make_trainer(folder, triplets, model, **options) -> RetrieverTrainer:

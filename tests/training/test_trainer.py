@@ -181,8 +181,14 @@ def test_evaluations_share_the_cache(tmp_path, triplets):
 
 def test_a_cache_in_each_worker_is_refused(tmp_path, triplets):
     collator = FafaDataCollator(tiny_processor(), cache_images=True)
-    with pytest.raises(ValueError, match="2 workers would each keep all of them: set dataloader_num_workers to 0"):
+    with pytest.raises(ValueError, match="in each of 2 workers: set dataloader_num_workers to 0"):
         make_trainer(tmp_path, triplets, data_collator=collator, dataloader_num_workers=2)
+
+
+def test_processes_that_do_not_see_each_other_do_not_train_side_by_side(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"2 processes were launched.*--use_cpu true"):
+        FafaTrainingArguments(output_dir=str(tmp_path), report_to="none")
 
 
 def test_one_process_trains_on_the_first_of_several_gpus(tmp_path, triplets, monkeypatch, caplog):

@@ -30,7 +30,7 @@ def test_the_world_needs_numpy_and_pillow_and_writes_files_by_the_package():
     to_write, _ = imported_by("fafa.files, fafa.workers")
     libraries, rooms = imported_by("fafa.world")
     assert libraries - to_write == {"numpy", "PIL"} and not libraries & MODELS
-    assert rooms == {"world", "files", "workers"}
+    assert rooms == {"world", "files", "names", "workers"}
 
 
 def test_importing_it_as_users_do_brings_no_library_of_models():

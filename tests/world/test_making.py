@@ -256,7 +256,7 @@ def test_an_interrupted_world_is_completed(world, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("fafa.world.making.paint_pictures", interrupt)
+        patch.setattr("fafa.world.making.paint_images", interrupt)
         with pytest.raises(KeyboardInterrupt):
             make_world(tmp_path, num_workers=1, **SMALL)
     assert read(tmp_path / "world.json")["finished"] is False
@@ -302,7 +302,7 @@ def test_a_finished_world_that_was_damaged_is_mended_to_the_byte(world, tmp_path
 @pytest.mark.parametrize("text", ["[" * 100_000, "null", "{", '{"finished": true}'])
 def test_a_manifest_of_something_else_is_refused_by_name(tmp_path, text):
     (tmp_path / "world.json").write_text(text)
-    with pytest.raises(FileExistsError, match=r"world\.json is damaged|num_diptychs=None and not 10"):
+    with pytest.raises(FileExistsError, match=r"world\.json is missing or damaged|num_diptychs=None and not 10"):
         make_world(tmp_path, num_workers=1, **SMALL)
 
 

@@ -16,13 +16,11 @@ class WeightAverage(TrainerCallback):
     """Averages the weights that train, after every optimiser step; the others need none.
 
     average <- d average + (1 - d) weights, with d = `decay`, but at most (1 + steps) / (10 + steps), so that the
-    beginning is forgotten soon. Equal in all processes, as the weights are.
-
-    Args:
-        decay: at 0.999 the average looks back over about a thousand steps.
+    beginning is forgotten soon. At 0.999 the average looks back over about a thousand steps. All processes have the
+    same, as they have the same weights.
 
     Raises:
-        ValueError: if decay is not in (0, 1).
+        ValueError: decay is not in (0, 1).
     """
 
     def __init__(self, decay: float):
@@ -44,19 +42,19 @@ class WeightAverage(TrainerCallback):
             self.start(model)
 
     def on_optimizer_step(self, args, state, control, **kwargs):
-        """Takes in the new weights."""
+        """Adds the new weights to the averages."""
         decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
         get_ema_multi_avg_fn(decay)(self._averages, self._weights, None)
 
     def on_train_end(self, args, state, control, **kwargs):
-        """Leaves the averages in the model, or what `load_best_model_at_end` loaded, which are averages."""
+        """Leaves the averages in the model; what `load_best_model_at_end` loaded are averages, too."""
         if not (args.load_best_model_at_end and state.best_model_checkpoint is not None):
             self._exchange()
         self._weights, self._averages = [], []
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """The model has the averages inside."""
+        """Within, the model has the averages."""
         if self._exchanged:
             yield
             return
@@ -77,7 +75,7 @@ class WeightAverage(TrainerCallback):
 
 
 class AveragedWeights:
-    """A Trainer's part in it (a base class before `Trainer`): `ema_decay`.
+    """What a Trainer does for `ema_decay` (a base class before `Trainer`).
 
     Evaluations, checkpoints and the final model have the averaged weights; checkpoints also hold the raw ones
     (`raw_weights.safetensors`), from which a resumed run goes on.
@@ -95,12 +93,12 @@ class AveragedWeights:
         return contextlib.nullcontext() if self.average is None else self.average.in_place()
 
     def evaluation_loop(self, *args, **kwargs):
-        """Of the averaged weights."""
+        """Evaluates the averaged weights."""
         with self._averaged():
             return super().evaluation_loop(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The averaged weights; in a checkpoint (an internal call) the raw ones, too."""
+        """Saves the averaged weights; in a checkpoint (an internal call) the raw ones, too."""
         with self._averaged():
             super().save_model(output_dir, _internal_call)
         if self.average is not None and _internal_call and self.args.should_save:
@@ -117,10 +115,8 @@ class AveragedWeights:
             return
         raw = load_file(path)
         trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
-        other = sorted(
-            raw.keys() ^ trained.keys()
-            | {name for name in raw.keys() & trained.keys() if raw[name].shape != trained[name].shape}
-        )
+        shapes, now = ({name: tuple(weight.shape) for name, weight in of.items()} for of in (raw, trained))
+        other = sorted(dict(shapes.items() ^ now.items()))
         if other:
             raise ValueError(f"{path} is of a run that trained other weights: {', '.join(other[:3])} ({len(other)})")
         with torch.no_grad():

@@ -1,24 +1,25 @@
 """Checkpoint folders that count only when complete, whatever ends the run that writes them.
 
 A checkpoint is written into `_unfinished/`, gets a manifest of its files, is flushed to disk, and appears as
-`checkpoint-<step>` by one rename. One that has to go leaves by a rename, too, before it is deleted. So no kill leaves a
-half-written or half-deleted folder under that name, and other tools see complete ones only.
+`checkpoint-<step>` by one rename. One that is to be deleted is renamed before. So no kill leaves a half-written or
+half-deleted folder under that name, and other tools see complete ones only.
 
-The manifest holds a checksum of every file, and one of itself: a checkpoint that was damaged later is not gone on from.
+The manifest holds a checksum of every file, and one of itself: a checkpoint that was damaged later is not resumed.
 """
 
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ...files import DISK_FULL, faults_of, flush, is_sealed, read_json, record_files, sealed
+from ...files import DISK_FULL, faults_of, flush, is_sealed, read_json, record_files, says_disk_full, sealed
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ IDENTITY_COLUMNS = ("reference_image_path", "target_image_path", "edit_caption")
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be written or gone on from, or the output folder is not this run's."""
+    """A checkpoint cannot be written or resumed, or the output folder is not this run's."""
 
 
 def step_of(checkpoint: Path) -> int:
@@ -53,14 +54,8 @@ def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
         manifest = read_json(checkpoint / MANIFEST)
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        return None
-    return manifest if is_sealed(manifest) or not has_checksums(manifest) else None
-
-
-def has_checksums(manifest: Mapping[str, Any]) -> bool:
-    """Whether a manifest records what files hold; those of earlier versions have their sizes alone."""
-    return not all(type(size) is int for size in manifest["files"].values())
+    is_whole = isinstance(manifest, dict) and isinstance(manifest.get("files"), dict) and is_sealed(manifest)
+    return manifest if is_whole else None
 
 
 def faults_in(checkpoint: Path, contents: bool = True, show_progress: bool = False) -> Iterator[str]:
@@ -73,13 +68,12 @@ def faults_in(checkpoint: Path, contents: bool = True, show_progress: bool = Fal
         OSError: a file is there, but cannot be read now.
     """
     manifest = read_manifest(checkpoint)
-    if manifest is None:
-        yield f"{MANIFEST} is damaged" if (checkpoint / MANIFEST).exists() else f"no readable {MANIFEST}"
-    elif has_checksums(manifest):
+    if manifest is not None:
         yield from faults_of(checkpoint, manifest["files"], contents, show_progress)
+    elif (checkpoint / MANIFEST).exists():
+        yield f"{MANIFEST} is damaged, or of an earlier version, which wrote no checksums"
     else:
-        sizes = {name: {"bytes": size} for name, size in manifest["files"].items()}
-        yield from faults_of(checkpoint, sizes, contents=False)
+        yield f"no readable {MANIFEST}"
 
 
 def fault_of(checkpoint: Path, contents: bool = True) -> str | None:
@@ -87,29 +81,27 @@ def fault_of(checkpoint: Path, contents: bool = True) -> str | None:
     return next(faults_in(checkpoint, contents), None)
 
 
-def newest_complete(folder: Path, at_most: int | None = None) -> Path | None:
-    """The complete checkpoint of the highest step, or of the highest up to `at_most`; None if there is none.
+def newest_complete(folder: Path, at_most: float = math.inf) -> Path | None:
+    """The complete checkpoint of the highest step up to `at_most`; None if there is none.
 
     Files are not read, so that a run may ask after every checkpoint; see `newest_sound`.
     """
-    for checkpoint in reversed(checkpoints_in(folder)):
-        if (at_most is None or step_of(checkpoint) <= at_most) and fault_of(checkpoint, contents=False) is None:
-            return checkpoint
-    return None
+    found = [checkpoint for checkpoint in reversed(checkpoints_in(folder)) if step_of(checkpoint) <= at_most]
+    return next((checkpoint for checkpoint in found if fault_of(checkpoint, contents=False) is None), None)
 
 
-def newest_sound(folder: Path, at_most: int | None = None) -> tuple[Path | None, dict[Path, str]]:
-    """The checkpoint to go on from, every file of which is as it was written, and why none of the later ones is.
+def newest_sound(folder: Path, at_most: float = math.inf) -> tuple[Path | None, dict[Path, str]]:
+    """The newest checkpoint whose files are all as they were written, and why none of the later ones is taken.
 
     Args:
-        at_most: the highest step that comes into question.
+        at_most: the highest step that may be taken.
 
     Raises:
         OSError: a file is there, but cannot be read now.
     """
     passed_over = {}
     for checkpoint in reversed(checkpoints_in(folder)):
-        is_late = at_most is not None and step_of(checkpoint) > at_most
+        is_late = step_of(checkpoint) > at_most
         fault = fault_of(checkpoint, contents=not is_late)
         if fault is None and not is_late:
             return checkpoint, passed_over
@@ -118,15 +110,12 @@ def newest_sound(folder: Path, at_most: int | None = None) -> tuple[Path | None,
 
 
 def publish(written: Path, folder: Path, about: dict[str, Any]) -> Path:
-    """Makes a checkpoint that was written to the end count.
+    """Makes a checkpoint count that was written to its end, and returns its place; one that was there is replaced.
 
     Args:
         written: `folder/_unfinished/checkpoint-<step>`, its files closed.
         folder: the output folder.
         about: further entries of the manifest.
-
-    Returns:
-        its place in the output folder. A checkpoint that was there is replaced.
     """
     files = sorted(path for path in written.rglob("*") if path.is_file() and path.name != MANIFEST)
     for path in files:
@@ -144,11 +133,10 @@ def publish(written: Path, folder: Path, about: dict[str, Any]) -> Path:
 def recover(folder: Path) -> None:
     """Tidies up after a run that was killed: finishes or removes what it was writing, and what it was deleting."""
     for written in checkpoints_in(folder / UNFINISHED):
-        fault = fault_of(written)
-        if fault is None:
-            logger.info("%s was complete when the run was stopped: put in its place", _put_in_place(written, folder))
-        else:
+        if fault := fault_of(written):
             logger.warning("%s was being written when the run was stopped (%s): passed over", written, fault)
+        else:
+            logger.info("%s was complete when the run was stopped: put in its place", _put_in_place(written, folder))
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
 
 
@@ -175,7 +163,7 @@ def set_aside_after(folder: Path, step: int) -> None:
 
 def _put_in_place(written: Path, folder: Path) -> Path:
     place = folder / written.name
-    if place.exists():  # a kill after this line is mended by `recover`
+    if place.exists():  # `recover` mends a kill after this line
         _discard(place)
     written.replace(place)
     flush(folder)
@@ -191,11 +179,11 @@ def _discard(checkpoint: Path) -> None:
 
 
 def disk_is_full(folder: Path, error: BaseException) -> bool:
-    """Whether a failed write into a folder failed for want of room; its partial file must still be there.
+    """Whether a write into a folder failed because the disk is full; the partial file must still be there.
 
-    torch and safetensors hide the operating system's error number, torch even its text.
+    torch hides the operating system's error number, and its text.
     """
-    if getattr(error, "errno", None) in DISK_FULL or any(f"os error {code})" in str(error) for code in DISK_FULL):
+    if says_disk_full(error):
         return True
     try:
         with tempfile.TemporaryFile(dir=folder) as probe:
@@ -208,25 +196,16 @@ def disk_is_full(folder: Path, error: BaseException) -> bool:
 
 
 def data_identity(dataset, group_column: str = "cpr_id") -> dict[str, Any]:
-    """Number of rows and a hash of who, which images and which words they are, in order.
+    """Number of rows and a hash of the groups, images and captions in their order.
 
-    Args:
-        dataset: a `datasets.Dataset` (a second or two for 1.15 million rows), or another, of which less is known.
-        group_column: the column that holds the group of a triplet.
+    It takes a second or two for 1.15 million rows.
     """
-    if not hasattr(dataset, "__len__"):
-        return {}
-    identity = {"rows": len(dataset)}
-    columns = [
-        name for name in (group_column, *IDENTITY_COLUMNS) if name in (getattr(dataset, "column_names", None) or ())
-    ]
-    if columns:
-        digest = hashlib.blake2b(digest_size=8)
-        for name in columns:
-            column = dataset.data.column(name)
-            if dataset._indices is not None:  # far quicker than through the data set, which gathers row by row
-                column = column.take(dataset._indices.column(0))
-            for start in range(0, len(column), 100_000):
-                digest.update("\n".join(map(str, column.slice(start, 100_000).to_pylist())).encode())
-        identity["content of the rows"] = digest.hexdigest()
-    return identity
+    columns = [name for name in (group_column, *IDENTITY_COLUMNS) if name in dataset.column_names]
+    digest = hashlib.blake2b(digest_size=8)
+    for name in columns:
+        column = dataset.data.column(name)
+        if dataset._indices is not None:  # far quicker than through the data set, which gathers row by row
+            column = column.take(dataset._indices.column(0))
+        for start in range(0, len(column), 100_000):
+            digest.update("\n".join(map(str, column.slice(start, 100_000).to_pylist())).encode())
+    return {"rows": len(dataset), "content of the rows": digest.hexdigest()}

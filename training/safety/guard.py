@@ -11,9 +11,9 @@ from . import checkpoints
 
 COLLAPSE = "collapse.json"
 SPREADS = ("query_spread", "target_spread")
-WELL_ABOVE_CHANCE = 5.0  # times what a random order gives (or half way to perfect): below, mAP tells nothing
-GOOD_SHARE = 0.9  # of the best mAP, that a checkpoint must have to be one to go back to
-SMALLEST_BATCH = 8  # triplets, below which the spread of a batch says nothing
+WELL_ABOVE_CHANCE = 5.0  # times the mAP of a random order (or half way to perfect); mAP below tells nothing
+GOOD_SHARE = 0.9  # of the best mAP; a checkpoint to go back to must have as much
+SMALLEST_BATCH = 8  # triplets; the spread of a smaller batch says nothing
 # Spreads measured on the painted world: 0.02 to 0.1 at random weights, of which a run may lose nearly all before it
 # learns (1.6e-4 was seen); 0.4 to 0.9 once it has; 1e-10 and less after a collapse.
 APART, NOTHING = 0.1, 1e-6
@@ -49,9 +49,6 @@ class CollapseGuard(TrainerCallback):
 
     The last good checkpoint is the newest up to an evaluation within a tenth of the best mAP; while mAP tells nothing
     yet, the newest before a line of the log that passed. Rotation keeps it.
-
-    Args:
-        trainer: whose `args`, `eval_dataset` and output folder count.
     """
 
     def __init__(self, trainer):
@@ -59,7 +56,7 @@ class CollapseGuard(TrainerCallback):
         self.watching = False
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """A run that resumes has passed the checks in its log."""
+        """Takes what the log of a resumed run holds as passed."""
         self.watching = True
         self._first_bad, self._batch_size = torch.tensor(-1, device=args.device), 0
         self._good_evaluation, best = 0, 0.0
@@ -69,7 +66,7 @@ class CollapseGuard(TrainerCallback):
         self._passed_log = max((entry["step"] - 1 for entry in state.log_history if "loss" in entry), default=0)
 
     def on_train_end(self, args, state, control, **kwargs):
-        """A last look, where nothing was logged or saved since; what is evaluated afterwards is the user's business."""
+        """Looks at what was not logged or saved since; what is evaluated afterwards is not judged."""
         self._check_weights(state)
         self.watching = False
 
@@ -80,13 +77,11 @@ class CollapseGuard(TrainerCallback):
         self._first_bad = torch.where(is_first, self.trainer.state.global_step + 1, self._first_bad)
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Weights are not evaluated or saved before they were looked at."""
+        """Looks at weights before they are evaluated or saved."""
         if control.should_save or control.should_evaluate:
             self._check_weights(state)
 
-    def on_epoch_end(self, args, state, control, **kwargs):
-        """As after a step."""
-        self.on_step_end(args, state, control)
+    on_epoch_end = on_step_end
 
     def _check_weights(self, state) -> None:
         if self.watching and self._first_bad >= 0:
@@ -96,7 +91,7 @@ class CollapseGuard(TrainerCallback):
             self._stop_not_finite(state, "weights are")
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        """Loss, gradient norm and spread."""
+        """Judges loss, gradient norm and spread."""
         if not self.watching or "loss" not in logs:
             return
         if not math.isfinite(logs["loss"]) or self._first_bad >= 0:  # logging_nan_inf_filter hides it from the log
@@ -115,7 +110,7 @@ class CollapseGuard(TrainerCallback):
         self._passed_log = state.global_step - 1
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        """Held-out retrieval."""
+        """Judges held-out retrieval."""
         if not self.watching or "eval_mAP" not in metrics:
             return
         best = max(entry["eval_mAP"] for entry in state.log_history if "eval_mAP" in entry)
@@ -166,22 +161,17 @@ class CollapseGuard(TrainerCallback):
             "Look at the training set (python -m fafa.verify FOLDER) and at that model.",
         )
 
-    def _remedy(self, good: Path | None) -> str:
-        args = self.trainer.args
-        half = " --fp16 false --bf16 true" if args.fp16 else ""
-        if good is None:
-            return (
-                f"There is no good checkpoint yet: begin anew at less than learning_rate={args.learning_rate:g}.{half}"
-            )
-        return (
-            f"Go on from the last good checkpoint at a lower learning rate: --resume_from_checkpoint {good} "
-            f"--learning_rate {args.learning_rate / 10:g}{half}"
-        )
-
     def _stop(self, state, what: str, cause: str, remedy: str = "") -> None:
         self.watching = False
         args, good = self.trainer.args, self.last_good()
-        remedy = remedy or self._remedy(good)
+        half = " --fp16 false --bf16 true" if args.fp16 else ""
+        if not remedy and good is None:
+            remedy = f"There is no good checkpoint yet: begin anew below learning_rate={args.learning_rate:g}.{half}"
+        elif not remedy:
+            remedy = (
+                f"Go on from the last good checkpoint at a lower learning rate: --resume_from_checkpoint {good} "
+                f"--learning_rate {args.learning_rate / 10:g}{half}"
+            )
         if args.should_save:
             report = {
                 "step": state.global_step,

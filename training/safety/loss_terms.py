@@ -11,9 +11,8 @@ from .guard import embedding_spread
 class LossTerms(TrainerCallback, ExportableState):
     """Means since the last log; checkpoints carry what is not logged yet, so that the log of a resumed run is the same.
 
-    All processes compute the loss of their batches together, so one process's numbers stand for all.
-
-    Args of the state, besides sums and count: the Trainer's own sum of the loss, and the step since which it sums.
+    All processes compute the loss of their batches together, so one process's numbers stand for all. The state also
+    holds the Trainer's own sum of the loss, and the step since which it sums.
     """
 
     def __init__(self):

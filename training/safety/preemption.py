@@ -12,19 +12,19 @@ from transformers import TrainerCallback
 
 logger = logging.getLogger(__name__)
 
-PREEMPTED = 143  # exit status, as shells give it to whom SIGTERM ended; a scheduler starts such a run again
+PREEMPTED = 143  # exit status that shells give to a program ended by SIGTERM; a scheduler starts such a run again
 
 
 class TrainingPreempted(RuntimeError):
-    """The run was told to end (SIGTERM) before it was done; a checkpoint is saved, the message says how to go on."""
+    """SIGTERM told the run to end before it was done; a checkpoint is saved, and the message says how to go on."""
 
 
 class Preemption(TrainerCallback):
     """`enable_jit_checkpoint`: at SIGTERM, ends the step, saves a checkpoint, and stops training.
 
-    transformers' own saves in the middle of a step, after random numbers were drawn, and lets the run end as if it
-    were done. Here the checkpoint is one as all others, and `RetrieverTrainer.train` raises `TrainingPreempted`. An
-    evaluation that is due in that step is left out: the time until the machine is gone may be short.
+    transformers' own callback saves in the middle of a step, after random numbers were taken, and lets the run end as
+    if it were done. Here the checkpoint is like all others, and `RetrieverTrainer.train` raises `TrainingPreempted`. An
+    evaluation that is due in that step is left out, since the machine may be gone soon.
     """
 
     def __init__(self):
@@ -32,9 +32,9 @@ class Preemption(TrainerCallback):
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Within, SIGTERM is taken as news; elsewhere it ends the process as usual."""
+        """Within, SIGTERM is noted; elsewhere it ends the process as usual."""
         self.told = self.stopped = False
-        if threading.current_thread() is not threading.main_thread():  # who alone is told of signals
+        if threading.current_thread() is not threading.main_thread():  # only that one receives signals
             yield
             return
         before = signal.signal(signal.SIGTERM, self._note)
@@ -47,7 +47,7 @@ class Preemption(TrainerCallback):
         self.told = True
 
     def on_step_end(self, args, state, control, **kwargs):
-        """All processes stop after the same step, whoever of them was told first."""
+        """All processes stop after the same step, whichever was told first."""
         told = self.told
         if args.world_size > 1:
             anybody = torch.tensor(int(told), device=args.device)

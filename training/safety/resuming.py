@@ -28,7 +28,7 @@ class ExactResume:
 
     @property
     def loss_terms(self) -> LossTerms:
-        """As it is now: `restore_callback_states_from_checkpoint` makes a new one."""
+        """The present one: `restore_callback_states_from_checkpoint` makes a new one."""
         return next(entry for entry in self.callback_handler.callbacks if isinstance(entry, LossTerms))
 
     # `Trainer._run_epoch` calls it once where a run goes on, before the first step and after `_inner_training_loop` has
@@ -44,7 +44,7 @@ class ExactResume:
 
     # `Trainer._prepare_for_training` calls it, with None for a run that begins.
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """The stored state, but at the learning rate that is asked for now."""
+        """Loads the stored state, but at the learning rate that is asked for now."""
         with _refusing_objects(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
         stored = (read_manifest(Path(checkpoint)) or {}).get("learning_rate") if checkpoint else None
@@ -72,7 +72,7 @@ class ExactResume:
 
 @contextmanager
 def _refusing_objects(checkpoint: str | None) -> Iterator[None]:
-    """torch reads tensors and plain values only (`weights_only`): what else a file holds could run a program."""
+    """Tells why torch refused a file: it reads only tensors and plain values, since others could run a program."""
     try:
         yield
     except pickle.UnpicklingError as error:

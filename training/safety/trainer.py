@@ -2,22 +2,21 @@
 
 import contextlib
 import logging
+import math
 import shutil
 import signal
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import HPSearchBackend
 
-from ...files import read_json
+from ...files import locked, read_json
 from ..checks import check_weights
 from . import checkpoints
 from .checkpoints import CheckpointError
@@ -52,21 +51,36 @@ class SafeTrainer(ExactResume, Trainer):
         Args:
             resume_from_checkpoint: True goes on from the newest sound checkpoint of the output folder (after a
                 collapse, from the last good one), or begins if it has none; a path goes on from that one.
-            trial: of `hyperparameter_search`, which calls this.
+            trial: what `hyperparameter_search` passes, which calls this.
 
         Raises:
-            CheckpointError: if another run writes the folder; if it has checkpoints and none is to be gone on from; if
-                the one to go on from is damaged or of other data; if the disk is full.
+            CheckpointError: another run writes the folder; it has checkpoints, and none is to be resumed; the one to
+                resume is damaged or of other data; the disk is full.
             TrainingCollapsed: see `CollapseGuard`.
             TrainingPreempted: see `Preemption`.
         """
         self._trial = trial
         folder = self.run_folder
-        watching = self.preemption.watching() if self.args.enable_jit_checkpoint else contextlib.nullcontext()
-        with self._alone_in(folder), watching:
+        with contextlib.ExitStack() as stack:
+            if self.args.should_save:
+                folder.mkdir(parents=True, exist_ok=True)
+                in_use = f"another run is writing {folder}: wait for its end, or choose another output_dir"
+                try:
+                    stack.enter_context(locked(folder / checkpoints.LOCK, in_use))
+                except BlockingIOError as error:
+                    raise CheckpointError(in_use) from error
+            if self.args.enable_jit_checkpoint:
+                stack.enter_context(self.preemption.watching())
             start = self._starting_point(folder, resume_from_checkpoint)
-            with self._collapse_ends_trial():
+            try:
                 result = super().train(start, trial, *args, **kwargs)
+            except TrainingCollapsed as collapse:  # a search goes on with the next trial
+                if trial is None or self.hp_search_backend != HPSearchBackend.OPTUNA:
+                    raise
+                import optuna
+
+                logger.warning("%s: given up, %s", folder.name, collapse)
+                raise optuna.TrialPruned(str(collapse)) from collapse
         if self.preemption.stopped:
             raise TrainingPreempted(
                 f"stopped after step {self.state.global_step} of {self.state.max_steps}, as SIGTERM asked: checkpoint-"
@@ -75,40 +89,10 @@ class SafeTrainer(ExactResume, Trainer):
             )
         return result
 
-    @contextlib.contextmanager
-    def _collapse_ends_trial(self) -> Iterator[None]:
-        """A search goes on with the next trial; those before it are not lost."""
-        try:
-            yield
-        except TrainingCollapsed as collapse:
-            if self._trial is None or self.hp_search_backend != HPSearchBackend.OPTUNA:
-                raise
-            import optuna
-
-            logger.warning("%s: given up, %s", self.run_folder.name, collapse)
-            raise optuna.TrialPruned(str(collapse)) from collapse
-
     @property
     def run_folder(self) -> Path:
-        """The output folder; of a trial of `hyperparameter_search`, its own folder therein."""
+        """The output folder; of a trial of `hyperparameter_search`, its own folder within."""
         return Path(super()._get_output_dir(self._trial))
-
-    @contextlib.contextmanager
-    def _alone_in(self, folder: Path) -> Iterator[None]:
-        if not self.args.should_save:
-            yield
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / checkpoints.LOCK)  # the system frees it with its process, however that ends
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            message = f"another run is writing {folder}: wait for its end, or choose another output_dir"
-            raise CheckpointError(message) from None
-        try:
-            yield
-        finally:
-            lock.release()
 
     def _starting_point(self, folder: Path, given: str | bool | None) -> str | None:
         if self.args.should_save:
@@ -117,7 +101,7 @@ class SafeTrainer(ExactResume, Trainer):
         present = checkpoints.checkpoints_in(folder)
         if not present and (given is True or not given):
             if given:
-                logger.warning("%s has no checkpoint to go on from: training begins at the beginning", folder)
+                logger.warning("%s has no checkpoint to resume: training begins at the beginning", folder)
             return None
         if not given:
             raise CheckpointError(
@@ -133,23 +117,22 @@ class SafeTrainer(ExactResume, Trainer):
                 f"{error.filename or folder} cannot be read now ({error.strerror or error}). See to its permissions, "
                 "or to the disk or network drive it lies on, and give the same command again."
             ) from error
-        is_ours = (chosen / checkpoints.MANIFEST).exists()  # the stock Trainer writes none
-        if chosen.is_dir() and not is_ours and not (chosen / "trainer_state.json").exists():
+        refusal = None
+        if not chosen.is_dir():
+            refusal = "no such folder"
+        elif (chosen / checkpoints.MANIFEST).exists():
+            refusal = fault
+        elif not (chosen / TRAINER_STATE_NAME).exists():  # the stock Trainer writes no manifest
+            refusal = f"it is no checkpoint, without {TRAINER_STATE_NAME}"
+        if refusal is not None:
             raise CheckpointError(
-                f"{chosen} cannot be gone on from: it is no checkpoint, without trainer_state.json. Choose "
-                "another, or resume_from_checkpoint=true for the newest sound one of the output folder."
-            )
-        if not chosen.is_dir() or (is_ours and fault is not None):
-            raise CheckpointError(
-                f"{chosen} cannot be gone on from: {fault if chosen.is_dir() else 'no such folder'}. Choose another "
-                "checkpoint, or resume_from_checkpoint=true for the newest sound one of the output folder."
+                f"{chosen} cannot be resumed: {refusal}. Choose another checkpoint, or "
+                "resume_from_checkpoint=true for the newest sound one of the output folder."
             )
         if manifest is None:
             logger.warning("%s: %s, so whether it is complete, and of the same data, is unknown", chosen, fault)
         else:
             self._check_same_run(chosen, manifest)
-            if not checkpoints.has_checksums(manifest):
-                logger.warning("%s has no checksums, as of an earlier version: its files are taken on trust", chosen)
         self.accelerator.wait_for_everyone()
         if self.args.should_save and chosen.parent.resolve() == folder.resolve():
             checkpoints.set_aside_after(folder, checkpoints.step_of(chosen))
@@ -161,7 +144,7 @@ class SafeTrainer(ExactResume, Trainer):
         if chosen is None:
             faults = "; ".join(f"{path.name}: {fault}" for path, fault in reversed(passed_over.items()))
             raise CheckpointError(
-                f"no checkpoint in {folder} is one to go on from ({faults}). Name one all the same "
+                f"no checkpoint in {folder} can be resumed ({faults}). Name one all the same "
                 "(resume_from_checkpoint=PATH), or begin anew in another output_dir."
             )
         for path, fault in reversed(passed_over.items()):
@@ -173,7 +156,7 @@ class SafeTrainer(ExactResume, Trainer):
         return checkpoints.data_identity(self.train_dataset, self.args.group_column)
 
     def _run_identity(self) -> dict[str, Any]:
-        """What decides which triplets come in which order."""
+        """Settings and data that decide which triplets come in which order."""
         args = self.args
         return self._data_identity | {
             "seed": args.seed if args.data_seed is None else args.data_seed,
@@ -206,7 +189,7 @@ class SafeTrainer(ExactResume, Trainer):
 
     # `Trainer._inner_training_loop` calls it before the optimiser is made, and before accelerate wraps the model.
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
-        check_weights(self.model)  # of the model that trains now: `model_init` makes a new one for every run
+        check_weights(self.model)  # the model may be new: `model_init` makes one for every run
         self._prepare_scalars()
         return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
 
@@ -225,7 +208,7 @@ class SafeTrainer(ExactResume, Trainer):
             state_dict[name] = state_dict[name].reshape(())
         super()._save(output_dir, state_dict)
 
-    # Whatever `Trainer._save_checkpoint` writes goes where this says; elsewhere it is the folder of a trial.
+    # Where `Trainer._save_checkpoint` writes to; elsewhere it is the folder of a trial.
     def _get_output_dir(self, trial) -> str:
         folder = super()._get_output_dir(trial)
         return str(Path(folder, checkpoints.UNFINISHED)) if self._writing else folder
@@ -272,7 +255,7 @@ class SafeTrainer(ExactResume, Trainer):
 
     # `Trainer._save_checkpoint` calls it in the middle.
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if not self._writing:  # uploading takes its time: from the place where the folder stays
+        if not self._writing:  # uploading takes long, so it is done from where the folder stays
             super()._push_from_checkpoint(checkpoint_folder)
 
     def _checkpoint_bytes(self) -> int:
@@ -282,14 +265,14 @@ class SafeTrainer(ExactResume, Trainer):
         return sum(tensor.nbytes for tensor in saved + state)
 
 
-def _last_good_step(report: Path) -> int | None:
-    """What the report of a collapse says; None if there was none."""
+def _last_good_step(report: Path) -> float:
+    """The last good step by the report of a collapse; without one, no step is bad."""
     if not report.exists():
-        return None
+        return math.inf
     try:
         return int(read_json(report)["last_good_step"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{report} is damaged ({error}), so which checkpoint was the last good one is unknown: name one "
-            "(resume_from_checkpoint=PATH), or remove this file to go on from the newest."
+            "(resume_from_checkpoint=PATH), or remove this file to resume the newest."
         ) from error

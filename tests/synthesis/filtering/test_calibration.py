@@ -14,11 +14,11 @@ from fafa.synthesis.filtering.calibration import (
     Pair,
     Verdict,
     cut_in_halves,
-    draw_sample,
     find_thresholds,
     measure,
     read_pairs,
     read_verdicts,
+    sample_pairs,
     write_form,
 )
 from fafa.synthesis.filtering.calibration_report import auc
@@ -114,10 +114,10 @@ def test_a_folder_without_measured_pairs_is_refused(tmp_path):
 
 def test_the_sample_is_the_same_whatever_the_order_and_another_for_another_seed():
     pairs = [pair for pair, _ in make_pairs(60)]
-    sample = draw_sample(pairs, 20)
+    sample = sample_pairs(pairs, 20)
     assert len(sample) == 20
-    assert sample == draw_sample(pairs[::-1], 20) == draw_sample(pairs, 30)[:20]
-    assert sample != draw_sample(pairs, 20, seed=1)
+    assert sample == sample_pairs(pairs[::-1], 20) == sample_pairs(pairs, 30)[:20]
+    assert sample != sample_pairs(pairs, 20, seed=1)
 
 
 def test_a_form_has_a_row_per_triplet(tmp_path):

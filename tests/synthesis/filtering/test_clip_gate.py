@@ -7,7 +7,7 @@ from tiny_vision_models import tiny_clip, tiny_yolos
 from transformers import AutoProcessor, CLIPModel
 
 from fafa.synthesis.components import SynthesisError
-from fafa.synthesis.filtering.clip import ClipGate
+from fafa.synthesis.filtering.clip_gate import ClipGate
 
 CAPTIONS = ("a person in red", "a person in blue, a red bag, a blue hat", "in blue " * 40)
 

@@ -131,7 +131,7 @@ def test_the_order_of_the_pictures_must_not_matter():
     tally = count_controls(judged(lambda record: biased), BOUNDS)
     assert tally.off == pytest.approx(2 * 0.8 / 6)
     assert tally.turned == (10, 0)
-    assert "otherwise on 10 of 10 pairs: it minds which picture comes first" in doubts_of(tally)[-1]
+    assert "otherwise on 10 of 10 pairs: it minds which image comes first" in doubts_of(tally)[-1]
     fair = control_section(count_controls(judged(lambda record: {"quality": 0.3}), BOUNDS).as_dict())
     assert fair[-1].endswith("a mark differed by 0.00 in the mean.")
 

@@ -17,7 +17,7 @@ from fafa.synthesis.filtering.judge import (
     schema_of,
 )
 from fafa.synthesis.models import ChatModel
-from fafa.synthesis.replies import UnusableAnswer
+from fafa.synthesis.replies.answering import UnusableAnswer
 from fafa.synthesis.settings import RecipeError, read_settings
 
 NAMES = ("quality", "follows_ab")

@@ -5,7 +5,7 @@ import math
 import pytest
 from PIL import Image, ImageFilter
 
-from fafa.synthesis.filtering.clip import ClipGate
+from fafa.synthesis.filtering.clip_gate import ClipGate
 from fafa.synthesis.filtering.detectors import PeopleGate
 from fafa.synthesis.filtering.gates import AspectGate, BlankGate, BlurGate, SeamGate, TwinGate, open_halves
 from fafa.synthesis.filtering.thresholds import Bound, Thresholds

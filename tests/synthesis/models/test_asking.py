@@ -5,7 +5,7 @@ from scripted_model import ScriptedModel
 
 from fafa.synthesis.components import SynthesisError, TextRequest
 from fafa.synthesis.models.asking import ask
-from fafa.synthesis.replies import UnusableAnswer, answer_part, is_refusal
+from fafa.synthesis.replies.answering import UnusableAnswer, answer_part, is_refusal
 
 
 def request(item, attempt):

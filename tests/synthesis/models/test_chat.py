@@ -254,7 +254,7 @@ def test_models_that_cannot_do_the_work_are_refused_in_one_line(folders, tmp_pat
     (silent / "chat_template.jinja").unlink()
     with pytest.raises(SynthesisError, match="has no chat template"):
         load(silent)
-    with pytest.raises(SynthesisError, match="cannot look at pictures"):
+    with pytest.raises(SynthesisError, match="cannot look at images"):
         list(load(folders["chat"]).answer([ask("Who?", images=[RED])]))
 
 

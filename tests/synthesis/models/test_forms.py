@@ -235,7 +235,7 @@ def test_an_option_that_a_server_refuses_ends_the_work_and_is_named():
         ({"options": {"stream": True}}, "stream is decided elsewhere"),
         ({"options": {"max_completion_tokens": 9}}, "max_completion_tokens is decided elsewhere"),
         ({"options": {"extra_body": {"top_k": 5}}}, "write its fields under options themselves"),
-        ({"options": {"api_key": "sk-abcdefgh"}}, "a key never belongs into a recipe"),
+        ({"options": {"api_key": "sk-abcdefgh"}}, "a key never belongs in a recipe"),
         ({"options": {"top_k": {1, 2}}}, "top_k cannot be sent as JSON"),
         ({"leave_out": ["top-p"]}, "found 'top-p'; did you mean 'top_p'?"),
         ({"leave_out": ["messages"]}, "expected 'temperature', 'top_p', 'seed', 'max_tokens' or 'response_format'"),

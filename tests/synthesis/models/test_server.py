@@ -128,7 +128,7 @@ def test_a_server_that_takes_no_such_pictures_uses_up_no_items(count):
     replies, pictures = [], [Image.new("RGB", (9, 9), "red")] * 2
     with StubServer(refusing()) as server:
         model = settings_for(server).load()
-        with pytest.raises(SynthesisError, match=r"a plain question about 2 pictures.*At most 1 image.*how many pic"):
+        with pytest.raises(SynthesisError, match=r"a plain question about 2 images.*At most 1 image.*how many ima"):
             replies.extend(model.answer(requests_for(count, images=pictures)))
         assert model.usage["requests"] <= 1 + 2 * 8
     assert replies == []
@@ -139,7 +139,7 @@ def test_a_server_that_refuses_every_item_uses_up_none(concurrency):
     replies, left = [], iter(requests_for(200))
     with StubServer(refusing(longest=9)) as server:
         model = settings_for(server, concurrency=concurrency).load()
-        with pytest.raises(SynthesisError, match=r"none of \d+ items.*maximum context length exceeded.*See to the se"):
+        with pytest.raises(SynthesisError, match=r"none of \d+ items.*maximum context length exceeded.*Check the se"):
             replies.extend(model.answer(left))
         with pytest.raises(SynthesisError, match="none of 3 items"):
             replies.extend(model.answer(requests_for(3)))

@@ -93,7 +93,7 @@ def test_mixed_strengths_are_those_of_stock_diffusers_to_the_bit(folder, make):
     for item in items:
         stock.set_adapters("diptych", item.strength)
         images = stock(
-            **encoded(stock, item.prompt, rows=3),
+            **embeddings_of(stock, item.prompt, rows=3),
             width=64,
             height=32,
             num_inference_steps=2,
@@ -104,8 +104,8 @@ def test_mixed_strengths_are_those_of_stock_diffusers_to_the_bit(folder, make):
 
 
 @torch.no_grad()
-def encoded(stock: DiffusionPipeline, prompt: str, rows: int) -> dict[str, torch.Tensor]:
-    """The same prompt for every row, encoded alone, since the encoding of a batch can differ in its last bits."""
+def embeddings_of(stock: DiffusionPipeline, prompt: str, rows: int) -> dict[str, torch.Tensor]:
+    """The same prompt for every row, embedded alone, since the embeddings of a batch can differ in their last bits."""
     if hasattr(stock, "transformer"):
         found = zip(("prompt_embeds", "pooled_prompt_embeds"), stock.encode_prompt(prompt), strict=False)
     else:
@@ -115,7 +115,7 @@ def encoded(stock: DiffusionPipeline, prompt: str, rows: int) -> dict[str, torch
     return {name: torch.cat([tensor] * rows) for name, tensor in found}
 
 
-def test_prompts_are_encoded_once(painter, monkeypatch):
+def test_prompt_embeddings_are_made_once(painter, monkeypatch):
     calls = []
     encode = type(painter.pipeline).encode_prompt
     monkeypatch.setattr(
@@ -143,7 +143,7 @@ def test_out_of_memory_halves_the_batch(flux, monkeypatch, caplog):
 def test_too_little_memory_for_one_picture_ends_the_work_with_a_remedy(flux, monkeypatch):
     painter = DiffusionPainter(model=str(flux), batch_size=2, **SMALL).load()
     limit_batches(monkeypatch, rows=0)
-    with pytest.raises(SynthesisError, match=r"memory is too small for one picture.*set offload"):
+    with pytest.raises(SynthesisError, match=r"memory is too small for one image.*set offload"):
         list(painter.paint([request("x")]))
 
 
@@ -225,7 +225,7 @@ def test_editing_starts_from_the_source_and_keeps_its_shape(folder, flux, make):
     assert edited["red"].shape == edited["blue"].shape == (32, 16, 3)
     assert not np.array_equal(edited["red"], edited["blue"])
     assert np.array_equal(edited["blue"], pixels(painter, request("blue", source=blue))["blue"])
-    with pytest.raises(SynthesisError, match="request x brings no picture"):
+    with pytest.raises(SynthesisError, match="request x brings no image"):
         list(painter.paint([request("x")]))
 
 

@@ -148,7 +148,7 @@ def test_a_server_that_fails_altogether_uses_up_no_items(serve):
     painter = settings(serve(lambda body, times: (500, {})), max_retries=0, concurrency=2).load()
     asked = requests(100)
     taken = iter(asked)
-    with pytest.raises(SynthesisError, match=r"none of 2\d items, \d+ for: error 500.*run again"):
+    with pytest.raises(SynthesisError, match=r"none of 2\d items in a row; the last, \d+: error 500.*run again"):
         list(painter.paint(taken))
     assert len(list(taken)) > 70
 
@@ -188,20 +188,20 @@ def encoded(image_format: str, size=(24, 16)) -> str:
 
 
 FAULTS = {
-    "no data": ({"created": 1}, "no picture in the answer"),
-    "data null": ({"data": None}, "no picture in the answer"),
-    "an empty list": ({"data": []}, "no picture in the answer"),
-    "[null]": ({"data": [None]}, "no picture in the answer: the first entry is nothing"),
-    "no b64_json": ({"data": [{"revised_prompt": "a"}]}, "no picture in the answer: the first entry has no b64_json"),
-    "b64_json null": ({"data": [{"b64_json": None}]}, "no picture in the answer"),
-    "b64_json a number": ({"data": [{"b64_json": 7}]}, "no picture in the answer"),
-    "a URL": ({"data": [{"url": "http://169.254.169.254/latest"}]}, "a URL in place of the picture: have the server"),
-    "no base64": ({"data": [{"b64_json": "%%%%"}]}, "no picture in the answer"),
-    "not ASCII": ({"data": [{"b64_json": "\u00e9"}]}, "no picture in the answer"),
+    "no data": ({"created": 1}, "no image in the answer"),
+    "data null": ({"data": None}, "no image in the answer"),
+    "an empty list": ({"data": []}, "no image in the answer"),
+    "[null]": ({"data": [None]}, "no image in the answer: it should be in the first"),
+    "no b64_json": ({"data": [{"revised_prompt": "a"}]}, "no image in the answer: it should be in the first entry"),
+    "b64_json null": ({"data": [{"b64_json": None}]}, "no image in the answer"),
+    "b64_json a number": ({"data": [{"b64_json": 7}]}, "no image in the answer"),
+    "a URL": ({"data": [{"url": "http://169.254.169.254/latest"}]}, "a URL in place of the image: have the server"),
+    "no base64": ({"data": [{"b64_json": "%%%%"}]}, "no image in the answer"),
+    "not ASCII": ({"data": [{"b64_json": "\u00e9"}]}, "no image in the answer"),
     "a text": ({"data": [{"b64_json": base64.b64encode(b"hello, how are you").decode()}]}, "it is a text"),
-    "a drawing": ({"data": [{"b64_json": encoded("EPS")}]}, "a PostScript drawing"),
-    "an icon": ({"data": [{"b64_json": encoded("ICO")}]}, "no picture in the answer"),
-    "another size": ({"data": [{"b64_json": encoded("PNG", (8, 8))}]}, "a picture of another size: painted 8x8 pixels"),
+    "a drawing": ({"data": [{"b64_json": encoded("EPS")}]}, "a PDF, PostScript or Photoshop document"),
+    "an icon": ({"data": [{"b64_json": encoded("ICO")}]}, "no image in the answer"),
+    "another size": ({"data": [{"b64_json": encoded("PNG", (8, 8))}]}, "an image of another size: painted 8x8 pixels"),
     "a page": (b"<html><title>Busy</title>", 'an answer that is no JSON: a web page, "Busy"'),
     "a stream": (b"event: image_generation.partial_image", "an answer in pieces (a stream), which was not asked for"),
     "nothing": (b"", "an answer without a word"),

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from recipe_vocabulary import of_people, of_scenes, refused, settings_of
 
-from fafa.synthesis.quadruples import FIELDS
 from fafa.synthesis.quadruples.checks import CheckSettings, fault_of, has_slur, points_backwards, restates
-from fafa.synthesis.replies import fault_of_text
+from fafa.synthesis.quadruples.writing import FIELDS
+from fafa.synthesis.replies.faults import fault_of_text
 
 HERE = Path(__file__).parent
 # What a bad quadruple was written as -> what is found.

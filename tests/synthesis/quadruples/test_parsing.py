@@ -3,7 +3,7 @@ import json
 import pytest
 
 from fafa.synthesis.quadruples.parsing import parse_quadruple
-from fafa.synthesis.replies import UnusableAnswer
+from fafa.synthesis.replies.answering import UnusableAnswer
 
 TEXTS = {
     "caption_a": "A woman in a red coat.",

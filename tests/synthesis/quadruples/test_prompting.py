@@ -9,8 +9,9 @@ from tiny_language_models import save_tiny_chat
 
 from fafa.synthesis.components import SynthesisError, TextModel, TextReply
 from fafa.synthesis.models import ChatModel, ServerModel
-from fafa.synthesis.quadruples import FIELDS, LanguageModelWriter
 from fafa.synthesis.quadruples.checks import CheckSettings
+from fafa.synthesis.quadruples.prompting import LanguageModelWriter
+from fafa.synthesis.quadruples.writing import FIELDS
 from fafa.synthesis.settings import Settings
 
 PROMPT = "Write a quadruple of a {colour} {garment} that becomes {colour2}."

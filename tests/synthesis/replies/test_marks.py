@@ -2,7 +2,8 @@
 
 import pytest
 
-from fafa.synthesis.replies import UnusableAnswer, read_marks
+from fafa.synthesis.replies.answering import UnusableAnswer
+from fafa.synthesis.replies.marks import read_marks
 
 
 def read(answer: str, *names: str, given: tuple[str, ...] = ()) -> dict[str, float]:

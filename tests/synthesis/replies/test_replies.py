@@ -3,7 +3,9 @@
 import pytest
 
 from fafa.synthesis.adapters.captions import CAPTION_INSTRUCTION
-from fafa.synthesis.replies import UnusableAnswer, fault_of_text, is_refusal, quoted, read_sentence
+from fafa.synthesis.replies.answering import UnusableAnswer, is_refusal, quoted
+from fafa.synthesis.replies.faults import fault_of_text
+from fafa.synthesis.replies.sentences import read_sentence
 
 CAPTION = "A woman in an off-white coat and black boots waits at a bus stop."
 SLOTS = ("clothing", "hair", "footwear", "belongings", "accessory")

@@ -1,6 +1,7 @@
 import pytest
 
-from fafa.synthesis.replies import UnusableAnswer, read_sentence
+from fafa.synthesis.replies.answering import UnusableAnswer
+from fafa.synthesis.replies.sentences import read_sentence
 
 
 @pytest.mark.parametrize(

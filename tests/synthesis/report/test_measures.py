@@ -9,7 +9,7 @@ from fafa.synthesis.report.measures import (
     clip_score,
     feature_variance,
     frechet_distance,
-    measure_pictures,
+    measure_images,
 )
 
 
@@ -61,13 +61,13 @@ def test_all_measures_of_a_set_of_pictures(folder):
     files = [folder / f"{number}.png" for number in range(6)]
     twice = [file for file in files for _ in range(2)]
     captions = [f"a person in {colour}" for colour in ("red", "blue") for _ in range(6)]
-    measures = measure_pictures(encoder, twice, captions, reference=[folder / f"plain{n}.png" for n in range(6)])
+    measures = measure_images(encoder, twice, captions, reference=[folder / f"plain{n}.png" for n in range(6)])
     assert set(measures) == {"clip_score", "feature_variance", "frechet_distance"}
     assert measures["feature_variance"] == pytest.approx(feature_variance(encoder.encode_images(files)))
     assert measures["frechet_distance"] > frechet_distance(encoder.encode_images(files), encoder.encode_images(files))
-    assert "frechet_distance" not in measure_pictures(encoder, twice, captions)
-    with pytest.raises(ValueError, match="12 pictures, 1 captions"):
-        measure_pictures(encoder, twice, captions[:1])
+    assert "frechet_distance" not in measure_images(encoder, twice, captions)
+    with pytest.raises(ValueError, match="shorter"):
+        measure_images(encoder, twice, captions[:1])
 
 
 def test_a_model_that_is_no_clip_and_a_damaged_picture_are_named(folder, tmp_path):

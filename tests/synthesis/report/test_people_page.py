@@ -14,7 +14,7 @@ from tiny_vision_models import tiny_clip
 from fafa.drawing.palette import INK
 from fafa.synthesis.__main__ import main
 from fafa.synthesis.components import SynthesisError
-from fafa.synthesis.pair_sheet import PairCard, draw_people
+from fafa.synthesis.pair_sheet import PairPanel, draw_people
 from fafa.synthesis.report.counting import Coverage
 from fafa.synthesis.report.measures import ClipMeasures, StatisticsSettings
 
@@ -160,8 +160,8 @@ def test_where_nothing_was_kept_the_page_tells_why(tmp_path, models, caplog):
     page = tmp_path / "out/statistics"
     assert cells(page, "images") == [["0"]] and cells(page, "poses")[1:] == [["no person", "2", "100.0 %"]]
     assert pictures_of(page) == ["acceptance.png", "rejected.jpg"]
-    assert "no picture was kept; statistics.md tells why" in caplog.text
-    assert "0 pictures: too few to be measured" in caplog.text
+    assert "no image was kept; statistics.md tells why" in caplog.text
+    assert "0 images: too few to measure" in caplog.text
 
 
 def test_without_edits_the_page_has_none(tmp_path):
@@ -175,14 +175,14 @@ def test_one_photograph_is_no_reference(tmp_path, models):
     Image.new("RGB", (8, 8)).save(tmp_path / "only.png")
     settings = StatisticsSettings(clip=ClipMeasures(model=str(models / "clip")), reference=str(tmp_path))
     pairs = [(models / f"photographs/{number}.png", "a person") for number in range(3)]
-    with pytest.raises(SynthesisError, match="expected two pictures at least, found one"):
+    with pytest.raises(SynthesisError, match="expected at least two images, found one"):
         settings.measure([], pairs, seed=0)
 
 
 def test_a_sheet_shows_the_pictures_of_a_person_side_by_side():
     colours = [(200, 30, 200), (30, 200, 200), (200, 200, 30), (90, 60, 30)]
     *person, alone = [Image.new("RGB", (20, 40), colour) for colour in colours]
-    sheet = np.asarray(draw_people([PairCard(person, "A person.", "17"), PairCard([alone], "A person.", "18")], ""))
+    sheet = np.asarray(draw_people([PairPanel(person, "A person.", "17"), PairPanel([alone], "A person.", "18")], ""))
     columns = [np.flatnonzero((sheet == colour).all(axis=2).sum(axis=0) > 50) for colour in colours]
     for before, after in pairwise(columns):
         assert before.max() < after.min()

@@ -9,7 +9,7 @@ from PIL import Image, ImageColor
 
 from fafa.drawing.palette import GREEN, RED
 from fafa.synthesis.filtering.thresholds import Bound, Thresholds
-from fafa.synthesis.pair_sheet import PairCard, draw_pairs
+from fafa.synthesis.pair_sheet import PairPanel, draw_pairs
 from fafa.synthesis.report.counting import choose_records, count_quadruples, count_triplets
 from fafa.synthesis.report.measures import StatisticsSettings
 from fafa.synthesis.report.triplets import TripletStatistics
@@ -166,13 +166,13 @@ def test_the_pairs_shown_do_not_depend_on_the_order(tmp_path):
 
 def test_a_sheet_shows_reference_before_target_and_what_became_of_the_pair():
     dark, light = Image.new("RGB", (20, 40), (10, 10, 10)), Image.new("RGB", (20, 40), (220, 40, 220))
-    sheet = np.asarray(draw_pairs([PairCard([light, dark], "Darker.", "17-ba", good=True)], "Kept"))
+    sheet = np.asarray(draw_pairs([PairPanel([light, dark], "Darker.", "17-ba", good=True)], "Kept"))
     (columns_light,), (columns_dark,) = (
         np.nonzero((sheet == colour).all(axis=2).sum(axis=0) > 50) for colour in ((220, 40, 220), (10, 10, 10))
     )
     assert columns_light.max() < columns_dark.min()
     green, red = (
-        (np.asarray(draw_pairs([PairCard([light], "", "x", good=good)], "")) == ImageColor.getrgb(colour)).all(axis=2)
+        (np.asarray(draw_pairs([PairPanel([light], "", "x", good=good)], "")) == ImageColor.getrgb(colour)).all(axis=2)
         for good, colour in ((True, GREEN), (False, RED))
     )
     assert green.sum() > 500 and red.sum() > 500

@@ -128,22 +128,22 @@ def test_white_space_around_a_key_is_no_part_of_it(monkeypatch, key):
 
 
 @pytest.mark.parametrize(
-    ("key", "fault"),
+    "key",
     [
-        (f"{SECRET}\nsk-other", "a line break in it"),
-        (f"sk {SECRET}", "a blank in it"),
-        (f'"{SECRET}"', "quotes around it"),
-        (f"“{SECRET}”", "quotes around it"),
-        (f"Bearer{SECRET}", "the word Bearer in front"),
-        (f"{SECRET}é", "a character that no key has"),
-        (f"{SECRET}\x7f", "a character that no key has"),
+        f"{SECRET}\nsk-other",
+        f"sk {SECRET}",
+        f'"{SECRET}"',
+        f"“{SECRET}”",
+        f"Bearer{SECRET}",
+        f"{SECRET}é",
+        f"{SECRET}\x7f",
     ],
 )
-def test_a_key_that_is_none_is_refused_at_the_start_and_not_shown(monkeypatch, caplog, key, fault):
+def test_a_key_that_is_none_is_refused_at_the_start_and_not_shown(monkeypatch, caplog, key):
     """A line break in it used to print it whole, with the header that cannot be sent."""
     monkeypatch.setenv("MY_KEY", key)
     for settings in (ServerModel, ImageServer):
-        with pytest.raises(SynthesisError, match=f"MY_KEY holds an API key with {fault}") as raised:
+        with pytest.raises(SynthesisError, match="MY_KEY holds more than an API key, or none: set it") as raised:
             settings(model="tiny", base_url="http://localhost:9/v1", api_key_variable="MY_KEY").load()
         assert "secret" not in str(raised.value) + caplog.text
 
@@ -285,7 +285,7 @@ def test_a_pause_is_read_in_seconds_milliseconds_and_as_a_date():
         ({"model": "tinny"}, r"It has the models tiny: correct model"),
         ({"base_url": "ROOT"}, r"did you mean base_url: ROOT/v1\?"),
         ({"base_url": "ROOT/"}, r"did you mean base_url: ROOT/v1\?"),
-        ({"base_url": "ROOT/api/v1"}, r"Correct base_url, which goes up to and with /v1"),
+        ({"base_url": "ROOT/api/v1"}, r"Correct base_url, which ends with /v1"),
     ],
 )
 def test_a_wrong_model_or_address_is_told_apart_by_the_list_of_models(options, message):

@@ -4,7 +4,7 @@ from dataclasses import asdict
 import pytest
 
 from fafa.synthesis.components import SynthesisError
-from fafa.synthesis.quadruples import FIELDS
+from fafa.synthesis.quadruples.writing import FIELDS
 from fafa.synthesis.stand_ins.grammar import GrammarCaptions, GrammarWriter, WorldPrompts
 from fafa.world.people import changed_slots, is_test_outfit, outfit_from_dict
 

@@ -11,15 +11,17 @@ import yaml
 import fafa.synthesis.recipes
 from fafa.dataset_builders import BUILDERS
 from fafa.synthesis.components import ImageRequest, seed_of
+from fafa.synthesis.pictures import PictureFormat
 from fafa.synthesis.settings import read_settings
 from fafa.synthesis.stand_ins.figures import FigureFilter
 from fafa.synthesis.stand_ins.grammar import GrammarCaptions, WorldPrompts
 from fafa.synthesis.stand_ins.portraits import WorldPortrait
 from fafa.synthesis.text_image.assembly import image_entries
 from fafa.synthesis.text_image.captioning import InstructionCaptions, TemplateCaptions
-from fafa.synthesis.text_image.editing import Editing, edit_request, plan_edits
+from fafa.synthesis.text_image.editing import Editing, plan_edits
 from fafa.synthesis.text_image.poses import KeypointFilter
 from fafa.synthesis.text_image.prompts import RoughTemplatePrompts, TemplatePrompts
+from fafa.synthesis.text_image.stages import Edits
 
 RECIPES = Path(fafa.synthesis.recipes.__file__).parent
 
@@ -40,9 +42,8 @@ def test_the_real_recipe_holds_the_published_sizes():
     assert sizes["lower"] == 7
     assert {sizes[name] for name in ("jeans", "trousers", "shorts", "skirt", "leggings", "joggers", "cargo")} == {5, 6}
     captions = part(recipe, TemplateCaptions, "captions")
-    assert captions.num_templates == 150
-    for number in range(150):
-        template = captions.template(number)
+    assert len(captions.templates) == 150
+    for template in captions.templates:
         slots = ("[clothing]", "[hair]", "[belongings]", "[footwear]", "[accessory]")
         assert all(template.count(slot) == 1 for slot in slots), template
     edits = part(recipe, Editing, "edits")
@@ -98,7 +99,8 @@ def made(tmp_path_factory):
             kept.append(pictures[found.id] | {"image": f"{found.id}_cut.png"} | found.facts)
     parents = {record["id"]: record for record in kept}
     edits = {edit["id"]: edit for record in kept for edit in plan_edits(record, editing, seed=0)}
-    asked = [edit_request(edit, parents[edit["parent"]], work) for edit in edits.values()]
+    stage = Edits(editing, PictureFormat(), seed=0)
+    asked = [stage.request(edit | {"scene": parents[edit["parent"]]}, work) for edit in edits.values()]
     for painted in editing.painter.load().paint(asked):
         painted.image.save(work / f"{painted.id}.png")
         edit = edits[painted.id]

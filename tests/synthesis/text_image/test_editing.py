@@ -5,9 +5,11 @@ from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RES
 from PIL import Image
 from tiny_pipelines import tiny_flux, tiny_kontext
 
+from fafa.synthesis.pictures import PictureFormat
 from fafa.synthesis.recipes import find_recipe, read_recipe
 from fafa.synthesis.stand_ins.portraits import WorldPortrait
-from fafa.synthesis.text_image.editing import Editing, edit_request, plan_edits
+from fafa.synthesis.text_image.editing import Editing, plan_edits
+from fafa.synthesis.text_image.stages import Edits
 
 GROUPS = {"background": ["to a forest", "to a beach"], "weather": ["snow"], "style": ["grainy"]}
 
@@ -62,12 +64,12 @@ def test_an_instruction_pipeline_edits_the_picture(tmp_path):
     assert (painter.width, painter.height) in PREFERRED_KONTEXT_RESOLUTIONS
     painter = painter.replaced(model=str(model), width=32, height=64, steps=2, dtype="float32", batch_size=2)
     settings = Editing(painter=painter, instructions=GROUPS)
-    asked = []
+    edits, asked = Edits(settings, PictureFormat(), seed=0), []
     for number, colour in enumerate(("black", "white", "black")):
         Image.new("RGB", (32, 64), colour).save(tmp_path / f"{number}.png")
         picture = {"id": str(number), "image": f"{number}.png"}
         (edit,) = plan_edits(picture, settings, seed=0)
-        asked.append(edit_request({**edit, "seed": 1, "prompt": "make it snow"}, picture, tmp_path))
+        asked.append(edits.request({**edit, "seed": 1, "prompt": "make it snow", "scene": picture}, tmp_path))
     first, second, third = painter.load().paint(asked)
     assert first.fault is None and first.image.size == (32, 64)
     assert first.image.tobytes() == third.image.tobytes() != second.image.tobytes()

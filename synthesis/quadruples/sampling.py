@@ -1,4 +1,4 @@
-"""Fills the slots of a text at random, so that no two prompts ask a language model for the same."""
+"""Fills the slots of a text at random, so that prompts ask a language model for different things."""
 
 import random
 import re
@@ -10,7 +10,7 @@ from itertools import accumulate
 from ..templates import check_template
 
 _SLOT = re.compile(r"\{(\w+)\}")
-_MAX_DRAWS = 1_000
+_MAX_ATTEMPTS = 1_000
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Template:
         text: `{garment}` stands for a phrase of the pool "garment"; other braces stand for themselves.
         pools: Phrases by slot. A phrase may have slots of its own. A slot that occurs twice in one text or phrase gets
             different phrases there.
-        weights: Of a pool's phrases, where they are not equally likely; 1 for those left out.
+        weights: How likely the phrases of a pool are, by pool and phrase; 1 for those left out.
         excluded: Phrases that never come together.
 
     Raises:
@@ -63,44 +63,42 @@ class Template:
                 for phrase in self.pools[name]:
                     self._check_slots(phrase, (*path, name), used)
 
-    def draw(self, seed: int) -> tuple[str, dict[str, list[str]]]:
-        """The text with its slots filled, and by pool the phrases drawn that have no slots themselves.
+    def sample(self, seed: int) -> tuple[str, dict[str, list[str]]]:
+        """The text with its slots filled, and by pool the chosen phrases that have no slots themselves.
 
         Raises:
-            ValueError: a thousand draws all had an excluded combination.
+            ValueError: a thousand samples all had an excluded combination.
         """
         rng = random.Random(seed)
-        for _ in range(_MAX_DRAWS):
-            drawn: list[tuple[str, str]] = []
-            text = self._fill(self.text, rng, drawn)
-            phrases = {phrase for _, phrase in drawn}
+        for _ in range(_MAX_ATTEMPTS):
+            chosen: list[tuple[str, str]] = []
+            text = self._fill(self.text, rng, chosen)
+            phrases = {phrase for _, phrase in chosen}
             if not any(phrases.issuperset(combination) for combination in self.excluded):
                 break
         else:
-            raise ValueError(f"{_MAX_DRAWS} draws all had an excluded combination: exclude less")
+            raise ValueError(f"{_MAX_ATTEMPTS} samples all had an excluded combination: exclude less")
         plain: dict[str, list[str]] = {}
-        for name, phrase in drawn:
+        for name, phrase in chosen:
             if not _SLOT.search(phrase):
                 plain.setdefault(name, []).append(phrase)
         return text, plain
 
-    def _fill(self, text: str, rng: random.Random, drawn: list[tuple[str, str]]) -> str:
-        """Fills the slots of one text from left to right; adds to `drawn` every pool and phrase."""
+    def _fill(self, text: str, rng: random.Random, chosen: list[tuple[str, str]]) -> str:
+        """Fills the slots of one text from left to right; adds every pool and phrase to `chosen`."""
         here: set[tuple[str, str]] = set()
 
         def fill(slot: re.Match[str]) -> str:
-            name = slot[1]
-            while (pick := (name, self._pick(name, rng))) in here:
+            while (pick := (slot[1], self._pick(slot[1], rng))) in here:
                 pass
             here.add(pick)
-            drawn.append(pick)
-            return self._fill(pick[1], rng, drawn)
+            chosen.append(pick)
+            return self._fill(pick[1], rng, chosen)
 
         return _SLOT.sub(fill, text)
 
     def _pick(self, name: str, rng: random.Random) -> str:
-        pool = self.pools[name]
-        if name not in self.weights:
+        pool, weights = self.pools[name], self.weights.get(name)
+        if weights is None:
             return pool[int(rng.random() * len(pool))]
-        weights = self.weights[name]
         return rng.choices(pool, cum_weights=list(accumulate(weights.get(phrase, 1.0) for phrase in pool)))[0]
