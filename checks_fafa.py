@@ -116,6 +116,31 @@ def check_captions(name: str, ids: Tensor, mask: Tensor | None, vocab_size: int,
             raise ValueError(f"{mask_name}: caption {int(empty.nonzero()[0])} is all padding; leave such captions out")
 
 
+def check_triplets(
+    pixel_values: Tensor | None,
+    input_ids: Tensor | None,
+    target_pixel_values: Tensor | None = None,
+    caption_input_ids: Tensor | None = None,
+) -> None:
+    """Refuses parts of queries, or of triplets, that are not equally many. What is None is not looked at.
+
+    Raises:
+        ValueError: it tells the numbers.
+    """
+    if pixel_values is not None and input_ids is not None and pixel_values.shape[0] != input_ids.shape[0]:
+        raise ValueError(
+            f"{pixel_values.shape[0]} reference images for {input_ids.shape[0]} captions: one of each a query"
+        )
+    if target_pixel_values is not None and target_pixel_values.shape[0] != pixel_values.shape[0]:
+        raise ValueError(
+            f"{target_pixel_values.shape[0]} target images for {pixel_values.shape[0]} queries: one a triplet"
+        )
+    if caption_input_ids is not None and caption_input_ids.shape[0] != input_ids.shape[0]:
+        raise ValueError(
+            f"{caption_input_ids.shape[0]} captions of targets for {input_ids.shape[0]} triplets: one each"
+        )
+
+
 def check_group_ids(ids: Tensor, batch_size: int) -> None:
     """Refuses group ids that are not one integer per triplet.
 

@@ -33,11 +33,13 @@ from transformers import Blip2Config
 from .checkpoint_files import check_regular_file, read_checkpoint, read_safetensors, weight_files
 from .commands import command, loading
 from .configuration_fafa import FafaConfig
+from .configuration_towers_fafa import TowersConfig
 from .files import check_empty, check_output_folder, printable, read_json, sha256_of, some, whole_folder
 from .image_processing_fafa import FafaImageProcessor
 from .markdown_text import Markdown
 from .model_card import make_model_card
 from .modeling_fafa import FafaModel
+from .modeling_towers_fafa import TowersModel
 from .processing_fafa import FafaProcessor, build_tokenizer, vocabulary_hash
 from .released_weights import (
     SHOWN,
@@ -57,8 +59,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 _LARGEST_VOCABULARY = 64 << 20  # bytes; BERT's has 0.2 MB
 
 
-def config_from_blip2_folder(folder: Path) -> FafaConfig:
-    """The configuration of a `Blip2ForImageTextRetrieval` folder, for FafaModel.
+def config_from_blip2_folder(folder: Path, config_class: type[TowersConfig] = FafaConfig) -> TowersConfig:
+    """The configuration of a `Blip2ForImageTextRetrieval` folder, for FafaModel or another on the same towers.
 
     The epsilon behind the vision tower stays at 1e-5, with which BLIP-2 was trained; only transformers' class differs,
     which has one epsilon for the whole tower.
@@ -71,13 +73,13 @@ def config_from_blip2_folder(folder: Path) -> FafaConfig:
     with loading(str(file)):
         blip2 = Blip2Config(**fields)
         positions = blip2.qformer_config.max_position_embeddings
-        return FafaConfig(
+        return config_class(
             vision_config=blip2.vision_config,
             qformer_config=blip2.qformer_config,
             num_query_tokens=blip2.num_query_tokens,
             projection_dim=blip2.image_text_hidden_size,
-            num_top_tokens=min(FafaConfig.num_top_tokens, blip2.num_query_tokens),
-            max_text_length=min(FafaConfig.max_text_length, positions),
+            num_top_tokens=min(config_class.num_top_tokens, blip2.num_query_tokens),
+            max_text_length=min(config_class.max_text_length, positions),
         )
 
 
@@ -118,7 +120,9 @@ def _from_hub(repo_id: str, argument: str, patterns: list[str]) -> Path:
         ) from error
 
 
-def build_processor(config: FafaConfig, tokenizer: str | Path) -> FafaProcessor:
+def build_processor(
+    config: TowersConfig, tokenizer: str | Path, processor_class: type[FafaProcessor] = FafaProcessor
+) -> FafaProcessor:
     """The processor that fits the model; it must have one token for each row of the word embeddings."""
     try:
         words = build_tokenizer(read_vocabulary(tokenizer))
@@ -131,8 +135,8 @@ def build_processor(config: FafaConfig, tokenizer: str | Path) -> FafaProcessor:
             "give the one that it was trained with by --tokenizer"
         )
     size = config.vision_config.image_size
-    image_processor = FafaImageProcessor(size={"height": size, "width": size})
-    return FafaProcessor(image_processor, words, max_text_length=config.max_text_length)
+    image_processor = FafaImageProcessor(size={"height": size, "width": size}, **processor_class.image_defaults)
+    return processor_class(image_processor, words, max_text_length=config.max_text_length)
 
 
 def convert_checkpoint(
@@ -145,6 +149,8 @@ def convert_checkpoint(
     qformer_heads: int | None = None,
     dtype: torch.dtype = torch.float32,
     max_shard_size: str = "300MB",
+    model_class: type[TowersModel] = FafaModel,
+    processor_class: type[FafaProcessor] = FafaProcessor,
 ) -> Conversion:
     """Writes a complete FafaModel folder: weights, configuration, processor, model card.
 
@@ -156,6 +162,7 @@ def convert_checkpoint(
         vision_heads: see `config_from_tensors`; not for a folder, whose `config.json` tells. Likewise `qformer_heads`.
         dtype: dtype of the output's tensors.
         max_shard_size: the most that is held in memory beside the memory-mapped source.
+        model_class: FafaModel, or another model on BLIP-2's towers; likewise `processor_class`.
 
     Returns:
         what was taken from where, dropped and initialised.
@@ -186,16 +193,16 @@ def convert_checkpoint(
     set_aside: dict[str, str] = {}
     if path.is_dir():
         files = weight_files(path)
-        config, tokenizer = config_from_blip2_folder(path), tokenizer or path
+        config, tokenizer = config_from_blip2_folder(path, model_class.config_class), tokenizer or path
         state_dict = read_safetensors(files)
     else:
         files = [path] if vision_weights is None else [path, Path(vision_weights)]
         state_dict, set_aside = _read_released(path, vision_weights)
     try:
         if not path.is_dir():
-            config = config_from_tensors(state_dict, vision_heads, qformer_heads)
-        conversion = plan_conversion(state_dict, config)
-        processor = build_processor(config, tokenizer or "bert-base-uncased")
+            config = config_from_tensors(state_dict, vision_heads, qformer_heads, model_class.config_class)
+        conversion = plan_conversion(state_dict, config, model_class)
+        processor = build_processor(config, tokenizer or "bert-base-uncased", processor_class)
         check_values(conversion, state_dict)
     except ValueError as error:
         raise ValueError(f"{printable(source)}: {error}") from error
@@ -206,7 +213,7 @@ def convert_checkpoint(
         processor.save_pretrained(folder)
         _write_weights(conversion, state_dict, folder, dtype, max_shard_size)
         (folder / "README.md").write_text(_model_card(conversion, source, files), encoding="utf-8")
-        config.architectures, config.dtype = ["FafaModel"], dtype
+        config.architectures, config.dtype = [model_class.__name__], dtype
         config.save_pretrained(folder)
     return conversion
 
@@ -260,17 +267,19 @@ def _save_file(tensors: dict[str, Tensor], file: Path) -> None:
 
 
 def _model_card(conversion: Conversion, source: str | Path, files: list[Path]) -> str:
+    facts = conversion.model_class.card_facts(conversion.config)
     about = "The weights are those of a trained FAFA: it answers queries of a person's image and a caption."
     if conversion.fresh:
+        kind = "person retriever" if conversion.model_class is FafaModel else "retriever"
         about = (
-            "The weights are BLIP-2's pre-training: a starting point for training FAFA, not a person retriever yet. "
+            f"The weights are BLIP-2's pre-training: a starting point for training {facts.method}, not a {kind} yet. "
             f"The parts that BLIP-2 lacks have initial values: {', '.join(f'`{name}`' for name in conversion.fresh)}."
         )
     digests = markdown_table(["file", "sha256"], [[path.name, Markdown(f"`{sha256_of(path)}`")] for path in files])
     return make_model_card(
-        FafaModel.card_facts(conversion.config),
+        facts,
         num_parameters=sum(math.prod(shape) for shape in conversion.shapes.values()),
-        title=f"FAFA, converted from {Path(source).name if Path(source).exists() else source}",
+        title=f"{facts.method}, converted from {Path(source).name if Path(source).exists() else source}",
         about=about,
         sections={
             "Source": "Converted by `python -m fafa.convert_fafa_checkpoint`, without training. The licence of the "
@@ -295,18 +304,32 @@ def report(conversion: Conversion, output: str | Path) -> str:
             "    the authors' released file has Rank-1 46.5 to 46.7, Rank-5 66.2, Rank-10 73.3, mAP 55.6 to 55.7",
         ]
     else:
+        model = conversion.model_class.__name__
         lines += [
-            f"to check: FafaModel.from_pretrained({str(output)!r}) reports no missing and no unexpected key",
-            "    to make it a person retriever, train it: see examples/train.py",
+            f"to check: {model}.from_pretrained({str(output)!r}) reports no missing and no unexpected key",
+            "    to make it a retriever, train it: see examples/train.py",
         ]
     return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line; see the module's docstring."""
+    options = vars(parser_of("python -m fafa.convert_fafa_checkpoint", __doc__).parse_args(arguments))
+    options["dtype"] = DTYPES[options["dtype"]]
+    with command(kept="Nothing was written: give the same command again."):
+        conversion = convert_checkpoint(**options)
+        print(report(conversion, options["output"]))
+
+
+def parser_of(command: str, description: str) -> argparse.ArgumentParser:
+    """The options of `convert_checkpoint` on a command line, for FAFA and other models on the same towers.
+
+    Args:
+        command: as it is given; description: a docstring, without whose first line it is printed.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m fafa.convert_fafa_checkpoint",
-        description=__doc__.split("\n", 1)[1],
+        prog=command,
+        description=description.split("\n", 1)[1],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", metavar="SOURCE", help="file, folder or Hub id")
@@ -316,11 +339,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--vision-heads", type=int, help="attention heads of the vision tower (ViT-g: 16)")
     parser.add_argument("--qformer-heads", type=int, help="attention heads of the Q-Former (BERT-base: 12)")
     parser.add_argument("--dtype", choices=list(DTYPES), default="float32", help="of the output")
-    options = vars(parser.parse_args(arguments))
-    options["dtype"] = DTYPES[options["dtype"]]
-    with command(kept="Nothing was written: give the same command again."):
-        conversion = convert_checkpoint(**options)
-        print(report(conversion, options["output"]))
+    return parser
 
 
 if __name__ == "__main__":

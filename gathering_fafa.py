@@ -1,8 +1,12 @@
 """Gathers rows of all processes, so that each computes the loss that one process would on the whole batch."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+from .checks_fafa import check_group_ids
 
 
 class _GatherRows(torch.autograd.Function):
@@ -59,3 +63,35 @@ def share_random_state(device: torch.device) -> None:
     shared = state.to(device)
     dist.broadcast(shared, 0)
     torch.cuda.set_rng_state(shared.cpu(), device) if on_cuda else torch.set_rng_state(shared)
+
+
+class TripletStates(NamedTuple):
+    """Q-Former states of a batch of triplets before projection: all that the losses are computed from."""
+
+    query: Tensor  # (batch_size, qformer_hidden_size), the [CLS] state of reference image and relative caption
+    target: Tensor  # (batch_size, num_query_tokens, qformer_hidden_size)
+    caption: Tensor | None = None  # (batch_size, qformer_hidden_size), the [CLS] state of the whole captions
+
+
+def whole_batch(
+    states: TripletStates, group_ids: Tensor | None, gather_across_processes: bool
+) -> tuple[TripletStates, Tensor]:
+    """What a loss compares: the triplets of this process, or of all together, which then draw the same masks.
+
+    Args:
+        states: of this process's triplets.
+        group_ids: `(batch_size,)`, equal for triplets of one group; None: every triplet its own.
+        gather_across_processes: whether to gather; every process must call with it.
+
+    Raises:
+        ValueError, TypeError: `group_ids` are not one integer a triplet.
+    """
+    if group_ids is not None:
+        check_group_ids(group_ids, states.query.shape[0])
+    if gather_across_processes:
+        *gathered, group_ids = gather_rows(*states, group_ids)
+        states = TripletStates(*gathered)
+        share_random_state(states.query.device)
+    if group_ids is None:
+        group_ids = torch.arange(states.query.shape[0], device=states.query.device)
+    return states, group_ids

@@ -27,23 +27,40 @@ def group_labels(group_ids: Tensor, alpha: float) -> Tensor:
     return labels / labels.sum(dim=1, keepdim=True)
 
 
-def alignment_loss(logits: Tensor, labels: Tensor, divergence: str = "reverse") -> Tensor:
+def alignment_loss(logits: Tensor, labels: Tensor, divergence: str = "reverse", directions: str = "mean") -> Tensor:
     """Divergence between softmax(logits) and labels, over rows and over columns, averaged (paper, FDA).
 
     Args:
         logits: `(batch_size, batch_size)`, scores over temperature.
         labels: `(batch_size, batch_size)`, symmetric up to row normalisation, rows summing to one.
         divergence: `"reverse"`, KL(softmax ‖ labels), the paper's; `"forward"`, KL(labels ‖ softmax).
+        directions: `"sum"` adds the two instead of averaging them (SDM).
     """
-    return (_divergence(logits, labels, divergence) + _divergence(logits.mT, labels, divergence)) / 2
+    both = row_divergence(logits, labels, divergence) + row_divergence(logits.mT, labels, divergence)
+    return both if directions == "sum" else both / 2
 
 
-def _divergence(logits: Tensor, labels: Tensor, divergence: str) -> Tensor:
+def row_divergence(
+    logits: Tensor, labels: Tensor, divergence: str = "reverse", epsilon: float = LABEL_EPSILON
+) -> Tensor:
+    """Divergence between softmax(logits) and labels over rows, their mean; `epsilon` is added to the labels."""
     log_predictions = logits.log_softmax(dim=1)
-    log_labels = (labels + LABEL_EPSILON).log()
+    log_labels = (labels + epsilon).log()
     if divergence == "reverse":
         return (log_predictions.exp() * (log_predictions - log_labels)).sum(dim=1).mean()
     return (labels * (log_labels - log_predictions)).sum(dim=1).mean()
+
+
+def caption_loss(logits: Tensor, group_ids: Tensor) -> Tensor:
+    """Caption-to-image contrastive term of BLIP-2's first stage: whole captions against target images.
+
+    Everybody in a group wears what the caption says, so it fits all of them alike.
+
+    Args:
+        logits: `(batch_size, batch_size)`, scores of captions and targets over temperature.
+        group_ids: `(batch_size,)`, equal for triplets of one group.
+    """
+    return alignment_loss(logits, group_labels(group_ids, 1.0), "forward")
 
 
 def feature_diversity_loss(
@@ -125,6 +142,18 @@ def _masked_error(masked: Tensor, whole: Tensor, predictor: nn.Module, mask: Ten
     visible = masked * (1.0 - mask).to(masked.dtype)  # a model in half precision stays in it
     prediction = predictor(torch.cat([visible, whole], dim=-1)).float()
     return ((prediction - masked.float()).square() * mask).sum() / mask.sum().clamp(min=1.0)
+
+
+def masked_predictor(size: int, hidden_size: int) -> nn.Sequential:
+    """The network of masked feature reasoning: from two states of `size` to one, by a hidden layer (paper, MFR)."""
+    return nn.Sequential(nn.Linear(2 * size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, size))
+
+
+def sample_mask(states: Tensor, share: float, at_random: bool) -> Tensor:
+    """A mask of the shape of some states, 1 where an entry is masked, fp32; random, or as `spread_mask` makes it."""
+    if not at_random:
+        return spread_mask(states.shape, share, states.device)
+    return (torch.rand(states.shape, device=states.device) < share).float()
 
 
 def spread_mask(shape: torch.Size, share: float, device: torch.device) -> Tensor:

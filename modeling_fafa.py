@@ -1,31 +1,27 @@
 """FAFA: composed person retrieval on BLIP-2's vision tower and Q-Former (arXiv 2311.16515)."""
 
-import contextlib
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import PreTrainedModel, initialization
-from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerModel, Blip2TextEmbeddings, Blip2VisionModel
+from torch import Tensor
 from transformers.utils import ModelOutput
 
-from .checks_fafa import check_captions, check_group_ids, check_images
 from .citation_fafa import CITATION
 from .configuration_fafa import FafaConfig
-from .gathering_fafa import gather_rows, share_random_state
+from .gathering_fafa import TripletStates, whole_batch
 from .losses_fafa import (
     alignment_loss,
+    caption_loss,
     distribution_uncertainty,
     feature_diversity_loss,
     group_labels,
     masked_feature_reasoning_loss,
-    spread_mask,
+    masked_predictor,
+    sample_mask,
 )
-from .recording_fafa import Recording, recorded
-from .retriever import CardFacts, Retriever
-from .scoring_fafa import topk_mean_similarity
+from .modeling_towers_fafa import TowersModel
+from .retriever import CardFacts
 
 
 @dataclass
@@ -75,39 +71,16 @@ class FafaOutput(ModelOutput):
     target_vision_attentions: tuple[Tensor, ...] | None = None
 
 
-class TripletStates(NamedTuple):
-    """Q-Former states of a batch of triplets before projection: all that the losses are computed from."""
-
-    query: Tensor  # (batch_size, qformer_hidden_size), the [CLS] state of reference image and relative caption
-    target: Tensor  # (batch_size, num_query_tokens, qformer_hidden_size)
-    caption: Tensor | None = None  # (batch_size, qformer_hidden_size), the [CLS] state of the whole captions
-
-
-class FafaPreTrainedModel(PreTrainedModel):
+class FafaPreTrainedModel(TowersModel):
     """Loading, saving and initialisation of FAFA models."""
 
     config: FafaConfig
     config_class = FafaConfig
     base_model_prefix = "fafa"
-    main_input_name = "pixel_values"
-    input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_attention_backend = True
-    _no_split_modules = ["Blip2EncoderLayer", "Blip2QFormerLayer", "Blip2TextEmbeddings", "Blip2VisionEmbeddings"]
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, FafaModel):
-            initialization.normal_(module.query_tokens, std=self.config.qformer_config.initializer_range)
-            initialization.constant_(module.temperature, self.config.temperature_init)
-        elif isinstance(module, Blip2TextEmbeddings):
-            # A buffer that no checkpoint holds: loading also takes it from here.
-            initialization.copy_(module.position_ids, torch.arange(module.position_ids.shape[-1]).expand(1, -1))
+    output_class = FafaOutput
 
 
-class FafaModel(Retriever, FafaPreTrainedModel):
+class FafaModel(FafaPreTrainedModel):
     """Composed person retrieval: queries of an image and a caption, or either alone, against target images.
 
     A query becomes one vector, a target image `num_query_tokens` vectors, all of unit length in one space; their score
@@ -124,193 +97,19 @@ class FafaModel(Retriever, FafaPreTrainedModel):
         torch.Size([2, 3])
     """
 
-    settings_of_losses = frozenset(
-        (
-            # These act only in training or initialisation, or in losses and the score, which come after the features.
-            *("distribution_uncertainty", "temperature_init"),
-            *("fda_alpha", "fda_divergence", "itc_weight", "fd_weight", "fd_margin", "fd_scope", "fd_sample_size"),
-            *("mfr_weight", "mfr_mask_ratio", "mfr_hidden_size", "num_top_tokens"),
-            # These concern the processor, whose own settings and tokenizer are in a manifest.
-            *("max_text_length", "vocabulary_hash"),
-        )
-    )
-    weights_of_losses = frozenset({"mfr_predictor", "temperature"})
-    weights_without_decay = ("temperature", "query_tokens", "class_embedding", "position_embedding")
-    lora_targets = {
-        "qformer": r"qformer\..*\.(query|value)",  # of self- and cross-attention
-        "vision": r"vision_model\.encoder\..*\.qkv",  # one layer for query, key and value
+    settings_of_losses = TowersModel.settings_of_losses | {
+        *("distribution_uncertainty", "fda_alpha", "fda_divergence"),
+        *("fd_weight", "fd_margin", "fd_scope", "fd_sample_size", "mfr_weight", "mfr_mask_ratio", "mfr_hidden_size"),
     }
-    # Layers that are small, or not in BLIP-2's weights. The query tokens are not trained: features depend on this bare
-    # parameter, which peft could not switch off with the adapter.
-    lora_trained_whole = ("post_layernorm", "vision_projection", "text_projection", "mfr_predictor")
-    lora_parameters = ("temperature",)
+    weights_of_losses = TowersModel.weights_of_losses | {"mfr_predictor"}
+    lora_trained_whole = (*TowersModel.lora_trained_whole, "mfr_predictor")
 
     def __init__(self, config: FafaConfig):
-        config.validate()  # again: settings given to `from_pretrained` change it after it was made
         super().__init__(config)
-        qformer_size = config.qformer_config.hidden_size
-        self.vision_model = Blip2VisionModel._from_config(config.vision_config)
-        self.vision_model.post_layernorm.eps = config.vision_norm_eps
-        self.query_tokens = nn.Parameter(torch.zeros(1, config.num_query_tokens, qformer_size))
-        self.embeddings = Blip2TextEmbeddings(config.qformer_config)
-        self.qformer = Blip2QFormerModel._from_config(config.qformer_config)
-        self.vision_projection = nn.Linear(qformer_size, config.projection_dim)
-        self.text_projection = nn.Linear(qformer_size, config.projection_dim)
-        self.temperature = nn.Parameter(torch.tensor(float(config.temperature_init)))
-        self.mfr_predictor = nn.Sequential(
-            nn.Linear(2 * qformer_size, config.mfr_hidden_size),
-            nn.ReLU(),
-            nn.Linear(config.mfr_hidden_size, qformer_size),
-        )
+        self.mfr_predictor = masked_predictor(config.qformer_config.hidden_size, config.mfr_hidden_size)
         self.post_init()
         if config.freeze_vision:
             self.freeze_vision_tower()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The word embeddings of captions."""
-        return self.embeddings.word_embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replaces the word embeddings of captions."""
-        self.embeddings.word_embeddings = value
-
-    @property
-    def vision_blocks(self) -> list[nn.Module]:
-        """The embeddings of patches, then each block; not the LayerNorm behind them, which is always trained."""
-        return [self.vision_model.embeddings, *self.vision_model.encoder.layers]
-
-    @property
-    def feature_shape(self) -> tuple[int, int]:
-        """`(num_query_tokens, projection_dim)`."""
-        return self.config.num_query_tokens, self.config.projection_dim
-
-    @property
-    def image_shape(self) -> tuple[int, int]:
-        """A square, in pixels."""
-        return self.config.vision_config.image_size, self.config.vision_config.image_size
-
-    @property
-    def num_top_tokens(self) -> int:
-        """k of the score."""
-        return self.config.num_top_tokens
-
-    @property
-    def features_dtype(self) -> torch.dtype:
-        """The dtype of the features, and of all that is neither the vision tower nor packed by quantisation."""
-        return self.query_tokens.dtype  # a layer's weights may be packed, as integers of another shape
-
-    def encode_images(self, pixel_values: Tensor) -> Tensor:
-        """The vision tower's states for images, normalised.
-
-        Args:
-            pixel_values: `(num_images, 3, image_size, image_size)`.
-
-        Returns:
-            `(num_images, num_patches + 1, vision_hidden_size)`.
-
-        Raises:
-            ValueError, TypeError: the images are not what this model takes.
-        """
-        self._check_images("pixel_values", pixel_values)
-        with torch.no_grad() if self.config.freeze_vision else contextlib.nullcontext():
-            states = self.vision_model.embeddings(pixel_values)
-            states = self.vision_model.encoder(inputs_embeds=states).last_hidden_state
-        return self.vision_model.post_layernorm(states.to(self.features_dtype))
-
-    def _check_images(self, name: str, pixels: Tensor) -> None:
-        check_images(name, pixels, self.image_shape)
-
-    def _check_captions(self, name: str, ids: Tensor, mask: Tensor | None) -> None:
-        words, config = self.get_input_embeddings(), self.config.qformer_config
-        vocab_size = getattr(words, "num_embeddings", config.vocab_size)
-        check_captions(name, ids, mask, vocab_size, config.max_position_embeddings)
-
-    def _query_states(self, input_ids: Tensor, attention_mask: Tensor | None, image_states: Tensor | None) -> Tensor:
-        """[CLS] state of a caption, with or without an image: (batch_size, qformer_hidden_size)."""
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        else:
-            input_ids, attention_mask = _moved_left(input_ids, attention_mask)
-        if image_states is None:
-            states = self.qformer(
-                query_embeds=self.embeddings(input_ids=input_ids), query_length=0, attention_mask=attention_mask
-            ).last_hidden_state  # (batch, text, hidden)
-            return states[:, 0]
-        query_tokens = self.query_tokens.expand(input_ids.shape[0], -1, -1)
-        query_mask = attention_mask.new_ones(query_tokens.shape[:2])
-        states = self.qformer(
-            query_embeds=self.embeddings(input_ids=input_ids, query_embeds=query_tokens),
-            query_length=query_tokens.shape[1],
-            attention_mask=torch.cat([query_mask, attention_mask], dim=1),
-            encoder_hidden_states=image_states,
-        ).last_hidden_state  # (batch, query tokens + text, hidden)
-        return states[:, query_tokens.shape[1]]
-
-    def _target_states(self, image_states: Tensor) -> Tensor:
-        """States of the query tokens over an image: (num_images, num_query_tokens, qformer_hidden_size)."""
-        query_tokens = self.query_tokens.expand(image_states.shape[0], -1, -1)
-        return self.qformer(query_embeds=query_tokens, encoder_hidden_states=image_states).last_hidden_state
-
-    def _project(self, projection: nn.Linear, states: Tensor) -> Tensor:
-        dtype = self.features_dtype
-        return F.normalize(projection(states.to(dtype)).float(), dim=-1).to(dtype)
-
-    def get_query_features(
-        self,
-        pixel_values: Tensor | None = None,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-    ) -> Tensor:
-        """Features of queries: image and caption, caption alone, or image alone.
-
-        With a caption, the feature is the projected [CLS] state of the Q-Former, over the image if there is one. An
-        image alone is the mean of its own target tokens, re-normalised: the direction closest to all of them.
-
-        Args:
-            pixel_values: `(num_queries, 3, image_size, image_size)`, reference images.
-            input_ids: `(num_queries, text_length)`, captions.
-            attention_mask: `(num_queries, text_length)`, 0 at padding, on either side; None: no padding.
-
-        Returns:
-            `(num_queries, projection_dim)`, unit length.
-
-        Raises:
-            ValueError, TypeError: without image and caption, if their numbers differ, or if they are not what this
-                model takes.
-        """
-        if pixel_values is None and input_ids is None:
-            raise ValueError("a query needs pixel_values, input_ids or both")
-        if input_ids is None:
-            return F.normalize(self.get_target_features(pixel_values).mean(dim=1), dim=-1)
-        self._check_captions("input_ids", input_ids, attention_mask)
-        if pixel_values is not None:
-            self._check_images("pixel_values", pixel_values)
-            _check_pairs(pixel_values, input_ids)
-        image_states = None if pixel_values is None else self.encode_images(pixel_values)
-        return self._project(self.text_projection, self._query_states(input_ids, attention_mask, image_states))
-
-    def get_target_features(self, pixel_values: Tensor) -> Tensor:
-        """Features of target (gallery) images.
-
-        Args:
-            pixel_values: `(num_images, 3, image_size, image_size)`.
-
-        Returns:
-            `(num_images, num_query_tokens, projection_dim)`, each token of unit length.
-
-        Raises:
-            ValueError, TypeError: the images are not what this model takes.
-        """
-        return self._project(self.vision_projection, self._target_states(self.encode_images(pixel_values)))
-
-    def _scores(self, queries: Tensor, targets: Tensor) -> Tensor:
-        # Without a look at values: in a training step it would wait for the device.
-        return topk_mean_similarity(queries, targets, self.num_top_tokens)
-
-    @property
-    def reads_target_captions(self) -> bool:
-        """For the caption-to-image term."""
-        return self.config.itc_weight > 0.0
 
     def warmup_settings(self, contrastive: bool, captions: bool) -> dict[str, Any]:
         """The forward divergence, and the caption-to-image term.
@@ -323,141 +122,12 @@ class FafaModel(Retriever, FafaPreTrainedModel):
     @classmethod
     def card_facts(cls, config: FafaConfig) -> CardFacts:
         """Facts about the paper, and the sizes of the two towers."""
-        vision, qformer = config.vision_config, config.qformer_config
         return CardFacts(
             method="FAFA",
             paper="arXiv [2311.16515](https://arxiv.org/abs/2311.16515)",
-            sizes={
-                "vision tower": f"{vision.num_hidden_layers} blocks of width {vision.hidden_size}, {vision.image_size} "
-                "pixels",
-                "Q-Former": f"{qformer.num_hidden_layers} layers of width {qformer.hidden_size}, "
-                f"{config.num_query_tokens} query tokens",
-            },
+            sizes=config.sizes(),
             citation=CITATION,
             tags=("fafa",),
-        )
-
-    def forward(
-        self,
-        pixel_values: Tensor | None = None,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        target_pixel_values: Tensor | None = None,
-        group_ids: Tensor | None = None,
-        caption_input_ids: Tensor | None = None,
-        caption_attention_mask: Tensor | None = None,
-        return_loss: bool = True,
-        return_dict: bool | None = None,
-        gather_across_processes: bool = False,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-    ) -> FafaOutput | tuple:
-        """Query features and, with targets, target features and the training loss.
-
-        Args:
-            pixel_values: `(batch_size, 3, image_size, image_size)`, reference images.
-            input_ids: `(batch_size, text_length)`, relative captions.
-            attention_mask: `(batch_size, text_length)`, 0 at padding.
-            target_pixel_values: `(batch_size, 3, image_size, image_size)`.
-            group_ids: `(batch_size,)`, equal for triplets of one group (`cpr_id`); None: each is its own group.
-            caption_input_ids: `(batch_size, caption_length)`, captions that describe the whole targets, for the
-                contrastive term (`itc_weight`).
-            caption_attention_mask: `(batch_size, caption_length)`.
-            return_loss: False leaves out losses and logits.
-            return_dict: False returns a tuple of the fields that are set.
-            gather_across_processes: compute the loss over the batches of all processes, as one process would; every
-                process must call with it. The output then holds the embeddings of all of them.
-            output_hidden_states: return the towers' states after each layer, for this process's inputs.
-            output_attentions: return attention weights; needs `model.set_attn_implementation("eager")`.
-
-        In eval mode the loss is reproducible: what training samples, the masks of masked feature reasoning and the
-        tokens of feature diversity, is then spread evenly, and the random state stays as it is.
-
-        Raises:
-            ValueError, TypeError: the inputs do not fit one another or this model.
-        """
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        with self._recorded(output_hidden_states, output_attentions) as recording:
-            if target_pixel_values is None:
-                if any(given is not None for given in (group_ids, caption_input_ids, caption_attention_mask)):
-                    raise ValueError("group_ids and captions of targets are for the loss: target_pixel_values missing")
-                output = FafaOutput(query_embeds=self.get_query_features(pixel_values, input_ids, attention_mask))
-            else:
-                states = self.training_states(
-                    pixel_values, input_ids, attention_mask, target_pixel_values, caption_input_ids,
-                    caption_attention_mask,
-                )  # fmt: skip
-                if return_loss:
-                    output = self.losses(states, group_ids, gather_across_processes)
-                else:
-                    output = FafaOutput(
-                        query_embeds=self._project(self.text_projection, states.query),
-                        target_embeds=self._project(self.vision_projection, states.target),
-                    )
-        num_runs = 1 if target_pixel_values is None else 2  # the last ones; a run over whole captions precedes them
-        for kind, runs in {"": recording.qformer, "vision_": recording.vision}.items():
-            # There may be fewer: a query without an image never runs the tower.
-            for prefix, run in zip(("", "target_"), runs[-num_runs:], strict=False):
-                for name, value in run.items():
-                    output[f"{prefix}{kind}{name}"] = value
-        return output if return_dict else output.to_tuple()
-
-    def _recorded(
-        self, hidden_states: bool | None, attentions: bool | None
-    ) -> contextlib.AbstractContextManager[Recording]:
-        hidden_states = self.config.output_hidden_states if hidden_states is None else hidden_states
-        attentions = self.config.output_attentions if attentions is None else attentions
-        for name, value in {"output_hidden_states": hidden_states, "output_attentions": attentions}.items():
-            if value not in (True, False, None):
-                raise ValueError(f"{name} is {value!r}, expected true or false: all layers or none")
-        kinds = {part.config._attn_implementation for part in (self.vision_model, self.qformer)}
-        if attentions and kinds != {"eager"}:
-            raise ValueError(
-                f"output_attentions: {' and '.join(sorted(map(str, kinds)))} attention gives no weights; call "
-                'model.set_attn_implementation("eager") before'
-            )
-        return recorded(self.vision_model.encoder, self.qformer.encoder, bool(hidden_states), bool(attentions))
-
-    def training_states(
-        self,
-        pixel_values: Tensor,
-        input_ids: Tensor,
-        attention_mask: Tensor | None,
-        target_pixel_values: Tensor,
-        caption_input_ids: Tensor | None = None,
-        caption_attention_mask: Tensor | None = None,
-    ) -> TripletStates:
-        """The first half of `forward`: what the towers compute for each triplet by itself. It takes the same arguments.
-
-        Raises:
-            ValueError, TypeError: reference images or relative captions are missing, or the inputs do not fit one
-                another or this model.
-        """
-        if pixel_values is None or input_ids is None:
-            raise ValueError("with target_pixel_values, forward composes: it needs pixel_values and input_ids")
-        self._check_images("pixel_values", pixel_values)
-        self._check_images("target_pixel_values", target_pixel_values)
-        self._check_captions("input_ids", input_ids, attention_mask)
-        _check_pairs(pixel_values, input_ids)
-        if target_pixel_values.shape[0] != pixel_values.shape[0]:
-            raise ValueError(
-                f"{target_pixel_values.shape[0]} target images for {pixel_values.shape[0]} queries: one a triplet"
-            )
-        if caption_input_ids is not None:
-            self._check_captions("caption_input_ids", caption_input_ids, caption_attention_mask)
-            if caption_input_ids.shape[0] != input_ids.shape[0]:
-                raise ValueError(
-                    f"{caption_input_ids.shape[0]} captions of targets for {input_ids.shape[0]} triplets: one each"
-                )
-        elif caption_attention_mask is not None:
-            raise ValueError("caption_attention_mask is of captions, but caption_input_ids are missing")
-        caption = None
-        if caption_input_ids is not None and self.config.itc_weight > 0.0:
-            caption = self._query_states(caption_input_ids, caption_attention_mask, None)
-        return TripletStates(
-            query=self._query_states(input_ids, attention_mask, self.encode_images(pixel_values)),
-            target=self._target_states(self.encode_images(target_pixel_values)),
-            caption=caption,
         )
 
     def losses(
@@ -472,18 +142,11 @@ class FafaModel(Retriever, FafaPreTrainedModel):
         Raises:
             ValueError, TypeError: `group_ids` are not one integer per triplet.
         """
-        if group_ids is not None:
-            check_group_ids(group_ids, states.query.shape[0])
-        if gather_across_processes:
-            *gathered, group_ids = gather_rows(*states, group_ids)
-            states = TripletStates(*gathered)
-            share_random_state(states.query.device)
-        config, temperature = self.config, self.temperature.float()
-        if group_ids is None:
-            group_ids = torch.arange(states.query.shape[0], device=states.query.device)
+        states, group_ids = whole_batch(states, group_ids, gather_across_processes)
+        config = self.config
         query_embeds = self._project(self.text_projection, states.query)
         target_embeds = self._project(self.vision_projection, self._resample_statistics(states.target))
-        logits = self._scores(query_embeds, target_embeds) / temperature
+        logits = self._scores(query_embeds, target_embeds) / self.temperature.float()
         loss_fda = alignment_loss(logits, group_labels(group_ids, config.fda_alpha), config.fda_divergence)
         loss_fd = feature_diversity_loss(
             target_embeds, config.fd_margin, config.fd_scope, config.fd_sample_size, at_random=self.training
@@ -495,12 +158,11 @@ class FafaModel(Retriever, FafaPreTrainedModel):
             query_mask=self._sample_mask(states.query),
             target_mask=self._sample_mask(states.query),
         )
-        loss, loss_itc = loss_fda + config.fd_weight * loss_fd + config.mfr_weight * loss_mfr, None
+        loss = loss_fda + config.fd_weight * loss_fd + config.mfr_weight * loss_mfr
+        loss_itc = None
         if states.caption is not None:
-            # Everybody in a group wears what the caption says, so it fits all of them alike.
             caption_embeds = self._project(self.text_projection, states.caption)
-            caption_logits = self._scores(caption_embeds, target_embeds) / temperature
-            loss_itc = alignment_loss(caption_logits, group_labels(group_ids, 1.0), "forward")
+            loss_itc = caption_loss(self._scores(caption_embeds, target_embeds) / self.temperature.float(), group_ids)
             loss = loss + config.itc_weight * loss_itc
         # Made at once: as a tuple it has the order in which fields were set, and its first entry is taken for the loss.
         return FafaOutput(loss, loss_fda, loss_fd, loss_mfr, loss_itc, logits, query_embeds, target_embeds)
@@ -516,23 +178,7 @@ class FafaModel(Retriever, FafaPreTrainedModel):
         return torch.where(chosen, distribution_uncertainty(target_states, mean_noise, std_noise), target_states)
 
     def _sample_mask(self, states: Tensor) -> Tensor:
-        if not self.training:  # the same mask for both directions
-            return spread_mask(states.shape, self.config.mfr_mask_ratio, states.device)
-        return (torch.rand(states.shape, device=states.device) < self.config.mfr_mask_ratio).float()
-
-
-def _check_pairs(pixel_values: Tensor, input_ids: Tensor) -> None:
-    if pixel_values.shape[0] != input_ids.shape[0]:
-        raise ValueError(
-            f"{pixel_values.shape[0]} reference images for {input_ids.shape[0]} captions: one of each a query"
-        )
-
-
-def _moved_left(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Moves padding from the left of captions to the right: [CLS] and positions begin at the left."""
-    first = attention_mask.int().argmax(dim=1, keepdim=True)
-    places = (torch.arange(input_ids.shape[1], device=input_ids.device) + first) % input_ids.shape[1]
-    return input_ids.gather(1, places), attention_mask.gather(1, places)
+        return sample_mask(states, self.config.mfr_mask_ratio, self.training)
 
 
 __all__ = ["FafaModel", "FafaOutput", "FafaPreTrainedModel"]

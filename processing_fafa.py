@@ -121,6 +121,8 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
     ```
     """
 
+    image_defaults: Mapping[str, Any] = {}  # of the image processor, where one is built for a model
+
     def __init__(
         self, image_processor=None, tokenizer=None, max_text_length=32, clean_captions=True, vocabulary_hash=None
     ):
@@ -133,6 +135,19 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
         self.clean_captions = clean_captions
         self.vocabulary_hash = vocabulary_hash
         self._warned = set()  # kinds of captions that a warning has named
+
+    @classmethod
+    def tiny(cls, tokenizer: BertTokenizer, config: Any) -> "FafaProcessor":
+        """The processor of a tiny model.
+
+        People are stretched to the square that the released model pads them to: no patch is spent on black borders.
+
+        Args:
+            config: `FafaConfig.tiny`'s, or that of another model on the same towers.
+        """
+        square = {"height": config.vision_config.image_size, "width": config.vision_config.image_size}
+        image_processor = FafaImageProcessor(person_size=square, size=square)
+        return cls(image_processor, tokenizer, max_text_length=config.max_text_length)
 
     def __call__(
         self,

@@ -16,7 +16,13 @@ def register_with_libraries() -> None:
 
 # The prefix of a method's classes, and the package that has them: PrefixConfig, PrefixModel, PrefixProcessor, and
 # PrefixImageProcessor if it has its own.
-MODELS = {"Fafa": "."}
+MODELS = {
+    "Fafa": ".",
+    "CoAlign": ".models.coalign",
+    "CoAlignClip": ".models.coalign",
+    "DualEncoder": ".models.dual_encoder",
+    "Word4Per": ".models.word4per",
+}
 
 
 def register_model(config: type, model: type, processor: type, image_processor: type | None = None) -> None:
@@ -30,13 +36,16 @@ def register_model(config: type, model: type, processor: type, image_processor: 
         AutoImageProcessor.register(config, image_processor_classes={"pil": image_processor}, exist_ok=True)
 
 
+def classes_of(method: str) -> tuple[type, type, type, type | None]:
+    """Configuration, model, processor and image processor (or None) of a row of `MODELS`."""
+    parts = import_module(MODELS[method], __package__)
+    required = (getattr(parts, f"{method}{part}") for part in ("Config", "Model", "Processor"))
+    return (*required, getattr(parts, f"{method}ImageProcessor", None))
+
+
 def _register_models() -> None:
-    for name, package in MODELS.items():
-        parts = import_module(package, __package__)
-        register_model(
-            *(getattr(parts, f"{name}{part}") for part in ("Config", "Model", "Processor")),
-            getattr(parts, f"{name}ImageProcessor", None),
-        )
+    for method in MODELS:
+        register_model(*classes_of(method))
 
 
 def _register_dataset_builders() -> None:

@@ -15,8 +15,10 @@ from tqdm import tqdm
 from .checkpoint_files import check_names, read_checkpoint
 from .commands import loading
 from .configuration_fafa import FafaConfig
+from .configuration_towers_fafa import TowersConfig
 from .files import printable, some
 from .modeling_fafa import FafaModel
+from .modeling_towers_fafa import TowersModel
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ HEADS_OF_QFORMER_WIDTH = {768: 12}  # BERT-base
 BLOCKS_OF_VISION_WIDTH = {1408: 39}  # BLIP-2 reads ViT-g before its 40th block
 
 CAPTION_HEAD = "BLIP-2's word predictor for writing captions; retrieval has no use for it"
-MATCHING_HEAD = "BLIP-2's image-text matching head; FAFA scores by similarity"
+MATCHING_HEAD = "BLIP-2's image-text matching head; scores are similarities here"
 COUNTER = "a constant counter of positions, which the model makes itself"
 BEYOND_THE_TOWER = "BLIP-2 reads the tower before its last block, and puts its own LayerNorm (ln_vision) behind it"
 
@@ -71,7 +73,8 @@ BEYOND_THE_TOWER = "BLIP-2 reads the tower before its last block, and puts its o
 class Conversion:
     """Where the tensors of a checkpoint go."""
 
-    config: FafaConfig
+    config: TowersConfig
+    model_class: type[TowersModel]  # FafaModel, or another on the same towers, which is meant by it here
     sources: dict[str, tuple[str, ...]]  # name in FafaModel -> names in the source; two for a joint bias of q, k and v
     dropped: dict[str, str]  # name in the source -> why it has no place in FafaModel
     fresh: dict[str, Tensor]  # name in FafaModel -> initial value of what BLIP-2 lacks; empty for a trained FAFA
@@ -112,18 +115,22 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], config: FafaConfig) -> 
     return {name: conversion.tensor(state_dict, name) for name in conversion.shapes}
 
 
-def plan_conversion(state_dict: Mapping[str, Tensor], config: FafaConfig) -> Conversion:
+def plan_conversion(
+    state_dict: Mapping[str, Tensor], config: TowersConfig, model_class: type[TowersModel] = FafaModel
+) -> Conversion:
     """Finds a source for every tensor of the model, and a reason for every tensor that is left over.
 
-    It compares names, types and sizes; `check_values` looks at the values.
+    It compares names, types and sizes; `check_values` looks at the values. `config` is that of `model_class`, which is
+    FafaModel or another on BLIP-2's towers.
     """
     check_names(state_dict)
     with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in FafaModel(config).state_dict().items()}
+        shapes = {name: tuple(tensor.shape) for name, tensor in model_class(config).state_dict().items()}
     is_released = any(key.startswith(("Qformer.", "visual_encoder.")) for key in state_dict)
     sources = {name: released_names(name) if is_released else (name,) for name in shapes}
-    # FafaModel's own parts, if the source is BLIP-2; a source with some of the predictor must have all of it.
-    predictor = [name for name in sources if name.startswith("mfr_predictor.")]
+    # The model's own parts, if the source is BLIP-2; a source with some of the predictor must have all of it.
+    own_parts = tuple(f"{name}." for name in model_class.weights_of_losses - {"temperature"})
+    predictor = [name for name in sources if name.startswith(own_parts)]
     absent = [] if any(sources[name][0] in state_dict for name in predictor) else predictor
     if absent and not is_released and "temperature" not in state_dict:  # LAVIS has one, Hugging Face's class has none
         absent.append("temperature")
@@ -139,7 +146,7 @@ def plan_conversion(state_dict: Mapping[str, Tensor], config: FafaConfig) -> Con
     dropped = {key: droppable[key][1] for key in state_dict if key in droppable and key not in wanted}
     _check(state_dict, wanted, {key: droppable[key][0] for key in dropped})
     fresh = {name: _initial_value(name, shapes[name], config) for name in absent}
-    return Conversion(config, sources, dropped, fresh, shapes)
+    return Conversion(config, model_class, sources, dropped, fresh, shapes)
 
 
 def released_names(name: str) -> tuple[str, ...]:
@@ -152,7 +159,7 @@ def released_names(name: str) -> tuple[str, ...]:
     return (name,)
 
 
-def _initial_value(name: str, shape: tuple[int, ...], config: FafaConfig) -> Tensor:
+def _initial_value(name: str, shape: tuple[int, ...], config: TowersConfig) -> Tensor:
     """Like `FafaModel`'s own, but the same in every conversion."""
     if name == "temperature":
         return torch.tensor(float(config.temperature_init))
@@ -162,7 +169,7 @@ def _initial_value(name: str, shape: tuple[int, ...], config: FafaConfig) -> Ten
     return torch.normal(0.0, config.qformer_config.initializer_range, shape, generator=generator)
 
 
-def _droppable(config: FafaConfig, is_released: bool) -> dict[str, tuple[tuple[int, ...], str]]:
+def _droppable(config: TowersConfig, is_released: bool) -> dict[str, tuple[tuple[int, ...], str]]:
     """Names in the source that have no place in FafaModel: their shapes, and the reason."""
     hidden = config.qformer_config.hidden_size
     vocabulary, positions = config.qformer_config.vocab_size, config.qformer_config.max_position_embeddings
@@ -260,14 +267,18 @@ def _fault_of(tensor: Tensor) -> str | None:
 
 
 def config_from_tensors(
-    state_dict: Mapping[str, Tensor], vision_heads: int | None = None, qformer_heads: int | None = None
-) -> FafaConfig:
+    state_dict: Mapping[str, Tensor],
+    vision_heads: int | None = None,
+    qformer_heads: int | None = None,
+    config_class: type[TowersConfig] = FafaConfig,
+) -> TowersConfig:
     """Reads the configuration from a state dict with released names.
 
     Args:
         state_dict: names to tensors, the vision tower among them.
         vision_heads: attention heads of the vision tower, which no tensor tells; None: BLIP-2's 16 at ViT-g's width.
         qformer_heads: attention heads of the Q-Former; None: 12 at BERT-base's width.
+        config_class: of the model that it is for.
 
     Raises:
         ValueError: a tensor that tells a size is missing or of another rank, the tower is CLIP's, or the width is
@@ -315,14 +326,14 @@ def config_from_tensors(
     }
     predictor = state_dict.get(MFR_SIZE_KEY)
     with loading("sizes of the checkpoint's tensors"):
-        return FafaConfig(
+        return config_class(
             vision_config=vision_config,
             qformer_config=qformer_config,
             num_query_tokens=num_query_tokens,
             projection_dim=sizes["vision_proj.weight"][0],
-            num_top_tokens=min(FafaConfig.num_top_tokens, num_query_tokens),
-            mfr_hidden_size=FafaConfig.mfr_hidden_size if predictor is None else len(predictor),
-            max_text_length=min(FafaConfig.max_text_length, num_positions),
+            num_top_tokens=min(config_class.num_top_tokens, num_query_tokens),
+            max_text_length=min(config_class.max_text_length, num_positions),
+            **({} if predictor is None else {config_class.predictor_size: len(predictor)}),
         )
 
 

@@ -58,6 +58,8 @@ class Retriever(metaclass=ABCMeta):  # a subclass of `ABC` has a layout that FSD
     weights_of_losses: frozenset[str] = frozenset()
     # Weights that get no decay, by any part of their names, besides biases and norms.
     weights_without_decay: Sequence[str] = ()
+    # Layers that training adds to pre-trained ones, by what their names hold; they may learn at a rate of their own.
+    new_layers: Sequence[str] = ()
     # LoRA: side -> regular expression of the layers it adapts, the usual side first, the vision tower's called
     # "vision"; layers that train whole beside them; and single parameters that do, on which no feature depends.
     lora_targets: Mapping[str, str] = {}
@@ -98,6 +100,7 @@ class Retriever(metaclass=ABCMeta):  # a subclass of `ABC` has a layout that FSD
         name = pretrained_model_name_or_path or "the state dict"
         refuse_incomplete(name, missing, unexpected, allow_missing, allow_unexpected)
         refuse_unsound_weights(name, model)
+        model.freeze_as_configured()
         return (model, info) if output_loading_info else model
 
     def _adjust_missing_and_unexpected_keys(self, loading_info):
@@ -199,6 +202,11 @@ class Retriever(metaclass=ABCMeta):  # a subclass of `ABC` has a layout that FSD
         """Whether the loss reads captions that describe the whole targets."""
         return False
 
+    @property
+    def reads_references(self) -> bool:
+        """Whether training, or its held-out figures, read reference images."""
+        return True
+
     def warmup_settings(self, contrastive: bool, captions: bool) -> dict[str, Any]:
         """Changes to the configuration's settings during a warm-up; after it they are restored.
 
@@ -212,6 +220,30 @@ class Retriever(metaclass=ABCMeta):  # a subclass of `ABC` has a layout that FSD
     def vision_blocks(self) -> Sequence[nn.Module]:
         """The parts of the vision tower in order of computation: what comes before its blocks, then each block."""
         return ()
+
+    def meet_groups(self, group_ids: np.ndarray) -> None:
+        """Looks at the groups of the training set before training; a model that has a class for each makes room.
+
+        Args:
+            group_ids: `(num_triplets,)`, integers.
+
+        Raises:
+            ValueError: the model's loss cannot do with such groups.
+        """
+        return None
+
+    def settings_at(self, epoch: float) -> dict[str, Any]:
+        """Settings of the configuration that change while training goes on; after it they are what they were.
+
+        Args:
+            epoch: how many epochs are done; 0.5 in the middle of the first.
+        """
+        return {}
+
+    def freeze_as_configured(self) -> None:
+        """Stops training of what the configuration freezes; loading makes every weight train."""
+        if getattr(self.config, "freeze_vision", False):
+            self.freeze_vision_tower()
 
     def freeze_vision_tower(self, dtype: torch.dtype | None = None) -> "Retriever":
         """Stops training of the vision tower (not of what comes after its blocks), and notes it in the configuration.
@@ -281,6 +313,14 @@ class RetrieverProcessor:
         return self.tokenizer(
             list(captions), padding=True, truncation=True, return_attention_mask=True, return_tensors="pt"
         )
+
+    def augment_crop(self, crop: Image.Image, rng: np.random.Generator) -> Image.Image | None:
+        """A crop as training sees it, changed at random; None: as `training.augmentation` changes it, for FAFA."""
+        return None
+
+    def augment_caption(self, caption: str, rng: np.random.Generator) -> str:
+        """A caption as training sees it, changed at random; here as it is."""
+        return caption
 
     def for_images(self) -> "RetrieverProcessor":
         """A copy for images only, without the tokenizer: small enough to travel with every batch."""

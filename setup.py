@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-ROOMS = ["dataset_builders", "drawing", "evaluation", "retrieval", "synthesis", "training", "world"]
+ROOMS = ["dataset_builders", "drawing", "evaluation", "models", "retrieval", "synthesis", "training", "world"]
 
 # Ranges here, the tested set in constraints.txt.
 CORE = [

@@ -5,7 +5,10 @@
 
     folder                recognised by                           what is checked
     data set              SynCPR.json, CIRHS.json, SynTBPR.json,  every record, and every image is opened, see
-                          or query.json and gallery.json          `fafa.dataset_builders.verify`
+                          query.json and gallery.json, or a file  `fafa.dataset_builders.verify`
+                          of images with captions: reid_raw.json,
+                          ICFG-PEDES.json, data_captions.json,
+                          UFine6926.json, train.json (TBPS-CLIP)
     painted world         world.json, checksums.json              the checksum of every file
     export                export.json                             the checksums of shards, card and export.json
     synthesis             runs.jsonl                              the checksums of finished chunks and their images
@@ -33,6 +36,7 @@ from .workers import WorkerDiedError
 logger = logging.getLogger(__name__)
 
 _LEVELS = 3
+_TEXT_IMAGE = "reid_raw.json", "ICFG-PEDES.json", "ICFG_PEDES.json", "data_captions.json", "UFine6926.json"
 _FEW = 20  # records named of each problem of a data set; its report has all
 
 
@@ -231,7 +235,15 @@ def _faults_of_fafa(folder: Path, present: set[str]) -> Iterator[str]:
 
 def _is_data_set(folder: Path, names: set[str]) -> bool:
     names = names | {f.name for f in (folder / "datasets").glob("*.json")} if "datasets" in names else names
-    return bool(names & {"SynCPR.json", "CIRHS.json", "SynTBPR.json"}) or {"query.json", "gallery.json"} <= names
+    whole = {"SynCPR.json", "CIRHS.json", "SynTBPR.json", *_TEXT_IMAGE}
+    by_split = (folder / name for name in ("train.json", "val.json", "test.json") if name in names)
+    return bool(names & whole) or {"query.json", "gallery.json"} <= names or any(map(_has_translations, by_split))
+
+
+def _has_translations(file: Path) -> bool:
+    """Whether a file of so plain a name is one of TBPS-CLIP's."""
+    with file.open("rb") as stream:
+        return b'"captions_bt"' in stream.read(1 << 16)
 
 
 def _is_checkpoint(folder: Path, names: set[str]) -> bool:

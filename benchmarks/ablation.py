@@ -41,7 +41,7 @@ from transformers import TrainerCallback, set_seed
 
 from fafa import FafaConfig, FafaImageProcessor, FafaModel, FafaOutput, FafaProcessor
 from fafa.evaluation import retrieval_metrics
-from fafa.modeling_fafa import group_labels
+from fafa.losses_fafa import group_labels
 from fafa.processing_fafa import build_tokenizer
 from fafa.tables import markdown_table
 from fafa.training import FafaDataCollator, FafaTrainer, FafaTrainingArguments, build_vocabulary

@@ -8,6 +8,9 @@
     load_dataset("ITCPR", "gallery", data_dir=root)    # split test
     load_dataset("CIRHS", data_dir=root)               # split train: triplets of everyday scenes
     load_dataset("SynTBPR", data_dir=root)             # split train: images of people with captions
+    load_dataset("FashionIQ", "query", data_dir=root)  # benchmarks of composed image retrieval, in their authors'
+    load_dataset("CIRR", "gallery", data_dir=root)     # layouts; their images are the user's to obtain. "query" or
+    load_dataset("CIRCO", "query", data_dir=root)      # "gallery"; splits as their files are there
 
 `fafa.synthesis` makes data sets of the last two forms. Without `data_dir` the authors' repository on the Hub is fetched
 and unpacked (another one with `repo_id=`, `revision=`).
@@ -32,7 +35,16 @@ BUILDERS = {
     "ITCPR": (f"{__name__}.itcpr", "1"),
     "CIRHS": (f"{__name__}.cirhs", "1"),
     "SynTBPR": (f"{__name__}.syntbpr", "1"),
+    "CUHK-PEDES": (f"{__name__}.cuhk_pedes", "1"),
+    "ICFG-PEDES": (f"{__name__}.icfg_pedes", "1"),
+    "RSTPReid": (f"{__name__}.rstpreid", "1"),
+    "UFine6926": (f"{__name__}.ufine6926", "1"),
+    "TBPS-CLIP": (f"{__name__}.tbps_clip", "1"),
+    "FashionIQ": (f"{__name__}.fashioniq", "1"),
+    "CIRR": (f"{__name__}.cirr", "1"),
+    "CIRCO": (f"{__name__}.circo", "1"),
 }
+TEXT_IMAGE = ("CUHK-PEDES", "ICFG-PEDES", "RSTPReid", "UFine6926", "TBPS-CLIP")  # images of people with captions
 
 
 def register_builders() -> None:
@@ -90,13 +102,13 @@ def _refuse_our_folder(path: str, data_dir: str | None) -> None:
 
 
 def _configs(name: str) -> list:
-    return getattr(importlib.import_module(BUILDERS[name][0]), name).BUILDER_CONFIGS
+    return getattr(importlib.import_module(BUILDERS[name][0]), name.replace("-", "_")).BUILDER_CONFIGS
 
 
 def _is_ours(folder: Path, names: tuple[str, ...]) -> bool:
     from .layout import annotated_folder
 
-    found = annotated_folder(folder, names)
+    found = annotated_folder(folder, names) if names else None  # those of several splits have none of all
     if found is None or len(names) == 1:  # SynCPR.json and its like are names of ours alone
         return found is not None
     with (found / names[0]).open("rb") as stream:

@@ -60,6 +60,7 @@ class FolderBuilder(datasets.ArrowBasedBuilder):
     BUILDER_CONFIG_CLASS = FolderConfig
     HUB_REPO_ID: str | None  # the authors' repository; None if there is none in our layout
     SPLIT: datasets.NamedSplit
+    WRITTEN_BY = ", such as fafa.synthesis writes,"  # of such a folder, for the error where none is named
 
     def _create_builder_config(self, config_name=None, **kwargs):
         if config_name is None and len(self.BUILDER_CONFIGS) > 1:
@@ -73,7 +74,7 @@ class FolderBuilder(datasets.ArrowBasedBuilder):
             name, files = type(self).__name__, self.BUILDER_CONFIGS[0].annotation_names
             raise ValueError(
                 f"{name}: no repository of its authors in this layout is known. Pass as data_dir= a folder with "
-                f"{' and '.join(files)}, such as fafa.synthesis writes, or as repo_id= a Hub repository that holds one."
+                f"{' and '.join(files)}{self.WRITTEN_BY} or as repo_id= a Hub repository that holds one."
             )
         return super()._create_builder_config(config_name, **kwargs)
 
@@ -97,10 +98,10 @@ class FolderBuilder(datasets.ArrowBasedBuilder):
         if not (folder is None or isinstance(folder, str) or hasattr(folder, "__fspath__")):
             raise TypeError(f"data_dir is {folder!r:.60}, expected the path of one folder.")
 
-    def _split_generators(self, dl_manager):
+    def _find_layout(self, dl_manager) -> Layout:
         names = self.config.annotation_names
         if self.config.data_dir is None:
-            layout = hub_layout(
+            return hub_layout(
                 self.config.repo_id,
                 names,
                 unpack_dir=f"{self._cache_downloaded_dir}/extracted",
@@ -109,10 +110,11 @@ class FolderBuilder(datasets.ArrowBasedBuilder):
                 force_download=bool(dl_manager.download_config.force_download),
                 local_files_only=bool(dl_manager.download_config.local_files_only),
             )
-        else:
-            layout = local_layout(self.config.data_dir, names)
+        return local_layout(self.config.data_dir, names)
+
+    def _split_generators(self, dl_manager):
         # A list, because datasets counts its shards by lists.
-        return [datasets.SplitGenerator(name=self.SPLIT, gen_kwargs={"layouts": [layout]})]
+        return [datasets.SplitGenerator(name=self.SPLIT, gen_kwargs={"layouts": [self._find_layout(dl_manager)]})]
 
     def _generate_tables(self, layouts):
         for layout in layouts:

@@ -29,6 +29,7 @@ _MEANINGS = {
     "reference_caption": "describes the reference image",
     "target_caption": "describes the target image",
     "captions": "what is said of the image",
+    "captions_bt": "the same captions, translated to another language and back",
     "provenance": "JSON: what made the image, from which prompt and seed, and by which edit of which image",
     "tid": "quadruple and direction of change, shared by the triplets painted from them",
     "cpr_id": "quadruple and direction of change, shared by the triplets painted from them",

@@ -4,7 +4,7 @@ import os
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from stat import S_ISREG
 
@@ -53,6 +53,53 @@ def annotated_folder(root: Path, names: Sequence[str]) -> Path | None:
         if all((folder / name).is_file() for name in names):
             return folder
     return None
+
+
+def present_annotations(data_dir: str | os.PathLike, choices: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
+    """The first of several sets of annotation files that is there."""
+    root = Path(data_dir).expanduser()
+    return next((names for names in choices if annotated_folder(root, names)), None)
+
+
+def files_in(data_dir: str | os.PathLike) -> set[str]:
+    """Names of the files in a folder; none if there is no such folder."""
+    root = Path(data_dir).expanduser()
+    return {entry.name for entry in root.iterdir() if entry.is_file()} if root.is_dir() else set()
+
+
+def with_image_folders(layout: Layout) -> Layout:
+    """Image paths may also be relative to imgs/ or images/, where data sets of images with captions keep them."""
+    inner = (f"{folder}/{name}" for folder in layout.image_folders for name in ("imgs", "images"))
+    folders = [folder for folder in inner if Path(folder).is_dir()]
+    return replace(layout, image_folders=(*folders, *layout.image_folders))
+
+
+class SplitImageFinder:
+    """Finds images of one split in that split's own image folder, and never in another's.
+
+    An image's path is relative to the folder of its split (train/, val/, test/), where there is one, or to the folder
+    that holds these; then it may name no other split. (Code that is released for such files reads training images from
+    the test folder.)
+    """
+
+    def __init__(self, layout: Layout, splits: Sequence[str]):
+        self._finders = {}
+        for split in splits:
+            own = (f"{folder}/{split}" for folder in layout.image_folders)
+            folders = [folder for folder in own if Path(folder).is_dir()]
+            self._finders[split] = ImageFinder(replace(layout, image_folders=(*folders, *layout.image_folders)))
+
+    def find(self, path: str) -> str:
+        """The absolute path of an image, whose path begins with its split: "train/cam_a/1.png".
+
+        Raises:
+            BadRecord: as `ImageFinder.find`, or the image is of another split.
+        """
+        split, _, path = path.partition("/")
+        first = path.partition("/")[0]
+        if first in self._finders and first != split:
+            raise BadRecord("names an image of another split", f"{path}, in a record of {split}")
+        return self._finders[split].find(path)
 
 
 class ImageFinder:

@@ -37,6 +37,8 @@ REMEDIES = {
     "names an image file in another case": "rename the file, or write its name as it is; upper and lower case count",
     "names an image file of 0 bytes": "copy or unpack the file again",
     INACCESSIBLE: "see to its permissions, or to the disk or network drive it lies on, and start again",
+    "names an image of another split": "take it from the image folder of its own split, or move the record",
+    "has an id out of range": "number people from 0 or from 1",
     "has an instance_id out of range": "number matching images from 0; -1 is for gallery images that match no query",
     "is a query without a match in the gallery": "add an image of that instance_id to it, or take the query out",
 }

@@ -3,9 +3,9 @@
     python -m fafa.verify /data/SynCPR
     python -m fafa.verify /data/ITCPR --output reports/itcpr --num-workers 16
 
-The folder is what `load_dataset` takes as data_dir=: SynCPR.json, CIRHS.json, SynTBPR.json, or query.json and
-gallery.json, with images. Records are held to what `load_dataset` asks of them, but all problems are reported, and
-every image is decoded once.
+The folder is what `load_dataset` takes as data_dir=: SynCPR.json, CIRHS.json, SynTBPR.json, the files of CUHK-PEDES,
+ICFG-PEDES, RSTPReid, UFine6926 or TBPS-CLIP, or query.json and gallery.json, with images. Records are held to what
+`load_dataset` asks of them, but all problems are reported, and every image is decoded once.
 
     <output>/report.md, report.json    what was found; report.json lists every record with a problem
     <output>/checked.jsonl             the images found sound: path, bytes, time, hash, width, height, stamp
@@ -36,11 +36,12 @@ from ..files import locked, write_json, write_whole
 from ..markdown_text import plain
 from ..tables import markdown_table
 from ..workers import num_cores
-from . import cirhs, itcpr, syncpr, syntbpr
+from . import cirhs, cuhk_pedes, icfg_pedes, itcpr, rstpreid, syncpr, syntbpr, tbps_clip, text_image, ufine6926
 from .base import describe_differences
 from .counting import Statistics, describe_counts, span
-from .layout import ImageFinder, Layout, local_layout
+from .layout import ImageFinder, Layout, SplitImageFinder, local_layout, with_image_folders
 from .named_images import NamedImages
+from .recognition import recognise
 from .records import (
     INACCESSIBLE,
     REMEDIES,
@@ -58,10 +59,12 @@ _REPORT, _STATE, _LOCK = "report", "checked.jsonl", ".lock"
 _FEW = 10  # examples in report.md
 
 _CORRUPT, _REPEAT, _UNREADABLE = "names an image file that is broken", "repeats an earlier record", "cannot be read"
+_NO_SPLIT = "is the last, and none was of a split that the data set has"
 _REMEDIES = REMEDIES | {
     _CORRUPT: "fetch, unpack or copy the file again, or take the record out",
     _REPEAT: "take the repetition out",
     _UNREADABLE: "fetch the file again; records after this one were not seen",
+    _NO_SPLIT: "fetch the file again; it may have been cut off, or be of another version",
 }
 
 
@@ -73,13 +76,35 @@ class Annotations(NamedTuple):
     features: datasets.Features  # those of the data set; its last columns are the fields
     published: dict[str, int]  # the counts of the published file
     images_repeat: bool = False  # whether records may name an image twice, as in a gallery
-    key: str | None = None  # the field that may not repeat; None for all of them together
+    key: str | None = None  # the column that may not repeat; None for all of them together
+    other_names: tuple[str, ...] = ()  # what the file is called elsewhere
+    of: str = ""  # the data set that `recognition` must not take for another; "" for none
+    split: str = ""  # of per-split files: the split whose image folder is meant; "" for others
+    splits: tuple[str, ...] = ()  # those of which there must be records
 
 
 def _source_field(record: dict, field: str) -> str:
     """The source that a provenance names, which can be counted. Raises `BadRecord`."""
     syntbpr.provenance_field(record, field)
     return record[field]["source"]
+
+
+def _of_text_and_image(module) -> list[Annotations]:
+    """What the files of images with captions hold; every file is one of several that there may be."""
+    kind = module.FORMAT
+    columns = datasets.Features({name: one for name, one in module.COLUMNS.items() if name != "image"})
+    if kind.by_file:
+        options = {"key": "image_path", "of": kind.name}
+        return [
+            Annotations(f"{split}.json", kind.fields, columns, {}, split=split, **options)
+            for split in text_image.SPLITS
+        ]
+    (first,), *others = kind.files
+    fields = {"split": text_image.split_field, **kind.fields}
+    columns = datasets.Features({"split": datasets.Value("string"), **columns})
+    names = tuple(name for (name,) in others)
+    options = {"key": "image_path", "other_names": names, "of": kind.name, "splits": kind.splits}
+    return [Annotations(first, fields, columns, kind.published, **options)]
 
 
 FORMATS = {
@@ -94,6 +119,11 @@ FORMATS = {
             key="image_path",
         )
     ],
+    "CUHK-PEDES": _of_text_and_image(cuhk_pedes),
+    "ICFG-PEDES": _of_text_and_image(icfg_pedes),
+    "RSTPReid": _of_text_and_image(rstpreid),
+    "UFine6926": _of_text_and_image(ufine6926),
+    "TBPS-CLIP": _of_text_and_image(tbps_clip),
     "ITCPR": [  # the gallery first, because queries must have a match there
         Annotations(f"{name}.json", itcpr.FIELDS[name], itcpr.FEATURES[name], itcpr.PUBLISHED[name], name == "gallery")
         for name in ("gallery", "query")
@@ -125,7 +155,7 @@ def verify_dataset(
         OSError: `output_dir` cannot be written.
         RuntimeError: a worker process died.
     """
-    name, layout = _recognise(root)
+    name, parts, layout = _recognise(root)
     output_dir = Path(layout.root, "verify") if output_dir is None else Path(output_dir)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -133,9 +163,10 @@ def verify_dataset(
         raise OSError(f"{output_dir}: cannot be made ({error.strerror}). Pass another folder as --output.") from error
     in_use = f"{output_dir}: another process is checking into this folder. Wait for it, or pass another --output."
     with locked(output_dir / _LOCK, in_use):
-        images = NamedImages(ImageFinder(layout))
+        by_split = any(annotations.split for annotations in parts)
+        images = NamedImages(SplitImageFinder(layout, list(text_image.SPLITS)) if by_split else ImageFinder(layout))
         readings: dict[str, Reading] = {}
-        for annotations in FORMATS[name]:
+        for annotations in parts:
             gallery = readings.get("gallery.json")
             reading = Reading(layout.annotations[annotations.file], annotations, images, gallery)
             reading.read(show_progress)
@@ -149,20 +180,54 @@ def verify_dataset(
     return report
 
 
-def _recognise(root: str | os.PathLike) -> tuple[str, Layout]:
-    """The format of a data set, by its annotation files, and where they lie."""
-    layouts = {}
+def _recognise(root: str | os.PathLike) -> tuple[str, list[Annotations], Layout]:
+    """The format of a data set, by its annotation files, what is there of them, and where they lie."""
+    found = {}
     for name, parts in FORMATS.items():
         with suppress(FileNotFoundError):
-            layouts[name] = local_layout(root, [annotations.file for annotations in parts])
-    if len(layouts) > 1:
-        logger.warning("%s holds %s: only the first is checked. Give each its own folder.", root, " and ".join(layouts))
-    if layouts:
-        return next(iter(layouts.items()))
+            there = _present(root, parts)
+            found[name] = there, local_layout(root, [annotations.file for annotations in there])
+            if there[0].of:
+                found[name] = there, with_image_folders(found[name][1])
+    if len(found) > 1:
+        logger.warning("%s holds %s: only the first is checked. Give each its own folder.", root, " and ".join(found))
+    for name, (parts, layout) in found.items():
+        return name, parts, layout
     path = Path(root).expanduser().resolve()
     *files, last = (" and ".join(annotations.file for annotations in parts) for parts in FORMATS.values())
     expected = f"expected {', '.join(files)}, or {last}, here or in the subfolder datasets/"
     raise FileNotFoundError(f"{path}: {expected if path.is_dir() else 'no such folder'}. Pass the data set's folder.")
+
+
+def _present(root: str | os.PathLike, parts: list[Annotations]) -> list[Annotations]:
+    """Which files of a format to read: all; of images with captions those that are there, unless they are another's.
+
+    Raises:
+        FileNotFoundError: none is there.
+    """
+    if not parts[0].of:
+        return parts
+    there = []
+    for part in parts:
+        for file in (part.file, *part.other_names):
+            with suppress(FileNotFoundError):
+                path = local_layout(root, [file]).annotations[file]
+                whose = _whose(path)
+                if whose == part.of or (not part.split and (whose not in FORMATS or part.of in whose.split(" or "))):
+                    there.append(part._replace(file=file))
+                    break
+    if not there:
+        raise FileNotFoundError
+    return there
+
+
+def _whose(path: str) -> str:
+    """The data set that an annotation file looks like, by its first record; "" if it cannot be told."""
+    try:
+        record = next(read_records(path))
+    except DataFormatError:
+        return ""
+    return (recognise(record) if isinstance(record, dict) else None) or ""
 
 
 class Reading:
@@ -203,6 +268,9 @@ class Reading:
             self.notes.append(
                 f"{num_captions:,} captions of {self.statistics.records:,} images of {num_people:,} people."
             )
+        for split in self.annotations.splits:
+            if self.num_records and split not in self.statistics.values["split"]:
+                self._add(self.num_records, BadRecord(_NO_SPLIT, split))
         if self.num_records and (different := describe_differences(self.counts(), self.annotations.published)):
             self.notes.append(f"Not the published file, or not all of it: {different}.")
 
@@ -230,7 +298,7 @@ class Reading:
             self._repeats.see(number, (values[key],) if key else tuple(values.values()))
 
     def _see_image(self, number: int, path: str) -> None:
-        image = self.images.look_up(path)
+        image = self.images.look_up(f"{self.annotations.split}/{path}" if self.annotations.split else path)
         self._named_images.append(image)
         self._naming_records.append(number)
         if image in self.images.absent:
@@ -267,6 +335,9 @@ class Reading:
             counts["distractors"] = self.instances[-1]
         elif "cpr_id" in self.statistics.ids:
             counts["groups"] = len(self.statistics.ids["cpr_id"])
+        elif lists := self.statistics.captions.get("captions"):
+            counts |= {"captions": lists.total(), "people": len(self.statistics.ids["person_id"])}
+            counts |= self.statistics.values.get("split", {})
         return counts
 
     def to_dict(self) -> dict[str, Any]:

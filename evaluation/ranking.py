@@ -136,6 +136,30 @@ class MatchRanker:
         self._blocks: list[tuple[Tensor, ...]] = []  # as the fields of `QueryResults`, without num_matches
         self._num_seen = 0
 
+    @classmethod
+    def of_matches(cls, matches: Sequence[Sequence[int]], num_gallery: int) -> "MatchRanker":
+        """One for queries of which several may want the same image, so that no id says who matches whom.
+
+        Args:
+            matches: of each query, the gallery images that match it.
+            num_gallery: images in the gallery.
+
+        Raises:
+            ValueError: there is no query, one without a match, or a match twice or beyond the gallery.
+        """
+        for query, images in enumerate(matches):
+            if not images or len(set(images)) < len(images) or not all(0 <= one < num_gallery for one in images):
+                raise ValueError(
+                    f"query {query}: its matches are {list(images)[:5]}, expected different ones from 0 to "
+                    f"{num_gallery - 1}, one at least"
+                )
+        ranker = cls(range(len(matches)), range(max(num_gallery, len(matches))))
+        ranker.num_gallery = num_gallery
+        ranker.num_matches = torch.tensor([len(images) for images in matches])
+        ranker._starts = ranker.num_matches.cumsum(0) - ranker.num_matches
+        ranker._order = torch.tensor([image for images in matches for image in sorted(images)])
+        return ranker
+
     def add(self, scores: Any) -> None:
         """Takes the scores of the next queries against the whole gallery.
 

@@ -116,7 +116,8 @@ class EvaluationReport:
             pictures: name -> file beside the page, as `pictures.draw_pictures` returns them.
         """
         pictures = pictures or {}
-        parts = ["# Composed person retrieval: results", self.to_markdown().rstrip()]
+        kind = "Text-to-image" if list(self.metrics) == ["caption"] else "Composed"
+        parts = [f"# {kind} person retrieval: results", self.to_markdown().rstrip()]
         parts.append(_METRICS + (_LATE_FUSION if LATE_FUSION in self.metrics else ""))
         for mode, ties in self.ties.items():
             remark = tell_ties(ties, self.metrics[mode][OVERALL], self.num_queries[OVERALL])

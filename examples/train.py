@@ -2,6 +2,7 @@
 
     python examples/train.py --config examples/configs/quickstart.yaml      # the painted world, from random weights
     python examples/train.py --config examples/configs/paper.yaml           # SynCPR, from BLIP-2's weights
+    python examples/train.py --config examples/configs/coalign_quickstart.yaml    # CoAlign instead, see docs/models.md
 
 Every setting is a field of the YAML file, of the command line, or of both (the command line wins):
 
@@ -33,6 +34,7 @@ import logging
 import sys
 from argparse import Namespace
 from dataclasses import dataclass, field, fields
+from importlib import import_module
 from pathlib import Path
 from typing import get_args, get_origin, get_type_hints
 
@@ -41,14 +43,16 @@ import torch
 from datasets import load_dataset
 from transformers import AutoConfig, HfArgumentParser, set_seed
 
-from fafa import FafaConfig, FafaImageProcessor, FafaModel, FafaProcessor  # for a start from random weights
 from fafa.commands import command, loading
+from fafa.dataset_builders import TEXT_IMAGE
 from fafa.dataset_builders.syncpr import SynCPR
 from fafa.files import check_output_folder, printable
 from fafa.markdown_text import code, public
 from fafa.model_folder import load_model
 from fafa.names import nearest
 from fafa.processing_fafa import build_tokenizer, vocabulary_hash
+from fafa.registration import MODELS, classes_of
+from fafa.retriever import Retriever, RetrieverProcessor
 from fafa.training import (
     CheckpointError,
     RetrieverTrainer,
@@ -57,6 +61,7 @@ from fafa.training import (
     TrainingPreempted,
     TripletCollator,
     build_vocabulary,
+    caption_pairs,
     held_out_rank_metrics,
     hold_out_quadruples,
 )
@@ -69,6 +74,9 @@ from fafa.yaml_files import SettingsFileError, read_yaml
 
 logger = logging.getLogger("train")
 
+# The column of each data set that names the group of a triplet, or the person whom captions describe.
+GROUPS = {"SynCPR": "cpr_id", "CIRHS": "tid", "SynTBPR": "person_id"} | dict.fromkeys(TEXT_IMAGE, "person_id")
+
 
 @dataclass
 class ScriptArguments:
@@ -77,14 +85,26 @@ class ScriptArguments:
     model: str = field(
         default="tiny",
         metadata={
-            "help": "Folder or Hub id of a model to start from, or 'tiny': a FAFA of random weights, own vocabulary."
+            "help": "Folder or Hub id of a model to start from, or 'tiny': one of random weights, with its vocabulary."
         },
     )
+    method: str = field(default="Fafa", metadata={"help": f"What a tiny model is of: {', '.join(MODELS)}."})
     model_options: dict | str | None = field(
         default=None, metadata={"help": "Fields of its configuration to set, as JSON: '{\"fda_alpha\": 1.0}'."}
     )
     data_dir: str | None = field(
         default=None, metadata={"help": "Folder of SynCPR.json and its images; none: the authors' Hub data set."}
+    )
+    dataset: str = field(
+        default="SynCPR",
+        metadata={"help": f"What data_dir holds, one of {', '.join(GROUPS)}; the last ones are images with captions."},
+    )
+    generated_dir: str | None = field(
+        default=None, metadata={"help": "Folder of SynTBPR.json: its pairs are mixed into those of another dataset."}
+    )
+    real_repeats: int = field(
+        default=1,
+        metadata={"help": "How often the pairs of `dataset` come in an epoch, beside those of generated_dir."},
     )
     validation_fraction: float = field(
         default=0.02, metadata={"help": "Share of the quadruples held out for validation."}
@@ -95,6 +115,10 @@ class ScriptArguments:
     )
     cache_images: bool = field(
         default=False, metadata={"help": "Keep decoded images in memory (small data sets, read without workers)."}
+    )
+    cache_features: bool = field(
+        default=False,
+        metadata={"help": "Encode images and captions once where CLIP is frozen (stage 2 of Word4Per), and keep that."},
     )
     vision_dtype: str | None = field(
         default=None, metadata={"help": "Store the frozen vision tower in this dtype, such as bfloat16."}
@@ -124,8 +148,22 @@ class ScriptArguments:
         self.model_options = self.model_options or {}
         if not isinstance(self.model_options, dict):
             raise ValueError(f"model_options is {self.model_options!r:.60}, expected fields of the configuration")
+        for name, known in {"method": MODELS, "dataset": GROUPS}.items():
+            if (given := getattr(self, name)) not in known:
+                raise ValueError(f"there is no {name} {given!r}; {nearest(str(given), list(known))}")
         if self.model == "tiny":
-            check_model_options(self.model_options, FafaConfig)
+            if not hasattr(classes_of(self.method)[0], "tiny"):
+                raise ValueError(f"there is no tiny {self.method}: name a folder to start from (model)")
+            check_model_options(self.model_options, classes_of(self.method)[0])
+        elif self.method != type(self).method:
+            raise ValueError(f"method {self.method} is of model 'tiny'; {self.model} says itself what it is")
+        if GROUPS[self.dataset] != "person_id" and (self.generated_dir or self.real_repeats != 1):
+            raise ValueError(
+                f"generated_dir and real_repeats mix images with captions, and {self.dataset} holds triplets: leave "
+                "them out"
+            )
+        if self.real_repeats < 1:
+            raise ValueError(f"real_repeats is {self.real_repeats}, expected a number from 1")
         dtype = getattr(torch, self.vision_dtype or "float32", None)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ValueError(f"vision_dtype is {self.vision_dtype!r}, expected such as float32, bfloat16 or float16")
@@ -148,12 +186,22 @@ def main(script: ScriptArguments, training: RetrieverTrainingArguments, recipe: 
         check_model_options(script.model_options, type(config))
 
     # 2. Data. The trainer takes images as paths, and its collator opens them: a bad file is reported by its name.
-    triplets = load_dataset("SynCPR", split="train", data_dir=script.data_dir)
+    #    Images with captions become pairs, for models that train without reference images.
+    triplets = load_dataset(script.dataset, split="train", data_dir=script.data_dir)
+    in_pairs = "captions" in triplets.column_names
+    if in_pairs:
+        parts, repeats = [triplets], [script.real_repeats]
+        if script.generated_dir:
+            parts.append(load_dataset("SynTBPR", split="train", data_dir=script.generated_dir))
+            repeats.append(1)
+        triplets = caption_pairs(*parts, repeats=repeats)
+    if training.group_column == GROUPS["SynCPR"]:  # unless another was chosen
+        training.group_column = GROUPS[script.dataset]
 
     # 3. Validation: whole quadruples of the training set are held out. The test set never selects a model.
     train_rows, validation_rows = hold_out_quadruples(
         triplets[training.group_column][:],
-        triplets["reference_image_path"][:],
+        triplets["target_image_path" if in_pairs else "reference_image_path"][:],
         triplets["target_image_path"][:],
         fraction=script.validation_fraction,
         seed=training.seed,
@@ -163,7 +211,7 @@ def main(script: ScriptArguments, training: RetrieverTrainingArguments, recipe: 
 
     # 4. Model and processor, and what of the model trains.
     if script.model == "tiny":
-        model, processor = make_tiny_model(train_set, script.model_options)
+        model, processor = make_tiny_model(train_set, script.method, script.model_options)
     else:
         # In fp32 whatever the folder's precision: in 16 bits, updates of 2e-6 round away.
         with loading(script.model):
@@ -179,28 +227,33 @@ def main(script: ScriptArguments, training: RetrieverTrainingArguments, recipe: 
     if script.lora_rank:
         model = add_lora(model, script.lora_rank, script.lora_alpha, script.lora_dropout, script.lora_targets)
 
-    # 5. Training. The trainer augments the training images only.
+    # 5. Training. The trainer augments the training images only; where CLIP is frozen, it may read features in place of
+    #    images, encoded once, here.
+    collator = TripletCollator(
+        processor,
+        augment=not script.cache_features,
+        with_references=not in_pairs and model.reads_references,
+        with_captions=not in_pairs and (training.caption_steps > 0 or model.reads_target_captions),
+        on_error=script.on_error,
+        cache_images=script.cache_images,
+        seed=training.seed,
+        group_column=training.group_column,
+    )
+    if script.cache_features:
+        collator = with_cached_features(model, collator, train_set, validation_set, training)
     trainer = RetrieverTrainer(
         model=model,
         args=training,
         train_dataset=train_set,
         eval_dataset=validation_set,
-        data_collator=TripletCollator(
-            processor,
-            augment=True,
-            with_captions=training.caption_steps > 0 or model.reads_target_captions,
-            on_error=script.on_error,
-            cache_images=script.cache_images,
-            seed=training.seed,
-            group_column=training.group_column,
-        ),
+        data_collator=collator,
         compute_metrics=held_out_rank_metrics(model),
         processing_class=processor,
     )
-    start = "random weights (`FafaConfig.tiny`)" if script.model == "tiny" else code(public(script.model))
+    start = f"random weights (`{script.method}Config.tiny`)" if script.model == "tiny" else code(public(script.model))
     trainer.facts = RunFacts(
         about=f"Trained from {start} by `examples/train.py`.",
-        dataset=script.data_dir or SynCPR.HUB_REPO_ID,
+        dataset=script.data_dir or (SynCPR.HUB_REPO_ID if script.dataset == "SynCPR" else script.dataset),
         base_model=None if script.model == "tiny" else script.model,
         settings=recipe,
     )
@@ -238,15 +291,30 @@ def check_model_options(options: dict, config: type) -> None:
             refuse_unknown(f"model_options: {part}", given, [entry.name for entry in fields(inner)])
 
 
-def make_tiny_model(train_set, options: dict) -> tuple[FafaModel, FafaProcessor]:
-    """A tiny FAFA with random weights, and its processor, whose vocabulary is that of the training captions."""
-    captions = [*train_set["edit_caption"][:], *train_set["target_caption"][:]]
+def make_tiny_model(train_set, method: str, options: dict) -> tuple[Retriever, RetrieverProcessor]:
+    """A tiny model with random weights, and its processor, whose vocabulary is that of the training captions."""
+    columns = [name for name in ("edit_caption", "target_caption") if name in train_set.column_names]
+    captions = [caption for name in columns for caption in train_set[name][:]]
+    if (start := getattr(import_module(MODELS[method], "fafa"), "tiny_start", None)) is not None:
+        return start(captions, **options)  # with a tokenizer of the method's own kind
     tokenizer = build_tokenizer(build_vocabulary(captions))
-    config = FafaConfig.tiny(vocab_size=len(tokenizer), vocabulary_hash=vocabulary_hash(tokenizer), **options)
-    # People are stretched to the square to which the released model pads them: no patch is lost to black borders.
-    square = {"height": config.vision_config.image_size, "width": config.vision_config.image_size}
-    image_processor = FafaImageProcessor(person_size=square, size=square)
-    return FafaModel(config), FafaProcessor(image_processor, tokenizer, max_text_length=config.max_text_length)
+    config_class, model_class, processor_class, _ = classes_of(method)
+    config = config_class.tiny(vocab_size=len(tokenizer), vocabulary_hash=vocabulary_hash(tokenizer), **options)
+    return model_class(config), processor_class.tiny(tokenizer, config)
+
+
+def with_cached_features(model, collator, train_set, validation_set, training) -> TripletCollator:
+    """A collator of features, which OUTPUT_DIR/features keeps for a run that goes on."""
+    from fafa.models.word4per import CachedCollator, Word4PerModel, cache_features
+
+    if not isinstance(model, Word4PerModel):
+        raise ValueError(
+            f"cache_features is for Word4Per's second stage, and {type(model).__name__} is none: leave it out"
+        )
+    folder = Path(training.output_dir, "features")
+    features = cache_features(model.to(training.device), collator, train_set, validation_set, folder=folder)
+    given = {entry.name: getattr(collator, entry.name) for entry in fields(collator) if entry.init}
+    return CachedCollator(**given, features=features)
 
 
 def resume_checkpoint(training: RetrieverTrainingArguments) -> str | bool | None:

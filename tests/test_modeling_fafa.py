@@ -9,8 +9,8 @@ import torch
 from tiny import golden_model, golden_tensors, tiny_batch, tiny_config, tiny_model, tiny_processor
 from transformers import AutoModel, BitsAndBytesConfig
 
-from fafa import FafaConfig, FafaModel, modeling_fafa
-from fafa.modeling_fafa import (
+from fafa import FafaConfig, FafaModel, modeling_towers_fafa
+from fafa.losses_fafa import (
     alignment_loss,
     distribution_uncertainty,
     feature_diversity_loss,
@@ -581,14 +581,14 @@ def test_remote_code_works_without_fafa_installed(tmp_path):
 def test_scoring_has_one_home():
     """Model and losses call the function that search and evaluation call."""
     calls = []
-    original = modeling_fafa.topk_mean_similarity
+    original = modeling_towers_fafa.topk_mean_similarity
 
     def counted(*args, **kwargs):
         calls.append(args)
         return original(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(modeling_fafa, "topk_mean_similarity", counted)
+        patch.setattr(modeling_towers_fafa, "topk_mean_similarity", counted)
         tiny_model()(**tiny_batch())
     assert len(calls) == 1
 

@@ -11,6 +11,7 @@ _EXPORTS = {
     "TrainingCollapsed": "safety.guard",
     "TrainingPreempted": "safety.preemption",
     "hold_out_quadruples": "split",
+    "caption_pairs": "pairs",
     "build_vocabulary": "vocabulary",
     "held_out_rank_metrics": "rank_metrics",
     # Names of earlier versions of three of these.

@@ -124,6 +124,11 @@ class RetrieverTrainingArguments(TrainingArguments):
         default=0, help="Steps in which whole captions train, too; for a model from random weights."
     )
 
+    bias_rate: float = HfArg(default=1.0, help="Biases learn at so many times the learning rate.")
+    new_layer_rate: float = HfArg(
+        default=1.0, help="So do the layers that a model adds to pre-trained ones (its `new_layers`)."
+    )
+
     ema_decay: float = HfArg(
         default=0.0, help="Evaluate and save an exponential moving average of the weights (0.999, say); 0: off."
     )
@@ -188,6 +193,9 @@ class RetrieverTrainingArguments(TrainingArguments):
             for name in names:
                 if isinstance(value := getattr(self, name), (int, float)) and value < least:
                     raise ValueError(f"{name} is {value}, expected a number from {least}")
+        for name in ("bias_rate", "new_layer_rate"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected a number above 0: 1 is the learning rate")
 
     def _check_inherited(self) -> None:
         for name, (nothing, remedy) in REFUSED.items():

@@ -18,7 +18,8 @@ class TripletBatches(Sampler[list[int]]):
     Triplets of a group share the change of clothes and differ in the person. The losses tell such triplets from
     strangers by soft labels; how many of them a batch holds decides what a model learns. At 1, the default, no other
     triplet of a batch has the same caption, so a group's label never matters; random batches of SynCPR are like that
-    (two triplets of a group meet in every sixth batch of 256). From 2 on, only the person tells the members of a group
+    (two triplets of a group meet in every sixth batch of 256). No two triplets of a group are then in one batch, unless
+    the group has more of them than there are batches. From 2 on, only the person tells the members of a group
     apart, which teaches identity; it learns slowly from random weights, so the first epochs may stay random.
 
     All batches have the same size, give or take one, so that none is a remainder of a few triplets; there are as many
@@ -106,12 +107,20 @@ class TripletBatches(Sampler[list[int]]):
                     break
             else:
                 num_left += 1
+        if num_left and self.group_size == 1 and np.bincount(self.groups[order]).max() <= len(self):
+            return self._deal(order, rng)
         if num_left:
             logger.warning(
                 "epoch %d: %d triplets share a batch with %d or more others of their group: there is no room elsewhere",
                 *(self.epoch, num_left, self.group_size),
             )
         return order
+
+    def _deal(self, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Group after group, a triplet to each batch in turn: no two of a group meet, if batches suffice for each."""
+        groups = rng.permutation(self.groups.max() + 1)[self.groups[order]]
+        order = order[np.argsort(groups, kind="stable")]
+        return np.concatenate([order[first :: len(self)] for first in range(len(self))])
 
 
 def check_batch_size(num_triplets: int, batch_size: int, num_processes: int = 1, drop_last: bool = False) -> None:

@@ -16,8 +16,6 @@ from .collator import TripletCollator
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = ("reference_image", "target_image", "edit_caption")
-
 
 def check_trainer(trainer) -> None:
     """Refuses parts of a trainer that do not go together, or could not act.
@@ -135,7 +133,8 @@ def _check_collator(trainer) -> None:
         raise ValueError("data_collator: a batch of images and captions is made by TripletCollator(processor, ...)")
     if not isinstance(collator, TripletCollator):
         return
-    if (args.caption_steps > 0 or trainer.model.reads_target_captions) and not collator.with_captions:
+    wants_captions = args.caption_steps > 0 or trainer.model.reads_target_captions
+    if wants_captions and collator.with_references and not collator.with_captions:  # of a pair the caption is whole
         raise ValueError(
             "caption_steps, or the model's own loss, trains with the targets' captions: "
             "TripletCollator(..., with_captions=True)"
@@ -144,15 +143,19 @@ def _check_collator(trainer) -> None:
         raise ValueError(
             f"group_column is {args.group_column}, but {collator.group_column} in the collator: give it both"
         )
-    needed = (*_COLUMNS, args.group_column, *["target_caption"] * collator.with_captions)
+    images = collator.image_columns
+    needed = (*images, "edit_caption", args.group_column, *["target_caption"] * collator.with_captions)
     if collator.augment:
-        needed += ("reference_image_path", "target_image_path")
+        needed += tuple(f"{image}_path" for image in images)
     for name, dataset in sets.items():
         missing = [column for column in needed if column not in dataset.column_names]
         if missing:
             raise ValueError(
                 f"{name} has no column {' and '.join(missing)}, which TripletCollator reads; it has "
                 f"{some(dataset.column_names)}. load_dataset('SynCPR', data_dir=...) gives them"
+                if collator.with_references
+                else f"{name} has no column {' and '.join(missing)}, which a collator of pairs reads; it has "
+                f"{some(dataset.column_names)}. caption_pairs(dataset) gives them"
             )
     if collator.cache_images and args.dataloader_num_workers:
         raise ValueError(

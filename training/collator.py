@@ -3,7 +3,7 @@
 import ctypes
 import logging
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.sharedctypes import RawValue
 from typing import Any, Literal
@@ -20,7 +20,6 @@ from .augmentation import augment_person_crop
 
 logger = logging.getLogger(__name__)
 
-_PATHS = ("reference_image_path", "target_image_path")  # by which errors name a triplet
 _CAPTIONS_AT_ONCE = 1_000  # checked before training
 
 
@@ -30,7 +29,9 @@ class TripletCollator:
 
     Args:
         processor: the one of the model that is trained.
-        augment: apply the released training augmentation to both images, each by itself; False for validation.
+        augment: change images, and captions where the processor says how, as training does (`augment_crop` and
+            `augment_caption` of the processor; the released augmentation where it has none of its own), each by itself;
+            False for validation.
         with_captions: add the target captions, see `Retriever.reads_target_captions`.
         on_error: `"raise"` stops at an image that cannot be decoded; `"skip"` leaves its triplet out and names it in
             the log and in the batch's `skipped_images`, which the trainer counts (held-out triplets are left out before
@@ -41,6 +42,8 @@ class TripletCollator:
         group_column: the column that holds a triplet's group.
         seed: decides the augmentation together with epoch and image alone, not the number of worker processes or the
             step at which a run was resumed.
+        with_references: False for pairs of caption and image (`caption_pairs`): rows have no reference image, and
+            batches no `pixel_values`.
     """
 
     processor: RetrieverProcessor
@@ -50,6 +53,7 @@ class TripletCollator:
     cache_images: bool = False
     seed: int = 0
     group_column: str = "cpr_id"
+    with_references: bool = True
     # In shared memory, so that worker processes that outlive an epoch see the next one.
     _epoch: ctypes.c_long = field(default_factory=lambda: _shared_number(), init=False, repr=False)
     _crops: dict[str, Image.Image] = field(default_factory=dict, init=False, repr=False)
@@ -77,7 +81,7 @@ class TripletCollator:
         found = {}
         for number, row in enumerate(rows):
             try:
-                for column in ("reference_image", "target_image"):
+                for column in self.image_columns:
                     self._crop(row[column], column)
             except UnreadableImageError as error:
                 found[number] = error.source
@@ -101,11 +105,21 @@ class TripletCollator:
                 for row, caption in enumerate(dataset[column][:]):
                     first.setdefault(caption, row)
                 captions, rows = list(first), list(first.values())
-                naming = dataset.select_columns([name for name in (*_PATHS, self.group_column) if name in columns])
+                naming = dataset.select_columns([name for name in (*self._paths, self.group_column) if name in columns])
                 for start in range(0, len(captions), _CAPTIONS_AT_ONCE):
                     some = slice(start, start + _CAPTIONS_AT_ONCE)
                     names = [self._name_of(row, column) for row in naming.select(rows[some]).to_list()]
                     self.processor.encode_captions(captions[some], names)
+
+    @property
+    def image_columns(self) -> tuple[str, ...]:
+        """Which images of a row are read."""
+        return ("reference_image", "target_image") if self.with_references else ("target_image",)
+
+    @property
+    def _paths(self) -> tuple[str, ...]:
+        """The columns by which errors name a triplet or pair."""
+        return tuple(f"{column}_path" for column in self.image_columns)
 
     @property
     def _caption_columns(self) -> dict[str, str]:
@@ -116,9 +130,9 @@ class TripletCollator:
         """Makes a batch of rows with `reference_image`, `target_image`, their `…_path`s, `edit_caption`, and a group.
 
         Returns:
-            `pixel_values` and `target_pixel_values` `(batch_size, 3, height, width)`, `input_ids` and `attention_mask`
-            `(batch_size, text_length)`, `group_ids` `(batch_size,)`; with captions `caption_input_ids` and
-            `caption_attention_mask`.
+            `pixel_values` (of the references) and `target_pixel_values` `(batch_size, 3, height, width)`, `input_ids`
+            and `attention_mask` `(batch_size, text_length)`, `group_ids` `(batch_size,)`; with captions
+            `caption_input_ids` and `caption_attention_mask`.
 
         Raises:
             UnreadableImageError: an image cannot be decoded and is not skipped, or the batch has no image left.
@@ -128,7 +142,7 @@ class TripletCollator:
         read, skipped = [], []
         for row in rows:
             try:
-                read.append((row, self._resized(row, "reference_image"), self._resized(row, "target_image")))
+                read.append((row, *(self._resized(row, column) for column in self.image_columns)))
             except UnreadableImageError as error:
                 if self.on_error == "raise":
                     raise
@@ -137,15 +151,14 @@ class TripletCollator:
         if not read:
             raise UnreadableImageError(f"none of a batch of {len(rows)} triplets has readable images: {skipped[:3]}")
 
-        kept, references, targets = zip(*read, strict=True)
+        kept, *crops = zip(*read, strict=True)
+        names = ("pixel_values", "target_pixel_values")[-len(crops) :]
         batch = {
-            "pixel_values": self._pixel_values(references),
-            "target_pixel_values": self._pixel_values(targets),
+            **{name: self._pixel_values(some) for name, some in zip(names, crops, strict=True)},
             "group_ids": torch.tensor([self._group_id(row) for row in kept]),
         }
         for column, prefix in self._caption_columns.items():
-            names = [self._name_of(row, column) for row in kept]
-            captions = self.processor.encode_captions([row[column] for row in kept], names)
+            captions = self._caption_inputs(kept, column)
             batch |= {f"{prefix}{name}": captions[name] for name in ("input_ids", "attention_mask")}
         if self.on_error == "skip":
             batch["skipped_images"] = skipped
@@ -159,9 +172,20 @@ class TripletCollator:
     def _resized(self, row: dict[str, Any], column: str) -> np.ndarray:
         crop = self._crop(row[column], column)
         if self.augment:
-            name = zlib.crc32(f"{column} {row[column + '_path']}".encode())
-            crop = augment_person_crop(crop, np.random.default_rng([self.seed, self._epoch.value, name]))
+            own = self.processor.augment_crop(crop, self._random(row, column))
+            crop = augment_person_crop(crop, self._random(row, column)) if own is None else own
         return self.processor.resize_crop(crop)
+
+    def _caption_inputs(self, rows: Sequence[dict[str, Any]], column: str) -> Mapping[str, torch.Tensor]:
+        captions = [row[column] for row in rows]
+        if self.augment:
+            captions = [self.processor.augment_caption(row[column], self._random(row, column)) for row in rows]
+        return self.processor.encode_captions(captions, [self._name_of(row, column) for row in rows])
+
+    def _random(self, row: dict[str, Any], column: str) -> np.random.Generator:
+        """Of a column of a triplet in this epoch; that of an image is told by its path alone."""
+        told = row[f"{column}_path"] if column in self.image_columns else [row[name] for name in (*self._paths, column)]
+        return np.random.default_rng([self.seed, self._epoch.value, zlib.crc32(f"{column} {told}".encode())])
 
     def _crop(self, image: Any, column: str) -> Image.Image:
         key = image.get("path") if self.cache_images and isinstance(image, dict) else None
@@ -179,9 +203,10 @@ class TripletCollator:
         return group
 
     def _name_of(self, row: dict[str, Any], column: str) -> str:
-        """Names a value of the annotation file: the triplet by its images and its group."""
-        images, group = " and ".join(printable(str(row.get(name))) for name in _PATHS), row.get(self.group_column)
-        return f"the {column} of the triplet of {images} ({self.group_column} {group!r:.40})"
+        """Names a value of the annotation file: the triplet, or pair, by its images and its group."""
+        images = " and ".join(printable(str(row.get(name))) for name in self._paths)
+        kind = "triplet" if self.with_references else "pair"
+        return f"the {column} of the {kind} of {images} ({self.group_column} {row.get(self.group_column)!r:.40})"
 
 
 def _shared_number() -> ctypes.c_long:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from itertools import compress
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ def cached_backward(
     """
     inputs = dict(inputs)
     group_ids = inputs.pop("group_ids", None)
-    num_triplets = len(inputs["target_pixel_values"])
+    num_triplets = len(next(iter(inputs.values())))
     chunks = [
         {name: tensor[start : start + chunk_size] for name, tensor in inputs.items()}
         for start in range(0, num_triplets, chunk_size)
@@ -59,12 +60,14 @@ def cached_backward(
     output.loss.backward()
 
     after = _random_state(inputs)
-    gradients = zip(*(state.grad.split(chunk_size) for state in states if state is not None), strict=True)
+    learns = [state is not None and state.grad is not None for state in states]  # the loss may take some as they are
+    gradients = zip(*(state.grad.split(chunk_size) for state in compress(states, learns)), strict=True)
     for chunk, random_state, gradient in zip(chunks, random_states, gradients, strict=True):
         _set_random_state(*random_state)
         with autocast():
-            again = [tensor for tensor in model.training_states(**chunk) if tensor is not None]
-        torch.autograd.backward(again, gradient)
+            again = compress(model.training_states(**chunk), learns)
+        pairs = [(state, one) for state, one in zip(again, gradient, strict=True) if state.requires_grad]
+        torch.autograd.backward(*zip(*pairs, strict=True))  # without those of frozen towers
     _set_random_state(*after)
     return type(output)(**{name: tensor.detach() for name, tensor in output.items()})
 

@@ -1,4 +1,4 @@
-"""What changes by the step: the loss of the warm-up, the epoch of the augmentation, the learning rate."""
+"""What changes by the step: settings of the loss, the epoch of the augmentation, the learning rate."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,8 @@ from transformers import TrainerCallback
 class WarmUp(TrainerCallback):
     """Trains with cross-entropy for `contrastive_steps`, and with whole captions for `caption_steps`, at the beginning.
 
-    The model knows which settings do that (`warmup_settings`). Its configuration says what training ends with.
+    The model knows which settings do that (`warmup_settings`), and which others change as training goes on
+    (`settings_at`). Its configuration says what training ends with.
     """
 
     def __init__(self):
@@ -21,15 +22,19 @@ class WarmUp(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         """Looks at the model that trains now: `model_init` makes a new one for every run."""
-        if (args.contrastive_steps or args.caption_steps) and model.config is not self.config:
+        if model.config is not self.config:
             self.config = model.config
-            self.own = self._now(model.warmup_settings(contrastive=True, captions=True))
+            warms_up = args.contrastive_steps or args.caption_steps
+            changed = model.warmup_settings(contrastive=True, captions=True) if warms_up else {}
+            self.own = self._now(changed | model.settings_at(0.0))
 
     def on_step_begin(self, args, state, control, model=None, **kwargs):
         """Depends on the step alone, so that a resumed run does the same."""
+        self._set(self.own)
+        step = state.global_step
+        self._set(model.settings_at(state.epoch or 0.0))
         if args.contrastive_steps or args.caption_steps:
-            step = state.global_step
-            self._set(self.own | model.warmup_settings(step < args.contrastive_steps, step < args.caption_steps))
+            self._set(model.warmup_settings(step < args.contrastive_steps, step < args.caption_steps))
 
     def on_train_end(self, args, state, control, **kwargs):
         """Restores the model's own configuration, also when training ended within the warm-up."""

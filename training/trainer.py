@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from operator import itemgetter
 
+import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache
 
@@ -14,6 +15,7 @@ from .arguments import RetrieverTrainingArguments, refuse_unknown
 from .card import RunClock, RunFacts, write_training_card
 from .checks import EveryWeightLearns, check_held_out, check_trainer
 from .gradient_cache import average_gradients, cached_backward
+from .rates import set_rates
 from .reading import TripletReading
 from .safety.averaging import AveragedWeights
 from .safety.guard import EarlyStopping
@@ -51,6 +53,7 @@ class RetrieverTrainer(AveragedWeights, TripletReading, SafeTrainer):
         self._given_held_out = self.eval_dataset
         self.train_dataset, self.eval_dataset = undecoded(self.train_dataset), undecoded(self.eval_dataset)
         check_trainer(self)
+        self._meet_groups(self.model)
         self.facts = RunFacts()
         self.add_callback(RunClock())
         self.skipped_images: Counter[str] = Counter()
@@ -65,6 +68,29 @@ class RetrieverTrainer(AveragedWeights, TripletReading, SafeTrainer):
         self._warmup = WarmUp()
         self.add_callback(self._warmup)
         self.add_callback(EveryWeightLearns())
+
+    def call_model_init(self, trial=None):
+        """A model that knows the groups of the training set, also where a search makes one anew."""
+        model = super().call_model_init(trial)
+        if hasattr(self, "facts"):  # not from within the Trainer's own `__init__`
+            self._meet_groups(model)
+        return model
+
+    def _meet_groups(self, model) -> None:
+        if self.train_dataset is not None:
+            model.meet_groups(np.asarray(self.train_dataset[self.args.group_column][:]))
+
+    def create_optimizer(self, model=None):
+        """The Trainer's own, in which biases and new layers may have rates of their own."""
+        made_here, args = self.optimizer is None, self.args
+        optimizer = super().create_optimizer(model)
+        if (args.bias_rate, args.new_layer_rate) != (1.0, 1.0):
+            if not made_here:
+                raise ValueError("bias_rate and new_layer_rate are for the trainer's own optimiser, not a given one")
+            set_rates(
+                optimizer, self.model if model is None else model, self.model, args.bias_rate, args.new_layer_rate
+            )
+        return optimizer
 
     def get_decay_parameter_names(self, model) -> list[str]:
         """Matrices of linear, convolution and word layers, but no biases, no norms, and not what the model names."""

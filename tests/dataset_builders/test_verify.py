@@ -337,7 +337,7 @@ def test_a_folder_of_no_known_format_and_one_that_is_in_use(syncpr_root, tmp_pat
     assert "no such folder" in capsys.readouterr().err
     assert main([str(syncpr_root / "test2")]) == 2
     assert "there is no data set" in capsys.readouterr().err
-    with pytest.raises(FileNotFoundError, match=r"expected SynCPR\.json, CIRHS\.json, SynTBPR\.json, or gallery\.json"):
+    with pytest.raises(FileNotFoundError, match=r"expected SynCPR\.json, CIRHS\.json, SynTBPR\.json, reid_raw\.json"):
         verify_dataset(syncpr_root / "test2")
     with pytest.raises(SystemExit, match="2"):
         main([str(syncpr_root), "--num-workers", "0"])

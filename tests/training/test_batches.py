@@ -32,6 +32,24 @@ def test_at_most_so_many_of_a_group_share_a_batch(group_size):
     assert max(counts) == group_size
 
 
+@pytest.mark.parametrize("num_processes", [1, 2])
+@pytest.mark.parametrize(
+    "sizes", [[6, 6, 6, 6], [6, 5, 5, 3, 1, 1], [4, 4, 4, 4, 4, 4], [6, 2, 2, 2, 2, 2, 2, 2, 2, 2]]
+)
+def test_no_two_of_a_group_share_a_batch_wherever_that_can_be(sizes, num_processes, caplog):
+    """Batches without duplicate triplet identities, which random exchanges alone miss where room is tight."""
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    for number in range(20):
+        parts = [
+            epoch(number, groups, batch_size=4, num_processes=num_processes, process_index=index)
+            for index in range(num_processes)
+        ]
+        batches = [list(chain(*shares)) for shares in zip(*parts, strict=True)]
+        assert sorted(chain(*batches)) == list(range(len(groups)))
+        assert all(len(set(groups[batch])) == len(batch) for batch in batches)
+    assert "share a batch" not in caplog.text
+
+
 def test_members_of_a_group_share_a_batch():
     batches = epoch(group_size=5, seed=1)
     in_one_batch = sum(len(set(GROUPS[batch])) for batch in batches)
