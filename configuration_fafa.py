@@ -2,7 +2,7 @@
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_towers_fafa import TowersConfig, check_number
+from .configuration_towers_fafa import TowersConfig
 
 
 @strict
@@ -47,9 +47,12 @@ class FafaConfig(TowersConfig):
         *("loss_fda", "loss_fd", "loss_mfr", "loss_itc"),
         *TowersConfig.keys_to_ignore_at_inference,
     ]
-    loss_sizes = {"mfr_hidden_size": 65_536, "fd_sample_size": 100_000_000}
-    loss_weights = ("fd_weight", "mfr_weight")
-    loss_shares = ("fda_alpha", "mfr_mask_ratio", "distribution_uncertainty")
+    whole_numbers_of_losses = {"mfr_hidden_size": (1, 65_536), "fd_sample_size": (1, 100_000_000)}
+    numbers_of_losses = {
+        **dict.fromkeys(("fd_weight", "mfr_weight"), (0, 1e6)),
+        **dict.fromkeys(("fda_alpha", "mfr_mask_ratio", "distribution_uncertainty"), (0, 1)),
+        "fd_margin": (-1, 1),
+    }
     predictor_size = "mfr_hidden_size"
     tiny_losses = {"num_top_tokens": 2, "mfr_hidden_size": 128}
 
@@ -70,10 +73,6 @@ class FafaConfig(TowersConfig):
             raise ValueError(f"fda_divergence is {self.fda_divergence!r}, expected 'reverse' or 'forward'")
         if self.fd_scope not in ("batch", "image"):
             raise ValueError(f"fd_scope is {self.fd_scope!r}, expected 'batch' or 'image'")
-
-    def validate_margin(self):
-        """Part of `@strict`: the margin of feature diversity is a cosine similarity."""
-        check_number("fd_margin", self.fd_margin, -1, 1)
 
 
 __all__ = ["FafaConfig"]

@@ -1,9 +1,8 @@
 """Configuration of BLIP-2's two towers, which FAFA and CoAlign share."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import fields
-from difflib import get_close_matches
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
@@ -11,23 +10,34 @@ from transformers.activations import ACT2FN
 from transformers.models.blip_2.configuration_blip_2 import Blip2QFormerConfig, Blip2VisionConfig
 from transformers.utils import logging
 
+from .names import meant
+
 logger = logging.get_logger(__name__)
 
 BERT_VOCAB_WITH_DEC = 30523
 
-# Far above every model that somebody trains, far below what hangs a machine before the first error.
-_MOST = {
-    "hidden_size": 65_536,
-    "intermediate_size": 262_144,
-    "num_hidden_layers": 1_000,
-    "num_attention_heads": 1_024,
-    "image_size": 4_096,
-    "patch_size": 4_096,
-    "vocab_size": 10_000_000,
-    "max_position_embeddings": 65_536,
-    "cross_attention_frequency": 1_000,
-    "num_query_tokens": 4_096,
-    "projection_dim": 65_536,
+# Least and most. The most is far above every model that anybody trains, and far below what hangs a machine.
+_WHOLE_NUMBERS = {
+    "hidden_size": (1, 65_536),
+    "intermediate_size": (1, 262_144),
+    "num_hidden_layers": (1, 1_000),
+    "num_attention_heads": (1, 1_024),
+    "image_size": (1, 4_096),
+    "patch_size": (1, 4_096),
+    "vocab_size": (1, 10_000_000),
+    "max_position_embeddings": (1, 65_536),
+    "cross_attention_frequency": (1, 1_000),
+    "num_query_tokens": (1, 4_096),
+    "num_top_tokens": (1, 4_096),
+    "projection_dim": (1, 65_536),
+    "max_text_length": (3, 65_536),  # [CLS], a token, [SEP]
+    "chunk_size_feed_forward": (0, 65_536),
+}
+_NUMBERS = {
+    **dict.fromkeys(("itc_weight", "temperature_init"), (0, 1e6)),
+    **dict.fromkeys(("vision_norm_eps", "layer_norm_eps"), (0, 1)),
+    **dict.fromkeys(("attention_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob"), (0, 1)),
+    "initializer_range": (0, 100),
 }
 # What transformers, its Trainer and quantisation add to a configuration without declaring it.
 _INHERITED = {
@@ -35,7 +45,7 @@ _INHERITED = {
     *("attn_implementation", "experts_implementation", "output_attentions", "tie_word_embeddings"),
     *("pad_token_id", "bos_token_id", "eos_token_id"),
 }
-# What others call a setting; the first two would be dropped as parameters of text generation.
+# Other methods' names of settings; transformers would drop the first two as parameters of text generation.
 _OTHER_NAMES = {"temperature": "temperature_init", "top_k": "num_top_tokens", "embed_dim": "projection_dim"}
 _MOST_PATCHES = 65_536  # attention over them takes their square
 _MOST_WEIGHTS = 10**11  # a hundred times the released model; 400 GB in float32
@@ -57,7 +67,7 @@ class TowersConfig(PreTrainedConfig):
             passed to the model. 0 for a start from BLIP-2's weights; for training from random weights.
         freeze_vision: train the Q-Former side only; the LayerNorm after the tower is trained, as in the released code.
         max_text_length: tokens of a caption, [CLS] and [SEP] among them; read by the processor's builders.
-        vocabulary_hash: of the tokenizer that the weights belong to (`processing_fafa.vocabulary_hash`); None: unknown.
+        vocabulary_hash: hash of the tokenizer that the weights belong to (see `processing_fafa`); None: unknown.
     """
 
     sub_configs = {"vision_config": Blip2VisionConfig, "qformer_config": Blip2QFormerConfig}
@@ -67,11 +77,10 @@ class TowersConfig(PreTrainedConfig):
         *("attentions", "cross_attentions", "vision_attentions"),
         *("target_attentions", "target_cross_attentions", "target_vision_attentions"),
     ]
-    # Of a method's losses, what is checked here: size -> the most it may be; weights of terms; probabilities and
-    # labels; the size of the network that predicts masked entries; in a tiny preset, what is not the towers'.
-    loss_sizes: ClassVar[dict[str, int]] = {}
-    loss_weights: ClassVar[Sequence[str]] = ()
-    loss_shares: ClassVar[Sequence[str]] = ()
+    # What a method adds: settings of its losses with their least and most, the setting that is the size of the network
+    # that predicts masked entries, and what a tiny preset has beside tiny towers.
+    whole_numbers_of_losses: ClassVar[dict[str, tuple[int, int]]] = {}
+    numbers_of_losses: ClassVar[dict[str, tuple[float, float]]] = {}
     predictor_size: ClassVar[str] = ""
     tiny_losses: ClassVar[dict[str, Any]] = {}
 
@@ -111,10 +120,10 @@ class TowersConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "TowersConfig | tuple[TowersConfig, dict[str, Any]]":
-        """As transformers' own, for a saved configuration and changes to it (`kwargs`), which are checked, too.
+        """Like transformers' own, for a saved configuration and changes to it (`kwargs`), which are checked, too.
 
-        Unknown settings in a file, misspelt or from a newer version or another tool, are told of and left out. Among
-        the changes, one that resembles a setting is refused; the rest is for the model.
+        Unknown settings in a file, misspelt or from a newer version or another tool, are left out with a warning. An
+        unknown change that resembles a setting is refused; the rest is for the model.
         """
         config_dict = _without_unknown("", cls, config_dict)
         for name, part in cls.sub_configs.items():
@@ -124,7 +133,7 @@ class TowersConfig(PreTrainedConfig):
                 config_dict[name] = {**(config_dict.get(name) or {}), **kwargs.pop(name)}
         wants_rest = kwargs.pop("return_unused_kwargs", False)
         config, rest = super().from_dict(config_dict, **kwargs, return_unused_kwargs=True)
-        _refuse_unknown("", cls, [name for name in rest if _nearest(cls, name)])
+        _refuse_unknown("", cls, [name for name in rest if _meant(cls, name)])
         if rest and not wants_rest:
             logger.warning("settings that %s does not know are left out: %s", cls.__name__, ", ".join(sorted(rest)))
         config.validate()
@@ -148,9 +157,9 @@ class TowersConfig(PreTrainedConfig):
     def tiny(cls, vocab_size: int = 512, **kwargs) -> "TowersConfig":
         """A model of 2 million parameters, for learning the small painted world on a CPU, and for tests.
 
-        16 patches of 24 pixels, so that large batches are cheap; a trainable vision tower; no dropout. Weights start
-        at a scale that fits the width: BLIP-2's own (1e-10 for the tower, 0.02 for the Q-Former) make all images alike
-        at first, and cost hundreds of steps.
+        It has 16 patches of 24 pixels, so that large batches are cheap, a trainable vision tower and no dropout.
+        Weights start at a scale that fits the width: with BLIP-2's own (1e-10 for the tower, 0.02 for the Q-Former)
+        all images are alike at first, which costs hundreds of steps.
         """
         vision = {
             "hidden_size": 128,
@@ -176,80 +185,68 @@ class TowersConfig(PreTrainedConfig):
         defaults = {"vision_config": vision, "qformer_config": qformer, "freeze_vision": False, **small}
         return cls(**{**defaults, **kwargs})
 
-    def validate_sizes(self):
-        """Part of `@strict`: sizes are whole numbers that a machine can hold, refused before anything is allocated."""
-        for where, part in {
-            "": self,
-            "vision_config.": self.vision_config,
-            "qformer_config.": self.qformer_config,
-        }.items():
-            for name, most in (_MOST | self.loss_sizes).items():
-                value = getattr(part, name, None)
-                if value is None or (where == "qformer_config." and name in ("image_size", "patch_size")):
-                    continue
-                if type(value) is not int or not 1 <= value <= most:
-                    raise ValueError(f"{where}{name} is {_short(value)}, expected a whole number from 1 to {most:,}")
+    def _parts(self) -> dict[str, PreTrainedConfig]:
+        return {"": self, "vision_config.": self.vision_config, "qformer_config.": self.qformer_config}
+
+    def validate_numbers(self):
+        """Part of `@strict`: all numbers are finite and in their ranges, before anything is allocated."""
+        for where, part in self._parts().items():
+            for name, (least, most) in (_WHOLE_NUMBERS | self.whole_numbers_of_losses).items():
+                value = getattr(part, name, least)
+                is_none = value is None and getattr(type(part), name, least) is None  # by default, so it may be
+                if not is_none and (type(value) is not int or not least <= value <= most):
+                    raise ValueError(
+                        f"{where}{name} is {_short(value)}, expected a whole number from {least} to {most:,}"
+                    )
+            for name, (low, high) in (_NUMBERS | self.numbers_of_losses).items():
+                value = getattr(part, name, low)
+                # NaN is in no range.
+                if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+                    raise ValueError(f"{where}{name} is {_short(value)}, expected a number from {low} to {high:g}")
+        if self.temperature_init == 0:
+            raise ValueError(f"temperature_init is {self.temperature_init}, expected a number above 0")
+        if self.num_top_tokens > self.num_query_tokens:
+            raise ValueError(
+                f"num_top_tokens is {self.num_top_tokens}, expected 1 to num_query_tokens = {self.num_query_tokens}"
+            )
+        positions = self.qformer_config.max_position_embeddings
+        if self.max_text_length > positions:
+            raise ValueError(f"max_text_length is {self.max_text_length}, but the Q-Former has {positions} positions")
         pad = self.qformer_config.pad_token_id
         if pad is not None and (type(pad) is not int or not 0 <= pad < self.qformer_config.vocab_size):
             raise ValueError(f"qformer_config.pad_token_id is {_short(pad)}, expected an id of the vocabulary, or None")
-        for where, part in {"vision_config": self.vision_config, "qformer_config": self.qformer_config}.items():
+
+    def validate_sizes(self):
+        """Part of `@strict`: sizes fit one another, and a machine can hold the model."""
+        vision, qformer = self.vision_config, self.qformer_config
+        for where, part in {"vision_config": vision, "qformer_config": qformer}.items():
             if part.hidden_size % part.num_attention_heads:
                 raise ValueError(
                     f"{where}.hidden_size is {part.hidden_size}, expected a multiple of its num_attention_heads, "
                     f"{part.num_attention_heads}"
                 )
-        vision = self.vision_config
         if vision.patch_size > vision.image_size or (vision.image_size // vision.patch_size) ** 2 > _MOST_PATCHES:
             raise ValueError(
                 f"vision_config.patch_size is {vision.patch_size} for an image_size of {vision.image_size}: expected "
                 f"one that cuts it into 1 to {_MOST_PATCHES:,} patches"
             )
-        if (weights := self._estimate_weights()) > _MOST_WEIGHTS:
+        width, inner = vision.hidden_size, qformer.hidden_size
+        weights = vision.num_hidden_layers * width * (4 * width + 2 * vision.intermediate_size)
+        weights += qformer.num_hidden_layers * inner * (6 * inner + 2 * width + 4 * qformer.intermediate_size)
+        weights += inner * (qformer.vocab_size + qformer.max_position_embeddings)
+        weights += inner * (2 * self.projection_dim + 3 * getattr(self, self.predictor_size) + self.num_query_tokens)
+        if weights > _MOST_WEIGHTS:
             raise ValueError(
                 f"the sizes come to some {weights:,} weights, expected at most {_MOST_WEIGHTS:,}: see hidden_size, "
                 "intermediate_size, num_hidden_layers and vocab_size of vision_config and qformer_config"
             )
 
-    def _estimate_weights(self) -> int:
-        vision, qformer = self.vision_config, self.qformer_config
-        blocks = vision.num_hidden_layers * vision.hidden_size * (4 * vision.hidden_size + 2 * vision.intermediate_size)
-        blocks += (
-            qformer.num_hidden_layers
-            * qformer.hidden_size
-            * (6 * qformer.hidden_size + 2 * vision.hidden_size + 4 * qformer.intermediate_size)
-        )
-        words = (qformer.vocab_size + qformer.max_position_embeddings) * qformer.hidden_size
-        heads = qformer.hidden_size * (
-            2 * self.projection_dim + 3 * getattr(self, self.predictor_size) + self.num_query_tokens
-        )
-        return blocks + words + heads
-
-    def validate_numbers(self):
-        """Part of `@strict`: weights, epsilons, dropouts and scales are finite, and in their ranges."""
-        for name in ("itc_weight", *self.loss_weights):
-            check_number(name, getattr(self, name), 0, 1e6)
-        check_number("temperature_init", self.temperature_init, 0, 1e6)
-        check_number("vision_norm_eps", self.vision_norm_eps, 0, 1)
-        for where, part in {"vision_config": self.vision_config, "qformer_config": self.qformer_config}.items():
-            for name in ("layer_norm_eps", "attention_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob"):
-                if hasattr(part, name):
-                    check_number(f"{where}.{name}", getattr(part, name), 0, 1)
-            check_number(f"{where}.initializer_range", part.initializer_range, 0, 100)
-
     def validate_inherited(self):
-        """Part of `@strict`: what transformers' own classes take without a look."""
-        for where, part in {
-            "": self,
-            "vision_config.": self.vision_config,
-            "qformer_config.": self.qformer_config,
-        }.items():
-            act, chunk = getattr(part, "hidden_act", None), part.chunk_size_feed_forward
+        """Part of `@strict`: settings that transformers' own classes do not check."""
+        for where, part in self._parts().items():
+            act = getattr(part, "hidden_act", None)
             if act is not None and act not in ACT2FN:
                 raise ValueError(f"{where}hidden_act is {_short(act)}, expected one of {', '.join(sorted(ACT2FN))}")
-            if type(chunk) is not int or not 0 <= chunk <= 65_536:
-                raise ValueError(
-                    f"{where}chunk_size_feed_forward is {_short(chunk)}, expected a whole number from 0 to 65,536"
-                )
             if not (part.is_encoder_decoder is None or part.is_encoder_decoder is False):
                 raise ValueError(
                     f"{where}is_encoder_decoder is {_short(part.is_encoder_decoder)}: the model has no decoder"
@@ -257,13 +254,6 @@ class TowersConfig(PreTrainedConfig):
             for name in ("return_dict", "output_hidden_states", "output_attentions"):
                 if not isinstance(getattr(part, name), (bool, type(None))):
                     raise ValueError(f"{where}{name} is {_short(getattr(part, name))}, expected true or false")
-
-    def validate_tokens(self):
-        """Part of `@strict`: the score needs `num_top_tokens` target tokens to average."""
-        if type(self.num_top_tokens) is not int or not 1 <= self.num_top_tokens <= self.num_query_tokens:
-            raise ValueError(
-                f"num_top_tokens is {self.num_top_tokens}, expected 1 to num_query_tokens = {self.num_query_tokens}"
-            )
 
     def validate_vocabulary(self):
         """Part of `@strict`: the hash of a vocabulary has the form that `vocabulary_hash` gives it."""
@@ -273,56 +263,21 @@ class TowersConfig(PreTrainedConfig):
                 "processing_fafa.vocabulary_hash gives, or None"
             )
 
-    def validate_ranges(self):
-        """Part of `@strict`: probabilities and labels lie in [0, 1], the temperature above 0."""
-        for name in self.loss_shares:
-            if isinstance(getattr(self, name), bool) or not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected a number in [0, 1]")
-        if self.temperature_init <= 0.0:
-            raise ValueError(f"temperature_init is {self.temperature_init}, expected a number above 0")
-
-    def validate_text_length(self):
-        """Part of `@strict`: every token of a caption needs a position."""
-        positions = self.qformer_config.max_position_embeddings
-        if self.max_text_length > positions:
-            raise ValueError(f"max_text_length is {self.max_text_length}, but the Q-Former has {positions} positions")
-        if self.max_text_length < 3:
-            raise ValueError(f"max_text_length is {self.max_text_length}, expected 3 at least: [CLS], a token, [SEP]")
-
-
-def check_number(name: str, value: float, low: float, high: float) -> None:
-    """Refuses what is no number in a range, both ends in it.
-
-    Raises:
-        ValueError: it names the setting.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:  # NaN is nowhere
-        raise ValueError(f"{name} is {_short(value)}, expected a number from {low} to {high:g}")
-
 
 def _refuse_unknown(where: str, config_class: type[PreTrainedConfig], names: Iterable[str]) -> None:
     for name in _unknown(config_class, names):
-        nearest = _nearest(config_class, name)
-        raise ValueError(
-            f"{where}{name} is no setting of {config_class.__name__}"
-            + (f"; did you mean {where}{nearest}?" if nearest else ": its documentation lists them")
-        )
+        hint = _meant(config_class, name, "; ") or ": its documentation lists them"
+        raise ValueError(f"{where}{name} is no setting of {config_class.__name__}{hint}")
 
 
 def _without_unknown(where: str, config_class: type[PreTrainedConfig], settings: dict[str, Any]) -> dict[str, Any]:
     if unknown := _unknown(config_class, settings):
         logger.warning(
-            "the saved configuration has settings that are none of %s's, and are left out: %s. Somebody misspelt "
-            "them, or another tool or a newer version wrote them; if they matter, mend them or update FAFA.",
-            config_class.__name__,
-            ", ".join(f"{where}{_with_nearest(config_class, name)}" for name in sorted(unknown)),
+            "the saved configuration has settings that FAFA does not know, and they are left out: %s. Either they are "
+            "misspelt, or another tool or a newer version wrote them; if they matter, correct them or update FAFA.",
+            ", ".join(f"{where}{name}{_meant(config_class, name, '; ')}" for name in sorted(unknown)),
         )
     return {name: value for name, value in settings.items() if name not in unknown}
-
-
-def _with_nearest(config_class: type[PreTrainedConfig], name: str) -> str:
-    nearest = _nearest(config_class, name)
-    return name if nearest is None else f"{name} (did you mean {nearest}?)"
 
 
 def _unknown(config_class: type[PreTrainedConfig], names: Iterable[str]) -> list[str]:
@@ -330,13 +285,12 @@ def _unknown(config_class: type[PreTrainedConfig], names: Iterable[str]) -> list
     return [name for name in names if name not in known and not name.startswith("_")]
 
 
-def _nearest(config_class: type[PreTrainedConfig], name: str) -> str | None:
-    own = {field.name for field in fields(config_class)}
-    if name in own or name in _INHERITED:
-        return None
-    if _OTHER_NAMES.get(name) in own:
-        return _OTHER_NAMES[name]
-    return next(iter(get_close_matches(name, sorted(own), n=1, cutoff=0.8)), None)
+def _meant(config_class: type[PreTrainedConfig], name: str, before: str = "") -> str:
+    """The nearest setting to an unknown one, as `names.meant` says it; "" if none is near, or the name is known."""
+    if not _unknown(config_class, [name]):
+        return ""
+    own = sorted(field.name for field in fields(config_class))
+    return meant(_OTHER_NAMES.get(name, name), own, before, likeness=0.8)
 
 
 def _short(value: object) -> str:
@@ -344,4 +298,4 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-__all__ = ["TowersConfig", "check_number"]
+__all__ = ["TowersConfig"]

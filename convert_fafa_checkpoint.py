@@ -123,7 +123,7 @@ def _from_hub(repo_id: str, argument: str, patterns: list[str]) -> Path:
 def build_processor(
     config: TowersConfig, tokenizer: str | Path, processor_class: type[FafaProcessor] = FafaProcessor
 ) -> FafaProcessor:
-    """The processor that fits the model; its tokens and the rows of the word embeddings must be equally many."""
+    """The processor that fits the model; it must have one token for each row of the word embeddings."""
     try:
         words = build_tokenizer(read_vocabulary(tokenizer))
     except UnicodeDecodeError as error:
@@ -158,11 +158,11 @@ def convert_checkpoint(
         source: file, folder or Hub id; see the module's docstring.
         output: folder to write; must be absent or empty.
         tokenizer: `vocab.txt`, tokenizer folder or Hub id. None: a source folder's own; `bert-base-uncased` for a file.
-        vision_weights: the vision tower's file, where the source lacks it.
-        vision_heads: see `config_from_tensors`; a folder's `config.json` tells it otherwise. Likewise `qformer_heads`.
-        dtype: of the output's tensors.
-        max_shard_size: most that is held in memory beside the memory-mapped source.
-        model_class: another model on BLIP-2's towers; likewise `processor_class`.
+        vision_weights: the vision tower's file, if the source lacks it.
+        vision_heads: see `config_from_tensors`; not for a folder, whose `config.json` tells. Likewise `qformer_heads`.
+        dtype: dtype of the output's tensors.
+        max_shard_size: the most that is held in memory beside the memory-mapped source.
+        model_class: FafaModel, or another model on BLIP-2's towers; likewise `processor_class`.
 
     Returns:
         what was taken from where, dropped and initialised.
@@ -263,30 +263,24 @@ def _save_file(tensors: dict[str, Tensor], file: Path) -> None:
         if code is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(file)) from error
-    file.chmod(mode)  # safetensors makes one that its owner alone can read
-
-
-TRAINED_FAFA = "The weights are those of a trained FAFA: it answers queries of a person's image and a caption."
-PRETRAINED_BLIP2 = (
-    "The weights are BLIP-2's pre-training: a starting point for training {method}, not a {kind} yet. "
-    "The parts that BLIP-2 lacks have initial values: {fresh}."
-)
+    file.chmod(mode)  # safetensors makes files that only their owner can read
 
 
 def _model_card(conversion: Conversion, source: str | Path, files: list[Path]) -> str:
-    fresh, facts = (
-        ", ".join(f"`{name}`" for name in conversion.fresh),
-        conversion.model_class.card_facts(conversion.config),
-    )
-    kind = "person retriever" if conversion.model_class is FafaModel else "retriever"
+    facts = conversion.model_class.card_facts(conversion.config)
+    about = "The weights are those of a trained FAFA: it answers queries of a person's image and a caption."
+    if conversion.fresh:
+        kind = "person retriever" if conversion.model_class is FafaModel else "retriever"
+        about = (
+            f"The weights are BLIP-2's pre-training: a starting point for training {facts.method}, not a {kind} yet. "
+            f"The parts that BLIP-2 lacks have initial values: {', '.join(f'`{name}`' for name in conversion.fresh)}."
+        )
     digests = markdown_table(["file", "sha256"], [[path.name, Markdown(f"`{sha256_of(path)}`")] for path in files])
     return make_model_card(
         facts,
         num_parameters=sum(math.prod(shape) for shape in conversion.shapes.values()),
         title=f"{facts.method}, converted from {Path(source).name if Path(source).exists() else source}",
-        about=TRAINED_FAFA
-        if conversion.is_trained_fafa
-        else PRETRAINED_BLIP2.format(method=facts.method, kind=kind, fresh=fresh),
+        about=about,
         sections={
             "Source": "Converted by `python -m fafa.convert_fafa_checkpoint`, without training. The licence of the "
             f"source's weights applies.\n\n{digests}"

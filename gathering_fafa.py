@@ -66,17 +66,11 @@ def share_random_state(device: torch.device) -> None:
 
 
 class TripletStates(NamedTuple):
-    """Q-Former states of a batch of triplets before projection: all that the losses are computed from.
+    """Q-Former states of a batch of triplets before projection: all that the losses are computed from."""
 
-    Args:
-        query: `(batch_size, qformer_hidden_size)`, the [CLS] state of reference image and relative caption.
-        target: `(batch_size, num_query_tokens, qformer_hidden_size)`.
-        caption: `(batch_size, qformer_hidden_size)`, the [CLS] state of the whole captions; None without them.
-    """
-
-    query: Tensor
-    target: Tensor
-    caption: Tensor | None = None
+    query: Tensor  # (batch_size, qformer_hidden_size), the [CLS] state of reference image and relative caption
+    target: Tensor  # (batch_size, num_query_tokens, qformer_hidden_size)
+    caption: Tensor | None = None  # (batch_size, qformer_hidden_size), the [CLS] state of the whole captions
 
 
 def whole_batch(

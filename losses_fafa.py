@@ -149,8 +149,8 @@ def masked_predictor(size: int, hidden_size: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(2 * size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, size))
 
 
-def draw_mask(states: Tensor, share: float, at_random: bool) -> Tensor:
-    """A mask of the shape of some states, 1 where an entry is masked, fp32; without chance see `spread_mask`."""
+def sample_mask(states: Tensor, share: float, at_random: bool) -> Tensor:
+    """A mask of the shape of some states, 1 where an entry is masked, fp32; random, or as `spread_mask` makes it."""
     if not at_random:
         return spread_mask(states.shape, share, states.device)
     return (torch.rand(states.shape, device=states.device) < share).float()

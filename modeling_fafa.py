@@ -14,11 +14,11 @@ from .losses_fafa import (
     alignment_loss,
     caption_loss,
     distribution_uncertainty,
-    draw_mask,
     feature_diversity_loss,
     group_labels,
     masked_feature_reasoning_loss,
     masked_predictor,
+    sample_mask,
 )
 from .modeling_towers_fafa import TowersModel
 from .retriever import CardFacts
@@ -121,7 +121,7 @@ class FafaModel(FafaPreTrainedModel):
 
     @classmethod
     def card_facts(cls, config: FafaConfig) -> CardFacts:
-        """The paper's, and the sizes of the two towers."""
+        """Facts about the paper, and the sizes of the two towers."""
         return CardFacts(
             method="FAFA",
             paper="arXiv [2311.16515](https://arxiv.org/abs/2311.16515)",
@@ -177,8 +177,8 @@ class FafaModel(FafaPreTrainedModel):
         chosen = torch.rand((), device=target_states.device) < probability
         return torch.where(chosen, distribution_uncertainty(target_states, mean_noise, std_noise), target_states)
 
-    def _draw_mask(self, states: Tensor) -> Tensor:
-        return draw_mask(states, self.config.mfr_mask_ratio, self.training)
+    def _sample_mask(self, states: Tensor) -> Tensor:
+        return sample_mask(states, self.config.mfr_mask_ratio, self.training)
 
 
 __all__ = ["FafaModel", "FafaOutput", "FafaPreTrainedModel"]

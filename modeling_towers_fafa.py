@@ -37,8 +37,8 @@ class TowersModel(Retriever, PreTrainedModel):
     _supports_attention_backend = True
     _no_split_modules = ["Blip2EncoderLayer", "Blip2QFormerLayer", "Blip2TextEmbeddings", "Blip2VisionEmbeddings"]
 
-    # Of all methods: what acts in training alone, and how weights begin; the score, which comes after the features; of
-    # the processor, whose own settings and tokenizer stand in a manifest.
+    # These act only in training or initialisation, or in the score, which comes after the features; or they concern the
+    # processor, whose own settings and tokenizer are in a manifest.
     settings_of_losses = frozenset(
         {"temperature_init", "itc_weight", "num_top_tokens", "max_text_length", "vocabulary_hash"}
     )
@@ -48,13 +48,13 @@ class TowersModel(Retriever, PreTrainedModel):
         "qformer": r"qformer\..*\.(query|value)",  # of self- and cross-attention
         "vision": r"vision_model\.encoder\..*\.qkv",  # one layer for query, key and value
     }
-    # Small, or not in BLIP-2's weights. The query tokens stay: features depend on this bare parameter, which peft could
-    # not switch off with the adapter.
+    # Layers that are small, or not in BLIP-2's weights. The query tokens are not trained: features depend on this bare
+    # parameter, which peft could not switch off with the adapter.
     lora_trained_whole = ("post_layernorm", "vision_projection", "text_projection")
     lora_parameters = ("temperature",)
 
     def __init__(self, config: TowersConfig):
-        config.validate()  # once more: settings given to `from_pretrained` change it after it was made
+        config.validate()  # again: settings given to `from_pretrained` change it after it was made
         super().__init__(config)
         qformer_size = config.qformer_config.hidden_size
         self.vision_model = Blip2VisionModel._from_config(config.vision_config)
@@ -73,7 +73,7 @@ class TowersModel(Retriever, PreTrainedModel):
             initialization.normal_(module.query_tokens, std=self.config.qformer_config.initializer_range)
             initialization.constant_(module.temperature, self.config.temperature_init)
         elif isinstance(module, Blip2TextEmbeddings):
-            # A buffer that no checkpoint holds: loading, too, takes it from here.
+            # A buffer that no checkpoint holds: loading also takes it from here.
             initialization.copy_(module.position_ids, torch.arange(module.position_ids.shape[-1]).expand(1, -1))
 
     def get_input_embeddings(self) -> nn.Module:
@@ -86,7 +86,7 @@ class TowersModel(Retriever, PreTrainedModel):
 
     @property
     def vision_blocks(self) -> list[nn.Module]:
-        """The embeddings of patches, then each block; not the LayerNorm behind them, which is of the trained side."""
+        """The embeddings of patches, then each block; not the LayerNorm behind them, which is always trained."""
         return [self.vision_model.embeddings, *self.vision_model.encoder.layers]
 
     @property
@@ -106,11 +106,11 @@ class TowersModel(Retriever, PreTrainedModel):
 
     @property
     def features_dtype(self) -> torch.dtype:
-        """Of the features, and of all that is neither the vision tower nor packed by quantisation."""
+        """The dtype of the features, and of all that is neither the vision tower nor packed by quantisation."""
         return self.query_tokens.dtype  # a layer's weights may be packed, as integers of another shape
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
-        """Images to states of the vision tower, normalised.
+        """The vision tower's states for images, normalised.
 
         Args:
             pixel_values: `(num_images, 3, image_size, image_size)`.
@@ -244,19 +244,19 @@ class TowersModel(Retriever, PreTrainedModel):
             input_ids: `(batch_size, text_length)`, relative captions.
             attention_mask: `(batch_size, text_length)`, 0 at padding.
             target_pixel_values: `(batch_size, 3, image_size, image_size)`.
-            group_ids: `(batch_size,)`, equal for triplets of one group (`cpr_id`); None: every pair its own.
-            caption_input_ids: `(batch_size, caption_length)`, captions that describe the targets whole, for the
+            group_ids: `(batch_size,)`, equal for triplets of one group (`cpr_id`); None: each is its own group.
+            caption_input_ids: `(batch_size, caption_length)`, captions that describe the whole targets, for the
                 contrastive term (`itc_weight`).
             caption_attention_mask: `(batch_size, caption_length)`.
             return_loss: False leaves out losses and logits.
             return_dict: False returns a tuple of the fields that are set.
-            gather_across_processes: compute the loss of the batches of all processes together, as one process would;
-                every process must call with it. The output then holds the embeddings of all of them.
-            output_hidden_states: return what the towers hold after each layer, of this process's inputs.
+            gather_across_processes: compute the loss over the batches of all processes, as one process would; every
+                process must call with it. The output then holds the embeddings of all of them.
+            output_hidden_states: return the towers' states after each layer, for this process's inputs.
             output_attentions: return attention weights; needs `model.set_attn_implementation("eager")`.
 
-        In eval mode the loss repeats: what training draws, the masks of masked feature reasoning and the sample of
-        feature diversity, is then spread evenly, and the random state stays as it is.
+        In eval mode the loss is reproducible: what training samples, the masks of masked feature reasoning and the
+        tokens of feature diversity, is then spread evenly, and the random state stays as it is.
 
         Raises:
             ValueError, TypeError: the inputs do not fit one another or this model.
@@ -281,9 +281,9 @@ class TowersModel(Retriever, PreTrainedModel):
                         query_embeds=self._project(self.text_projection, states.query),
                         target_embeds=self._project(self.vision_projection, states.target),
                     )
-        num_runs = 1 if target_pixel_values is None else 2  # the last ones: before them comes that over whole captions
+        num_runs = 1 if target_pixel_values is None else 2  # the last ones; a run over whole captions precedes them
         for kind, runs in {"": recording.qformer, "vision_": recording.vision}.items():
-            # Not as many: a query of a caption alone never runs the tower.
+            # There may be fewer: a query without an image never runs the tower.
             for prefix, run in zip(("", "target_"), runs[-num_runs:], strict=False):
                 for name, value in run.items():
                     output[f"{prefix}{kind}{name}"] = value
@@ -314,10 +314,10 @@ class TowersModel(Retriever, PreTrainedModel):
         caption_input_ids: Tensor | None = None,
         caption_attention_mask: Tensor | None = None,
     ) -> TripletStates:
-        """The first half of `forward`: what the towers make of each triplet by itself. Arguments as there.
+        """The first half of `forward`: what the towers compute for each triplet by itself. It takes the same arguments.
 
         Raises:
-            ValueError, TypeError: without reference images or relative captions, or if the inputs do not fit one
+            ValueError, TypeError: reference images or relative captions are missing, or the inputs do not fit one
                 another or this model.
         """
         if pixel_values is None or input_ids is None:

@@ -65,35 +65,20 @@ BLOCKS_OF_VISION_WIDTH = {1408: 39}  # BLIP-2 reads ViT-g before its 40th block
 
 CAPTION_HEAD = "BLIP-2's word predictor for writing captions; retrieval has no use for it"
 MATCHING_HEAD = "BLIP-2's image-text matching head; scores are similarities here"
-COUNTER = "a constant counter of positions, made anew by the model"
-BOOKKEEPING = "training state beside the weights"
-BEYOND_THE_TOWER = "BLIP-2 reads the tower before its last block, and has its own LayerNorm (ln_vision) behind it"
+COUNTER = "a constant counter of positions, which the model makes itself"
+BEYOND_THE_TOWER = "BLIP-2 reads the tower before its last block, and puts its own LayerNorm (ln_vision) behind it"
 
 
 @dataclass
 class Conversion:
-    """What becomes of a checkpoint.
-
-    Args:
-        config: configuration of the model.
-        model_class: the model, FafaModel or another on the same towers; "FafaModel" below stands for it.
-        sources: name in FafaModel → names in the source; two for a joint bias of query, key and value.
-        dropped: name in the source → why it has no place in FafaModel.
-        fresh: name in FafaModel → its initial value, for what BLIP-2 pre-training does not have.
-        shapes: name in FafaModel → shape.
-    """
+    """Where the tensors of a checkpoint go."""
 
     config: TowersConfig
-    model_class: type[TowersModel]
-    sources: dict[str, tuple[str, ...]]
-    dropped: dict[str, str]
-    fresh: dict[str, Tensor]
-    shapes: dict[str, tuple[int, ...]]
-
-    @property
-    def is_trained_fafa(self) -> bool:
-        """Whether the source holds FAFA's own parts, rather than BLIP-2's pre-training alone."""
-        return not self.fresh
+    model_class: type[TowersModel]  # FafaModel, or another on the same towers, which is meant by it here
+    sources: dict[str, tuple[str, ...]]  # name in FafaModel -> names in the source; two for a joint bias of q, k and v
+    dropped: dict[str, str]  # name in the source -> why it has no place in FafaModel
+    fresh: dict[str, Tensor]  # name in FafaModel -> initial value of what BLIP-2 lacks; empty for a trained FAFA
+    shapes: dict[str, tuple[int, ...]]  # name in FafaModel -> shape
 
     def tensor(self, state_dict: Mapping[str, Tensor], name: str) -> Tensor:
         """The tensor of FafaModel called `name`, in the source's dtype."""
@@ -133,20 +118,22 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], config: FafaConfig) -> 
 def plan_conversion(
     state_dict: Mapping[str, Tensor], config: TowersConfig, model_class: type[TowersModel] = FafaModel
 ) -> Conversion:
-    """Finds a source for every tensor of the model, and a reason for every tensor that is left; see its callers.
+    """Finds a source for every tensor of the model, and a reason for every tensor that is left over.
 
-    Names, kinds and sizes are compared here, values by `check_values`.
-
-    Args:
-        model_class: the model that the configuration is of: FafaModel, or another on BLIP-2's towers.
+    It compares names, types and sizes; `check_values` looks at the values. `config` is that of `model_class`, which is
+    FafaModel or another on BLIP-2's towers.
     """
     check_names(state_dict)
     with torch.device("meta"):
         shapes = {name: tuple(tensor.shape) for name, tensor in model_class(config).state_dict().items()}
-    is_released = _has_released_names(state_dict)
+    is_released = any(key.startswith(("Qformer.", "visual_encoder.")) for key in state_dict)
     sources = {name: released_names(name) if is_released else (name,) for name in shapes}
+    # The model's own parts, if the source is BLIP-2; a source with some of the predictor must have all of it.
     own_parts = tuple(f"{name}." for name in model_class.weights_of_losses - {"temperature"})
-    absent = _absent_from_blip2(sources, state_dict, own_parts)
+    predictor = [name for name in sources if name.startswith(own_parts)]
+    absent = [] if any(sources[name][0] in state_dict for name in predictor) else predictor
+    if absent and not is_released and "temperature" not in state_dict:  # LAVIS has one, Hugging Face's class has none
+        absent.append("temperature")
     sources = {name: keys for name, keys in sources.items() if name not in absent}
 
     # Each part of a joint bias is a third of it; everything else has the shape of its target.
@@ -172,24 +159,8 @@ def released_names(name: str) -> tuple[str, ...]:
     return (name,)
 
 
-def _has_released_names(state_dict: Mapping[str, Tensor]) -> bool:
-    return any(key.startswith(("Qformer.", "visual_encoder.")) for key in state_dict)
-
-
-def _absent_from_blip2(
-    sources: dict[str, tuple[str, ...]], state_dict: Mapping[str, Tensor], own_parts: tuple[str, ...]
-) -> list[str]:
-    """Names of the model's own parts when the source is BLIP-2; a source with some of a part must have all of it."""
-    predictor = [name for name in sources if name.startswith(own_parts)]
-    absent = [] if any(sources[name][0] in state_dict for name in predictor) else predictor
-    # LAVIS has a temperature, Hugging Face's class has none.
-    if absent and not _has_released_names(state_dict) and "temperature" not in state_dict:
-        absent.append("temperature")
-    return absent
-
-
 def _initial_value(name: str, shape: tuple[int, ...], config: TowersConfig) -> Tensor:
-    """As `FafaModel` initialises it, but the same in every conversion."""
+    """Like `FafaModel`'s own, but the same in every conversion."""
     if name == "temperature":
         return torch.tensor(float(config.temperature_init))
     if name.endswith(".bias"):
@@ -199,7 +170,7 @@ def _initial_value(name: str, shape: tuple[int, ...], config: TowersConfig) -> T
 
 
 def _droppable(config: TowersConfig, is_released: bool) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Names in the source without a place in FafaModel: their shapes, and why they have none."""
+    """Names in the source that have no place in FafaModel: their shapes, and the reason."""
     hidden = config.qformer_config.hidden_size
     vocabulary, positions = config.qformer_config.vocab_size, config.qformer_config.max_position_embeddings
     droppable = {"itm_head.weight": ((2, hidden), MATCHING_HEAD), "itm_head.bias": ((2,), MATCHING_HEAD)}

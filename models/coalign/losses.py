@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers.utils import ModelOutput
 
 from ...gathering_fafa import TripletStates, whole_batch
-from ...losses_fafa import alignment_loss, caption_loss, draw_mask, group_labels, masked_feature_reasoning_loss
+from ...losses_fafa import alignment_loss, caption_loss, group_labels, masked_feature_reasoning_loss, sample_mask
 from ...scoring_fafa import topk_mean_similarity
 
 CITATION = """\
@@ -106,8 +106,8 @@ class CoAlignLosses:
             states.query,
             states.target.mean(dim=1),
             self.lcr_predictor,
-            query_mask=draw_mask(states.query, config.lcr_mask_ratio, self.training),
-            target_mask=draw_mask(states.query, config.lcr_mask_ratio, self.training),
+            query_mask=sample_mask(states.query, config.lcr_mask_ratio, self.training),
+            target_mask=sample_mask(states.query, config.lcr_mask_ratio, self.training),
         )
         loss, loss_itc = loss_gca + config.lcr_weight * loss_lcr, None
         if caption_embeds is not None:

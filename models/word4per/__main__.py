@@ -16,9 +16,10 @@ from transformers import CLIPTokenizer
 
 from ...checkpoint_files import read_checkpoint
 from ...commands import command
-from ...files import check_output_folder, printable
+from ...files import check_output_folder
 from ...model_card import make_model_card
 from ...model_folder import check_fit
+from ...names import printable
 from .conversion import convert_released, from_clip
 from .processing import Word4PerProcessor, clip_image_processor
 

@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ...files import printable, whole_file
+from ...files import whole_file
 from ...loading import undecoded
+from ...names import printable
 from ...training.collator import TripletCollator
 from .modeling import Word4PerModel
 from .towers import clip_fingerprint

@@ -44,7 +44,7 @@ def test_defaults_are_our_reading():
         for kind in (CoAlignConfig, CoAlignClipConfig):
             with pytest.raises(Exception, match=message):
                 kind.tiny(**options)
-    with pytest.raises(ValueError, match="did you mean gca_beta"):
+    with pytest.raises(ValueError, match="did you mean 'gca_beta'"):
         CoAlignConfig.tiny(gca_bata=0.1)
     with pytest.raises(Exception, match="fusion_hidden_size is 0"):
         CoAlignClipConfig.tiny(fusion_hidden_size=0)
