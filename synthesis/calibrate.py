@@ -76,7 +76,7 @@ def _draw(options: argparse.Namespace, output: Path, pairs: list[Pair], present:
 
     form = output / FORM
     if form.exists():  # somebody may have filled it in
-        raise SynthesisError(f"{form} exists already: give it with --verdicts, or move it away")
+        raise SynthesisError(f"{form} is there already: give it with --verdicts, or move it away")
     sample = sample_pairs(pairs, options.samples, options.seed)
     starts = range(0, len(sample), PAIRS_PER_PAGE)
     names = list(dict.fromkeys(name for pair in pairs for name in pair.scores))

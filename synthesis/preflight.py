@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from .brakes import why_rejected
 from .components import REJECTED, ImageRequest, Record, SynthesisError
-from .pictures import save_picture
+from .images import save_image
 from .recipe import Recipe
 from .report.counting import num_kept
 from .settings import uses_models
@@ -70,7 +70,7 @@ def paint_pair(folder: Path) -> Record:
         "right": painted.image.crop((width // 2 + beside, 0, width, height)),
     }
     for name, image in images.items():
-        save_picture(image, folder / f"{name}.png", quality=95)
+        save_image(image, folder / f"{name}.png", quality=95)
     return texts | {"id": "preflight", "quadruple": "0"} | {name: f"{name}.png" for name in images}
 
 

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from ...files import whole_file
 from ...image_reading_fafa import UnreadableImageError, inspect_image, read_image_file
 from ..components import REJECTED, SynthesisError
-from ..pictures import open_picture
+from ..images import open_rgb
 from ..settings import Settings
 from ..stages import read_lines
 
@@ -134,7 +134,7 @@ class Cache:
         pipeline, longest, num_cut = self._load(device), self._settings.max_sequence_length, 0
         for kind, source in tqdm(lacking, desc="latents and prompts", unit="item"):
             if kind == LATENTS:
-                pixels = pipeline.image_processor.preprocess(open_picture(files[source])).to(device, torch.float32)
+                pixels = pipeline.image_processor.preprocess(open_rgb(files[source])).to(device, torch.float32)
                 # The mode of the distribution, which is so narrow that a sample of it would look the same.
                 mode, config = pipeline.vae.encode(pixels).latent_dist.mode()[0], pipeline.vae.config
                 tensors = {"latents": (mode - config.shift_factor) * config.scaling_factor}

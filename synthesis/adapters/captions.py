@@ -35,9 +35,6 @@ class PhotographCaptions(PartStage):
         for name in ("instruction", "attempts", "min_words", "max_words", "language", "seed"):
             self.settings[name] = getattr(settings, name)
 
-    def prepare(self) -> None:
-        """Loads nothing yet: a captioner is needed only where captions are missing."""
-
     def items(self, work: Workspace, chunk: int) -> list[Record]:
         """The photographs of a chunk's diptychs."""
         diptychs = [diptych for person in work.kept("pictures", chunk) for diptych in person["diptychs"]]

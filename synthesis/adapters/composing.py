@@ -26,9 +26,9 @@ from ...files import write_whole
 from ...image_reading_fafa import UnreadableImageError, open_image
 from ...workers import in_processes
 from ..components import REJECTED, Record, SynthesisError, seed_of
+from ..images import save_image
 from ..models import LanguageModel
 from ..models.asking import check_words
-from ..pictures import save_picture
 from ..preflight import try_models
 from ..replies.languages import Language
 from ..settings import Count, Free, Pixels, Settings, ShareBelowOne, Workers
@@ -307,7 +307,7 @@ def _join_photographs(item: Record, settings: FolderDiptychs, work_root: Path, c
             diptych.paste(half, (number * width, 0))
         name = f"{item['number']:06d}-{len(diptychs)}"
         file = f"pictures/images/{chunk:05d}/{name}.png"
-        save_picture(diptych, work_root / file, quality=95)
+        save_image(diptych, work_root / file, quality=95)
         diptychs.append({"id": name, "image": file, "sources": paths})
         used.update(paths)
         paired.add(frozenset(paths))

@@ -14,7 +14,7 @@ from ...drawing.palette import AMBER, FAINT, GREY, INK
 from ...drawing.sheet import GAP, MARGIN, PADDING, SMALL_SIZE, THUMB_WIDTH, TITLE_SIZE, Sheet
 from ...drawing.typeface import Typeface
 from ..components import seed_of
-from ..pictures import open_picture
+from ..images import open_rgb
 from .calibration import Pair
 from .thresholds import Bound
 
@@ -132,7 +132,7 @@ def _page(width: int, height: int, title: str, subtitle: str) -> Sheet:
 def _draw_pair(sheet: Sheet, pair: Pair, folder: Path, corner: tuple[int, int]) -> None:
     left, top = corner
     for side in ("left", "right"):
-        image = open_picture(folder / pair.record[side])
+        image = open_rgb(folder / pair.record[side])
         sheet.thumbnail(image, (left, top, left + THUMB_WIDTH, top + _THUMB_HEIGHT), FAINT)
         left += THUMB_WIDTH + GAP // 2
 

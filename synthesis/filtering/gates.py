@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..components import Gate, Record
-from ..pictures import open_picture
+from ..images import open_rgb
 from ..settings import Settings
 from ..splitting import seam_coverage
 from .thresholds import UNIT, UPWARDS, Scale
@@ -58,7 +58,7 @@ def open_halves(record: Record, folder: Path) -> tuple[Image.Image, Image.Image]
     Raises:
         SynthesisError: one is missing or damaged.
     """
-    return open_picture(folder / record["left"]), open_picture(folder / record["right"])
+    return open_rgb(folder / record["left"]), open_rgb(folder / record["right"])
 
 
 class BlankGate(_PixelGate):

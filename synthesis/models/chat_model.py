@@ -24,7 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from ..components import SynthesisError, TextModel, TextReply, TextRequest
-from ..pictures import open_picture
+from ..images import open_rgb
 from ..settings import Settings
 from .batches import Batches
 from .pretrained import check_dtype, load_pretrained, loading, one_line
@@ -224,7 +224,7 @@ class LoadedChatModel(TextModel):
         options = {"add_special_tokens": False, "return_tensors": "pt"}
         if self.sees:
             side = (self.settings.image_size, self.settings.image_size)
-            images = [ImageOps.pad(open_picture(image), side, color=(127, 127, 127)) for image in request.images]
+            images = [ImageOps.pad(open_rgb(image), side, color=(127, 127, 127)) for image in request.images]
             inputs = self.processor(text=[text], images=[images] if images else None, **options)
         else:
             inputs = self.tokenizer([text], return_token_type_ids=False, **options)

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoProcessor
 
 from ..components import SynthesisError
-from ..pictures import open_picture
+from ..images import open_rgb
 from .batches import Batches
 from .pretrained import find_device, load_pretrained
 
@@ -40,7 +40,7 @@ class ClipEncoder:
             SynthesisError: a file cannot be read.
         """
         return self._encode(
-            self.model.get_image_features, images, lambda batch: {"images": [open_picture(image) for image in batch]}
+            self.model.get_image_features, images, lambda batch: {"images": [open_rgb(image) for image in batch]}
         )
 
     def encode_captions(self, captions: Iterable[str]) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from ..components import TextRequest
-from ..pictures import open_picture
+from ..images import open_rgb
 from ..servers.failures import UNKNOWN, Failed, refused_field
 
 # Fields that a request can do without, so that a recipe can leave them out.
@@ -124,7 +124,7 @@ def as_messages_with_images(request: TextRequest, image_size: int) -> list[dict[
 
 def _data_url(image: Path | Image.Image, longest: int) -> str:
     """An image as JPEG in a URL, shrunk until no side has more than `longest` pixels."""
-    image = open_picture(image)
+    image = open_rgb(image)
     image.thumbnail((longest, longest))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=95)

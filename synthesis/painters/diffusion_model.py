@@ -20,9 +20,9 @@ from safetensors import safe_open
 from ...files import sha256_of
 from ...names import meant
 from ..components import ImageModel, ImageRequest, PaintedImage, SynthesisError
+from ..images import open_rgb
 from ..models.batches import Batches, is_out_of_memory
 from ..models.pretrained import check_dtype, find_device, loading, one_line
-from ..pictures import open_picture
 from ..settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ class DiffusionModel(ImageModel):
             raise SynthesisError(f"{self.settings.model}: {self._class} cannot work: request {request.id} {problem}")
         if request.source is None:
             return None, (0, 0, width, height)
-        image = open_picture(request.source)
+        image = open_rgb(request.source)
         scale = min(width / image.width, height / image.height)
         inner = max(1, round(image.width * scale)), max(1, round(image.height * scale))
         left, top = (width - inner[0]) // 2, (height - inner[1]) // 2

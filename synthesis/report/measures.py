@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from ..components import SynthesisError
-from ..pictures import list_pictures
+from ..images import list_images
 from ..settings import BatchSize, Free, ModelName, Settings
 from .diversity import embedding_spread
 
@@ -111,7 +111,7 @@ class StatisticsSettings(Settings):
         return found
 
     def _photographs(self) -> list[Path]:
-        found = list_pictures(Path(self.reference))
+        found = list_images(Path(self.reference))
         if len(found) == 1:
             raise SynthesisError(f"{self.reference}: expected at least two images, found one: add more")
         return found

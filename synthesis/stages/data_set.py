@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..components import Record, SynthesisError
-from ..pictures import link_picture
+from ..images import link_image
 from .stage import WholeStage
 from .workspace import Workspace
 
@@ -63,7 +63,7 @@ def write_data_set(file: Path, entries: Iterable[tuple[Record, Mapping[str, Path
     with (part / file.name).open("w", encoding="utf-8", newline="\n") as stream:
         for record, images in entries:
             for path, source in images.items():
-                link_picture(source, part / path)
+                link_image(source, part / path)
             stream.write((",\n " if count else "[\n ") + json.dumps(record, ensure_ascii=False))
             count += 1
             groups.add(record[group])

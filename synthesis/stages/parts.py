@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from ..brakes import check_usable
 from ..components import REJECTED, ImageRequest, PaintedImage, Record, SynthesisError, seed_of
-from ..pictures import is_one_colour, save_picture
+from ..images import is_one_colour, save_image
 from ..settings import deciding
 from .stage import ItemStage
 from .workspace import Workspace, read_lines
@@ -168,7 +168,7 @@ class PaintingStage(PartStage):
                 yield record | {REJECTED: fault}
                 continue
             image = f"{self.name}/images/{chunk:05d}/{painted.id}.{self._format}"
-            save_picture(painted.image, work.root / image, self._quality)
+            save_image(painted.image, work.root / image, self._quality)
             yield record | {"image": image} | painted.facts
 
 

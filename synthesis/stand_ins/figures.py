@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from ..pictures import open_picture
+from ..images import open_rgb
 from ..settings import Settings, Share
 from ..text_image.poses import NO_HEAD, NO_KNEES, NO_PERSON, SEVERAL_PEOPLE, FoundPerson, PoseFilter, widen_box
 
@@ -39,7 +39,7 @@ class _FigureFilter(PoseFilter):
 
     def find(self, images: Iterable[tuple[str, Path]]) -> Iterator[FoundPerson]:
         for name, file in images:
-            image = open_picture(file)
+            image = open_rgb(file)
             found = find_figure(image)
             if isinstance(found, str):
                 yield FoundPerson(name, None, found)

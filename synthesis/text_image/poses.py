@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..components import Part
 from ..filtering.detectors import PersonDetector
-from ..pictures import open_picture
+from ..images import open_rgb
 from ..settings import BatchSize, Free, ModelName, Settings, Share, TrueShare
 
 # Reasons, in the order in which they are looked for.
@@ -141,7 +141,7 @@ class _KeypointFilter(PoseFilter):
     def find(self, pictures: Iterable[tuple[str, Path]]) -> Iterator[FoundPerson]:
         pictures = iter(pictures)
         while batch := list(islice(pictures, self.settings.batch_size)):
-            images = [open_picture(file) for _, file in batch]
+            images = [open_rgb(file) for _, file in batch]
             people = self.finder.find(images)
             alone = [(image, boxes[0][:4]) for image, boxes in zip(images, people, strict=True) if len(boxes) == 1]
             poses = self.batches.map(self._estimate, alone)

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ..components import REJECTED, ImageRequest, Record, seed_of
+from ..images import ImageFormat, save_image
 from ..painters import DiffusionPainter, ImageServer
-from ..pictures import PictureFormat, save_picture
 from ..settings import deciding
 from ..stages import PaintingStage, PartStage, Workspace
 from ..stand_ins.figures import FigureFilter
@@ -19,7 +19,7 @@ from .poses import KeypointFilter
 from .records import edited_people, people_of
 
 
-class PictureSettings(PictureFormat):
+class PictureSettings(ImageFormat):
     """Settings of how images are painted and stored.
 
     Attributes:
@@ -57,7 +57,7 @@ class Edits(PaintingStage):
 
     name, source = "edits", "poses"
 
-    def __init__(self, editing: Editing, pictures: PictureFormat, seed: int):
+    def __init__(self, editing: Editing, pictures: ImageFormat, seed: int):
         super().__init__(editing.painter, pictures.image_format, pictures.image_quality)
         self._editing, self._seed = editing, seed
         self.settings = deciding(editing) | {"seed": seed}
@@ -105,7 +105,7 @@ class Poses(PartStage):
                 record[REJECTED] = found.fault
             else:
                 record["image"] = f"{self.name}/images/{chunk:05d}/{found.id}{files[found.id].suffix}"
-                save_picture(found.image, work.root / record["image"], self._quality)
+                save_image(found.image, work.root / record["image"], self._quality)
             yield record
 
     def trial(self, pair: Record, folder: Path) -> Record:

@@ -16,9 +16,9 @@ from ..components import CONTROL, REJECTED, Gate, ImageRequest, Part, Record, Sy
 from ..filtering.controls import JudgeControls, check_controls, controlled_ids, controls_of, count_controls, doubts_of
 from ..filtering.gates import open_halves
 from ..filtering.thresholds import Thresholds
+from ..images import ImageFormat, open_rgb, save_image
 from ..painters.diffusion import DiffusionPainter
 from ..painters.image_server import ImageServer
-from ..pictures import PictureFormat, open_picture, save_picture
 from ..quadruples.near_duplicates import NearDuplicateSettings, reject_near_duplicates
 from ..settings import deciding, uses_models
 from ..splitting import Split, SplitSettings
@@ -33,7 +33,7 @@ _AT_ONCE = 64  # images opened together
 _WATCHED = 400  # how many of the latest judgements of controls, and of their pairs, are looked at
 
 
-class DiptychSettings(PictureFormat):
+class DiptychSettings(ImageFormat):
     """Settings of how diptychs are painted and stored.
 
     Attributes:
@@ -127,12 +127,12 @@ class Halves(PartStage):
         with ThreadPoolExecutor() as threads:
             for start in range(0, len(items), _AT_ONCE):
                 some = items[start : start + _AT_ONCE]
-                diptychs = list(threads.map(lambda item: open_picture(work.root / item["image"]), some))
+                diptychs = list(threads.map(lambda item: open_rgb(work.root / item["image"]), some))
                 yield from threads.map(partial(self._save, work, chunk), some, self.part.split(diptychs))
 
     def trial(self, pair: Record, folder: Path) -> Record:
         """See `PartStage.trial`."""
-        self.part.split([open_picture(folder / pair["image"])])
+        self.part.split([open_rgb(folder / pair["image"])])
         return {"id": pair["id"]}  # a detector of photographs need not find painted people
 
     def _save(self, work: Workspace, chunk: int, item: Record, split: Split | str) -> Record:
@@ -143,7 +143,7 @@ class Halves(PartStage):
         suffix = Path(item["image"]).suffix
         for side, half in (("left", split.left), ("right", split.right)):
             record[side] = f"{self.name}/images/{chunk:05d}/{item['id']}_{side}{suffix}"
-            save_picture(half, work.root / record[side], self._quality)
+            save_image(half, work.root / record[side], self._quality)
         return record | {"seam": split.seam}
 
 

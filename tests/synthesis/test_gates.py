@@ -16,7 +16,7 @@ from fafa.synthesis.filtering.gates import (
     open_halves,
     sharpness,
 )
-from fafa.synthesis.pictures import open_picture
+from fafa.synthesis.images import open_rgb
 from fafa.synthesis.settings import read_settings
 from fafa.synthesis.stages import Workspace
 from fafa.synthesis.triplets import stages
@@ -118,7 +118,7 @@ def test_gates_of_a_recipe_look_at_pictures_opened_once(tmp_path, monkeypatch):
         expected.append({name: score for gate in kinds for name, score in measure(gate, *pair.values()).items()})
 
     opened = []
-    monkeypatch.setattr(gates, "open_picture", lambda file: opened.append(file.name) or open_picture(file))
+    monkeypatch.setattr(gates, "open_rgb", lambda file: opened.append(file.name) or open_rgb(file))
     monkeypatch.setattr(stages, "_AT_ONCE", 2)
     recipe = read_settings(TripletRecipe, settings, "recipe.yaml")
     (stage,) = [stage for stage in recipe.stages() if stage.name == "gates"]

@@ -16,7 +16,7 @@ from damage import flip_a_byte
 
 from fafa.files import write_whole
 from fafa.synthesis.components import SynthesisError
-from fafa.synthesis.pictures import save_picture
+from fafa.synthesis.images import save_image
 from fafa.synthesis.stages import (
     ItemStage,
     PartStage,
@@ -336,7 +336,7 @@ def test_a_picture_is_there_whole_or_not_at_all(tmp_path):
             raise OSError(errno.EIO, "broken")
 
     with pytest.raises(OSError):
-        save_picture(Torn(), tmp_path / "a.png", quality=90)
+        save_image(Torn(), tmp_path / "a.png", quality=90)
     assert list(tmp_path.iterdir()) == []
 
 

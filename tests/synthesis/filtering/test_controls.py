@@ -14,7 +14,7 @@ from fafa.synthesis.filtering.controls import (
     doubts_of,
 )
 from fafa.synthesis.filtering.thresholds import Bound, Thresholds
-from fafa.synthesis.pictures import save_picture
+from fafa.synthesis.images import save_image
 from fafa.synthesis.report.page import control_section
 from fafa.synthesis.stand_ins.diptychs import WorldPainter
 from fafa.synthesis.stand_ins.grammar import GrammarWriter
@@ -108,7 +108,7 @@ def test_a_judge_that_looks_passes_though_a_third_of_the_pairs_is_faulty(tmp_pat
         (painted,) = painter.paint([ImageRequest(f"{number}-1", "", number, scene=texts)])
         width, height = painted.image.size
         for side, box in (("left", (0, 0, width // 2, height)), ("right", (width // 2, 0, width, height))):
-            save_picture(painted.image.crop(box), tmp_path / f"{number}{side}.png", 95)
+            save_image(painted.image.crop(box), tmp_path / f"{number}{side}.png", 95)
         paths = {side: f"{number}{side}.png" for side in ("left", "right")}
         shown.append(texts | paths | {"id": f"{number}-1", "quadruple": str(number)})
     controls = controls_of(shown, MOST, 0, NAMES)

@@ -11,7 +11,7 @@ import yaml
 import fafa.synthesis.recipes
 from fafa.dataset_builders import BUILDERS
 from fafa.synthesis.components import ImageRequest, seed_of
-from fafa.synthesis.pictures import PictureFormat
+from fafa.synthesis.images import ImageFormat
 from fafa.synthesis.settings import read_settings
 from fafa.synthesis.stand_ins.figures import FigureFilter
 from fafa.synthesis.stand_ins.grammar import GrammarCaptions, WorldPrompts
@@ -99,7 +99,7 @@ def made(tmp_path_factory):
             kept.append(pictures[found.id] | {"image": f"{found.id}_cut.png"} | found.facts)
     parents = {record["id"]: record for record in kept}
     edits = {edit["id"]: edit for record in kept for edit in plan_edits(record, editing, seed=0)}
-    stage = Edits(editing, PictureFormat(), seed=0)
+    stage = Edits(editing, ImageFormat(), seed=0)
     asked = [stage.request(edit | {"scene": parents[edit["parent"]]}, work) for edit in edits.values()]
     for painted in editing.painter.load().paint(asked):
         painted.image.save(work / f"{painted.id}.png")

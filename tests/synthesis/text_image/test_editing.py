@@ -5,7 +5,7 @@ from diffusers.pipelines.flux.pipeline_flux_kontext import PREFERRED_KONTEXT_RES
 from PIL import Image
 from tiny_pipelines import tiny_flux, tiny_kontext
 
-from fafa.synthesis.pictures import PictureFormat
+from fafa.synthesis.images import ImageFormat
 from fafa.synthesis.recipes import find_recipe, read_recipe
 from fafa.synthesis.stand_ins.portraits import WorldPortrait
 from fafa.synthesis.text_image.editing import Editing, plan_edits
@@ -64,7 +64,7 @@ def test_an_instruction_pipeline_edits_the_picture(tmp_path):
     assert (painter.width, painter.height) in PREFERRED_KONTEXT_RESOLUTIONS
     painter = painter.replaced(model=str(model), width=32, height=64, steps=2, dtype="float32", batch_size=2)
     settings = Editing(painter=painter, instructions=GROUPS)
-    edits, asked = Edits(settings, PictureFormat(), seed=0), []
+    edits, asked = Edits(settings, ImageFormat(), seed=0), []
     for number, colour in enumerate(("black", "white", "black")):
         Image.new("RGB", (32, 64), colour).save(tmp_path / f"{number}.png")
         picture = {"id": str(number), "image": f"{number}.png"}

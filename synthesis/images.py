@@ -17,14 +17,14 @@ _ONE_COLOUR = 2  # levels by which one colour may vary in JPEG
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
-class PictureFormat(Settings):
+class ImageFormat(Settings):
     """Settings for storing images."""
 
     image_format: Literal["png", "jpg"] = "png"  # "png", or "jpg", which takes a tenth of the space
     image_quality: Annotated[int, Field(ge=1, le=100)] = 95  # JPEG's quality, 1 to 100
 
 
-def open_picture(picture: Path | Image.Image) -> Image.Image:
+def open_rgb(picture: Path | Image.Image) -> Image.Image:
     """An image as RGB; see `open_image`.
 
     Raises:
@@ -44,7 +44,7 @@ def is_one_colour(image: Image.Image) -> bool:
     return all(highest - lowest <= _ONE_COLOUR for lowest, highest in extrema)
 
 
-def list_pictures(folder: Path) -> list[Path]:
+def list_images(folder: Path) -> list[Path]:
     """The images in a folder and below, by name.
 
     Raises:
@@ -56,7 +56,7 @@ def list_pictures(folder: Path) -> list[Path]:
     return found
 
 
-def save_picture(image: Image.Image, file: Path, quality: int) -> None:
+def save_image(image: Image.Image, file: Path, quality: int) -> None:
     """Save an image by its suffix, whole or not at all.
 
     Args:
@@ -70,7 +70,7 @@ def save_picture(image: Image.Image, file: Path, quality: int) -> None:
         image.save(part, **options)
 
 
-def link_picture(source: Path, destination: Path) -> None:
+def link_image(source: Path, destination: Path) -> None:
     """A hard link, or a copy where there cannot be one; nothing if it is there already."""
     if destination.exists():
         return
