@@ -1,4 +1,4 @@
-"""The paper of FAFA, SynCPR and ITCPR, as cards and data sets cite it."""
+"""Papers as cards and data sets cite them: that of FAFA, SynCPR and ITCPR, and that of SynTBPR."""
 
 CITATION = """\
 @misc{liu2025automaticsyntheticdatafinegrained,
@@ -12,4 +12,16 @@ CITATION = """\
 }
 """
 
-__all__ = ["CITATION"]
+SYNTBPR_CITATION = """\
+@misc{cao2025empiricalstudy,
+  title         = {An Empirical Study of Validating Synthetic Data for Text-Based Person Retrieval},
+  author        = {Min Cao and ZiYin Zeng and YuXin Lu and Mang Ye and Dong Yi and Jinqiao Wang},
+  year          = {2025},
+  eprint        = {2503.22171},
+  archivePrefix = {arXiv},
+  primaryClass  = {cs.CV},
+  url           = {https://arxiv.org/abs/2503.22171}
+}
+"""
+
+__all__ = ["CITATION", "SYNTBPR_CITATION"]

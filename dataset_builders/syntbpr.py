@@ -17,6 +17,7 @@ import json
 
 import datasets
 
+from ..citation_fafa import SYNTBPR_CITATION
 from .base import FolderBuilder, FolderConfig, read_tables
 from .layout import ImageFinder
 from .records import (
@@ -29,17 +30,6 @@ from .records import (
     wrong_type,
 )
 
-CITATION = """\
-@misc{cao2025empiricalstudy,
-  title         = {An Empirical Study of Validating Synthetic Data for Text-Based Person Retrieval},
-  author        = {Min Cao and ZiYin Zeng and YuXin Lu and Mang Ye and Dong Yi and Jinqiao Wang},
-  year          = {2025},
-  eprint        = {2503.22171},
-  archivePrefix = {arXiv},
-  primaryClass  = {cs.CV},
-  url           = {https://arxiv.org/abs/2503.22171}
-}
-"""
 PUBLISHED: dict[str, int] = {}  # the published images have another layout
 SOURCES = ("generated", "edited")
 
@@ -114,7 +104,7 @@ class SynTBPR(FolderBuilder):
         return datasets.DatasetInfo(
             description="Synthetic pictures of people with captions and identities for text-based person retrieval, in "
             "the way of SynTBPR (arXiv 2503.22171): painted, filtered by pose, edited, and captioned by models.",
-            citation=CITATION,
+            citation=SYNTBPR_CITATION,
             homepage="https://arxiv.org/abs/2503.22171",
             license="Whoever made the folder chooses the terms.",
             features=FEATURES,

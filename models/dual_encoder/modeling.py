@@ -15,23 +15,12 @@ from transformers import AutoModel, PreTrainedModel, initialization
 from transformers.utils import ModelOutput
 
 from ...checks_fafa import check_captions, check_group_ids, check_images
+from ...citation_fafa import SYNTBPR_CITATION
 from ...gathering_fafa import gather_rows
 from ...padding_fafa import moved_left
 from ...retriever import CardFacts, Retriever
 from .configuration import DualEncoderConfig
 from .losses import noise_robust_losses, scaled_cosines, sigmoid_loss
-
-CITATION = """\
-@misc{cao2025empiricalstudy,
-  title         = {An Empirical Study of Validating Synthetic Data for Text-Based Person Retrieval},
-  author        = {Min Cao and ZiYin Zeng and YuXin Lu and Mang Ye and Dong Yi and Jinqiao Wang},
-  year          = {2025},
-  eprint        = {2503.22171},
-  archivePrefix = {arXiv},
-  primaryClass  = {cs.CV},
-  url           = {https://arxiv.org/abs/2503.22171}
-}
-"""
 
 
 @dataclass
@@ -400,7 +389,7 @@ class DualEncoderModel(Retriever, DualEncoderPreTrainedModel):
                 "pixels",
                 "text tower": f"{text.num_hidden_layers} blocks of width {text.hidden_size}",
             },
-            citation=CITATION,
+            citation=SYNTBPR_CITATION,
             tags=("text-based-person-retrieval",),
         )
 
