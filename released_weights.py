@@ -74,11 +74,11 @@ class Conversion:
     """Where the tensors of a checkpoint go."""
 
     config: TowersConfig
-    model_class: type[TowersModel]  # FafaModel, or another on the same towers, which is meant by it here
     sources: dict[str, tuple[str, ...]]  # name in FafaModel -> names in the source; two for a joint bias of q, k and v
     dropped: dict[str, str]  # name in the source -> why it has no place in FafaModel
     fresh: dict[str, Tensor]  # name in FafaModel -> initial value of what BLIP-2 lacks; empty for a trained FAFA
     shapes: dict[str, tuple[int, ...]]  # name in FafaModel -> shape
+    model_class: type[TowersModel] = FafaModel  # or another on the same towers, which is meant by FafaModel above
 
     def tensor(self, state_dict: Mapping[str, Tensor], name: str) -> Tensor:
         """The tensor of FafaModel called `name`, in the source's dtype."""
@@ -146,7 +146,7 @@ def plan_conversion(
     dropped = {key: droppable[key][1] for key in state_dict if key in droppable and key not in wanted}
     _check(state_dict, wanted, {key: droppable[key][0] for key in dropped})
     fresh = {name: _initial_value(name, shapes[name], config) for name in absent}
-    return Conversion(config, model_class, sources, dropped, fresh, shapes)
+    return Conversion(config, sources, dropped, fresh, shapes, model_class)
 
 
 def released_names(name: str) -> tuple[str, ...]:
