@@ -7,8 +7,10 @@ import os
 import sys
 import textwrap
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
@@ -99,6 +101,11 @@ def loading(model: str) -> Iterator[None]:
         cause: BaseException = error
         while type(cause).__name__.startswith("StrictDataclass") and cause.__cause__ is not None:
             cause = cause.__cause__  # the sentence of a configuration's own, without its wrapping
+        if "does not recognize this architecture" in str(cause):
+            raise ValueError(
+                f"{printable(model)}: no model of its model_type is registered here. If it is your own, name "
+                "the module that calls register_model: --import-modules MODULE (--import_modules in examples/train.py)"
+            ) from error
         reason = textwrap.shorten(f"{type(cause).__name__}: {cause}", 500, placeholder=" ...")
         raise ValueError(
             f"{printable(model)}: no model can be loaded from it ({reason}). Its files are damaged, incomplete or not "
@@ -113,6 +120,9 @@ def add_model_options(parser: ArgumentParser, num_workers: int | None = None) ->
     place = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # which `accelerate launch` and torchrun set
     processes = "one per core, up to 8; 0 for few images" if num_workers is None else num_workers
     parser.add_argument("--model", required=True, help="folder or Hub name of a model with its processor")
+    parser.add_argument(
+        "--import-modules", nargs="+", default=[], metavar="MODULE", help="Python modules that register its class"
+    )
     parser.add_argument("--device", default=place if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="precision of the model")
     parser.add_argument("--batch-size", type=int, default=64, help="images encoded at a time")
@@ -127,9 +137,29 @@ def load_given_model(arguments: Namespace) -> tuple[Any, Any]:
 
     from .model_folder import load_model
 
+    import_modules(arguments.import_modules)
     with loading(arguments.model):
         model, processor = load_model(arguments.model, dtype=getattr(torch, arguments.dtype))
     return model.to(arguments.device), processor
+
+
+def import_modules(names: Sequence[str]) -> None:
+    """Imports modules of the user's, also from the folder where the command was started, for what they register.
+
+    Raises:
+        ValueError: one is not there.
+    """
+    if names and (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    for name in names:
+        try:
+            import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name.partition(".")[0] and error.name != name:
+                raise
+            raise ValueError(
+                f"import_modules: there is no module {name} here or among those installed; give its name without .py"
+            ) from error
 
 
 def check_device(parser: ArgumentParser, device: str) -> None:

@@ -125,6 +125,11 @@ class TowersConfig(PreTrainedConfig):
         Unknown settings in a file, misspelt or from a newer version or another tool, are left out with a warning. An
         unknown change that resembles a setting is refused; the rest is for the model.
         """
+        if (kind := config_dict.get("model_type", cls.model_type)) != cls.model_type:
+            raise ValueError(
+                f"this is the configuration of a {kind} model, expected {cls.model_type}: load it by AutoModel, or by "
+                "the class of its method"
+            )
         config_dict = _without_unknown("", cls, config_dict)
         for name, part in cls.sub_configs.items():
             if isinstance(config_dict.get(name), dict):

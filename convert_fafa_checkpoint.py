@@ -328,6 +328,7 @@ def parser_of(command: str, description: str) -> argparse.ArgumentParser:
         command: as it is given; description: a docstring, without whose first line it is printed.
     """
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog=command,
         description=description.split("\n", 1)[1],
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -270,7 +270,10 @@ _SIGNS: dict[str, Callable[[Path, set[str]], bool]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Checks, prints one line per fault and one per folder, and returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m fafa.verify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        allow_abbrev=False,
+        prog="python -m fafa.verify",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="what to check")
     parser.add_argument("--output", type=Path, help="folder for the report on a data set; default: verify/ in it")

@@ -242,6 +242,7 @@ def _write_card(card: str, output_dir: Path, manifest: dict) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m fafa.dataset_builders.export",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -286,6 +286,7 @@ def _describe(plan: Plan, is_dry_run: bool) -> Iterator[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Arrange, print the outcome, and return the exit status."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m fafa.dataset_builders.prepare_itcpr",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

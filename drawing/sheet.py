@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageOps
+from PIL import ExifTags, Image, ImageDraw, ImageOps
 
 from ..files import printable, whole_file
 from ..image_reading_fafa import open_image
@@ -19,6 +19,9 @@ PILL_HEIGHT = 22
 
 # Formats that a sheet may have, by Pillow's names, and how long a side they hold.
 LONGEST_SIDE = {"PNG": 1 << 20, "TIFF": 1 << 20, "BMP": 1 << 20, "JPEG": 65_500, "PDF": 65_500, "WEBP": 16_383}
+
+_TAKES_EXIF = ("PNG", "JPEG", "TIFF", "WEBP")
+_MARK = "a sheet drawn by the Python package fafa"  # in its metadata: how a later run knows it from a photograph
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
@@ -111,9 +114,19 @@ def save_sheet(image: Image.Image, file: str | Path, quality: int | None = None)
         file: see `format_of`.
         quality: JPEG's or WebP's; None leaves it to Pillow. A PNG is three times as large.
     """
-    options = {} if quality is None else {"quality": quality}
+    options: dict = {} if quality is None else {"quality": quality}
+    image_format = format_of(file)
+    if image_format in _TAKES_EXIF:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Software] = _MARK
+        options["exif"] = exif
     with whole_file(Path(file)) as part:
-        image.save(part, format=format_of(file), **options)
+        image.save(part, format=image_format, **options)
+
+
+def is_sheet(file: str | Path) -> bool:
+    """Whether a file is a sheet that `save_sheet` wrote, so that another may take its place; never for BMP and PDF."""
+    return _MARK.encode() in Path(file).read_bytes()
 
 
 def format_of(path: str | Path) -> str:

@@ -133,7 +133,9 @@ def _p(value: float) -> str:
 
 def main() -> None:
     """Compare, print or write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("first", metavar="A", help="a report: its folder, or its results.json")
     parser.add_argument("second", metavar="B", help="another one, on the same queries and gallery")
     parser.add_argument("--mode", help="kind of query to compare; by default the first of A")

@@ -35,7 +35,9 @@ INCOMPLETE = (
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_model_options(parser, num_workers=0)
     parser.add_argument("--benchmark", required=True, choices=list(EVALUATE))
     parser.add_argument("--data", required=True, help="folder of the benchmark: annotations and images")

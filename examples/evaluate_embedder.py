@@ -25,7 +25,9 @@ from fafa.files import check_output_folder, printable
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--embedder", required=True, help="folder or Hub id of a model of sentence-transformers")
     parser.add_argument("--data", required=True, help="folder of the test set: query.json, gallery.json, images")
     parser.add_argument("--output", type=Path, default=Path("results"), help="folder for the report")

@@ -37,7 +37,9 @@ RANK = int(os.environ.get("RANK", 0))
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_model_options(parser, num_workers=0)
     parser.add_argument("--data", required=True, help="folder of the test set: query.json, gallery.json, images")
     parser.add_argument(

@@ -23,7 +23,9 @@ from fafa.files import check_output_folder, printable
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_model_options(parser, num_workers=0)
     parser.add_argument("--data", required=True, help="folder of the test set: query.json, gallery.json, images")
     parser.add_argument("--output", type=Path, default=Path("robustness"), help="folder for the report")

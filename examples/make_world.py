@@ -16,7 +16,9 @@ from fafa.world import make_world
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, default=Path("quickstart/world"), help="folder to write")
     parser.add_argument("--diptychs", type=int, default=12_000, help="training pairs; each gives two triplets")
     parser.add_argument("--diptychs-per-quadruple", type=int, default=4, help="people painted per quadruple")

@@ -19,13 +19,14 @@ import logging
 from pathlib import Path
 
 from fafa.commands import add_model_options, check_device, check_numbers, command, load_given_model
+from fafa.drawing.sheet import is_sheet
 from fafa.files import printable
 from fafa.retrieval import Gallery, RankedImage, RankedQuery, check_sheet, draw_contact_sheet, find_images
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
     add_model_options(parser)
     parser.add_argument(
         "--gallery",
@@ -72,6 +73,11 @@ def main(args: argparse.Namespace) -> None:
     check_sheet(args.output, max_results=args.top)
     folder, output = args.gallery.absolute(), args.output.resolve()
     photos = find_images(folder, args.exclude, args.include_rubbish)
+    is_photo = output in [path.resolve() for path in photos] or (args.image and Path(args.image).resolve() == output)
+    if is_photo and output.is_file() and not is_sheet(output):
+        raise ValueError(
+            f"--output {printable(args.output)} is a photograph, which the picture would replace: choose another name"
+        )
     photos = [path for path in photos if path.resolve() != output]  # the picture of the last search
 
     # 2. The model and its processor; then the query, which may have problems, too.

@@ -21,7 +21,7 @@ from fafa.retrieval import Gallery, RankedImage, RankedQuery, check_sheet, draw_
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__.splitlines()[0])
     add_model_options(parser)
     parser.add_argument("--data", required=True, help="folder of the ITCPR test set (query.json, gallery.json, images)")
     parser.add_argument("--num-queries", type=int, default=8)

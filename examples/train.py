@@ -43,7 +43,7 @@ import torch
 from datasets import load_dataset
 from transformers import AutoConfig, HfArgumentParser, set_seed
 
-from fafa.commands import command, loading
+from fafa.commands import command, import_modules, loading
 from fafa.dataset_builders import TEXT_IMAGE
 from fafa.dataset_builders.syncpr import SynCPR
 from fafa.files import check_output_folder, printable
@@ -87,6 +87,10 @@ class ScriptArguments:
         metadata={
             "help": "Folder or Hub id of a model to start from, or 'tiny': one of random weights, with its vocabulary."
         },
+    )
+    import_modules: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Python modules to import first, such as one that registers a model of your own."},
     )
     method: str = field(default="Fafa", metadata={"help": f"What a tiny model is of: {', '.join(MODELS)}."})
     model_options: dict | str | None = field(
@@ -178,6 +182,7 @@ class ScriptArguments:
 def main(script: ScriptArguments, training: RetrieverTrainingArguments, recipe: dict) -> None:
     """Runs the steps below."""
     # 1. The seed, before anything random happens. If nothing can be written, it is better to know before.
+    import_modules(script.import_modules)
     set_seed(training.seed)
     check_output_folder(training.output_dir)
     if script.model != "tiny" and script.model_options:
@@ -325,7 +330,9 @@ def resume_checkpoint(training: RetrieverTrainingArguments) -> str | bool | None
 
 def parse_arguments() -> tuple[ScriptArguments, RetrieverTrainingArguments, dict]:
     """Reads `--config FILE.yaml` and the command line; also returns the settings given, to repeat the run."""
-    parser = HfArgumentParser((ScriptArguments, RetrieverTrainingArguments), description=__doc__.split("\n")[0])
+    parser = HfArgumentParser(
+        (ScriptArguments, RetrieverTrainingArguments), allow_abbrev=False, description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--config", type=Path, help="YAML file of settings, which the command line overrides.")
     config_file = parser.parse_known_args()[0].config
     try:

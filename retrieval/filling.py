@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from ..files import check_output_folder
+from ..files import check_output_folder, printable, some
 from .identity import identity_of
 from .manifest import MANIFEST, NEXT_MANIFEST, key_in
 from .shards import DamagedShardError, Shard, manifest_locked, remove_lock
@@ -23,6 +23,7 @@ from .store import FeatureStore
 logger = logging.getLogger(__name__)
 
 INPUTS_PER_SHARD = 512
+_OWN_FILES = (".", "features-", "inputs-", "manifest")
 
 # Encodes shards (rows, ascending) in batches, none of which crosses shards. Gives rows encoded, rows skipped, features.
 Encode = Callable[[Iterable[Sequence[int]]], Iterator[tuple[list[int], list[int], Tensor]]]
@@ -40,6 +41,7 @@ def known_inputs(folder: str | Path, settings: dict[str, Any]) -> dict[str, dict
     folder = Path(folder)
     if not (folder / MANIFEST).exists():
         check_output_folder(folder)
+        _check_nothing_else(folder)
         return {}
     store, following = FeatureStore.open(folder), FeatureStore.open_next(folder)
     store.check(settings, store.inputs)
@@ -79,6 +81,7 @@ def open_or_create(
     if store is None and (update or not (folder / MANIFEST).exists()):
         check_output_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        _check_nothing_else(folder)
         shard_size = max(1, INPUTS_PER_SHARD // batch_size) * batch_size
         with manifest_locked(folder):  # one process writes the manifest, any other reads it
             if not (folder / MANIFEST).exists():
@@ -91,6 +94,18 @@ def open_or_create(
     store.note_whereabouts(inputs, images_folder)
     store.heal()
     return store
+
+
+def _check_nothing_else(folder: Path) -> None:
+    """Refuses to begin a store among a user's files, such as the photographs themselves."""
+    if (folder / MANIFEST).exists() or not folder.exists():
+        return
+    others = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(_OWN_FILES))
+    if others:
+        raise ValueError(
+            f"{printable(folder)} holds something else than features of images ({some(others)}): choose an empty or "
+            "new folder for them"
+        )
 
 
 def complete(store: FeatureStore, encode: Encode, update: Callable[[int], Any] = lambda count: None) -> None:

@@ -38,6 +38,7 @@ FORM = "verdicts.csv"
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m fafa.synthesis.calibrate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

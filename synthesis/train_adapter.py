@@ -66,7 +66,7 @@ def run(
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status of one that went well."""
     parser = argparse.ArgumentParser(
-        prog="python -m fafa.synthesis.train_adapter", description=__doc__.split("\n", 1)[0]
+        allow_abbrev=False, prog="python -m fafa.synthesis.train_adapter", description=__doc__.split("\n", 1)[0]
     )
     parser.add_argument("settings", type=Path, help="YAML file")
     parser.add_argument("--output", type=Path, required=True, help="folder for everything that is made")

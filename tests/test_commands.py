@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from test_workers import runs, wait_for
 from tiny import tiny_model, tiny_processor
 
 from fafa import TINY_CHECKPOINT, FafaModel, FafaProcessor
-from fafa.commands import check_device, check_numbers, command, loading
+from fafa.commands import check_device, check_numbers, command, import_modules, load_given_model, loading
 from fafa.files import check_output_file, check_output_folder, printable
 from fafa.workers import WorkerDiedError, check_num_workers
 
@@ -344,3 +345,29 @@ def test_ctrl_c_while_a_command_imports_shows_no_traceback(command, imported, tm
     command = [sys.executable, *command, "--help"]
     run = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
     assert run.returncode in (-signal.SIGINT, 130) and run.stderr.strip() == "interrupted."
+
+
+def test_no_command_takes_a_part_of_an_options_name():
+    """`--learning_rat 1` used to train with a learning rate of 1."""
+    for file in [*ROOT.glob("*.py"), *ROOT.glob("[!.t]*/**/*.py"), *ROOT.glob("training/**/*.py")]:
+        if {".venv", "benchmarks", "build"} & set(file.relative_to(ROOT).parts):
+            continue
+        text = file.read_text(encoding="utf-8")
+        for made in re.finditer(r"(?:argparse\.|HfA|= A)rgumentParser\((?P<options>.{0,120})", text, re.S):
+            assert "allow_abbrev=False" in made["options"], file
+
+
+def test_a_module_of_the_users_is_imported_from_where_the_command_starts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "my_registration.py").write_text("import sys\nsys.registered = True\n")
+    import_modules(["my_registration"])
+    assert sys.registered
+    with pytest.raises(ValueError, match="there is no module nobody_wrote_it"):
+        import_modules(["nobody_wrote_it"])
+
+
+def test_a_model_whose_class_nobody_registered_is_told_so(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "of_somebody"}')
+    with pytest.raises(SystemExit, match=r"no model of its model_type is registered here.*--import-modules"), command():
+        load_given_model(Namespace(model=str(tmp_path), import_modules=[], dtype="float32", device="cpu"))

@@ -246,3 +246,11 @@ def test_parts_of_another_model_and_unknown_activations_are_refused():
         FafaConfig(vision_config=CLIPVisionConfig())
     with pytest.raises(Exception, match=r"qformer_config\.hidden_act is 'gleu', expected one of .*gelu"):
         FafaConfig.tiny(qformer_config={"hidden_act": "gleu"})
+
+
+def test_the_folder_of_another_method_is_told_by_its_kind(tmp_path):
+    """It used to be built as a FAFA of 39 layers, and refused after 100 lines for the weights that it lacked."""
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    for loader in (FafaConfig, FafaModel):
+        with pytest.raises(ValueError, match="configuration of a clip model, expected fafa"):
+            loader.from_pretrained(tmp_path)

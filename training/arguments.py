@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields
 
 from transformers import TrainingArguments
 from transformers.hf_argparser import HfArg
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import SchedulerType
@@ -264,6 +266,11 @@ class RetrieverTrainingArguments(TrainingArguments):
             self.warmup_steps = 0
 
     def _check_combinations(self) -> None:
+        here = {"none", "all", "flyte", *get_available_reporting_integrations()}  # flyte is in no list of transformers'
+        if lacking := sorted({name for name in self.report_to or () if name in INTEGRATION_TO_CALLBACK} - here):
+            raise ValueError(
+                f"report_to asks for {', '.join(lacking)}, not installed here: install it, or leave it out"
+            )
         optim = self.optim.value
         if optim in _STEPS_WITHIN_BACKWARD or optim.endswith("_layerwise"):
             raise ValueError(

@@ -23,6 +23,7 @@ from .processing import DualEncoderProcessor
 def main(arguments: list[str] | None = None) -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m fafa.models.dual_encoder",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

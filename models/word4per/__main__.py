@@ -29,6 +29,7 @@ _VOCABULARY = "openai/clip-vit-base-patch16"  # all of OpenAI's CLIPs have one
 def main(arguments: list[str] | None = None) -> None:
     """The command line; see the module's docstring."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m fafa.models.word4per",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -78,6 +78,34 @@ def test_query_leaves_its_own_picture_out_of_the_gallery(launch, model_folder, p
     assert "reused" not in caplog.text, "it is not the gallery that changed"
 
 
+@pytest.mark.parametrize("name", ["one.jpg", "two.png", "three.webp"])
+def test_no_picture_takes_the_place_of_a_photograph(launch, model_folder, photos, tmp_path, name):
+    """It used to: the photograph was overwritten, and left out of the search without a word."""
+    before = (photos / name).read_bytes()
+    options = ["--model", model_folder, "--caption", "a hat", "--output", photos / name]
+    with pytest.raises(SystemExit, match="is a photograph, which the picture would replace"):
+        launch("query.py", "--gallery", photos, *options)
+    (tmp_path / "others").mkdir()
+    (photos / name).rename(tmp_path / "others" / name)
+    options[-1] = tmp_path / "others" / name
+    with pytest.raises(SystemExit, match="is a photograph, which the picture would replace"):
+        launch("query.py", "--gallery", photos, "--image", tmp_path / "others" / name, *options)
+    assert (tmp_path / "others" / name).read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["result.jpg", "result.webp", "result.tif"])
+def test_a_picture_of_the_last_search_is_replaced(launch, model_folder, photos, name):
+    options = ["--model", model_folder, "--caption", "a hat", "--gallery", photos, "--output", photos / name]
+    assert launch("query.py", *options) == launch("query.py", *options)
+
+
+def test_an_index_is_not_begun_among_photographs(launch, model_folder, photos, tmp_path):
+    options = ["--model", model_folder, "--caption", "a hat", "--gallery", photos, "--output", tmp_path / "r.png"]
+    with pytest.raises(SystemExit, match=r"holds something else than features of images \(one\.jpg"):
+        launch("query.py", *options, "--index", photos)
+    assert sorted(path.name for path in photos.iterdir()) == ["one.jpg", "three.webp", "two.png"]
+
+
 def test_query_in_half_precision_shows_what_was_left_aside(launch, model_folder, photos, tmp_path, monkeypatch, caplog):
     monkeypatch.delitem(Image.EXTENSION, ".heic", raising=False)
     (photos / "IMG_1.HEIC").write_bytes(b"")

@@ -185,6 +185,13 @@ def test_a_cache_in_each_worker_is_refused(tmp_path, triplets):
         make_trainer(tmp_path, triplets, data_collator=collator, dataloader_num_workers=2)
 
 
+def test_a_tracker_that_is_not_installed_is_told_before_anything_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr("fafa.training.arguments.get_available_reporting_integrations", lambda: ["mlflow"])
+    with pytest.raises(ValueError, match="report_to asks for wandb, not installed here"):
+        FafaTrainingArguments(output_dir=str(tmp_path), report_to=["mlflow", "wandb"])
+    assert FafaTrainingArguments(output_dir=str(tmp_path), report_to="none").report_to == []
+
+
 def test_processes_that_do_not_see_each_other_do_not_train_side_by_side(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match=r"2 processes were launched.*--use_cpu true"):
