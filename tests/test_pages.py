@@ -19,6 +19,7 @@ from fafa.dataset_builders.export import export_dataset
 from fafa.dataset_builders.verify import verify_dataset
 from fafa.evaluation import EvaluationReport
 from fafa.evaluation.compare import compare_reports
+from fafa.evaluation.robustness import RobustnessReport
 from fafa.markdown_text import block, code, loadable, plain, public
 from fafa.model_card import add_results_to_card, make_model_card
 from fafa.synthesis.adapters import card as adapter_card
@@ -202,6 +203,26 @@ def of_report(folder: Path, text: str) -> tuple[str, list[str]]:
     return first.to_page(), [as_line(text)] * 3
 
 
+def of_robustness(folder: Path, text: str) -> tuple[str, list[str]]:
+    """The model."""
+    metrics = {"rank-1": 50.0, "mAP": 60.0}
+    intervals = {name: [value, 0.0, 100.0] for name, value in metrics.items()}
+    corruption = {"name": "noise", "half": "image", "severity": 1, "num_changed": 1, "metrics": metrics}
+    conflict = {"half": "image", "strength": 0.5, "own": metrics, "other": metrics, "own_wins": [50.0, 0.0, 100.0]}
+    wordings = {"num_wordings": 1, "metrics": [metrics], "median_rank_ratio": 1.0, "always_first": 0.0}
+    report = RobustnessReport(
+        clean=intervals,
+        conditions=[corruption | {"relative": intervals}],
+        conflicts=[conflict],
+        wordings=wordings | {"ever_first": 0.0, "are_given": False},
+        negations=dict.fromkeys(("negated", "without", "with"), metrics) | {"falls": 0.0, "same": 1.0},
+        num_queries=1,
+        num_gallery=2,
+        settings={"model": f"model {text}"},
+    )
+    return report.to_page(), [as_line(text)]
+
+
 def of_comparison(folder: Path, text: str) -> tuple[str, list[str]]:
     first, second = report_of(text), report_of(text)
     second.queries[0]["results"]["image"] |= {"first_rank": 2, "ranks": [2]}
@@ -331,6 +352,7 @@ WRITERS = {
     "training/card.py": of_training_card,
     "evaluation/report.py": of_report,
     "evaluation/compare.py": of_comparison,
+    "evaluation/robustness/report.py": of_robustness,
     "synthesis/report/triplets.py": of_statistics,
     "synthesis/report/people.py": of_text_image_statistics,
     "synthesis/filtering/calibration_report.py": of_calibration,
@@ -340,7 +362,7 @@ WRITERS = {
 
 SHOWS_PATHS_AND_SETTINGS = (
     *("model_card.py", "convert_fafa_checkpoint.py", "training/card.py", "evaluation/report.py"),
-    *("evaluation/compare.py", "synthesis/adapters/card.py"),
+    *("evaluation/compare.py", "evaluation/robustness/report.py", "synthesis/adapters/card.py"),
 )
 
 
@@ -366,7 +388,7 @@ def test_no_page_obeys_text_of_others(writer, tmp_path, trained, without_picture
 
 def test_every_module_that_writes_a_page_is_tried():
     root = Path(fafa.__file__).parent
-    rooms = ("", "dataset_builders", "evaluation", "retrieval", "synthesis", "training")
+    rooms = ("", "dataset_builders", "evaluation", "models", "retrieval", "synthesis", "training")
     modules = {file for room in rooms for file in (root / room).glob("**/*.py" if room else "*.py")}
     writes = re.compile(r'\|-{3}|-{3} \||["\']#{1,3} |```(json|yaml|python|bash)\n|\.md"')
     found = {file.relative_to(root).as_posix() for file in modules if writes.search(file.read_text(encoding="utf-8"))}
@@ -374,6 +396,8 @@ def test_every_module_that_writes_a_page_is_tried():
         *("markdown_text.py", "model_folder.py", "setup.py", "verify.py"),
         *("captions_fafa.py", "processing_fafa.py", "image_processing_fafa.py"),  # examples in docstrings
         *("dataset_builders/__init__.py", "dataset_builders/export.py", "evaluation/report_folder.py"),
+        *("evaluation/robustness/__init__.py", "models/coalign/convert.py", "models/dual_encoder/__main__.py"),
+        "models/word4per/__main__.py",  # they call `make_model_card`
         *("synthesis/report/page.py", "training/checks.py"),
     }
     assert found - no_pages_of_their_own == {*WRITERS}

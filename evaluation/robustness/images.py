@@ -13,6 +13,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from ...image_reading_fafa import open_image
+
 HEIGHT = 384  # at which lengths are given
 
 NOISE = (0.08, 0.12, 0.18, 0.26, 0.38)  # standard deviation
@@ -71,8 +73,7 @@ def compress(image: Image.Image, severity: int, rng: np.random.Generator) -> Ima
     """JPEG of low quality."""
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=JPEG[severity - 1])
-    stream.seek(0)
-    return Image.open(stream).convert("RGB")
+    return open_image({"bytes": stream.getvalue()})
 
 
 def hide(image: Image.Image, severity: int, rng: np.random.Generator) -> Image.Image:

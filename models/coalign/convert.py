@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, CLIPMode
 
 from ...commands import command, loading
 from ...convert_fafa_checkpoint import DTYPES, convert_checkpoint, parser_of, report
-from ...files import check_empty, check_output_folder, whole_folder
+from ...files import check_empty, check_output_folder, whole_folder, write_whole
+from ...markdown_text import public
 from ...model_card import make_model_card
 from ...model_folder import check_fit
 from .clip import CoAlignClipConfig, CoAlignClipModel, CoAlignClipProcessor
@@ -56,11 +57,11 @@ def convert_clip(source: str | Path, output: str | Path, dtype: torch.dtype = to
         card = make_model_card(
             model.card_facts(model.config),
             num_parameters=model.num_parameters(),
-            title=f"CoAlign, converted from {Path(source).name if Path(source).exists() else source}",
+            title=f"CoAlign, converted from {public(source)}",
             about=_ABOUT,
             sections={"Source": "Converted by `python -m fafa.models.coalign.convert`, without training."},
         )
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        write_whole(folder / "README.md", card)
         model.save_pretrained(folder)
     return model
 

@@ -12,7 +12,8 @@ import argparse
 from pathlib import Path
 
 from ...commands import command
-from ...files import check_output_folder, printable
+from ...files import check_output_folder, printable, write_whole
+from ...markdown_text import public
 from ...model_card import make_model_card
 from ...model_folder import check_fit
 from .configuration import METHODS
@@ -56,11 +57,11 @@ def main(arguments: list[str] | None = None) -> None:
         card = make_model_card(
             model.card_facts(model.config),
             num_parameters=model.num_parameters(),
-            title=f"Dual encoder on {source}",
+            title=f"Dual encoder on {public(source)}",
             about="The weights are the backbone's: a start for training, not a person retriever yet.",
             sections={"Source": "Made by `python -m fafa.models.dual_encoder`. The licence of the backbone applies."},
         )
-        (given.output / "README.md").write_text(card, encoding="utf-8")
+        write_whole(given.output / "README.md", card)
         print(f"written: {printable(given.output)}")
 
 

@@ -16,7 +16,8 @@ from transformers import CLIPTokenizer
 
 from ...checkpoint_files import read_checkpoint
 from ...commands import command
-from ...files import check_output_folder
+from ...files import check_output_folder, write_whole
+from ...markdown_text import public
 from ...model_card import make_model_card
 from ...model_folder import check_fit
 from ...names import printable
@@ -81,13 +82,13 @@ def main(arguments: list[str] | None = None) -> None:
         card = make_model_card(
             model.card_facts(model.config),
             num_parameters=model.num_parameters(),
-            title=f"Word4Per on {source}",
+            title=f"Word4Per on {public(source)}",
             about="Weights of the authors, converted."
             if tinets
             else "CLIP alone: a start for training, not a person retriever yet.",
             sections={"Source": "Made by `python -m fafa.models.word4per`. The licence of the weights applies."},
         )
-        (given.output / "README.md").write_text(card, encoding="utf-8")
+        write_whole(given.output / "README.md", card)
         print(f"written: {printable(given.output)}")
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from PIL.Image import Resampling
 from tokenizers import Tokenizer, models, trainers
 from torch import Tensor
-from transformers import CLIPImageProcessor, CLIPTokenizer
+from transformers import CLIPImageProcessorPil, CLIPTokenizer
 from transformers.feature_extraction_utils import BatchFeature
 
 from ...captions_fafa import has_word
@@ -22,9 +22,9 @@ TEMPLATE = "a * is , {}"  # of a composed query (paper; released code)
 PROMPT = "a photo of *"  # on which TINets train
 
 
-def clip_image_processor(height: int = 384, width: int = 128) -> CLIPImageProcessor:
+def clip_image_processor(height: int = 384, width: int = 128) -> CLIPImageProcessorPil:
     """Stretches images to a size, without padding or cropping, by torchvision's default filter (released code)."""
-    return CLIPImageProcessor(
+    return CLIPImageProcessorPil(
         size={"height": height, "width": width}, do_center_crop=False, resample=Resampling.BILINEAR
     )
 

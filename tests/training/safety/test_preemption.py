@@ -96,6 +96,8 @@ def test_the_command_ends_with_the_status_of_sigterm_and_says_how_to_go_on(tmp_p
 class Rows(defaultdict):
     """A data set without any."""
 
+    column_names = ()
+
     def __init__(self, *_):
         super().__init__(list)
 
