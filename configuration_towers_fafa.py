@@ -1,7 +1,7 @@
 """Configuration of BLIP-2's two towers, which FAFA and CoAlign share."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any, ClassVar
 
@@ -188,7 +188,7 @@ class TowersConfig(PreTrainedConfig):
         }
         small = {"num_query_tokens": 8, "projection_dim": 64, **cls.tiny_losses}
         defaults = {"vision_config": vision, "qformer_config": qformer, "freeze_vision": False, **small}
-        return cls(**{**defaults, **kwargs})
+        return cls(**changed(defaults, kwargs))
 
     def _parts(self) -> dict[str, PreTrainedConfig]:
         return {"": self, "vision_config.": self.vision_config, "qformer_config.": self.qformer_config}
@@ -298,9 +298,19 @@ def _meant(config_class: type[PreTrainedConfig], name: str, before: str = "") ->
     return meant(_OTHER_NAMES.get(name, name), own, before, likeness=0.8)
 
 
+def changed(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings, some of them changed; where both hold a dict, only what the change names is changed within it."""
+    inner = {
+        name: changed(settings[name], change)
+        for name, change in changes.items()
+        if isinstance(change, Mapping) and isinstance(settings.get(name), Mapping)
+    }
+    return {**settings, **changes, **inner}
+
+
 def _short(value: object) -> str:
     text = repr(value) if not isinstance(value, int) or abs(value) < 10**40 else "a number of very many digits"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-__all__ = ["TowersConfig"]
+__all__ = ["TowersConfig", "changed"]

@@ -1,7 +1,7 @@
 """A data set as Parquet or WebDataset shards with the images in them: what one pushes to the Hub.
 
-    python -m fafa.dataset_builders.export SynCPR --data-dir world/SynCPR --output exports/syncpr
-    python -m fafa.dataset_builders.export ITCPR --data-dir world/ITCPR --output exports/itcpr --format webdataset
+    python -m fafa.dataset_builders.export SynCPR --data-dir quickstart/world/SynCPR --output exports/syncpr
+    python -m fafa.dataset_builders.export ITCPR --data-dir /data/ITCPR --output exports/itcpr --format webdataset
 
 Of ITCPR both configurations are written, unless one is named. Whoever has `datasets` reads the folder without this
 package, streaming or not: `load_dataset("exports/syncpr", split="train")`,

@@ -1,7 +1,7 @@
 """Evaluate a model on ITCPR: Rank-1/5/10, mAP and mINP of three kinds of query and of two joined, with intervals.
 
     python examples/evaluate_itcpr.py --model quickstart/model --data quickstart/world/ITCPR --output results
-    python examples/evaluate_itcpr.py --model models/dual --dataset CUHK-PEDES --data /data/CUHK-PEDES
+    python examples/evaluate_itcpr.py --model pretrained/dual --dataset CUHK-PEDES --data /data/CUHK-PEDES
 
 The second is text-to-image retrieval, for which every caption is a query by itself. It prints a table, and writes a
 page with intervals, sources, caption lengths and pictures (results.md) and every query's ranks (results.json). On the

@@ -8,7 +8,8 @@ from tiny import tiny_model, tiny_processor
 
 from fafa.world import make_world
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 SNIPPETS = dict(re.findall(r"<!-- snippet: (\w+) -->\n```python\n(.*?)```", README, re.S))
 
 
@@ -35,3 +36,13 @@ def test_snippet_runs(name, quickstart, monkeypatch, capsys):
         assert names["scores"].shape == (1, 2) and names["targets"].shape == (2, 8, 64)
     if name == "metric":
         assert eval(SNIPPETS[name].splitlines()[-1].removeprefix("# ")) == eval(capsys.readouterr().out)
+
+
+def test_no_command_writes_into_a_folder_of_the_package():
+    """Whoever deleted such a folder of their own making would delete code."""
+    rooms = [folder.parent.name for folder in ROOT.glob("*/__init__.py")]
+    path = re.compile(rf"(?<![\w/.<])(?:{'|'.join(rooms)})/[\w./-]+")
+    texts = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.yaml"), *ROOT.glob("examples/*.py")]
+    texts += [file for room in rooms for suffix in ("py", "yaml") for file in (ROOT / room).rglob(f"*.{suffix}")]
+    named = {(file.name, found.rstrip(".")) for file in texts for found in path.findall(file.read_text("utf-8"))}
+    assert {(file, found) for file, found in named if not (ROOT / found).exists()} == set()

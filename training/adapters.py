@@ -3,8 +3,8 @@
 An adapter folder holds a few megabytes and the name of the model folder it belongs to. Three ways to use it:
 
     model = AutoModel.from_pretrained("runs/lora")                                              # finds its base itself
-    model = PeftModel.from_pretrained(AutoModel.from_pretrained("models/fafa"), "runs/lora")    # base chosen by hand
-    merge_lora(model).save_pretrained("models/merged")     # a PeftModel becomes a folder without base and peft
+    model = PeftModel.from_pretrained(AutoModel.from_pretrained("pretrained/fafa"), "runs/lora")   # base chosen by hand
+    merge_lora(model).save_pretrained("pretrained/merged")     # a PeftModel becomes a folder without base and peft
 
 with `import fafa` and `from peft import PeftModel` before.
 """

@@ -31,6 +31,7 @@ from transformers import (
 )
 
 from ...checks_fafa import check_captions, check_images, check_triplets
+from ...configuration_towers_fafa import changed
 from ...gathering_fafa import TripletStates
 from ...losses_fafa import masked_predictor
 from ...retriever import CardFacts, Retriever, RetrieverProcessor
@@ -101,7 +102,7 @@ class CoAlignClipConfig(LossSettings, PreTrainedConfig):
             "text_config": {**tower, **text, "pad_token_id": 0},
             "projection_dim": 64,
         }
-        return cls(**{"clip_config": clip, "lcr_hidden_size": 128, "fusion_hidden_size": 128, **kwargs})
+        return cls(**changed({"clip_config": clip, "lcr_hidden_size": 128, "fusion_hidden_size": 128}, kwargs))
 
 
 class CoAlignClipModel(CoAlignLosses, Retriever, PreTrainedModel):

@@ -1,8 +1,8 @@
 """Makes a model folder of a CLIP or SigLIP, to train: two towers, the losses of a method, a processor for people.
 
-    python -m fafa.models.dual_encoder openai/clip-vit-base-patch16 models/syntbpr
-    python -m fafa.models.dual_encoder google/siglip-base-patch16-224 models/tbps --method tbps-clip
-    python examples/train.py --config examples/configs/syntbpr.yaml --model models/syntbpr --data_dir data/SynTBPR
+    python -m fafa.models.dual_encoder openai/clip-vit-base-patch16 pretrained/syntbpr
+    python -m fafa.models.dual_encoder google/siglip-base-patch16-224 pretrained/tbps --method tbps-clip
+    python examples/train.py --config examples/configs/syntbpr.yaml --model pretrained/syntbpr --data_dir data/SynTBPR
 
 SOURCE is a folder of transformers', or a repository of the Hub. OUTPUT then is a folder that `AutoModel` and
 `AutoProcessor` load after `import fafa`; without training it answers as the backbone does.

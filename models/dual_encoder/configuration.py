@@ -7,6 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from ...configuration_towers_fafa import changed
 from .losses import check_loss_settings
 
 BACKBONES = ("clip", "siglip")  # model types, as their configurations name them
@@ -107,7 +108,7 @@ class DualEncoderConfig(PreTrainedConfig):
             "vision_config": {**tower, "image_size": 96, "patch_size": 16},
             "text_config": {**tower, **special, "vocab_size": vocab_size, "max_position_embeddings": 48},
         }
-        return cls(**{"backbone_config": backbone, "image_height": 96, "image_width": 48, **kwargs})
+        return cls(**changed({"backbone_config": backbone, "image_height": 96, "image_width": 48}, kwargs))
 
     @property
     def image_shape(self) -> tuple[int, int]:

@@ -1,8 +1,8 @@
 """Makes a model folder for Word4Per: a CLIP to train, or the authors' weights.
 
-    python -m fafa.models.word4per openai/clip-vit-base-patch16 models/clip --interpolate-positions
-    python -m fafa.models.word4per best.pth models/word4per --tinet text=tinet_text.pt --tinet image=tinet_image.pt
-    python examples/train.py --config examples/configs/word4per_stage1.yaml --model models/clip --data_dir data/SynCPR
+    python -m fafa.models.word4per openai/clip-vit-base-patch16 pretrained/clip --interpolate-positions
+    python -m fafa.models.word4per best.pth pretrained/word4per --tinet text=tinet_text.pt --tinet image=tinet_image.pt
+    python examples/train.py --config examples/configs/word4per_stage1.yaml --data_dir data/SynCPR
 
 SOURCE is a folder of transformers' CLIPModel, or a repository of the Hub; or a file of OpenAI's CLIP by its own names,
 as the authors fine-tuned it. OUTPUT is what `AutoModel` and `AutoProcessor` load after `import fafa`.

@@ -7,6 +7,8 @@ from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import CLIPConfig, CLIPTextConfig, PreTrainedConfig
 
+from ...configuration_towers_fafa import changed
+
 SUPERVISIONS = ("text", "image", "both")
 TINET_HIDDEN_SIZES = (512, 512)  # paper
 # Of CLIP's own vocabulary: "*", "a * is ,", and "a photo of *" between the ends of a text.
@@ -143,11 +145,8 @@ class Word4PerConfig(PreTrainedConfig):
             },
             "projection_dim": 96,
         }
-        if isinstance(given := kwargs.pop("clip_config", None), dict):
-            for part, fields in given.items():
-                clip[part] = {**clip[part], **fields} if isinstance(fields, dict) else fields
         words = {"template_ids": None, "prompt_ids": None}
-        return cls(**{"clip_config": clip, "image_height": 96, "image_width": 48, **words, **kwargs})
+        return cls(**changed({"clip_config": clip, "image_height": 96, "image_width": 48, **words}, kwargs))
 
     def validate_image(self):
         """Part of `@strict`: patches fit the image."""

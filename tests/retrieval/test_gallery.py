@@ -408,7 +408,7 @@ CONSTRUCTED = {
     "an array": ({"features": FEATURES.numpy()}, TypeError, "features is a ndarray, expected a tensor"),
     "nothing": ({"features": None}, TypeError, "features is a NoneType"),
     "paths as text": ({"paths": "ab"}, TypeError, "paths is a str"),
-    "a model's name": ({"model": "models/fafa"}, TypeError, "str is no Retriever"),
+    "a model's name": ({"model": "pretrained/fafa"}, TypeError, "str is no Retriever"),
     "no processor": ({"processor": None}, TypeError, "NoneType is no RetrieverProcessor"),
 }
 
@@ -476,7 +476,7 @@ ENCODED = {
     "dtype: text": ({"dtype": "float16"}, TypeError, "dtype is 'float16', expected .*torch.float16"),
     "dtype: integers": ({"dtype": torch.int8}, TypeError, "dtype is torch.int8"),
     "on_error: unknown": ({"on_error": "ignore"}, ValueError, "on_error is 'ignore'"),
-    "a model's name": ({"model": "models/fafa"}, TypeError, "str is no Retriever"),
+    "a model's name": ({"model": "pretrained/fafa"}, TypeError, "str is no Retriever"),
 }
 
 
