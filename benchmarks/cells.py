@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from fafa.evaluation.intervals import NUM_RESAMPLES
 from fafa.evaluation.report_folder import read_report
 from fafa.files import read_json, write_json, write_whole
 from fafa.world import make_world
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -45,12 +48,14 @@ class Cell:
             last one's `output_dir` is "{cell}/model", which is evaluated.
         world: name of the world, see `paint`.
         evaluated: whether the model is evaluated on the world's test set.
+        more: further commands, from the script on; "{cell}" and "{world}" stand for their folders.
     """
 
     name: str
     stages: tuple[Mapping[str, Any], ...]
     world: str = "hard"
     evaluated: bool = True
+    more: tuple[str, ...] = ()
 
     def commands(self, work: Path) -> list[list[str]]:
         """As a user would type them, in the folder `work`."""
@@ -63,7 +68,7 @@ class Cell:
         if self.evaluated:
             options = f"--model {folder}/model --data {world}/ITCPR --output {folder}/results --no-pictures"
             typed.append(["examples/evaluate_itcpr.py", *options.split()])
-        return typed
+        return typed + [line.format(cell=folder, world=world).split() for line in self.more]
 
     def run(self, work: Path) -> None:
         """Runs what has not run yet.
@@ -108,6 +113,17 @@ def _typed(value: Any, folder: str) -> str:
 def paint(work: Path, name: str = "hard", caption_noise: float = CAPTION_NOISE, diptychs: int = NUM_DIPTYCHS) -> Path:
     """A hard world in `work`/worlds; their test sets are the same images, whatever the training set."""
     return make_world(work / "worlds" / name, num_diptychs=diptychs, caption_noise=caption_noise, **HARD)
+
+
+def derive_world(work: Path, name: str, base: str, triplets: Sequence[Mapping[str, Any]]) -> Path:
+    """Another world of the same images, whose training set is these records."""
+    folder, of = work / "worlds" / name, work / "worlds" / base
+    for link, target in (("SynCPR/test2", of / "SynCPR/test2"), ("ITCPR", of / "ITCPR")):
+        (folder / link).parent.mkdir(parents=True, exist_ok=True)
+        if not (folder / link).exists():
+            (folder / link).symlink_to(target.resolve())
+    write_json(folder / "SynCPR/SynCPR.json", list(triplets))
+    return folder
 
 
 def run_cells(work: Path, cells: Iterable[Cell], jobs: int) -> None:
@@ -217,6 +233,13 @@ def write_record(folder: Path, name: str, record: Mapping[str, Any], page: str) 
     write_whole(folder / f"{name}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     write_whole(folder / f"{name}.md", page)
     print(page)
+
+
+def band(axes: "Axes", places: Sequence[float], found: Sequence[Sequence[float]], colour: str, label: str) -> None:
+    """A curve of `interval`s."""
+    mean, low, high = zip(*found, strict=True)
+    axes.plot(places, mean, color=colour, marker="o", label=label)
+    axes.fill_between(places, low, high, color=colour, alpha=0.12, linewidth=0)
 
 
 def options(doc: str, seeds: Sequence[int] = (0, 1, 2)) -> argparse.ArgumentParser:
