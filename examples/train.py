@@ -41,7 +41,8 @@ from typing import get_args, get_origin, get_type_hints
 import fafa  # noqa: F401 - before what takes long, so that Ctrl-C is answered from here on  # isort: skip
 import torch
 from datasets import load_dataset
-from transformers import AutoConfig, HfArgumentParser, set_seed
+from transformers import AutoConfig, HfArgumentParser, PreTrainedConfig, set_seed
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from fafa.commands import command, import_modules, loading
 from fafa.dataset_builders import TEXT_IMAGE
@@ -158,7 +159,7 @@ class ScriptArguments:
         if self.model == "tiny":
             if not hasattr(classes_of(self.method)[0], "tiny"):
                 raise ValueError(f"there is no tiny {self.method}: name a folder to start from (model)")
-            check_model_options(self.model_options, classes_of(self.method)[0])
+            check_model_options(self.model_options, classes_of(self.method)[0].tiny())
         elif self.method != type(self).method:
             raise ValueError(f"method {self.method} is of model 'tiny'; {self.model} says itself what it is")
         if GROUPS[self.dataset] != "person_id" and (self.generated_dir or self.real_repeats != 1):
@@ -188,7 +189,7 @@ def main(script: ScriptArguments, training: RetrieverTrainingArguments, recipe: 
     if script.model != "tiny" and script.model_options:
         with loading(script.model):
             config = AutoConfig.from_pretrained(script.model)
-        check_model_options(script.model_options, type(config))
+        check_model_options(script.model_options, config)
 
     # 2. Data. The trainer takes images as paths, and its collator opens them: a bad file is reported by its name.
     #    Images with captions become pairs, for models that train without reference images.
@@ -288,12 +289,15 @@ def main(script: ScriptArguments, training: RetrieverTrainingArguments, recipe: 
     logger.info("held-out Rank-1 %.1f %%; the model is in %s", metrics["eval_rank-1"], training.output_dir)
 
 
-def check_model_options(options: dict, config: type) -> None:
+def check_model_options(options: dict, config: PreTrainedConfig, where: str = "model_options") -> None:
     """Refuses unknown settings of a configuration, or of those within it."""
-    refuse_unknown("model_options", options, [*(entry.name for entry in fields(config)), "attn_implementation"])
-    for part, inner in config.sub_configs.items():
-        if isinstance(given := options.get(part), dict):
-            refuse_unknown(f"model_options: {part}", given, [entry.name for entry in fields(inner)])
+    refuse_unknown(where, options, [*(entry.name for entry in fields(config)), "attn_implementation", "model_type"])
+    for part in config.sub_configs:
+        inner, given = getattr(config, part), options.get(part)
+        if isinstance(given, dict):
+            if (kind := given.get("model_type", inner.model_type)) != inner.model_type and kind in CONFIG_MAPPING:
+                inner = CONFIG_MAPPING[kind]()
+            check_model_options(given, inner, f"{where}: {part}")
 
 
 def make_tiny_model(train_set, method: str, options: dict) -> tuple[Retriever, RetrieverProcessor]:

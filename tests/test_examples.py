@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from tiny import tiny_model, tiny_processor
 
 from fafa import FafaModel, FafaProcessor
+from fafa.registration import classes_of
 from fafa.world import make_world
 
 ROOT = Path(__file__).parent.parent
@@ -129,6 +130,10 @@ def test_settings_that_cannot_be_used_are_told(tmp_path, refused):
             "model_options: {vision_config: {pach_size: 8}}",
             "vision_config: there is no 'pach_size'; did you mean 'patch",
         ),
+        (
+            "{method: DualEncoder, model_options: {backbone_config: {text_config: {hiden_size: 8}}}}",
+            "backbone_config: text_config: there is no 'hiden_size'; did you mean 'hidden_size'?",
+        ),
         ("lr_scheduler_type: constnt", "constnt is not a valid SchedulerType"),
         ("accelerator_config: {even_batch: true}", "no 'even_batch'; did you mean 'even_batches'?"),
         ("do_train: false", "do_train is false, but this script trains"),
@@ -141,6 +146,27 @@ def test_values_of_another_kind_are_refused_by_name_before_data_is_read(tmp_path
     """A list as folder, half a step and a seed that numpy does not take ended in tracebacks, some after minutes."""
     (tmp_path / "mine.yaml").write_text(text)
     assert message in refused("--config", tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("method", "part", "tower"),
+    [
+        ("Fafa", "vision_config", None),
+        ("Word4Per", "clip_config", "text_config"),
+        ("CoAlignClip", "clip_config", "text_config"),
+        ("DualEncoder", "backbone_config", "text_config"),
+    ],
+)
+def test_a_setting_within_a_part_of_a_tiny_model_leaves_the_rest_tiny(parse, method, part, tower):
+    """A change of one size put the library's defaults in the place of all others: 12 layers of 512."""
+    inner = {"num_hidden_layers": 1} if tower is None else {tower: {"num_hidden_layers": 1}}
+    script, _, _ = parse("--method", method, "--model_options", json.dumps({part: inner}), "--bf16", "false")
+    configs = [classes_of(method)[0].tiny(**options) for options in (script.model_options, {})]
+    changed, tiny = (
+        getattr(config, part) if tower is None else getattr(getattr(config, part), tower) for config in configs
+    )
+    assert changed.num_hidden_layers == 1 < tiny.num_hidden_layers
+    assert changed.hidden_size == tiny.hidden_size < 200
 
 
 @pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
