@@ -66,7 +66,7 @@ def record_of(work: Path, seeds: list[int]) -> dict:
     return {
         **facts("caption_noise.py", seeds, cpu_hours(work, [cell for of in cells.values() for cell in of])),
         "steps": STEPS,
-        "own_mass": round(own_mass(), 4),
+        "own_share": [round(own_share(128, 0.005, sigmoid), 4) for sigmoid in (1.0, 0.5)],
         "mAP": {
             mode: {loss: [interval(values[loss, noise, mode]) for noise in NOISE] for loss in LOSSES} for mode in MODES
         },
@@ -88,17 +88,18 @@ def conclusion(record: dict) -> str:
             f"{told_of}: N-ITC + R-ITC are better than plain ITC at {', '.join(better) or 'no share'} of wrong "
             f"captions, worse at {', '.join(worse) or 'none'}, and elsewhere not distinguishable."
         )
+    least, most = (100 * share for share in record["own_share"])
     parts.append(
-        f"Why they need not be better: with sigmoid labels and α = 0.005 a batch of 128 takes mass from every pair's "
-        f"own caption, right or wrong: it keeps {100 * record['own_mass']:.0f} % of its label where the model knows "
-        "nothing yet, as if every caption were that doubtful."
+        f"Why they need not be better: with sigmoid labels and α = 0.005, in a batch of 128 every pair's own caption, "
+        f"right or wrong, keeps {least:.0f} to {most:.0f} % of its label (all scores high, all at 0); the rest is "
+        "spread over the whole batch, not moved to the captions that fit."
     )
     return " ".join(parts)
 
 
-def own_mass(batch: int = 128, alpha: float = 0.005) -> float:
-    """Share of its label that a pair's own caption keeps, where all scores are alike: sigmoid labels of 1/2 each."""
-    own, other = 1 - alpha + alpha / 2, alpha / 2
+def own_share(batch: int, alpha: float, sigmoid: float) -> float:
+    """Share of its label that a pair's own caption keeps where the sigmoids of a batch's scores are all the same."""
+    own, other = 1 - alpha + alpha * sigmoid, alpha * sigmoid
     return own / (own + (batch - 1) * other)
 
 
