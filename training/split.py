@@ -39,6 +39,10 @@ def hold_out_quadruples(
         raise ValueError(f"the fraction to hold out is {fraction}, expected a number between 0 and 1")
     num_held_out = round(len(names) * fraction)
     if not 0 < num_held_out < len(names):
-        raise ValueError(f"holding out {fraction} of {len(names)} quadruples leaves one side empty; choose another")
+        remedy = f"such as {1 / len(names):.2g}, one of them" if len(names) > 1 else "but of more quadruples"
+        raise ValueError(
+            f"holding out {fraction} of {len(names)} quadruples leaves one side empty: choose another fraction "
+            f"(validation_fraction), {remedy}"
+        )
     held_out = np.isin(quadruples, np.random.default_rng(seed).choice(names, num_held_out, replace=False))
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
