@@ -4,7 +4,7 @@
 
 The dual encoder, trained by N-ITC + R-ITC (SynTBPR's settings) and by plain contrast, on 12,000 captioned images of the
 hard world of which 0, 20, 40 and 60 % have the caption of another group; 300 steps of 128, otherwise as in methods.py.
-Captions alone find the described images (text to image), and image and caption together compose by late fusion.
+Two tests: whole captions find the described images among others, 600 images of another world (text to image), and the composed queries of methods.py, image and caption added up.
 """
 
 from pathlib import Path
@@ -32,8 +32,9 @@ from cells import (
 from methods import DUAL_PARTS, EVERY_RUN, PAIRS
 
 from fafa.drawing.curves import chart
-from fafa.files import read_json
+from fafa.files import read_json, write_json
 from fafa.tables import markdown_table
+from fafa.world import make_world
 from fafa.world.hardships import swap_captions
 
 NOISE = (0.0, 0.2, 0.4, 0.6)
@@ -42,7 +43,8 @@ LOSSES = {
     "N-ITC + R-ITC": {},
     "plain ITC": {"n_itc_weight": 0.0, "r_itc_weight": 0.0, "itc_weight": 1.0},
 }
-MODES = ("caption", "image+caption")
+TEXT_TEST = "text"
+TESTS = {"text to image": ("text", "caption"), "composed": ("results", "image+caption")}  # folder of a report, mode
 
 
 def cell_of(loss: str, noise: float, seed: int) -> Cell:
@@ -55,24 +57,54 @@ def cell_of(loss: str, noise: float, seed: int) -> Cell:
         "model_options": {"backbone_config": DUAL_PARTS, **LOSSES[loss]},
         "seed": seed,
     }
-    return Cell(f"noise-{list(LOSSES).index(loss)}-{noise:g}-{seed}", (stage,), world=f"noise-{noise:g}")
+    text = f"--dataset CUHK-PEDES --data worlds/{TEXT_TEST} --output {{cell}}/text --no-pictures"
+    return Cell(
+        f"noise-{list(LOSSES).index(loss)}-{noise:g}-{seed}",
+        (stage,),
+        world=f"noise-{noise:g}",
+        more=(f"examples/evaluate_itcpr.py --model {{cell}}/model {text}",),
+    )
+
+
+def write_text_test(work: Path) -> None:
+    """Images of another world with their whole captions, in the form of CUHK-PEDES; nobody occurs twice."""
+    sizes = {"num_diptychs": 300, "diptychs_per_quadruple": 1, "num_queries": 1, "gallery_size": 10}
+    world = make_world(work / "worlds/text-world", **sizes, seed=7, spoilt=0.1)
+    records = [
+        {
+            "split": "test",
+            "captions": [triplet["target_caption"]],
+            "file_path": triplet["target_image_path"],
+            "id": triplet["cpr_id"] + 1,
+        }
+        for triplet in read_json(world / "SynCPR/SynCPR.json")
+    ]
+    folder = work / "worlds" / TEXT_TEST
+    folder.mkdir(exist_ok=True)
+    if not (folder / "imgs").exists():
+        (folder / "imgs").symlink_to((world / "SynCPR").resolve())
+    write_json(folder / "reid_raw.json", records)
 
 
 def record_of(work: Path, seeds: list[int]) -> dict:
     """All figures of the page."""
     cells = {(loss, noise): [cell_of(loss, noise, seed) for seed in seeds] for loss in LOSSES for noise in NOISE}
-    values = {(*key, mode): query_values(work, of, mode, "mAP") for key, of in cells.items() for mode in MODES}
+    values = {
+        (*key, test): query_values(work, of, kind, "mAP", folder)
+        for key, of in cells.items()
+        for test, (folder, kind) in TESTS.items()
+    }
     robust, plain = LOSSES
     return {
         **facts("caption_noise.py", seeds, cpu_hours(work, [cell for of in cells.values() for cell in of])),
         "steps": STEPS,
         "own_share": [round(own_share(128, 0.005, sigmoid), 4) for sigmoid in (1.0, 0.5)],
         "mAP": {
-            mode: {loss: [interval(values[loss, noise, mode]) for noise in NOISE] for loss in LOSSES} for mode in MODES
+            test: {loss: [interval(values[loss, noise, test]) for noise in NOISE] for loss in LOSSES} for test in TESTS
         },
         "tests": {
-            mode: [paired_test(values[plain, noise, mode], values[robust, noise, mode]) for noise in NOISE]
-            for mode in MODES
+            test: [paired_test(values[plain, noise, test], values[robust, noise, test]) for noise in NOISE]
+            for test in TESTS
         },
     }
 
@@ -80,13 +112,12 @@ def record_of(work: Path, seeds: list[int]) -> dict:
 def conclusion(record: dict) -> str:
     """What the figures say, and no more."""
     parts = []
-    for mode, of in record["tests"].items():
+    for test, of in record["tests"].items():
         better = [f"{100 * noise:.0f} %" for noise, (_, low, _, _) in zip(NOISE, of, strict=True) if low > 0]
         worse = [f"{100 * noise:.0f} %" for noise, (_, _, high, _) in zip(NOISE, of, strict=True) if high < 0]
-        told_of = "Captions alone" if mode == "caption" else "Image and caption"
         parts.append(
-            f"{told_of}: N-ITC + R-ITC are better than plain ITC at {', '.join(better) or 'no share'} of wrong "
-            f"captions, worse at {', '.join(worse) or 'none'}, and elsewhere not distinguishable."
+            f"{test.capitalize()}: N-ITC + R-ITC are better than plain ITC at {', '.join(better) or 'no share'} of "
+            f"wrong captions, worse at {', '.join(worse) or 'none'}, and elsewhere not distinguishable."
         )
     least, most = (100 * share for share in record["own_share"])
     parts.append(
@@ -113,28 +144,28 @@ def to_markdown(record: dict) -> str:
         "another group of the training set; the test set has none.",
         "![mAP over caption noise](caption_noise.png)",
     ]
-    for mode in MODES:
+    for test in TESTS:
         rows = [
             [
                 f"{100 * noise:.0f} %",
-                told(record["mAP"][mode][robust][place]),
-                told(record["mAP"][mode][plain][place]),
-                *told_difference(record["tests"][mode][place]),
+                told(record["mAP"][test][robust][place]),
+                told(record["mAP"][test][plain][place]),
+                *told_difference(record["tests"][test][place]),
             ]
             for place, noise in enumerate(NOISE)
         ]
-        title = "Captions alone (text to image)" if mode == "caption" else "Image and caption, by late fusion"
-        parts += [f"## {title}", markdown_table(["wrong captions", robust, plain, "difference", "p"], rows)]
+        head = ["wrong captions", robust, plain, "difference", "p"]
+        parts += [f"## {test.capitalize()}", markdown_table(head, rows)]
     return "\n\n".join([*parts, conclusion(record)]) + "\n"
 
 
 def draw(record: dict, file: Path) -> None:
     """mAP over noise, a curve for each loss."""
     with chart(file, figsize=(8.6, 3.8)) as figure:
-        for axes, mode in zip(figure.subplots(1, 2), MODES, strict=True):
+        for axes, test in zip(figure.subplots(1, 2), TESTS, strict=True):
             for colour, loss in zip(COLOURS, LOSSES, strict=False):
-                band(axes, [100 * noise for noise in NOISE], record["mAP"][mode][loss], colour, loss)
-            axes.set(xlabel="wrong captions (%)", ylabel="mAP (%)", title=mode, ylim=(0, None))
+                band(axes, [100 * noise for noise in NOISE], record["mAP"][test][loss], colour, loss)
+            axes.set(xlabel="wrong captions (%)", ylabel="mAP (%)", title=test, ylim=(0, None))
             axes.legend(fontsize=9)
 
 
@@ -142,6 +173,7 @@ def main() -> None:
     """Run every cell and write the page."""
     arguments = options(__doc__).parse_args()
     base = paint(arguments.work, "clean", caption_noise=0.0)
+    write_text_test(arguments.work)
     triplets = read_json(base / "SynCPR/SynCPR.json")
     for noise in NOISE:
         derive_world(

@@ -153,9 +153,9 @@ def cpu_hours(work: Path, cells: Iterable[Cell]) -> float:
     return sum(entry["cpu_seconds"] for done in records for entry in done) / 3600
 
 
-def query_values(work: Path, cells: Sequence[Cell], mode: str, metric: str) -> np.ndarray:
+def query_values(work: Path, cells: Sequence[Cell], mode: str, metric: str, folder: str = "results") -> np.ndarray:
     """A metric of each query, percent: `(num_cells, num_queries)`, a row for each seed."""
-    reports = [read_report(work / "cells" / cell.name / "results") for cell in cells]
+    reports = [read_report(work / "cells" / cell.name / folder) for cell in cells]
     return 100 * np.stack([report.results(mode).per_query(report.ks)[metric].numpy() for report in reports])
 
 
