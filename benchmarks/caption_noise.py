@@ -4,7 +4,8 @@
 
 The dual encoder, trained by N-ITC + R-ITC (SynTBPR's settings) and by plain contrast, on 12,000 captioned images of the
 hard world of which 0, 20, 40 and 60 % have the caption of another group; 300 steps of 128, otherwise as in methods.py.
-Two tests: whole captions find the described images among others, 600 images of another world (text to image), and the composed queries of methods.py, image and caption added up.
+Two tests: whole captions find the described images among 600 of another world (text to image), and the composed queries
+of methods.py, image and caption added up.
 """
 
 from pathlib import Path

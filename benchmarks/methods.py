@@ -13,6 +13,7 @@ Random weights are what the methods' authors never meant them for: the real ones
 same remedy, plain contrastive learning first. What the table says of real weights is therefore a guess.
 """
 
+import shlex
 import time
 from pathlib import Path
 from statistics import median
@@ -216,7 +217,7 @@ def record_of(work: Path, names: list[str], seeds: list[int]) -> dict:
             name: {half: paired_test(of[half], of["image+caption"]) for half in ("caption", "image")}
             for name, of in values.items()
         },
-        "commands": {name: [" ".join(command) for command in of[0].commands(work)] for name, of in cells.items()},
+        "commands": {name: [shlex.join(command) for command in of[0].commands(work)] for name, of in cells.items()},
     }
 
 
