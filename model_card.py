@@ -6,6 +6,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .markdown_text import block, loadable, plain, public
+from .names import counted
 from .retriever import CardFacts
 from .tables import markdown_table
 
@@ -162,7 +163,8 @@ def add_results_to_card(
     card.data.eval_results = others + retrieval_results(headline, dataset, description, dataset_split="test")
     table = percent_table(metrics, corner="query")
     heading = f"## Results on {plain(dataset_name)}\n"
-    section = f"{heading}\n{num_queries:,} queries, gallery of {num_gallery:,} images; percent.\n\n{table}\n\n"
+    counts = f"{counted(num_queries, 'query')}, gallery of {counted(num_gallery, 'image')}"
+    section = f"{heading}\n{counts}; percent.\n\n{table}\n\n"
     former = re.compile(rf"^{re.escape(heading)}.*?(?=^## |\Z)", re.M | re.S)
     if former.search(card.text):
         card.text = former.sub(lambda _: section, card.text)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..files import contents_of, printable, some
 from ..image_reading_fafa import PHOTO_FORMATS
+from ..names import counted
 
 logger = logging.getLogger(__name__)
 
@@ -93,10 +94,11 @@ def find_images(folder: str | Path, exclude: Sequence[str] = (), rubbish: bool =
     if not images:
         hints = [*warnings, *([f"left out: {excluded}"] if excluded else [])]
         hint = "; ".join(hints) or f"expected {', '.join(sorted(suffixes))}"
-        raise ValueError(f"no image among the {len(files)} files in {printable(folder)}; {hint}")
+        raise ValueError(f"no image among {counted(len(files), 'file')} in {printable(folder)}; {hint}")
     for warning in warnings:
         logger.warning("%s: %s", printable(folder), warning)
-    logger.info("%s: %s images, %s other files left aside", printable(folder), f"{len(images):,}", left_aside.total())
+    num_images, num_others = counted(len(images), "image"), counted(left_aside.total(), "other file")
+    logger.info("%s: %s, %s left aside", printable(folder), num_images, num_others)
     if excluded:
         logger.info("%s: folders and images left out as no photographs: %s", printable(folder), excluded)
     return images

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from ..image_reading_fafa import UnreadableImageError
 from ..loading import dead_workers_told, worker_options
+from ..names import counted
 from .batches import TripletBatches
 
 logger = logging.getLogger(__name__)
@@ -107,7 +108,8 @@ class TripletReading:
             return dataset
         names = ", ".join(sorted(set(unreadable.values())))
         if len(unreadable) == len(dataset):
-            raise UnreadableImageError(f"none of {len(dataset)} held-out triplets has readable images: {names}")
+            count = counted(len(dataset), "held-out triplet")
+            raise UnreadableImageError(f"none of {count} has readable images: {names}")
         self.skipped_images.update(unreadable.values())
         logger.warning(
             "%d of %d held-out triplets are left out (on_error='skip'), whose images cannot be read: %s",

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ..names import counted
+
 
 def hold_out_quadruples(
     group_ids: np.ndarray, reference_paths: list[str], target_paths: list[str], fraction: float, seed: int = 0
@@ -39,6 +41,8 @@ def hold_out_quadruples(
         raise ValueError(f"the fraction to hold out is {fraction}, expected a number between 0 and 1")
     num_held_out = round(len(names) * fraction)
     if not 0 < num_held_out < len(names):
-        raise ValueError(f"holding out {fraction} of {len(names)} quadruples leaves one side empty; choose another")
+        raise ValueError(
+            f"holding out {fraction} of {counted(len(names), 'quadruple')} leaves one side empty; choose another"
+        )
     held_out = np.isin(quadruples, np.random.default_rng(seed).choice(names, num_held_out, replace=False))
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)

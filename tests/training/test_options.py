@@ -595,7 +595,7 @@ def refused_parts(triplets) -> dict[str, tuple[dict, str]]:
             "train_dataset is a test set",
         ),
         "nothing held out": ({"eval_dataset": triplets.select([])}, "eval_dataset has 0 triplets"),
-        "one held out": ({"eval_dataset": triplets.select([0])}, "1 triplets, so that no query could miss its target"),
+        "one held out": ({"eval_dataset": triplets.select([0])}, "1 triplet, so that no query could miss its target"),
         "no triplet": ({"train_dataset": triplets.select([])}, "the training set has 0 triplets"),
         "one triplet": (
             {"train_dataset": triplets.select([0])},
@@ -680,7 +680,7 @@ def test_a_weight_that_gets_no_gradient_stops_the_run_at_its_first_step(tmp_path
     model = tiny_model()
     model.mfr_predictor.register_parameter("spare", torch.nn.Parameter(torch.zeros(2)))
     trainer = make_trainer(tmp_path, triplets_of_module, model=model)
-    with pytest.raises(ValueError, match=r"1 weights are to train and got no gradient .*: mfr_predictor\.spare\."):
+    with pytest.raises(ValueError, match=r"weights are to train and got no gradient .* \(1\): mfr_predictor\.spare\."):
         trainer.train()
     with pytest.raises(ValueError, match="no weight of the model trains"):
         make_trainer(tmp_path, triplets_of_module, model=tiny_model().requires_grad_(False)).train()
