@@ -20,7 +20,7 @@ from transformers.trainer_callback import ExportableState
 from ..evaluation import chance_metrics
 from ..files import write_whole
 from ..markdown_text import block, code, public
-from ..model_card import hub_id, make_model_card, percent_table, retrieval_results
+from ..model_card import hub_id, make_model_card, percent_table, registering_module, retrieval_results
 from ..names import counted
 from ..tables import markdown_table
 from .curves import draw_curves
@@ -129,6 +129,7 @@ def write_training_card(trainer, model_name: str | None = None, **metadata) -> N
         },
         folder=trainer.hub_model_id or "path/to/this/folder",
         adapter_of=(base_model or "path/to/the/base/model") if adapter is not None else None,
+        module=registering_module(model.get_base_model() if hasattr(model, "get_base_model") else model),
     )
     write_whole(folder / CARD, card)
 
