@@ -43,7 +43,7 @@ class TripletReading:
             self.train_dataset,
             batch_sampler=batches,
             collate_fn=self.data_collator,
-            pin_memory=args.dataloader_pin_memory,
+            pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
             generator=self._own_generator(),
             **self._worker_options(),
         )
@@ -79,6 +79,7 @@ class TripletReading:
             self.data_collator = collator.for_evaluation()
         vars(args).update({f"dataloader_{name}": value for name, value in self._worker_options().items()})
         args.dataloader_drop_last = False
+        args.dataloader_pin_memory &= args.device.type == "cuda"  # without, torch warns of every loader
         try:
             loader = make_loader(dataset)
         finally:

@@ -337,7 +337,7 @@ def test_nothing_to_encode_is_an_error(model, processor, tmp_path):
     with pytest.raises(ValueError, match="at least one"):
         Gallery.from_images(model, processor, [])
     (tmp_path / "zero.png").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"none of the 1 images.*zero\.png"):
+    with pytest.raises(ValueError, match=r"none of 1 image .*zero\.png"):
         open_gallery(model, processor, tmp_path, on_error="skip")
     with pytest.raises(ValueError, match="ignore"):
         open_gallery(model, processor, tmp_path, on_error="ignore")

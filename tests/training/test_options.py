@@ -322,6 +322,8 @@ def test_a_warmup_longer_than_the_run_is_refused(tmp_path, triplets_of_module):
 def test_what_needs_another_machine_is_said_at_once(tmp_path, triplets_of_module):
     with pytest.raises(ValueError, match="tf32"):
         tiny_arguments(tmp_path, tf32=True)
+    with pytest.raises(ValueError, match=r"fp16 needs a GPU.*bf16"):
+        tiny_arguments(tmp_path, fp16=True, use_cpu=True)
     with pytest.raises(ImportError, match="torchao"):
         make_trainer(tmp_path, triplets_of_module, optim="adamw_torch_4bit")
 
@@ -599,7 +601,7 @@ def refused_parts(triplets) -> dict[str, tuple[dict, str]]:
         "no triplet": ({"train_dataset": triplets.select([])}, "the training set has 0 triplets"),
         "one triplet": (
             {"train_dataset": triplets.select([0])},
-            "has 1 triplets, but the loss tells each from the others",
+            "has 1 triplet, but the loss tells each from the others",
         ),
         "batches of one": ({"per_device_train_batch_size": 1}, "the loss would be 0 in every step. Raise batch_size"),
         "batches of one, accumulated": (
