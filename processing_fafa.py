@@ -299,7 +299,7 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
                     "model's vocabulary, so it would say nothing. Expected the language that the model was trained "
                     "in; for a query without a caption leave text out."
                 )
-            is_unread = self._warn_if_unread(name, clean, length)
+            is_unread = self._warn_if_unread(name, caption, length)
             if num_unknown and not is_unread and self._is_first("unknown"):
                 words = [word for word in clean.split() if unknown_id in self.tokenizer.encode(word)]
                 logger.warning(
