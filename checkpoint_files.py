@@ -115,7 +115,7 @@ def weight_files(folder: Path) -> list[Path]:
 def check_names(state_dict: Mapping[str, Tensor]) -> None:
     """Refuses keys that are no names, such as the numbers of a list of tensors that was saved as a dict."""
     if strange := [repr(key) for key in state_dict if not isinstance(key, str)]:
-        raise ValueError(f"{len(strange)} keys are no names ({some(strange)}); is this a state dict?")
+        raise ValueError(f"keys are no names ({len(strange)}: {some(strange)}); is this a state dict?")
 
 
 def check_regular_file(path: str | os.PathLike) -> None:

@@ -89,13 +89,22 @@ def loading(model: str) -> Iterator[None]:
     """Turns whatever libraries raise over damaged, foreign or absurd files into one error that names the model.
 
     Raises:
+        FileNotFoundError: its name means a folder, which is not here.
         ValueError: it cannot be loaded. Errors of the disk and of memory stay what they are.
     """
     try:
         yield
-    except (OSError, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:
+        if not Path(model).exists() and _means_a_folder(model, error):
+            raise FileNotFoundError(
+                f"there is no folder {printable(model)} here ({printable(Path.cwd())}). Check the path; folders of "
+                "this package's models are made by examples/train.py and python -m fafa.convert_fafa_checkpoint, and "
+                "with HF_HUB_OFFLINE set nothing is fetched from the Hub"
+            ) from error
+        if isinstance(error, OSError):
+            raise
         if type(error).__name__ in ("OutOfMemoryError", "UnsoundModelError"):  # the latter's message says it all
             raise
         cause: BaseException = error
@@ -111,6 +120,18 @@ def loading(model: str) -> Iterator[None]:
             f"{printable(model)}: no model can be loaded from it ({reason}). Its files are damaged, incomplete or not "
             "a model's: fetch or save it again"
         ) from error
+
+
+def _means_a_folder(name: str, error: Exception) -> bool:
+    """Whether the name of a model that was not found is a path, or must be one because nothing is fetched."""
+    if not isinstance(error, OSError) and type(error).__name__ != "HFValidationError":  # which is no error of the disk
+        return False
+    if getattr(error, "errno", None) is not None:
+        return False
+    parts = Path(name).parts
+    is_path = name.startswith((".", "~")) or "\\" in name or Path(name).is_absolute() or len(parts) > 2
+    is_offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    return is_path or is_offline or (len(parts) == 2 and Path(parts[0]).is_dir())
 
 
 def add_model_options(parser: ArgumentParser, num_workers: int | None = None) -> None:

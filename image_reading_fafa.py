@@ -522,7 +522,7 @@ def _white(dtype: np.dtype, low: float, high: float) -> int:
     It is 65535 for uint16, and otherwise the smallest usual value that is not exceeded: 1 (floats), 255 or 65535.
     """
     if not (low >= 0 and high <= 65535):  # also true for NaN
-        raise ValueError(f"grey values from {low} to {high}, expected 0..65535; scale them to 0..255 first")
+        raise _Refused(f"its grey values are {low} to {high}, expected 0 to 65535", "scale them to 0 to 255")
     if dtype.itemsize == 2 or high > 255:
         return 65535
     return 1 if dtype.kind == "f" and high <= 1 else 255

@@ -1,11 +1,13 @@
 """Model cards: what every model folder says about itself, whoever wrote it."""
 
 import re
+import sys
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .markdown_text import block, loadable, plain, public
+from .names import counted
 from .retriever import CardFacts
 from .tables import markdown_table
 
@@ -45,12 +47,12 @@ measured across groups of people.
 {citation}"""
 
 
-_LOAD = """import fafa  # makes the model known to transformers
+_LOAD = """import {module}  # makes the model known to transformers
 from transformers import AutoModel, AutoProcessor
 
 processor = AutoProcessor.from_pretrained({folder})
 model = AutoModel.from_pretrained({folder}).eval()"""
-_LOAD_ADAPTER = """import fafa  # makes the model known to transformers
+_LOAD_ADAPTER = """import {module}  # makes the model known to transformers
 from peft import PeftModel
 from transformers import AutoModel, AutoProcessor
 
@@ -68,6 +70,7 @@ def make_model_card(
     metadata: dict[str, object] | None = None,
     folder: str = "path/to/this/folder",
     adapter_of: str | None = None,
+    module: str = "fafa",
 ) -> str:
     """The text of a README.md for a model folder.
 
@@ -78,6 +81,7 @@ def make_model_card(
         sections: heading -> Markdown, between the example and the closing sections that all cards share.
         metadata: arguments of `huggingface_hub.ModelCardData`, beside the library and the tags.
         folder: what the example loads: a name on the Hub, or a placeholder.
+        module: what the example imports to make the model known, see `registering_module`.
         adapter_of: for a folder that holds only a LoRA adapter: the model that it belongs to, a name or a path.
     """
     metadata = ModelCardData(
@@ -89,7 +93,7 @@ def make_model_card(
         title=plain(title),
         about=about,
         load=(_LOAD if adapter_of is None else _LOAD_ADAPTER).format(
-            folder=loadable(folder), base=loadable(adapter_of or "")
+            module=module, folder=loadable(folder), base=loadable(adapter_of or "")
         ),
         sections="\n\n".join(f"## {heading}\n\n{text.strip()}" for heading, text in sections.items()),
         metadata=metadata.to_yaml(),
@@ -97,6 +101,15 @@ def make_model_card(
         sizes=markdown_table(["part", "size"], [*facts.sizes.items(), ("together", f"{num_parameters:,} parameters")]),
         citation=f"\n## Citation\n\n{block(facts.citation, 'bibtex')}\n" if facts.citation else "",
     )
+
+
+def registering_module(model: object) -> str:
+    """The module to import before a model is loaded: this package, or that of the user's which defines its class."""
+    module = type(model).__module__
+    if module == "__main__":  # of a script, which others import by its file's name
+        module = Path(getattr(sys.modules["__main__"], "__file__", None) or "your_module").stem
+    ours = "fafa", "transformers_modules"  # the latter are copies of remote code
+    return "fafa" if module.partition(".")[0] in ours else module
 
 
 def hub_id(name: str | None) -> str | None:
@@ -162,7 +175,8 @@ def add_results_to_card(
     card.data.eval_results = others + retrieval_results(headline, dataset, description, dataset_split="test")
     table = percent_table(metrics, corner="query")
     heading = f"## Results on {plain(dataset_name)}\n"
-    section = f"{heading}\n{num_queries:,} queries, gallery of {num_gallery:,} images; percent.\n\n{table}\n\n"
+    counts = f"{counted(num_queries, 'query')}, gallery of {counted(num_gallery, 'image')}"
+    section = f"{heading}\n{counts}; percent.\n\n{table}\n\n"
     former = re.compile(rf"^{re.escape(heading)}.*?(?=^## |\Z)", re.M | re.S)
     if former.search(card.text):
         card.text = former.sub(lambda _: section, card.text)

@@ -1,4 +1,4 @@
-"""Names in messages: shown safely, counted, and an unknown one with the nearest that is known. Imports little."""
+"""Names and numbers of things in messages: shown safely, an unknown one with the nearest known. Imports little."""
 
 import os
 import unicodedata
@@ -20,6 +20,14 @@ def meant(name: object, known: Iterable[str], before: str = "", likeness: float 
     """
     close = get_close_matches(str(name), list(known), n=1, cutoff=likeness)
     return f"{before}did you mean {close[0]!r}?" if close else ""
+
+
+def counted(number: int, thing: str) -> str:
+    """ "1 image", "2,202 queries": how many there are of something, whose plural has an s."""
+    if number == 1:
+        return f"1 {thing}"
+    is_y = thing.endswith("y") and thing[-2:-1] not in ("a", "e", "o", "u")
+    return f"{number:,} {thing[:-1]}ies" if is_y else f"{number:,} {thing}s"
 
 
 def some(names: Sequence[str], shown: int = 5) -> str:

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import get_worker_info
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.models.bert.tokenization_bert import BertTokenizer
 from transformers.processing_utils import ImagesKwargs, ProcessorMixin, TextKwargs
@@ -300,7 +299,8 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
                     "model's vocabulary, so it would say nothing. Expected the language that the model was trained "
                     "in; for a query without a caption leave text out."
                 )
-            if num_unknown and self._is_first("unknown"):
+            is_unread = self._warn_if_unread(name, caption, length)
+            if num_unknown and not is_unread and self._is_first("unknown"):
                 words = [word for word in clean.split() if unknown_id in self.tokenizer.encode(word)]
                 logger.warning(
                     "%s: words of the caption %r are not in this model's vocabulary and are ignored: %s. There are no "
@@ -317,14 +317,6 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
                     )
                 else:
                     self._warned.discard("cut")
-
-    def _is_first(self, what: str) -> bool:
-        """Whether to warn now: once per process, and among workers only in the first."""
-        worker = get_worker_info()
-        if what in self._warned or (worker is not None and worker.id > 0):
-            return False
-        self._warned.add(what)
-        return True
 
     def open_crop(self, image: Any, name: str = "image") -> Image.Image:
         """Opens an image and resizes it to `person_size`."""

@@ -205,7 +205,7 @@ def check_values(conversion: Conversion, state_dict: Mapping[str, Tensor]) -> No
             faults.append(f"{key} (all zeros)")
     if faults:
         raise ValueError(
-            f"{len(faults)} tensors of the checkpoint hold no trained weights: {some(faults, SHOWN)}. The file is "
+            f"tensors of the checkpoint hold no trained weights ({len(faults)}): {some(faults, SHOWN)}. The file is "
             "damaged, or its training went wrong: fetch it again, or take an earlier one"
         )
 
@@ -233,7 +233,7 @@ def _check(state_dict: Mapping[str, Tensor], wanted: dict[str, tuple], dropped: 
             lines += [f"{kind:<11} {printable(problem)}" for problem in of_kind[:SHOWN]]
             lines += [f"{kind:<11} ... and {len(of_kind) - SHOWN} more"] if len(of_kind) > SHOWN else []
         raise ValueError(
-            f"{number} keys of the checkpoint do not fit FafaModel; nothing was converted:\n  "
+            f"keys of the checkpoint do not fit FafaModel ({number:,}); nothing was converted:\n  "
             + "\n  ".join(lines)
             + "\nIs the file whole, and does it come from the code that you expect? Shapes are compared with the "
             + f"configuration, read from {', '.join(SIZE_KEYS)} unless given."

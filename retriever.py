@@ -9,6 +9,7 @@ code comes with a copy of this file: `check_contract` says what an object lacks.
 import copy
 import hashlib
 import json
+import logging
 from abc import ABCMeta, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,11 +19,15 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import get_worker_info
 
+from .captions_fafa import is_unread
 from .checks_fafa import check_scored
 from .image_reading_fafa import open_image
 from .scoring_fafa import topk_mean_similarity
 from .weights_fafa import beside_adapter, refuse_incomplete, refuse_options, refuse_unsound_weights
+
+logger = logging.getLogger(__name__)
 
 # Kinds of query, and the arguments of `get_query_features` that each gives.
 QUERY_MODES = {
@@ -310,9 +315,39 @@ class RetrieverProcessor:
             if not isinstance(caption, str) or not caption.strip():
                 name = f"captions[{number}]" if names is None else names[number]
                 raise ValueError(f"{name}: expected what the target looks like, got {caption!r:.60}")
-        return self.tokenizer(
+        encoded = self.tokenizer(
             list(captions), padding=True, truncation=True, return_attention_mask=True, return_tensors="pt"
         )
+        for number, length in enumerate(encoded["attention_mask"].sum(dim=1).tolist()):
+            name = f"captions[{number}]" if names is None else names[number]
+            self._warn_if_unread(name, captions[number], length)
+        return encoded
+
+    def _warn_if_unread(self, name: str, caption: str, num_tokens: int) -> bool:
+        """Warns, once, of a caption whose words the vocabulary does not know; see `is_unread`.
+
+        Args:
+            num_tokens: of the whole caption. Where there are few for its length, it is not looked at more closely.
+        """
+        is_spelt = 2 * num_tokens >= len(caption) or not caption.isascii()
+        if not is_spelt or "unread" in self.__dict__.get("_warned", ()) or not is_unread(caption, self.tokenizer):
+            return False
+        if self._is_first("unread"):
+            logger.warning(
+                "%s: most words of the caption %r are not in this model's vocabulary, which spells them letter by "
+                "letter or leaves them out: what is ranked by it means nothing. Write it in the language that the "
+                "model was trained in. There are no warnings of further captions like it.",
+                *(name, caption[:200]),
+            )
+        return True
+
+    def _is_first(self, what: str) -> bool:
+        """Whether to warn now of a kind of captions: once per process, and among workers only in the first."""
+        warned, worker = self.__dict__.setdefault("_warned", set()), get_worker_info()
+        if what in warned or (worker is not None and worker.id > 0):
+            return False
+        warned.add(what)
+        return True
 
     def augment_crop(self, crop: Image.Image, rng: np.random.Generator) -> Image.Image | None:
         """A crop as training sees it, changed at random; None: as `training.augmentation` changes it, for FAFA."""

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .files import read_json
+from .names import counted
 from .workers import WorkerDiedError
 
 logger = logging.getLogger(__name__)
@@ -125,9 +126,9 @@ def _check_data_set(folder: Path, output_dir: Path | None, num_workers: int | No
             (unchecked if problem.endswith("cannot be read now") else faults).extend(lines)
     place = output_dir or Path(report["root"], "verify")
     images = report["images"]
-    counts = f"{images['named']:,} images, {images['opened']:,} opened now, {images['sound']:,} sound; "
+    counts = f"{counted(images['named'], 'image')}, {images['opened']:,} opened now, {images['sound']:,} sound; "
     if changed := len(images["changed since they were found sound"]):
-        counts += f"{changed:,} images changed since the last check; "
+        counts += f"{counted(changed, 'image')} changed since the last check; "
     return Verdict(folder, "data set", faults, unchecked, f"{counts}see {place}/report.md")
 
 

@@ -130,7 +130,9 @@ def _read_rows(layout: Layout, name: str) -> list[tuple]:
         found["matches"] = sum(num_matches[row[-4]] for row in rows)
     else:
         if num_repeated := len(rows) - len({row[-1] for row in rows}):  # two in the published gallery
-            logger.warning("%s: %d records name an image that an earlier one names; they are kept.", file, num_repeated)
+            logger.warning(
+                "%s: records name an image that an earlier one names (%d); they are kept.", file, num_repeated
+            )
         found["distractors"] = sum(row[-4] == _DISTRACTOR for row in rows)
     report_counts(layout, f"ITCPR {name}", found, PUBLISHED[name])
     return rows

@@ -39,6 +39,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ..files import whole_file, write_whole
+from ..names import counted
 from .base import describe_differences
 from .itcpr import FIELDS, PUBLISHED
 from .layout import Layout, local_layout
@@ -281,6 +282,15 @@ def _describe(plan: Plan, is_dry_run: bool) -> Iterator[str]:
             yield f"  and {len(lines) - _FEW:,} more: see {plan.output / _MISSING}"
     yield from (f"Contended: {contended}" for contended in plan.contended)
     yield from plan.notes
+    if not is_dry_run:
+        return
+    images = counted(to_write.total(), "image")
+    if plan.contended:
+        yield f"Nothing was written. Without --dry-run, {images} would be; settle what is contended first."
+    elif to_write:
+        yield f"Nothing was written. The same command without --dry-run writes {images} to {plan.output}."
+    else:
+        yield "Nothing was written, and there is nothing to write."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

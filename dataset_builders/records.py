@@ -114,7 +114,7 @@ class Repeats:
         if not self.found:
             return
         few = "; ".join(f"record {number} repeats record {earlier}" for number, earlier in self.found[:_FIRST_FEW])
-        message = f"{file}: {len(self.found):,} records repeat an earlier one: {few} (counted from 0)."
+        message = f"{file}: records repeat an earlier one ({len(self.found):,}): {few} (counted from 0)."
         if len(self._first) + len(self.found) != num_published:
             raise DataFormatError(f"{message} Remedy: take the repetitions out.")
         logger.warning("%s They are kept, as published.", message)

@@ -34,6 +34,7 @@ from tqdm.auto import tqdm
 
 from ..files import locked, write_json, write_whole
 from ..markdown_text import plain
+from ..names import counted
 from ..tables import markdown_table
 from ..workers import num_cores
 from . import cirhs, cuhk_pedes, icfg_pedes, itcpr, rstpreid, syncpr, syntbpr, tbps_clip, text_image, ufine6926
@@ -266,7 +267,8 @@ class Reading:
         if lists := self.statistics.captions.get("captions"):
             num_people, num_captions = len(self.statistics.ids["person_id"]), lists.total()
             self.notes.append(
-                f"{num_captions:,} captions of {self.statistics.records:,} images of {num_people:,} people."
+                f"{counted(num_captions, 'caption')} of {counted(self.statistics.records, 'image')} of "
+                f"{'1 person' if num_people == 1 else f'{num_people:,} people'}."
             )
         for split in self.annotations.splits:
             if self.num_records and split not in self.statistics.values["split"]:
@@ -308,9 +310,9 @@ class Reading:
         repeats = self._repeats.found
         if self.annotations.images_repeat:
             if repeated := len(self._named_images) - len(set(self._named_images)):
-                self.notes.append(f"{repeated:,} records name an image that an earlier one names.")
+                self.notes.append(f"Records that name an image that an earlier one names: {repeated:,}.")
         elif repeats and self.num_records == self.annotations.published.get("records"):
-            self.notes.append(f"{len(repeats):,} records repeat an earlier one, as published.")
+            self.notes.append(f"Records that repeat an earlier one, as published: {len(repeats):,}.")
         else:
             for number, earlier in repeats:
                 self._add(number, BadRecord(_REPEAT, f"record {earlier}"))
@@ -395,7 +397,9 @@ def to_markdown(report: dict[str, Any]) -> str:
     ]
     for file, found in report["files"].items():
         for problem, where in found["problems"].items():
-            lines.append(f"- {file}: {where['records']:,} records, each of which {problem}. Remedy: {where['remedy']}.")
+            lines.append(
+                f"- {file}: {counted(where['records'], 'record')}, each of which {problem}. Remedy: {where['remedy']}."
+            )
             lines += [f"  - record {one['record']}: {plain(one['detail'])}" for one in where["found"][:_FEW]]
             lines += _and_more(where["found"], indent="  ")
     if report["sound"]:
@@ -406,7 +410,7 @@ def to_markdown(report: dict[str, Any]) -> str:
     rows["megabytes"] = f"{images['bytes'] / 1e6:,.1f}"
     rows |= {f"{side}, pixels": span(images[side]) for side in ("width", "height") if images[side]}
     rows["changed since they were found sound"] = f"{len(changed):,}"
-    rows["of the same content as another"] = f"{sum(map(len, copies)):,} in {len(copies):,} groups"
+    rows["of the same content as another"] = f"{sum(map(len, copies)):,} in {counted(len(copies), 'group')}"
     lines += ["", "## Images", "", markdown_table(["", ""], list(rows.items()))]
     if changed:
         lines += ["", "Changed since they were found sound:", "", *(f"- {plain(path)}" for path in changed[:_FEW])]
@@ -418,7 +422,7 @@ def to_markdown(report: dict[str, Any]) -> str:
 
     lines += ["", "## Records", ""]
     for file, found in report["files"].items():
-        lines += [f"### {file}", "", f"{found['records']:,} records.", *found["notes"], ""]
+        lines += [f"### {file}", "", f"{counted(found['records'], 'record')}.", *found["notes"], ""]
         if found["statistics"]:
             lines += [markdown_table(["", ""], list(describe_counts(found["statistics"]).items())), ""]
     return "\n".join(lines)

@@ -15,6 +15,7 @@ import numpy as np
 from ..commands import command
 from ..files import check_output_file, write_whole
 from ..markdown_text import plain, public
+from ..names import counted
 from ..tables import markdown_table
 from .intervals import paired_bootstrap, sign_test
 from .metrics import tell_ties
@@ -74,7 +75,7 @@ def compare_reports(
             f"- {letter}: {plain(public(name))}, model {plain(model)}, {plain(wanted)}"
             for letter, model, (_, wanted, name) in zip("AB", models, runs, strict=True)
         ),
-        f"{len(ranks):,} queries, gallery of {first.num_gallery:,} images, percent:",
+        f"{counted(len(ranks), 'query')}, gallery of {counted(first.num_gallery, 'image')}, percent:",
         _difference_table(values, *paired_bootstrap(differences)),
         _METHOD + (_FEW if len(ranks) < FEW_QUERIES else ""),
         *ties,
@@ -97,9 +98,9 @@ def _difference_table(values: list[dict[str, np.ndarray]], intervals: np.ndarray
 def _rank_1(ranks: np.ndarray, num_won: int, num_lost: int) -> str:
     better, worse = int((ranks[:, 1] < ranks[:, 0]).sum()), int((ranks[:, 1] > ranks[:, 0]).sum())
     return (
-        f"Rank-1: {num_won:,} queries won, {num_lost:,} lost; by the exact sign test (McNemar) p is "
-        f"{_p(sign_test(num_won, num_lost))}. The first correct image ranks higher for {better:,} "
-        f"queries, lower for {worse:,}, and the same for {len(ranks) - better - worse:,}."
+        f"Rank-1: {counted(num_won, 'query')} won, {num_lost:,} lost; by the exact sign test (McNemar) p is "
+        f"{_p(sign_test(num_won, num_lost))}. The first correct image ranks higher for "
+        f"{counted(better, 'query')}, lower for {worse:,}, and the same for {len(ranks) - better - worse:,}."
     )
 
 
@@ -114,7 +115,7 @@ def _query_table(queries: list[dict], ranks: np.ndarray, chosen: np.ndarray) -> 
 def _check_same_test_set(first: EvaluationReport, second: EvaluationReport) -> None:
     cannot = "the reports cannot be compared query by query: "
     if len(first.queries) != len(second.queries):
-        raise ValueError(f"{cannot}{len(first.queries):,} queries in one, {len(second.queries):,} in the other")
+        raise ValueError(f"{cannot}{counted(len(first.queries), 'query')} in one, {len(second.queries):,} in the other")
     for a, b in zip(first.queries, second.queries, strict=True):
         for name in ("image_path", "caption", "instance_id"):
             if a[name] != b[name]:
@@ -122,9 +123,11 @@ def _check_same_test_set(first: EvaluationReport, second: EvaluationReport) -> N
                     f"{cannot}{name} of query {a['index']} is {a[name]!r} in one, {b[name]!r} in the other"
                 )
     if first.num_gallery != second.num_gallery:
-        raise ValueError(f"{cannot}a gallery of {first.num_gallery:,} images and one of {second.num_gallery:,}")
+        raise ValueError(
+            f"{cannot}a gallery of {counted(first.num_gallery, 'image')} and one of {second.num_gallery:,}"
+        )
     if first.gallery_fingerprint != second.gallery_fingerprint:
-        raise ValueError(f"{cannot}the galleries of {first.num_gallery:,} images differ in images or order")
+        raise ValueError(f"{cannot}the galleries of {counted(first.num_gallery, 'image')} differ in images or order")
 
 
 def _p(value: float) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ..names import counted
 from .ranking import QueryResults, checked_ks, match_ranks
 
 SHOWS = 0.005  # percentage points: a table shows no less
@@ -67,8 +68,9 @@ def tell_ties(ties: dict[str, Any], found: dict[str, float], num_queries: int) -
     name = max(found, key=lambda name: found[name] - worst[name])
     if found[name] - worst[name] < SHOWS:
         return None
+    queries = f"{ties['num_queries']:,} of {counted(num_queries, 'query')}"
     return (
-        f"for {ties['num_queries']:,} of {num_queries:,} queries, images that do not match have the very score of one "
+        f"for {queries}, images that do not match have the very score of one "
         f"that does, so that the order of the gallery decided; in the worst order {name} is {worst[name]:.2f} instead "
         f"of {found[name]:.2f}. Are images in the gallery twice, scores of low precision, or features all alike?"
     )

@@ -9,6 +9,7 @@ from ..drawing.curves import bars, chart, log_ticks
 from ..drawing.palette import BLUE, GREY, PINK, TEAL, VERMILION
 from ..drawing.sheet import save_sheet
 from ..loading import undecoded
+from ..names import counted
 from ..retrieval import RankedImage, RankedQuery, draw_contact_sheet
 from .metrics import chance_metrics
 from .report import PICTURES, EvaluationReport
@@ -100,8 +101,8 @@ def draw_sheets(
         sheet = draw_contact_sheet(
             [row(index) for index in chosen[:SHEET_QUERIES]],
             title=f"{name.capitalize()} queries",
-            subtitle=f"{len(chosen[:SHEET_QUERIES])} of {len(results):,} queries ({mode}): {reason}; gallery of "
-            f"{report.num_gallery:,} images",
+            subtitle=f"{len(chosen[:SHEET_QUERIES])} of {counted(len(results), 'query')} ({mode}): {reason}; gallery "
+            f"of {counted(report.num_gallery, 'image')}",
             max_results=SHEET_IMAGES,
         )
         save_sheet(sheet, Path(folder, PICTURES[name]), quality=90)

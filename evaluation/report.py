@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..markdown_text import public
+from ..names import counted
 from ..tables import markdown_table
 from .metrics import tell_ties
 from .ranking import QueryResults
@@ -106,7 +107,9 @@ class EvaluationReport:
         rows = {mode: groups[OVERALL] for mode, groups in self.metrics.items()} | {"chance": self.chance[OVERALL]}
         names = list(self.chance[OVERALL])
         table = [[mode, *(f"{row[name]:.2f}" for name in names)] for mode, row in rows.items()]
-        title = f"{self.num_queries[OVERALL]:,} queries, gallery of {self.num_gallery:,} images, percent:"
+        title = (
+            f"{counted(self.num_queries[OVERALL], 'query')}, gallery of {counted(self.num_gallery, 'image')}, percent:"
+        )
         return f"{title}\n\n{markdown_table(['query', *names], table)}\n"
 
     def to_page(self, pictures: dict[str, str] | None = None) -> str:

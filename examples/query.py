@@ -21,6 +21,7 @@ from pathlib import Path
 from fafa.commands import add_model_options, check_device, check_numbers, command, load_given_model
 from fafa.drawing.sheet import is_sheet
 from fafa.files import printable
+from fafa.names import counted
 from fafa.retrieval import Gallery, RankedImage, RankedQuery, check_sheet, draw_contact_sheet, find_images
 
 
@@ -112,7 +113,7 @@ def main(args: argparse.Namespace) -> None:
 
     # 5. The picture. The right photographs are not known, so all frames are grey.
     row = RankedQuery(args.image, args.caption, [RankedImage(result.path, result.score) for result in results])
-    searched = f"{len(gallery)} images searched, {len(gallery.skipped)} unreadable and skipped"
+    searched = f"{counted(len(gallery), 'image')} searched, {len(gallery.skipped)} unreadable and skipped"
     title = f"Search in {args.gallery.resolve().name}"
     draw_contact_sheet([row], args.output, title=title, subtitle=searched, max_results=args.top)
     print(f"picture: {printable(args.output)}")

@@ -31,6 +31,7 @@ from ..drawing.sheet import (
 )
 from ..files import check_output_file
 from ..image_reading_fafa import open_image
+from ..names import counted
 
 CAPTION_WIDTH, HEADER_HEIGHT, LABEL_HEIGHT = 236, 128, 28  # pixels, as are all lengths here
 RESULTS_LEFT = MARGIN + PADDING + THUMB_WIDTH + PADDING + CAPTION_WIDTH + 2 * PADDING
@@ -104,7 +105,7 @@ def draw_contact_sheet(
     """
     most_results = min(max_results, max((len(row.results) for row in rows), default=0))
     if most_results < 1:
-        raise ValueError(f"nothing to draw: {len(rows)} queries, none with a result to show")
+        raise ValueError(f"nothing to draw: {counted(len(rows), 'query')}, none with a result to show")
     check_sheet(path, len(rows), most_results)
     scale = 2 if len(rows) * most_results > MANY else 4
     shown = [[(result, open_small(result.image, scale)) for result in row.results[:most_results]] for row in rows]
@@ -137,7 +138,7 @@ def check_sheet(path: str | Path | None, num_queries: int = 1, max_results: int 
         OSError: nothing can be written there.
     """
     layout = _Layout(num_queries, max_results, round((THUMB_WIDTH - 2 * FRAME) * TALLEST_SHAPE) + 2 * FRAME)
-    contents = f"{num_queries:,} queries of {max_results:,} results" if num_queries > 1 else f"{max_results:,} results"
+    contents = f"{num_queries:,} queries of " * (num_queries > 1) + counted(max_results, "result")
     size = f"a sheet of {contents} may have {layout.width:,} x {layout.height:,} pixels"
     if layout.width * layout.height > MOST_PIXELS:
         raise ValueError(f"{size}, more than {MOST_PIXELS:,} in all: draw fewer")

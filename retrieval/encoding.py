@@ -17,6 +17,7 @@ from ..files import some
 from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError
 from ..loading import dead_workers_told, undecoded
 from ..model_folder import check_fit
+from ..names import counted
 from ..retriever import QUERY_MODES, Retriever, RetrieverProcessor
 from .filling import Encode, complete, known_inputs, open_or_create
 from .fingerprint import dtype_name, feature_settings, model_fingerprint
@@ -138,11 +139,14 @@ def encode_images(
     left_out = [names[row] for row in skipped]
     if skipped and on_error == "raise":
         raise UnreadableImageError(
-            f"{features_dir} was just encoded by another process without {len(skipped)} of {len(images)} images, which "
-            f"could not be read: {some(left_out)}. Skip them, too (on_error='skip'), or mend them and start again."
+            f"{features_dir} was just encoded by another process without {len(skipped)} of "
+            f"{counted(len(images), 'image')}, which could not be read: {some(left_out)}. Skip them, too "
+            "(on_error='skip'), or mend them and start again."
         )
     if skipped:
-        logger.warning("%d of %d images unreadable and skipped: %s", len(skipped), len(images), some(left_out))
+        logger.warning(
+            "%d of %s unreadable and skipped: %s", len(skipped), counted(len(images), "image"), some(left_out)
+        )
     if passing := sorted(passing.intersection(skipped)):
         logger.warning(
             "%d of them may be sound, but cannot be read now (permission, disk, network, or changed meanwhile): %s. "
@@ -150,7 +154,7 @@ def encode_images(
             *(len(passing), some([names[row] for row in passing])),
         )
     if len(features) == 0:
-        raise ValueError(f"none of the {len(images)} images can be read: {some(left_out)}")
+        raise ValueError(f"none of {counted(len(images), 'image')} can be read: {some(left_out)}")
     return EncodedImages(features, inputs, skipped, settings)
 
 

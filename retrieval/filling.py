@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ..files import check_output_folder, printable, some
+from ..names import counted
 from .identity import identity_of
 from .manifest import MANIFEST, NEXT_MANIFEST, key_in
 from .shards import DamagedShardError, Shard, manifest_locked, remove_lock
@@ -228,7 +229,7 @@ def _refuse_another_gallery(
     if not same and any(shard.exists() for shard in store.shards):
         where = f" in {store.images_folder}" if store.images_folder else ""
         raise ValueError(
-            f"{store.folder} holds features of another gallery: of its {len(store.inputs):,} images{where}, "
+            f"{store.folder} holds features of another gallery: of its {counted(len(store.inputs), 'image')}{where}, "
             f"{num_found:,} are among the {len(inputs):,} given. Give another folder for these features; or, if this "
             f"is the same gallery with most of its images replaced, delete {store.folder} first."
         )

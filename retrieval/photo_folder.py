@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..files import contents_of, printable, some
 from ..image_reading_fafa import PHOTO_FORMATS
+from ..names import counted
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ RUBBISH = (
     *(".git", ".hg", ".svn", ".cache", ".dropbox.cache", "node_modules", "__pycache__", ".ipynb_checkpoints"),
 )
 
+_HIDDEN = "hidden (.*)"  # how folders whose names begin with a dot are counted; a hidden photograph may be meant
+
 
 def find_images(folder: str | Path, exclude: Sequence[str] = (), rubbish: bool = False) -> list[Path]:
     """All image files in a folder and the folders within it, told by their suffix and sorted by name.
@@ -42,7 +45,7 @@ def find_images(folder: str | Path, exclude: Sequence[str] = (), rubbish: bool =
         exclude: patterns (`*`, `?`, `[...]`) of files and folders to leave out: of a name, or, with a slash, of a path
             within `folder`.
         rubbish: whether to take also what programs keep beside photographs: previews, waste baskets and the like, see
-            `RUBBISH`.
+            `RUBBISH`, and hidden folders, whose names begin with a dot.
 
     Raises:
         NotADirectoryError: there is no such folder.
@@ -56,8 +59,10 @@ def find_images(folder: str | Path, exclude: Sequence[str] = (), rubbish: bool =
     patterns = _Patterns(exclude, () if rubbish else RUBBISH)
     files, seen, unreadable, left_out = [], set(), [], Counter()
 
-    def is_taken(path: Path, counts: bool) -> bool:
+    def is_taken(path: Path, counts: bool, is_folder: bool = False) -> bool:
         pattern = patterns.matching(path.relative_to(folder))
+        if pattern is None and is_folder and path.name.startswith(".") and not rubbish:
+            pattern = _HIDDEN
         if pattern is not None and counts:
             left_out[pattern] += 1
         return pattern is None
@@ -72,7 +77,7 @@ def find_images(folder: str | Path, exclude: Sequence[str] = (), rubbish: bool =
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if is_taken(Path(place, name), counts=True))
+        folders[:] = sorted(name for name in folders if is_taken(Path(place, name), counts=True, is_folder=True))
         for name in names:
             path = Path(place, name)
             if is_taken(path, counts=path.suffix.lower() in suffixes) and _is_file(path, unreadable):
@@ -93,10 +98,11 @@ def find_images(folder: str | Path, exclude: Sequence[str] = (), rubbish: bool =
     if not images:
         hints = [*warnings, *([f"left out: {excluded}"] if excluded else [])]
         hint = "; ".join(hints) or f"expected {', '.join(sorted(suffixes))}"
-        raise ValueError(f"no image among the {len(files)} files in {printable(folder)}; {hint}")
+        raise ValueError(f"no image among {counted(len(files), 'file')} in {printable(folder)}; {hint}")
     for warning in warnings:
         logger.warning("%s: %s", printable(folder), warning)
-    logger.info("%s: %s images, %s other files left aside", printable(folder), f"{len(images):,}", left_aside.total())
+    num_images, num_others = counted(len(images), "image"), counted(left_aside.total(), "other file")
+    logger.info("%s: %s, %s left aside", printable(folder), num_images, num_others)
     if excluded:
         logger.info("%s: folders and images left out as no photographs: %s", printable(folder), excluded)
     return images

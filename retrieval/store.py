@@ -181,7 +181,7 @@ class FeatureStore:
         if not missing:
             return None
         return (
-            f"{self.folder}: {len(missing)} of {len(self.shards)} shards are missing ({missing[0].path.name} is the "
+            f"{self.folder}: shards are missing, {len(missing)} of {len(self.shards)} ({missing[0].path.name} is the "
             "first), for encoding was interrupted; encode the same images into it again to finish it"
         )
 

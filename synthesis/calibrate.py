@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from ..commands import check_numbers, command
 from ..files import check_output_folder
+from ..names import counted
 from .components import SynthesisError
 from .filtering.calibration import (
     Pair,
@@ -91,8 +92,9 @@ def _draw(options: argparse.Namespace, output: Path, pairs: list[Pair], present:
             save_sheet(sheet, output / f"score-{name}.png")
             bar.update()
     write_form(form, sample, PAIRS_PER_PAGE)
+    pages, of_all = counted(len(starts), "page"), counted(len(pairs), "pair")
     return (
-        f"{len(sample):,} of {len(pairs):,} pairs are on {len(starts)} pages in {output}. Fill in {FORM} there, then "
+        f"{pages} in {output}, with {len(sample):,} of {of_all}. Fill in {FORM} there, then "
         "give it with --verdicts. What each score means is on score-*.png."
     )
 

@@ -282,8 +282,8 @@ def _extreme() -> Iterator[OddImage]:
     yield OddImage("bomb.ppm", b"P6 40000 40000 255\n", "40,000 x 40,000.*89 million")
     yield OddImage("scans.jpg", jpeg_of_scans(2_000), r"2,\d\d\d scans.*100")
     yield OddImage("scans_few.jpg", encode(picture(), "JPEG", progressive=True), UPRIGHT)
-    yield OddImage("negative.tiff", encode(Image.fromarray(np.full((4, 4), -1, np.float32)), "TIFF"), r"0\.\.65535")
-    yield OddImage("nan.tiff", encode(Image.fromarray(np.full((4, 4), np.nan, np.float32)), "TIFF"), r"nan.*0\.\.65535")
+    yield OddImage("negative.tiff", encode(Image.fromarray(np.full((4, 4), -1, np.float32)), "TIFF"), r"0 to 65535")
+    yield OddImage("nan.tiff", encode(Image.fromarray(np.full((4, 4), np.nan, np.float32)), "TIFF"), r"nan.*0 to 65535")
     for compression in ("tiff_lzw", "jpeg", "tiff_adobe_deflate", "group4"):
         mode = "1" if compression == "group4" else "RGB"
         yield OddImage(f"{compression}.tiff", encode(picture(mode), "TIFF", compression=compression), UPRIGHT)

@@ -322,6 +322,25 @@ def test_errors_of_the_disk_and_of_memory_are_not_blamed_on_the_model():
         raise MemoryError
 
 
+@pytest.mark.parametrize("model", ["models/tiny", "./tiny", "a/b/c", "/nowhere/tiny"])
+def test_a_model_folder_that_is_not_here_is_told_as_a_folder(model, tmp_path, monkeypatch):
+    """The message was of names on the Hub, which nobody had meant."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # the library has read it already
+    Path("models").mkdir()
+    with pytest.raises(FileNotFoundError, match=rf"there is no folder {model} here.*convert_fafa_checkpoint"):
+        load_given_model(Namespace(model=model, import_modules=[], dtype="float32", device="cpu"))
+
+
+def test_a_name_of_the_hub_is_not_taken_for_a_folder(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    with pytest.raises(OSError, match=r"^not found$"), loading("lab/model"):
+        raise OSError("not found")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(FileNotFoundError, match="there is no folder lab/model here"), loading("lab/model"):
+        raise OSError("not found")
+
+
 @pytest.mark.parametrize("device", ["toaster", "cuda:99", "cpu:x", ""])
 def test_a_device_that_is_not_there_is_one_line(device, capsys):
     with pytest.raises(SystemExit) as stopped:

@@ -73,7 +73,7 @@ def test_what_is_no_finite_weight_is_refused_by_name(name, released, tmp_path):
 
 def test_one_error_names_all_tensors_that_are_not_finite(released, tmp_path):
     released |= {key: torch.full_like(released[key], torch.nan) for key in (MATRIX, BIAS, "temp")}
-    with pytest.raises(ValueError, match=r"3 tensors of the checkpoint hold no trained weights") as error:
+    with pytest.raises(ValueError, match=r"tensors of the checkpoint hold no trained weights \(3\)") as error:
         convert(released, tmp_path)
     assert all(key in str(error.value) for key in (MATRIX, BIAS, "temp"))
 

@@ -2,10 +2,11 @@
 
 import pytest
 from huggingface_hub import ModelCard
-from tiny import tiny_config
+from tiny import tiny_config, tiny_model
 
 from fafa import FafaModel
-from fafa.model_card import add_results_to_card, hub_id, make_model_card, retrieval_results
+from fafa.model_card import add_results_to_card, hub_id, make_model_card, registering_module, retrieval_results
+from fafa.retriever import CardFacts
 
 METRICS = {
     "image+caption": {"rank-1": 46.554, "rank-10": 73.3, "mAP": 55.65},
@@ -80,3 +81,13 @@ def test_only_names_that_the_hub_takes_are_names_on_the_hub(tmp_path, monkeypatc
     assert hub_id("Salesforce/blip2-itm-vit-g") == "Salesforce/blip2-itm-vit-g"
     for name in ("pretrained/blip2", "/data/SynCPR", "./SynCPR", "a/b/c", "tiny", None):
         assert hub_id(name) is None, name
+
+
+def test_the_card_of_a_users_model_imports_the_module_that_defines_it():
+    """It said `import fafa`, after which no Auto class knew the model."""
+    own = type("OwnModel", (), {"__module__": "lab.retrieval"})()
+    copied = type("FafaModel", (), {"__module__": "transformers_modules.x.modeling_fafa"})()
+    assert registering_module(own) == "lab.retrieval"
+    assert registering_module(copied) == registering_module(tiny_model()) == "fafa"
+    card = make_model_card(CardFacts("Own"), 1, "Own", "A test.", {}, module=registering_module(own))
+    assert "import lab.retrieval  # makes the model known" in card and "import fafa" not in card

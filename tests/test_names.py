@@ -1,6 +1,6 @@
-"""Names that there are not."""
+"""Names that there are not, and how many there are of a thing."""
 
-from fafa.names import nearest
+from fafa.names import counted, nearest
 
 
 def test_the_nearest_name_or_those_that_are_known():
@@ -8,3 +8,9 @@ def test_the_nearest_name_or_those_that_are_known():
     assert nearest("colour", ["seed", "size"]) == "known: seed, size"
     assert nearest("x", []) == "known: none"
     assert nearest("colour", [str(number) for number in range(30)]).endswith("19 and 10 more")
+
+
+def test_one_thing_is_not_told_as_several():
+    assert [counted(number, "query") for number in (0, 1, 2202)] == ["0 queries", "1 query", "2,202 queries"]
+    assert [counted(number, "image") for number in (1, 2)] == ["1 image", "2 images"]
+    assert counted(3, "day") == "3 days"

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-from fafa import FafaImageProcessor, FafaProcessor, captions_fafa, processing_fafa
+from fafa import TINY_CHECKPOINT, FafaImageProcessor, FafaProcessor, captions_fafa, processing_fafa
+from fafa.captions_fafa import is_unread
 from fafa.processing_fafa import build_tokenizer, clean_caption
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
@@ -245,3 +246,46 @@ print(json.dumps([processor.max_text_length, inputs["input_ids"].tolist(), float
         assert max_text_length == 16
         assert input_ids == expected["input_ids"].tolist()
         assert pixel_sum == pytest.approx(float(expected["pixel_values"].sum()))
+
+
+@pytest.mark.parametrize(
+    "caption", ["a red coat в красном пальто с рюкзаком и шляпой", "xylophone quintet", "ein gruener Hut"]
+)
+def test_a_caption_that_is_spelt_letter_by_letter_is_told_once(caption, caplog):
+    """Captions of other scripts and languages were ranked without a word."""
+    processor = FafaProcessor.from_pretrained(TINY_CHECKPOINT)
+    processor.encode_captions([caption], ["--caption"])
+    processor.encode_captions([caption], ["query 7"])
+    assert caplog.text.count("most words of the caption") == 1
+    assert f"--caption: most words of the caption '{caption}" in caplog.text
+
+
+def test_captions_of_known_words_with_a_rare_one_are_not_told_as_spelt(caplog):
+    processor = FafaProcessor.from_pretrained(TINY_CHECKPOINT)
+    captions = [
+        "now in a red coat",
+        "in a red coat",
+        "now in a red coat, carrying a backpack",
+        "a teal coat and gloves",
+    ]
+    processor.encode_captions(captions)
+    assert not caplog.text
+
+
+def test_scripts_are_known_by_the_vocabulary():
+    """A model for Chinese reads signs one by one; an English one has some of them and has never learned from any."""
+
+    class Signs:
+        unk_token = "[UNK]"
+
+        def __init__(self, known):
+            self.known = {chr(0x4E00 + number): number for number in range(known)}
+
+        def get_vocab(self):
+            return self.known
+
+        def tokenize(self, word):
+            return [sign if sign in self.known else self.unk_token for sign in word]
+
+    caption = "".join(map(chr, range(0x4E00, 0x4E0A)))
+    assert is_unread(caption, Signs(300)) and not is_unread(caption, Signs(5000))

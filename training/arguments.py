@@ -271,6 +271,11 @@ class RetrieverTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"report_to asks for {', '.join(lacking)}, not installed here: install it, or leave it out"
             )
+        if self.fp16 and self.device.type == "cpu":  # autocast would run, but nothing scales the loss
+            raise ValueError(
+                "fp16 needs a GPU, and this run has none: unscaled, its small gradients would be zero. Leave it out, "
+                "or set bf16"
+            )
         optim = self.optim.value
         if optim in _STEPS_WITHIN_BACKWARD or optim.endswith("_layerwise"):
             raise ValueError(

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
+from ..names import counted
+
 logger = logging.getLogger(__name__)
 
 _TRIES = 200  # places to look at for a triplet that must leave its batch
@@ -131,8 +133,8 @@ def check_batch_size(num_triplets: int, batch_size: int, num_processes: int = 1,
     """
     if num_triplets < 2:
         raise ValueError(
-            f"the training set has {num_triplets} triplets, but the loss tells each from the others of its batch: "
-            "expected 2 at least, and many in practice. Look at data_dir, and at what was filtered or held out"
+            f"the training set has {counted(num_triplets, 'triplet')}, but the loss tells each from the others of its "
+            "batch: expected 2 at least, and many in practice. Look at data_dir, and at what was filtered or held out"
         )
     if batch_size < 2:
         raise ValueError(

@@ -20,7 +20,8 @@ from transformers.trainer_callback import ExportableState
 from ..evaluation import chance_metrics
 from ..files import write_whole
 from ..markdown_text import block, code, public
-from ..model_card import hub_id, make_model_card, percent_table, retrieval_results
+from ..model_card import hub_id, make_model_card, percent_table, registering_module, retrieval_results
+from ..names import counted
 from ..tables import markdown_table
 from .curves import draw_curves
 
@@ -128,6 +129,7 @@ def write_training_card(trainer, model_name: str | None = None, **metadata) -> N
         },
         folder=trainer.hub_model_id or "path/to/this/folder",
         adapter_of=(base_model or "path/to/the/base/model") if adapter is not None else None,
+        module=registering_module(model.get_base_model() if hasattr(model, "get_base_model") else model),
     )
     write_whole(folder / CARD, card)
 
@@ -173,8 +175,9 @@ def _data_section(trainer) -> str:
         lines.append(markdown_table(["part", "triplets", "groups"], rows))
     if trainer.skipped_images:
         images, times = len(trainer.skipped_images), trainer.skipped_images.total()
-        counted = ", as the first process counted" if trainer.args.world_size > 1 else ""
-        lines.append(f"{images:,} images could not be read; triplets were left out {times:,} times for it{counted}.")
+        by_whom = ", as the first process counted" if trainer.args.world_size > 1 else ""
+        left_out = f"triplets were left out {counted(times, 'time')} for it{by_whom}."
+        lines.append(f"{counted(images, 'image')} could not be read; {left_out}")
     return "\n\n".join(lines)
 
 
@@ -196,14 +199,14 @@ def _run_section(trainer, panels: list[str]) -> str:
     compared = f"; the loss compares {batch // args.gradient_accumulation_steps:,} at a time"
     compared *= args.gradient_accumulation_steps > 1
     schedule = "one-cycle" if args.one_cycle else args.lr_scheduler_type.value
-    warmup = f"{args.warmup_steps:g} steps" if args.warmup_steps >= 1 else f"{args.warmup_steps:.0%}"
+    warmup = counted(int(args.warmup_steps), "step") if args.warmup_steps >= 1 else f"{args.warmup_steps:.0%}"
     last = next((entry for entry in reversed(state.log_history) if "loss" in entry), {})
     terms = {name: value for name, value in last.items() if name.startswith("loss")}
     versions = (f"{name} {version(name)}" for name in _LIBRARIES)
     rows = {
         "steps": steps,
         "weights": "; ".join(weights),
-        "batch": f"{batch:,} triplets" + (f" ({shares})" if batch > args.train_batch_size else "") + compared,
+        "batch": counted(batch, "triplet") + (f" ({shares})" if batch > args.train_batch_size else "") + compared,
         "optimiser": f"{args.optim.value}, learning rate {args.learning_rate:g}, {schedule}, warm-up of {warmup}, "
         f"weight decay {args.weight_decay:g}, gradient norm at most {args.max_grad_norm:g}",
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",

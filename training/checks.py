@@ -9,6 +9,7 @@ import torch
 from transformers import DataCollatorWithPadding, TrainerCallback, default_data_collator
 
 from ..files import some
+from ..names import counted
 from ..retriever import Retriever, check_contract
 from .arguments import REFUSED
 from .batches import check_batch_size
@@ -44,8 +45,8 @@ def check_trainer(trainer) -> None:
         missing = [name for name, weight in trained(trainer.model) if id(weight) not in held]
         if missing:
             raise ValueError(
-                f"optimizers: {len(missing)} weights that train are not in the optimiser: {some(missing)}. Make it of "
-                "this model's parameters, after adapters were added; or give optimizer_cls_and_kwargs"
+                f"optimizers: weights that train are not in the optimiser ({len(missing)}): {some(missing)}. Make it "
+                "of this model's parameters, after adapters were added; or give optimizer_cls_and_kwargs"
             )
     elif trainer.optimizer_cls_and_kwargs is None:
         trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)  # says if its library is not installed
@@ -77,8 +78,8 @@ def check_held_out(dataset: Any) -> None:
     _check_set("eval_dataset", dataset)
     if len(dataset) < 2:
         raise ValueError(
-            f"eval_dataset has {len(dataset)} triplets, so that no query could miss its target: hold out more "
-            "(validation_fraction), or leave it out"
+            f"eval_dataset has {counted(len(dataset), 'triplet')}, so that no query could miss its target: hold out "
+            "more (validation_fraction), or leave it out"
         )
 
 
@@ -225,7 +226,7 @@ class EveryWeightLearns(TrainerCallback):
         without = [name for name, weight in trained(model) if weight.grad is None]
         if without:
             raise ValueError(
-                f"{len(without)} weights are to train and got no gradient in the first step: {some(without)}. Where "
+                f"weights are to train and got no gradient in the first step ({len(without)}): {some(without)}. Where "
                 "the model checkpoints activations, use_reentrant=False lets gradients through; weights that no part "
                 "of the loss reaches are frozen by requires_grad_(False)"
             )

@@ -15,6 +15,7 @@ from torch.utils.data import get_worker_info
 
 from ..files import printable
 from ..image_reading_fafa import UnreadableImageError
+from ..names import counted
 from ..retriever import RetrieverProcessor
 from .augmentation import augment_person_crop
 
@@ -149,7 +150,8 @@ class TripletCollator:
                 logger.warning("triplet left out (on_error='skip'): %s", error)
                 skipped.append(error.source)
         if not read:
-            raise UnreadableImageError(f"none of a batch of {len(rows)} triplets has readable images: {skipped[:3]}")
+            count = counted(len(rows), "triplet")
+            raise UnreadableImageError(f"none of a batch of {count} has readable images: {skipped[:3]}")
 
         kept, *crops = zip(*read, strict=True)
         names = ("pixel_values", "target_pixel_values")[-len(crops) :]

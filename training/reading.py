@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from ..image_reading_fafa import UnreadableImageError
 from ..loading import dead_workers_told, worker_options
+from ..names import counted
 from .batches import TripletBatches
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class TripletReading:
             self.train_dataset,
             batch_sampler=batches,
             collate_fn=self.data_collator,
-            pin_memory=args.dataloader_pin_memory,
+            pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
             generator=self._own_generator(),
             **self._worker_options(),
         )
@@ -78,6 +79,7 @@ class TripletReading:
             self.data_collator = collator.for_evaluation()
         vars(args).update({f"dataloader_{name}": value for name, value in self._worker_options().items()})
         args.dataloader_drop_last = False
+        args.dataloader_pin_memory &= args.device.type == "cuda"  # without, torch warns of every loader
         try:
             loader = make_loader(dataset)
         finally:
@@ -107,7 +109,8 @@ class TripletReading:
             return dataset
         names = ", ".join(sorted(set(unreadable.values())))
         if len(unreadable) == len(dataset):
-            raise UnreadableImageError(f"none of {len(dataset)} held-out triplets has readable images: {names}")
+            count = counted(len(dataset), "held-out triplet")
+            raise UnreadableImageError(f"none of {count} has readable images: {names}")
         self.skipped_images.update(unreadable.values())
         logger.warning(
             "%d of %d held-out triplets are left out (on_error='skip'), whose images cannot be read: %s",

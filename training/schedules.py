@@ -9,6 +9,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 from transformers import TrainerCallback
 
+from ..names import counted
+
 
 class WarmUp(TrainerCallback):
     """Trains with cross-entropy for `contrastive_steps`, and with whole captions for `caption_steps`, at the beginning.
@@ -90,7 +92,8 @@ def one_cycle(optimizer: Optimizer, num_steps: int, warmup: float) -> ResumableO
         ValueError: the warm-up is longer than the run.
     """
     if warmup > num_steps:
-        raise ValueError(f"warmup_steps is {warmup:g}, but the run has {num_steps} steps: give a share, say 0.02")
+        steps = counted(num_steps, "step")
+        raise ValueError(f"warmup_steps is {warmup:g}, but the run has {steps}: give a share, say 0.02")
     share = warmup / num_steps if warmup >= 1 else warmup
     return ResumableOneCycle(
         optimizer,

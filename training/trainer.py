@@ -229,7 +229,7 @@ class RetrieverTrainer(AveragedWeights, TripletReading, SafeTrainer):
         finally:
             if self.skipped_images:
                 logger.warning(
-                    "%d images could not be read; triplets were left out %d times because of them: %s",
+                    "images could not be read (%d); triplets were left out %d times because of them: %s",
                     *(len(self.skipped_images), self.skipped_images.total(), some(sorted(self.skipped_images))),
                 )
 

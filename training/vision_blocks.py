@@ -1,5 +1,6 @@
 """Training the last blocks of the vision tower, all of it, or none."""
 
+from ..names import counted
 from ..retriever import Retriever
 
 
@@ -19,8 +20,8 @@ def train_vision_blocks(model: Retriever, num_blocks: int) -> Retriever:
     blocks = tower[1:]
     if not -1 <= num_blocks <= len(blocks):
         raise ValueError(
-            f"trainable_vision_blocks is {num_blocks}, but the vision tower has {len(blocks)} blocks: expected 0 "
-            f"(frozen), 1 to {len(blocks)} (the last ones) or -1 (all, and the embeddings before them)"
+            f"trainable_vision_blocks is {num_blocks}, but the vision tower has {counted(len(blocks), 'block')}: "
+            f"expected 0 (frozen), 1 to {len(blocks)} (the last ones) or -1 (all, and the embeddings before them)"
         )
     model.freeze_vision_tower()
     if num_blocks:

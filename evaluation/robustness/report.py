@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from ...markdown_text import public
+from ...names import counted
 from ...tables import markdown_table
 
 PICTURES = {  # name -> file
@@ -75,7 +76,8 @@ class RobustnessReport:
             means = [sum(condition["metrics"][metric] for condition in of) / len(of) for metric in metrics]
             left = sum(condition["relative"][metrics[0]][0] for condition in of) / len(of)
             rows.append([f"{half}: {name}", *(f"{mean:.1f}" for mean in means), f"{100 * left:.1f}"])
-        title = f"{self.num_queries:,} queries by image and caption, gallery of {self.num_gallery:,} images, percent:"
+        queries, gallery = counted(self.num_queries, "query"), counted(self.num_gallery, "image")
+        title = f"{queries} by image and caption, gallery of {gallery}, percent:"
         return f"{title}\n\n{markdown_table(['', *metrics, f'left of {metrics[0]}'], rows)}\n"
 
     def to_page(self, pictures: dict[str, str] | None = None) -> str:

@@ -198,6 +198,7 @@ class DualEncoderProcessor(RetrieverProcessor, ProcessorMixin):
                 )
         whole = self.tokenizer(captions, verbose=False)["input_ids"]
         for name, caption, ids in zip(names, captions, whole, strict=True):
+            self._warn_if_unread(name, caption, len(ids))
             if len(ids) > self.max_text_length:
                 self._tell_of_length(name, caption, len(ids))
         return self.tokenizer(

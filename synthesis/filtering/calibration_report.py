@@ -12,6 +12,7 @@ from ...drawing.curves import chart
 from ...drawing.palette import BLUE, FAINT, GREY, TEAL, VERMILION
 from ...files import write_whole
 from ...markdown_text import Markdown, block, plain, public
+from ...names import counted
 from ...tables import markdown_table
 from ..report.page import control_section
 from .calibration import Outcome, Verdict, measure, score_names
@@ -55,8 +56,9 @@ def write_report(
     num_pairs, num_good = len({verdict.pair.record["id"] for verdict in every}), sum(v.good for v in every)
     parts = [
         f"# Calibration of {plain(public(source))}",
-        f"{len(every):,} verdicts on {num_pairs:,} pairs; {num_good:,} good ({100 * num_good / len(every):.1f} %). "
-        f"{empty:,} rows were not filled in. Wanted precision: {100 * precision:g} %.",
+        f"{counted(len(every), 'verdict')} on {counted(num_pairs, 'pair')}; {num_good:,} good "
+        f"({100 * num_good / len(every):.1f} %). Not filled in: {counted(empty, 'row')}. Wanted precision: "
+        f"{100 * precision:g} %.",
         "Precision is the share of good triplets among those kept, recall the share of good triplets that are kept; in "
         "brackets 95 % intervals (Wilson), as if verdicts were independent. Bounds were found on the first half of the "
         "verdicts, cut by quadruple; only the second half says how good they are.",

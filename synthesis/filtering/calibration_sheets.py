@@ -13,6 +13,7 @@ from PIL import Image
 from ...drawing.palette import AMBER, FAINT, GREY, INK
 from ...drawing.sheet import GAP, MARGIN, PADDING, SMALL_SIZE, THUMB_WIDTH, TITLE_SIZE, Sheet
 from ...drawing.typeface import Typeface
+from ...names import counted
 from ..components import seed_of
 from ..images import open_rgb
 from .calibration import Pair
@@ -76,7 +77,7 @@ def draw_score_sheet(name: str, pairs: Sequence[Pair], folder: Path, bound: Boun
         width=2 * MARGIN + 2 * PADDING + _BIN_WIDTH + _PER_BIN * (_PAIR_WIDTH + 2 * GAP) - 2 * GAP,
         height=_HEADER + len(bins) * (row_height + GAP) - GAP + MARGIN,
         title=name,
-        subtitle=f"{sum(map(len, bins)):,} pairs, lowest scores first; {describe_bound(bound)}",
+        subtitle=f"{counted(sum(map(len, bins)), 'pair')}, lowest scores first; {describe_bound(bound)}",
     )
     for number, members in enumerate(bins):
         top = _HEADER + number * (row_height + GAP)
@@ -84,7 +85,7 @@ def draw_score_sheet(name: str, pairs: Sequence[Pair], folder: Path, bound: Boun
         low, high = members[0].scores[name], members[-1].scores[name]
         for line, text in enumerate([f"{low:.4g}", *([f"to {high:.4g}"] if high > low else [])]):
             sheet.text((MARGIN + PADDING, top + PADDING + 24 * line), text, 18, INK)
-        sheet.text((MARGIN + PADDING, top + PADDING + 52), f"{len(members):,} pairs", SMALL_SIZE, GREY)
+        sheet.text((MARGIN + PADDING, top + PADDING + 52), counted(len(members), "pair"), SMALL_SIZE, GREY)
         some = sorted(members, key=lambda pair: seed_of("sheet", 0, name, pair.record["id"]))[:_PER_BIN]
         for place, pair in enumerate(sorted(some, key=lambda pair: pair.scores[name])):
             left = MARGIN + PADDING + _BIN_WIDTH + place * (_PAIR_WIDTH + 2 * GAP)

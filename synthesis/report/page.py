@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from ...drawing.curves import chart
 from ...drawing.sheet import save_sheet
 from ...files import write_json, write_whole
+from ...names import counted
 from ...tables import markdown_table
 from ..components import Record
 from ..filtering.controls import LOST, SPOILT, TURNED
@@ -137,7 +138,7 @@ def acceptance_section(stages: Mapping[str, Mapping[str, Any]], pictures: Sequen
         rows.append([stage, f"{items:,}", f"{kept:,}", percent(kept, items)])
         reasons = sorted(counts["rejected"].items(), key=lambda entry: -entry[1])
         if rest := reasons[_MOST_REASONS:]:
-            others = (f"{len(rest):,} other reasons", sum(number for _, number in rest))
+            others = (counted(len(rest), "other reason"), sum(number for _, number in rest))
             reasons = [*reasons[:_MOST_REASONS], others]
         reason_rows += [[stage, reason, f"{number:,}", percent(number, items)] for reason, number in reasons]
     return [

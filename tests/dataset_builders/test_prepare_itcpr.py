@@ -134,6 +134,7 @@ def test_a_dry_run_writes_nothing_and_tells_all_that_is_missing(sources, capsys)
     assert "LAST: 4 to write, 0 there already, 2 missing" in printed
     assert f"missing: LAST/000001/000001_query.jpg (not below {sources / 'last'})" in printed
     assert "gallery.json is not the published one, or not all of it: 15 records (published: 20,510)" in printed
+    assert "Nothing was written. The same command without --dry-run writes " in printed.splitlines()[-1]
 
 
 def test_a_source_may_come_later(sources, capsys):

@@ -65,7 +65,7 @@ def test_a_sound_test_set_with_repeated_images(itcpr_root, itcpr_records):
     report = check(itcpr_root)
     assert report["sound"] and report["images"]["named"] == 6
     notes = report["files"]["gallery.json"]["notes"]
-    assert "1 records name an image that an earlier one names." in notes
+    assert "Records that name an image that an earlier one names: 1." in notes
     assert "2 distractors (published: 18,285)" in notes[1]
     assert "3 matches (published: 2,225)" in report["files"]["query.json"]["notes"][0]
     (copies,) = report["images"]["of the same content"]  # all images of this fixture are black

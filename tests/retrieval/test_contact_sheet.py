@@ -164,7 +164,7 @@ def test_scores_and_ranks_are_optional_and_images_may_be_paths(tmp_path):
 def test_nothing_to_draw_is_an_error():
     with pytest.raises(ValueError, match="0 queries"):
         draw_contact_sheet([])
-    with pytest.raises(ValueError, match="1 queries, none with a result"):
+    with pytest.raises(ValueError, match="1 query, none with a result"):
         draw_contact_sheet([RankedQuery(person(), "x")])
 
 

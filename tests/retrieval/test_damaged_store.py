@@ -128,7 +128,7 @@ def test_a_shard_of_another_store_is_refused(model, processor, made, index, tmp_
 def test_missing_shards_are_told(index):
     shards(index)[1].unlink()
     (fault,) = verify_store(index)
-    assert "1 of 3 shards are missing" in fault and "encode the same images into it again" in fault
+    assert "shards are missing, 1 of 3" in fault and "encode the same images into it again" in fault
 
 
 def test_verifying_what_is_no_store(tmp_path):

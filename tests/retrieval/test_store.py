@@ -112,7 +112,7 @@ def test_an_interrupted_run_goes_on_from_its_last_shard(model, processor, photos
         with pytest.raises(KeyboardInterrupt):
             encode(model, processor, photos, tmp_path / "f")
     assert finished(tmp_path / "f") == [0, 1, 2]
-    with pytest.raises(ValueError, match="3 of 6 shards are missing"):
+    with pytest.raises(ValueError, match="shards are missing, 3 of 6"):
         Gallery.load(tmp_path / "f", model, processor)
 
     second = Spy(model, monkeypatch)

@@ -168,7 +168,7 @@ def test_adapters_that_get_no_gradient_stop_the_run(base, triplets, tmp_path):
     """The old kind of checkpointing passes none into a frozen tower; they kept their zeros, and torch warned."""
     trainer = make_trainer(tmp_path, base, triplets, max_steps=1)
     trainer.model.gradient_checkpointing_enable({"use_reentrant": True})
-    with pytest.raises(ValueError, match=r"\d+ weights are to train and got no gradient .*lora_A.*use_reentrant=False"):
+    with pytest.raises(ValueError, match=r"weights are to train and got no gradient .*lora_A.*use_reentrant=False"):
         trainer.train()
 
 

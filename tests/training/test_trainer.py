@@ -136,7 +136,7 @@ def test_skipped_images_are_counted_and_reported(tmp_path, triplets, caplog):
     trainer = make_trainer(tmp_path, triplets, data_collator=collator, **settings)
     trainer.train()
     assert trainer.skipped_images == {str(broken): 6}  # two triplets hold it, in three epochs
-    assert "1 images could not be read; triplets were left out 6 times" in caplog.text
+    assert "images could not be read (1); triplets were left out 6 times" in caplog.text
     assert broken.name in caplog.records[-1].message
 
 
