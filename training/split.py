@@ -43,9 +43,8 @@ def hold_out_quadruples(
     if not 0 < num_held_out < len(names):
         remedy = f"such as {1 / len(names):.2g}, one of them" if len(names) > 1 else "but of more quadruples"
         raise ValueError(
-            f"holding out {fraction} of {counted(len(names), 'quadruple')} leaves one side empty: choose another fraction "
-            f"(validation_fraction), {remedy}"
-        )
+            f"holding out {fraction} of {counted(len(names), 'quadruple')} leaves one side empty: choose another "
+            f"fraction (validation_fraction), {remedy}"
         )
     held_out = np.isin(quadruples, np.random.default_rng(seed).choice(names, num_held_out, replace=False))
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
