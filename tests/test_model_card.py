@@ -77,7 +77,7 @@ def test_results_without_a_card_are_an_error_naming_it(tmp_path):
 
 def test_only_names_that_the_hub_takes_are_names_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "models" / "blip2").mkdir(parents=True)
+    (tmp_path / "pretrained" / "blip2").mkdir(parents=True)
     assert hub_id("Salesforce/blip2-itm-vit-g") == "Salesforce/blip2-itm-vit-g"
     for name in ("pretrained/blip2", "/data/SynCPR", "./SynCPR", "a/b/c", "tiny", None):
         assert hub_id(name) is None, name
