@@ -17,14 +17,14 @@ from ..image_reading_fafa import open_image
 from ..loading import undecoded
 from ..retriever import QUERY_MODES
 from ..scoring_fafa import topk_mean_similarity
-from .itcpr import TestSet, check_columns, evaluate_features
+from .itcpr import TestSet, check_columns, evaluate_features, sum_of_queries
 from .report import EvaluationReport
 
 if TYPE_CHECKING:
     import datasets
     from sentence_transformers import SentenceTransformer
 
-SUM, JOINT = "sum of both embeddings", "both in one input"
+SUMMED, JOINT = "sum of both embeddings", "both in one input"
 
 
 class Cosine:
@@ -86,14 +86,14 @@ def evaluate_embedder(
             for place, half in enumerate(("image", "caption")):
                 if halves[place] is None:
                     halves[place] = _embed(model.encode_query, _Inputs(queries, half), half, batch_size, progress)
-            query_features[mode] = F.normalize(halves[0] + halves[1], dim=-1)
+            query_features[mode] = sum_of_queries(*halves)
         else:
             query_features[mode] = _embed(model.encode_query, _Inputs(queries, mode), mode, batch_size, progress)
     targets = _embed(model.encode_document, _Inputs(gallery, kind), "gallery", batch_size, progress)[:, None]
     report = evaluate_features(Cosine(), query_features, targets, queries, gallery, ks, curves, seed, progress)
     report.settings["gallery"] = kind
     if "image+caption" in modes:
-        report.settings["image+caption"] = JOINT if joint else SUM
+        report.settings["image+caption"] = JOINT if joint else SUMMED
     return report
 
 

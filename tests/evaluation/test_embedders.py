@@ -45,6 +45,7 @@ def test_clip_answers_by_text_by_image_by_their_sum_and_fused(clip, test_set, tm
     halves = {"caption": unit(clip.encode(queries["caption"][:])), "image": unit(clip.encode(queries["image"][:]))}
     scores = {mode: half @ targets.T for mode, half in halves.items()}
     scores["image+caption"] = unit(halves["caption"] + halves["image"]) @ targets.T
+    scores["sum"] = scores["image+caption"]
     scores["late-fusion"] = late_fusion(scores["caption"], scores["image"])
     for mode, expected in scores.items():
         found = retrieval_metrics(expected, queries["instance_id"][:], gallery["instance_id"][:])
