@@ -204,10 +204,7 @@ class TowersConfig(PreTrainedConfig):
                         f"{where}{name} is {_short(value)}, expected a whole number from {least} to {most:,}"
                     )
             for name, (low, high) in (_NUMBERS | self.numbers_of_losses).items():
-                value = getattr(part, name, low)
-                # NaN is in no range.
-                if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-                    raise ValueError(f"{where}{name} is {_short(value)}, expected a number from {low} to {high:g}")
+                check_number(f"{where}{name}", getattr(part, name, low), low, high)
         if self.temperature_init == 0:
             raise ValueError(f"temperature_init is {self.temperature_init}, expected a number above 0")
         if self.num_top_tokens > self.num_query_tokens:
@@ -269,6 +266,16 @@ class TowersConfig(PreTrainedConfig):
             )
 
 
+def check_number(name: str, value: object, least: float, most: float) -> None:
+    """Refuses a setting that is no number in its range.
+
+    Raises:
+        ValueError: it names the setting.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:  # NaN is in none
+        raise ValueError(f"{name} is {_short(value)}, expected a number from {least} to {most:g}")
+
+
 def _refuse_unknown(where: str, config_class: type[PreTrainedConfig], names: Iterable[str]) -> None:
     for name in _unknown(config_class, names):
         hint = _meant(config_class, name, "; ") or ": its documentation lists them"
@@ -313,4 +320,4 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-__all__ = ["TowersConfig", "changed"]
+__all__ = ["TowersConfig", "changed", "check_number"]

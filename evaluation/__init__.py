@@ -6,9 +6,9 @@ of the `evaluate` library: `evaluate.load` takes that folder.
 
 from ..retrieval.encoding import encode_queries, encode_targets
 from ..retriever import QUERY_MODES
-from .embedders import evaluate_embedder
+from .embedders import evaluate_embedder, with_captions
 from .image_benchmarks import evaluate_circo, evaluate_cirr, evaluate_fashioniq
-from .itcpr import evaluate_features, evaluate_itcpr, late_fusion, score_blocks
+from .itcpr import evaluate_features, evaluate_itcpr, late_fusion, score_blocks, sum_of_queries
 from .metrics import chance_metrics, retrieval_metrics
 from .ranking import MatchRanker, QueryResults, match_ranks
 from .report import EvaluationReport
@@ -36,7 +36,9 @@ __all__ = [
     "read_report",
     "retrieval_metrics",
     "score_blocks",
+    "sum_of_queries",
     "text_to_image_tables",
+    "with_captions",
     "write_report",
     "write_server_files",
 ]

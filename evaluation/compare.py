@@ -1,7 +1,7 @@
 """Compares two reports on the same queries: differences with intervals, tests, and the queries that changed.
 
     python -m fafa.evaluation.compare A B
-    python -m fafa.evaluation.compare A A --mode image+caption --against late-fusion
+    python -m fafa.evaluation.compare A A --mode image+caption --against late-fusion      # or sum, caption, image
 
 A and B are folders of reports, or their results.json. Prints Markdown. A difference is real, as far as these queries
 can tell, where its interval does not hold zero.

@@ -4,7 +4,10 @@ Baselines that every comparison needs: how far a model comes that knows nothing 
 sentences alone come where the gallery has captions.
 """
 
-from collections.abc import Callable, Sequence
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,19 +15,21 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from ..captions_fafa import has_word
 from ..checks_fafa import check_features
+from ..files import read_json
 from ..image_reading_fafa import open_image
 from ..loading import undecoded
 from ..retriever import QUERY_MODES
 from ..scoring_fafa import topk_mean_similarity
-from .itcpr import TestSet, check_columns, evaluate_features
+from .itcpr import TestSet, check_columns, evaluate_features, sum_of_queries
 from .report import EvaluationReport
 
 if TYPE_CHECKING:
     import datasets
     from sentence_transformers import SentenceTransformer
 
-SUM, JOINT = "sum of both embeddings", "both in one input"
+SUMMED, JOINT = "sum of both embeddings", "both in one input"
 
 
 class Cosine:
@@ -86,15 +91,72 @@ def evaluate_embedder(
             for place, half in enumerate(("image", "caption")):
                 if halves[place] is None:
                     halves[place] = _embed(model.encode_query, _Inputs(queries, half), half, batch_size, progress)
-            query_features[mode] = F.normalize(halves[0] + halves[1], dim=-1)
+            query_features[mode] = sum_of_queries(*halves)
         else:
             query_features[mode] = _embed(model.encode_query, _Inputs(queries, mode), mode, batch_size, progress)
     targets = _embed(model.encode_document, _Inputs(gallery, kind), "gallery", batch_size, progress)[:, None]
     report = evaluate_features(Cosine(), query_features, targets, queries, gallery, ks, curves, seed, progress)
     report.settings["gallery"] = kind
     if "image+caption" in modes:
-        report.settings["image+caption"] = JOINT if joint else SUM
+        report.settings["image+caption"] = JOINT if joint else SUMMED
     return report
+
+
+def with_captions(gallery: "datasets.Dataset", file: str | os.PathLike) -> "datasets.Dataset":
+    """A gallery with the column `caption`, from a file that says what each image shows.
+
+    Args:
+        gallery: with the column `image_path`.
+        file: a JSON object of image paths and captions, or a JSON list, or lines (`.jsonl`), of objects with `caption`
+            and `file_path` or `image_path`; so ITCPR's own gallery.json, where its records have captions. Captions of
+            further images are left alone.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is something else, an image of the gallery has no caption in it, or two that differ.
+    """
+    check_columns(gallery, "gallery", ("image_path",))
+    captions: dict[str, str] = {}
+    for path, caption in _captions_in(Path(file)):
+        if captions.setdefault(path, caption) != caption:
+            raise ValueError(f"{file}: {path} has two captions, {captions[path]!r:.60} and {caption!r:.60}: keep one")
+    paths = gallery["image_path"][:]
+    if lacking := [path for path in dict.fromkeys(paths) if path not in captions]:
+        raise ValueError(
+            f"{file}: {lacking[0]} has no caption ({len(lacking):,} of {len(set(paths)):,} gallery images have none). "
+            "Write one for each image, under its path as the gallery has it"
+        )
+    if wrong := [path for path in paths if not (isinstance(captions[path], str) and has_word(captions[path]))]:
+        raise ValueError(f"{file}: the caption of {wrong[0]} is {captions[wrong[0]]!r:.60}, expected a text with words")
+    if "caption" in gallery.column_names:
+        gallery = gallery.remove_columns("caption")
+    return gallery.add_column("caption", [captions[path] for path in paths])
+
+
+def _captions_in(file: Path) -> Iterator[tuple[str, Any]]:
+    """Paths and captions of a file, as it has them."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file. Pass one that has the captions of the gallery's images")
+    if file.suffix == ".jsonl":
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+            content: Any = [json.loads(line) for line in lines if line.strip()]
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{file}: not all of its lines are JSON ({error})") from None
+    else:
+        content = read_json(file)
+    if isinstance(content, dict):
+        yield from content.items()
+        return
+    for number, record in enumerate(content if isinstance(content, list) else [content]):
+        path = (record.get("file_path") or record.get("image_path")) if isinstance(record, dict) else None
+        if not isinstance(path, str):
+            raise ValueError(
+                f"{file}: record {number} is {str(record)!r:.60}, expected an object with file_path (or image_path) "
+                "and caption"
+            )
+        if "caption" in record:  # one without is told as an image without a caption
+            yield path, record["caption"]
 
 
 def _supports(model: "SentenceTransformer", mode: str) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ..retrieval.encoding import encode_queries, encode_targets
@@ -18,7 +19,7 @@ from ..retriever import QUERY_MODES, Retriever, RetrieverProcessor
 from .intervals import bootstrap_intervals
 from .metrics import chance_metrics, tell_ties, ties_of
 from .ranking import MatchRanker, QueryResults, checked_ks, match_ranks, top_images
-from .report import LATE_FUSION, OVERALL, EvaluationReport
+from .report import LATE_FUSION, OVERALL, SUM, EvaluationReport
 
 if TYPE_CHECKING:
     import datasets
@@ -61,7 +62,7 @@ def evaluate_itcpr(
         queries: with the columns `image`, `image_path`, `caption`, `instance_id` and `source`.
         gallery: with the columns `image`, `image_path` and `instance_id`.
         modes: kinds of query, of "image+caption", "caption", "image". With the last two the report has their
-            `late_fusion` as well. The first one is the subject of curves and sheets.
+            `sum_of_queries` and their `late_fusion` as well. The first one is the subject of curves and sheets.
         ks: the ranks k to report.
         batch_size: images encoded at a time.
         num_workers: processes that read images; 0 reads in this one.
@@ -151,18 +152,22 @@ def evaluate_features(
         queries: see `evaluate_itcpr`, as all that follow.
     """
     of = TestSet(queries, gallery, ks)
-    ks, query_ids, gallery_ids, members, modes = of.ks, of.query_ids, of.gallery_ids, of.members, list(query_features)
+    ks, query_ids, gallery_ids, members = of.ks, of.query_ids, of.gallery_ids, of.members
 
     # One pass over the queries: every mode's scores of a few queries at a time.
-    main = modes[0]
-    names = [*modes, *([LATE_FUSION] if {"caption", "image"} <= set(modes) else [])]
-    rankings = {name: _Ranking(query_ids, gallery_ids) for name in names}
+    main = next(iter(query_features))
+    has_both = {"caption", "image"} <= query_features.keys()
+    if has_both:
+        both = sum_of_queries(query_features["caption"], query_features["image"])
+        query_features = {**query_features, SUM: both}
+    modes = list(query_features)
+    rankings = {name: _Ranking(query_ids, gallery_ids) for name in (*modes, *([LATE_FUSION] if has_both else []))}
     parts = _gallery_parts(query_ids, gallery_ids, seed) if curves else []
     blocks = zip(*(score_blocks(scorer, query_features[mode], targets, ROWS) for mode in modes), strict=True)
     num_blocks = -(-len(query_ids) // ROWS)
     for block in tqdm(blocks, "scoring", num_blocks, unit="block", disable=not progress):
         scores = dict(zip(modes, block, strict=True))
-        if LATE_FUSION in rankings:
+        if has_both:
             scores[LATE_FUSION] = late_fusion(scores["caption"], scores["image"])
         for name, ranking in rankings.items():
             ranking.add(scores[name])
@@ -217,6 +222,32 @@ def score_blocks(
     """Scores `rows` queries at a time against the whole gallery: blocks of `(rows, num_gallery)`, fp32."""
     for block in queries.split(rows):
         yield scorer.score(block, targets, num_top_tokens)
+
+
+def sum_of_queries(first: Tensor, second: Tensor) -> Tensor:
+    """Joins the embeddings of two kinds of query: their sum, of unit length again.
+
+    Args:
+        first: `(num_queries, dim)`, unit length; `second`: the same queries' embeddings by the other kind.
+
+    Returns:
+        `(num_queries, dim)`, in the precision of `first`.
+
+    Raises:
+        ValueError: their shapes differ, or the two of a query are opposite, so that their sum has no direction.
+    """
+    if first.ndim != 2 or first.shape != second.shape:
+        raise ValueError(
+            f"expected two kinds of queries, (num_queries, dim) both, got {tuple(first.shape)} and "
+            f"{tuple(second.shape)}"
+        )
+    both = first.float() + second.float()
+    if (is_zero := (both == 0).all(dim=1)).any():
+        raise ValueError(
+            f"query {int(is_zero.nonzero()[0])}: its two embeddings are opposite, so that their sum has no direction. "
+            "Evaluate other kinds of query, not both of them"
+        )
+    return F.normalize(both, dim=-1).to(first.dtype)
 
 
 def late_fusion(first: Tensor, second: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..drawing.curves import bars, chart, log_ticks
-from ..drawing.palette import BLUE, GREY, PINK, TEAL, VERMILION
+from ..drawing.palette import AMBER, BLUE, GREY, PINK, TEAL, VERMILION
 from ..drawing.sheet import save_sheet
 from ..loading import undecoded
 from ..names import counted
@@ -24,6 +24,7 @@ SHEET_QUERIES, SHEET_IMAGES = 8, 10
 
 LINES = {  # the dashes tell lines apart in print
     "image+caption": {"color": BLUE, "linestyle": "-"},
+    "sum": {"color": AMBER, "linestyle": (0, (5, 1, 1, 1, 1, 1))},
     "late-fusion": {"color": PINK, "linestyle": "-."},
     "caption": {"color": VERMILION, "linestyle": "--"},
     "image": {"color": TEAL, "linestyle": ":"},

@@ -14,7 +14,7 @@ from .metrics import tell_ties
 from .ranking import QueryResults
 
 OVERALL = "overall"
-LATE_FUSION = "late-fusion"
+SUM, LATE_FUSION = "sum", "late-fusion"  # kinds of query that need no encoding: of the caption's and the image's
 PICTURES = {  # name -> file
     "Rank-k": "rank_k.png",
     "Rank of the first correct image": "first_ranks.png",
@@ -29,9 +29,11 @@ _METRICS = (
     "rank-k: queries with a correct image among the first k; mAP: mean average precision; mINP: mean of the number of "
     "correct images over the rank of the last one. chance: expected of a random ranking, exact."
 )
-_LATE_FUSION = (
-    " late-fusion: the mean of the caption's and the image's scores, each standardised over the gallery for each query."
-)
+_EXPLAINED = {
+    SUM: " sum: the normalised sum of the caption's and the image's query embeddings.",
+    LATE_FUSION: " late-fusion: the mean of the caption's and the image's scores, each standardised over the gallery "
+    "for each query.",
+}
 _INTERVALS = (
     "In brackets the 95 % interval over queries (percentile bootstrap, 10,000 resamples): what other queries of the "
     "same kind could give. It does not cover another training run, and it is too narrow where queries are few, or all "
@@ -48,8 +50,8 @@ _HEADINGS = {
 class EvaluationReport:
     """Metrics of each kind of query over all queries and groups of them, in percent, and every query's results.
 
-    A mode is "image+caption", "caption", "image" or "late-fusion"; a group "overall", a source or a caption length
-    (a source called like another group is "source: overall").
+    A mode is "image+caption", "caption", "image", "sum" or "late-fusion"; a group "overall", a source or a caption
+    length (a source called like another group is "source: overall"). Reports of earlier versions have no "sum".
 
     Args:
         metrics: mode -> group -> metric -> percentage.
@@ -121,7 +123,7 @@ class EvaluationReport:
         pictures = pictures or {}
         kind = "Text-to-image" if list(self.metrics) == ["caption"] else "Composed"
         parts = [f"# {kind} person retrieval: results", self.to_markdown().rstrip()]
-        parts.append(_METRICS + (_LATE_FUSION if LATE_FUSION in self.metrics else ""))
+        parts.append(_METRICS + "".join(text for mode, text in _EXPLAINED.items() if mode in self.metrics))
         for mode, ties in self.ties.items():
             remark = tell_ties(ties, self.metrics[mode][OVERALL], self.num_queries[OVERALL])
             parts += [] if remark is None else [f"**Ties**, {mode}: {remark}"]

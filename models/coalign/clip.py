@@ -31,11 +31,11 @@ from transformers import (
 )
 
 from ...checks_fafa import check_captions, check_images, check_triplets
-from ...configuration_towers_fafa import changed
+from ...configuration_towers_fafa import changed, check_number
 from ...gathering_fafa import TripletStates
 from ...losses_fafa import masked_predictor
 from ...retriever import CardFacts, Retriever, RetrieverProcessor
-from .configuration import LOSS_SETTINGS, LossSettings, check_number
+from .configuration import LOSS_SETTINGS, LossSettings
 from .losses import CITATION, PAPER, CoAlignLosses
 
 

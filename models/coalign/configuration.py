@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from huggingface_hub.dataclasses import strict
 
-from ...configuration_towers_fafa import TowersConfig
+from ...configuration_towers_fafa import TowersConfig, check_number
 
 LOSS_SETTINGS = frozenset({"gca_beta", "gca_divergence", "lcr_weight", "lcr_mask_ratio", "lcr_hidden_size"})
 
@@ -43,16 +43,6 @@ class LossSettings:
             raise ValueError(f"lcr_hidden_size is {self.lcr_hidden_size!r}, expected a whole number from 1 to 65,536")
 
 
-def check_number(name: str, value: float, least: float, most: float) -> None:
-    """Refuses a setting that is no number in its range.
-
-    Raises:
-        ValueError: it names the setting.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:  # NaN is in none
-        raise ValueError(f"{name} is {value!r:.60}, expected a number from {least} to {most:g}")
-
-
 @strict
 class CoAlignConfig(LossSettings, TowersConfig):
     """Architecture and losses of CoAlign on BLIP-2.
@@ -77,4 +67,4 @@ class CoAlignConfig(LossSettings, TowersConfig):
     num_top_tokens: int = 1
 
 
-__all__ = ["LOSS_SETTINGS", "CoAlignConfig", "LossSettings", "check_number"]
+__all__ = ["LOSS_SETTINGS", "CoAlignConfig", "LossSettings"]

@@ -1,13 +1,12 @@
 """Configuration of the noise-robust dual encoder."""
 
-import math
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from ...configuration_towers_fafa import changed
+from ...configuration_towers_fafa import changed, check_number
 from .losses import check_loss_settings
 
 BACKBONES = ("clip", "siglip")  # model types, as their configurations name them
@@ -121,12 +120,12 @@ class DualEncoderConfig(PreTrainedConfig):
         names = ("n_itc_weight", "r_itc_weight", "itc_weight", "sigmoid_weight")
         weights = {name: getattr(self, name) for name in names}
         for name, value in weights.items():
-            _check_number(name, value, 0, 1e6)
+            check_number(name, value, 0, 1e6)
         if not any(weights.values()):
             raise ValueError(f"{', '.join(weights)} are all 0, so that nothing trains: expected one above 0")
-        _check_number("image_weight", self.image_weight, 0, 1)
-        _check_number("temperature_init", self.temperature_init, 1e-2, 1e6)
-        _check_number("alpha_ramp_epochs", self.alpha_ramp_epochs, 0, 1e6)
+        check_number("image_weight", self.image_weight, 0, 1)
+        check_number("temperature_init", self.temperature_init, 1e-2, 1e6)
+        check_number("alpha_ramp_epochs", self.alpha_ramp_epochs, 0, 1e6)
         check_loss_settings(self.alpha, self.soft_label, self.r_itc_epsilon)
         if self.r_itc_soft_label != "same":
             try:
@@ -148,11 +147,6 @@ class DualEncoderConfig(PreTrainedConfig):
                 f"sigmoid_weight is {self.sigmoid_weight}, but the backbone is a {self.backbone_config.model_type}, "
                 "which has no bias for SigLIP's loss: set it to 0"
             )
-
-
-def _check_number(name: str, value: float, low: float, high: float) -> None:
-    if isinstance(value, bool) or not low <= value <= high or math.isinf(value):  # NaN is nowhere
-        raise ValueError(f"{name} is {value}, expected a number from {low:g} to {high:g}")
 
 
 __all__ = ["BACKBONES", "METHODS", "DualEncoderConfig"]

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from fafa.evaluation import compare, write_report
+from fafa.evaluation import compare, read_report, write_report
 from fafa.evaluation.compare import compare_reports
 
 
@@ -54,6 +54,15 @@ def test_two_kinds_of_query_of_one_run(make_report):
     assert table(page, "## Won by B: 1")[2][-2:] == ["3", "1"]
     with pytest.raises(ValueError, match=r"second has no results of 'image', only of image\+caption, caption"):
         compare_reports(report, report, against="image")
+
+
+def test_the_sum_against_a_report_of_before_there_was_one(make_report, tmp_path):
+    write_report(make_report(**{"image+caption": [1, 3, 1], "late-fusion": [2, 2, 2]}), tmp_path)
+    before, now = read_report(tmp_path), make_report(**{"sum": [1, 1, 1], "late-fusion": [2, 2, 2]})
+    page = compare_reports(before, now, mode="late-fusion", against="sum")
+    assert "3 queries won, 0 lost" in page and "tiny, sum" in page
+    with pytest.raises(ValueError, match=r"first has no results of 'sum', only of image\+caption, late-fusion"):
+        compare_reports(before, now, mode="sum")
 
 
 @pytest.mark.parametrize(

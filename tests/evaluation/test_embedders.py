@@ -1,5 +1,10 @@
 """General embedders: the figures are those of their embeddings; what a model cannot embed is refused by name."""
 
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from datasets import load_dataset
@@ -10,7 +15,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn import functional as F
 
 import fafa  # noqa: F401 - registers the builders
-from fafa.evaluation import evaluate_embedder, late_fusion, read_report, retrieval_metrics, write_report
+from fafa.evaluation import evaluate_embedder, late_fusion, read_report, retrieval_metrics, with_captions, write_report
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -45,6 +52,7 @@ def test_clip_answers_by_text_by_image_by_their_sum_and_fused(clip, test_set, tm
     halves = {"caption": unit(clip.encode(queries["caption"][:])), "image": unit(clip.encode(queries["image"][:]))}
     scores = {mode: half @ targets.T for mode, half in halves.items()}
     scores["image+caption"] = unit(halves["caption"] + halves["image"]) @ targets.T
+    scores["sum"] = scores["image+caption"]
     scores["late-fusion"] = late_fusion(scores["caption"], scores["image"])
     for mode, expected in scores.items():
         found = retrieval_metrics(expected, queries["instance_id"][:], gallery["instance_id"][:])
@@ -77,6 +85,63 @@ def test_captions_against_captions(sentences, test_set):
     )
     assert list(report.metrics) == ["caption"] and report.settings["gallery"] == "caption"
     assert report.metrics["caption"]["overall"]["rank-1"] > 80, "equal captions, but for ties"
+
+
+def test_captions_of_a_file_have_several_forms(test_set, tmp_path):
+    gallery = test_set[1]
+    paths = gallery["image_path"][:]
+    expected = [f"a coat {number}" for number in range(len(paths))]
+    by_path = dict(zip(paths, expected, strict=True))
+    records = [{"file_path": path, "caption": caption} for path, caption in by_path.items()]
+    forms = {
+        "object.json": json.dumps(by_path | {"elsewhere.png": "a hat"}),
+        "list.json": json.dumps(records),
+        "lines.jsonl": "".join(
+            json.dumps({"image_path": path, "caption": text}) + "\n" for path, text in by_path.items()
+        ),
+    }
+    for name, text in forms.items():
+        (tmp_path / name).write_text(text)
+        assert with_captions(gallery, tmp_path / name)["caption"][:] == expected, name
+
+    for name, content, message in (
+        ("few.json", records[:-2], rf"{paths[-2]} has no caption \(2 of 14 gallery images"),
+        ("none.json", [*records[:-1], {"file_path": paths[-1]}], f"{paths[-1]} has no caption"),
+        ("blank.json", by_path | {paths[2]: " . "}, f"the caption of {paths[2]} is ' . ', expected a text with words"),
+        ("number.json", by_path | {paths[2]: 3}, f"the caption of {paths[2]} is 3"),
+        ("two.json", [*records, records[0] | {"caption": "a hat"}], f"{paths[0]} has two captions"),
+        ("other.json", ["a coat"], "record 0 is 'a coat', expected an object with file_path"),
+    ):
+        (tmp_path / name).write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=f"{name}: {message}"):
+            with_captions(gallery, tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=r"absent\.json: no such file"):
+        with_captions(gallery, tmp_path / "absent.json")
+
+
+def test_the_example_compares_captions_with_captions(sentences, itcpr_root, tmp_path, monkeypatch, capsys):
+    """With a model saved to disk, and captions in the records of gallery.json."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    sentences.save(str(tmp_path / "model"))
+    file = itcpr_root / "gallery.json"
+    captions = {
+        record["instance_id"]: record["caption"] for record in json.loads((itcpr_root / "query.json").read_text())
+    }
+    records = [
+        record | {"caption": captions.get(record["instance_id"], "a bag")} for record in json.loads(file.read_text())
+    ]
+    file.write_text(json.dumps(records))
+    spec = importlib.util.spec_from_file_location("evaluate_embedder", ROOT / "examples/evaluate_embedder.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    given = ["--embedder", str(tmp_path / "model"), "--data", str(itcpr_root), "--gallery-captions", str(file)]
+    given += ["--output", str(tmp_path / "results"), "--device", "cpu", "--no-pictures"]
+    monkeypatch.setattr(sys, "argv", ["evaluate_embedder.py", *given])
+    example.main(example.parse_arguments())
+    report = read_report(tmp_path / "results")
+    assert list(report.metrics) == ["caption"] and report.settings["gallery"] == "caption"
+    assert report.metrics["caption"]["overall"]["rank-1"] == 100.0, "a query's match has its very caption"
+    assert report.settings["gallery captions"] == str(file) and "caption" in capsys.readouterr().out
 
 
 def test_what_a_model_cannot_embed_is_refused_by_name(sentences, test_set):

@@ -29,7 +29,7 @@ def test_evaluates_a_folder_and_draws(arguments, tmp_path):
     assert done.returncode == 0, done.stderr
 
     report = read_report(tmp_path / "results")
-    assert list(report.metrics) == ["image+caption", "caption", "image", "late-fusion"]
+    assert list(report.metrics) == ["image+caption", "caption", "image", "sum", "late-fusion"]
     assert list(report.metrics["caption"]["overall"]) == ["rank-1", "rank-5", "rank-10", "mAP", "mINP"]
     assert report.settings["model"] == str(tmp_path / "model") and report.settings["dtype"] == "float32"
     page = (tmp_path / "results" / "results.md").read_text(encoding="utf-8")

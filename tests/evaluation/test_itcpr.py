@@ -14,12 +14,15 @@ from fafa.evaluation import (
     chance_metrics,
     encode_queries,
     encode_targets,
+    evaluate_features,
     evaluate_itcpr,
     late_fusion,
     match_ranks,
     retrieval_metrics,
+    sum_of_queries,
 )
 from fafa.evaluation import itcpr as itcpr_module
+from fafa.evaluation.embedders import Cosine
 from fafa.image_reading_fafa import UnreadableImageError
 from fafa.scoring_fafa import topk_mean_similarity
 
@@ -78,7 +81,7 @@ def test_a_model_in_training_mode_is_evaluated_in_eval_mode(model, processor, te
 
 def test_bfloat16(processor, test_set):
     report = evaluate_itcpr(tiny_model().to(torch.bfloat16), processor, *test_set, progress=False)
-    assert list(report.metrics) == ["image+caption", "caption", "image", "late-fusion"]
+    assert list(report.metrics) == ["image+caption", "caption", "image", "sum", "late-fusion"]
 
 
 def test_features_are_kept_and_used_again(model, processor, test_set, tmp_path, monkeypatch):
@@ -195,6 +198,31 @@ def test_late_fusion_is_reported_with_caption_and_image(model, processor, test_s
     expected = retrieval_metrics(sum(standard) / 2, queries["instance_id"][:], gallery["instance_id"][:])
     assert report.metrics["late-fusion"]["overall"] == pytest.approx(expected)
     assert "late-fusion" not in evaluate_itcpr(model, processor, *test_set, modes=["image"], progress=False).metrics
+
+
+def test_the_sum_by_hand(test_set):
+    """The caption is nearest to image 3, the photo to image 0, their sum (1, 1) / sqrt(2) to image 1."""
+    caption, image = torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]])
+    assert sum_of_queries(caption, image).flatten().tolist() == pytest.approx([0.5**0.5, 0.5**0.5])
+    queries, gallery = test_set[0].select([1]), test_set[1].select([0, 1, 2])  # its match is image 1
+    targets = torch.tensor([[[1.0, 0.0]], [[0.8, 0.6]], [[0.0, 1.0]]])
+    given = {"caption": caption, "image": image}
+    report = evaluate_features(Cosine(), given, targets, queries, gallery, ks=(1,), progress=False)
+    ranks = {mode: report.queries[0]["results"][mode]["ranks"] for mode in report.metrics}
+    assert ranks == {"caption": [2], "image": [2], "sum": [1], "late-fusion": [1]}
+    top = report.queries[0]["results"]["sum"]
+    assert top["top_images"][0] == 1 and top["top_scores"][0] == pytest.approx(1.4 / 2**0.5, abs=1e-6)
+    assert "sum: the normalised sum" in report.to_page()
+    alone = evaluate_features(Cosine(), {"image": image}, targets, queries, gallery, ks=(1,), progress=False)
+    assert list(alone.metrics) == ["image"] and "sum: the normalised sum" not in alone.to_page()
+
+
+def test_a_sum_without_a_direction_is_refused():
+    ones = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    with pytest.raises(ValueError, match="query 1: its two embeddings are opposite"):
+        sum_of_queries(ones, torch.tensor([[0.0, 1.0], [-0.6, -0.8]]))
+    with pytest.raises(ValueError, match="two kinds of queries"):
+        sum_of_queries(ones, ones[:1])
 
 
 def test_late_fusion_weighs_both_alike_and_takes_no_part_of_a_constant():
