@@ -26,6 +26,7 @@ from cells import (
     paired_test,
     query_values,
     run_cells,
+    seeds_told,
     told,
     told_difference,
     write_record,
@@ -140,7 +141,7 @@ def to_markdown(record: dict) -> str:
     robust, plain = LOSSES
     parts = [
         *heading("Noise-robust losses as caption noise rises", record),
-        f"Seeds {', '.join(map(str, record['seeds']))}; {record['steps']} steps of 128 from random weights; mAP in "
+        f"{seeds_told(record['seeds'])}; {record['steps']} steps of 128 from random weights; mAP in "
         f"percent with 95 % intervals over seeds and queries{few(record['seeds'])}. Wrong captions are those of "
         "another group of the training set; the test set has none.",
         "![mAP over caption noise](caption_noise.png)",

@@ -223,8 +223,15 @@ def heading(title: str, record: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def seeds_told(seeds: Sequence[int]) -> str:
+    """ "Seeds 0, 1, 2", as a page begins."""
+    return f"Seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
+
+
 def few(seeds: Sequence[int]) -> str:
     """What a page says of its intervals where seeds are few."""
+    if len(seeds) == 1:
+        return " (of one seed: they are of queries alone)"
     return " (with so few seeds they are too narrow)" if len(seeds) < 5 else ""
 
 

@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from cells import COLOURS, Cell, band, cpu_hours, facts, heading, options, paint, run_cells, write_record
+from cells import COLOURS, Cell, band, cpu_hours, facts, heading, options, paint, run_cells, seeds_told, write_record
 from methods import METHODS
 from methods import cell_of as method_cell
 
@@ -91,7 +91,7 @@ def to_markdown(record: dict) -> str:
     """The record as a page."""
     parts = [
         *heading("Conflict of image and caption", record),
-        f"Seeds {', '.join(map(str, record['seeds']))}. Queries won by the own target where a half comes from another "
+        f"{seeds_told(record['seeds'])}. Queries won by the own target where a half comes from another "
         "query, percent; in brackets the 95 % interval over queries, a mean over seeds. The hours are those of the "
         "evaluations alone; the models are those of [methods.md](methods.md).",
         "![Who wins by strength of conflict](conflicts.png)",

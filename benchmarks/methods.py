@@ -32,6 +32,7 @@ from cells import (
     paired_test,
     query_values,
     run_cells,
+    seeds_told,
     told,
     told_difference,
     write_record,
@@ -251,7 +252,7 @@ def to_markdown(record: dict) -> str:
     ]
     parts = [
         *heading("Methods of composed person retrieval on one painted world", record),
-        f"Seeds {', '.join(map(str, record['seeds']))}; {record['num_queries']} queries, {record['num_gallery']:,} "
+        f"{seeds_told(record['seeds'])}; {record['num_queries']} queries, {record['num_gallery']:,} "
         f"images; percent, with 95 % intervals in which seeds and queries are sampled, both{few(record['seeds'])}. "
         f"Every method: two million parameters, {STEPS} steps of {BATCH} from random weights, on 12,000 triplets of "
         "which 10 % have wrong captions. The head of `benchmarks/methods.py` has the world, the settings, and what "

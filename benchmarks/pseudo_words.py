@@ -25,6 +25,7 @@ from cells import (
     paint,
     paired_test,
     run_cells,
+    seeds_told,
     told,
     told_difference,
     write_record,
@@ -140,7 +141,7 @@ def to_markdown(record: dict) -> str:
     ]
     parts = [
         *heading("Good and bad pseudo-words", record),
-        f"Seeds {', '.join(map(str, record['seeds']))}; percent with 95 % intervals over seeds and "
+        f"{seeds_told(record['seeds'])}; percent with 95 % intervals over seeds and "
         f"queries{few(record['seeds'])}: Rank-1 of the own image, mAP of the others. Short captions are the shorter "
         "half.",
         "![mAP over steps of TINet training](pseudo_words.png)",
@@ -158,7 +159,10 @@ def draw(record: dict, file: Path) -> None:
         quality = [entry["own image"][0] for entry in record["stops"]]
         for kind, colour in (KINDS | HALVES).items():
             found = [entry[kind] for entry in record["stops"]]
-            band(left, places, found, colour, kind)
+            if kind == "composed":
+                band(left, places, found, colour, kind)
+            else:
+                left.plot(places, [one[0] for one in found], "o-", color=colour, label=kind)
             right.plot(quality, [one[0] for one in found], "o-", color=colour)
         left.set_xticks(places, [str(stop) for stop in STOPS])
         left.set(xlabel="steps of TINet training", ylabel="mAP (%)", ylim=(0, None))

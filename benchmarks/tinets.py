@@ -26,6 +26,7 @@ from cells import (
     paint,
     paired_test,
     run_cells,
+    seeds_told,
     told,
     told_difference,
     write_record,
@@ -140,7 +141,7 @@ def to_markdown(record: dict) -> str:
     ]
     parts = [
         *heading("Number of TINets", record),
-        f"Seeds {', '.join(map(str, record['seeds']))}; composed queries, mAP in percent with 95 % intervals over "
+        f"{seeds_told(record['seeds'])}; composed queries, mAP in percent with 95 % intervals over "
         f"seeds and queries{few(record['seeds'])}. The paper's pair is one TINet of each supervision.",
         "![mAP by number of TINets](tinets.png)",
         markdown_table(["supervised", "TINets", "mAP", "against the pair", "p", "ms a query"], rows),
@@ -159,7 +160,7 @@ def draw(record: dict, file: Path) -> None:
             right.plot(
                 [entry["query_ms"] for entry in of], [entry["mAP"][0] for entry in of], "o-", color=colour, label=kind
             )
-        left.set(xlabel="TINets", ylabel="mAP (%)", xticks=[1, 2, 4, 8])
+        left.set(xlabel="TINets", ylabel="mAP (%)", xticks=[1, 2, 4, 8], ylim=(0, None))
         right.set(xlabel="ms a query (features)", xlim=(0, None))
         left.legend(fontsize=9)
 

@@ -27,6 +27,7 @@ from cells import (
     paired_test,
     query_values,
     run_cells,
+    seeds_told,
     told,
     told_difference,
     write_record,
@@ -166,7 +167,7 @@ def to_markdown(record: dict) -> str:
     ]
     parts = [
         *heading("Quality against quantity of triplets", record),
-        f"Seeds {', '.join(map(str, record['seeds']))}; FAFA, {record['steps']} steps of 128 from random weights; "
+        f"{seeds_told(record['seeds'])}; FAFA, {record['steps']} steps of 128 from random weights; "
         f"composed queries, mAP in percent with 95 % intervals over seeds and queries{few(record['seeds'])}.",
         "![mAP by size and strictness](triplet_quality.png)",
         markdown_table(["kept", "triplets", "wrong (%)", "mAP", "against the whole pool", "p"], rows),
