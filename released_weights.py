@@ -19,6 +19,7 @@ from .configuration_towers_fafa import TowersConfig
 from .files import printable, some
 from .modeling_fafa import FafaModel
 from .modeling_towers_fafa import TowersModel
+from .names import counted
 
 logger = logging.getLogger(__name__)
 
@@ -233,7 +234,7 @@ def _check(state_dict: Mapping[str, Tensor], wanted: dict[str, tuple], dropped: 
             lines += [f"{kind:<11} {printable(problem)}" for problem in of_kind[:SHOWN]]
             lines += [f"{kind:<11} ... and {len(of_kind) - SHOWN} more"] if len(of_kind) > SHOWN else []
         raise ValueError(
-            f"keys of the checkpoint do not fit FafaModel ({number:,}); nothing was converted:\n  "
+            f"checkpoint and FafaModel differ in {counted(number, 'key')}; nothing was converted:\n  "
             + "\n  ".join(lines)
             + "\nIs the file whole, and does it come from the code that you expect? Shapes are compared with the "
             + f"configuration, read from {', '.join(SIZE_KEYS)} unless given."

@@ -12,7 +12,7 @@ from transformers.image_utils import ChannelDimension
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, TextKwargs
 from transformers.utils import PaddingStrategy, TensorType
 
-from fafa import FafaImageProcessor, FafaProcessor, processing_fafa
+from fafa import FafaImageProcessor, FafaProcessor, retriever
 from fafa.image_processing_fafa import FafaImageProcessorKwargs
 
 CAPTIONS = ["a red coat", "a bag"]  # 5 and 4 ids with [CLS] and [SEP]
@@ -254,10 +254,10 @@ class TestWhatACaptionSays:
         )
 
     def test_only_the_first_of_several_workers_tells(self, fresh, caplog, monkeypatch):
-        monkeypatch.setattr(processing_fafa, "get_worker_info", lambda: SimpleNamespace(id=1))
+        monkeypatch.setattr(retriever, "get_worker_info", lambda: SimpleNamespace(id=1))
         fresh(text=["a turquoise coat", LONG], max_length=6)
         assert not caplog.records
-        monkeypatch.setattr(processing_fafa, "get_worker_info", lambda: SimpleNamespace(id=0))
+        monkeypatch.setattr(retriever, "get_worker_info", lambda: SimpleNamespace(id=0))
         fresh(text=["a turquoise coat", LONG], max_length=6)
         assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
 
