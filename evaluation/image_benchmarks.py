@@ -9,12 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..retrieval.encoding import encode_queries, encode_targets
 from ..retriever import Retriever, RetrieverProcessor
+from .intervals import intervals_over_groups
 from .itcpr import ROWS, score_blocks
 from .ranking import MatchRanker, QueryResults, top_images
 
@@ -32,10 +34,26 @@ class BenchmarkResults(NamedTuple):
     Args:
         metrics: group of queries -> metric -> percent; empty where the targets are kept by a server.
         predictions: metric of a server -> query -> images, best first; of FashionIQ, which has no server, empty.
+        per_query: group of queries -> metric -> percent of each of its queries, in their order; a recall is 100 for a
+            hit and 0 for none. FashionIQ's mean, which is over categories, is no such group.
     """
 
     metrics: dict[str, dict[str, float]]
     predictions: dict[str, dict[int, list]]
+    per_query: dict[str, dict[str, list[float]]]
+
+    def intervals(self, seed: int = 0) -> dict[str, dict[str, list[float]]]:
+        """95 % bootstrap intervals in percent: group of queries -> metric -> [lower, upper]; see `intervals.py`.
+
+        That of FashionIQ's mean is of the mean over categories, whose queries are sampled within each.
+        """
+        values = {group: np.array(list(of.values())).T for group, of in self.per_query.items()}
+        intervals = {}
+        for group, of in self.metrics.items():
+            of_groups = [values[group]] if group in values else list(values.values())
+            ends = intervals_over_groups(of_groups, seed=seed)
+            intervals[group] = dict(zip(of, ends.tolist(), strict=True))
+        return intervals
 
 
 def average_precision_at(results: QueryResults, k: int) -> Tensor:
@@ -67,14 +85,15 @@ def fashioniq_results(
     Raises:
         ValueError: a target is not in the gallery, or scores do not fit.
     """
-    metrics = {}
+    per_query = {}
     for category, blocks in scores.items():
         ranker = MatchRanker(list(targets[category]), list(names[category]))
         for block in blocks:
             ranker.add(block)
-        metrics[category] = _recalls(ranker.results(), FASHIONIQ_KS)
+        per_query[category] = _recalls(ranker.results(), FASHIONIQ_KS)
+    metrics = _means(per_query)
     means = {name: sum(of[name] for of in metrics.values()) / len(metrics) for name in next(iter(metrics.values()))}
-    return BenchmarkResults({**metrics, "mean": means}, {})
+    return BenchmarkResults({**metrics, "mean": means}, {}, per_query)
 
 
 def cirr_results(
@@ -118,10 +137,10 @@ def cirr_results(
             ranker.add(of_metric)
         first += len(block)
     if rankers is None:
-        return BenchmarkResults({}, predictions)
+        return BenchmarkResults({}, predictions, {})
     whole, subset = (ranker.results() for ranker in rankers)
-    metrics = _recalls(whole, CIRR_KS) | _recalls(subset, SUBSET_KS, "recall_subset")
-    return BenchmarkResults({"overall": metrics}, predictions)
+    per_query = {"overall": _recalls(whole, CIRR_KS) | _recalls(subset, SUBSET_KS, "recall_subset")}
+    return BenchmarkResults(_means(per_query), predictions, per_query)
 
 
 def circo_results(
@@ -165,18 +184,18 @@ def circo_results(
             ranker.add(block)
         first += len(block)
     if ranker is None:
-        return BenchmarkResults({}, {"map": predictions})
+        return BenchmarkResults({}, {"map": predictions}, {})
     results = ranker.results()
     values = {f"mAP@{k}": 100 * average_precision_at(results, k) for k in CIRCO_KS}
     names = sorted({name for of_query in aspects or () for name in of_query})
     members = {"overall": torch.ones(len(query_ids), dtype=torch.bool)} | {
         name: torch.tensor([name in of_query for of_query in aspects]) for name in names
     }
-    metrics = {
-        group: {name: of_queries[chosen].mean().item() for name, of_queries in values.items()}
+    per_query = {
+        group: {name: of_queries[chosen].tolist() for name, of_queries in values.items()}
         for group, chosen in members.items()
     }
-    return BenchmarkResults(metrics, {"map": predictions})
+    return BenchmarkResults(_means(per_query), {"map": predictions}, per_query)
 
 
 def evaluate_fashioniq(
@@ -298,8 +317,13 @@ def _best(scores: Tensor, k: int) -> list[list[int]]:
     ]
 
 
-def _recalls(results: QueryResults, ks: Sequence[int], name: str = "recall") -> dict[str, float]:
-    return {f"{name}@{k}": 100 * (results.first_rank <= k).double().mean().item() for k in ks}
+def _recalls(results: QueryResults, ks: Sequence[int], name: str = "recall") -> dict[str, list[float]]:
+    """Of each query 100 for a hit and 0 for none."""
+    return {f"{name}@{k}": (100 * (results.first_rank <= k).double()).tolist() for k in ks}
+
+
+def _means(per_query: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, dict[str, float]]:
+    return {group: {name: float(np.mean(values)) for name, values in of.items()} for group, of in per_query.items()}
 
 
 __all__ = [

@@ -1,10 +1,16 @@
 """How far a metric can be trusted: bootstrap intervals over queries, and tests of the difference of two runs."""
 
+from collections.abc import Sequence
 from math import comb
 
 import numpy as np
 
 NUM_RESAMPLES = 10_000
+INTERVALS_EXPLAINED = (
+    "In brackets the 95 % interval over queries (percentile bootstrap, 10,000 resamples): what other queries of the "
+    "same kind could give. It does not cover another training run, and it is too narrow where queries are few, or all "
+    "or none of them hits."
+)
 CHUNK_ELEMENTS = 2**20  # sampled queries held at a time
 
 
@@ -42,7 +48,25 @@ def bootstrap_intervals(values: np.ndarray, num_resamples: int = NUM_RESAMPLES, 
     Returns:
         `(num_columns, 2)`: lower and upper ends.
     """
-    return np.percentile(bootstrap_means(values, num_resamples, seed), [2.5, 97.5], axis=0).T
+    return intervals_over_groups([values], num_resamples, seed)
+
+
+def intervals_over_groups(
+    groups: Sequence[np.ndarray], num_resamples: int = NUM_RESAMPLES, seed: int = 0
+) -> np.ndarray:
+    """95 % intervals of the mean over groups of the columns' means, in which every group counts the same.
+
+    Queries are sampled within each group, which keeps its size (a stratified bootstrap), by a seed of its own: one seed
+    for all would sample the same places in groups of one size, as if these were the same queries.
+
+    Args:
+        groups: `(num_queries of the group, num_columns)` each; other arguments as for `bootstrap_means`.
+
+    Returns:
+        `(num_columns, 2)`: lower and upper ends.
+    """
+    means = sum(bootstrap_means(values, num_resamples, seed + number) for number, values in enumerate(groups))
+    return np.percentile(means / len(groups), [2.5, 97.5], axis=0).T
 
 
 def paired_bootstrap(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ import torch
 from ..markdown_text import public
 from ..names import counted
 from ..tables import markdown_table
+from .intervals import INTERVALS_EXPLAINED
 from .metrics import tell_ties
 from .ranking import QueryResults
 
@@ -35,9 +36,7 @@ _EXPLAINED = {
     "for each query.",
 }
 _INTERVALS = (
-    "In brackets the 95 % interval over queries (percentile bootstrap, 10,000 resamples): what other queries of the "
-    "same kind could give. It does not cover another training run, and it is too narrow where queries are few, or all "
-    "or none of them hits. Two models on the same queries are compared by "
+    f"{INTERVALS_EXPLAINED} Two models on the same queries are compared by "
     "`python -m fafa.evaluation.compare A B`, which sees smaller differences than two intervals side by side."
 )
 _HEADINGS = {

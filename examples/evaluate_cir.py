@@ -3,9 +3,10 @@
     python examples/evaluate_cir.py --benchmark CIRR --model runs/coalign --data /data/CIRR --output results/cirr
     python examples/evaluate_cir.py --benchmark CIRR --split test1 ...      # files for its server instead of figures
 
-Any model of the package's contract can be evaluated: FAFA, CoAlign, your own. Prints a table and writes results.md and
-results.json; of splits whose targets a server keeps (CIRR's test1, CIRCO's test) the files that it accepts. Annotation
-files are the authors', images the user's own: dataset_builders/fashioniq.py, cirr.py and circo.py say where they go.
+Any model of the package's contract can be evaluated: FAFA, CoAlign, your own. Prints a table of metrics with their 95 %
+intervals and writes results.md and results.json; of splits whose targets a server keeps (CIRR's test1, CIRCO's test)
+the files that it accepts. Annotation files are the authors', images the user's own: dataset_builders/fashioniq.py,
+cirr.py and circo.py say where they go.
 
 CIRR's val (4,181 queries, 2,297 images) takes a ViT-g a minute or two on a GPU, CIRCO's gallery (123,403 images) half
 an hour to an hour; --features keeps what was encoded. CoAlign's paper reports zero-shot figures of its own training
@@ -21,7 +22,9 @@ from datasets import load_dataset
 from fafa.commands import add_model_options, check_device, check_numbers, command, load_given_model
 from fafa.dataset_builders.fashioniq import missing_images
 from fafa.evaluation import QUERY_MODES, evaluate_circo, evaluate_cirr, evaluate_fashioniq, write_server_files
+from fafa.evaluation.intervals import INTERVALS_EXPLAINED
 from fafa.files import check_output_folder, printable, write_json, write_whole
+from fafa.names import counted
 from fafa.tables import markdown_table
 
 EVALUATE = {"FashionIQ": evaluate_fashioniq, "CIRR": evaluate_cirr, "CIRCO": evaluate_circo}
@@ -31,6 +34,7 @@ INCOMPLETE = (
     "queries whose candidate or target they are. The rest is another, easier test: these figures are comparable with "
     "others over the same images alone. results.json names the images."
 )
+OVER_CATEGORIES = " The mean is over categories; for its interval queries are sampled within each."
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -80,9 +84,10 @@ def main(arguments: argparse.Namespace) -> None:
         "num_queries": len(queries),
         "num_gallery": len(gallery),
         "metrics": results.metrics,
+        "intervals": results.intervals(),
     }
     lines = [f"# {arguments.benchmark}, {arguments.split}: {arguments.model}", ""]
-    lines += [f"{len(queries):,} queries of {arguments.mode}, {len(gallery):,} images.", ""]
+    lines += [f"{counted(len(queries), 'query')} of {arguments.mode}, {counted(len(gallery), 'image')}.", ""]
 
     # 3. What is missing of FashionIQ.
     if arguments.benchmark == "FashionIQ":
@@ -92,11 +97,15 @@ def main(arguments: argparse.Namespace) -> None:
             numbers = {"missing": len(missing["images"]), "left_out": missing["num_queries_left_out"]}
             lines += [INCOMPLETE.format(**missing | numbers), ""]
 
-    # 4. Figures, or files for the server.
+    # 4. Figures with their intervals, or files for the server.
     if results.metrics:
         names = list(next(iter(results.metrics.values())))
-        rows = [[group, *(f"{of[name]:.2f}" for name in names)] for group, of in results.metrics.items()]
+        rows = []
+        for group, values in results.metrics.items():
+            ends = {name: "[{:.2f}, {:.2f}]".format(*found["intervals"][group][name]) for name in names}
+            rows.append([group, *(f"{values[name]:.2f} {ends[name]}" for name in names)])
         lines += [markdown_table(["queries", *names], rows), ""]
+        lines += [INTERVALS_EXPLAINED + (OVER_CATEGORIES if arguments.benchmark == "FashionIQ" else ""), ""]
     else:
         numbers = queries[QUERY_NUMBER[arguments.benchmark]][:]
         references = dict(zip(numbers, queries["reference"][:], strict=True))

@@ -40,6 +40,44 @@ def test_fashioniq_by_hand():
     assert results.metrics["dress"] == pytest.approx({"recall@10": 100 / 3, "recall@50": 200 / 3})
     assert results.metrics["shirt"] == {"recall@10": 100.0, "recall@50": 100.0}
     assert results.metrics["mean"] == pytest.approx({"recall@10": 200 / 3, "recall@50": 250 / 3})
+    assert results.per_query == {
+        "dress": {"recall@10": [100.0, 0.0, 0.0], "recall@50": [100.0, 100.0, 0.0]},
+        "shirt": {"recall@10": [100.0], "recall@50": [100.0]},
+    }
+
+
+def test_intervals_by_hand():
+    """One query alone always has its own value; three hits of three are a point; one of two gives none, one or both."""
+    names = [f"g{number}" for number in range(60)]
+    hit, miss = falling(range(60), 60), falling(range(59, -1, -1), 60)
+    results = fashioniq_results(
+        {"dress": [torch.stack([hit] * 3)], "shirt": [torch.stack([hit, miss])]},
+        {"dress": ["g0"] * 3, "shirt": ["g0"] * 2},
+        {"dress": names, "shirt": names},
+    )
+    intervals = results.intervals()
+    assert intervals["dress"]["recall@10"] == [100.0, 100.0]
+    assert intervals["shirt"]["recall@10"] == [0.0, 100.0]
+    assert intervals["mean"]["recall@10"] == [50.0, 100.0]  # dress adds nothing: each category is sampled by itself
+    numbers = list(range(60))
+    results = circo_results([hit[None]], [0], [59], numbers, [[0, 11]], [["negation"]])
+    for of in results.intervals().values():  # of all queries, and of the aspect
+        for metric, value in {"mAP@5": 50, "mAP@10": 50, "mAP@25": 50 * (1 + 2 / 12)}.items():
+            assert of[metric] == pytest.approx([value, value])
+
+
+def test_intervals_of_many_queries_are_those_of_theory():
+    """200 queries of CIRR, of which 60 are found first: 30 ± 1.96 sqrt(30 · 70 / 200) percent."""
+    names = [f"n{number}" for number in range(12)]
+    scores = torch.stack([falling([1 if row < 60 else 2, 1], 12) for row in range(200)])
+    members = [names[:6]] * 200
+    results = cirr_results([scores], list(range(200)), ["n0"] * 200, members, names, ["n1"] * 200)
+    half_width = 1.96 * (30 * 70 / 200) ** 0.5
+    intervals = results.intervals()["overall"]
+    for metric in ("recall@1", "recall_subset@1"):
+        assert results.metrics["overall"][metric] == pytest.approx(30)
+        assert intervals[metric] == pytest.approx([30 - half_width, 30 + half_width], abs=0.6)
+    assert intervals["recall@5"] == [100.0, 100.0]
 
 
 def test_cirr_by_hand():
@@ -160,7 +198,13 @@ def test_the_example_tells_what_is_missing_of_fashioniq(tmp_path, run_example, c
     told = capsys.readouterr().out
     assert "1 of 12 images are missing, and were left out of the gallery, with 1 of 6 queries" in told
     assert "| toptee" in told and "recall@50" in told
-    assert json.loads((results / "results.json").read_text())["missing"]["images"] == ["Bvaldress2"]
+    record = json.loads((results / "results.json").read_text())
+    assert record["missing"]["images"] == ["Bvaldress2"]
+    low, high = record["intervals"]["mean"]["recall@10"]
+    assert low <= record["metrics"]["mean"]["recall@10"] <= high
+    page = (results / "results.md").read_text()
+    assert f"{record['metrics']['mean']['recall@10']:.2f} [{low:.2f}, {high:.2f}]" in page
+    assert "5 queries of image+caption, 11 images." in page and "95 % interval over queries" in page
 
 
 def test_a_file_that_a_server_would_refuse_is_not_written(tmp_path):

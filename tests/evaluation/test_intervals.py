@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from fafa.evaluation import intervals as intervals_module
-from fafa.evaluation.intervals import bootstrap_intervals, bootstrap_means, paired_bootstrap, sign_test
+from fafa.evaluation.intervals import (
+    bootstrap_intervals,
+    bootstrap_means,
+    intervals_over_groups,
+    paired_bootstrap,
+    sign_test,
+)
 
 
 def test_interval_of_a_share_is_that_of_theory():
@@ -12,6 +18,17 @@ def test_interval_of_a_share_is_that_of_theory():
     hits[:120] = 1
     half_width = 1.96 * np.sqrt(0.3 * 0.7 / 400)
     assert bootstrap_intervals(hits)[0] == pytest.approx([0.3 - half_width, 0.3 + half_width], abs=0.005)
+
+
+def test_interval_of_a_mean_over_groups_is_that_of_theory():
+    """Groups of 400 and 100 queries count the same: the variance is a quarter of the sum of theirs."""
+    large, small = np.zeros((400, 1)), np.zeros((100, 1))
+    large[:120] = small[:50] = 1
+    half_width = 1.96 * np.sqrt(0.3 * 0.7 / 400 + 0.5 * 0.5 / 100) / 2
+    assert intervals_over_groups([large, small])[0] == pytest.approx([0.4 - half_width, 0.4 + half_width], abs=0.005)
+    # Groups of one size are other queries, so their errors do not add up as if they were the same.
+    half_width = 1.96 * np.sqrt(0.5 * 0.5 / 100 / 2)
+    assert intervals_over_groups([small, small])[0] == pytest.approx([0.5 - half_width, 0.5 + half_width], abs=0.01)
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
