@@ -8,7 +8,9 @@
                           query.json and gallery.json, or a file  `fafa.dataset_builders.verify`
                           of images with captions: reid_raw.json,
                           ICFG-PEDES.json, data_captions.json,
-                          UFine6926.json, train.json (TBPS-CLIP)
+                          UFine6926.json, train.json (TBPS-CLIP);
+                          or captions/ and image_splits/ of
+                          FashionIQ and CIRR, annotations/ of CIRCO
     painted world         world.json, checksums.json              the checksum of every file
     export                export.json                             the checksums of shards, card and export.json
     synthesis             runs.jsonl                              the checksums of finished chunks and their images
@@ -30,8 +32,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from .dataset_builders.benchmark_signs import benchmarks_in
 from .files import read_json
-from .names import counted
+from .names import counted, some
 from .workers import WorkerDiedError
 
 logger = logging.getLogger(__name__)
@@ -120,7 +123,7 @@ def _check_data_set(folder: Path, output_dir: Path | None, num_workers: int | No
     faults, unchecked = [], []
     for file, found in report["files"].items():
         for problem, where in found["problems"].items():
-            lines = [f"{file}: record {one['record']} {problem}: {one['detail']}" for one in where["found"]]
+            lines = [f"{file}: {found['of']} {one['record']} {problem}: {one['detail']}" for one in where["found"]]
             if len(lines) > _FEW:
                 lines[_FEW:] = [f"{file}: and {len(lines) - _FEW:,} more: {problem}; see report.json"]
             (unchecked if problem.endswith("cannot be read now") else faults).extend(lines)
@@ -129,6 +132,8 @@ def _check_data_set(folder: Path, output_dir: Path | None, num_workers: int | No
     counts = f"{counted(images['named'], 'image')}, {images['opened']:,} opened now, {images['sound']:,} sound; "
     if changed := len(images["changed since they were found sound"]):
         counts += f"{counted(changed, 'image')} changed since the last check; "
+    for what, missing in report["left out"].items():
+        counts += f"left out: {what}{': ' + some(missing) if missing else ''}; "
     return Verdict(folder, "data set", faults, unchecked, f"{counts}see {place}/report.md")
 
 
@@ -237,6 +242,8 @@ def _faults_of_fafa(folder: Path, present: set[str]) -> Iterator[str]:
 def _is_data_set(folder: Path, names: set[str]) -> bool:
     names = names | {f.name for f in (folder / "datasets").glob("*.json")} if "datasets" in names else names
     whole = {"SynCPR.json", "CIRHS.json", "SynTBPR.json", *_TEXT_IMAGE}
+    if names & {"captions", "image_splits", "annotations"} and benchmarks_in(folder):
+        return True
     by_split = (folder / name for name in ("train.json", "val.json", "test.json") if name in names)
     return bool(names & whole) or {"query.json", "gallery.json"} <= names or any(map(_has_translations, by_split))
 

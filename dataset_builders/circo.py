@@ -8,6 +8,7 @@ An annotation file is a list of `{"id", "reference_img_id", "target_img_id", "re
 The gallery is all of COCO's unlabeled images of 2017 (123,403), by number. Files: github.com/miccunifi/CIRCO.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -18,7 +19,8 @@ from .layout import ImageFinder, Layout, list_files
 from .records import BadRecord, Problems, caption_field, check_records, field_of, integer_field, text_field, wrong_type
 
 SPLIT_FILES = {split: (f"annotations/{split}.json",) for split in ("val", "test")}
-_GALLERY = {"records": 123_403}
+NUM_IMAGES = 123_403
+_GALLERY = {"records": NUM_IMAGES}
 PUBLISHED = {
     "query": {"val": {"records": 220}, "test": {"records": 800}},
     "gallery": {"val": _GALLERY, "test": _GALLERY},
@@ -74,45 +76,67 @@ class CIRCO(BenchmarkBuilder):
 
     def has_images(self, layout: Layout, split: str) -> bool:
         """Whether one of COCO's images is there, at least."""
-        return bool(_files(layout))
+        return bool(image_files(layout))
 
     def read_queries(self, layout: Layout, split: str) -> list[tuple]:
         """Rows of all queries."""
-        file, find = layout.annotations[SPLIT_FILES[split][0]], ImageFinder(_with_images(layout))
+        file, find = layout.annotations[SPLIT_FILES[split][0]], ImageFinder(with_images(layout)).find
+        has_targets = split != "test"
 
         def read_row(record: dict) -> tuple:
-            reference = integer_field(record, "reference_img_id")
-            row = (
-                find.find(f"{reference:012d}.jpg"),
-                caption_field(record, "relative_caption"),
-                text_field(record, "shared_concept"),
-                integer_field(record, "id"),
-                reference,
-            )
-            if split == "test":
-                return (*row, None, [], [])
-            target, truths = integer_field(record, "target_img_id"), _numbers(record, "gt_img_ids")
-            if target not in truths or len(set(truths)) < len(truths):
-                raise BadRecord(_TRUTHS, f"target_img_id {target}, gt_img_ids {truths[:5]}")
-            return (*row, target, truths, _texts(record, "semantic_aspects"))
+            return query_row(record, find, has_targets)
 
-        records = read_benchmark(file, "CIRCO", targets=split != "test")
-        rows = check_records(records, read_row, Problems(file, _remedies(layout)))
+        records = read_benchmark(file, "CIRCO", targets=has_targets)
+        rows = check_records(records, read_row, Problems(file, remedies(layout.root)))
         refuse_repeated(file, "id", [row[3] for row in rows])
         return rows
 
     def read_gallery(self, layout: Layout, split: str) -> list[tuple]:
         """Rows of all images, by number."""
-        return sorted(((str(file), int(file.stem)) for file in _files(layout)), key=lambda row: row[1])
+        return sorted(((str(file), int(file.stem)) for file in image_files(layout)), key=lambda row: row[1])
 
 
-def _with_images(layout: Layout) -> Layout:
+def query_row(record: dict, find: Callable[[str], str], has_targets: bool) -> tuple:
+    """The row of a query.
+
+    Args:
+        record: of an annotation file.
+        find: gives the file of an image by its name.
+        has_targets: whether the split has them.
+
+    Raises:
+        BadRecord: the record is not as documented.
+    """
+    reference = integer_field(record, "reference_img_id")
+    row = (
+        find(file_name(reference)),
+        caption_field(record, "relative_caption"),
+        text_field(record, "shared_concept"),
+        integer_field(record, "id"),
+        reference,
+    )
+    if not has_targets:
+        return (*row, None, [], [])
+    target, truths = integer_field(record, "target_img_id"), _numbers(record, "gt_img_ids")
+    if target not in truths or len(set(truths)) < len(truths):
+        raise BadRecord(_TRUTHS, f"target_img_id {target}, gt_img_ids {truths[:5]}")
+    return (*row, target, truths, _texts(record, "semantic_aspects"))
+
+
+def file_name(number: int) -> str:
+    """The name of a COCO image's file."""
+    return f"{number:012d}.jpg"
+
+
+def with_images(layout: Layout) -> Layout:
+    """The layout with the folder of images, which is its first; the root, if there is none."""
     folders = existing(layout.root, "COCO2017_unlabeled/unlabeled2017", "unlabeled2017")
     return Layout(layout.root, layout.annotations, folders)
 
 
-def _files(layout: Layout) -> list[Path]:
-    folder = _with_images(layout).image_folders[0]
+def image_files(layout: Layout) -> list[Path]:
+    """The files of the gallery."""
+    folder = with_images(layout).image_folders[0]
     return list_files([folder], lambda name: name.endswith(".jpg") and name.removesuffix(".jpg").isdecimal())
 
 
@@ -130,15 +154,10 @@ def _texts(record: dict, field: str) -> list[str]:
     return value
 
 
-def _remedy(layout: Layout) -> str:
-    return f"copy COCO's unlabeled images of 2017 to {layout.root}/COCO2017_unlabeled/unlabeled2017"
-
-
-def _remedies(layout: Layout) -> dict[str, str]:
-    return {
-        _TRUTHS: "fetch the annotation file again",
-        "names an image file that is missing": _remedy(layout),
-    }
+def remedies(root: str) -> dict[str, str]:
+    """What to do about bad records of this benchmark in a folder."""
+    images = f"copy COCO's unlabeled images of 2017 to {root}/COCO2017_unlabeled/unlabeled2017"
+    return {_TRUTHS: "fetch the annotation file again", "names an image file that is missing": images}
 
 
 __all__ = ["CIRCO"]

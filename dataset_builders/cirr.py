@@ -9,6 +9,7 @@ A caption file is a list of `{"pairid", "reference", "target_hard", "target_soft
 paths. Version rc2 alone is read. Files: github.com/Cuberick-Orion/CIRR; images are NLVR2's.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -16,7 +17,17 @@ import datasets
 from .benchmark_files import existing, read_benchmark, read_paths, refuse_repeated
 from .benchmark_splits import BenchmarkBuilder
 from .layout import ImageFinder, Layout
-from .records import BadRecord, Problems, caption_field, check_records, field_of, integer_field, text_field, wrong_type
+from .records import (
+    BadRecord,
+    Problems,
+    caption_field,
+    check_records,
+    field_of,
+    integer_field,
+    path_field,
+    text_field,
+    wrong_type,
+)
 
 SPLITS = ("train", "val", "test1")
 SPLIT_FILES = {split: (f"captions/cap.rc2.{split}.json", f"image_splits/split.rc2.{split}.json") for split in SPLITS}
@@ -78,39 +89,56 @@ class CIRR(BenchmarkBuilder):
 
     def read_queries(self, layout: Layout, split: str) -> list[tuple]:
         """Rows of all queries."""
-        file, find, paths = layout.annotations[SPLIT_FILES[split][0]], _finder(layout), _paths(layout, split)
+        file, find, paths = layout.annotations[SPLIT_FILES[split][0]], image_finder(layout).find, _paths(layout, split)
+        has_targets = split != "test1"
 
         def read_row(record: dict) -> tuple:
-            reference = _listed(record, "reference", paths)
-            target = None if split == "test1" else _listed(record, "target_hard", paths)
-            members = _members(record, paths)
-            for field, name in (("reference", reference), ("target_hard", target)):
-                if name is not None and name not in members:
-                    raise BadRecord("has an img_set without one of its images", f"{field} {name}")
-            caption, pair_id = caption_field(record, "caption"), integer_field(record, "pairid")
-            return (find.find(paths[reference]), caption, pair_id, reference, target, members)
+            return query_row(record, paths, find, has_targets)
 
-        records = read_benchmark(file, "CIRR", targets=split != "test1")
-        rows = check_records(records, read_row, Problems(file, _remedies(layout)))
+        records = read_benchmark(file, "CIRR", targets=has_targets)
+        rows = check_records(records, read_row, Problems(file, remedies(layout.root)))
         refuse_repeated(file, "pairid", [row[2] for row in rows])
         return rows
 
     def read_gallery(self, layout: Layout, split: str) -> list[tuple]:
         """Rows of all images."""
-        file, find, paths = layout.annotations[SPLIT_FILES[split][1]], _finder(layout), _paths(layout, split)
+        file, find, paths = layout.annotations[SPLIT_FILES[split][1]], image_finder(layout), _paths(layout, split)
         records = [{"name": name} for name in paths]
 
         def read_row(record: dict) -> tuple:
-            return (find.find(paths[record["name"]]), record["name"])
+            return (find.find(path_field(paths, record["name"])), record["name"])
 
-        return check_records(records, read_row, Problems(file, _remedies(layout)))
+        return check_records(records, read_row, Problems(file, remedies(layout.root)))
+
+
+def query_row(record: dict, paths: dict[str, str], find: Callable[[str], str], has_targets: bool) -> tuple:
+    """The row of a query.
+
+    Args:
+        record: of a caption file.
+        paths: of its split's images, by name.
+        find: gives the file of an image by its path.
+        has_targets: whether the split has them.
+
+    Raises:
+        BadRecord: the record is not as documented.
+    """
+    reference = _listed(record, "reference", paths)
+    target = _listed(record, "target_hard", paths) if has_targets else None
+    members = _members(record, paths)
+    for field, name in (("reference", reference), ("target_hard", target)):
+        if name is not None and name not in members:
+            raise BadRecord("has an img_set without one of its images", f"{field} {name}")
+    caption, pair_id = caption_field(record, "caption"), integer_field(record, "pairid")
+    return (find(path_field(paths, reference)), caption, pair_id, reference, target, members)
 
 
 def _paths(layout: Layout, split: str) -> dict[str, str]:
     return read_paths(layout.annotations[SPLIT_FILES[split][1]])
 
 
-def _finder(layout: Layout) -> ImageFinder:
+def image_finder(layout: Layout) -> ImageFinder:
+    """Finds images by the paths of an image split."""
     return ImageFinder(Layout(layout.root, layout.annotations, _folders(layout)))
 
 
@@ -134,11 +162,12 @@ def _members(record: dict, paths: dict[str, str]) -> list[str]:
     return [_listed(by_name, name, paths) for name in by_name]
 
 
-def _remedies(layout: Layout) -> dict[str, str]:
+def remedies(root: str) -> dict[str, str]:
+    """What to do about bad records of this benchmark in a folder."""
     return {
         _UNLISTED: "captions and image split must be of one version (rc2) and one split",
         "has an img_set without one of its images": "fetch the annotation file again",
-        "names an image file that is missing": f"copy NLVR2's images to {layout.root}/train, dev and test1",
+        "names an image file that is missing": f"copy NLVR2's images to {root}/train, dev and test1",
     }
 
 

@@ -53,6 +53,7 @@ CITATION = """\
 }
 """
 _FEW = 10  # missing images named in the log
+_UNLISTED = "names an image that the split does not list"
 
 
 class FashionIQ(BenchmarkBuilder):
@@ -94,7 +95,7 @@ class FashionIQ(BenchmarkBuilder):
 
     def has_images(self, layout: Layout, split: str) -> bool:
         """Whether one of a split's images is there, at least."""
-        images = _images(layout)
+        images = images_in(layout.root)
         names = (
             name
             for category in CATEGORIES
@@ -116,7 +117,7 @@ class FashionIQ(BenchmarkBuilder):
 
     def read_gallery(self, layout: Layout, split: str) -> list[tuple]:
         """Rows of the images that are there."""
-        images, rows = _images(layout), []
+        images, rows = images_in(layout.root), []
         for category in CATEGORIES:
             for name in read_names(layout.annotations[f"image_splits/split.{category}.{split}.json"]):
                 if name in images:
@@ -142,7 +143,7 @@ def missing_images(data_dir: str, split: str) -> dict:
 
 def _missing(layout: Layout, split: str) -> dict:
     rows, names, num_left_out = _read(layout, split)
-    images = _images(layout)
+    images = images_in(layout.root)
     return {
         "images": [name for name in dict.fromkeys(names) if name not in images],
         "num_images": len(set(names)),
@@ -163,25 +164,24 @@ def _tell(layout: Layout, split: str) -> None:
         )
 
 
-def _images(layout: Layout) -> dict[str, str]:
-    return images_by_name([f"{layout.root}/images"])
+def images_in(root: str) -> dict[str, str]:
+    """Name -> path of every image that is there."""
+    return images_by_name([f"{root}/images"])
 
 
 def _read(layout: Layout, split: str) -> tuple[list[tuple], list[str], int]:
     """Rows of queries with both images, all names of the split's images, and how many queries were left out."""
-    images, rows, all_names, num_left_out = _images(layout), [], [], 0
+    images, rows, all_names, num_left_out = images_in(layout.root), [], [], 0
+    has_targets = split != "test"
     for category in CATEGORIES:
         names = read_names(layout.annotations[f"image_splits/split.{category}.{split}.json"])
         file, known = layout.annotations[f"captions/cap.{category}.{split}.json"], set(names)
 
         def read_row(record: dict, category=category, known=known) -> tuple:
-            reference = _listed(record, "candidate", known)
-            target = None if split == "test" else _listed(record, "target", known)
-            return ("", _captions(record), category, reference, target)
+            return query_row(record, category, known, has_targets)
 
-        remedies = {_UNLISTED: f"the captions and the image split of {category} must be of one version and split"}
-        records = read_benchmark(file, "FashionIQ", targets=split != "test")
-        found = check_records(records, read_row, Problems(file, remedies))
+        records = read_benchmark(file, "FashionIQ", targets=has_targets)
+        found = check_records(records, read_row, Problems(file, remedies(category)))
         kept = [row for row in found if row[3] in images and (row[4] is None or row[4] in images)]
         rows += [(images[row[3]], *row[1:]) for row in kept]
         num_left_out += len(found) - len(kept)
@@ -189,7 +189,26 @@ def _read(layout: Layout, split: str) -> tuple[list[tuple], list[str], int]:
     return rows, all_names, num_left_out
 
 
-_UNLISTED = "names an image that the split does not list"
+def query_row(record: dict, category: str, known: set[str], has_targets: bool) -> tuple:
+    """The row of a query, without its image.
+
+    Args:
+        record: of a caption file.
+        category: of the file.
+        known: names of the images that the image split lists.
+        has_targets: whether the split has them.
+
+    Raises:
+        BadRecord: the record is not as documented.
+    """
+    reference = _listed(record, "candidate", known)
+    target = _listed(record, "target", known) if has_targets else None
+    return ("", _captions(record), category, reference, target)
+
+
+def remedies(category: str) -> dict[str, str]:
+    """What to do about bad records of this benchmark."""
+    return {_UNLISTED: f"the captions and the image split of {category} must be of one version and split"}
 
 
 def _listed(record: dict, field: str, known: set[str]) -> str:

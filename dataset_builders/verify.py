@@ -4,7 +4,8 @@
     python -m fafa.verify /data/ITCPR --output reports/itcpr --num-workers 16
 
 The folder is what `load_dataset` takes as data_dir=: SynCPR.json, CIRHS.json, SynTBPR.json, the files of CUHK-PEDES,
-ICFG-PEDES, RSTPReid, UFine6926 or TBPS-CLIP, or query.json and gallery.json, with images. Records are held to what
+ICFG-PEDES, RSTPReid, UFine6926 or TBPS-CLIP, query.json and gallery.json, or the layouts of FashionIQ, CIRR and CIRCO
+(`verify_benchmarks` reads these), with images. Records are held to what
 `load_dataset` asks of them, but all problems are reported, and every image is decoded once.
 
     <output>/report.md, report.json    what was found; report.json lists every record with a problem
@@ -21,8 +22,7 @@ Exit status: 0 if all is sound, 1 if there are problems, 2 if the check, or a pa
 
 import logging
 import os
-from array import array
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import date
@@ -39,34 +39,19 @@ from ..tables import markdown_table
 from ..workers import num_cores
 from . import cirhs, cuhk_pedes, icfg_pedes, itcpr, rstpreid, syncpr, syntbpr, tbps_clip, text_image, ufine6926
 from .base import describe_differences
+from .benchmark_signs import WHERE_THEY_ARE, benchmarks_in
 from .counting import Statistics, describe_counts, span
+from .findings import NO_SPLIT, REPEAT, UNREADABLE, Findings
 from .layout import ImageFinder, Layout, SplitImageFinder, local_layout, with_image_folders
 from .named_images import NamedImages
 from .recognition import recognise
-from .records import (
-    INACCESSIBLE,
-    REMEDIES,
-    BadRecord,
-    DataFormatError,
-    Repeats,
-    path_field,
-    read_records,
-    require_object,
-)
+from .records import BadRecord, DataFormatError, Repeats, path_field, read_records, require_object
+from .verify_benchmarks import read_benchmark_folder
 
 logger = logging.getLogger(__name__)
 
 _REPORT, _STATE, _LOCK = "report", "checked.jsonl", ".lock"
 _FEW = 10  # examples in report.md
-
-_CORRUPT, _REPEAT, _UNREADABLE = "names an image file that is broken", "repeats an earlier record", "cannot be read"
-_NO_SPLIT = "is the last, and none was of a split that the data set has"
-_REMEDIES = REMEDIES | {
-    _CORRUPT: "fetch, unpack or copy the file again, or take the record out",
-    _REPEAT: "take the repetition out",
-    _UNREADABLE: "fetch the file again; records after this one were not seen",
-    _NO_SPLIT: "fetch the file again; it may have been cut off, or be of another version",
-}
 
 
 class Annotations(NamedTuple):
@@ -164,25 +149,39 @@ def verify_dataset(
         raise OSError(f"{output_dir}: cannot be made ({error.strerror}). Pass another folder as --output.") from error
     in_use = f"{output_dir}: another process is checking into this folder. Wait for it, or pass another --output."
     with locked(output_dir / _LOCK, in_use):
-        by_split = any(annotations.split for annotations in parts)
-        images = NamedImages(SplitImageFinder(layout, list(text_image.SPLITS)) if by_split else ImageFinder(layout))
-        readings: dict[str, Reading] = {}
-        for annotations in parts:
-            gallery = readings.get("gallery.json")
-            reading = Reading(layout.annotations[annotations.file], annotations, images, gallery)
-            reading.read(show_progress)
-            readings[annotations.file] = reading
+        if parts:
+            readings, images, left_out = *_read_all(parts, layout, show_progress), {}
+        else:
+            readings, images, left_out = read_benchmark_folder(name, layout.root)
         images.check(output_dir / _STATE, num_workers or num_cores(), show_progress)
         for reading in readings.values():
             reading.note_broken_images()
-        report = _make_report(name, layout, readings, images)
+        report = _make_report(name, layout.root, readings, images, left_out)
         write_json(output_dir / f"{_REPORT}.json", report)
         write_whole(output_dir / f"{_REPORT}.md", to_markdown(report))
     return report
 
 
+def _read_all(
+    parts: list[Annotations], layout: Layout, show_progress: bool
+) -> tuple[dict[str, "Reading"], NamedImages]:
+    """Reads the annotation files, the gallery's before the queries'."""
+    by_split = any(annotations.split for annotations in parts)
+    images = NamedImages(SplitImageFinder(layout, list(text_image.SPLITS)) if by_split else ImageFinder(layout))
+    readings: dict[str, Reading] = {}
+    for annotations in parts:
+        gallery = readings.get("gallery.json")
+        reading = Reading(layout.annotations[annotations.file], annotations, images, gallery)
+        reading.read(show_progress)
+        readings[annotations.file] = reading
+    return readings, images
+
+
 def _recognise(root: str | os.PathLike) -> tuple[str, list[Annotations], Layout]:
-    """The format of a data set, by its annotation files, what is there of them, and where they lie."""
+    """The format of a data set, by its annotation files, what is there of them, and where they lie.
+
+    Of a benchmark of composed image retrieval there are no `Annotations`: `verify_benchmarks` knows its files.
+    """
     found = {}
     for name, parts in FORMATS.items():
         with suppress(FileNotFoundError):
@@ -190,14 +189,16 @@ def _recognise(root: str | os.PathLike) -> tuple[str, list[Annotations], Layout]
             found[name] = there, local_layout(root, [annotations.file for annotations in there])
             if there[0].of:
                 found[name] = there, with_image_folders(found[name][1])
+    folder = Path(root).expanduser().resolve()
+    found |= {name: ([], Layout(str(folder), {}, (str(folder),))) for name in benchmarks_in(folder)}
     if len(found) > 1:
         logger.warning("%s holds %s: only the first is checked. Give each its own folder.", root, " and ".join(found))
     for name, (parts, layout) in found.items():
         return name, parts, layout
-    path = Path(root).expanduser().resolve()
     *files, last = (" and ".join(annotations.file for annotations in parts) for parts in FORMATS.values())
-    expected = f"expected {', '.join(files)}, or {last}, here or in the subfolder datasets/"
-    raise FileNotFoundError(f"{path}: {expected if path.is_dir() else 'no such folder'}. Pass the data set's folder.")
+    expected = f"expected {', '.join(files)}, or {last}, here or in the subfolder datasets/; or {WHERE_THEY_ARE}"
+    is_there = folder.is_dir()
+    raise FileNotFoundError(f"{folder}: {expected if is_there else 'no such folder'}. Pass the data set's folder.")
 
 
 def _present(root: str | os.PathLike, parts: list[Annotations]) -> list[Annotations]:
@@ -231,8 +232,8 @@ def _whose(path: str) -> str:
     return (recognise(record) if isinstance(record, dict) else None) or ""
 
 
-class Reading:
-    """One annotation file: problems of its records, statistics of the well-formed ones, and who names which image.
+class Reading(Findings):
+    """One annotation file, read record by record; problems of a record are told field by field.
 
     Args:
         path: The file.
@@ -242,14 +243,10 @@ class Reading:
     """
 
     def __init__(self, path: str, annotations: Annotations, images: NamedImages, gallery: "Reading | None"):
-        self.path, self.annotations, self.images, self.gallery = path, annotations, images, gallery
-        self.num_records = 0
-        self.problems: dict[str, list[tuple[int, str]]] = defaultdict(list)  # by problem: record and detail
-        self.notes: list[str] = []
-        self.statistics = Statistics(annotations.features)
+        super().__init__(images, statistics=Statistics(annotations.features))
+        self.path, self.annotations, self.gallery = path, annotations, gallery
         self.instances: Counter[int] = Counter()
         self._columns = list(annotations.features)[-len(annotations.fields) :]
-        self._named_images, self._naming_records = array("q"), array("q")
         self._repeats = Repeats()
 
     def read(self, show_progress: bool) -> None:
@@ -262,7 +259,7 @@ class Reading:
                 self._check(self.num_records, record)
                 self.num_records += 1
         except DataFormatError as error:
-            self._add(self.num_records, BadRecord(_UNREADABLE, str(error)))
+            self.add(self.num_records, BadRecord(UNREADABLE, str(error)))
         self._look_for_repetitions()
         if lists := self.statistics.captions.get("captions"):
             num_people, num_captions = len(self.statistics.ids["person_id"]), lists.total()
@@ -272,7 +269,7 @@ class Reading:
             )
         for split in self.annotations.splits:
             if self.num_records and split not in self.statistics.values["split"]:
-                self._add(self.num_records, BadRecord(_NO_SPLIT, split))
+                self.add(self.num_records, BadRecord(NO_SPLIT, split))
         if self.num_records and (different := describe_differences(self.counts(), self.annotations.published)):
             self.notes.append(f"Not the published file, or not all of it: {different}.")
 
@@ -280,53 +277,36 @@ class Reading:
         try:
             require_object(record)
         except BadRecord as bad:
-            self._add(number, bad)
+            self.add(number, bad)
             return
         values = {}
         for (field, read), column in zip(self.annotations.fields.items(), self._columns, strict=True):
             try:
                 values[column] = read(record, field)
                 if read is path_field:
-                    self._see_image(number, values[column])
+                    split = self.annotations.split
+                    self.see_image(number, f"{split}/{values[column]}" if split else values[column])
                 if column == "instance_id":
                     self.instances[values[column]] += 1
                     if self.gallery is not None:
                         itcpr.require_match(values[column], self.gallery.instances)
             except BadRecord as bad:
-                self._add(number, bad)
+                self.add(number, bad)
         if len(values) == len(self._columns):
             self.statistics.add(values, {})
             key = self.annotations.key
             self._repeats.see(number, (values[key],) if key else tuple(values.values()))
 
-    def _see_image(self, number: int, path: str) -> None:
-        image = self.images.look_up(f"{self.annotations.split}/{path}" if self.annotations.split else path)
-        self._named_images.append(image)
-        self._naming_records.append(number)
-        if image in self.images.absent:
-            raise self.images.absent[image]
-
     def _look_for_repetitions(self) -> None:
         repeats = self._repeats.found
         if self.annotations.images_repeat:
-            if repeated := len(self._named_images) - len(set(self._named_images)):
+            if repeated := self.num_repeated_images:
                 self.notes.append(f"Records that name an image that an earlier one names: {repeated:,}.")
         elif repeats and self.num_records == self.annotations.published.get("records"):
             self.notes.append(f"Records that repeat an earlier one, as published: {len(repeats):,}.")
         else:
             for number, earlier in repeats:
-                self._add(number, BadRecord(_REPEAT, f"record {earlier}"))
-
-    def note_broken_images(self) -> None:
-        """Once the images are checked: add the records that name a broken one to the problems."""
-        for image, number in zip(self._named_images, self._naming_records, strict=True):
-            if error := self.images.broken.get(image):
-                self._add(number, BadRecord(_CORRUPT, f"{self.images.paths[image]}: {error}"))
-            if error := self.images.inaccessible.get(image):
-                self._add(number, BadRecord(INACCESSIBLE, f"{self.images.paths[image]}: {error}"))
-
-    def _add(self, number: int, bad: BadRecord) -> None:
-        self.problems[bad.problem].append((number, bad.detail))
+                self.add(number, BadRecord(REPEAT, f"record {earlier}"))
 
     def counts(self) -> dict[str, int]:
         """The counts to compare with the published ones."""
@@ -342,31 +322,18 @@ class Reading:
             counts |= self.statistics.values.get("split", {})
         return counts
 
-    def to_dict(self) -> dict[str, Any]:
-        """For report.json."""
-        return {
-            "records": self.num_records,
-            "problems": {
-                problem: {
-                    "records": len({number for number, _ in found}),
-                    "remedy": _REMEDIES[problem],
-                    "found": [{"record": number, "detail": detail} for number, detail in found],
-                }
-                for problem, found in self.problems.items()
-            },
-            "notes": self.notes,
-            "statistics": self.statistics.to_dict() if self.statistics.records else None,
-        }
 
-
-def _make_report(name: str, layout: Layout, readings: dict[str, Reading], images: NamedImages) -> dict[str, Any]:
+def _make_report(
+    name: str, root: str, readings: dict[str, Findings], images: NamedImages, left_out: dict[str, list[str]]
+) -> dict[str, Any]:
     copies = images.copies()
     return {
-        "root": layout.root,
+        "root": root,
         "date": date.today().isoformat(),
         "format": name,
         "sound": not any(reading.problems for reading in readings.values()),
         "files": {file: reading.to_dict() for file, reading in readings.items()},
+        "left out": left_out,
         "images": {
             "named": len(images.paths),
             "missing or empty": len(images.absent),
@@ -397,13 +364,17 @@ def to_markdown(report: dict[str, Any]) -> str:
     ]
     for file, found in report["files"].items():
         for problem, where in found["problems"].items():
-            lines.append(
-                f"- {file}: {counted(where['records'], 'record')}, each of which {problem}. Remedy: {where['remedy']}."
-            )
-            lines += [f"  - record {one['record']}: {plain(one['detail'])}" for one in where["found"][:_FEW]]
+            number = counted(where["records"], found["of"])
+            lines.append(f"- {file}: {number}, each of which {problem}. Remedy: {where['remedy']}.")
+            lines += [f"  - {found['of']} {one['record']}: {plain(one['detail'])}" for one in where["found"][:_FEW]]
             lines += _and_more(where["found"], indent="  ")
     if report["sound"]:
         lines.append("None.")
+    if report["left out"]:
+        lines += ["", "## Left out, as by `load_dataset`", ""]
+    for what, names in report["left out"].items():
+        lines += [f"- {plain(what)}.", *(f"  - {plain(name)}" for name in names[:_FEW])]
+        lines += _and_more(names, indent="  ")
 
     changed = images["changed since they were found sound"]
     rows = {key: f"{images[key]:,}" for key in ("named", "missing or empty", "broken", "cannot be read now", "sound")}
@@ -422,7 +393,7 @@ def to_markdown(report: dict[str, Any]) -> str:
 
     lines += ["", "## Records", ""]
     for file, found in report["files"].items():
-        lines += [f"### {file}", "", f"{counted(found['records'], 'record')}.", *found["notes"], ""]
+        lines += [f"### {file}", "", f"{counted(found['records'], found['of'])}.", *found["notes"], ""]
         if found["statistics"]:
             lines += [markdown_table(["", ""], list(describe_counts(found["statistics"]).items())), ""]
     return "\n".join(lines)
