@@ -14,7 +14,6 @@ import numpy as np
 from cells import (
     COLOURS,
     Cell,
-    band,
     cpu_hours,
     derive_world,
     facts,
@@ -25,15 +24,16 @@ from cells import (
     paint,
     paired_test,
     query_values,
+    read_reports,
     run_cells,
     seeds_told,
     told,
     told_difference,
-    write_record,
+    write_pages,
 )
 from methods import DUAL_PARTS, EVERY_RUN, PAIRS
 
-from fafa.drawing.curves import chart
+from fafa.drawing.curves import band, chart
 from fafa.files import read_json, write_json
 from fafa.tables import markdown_table
 from fafa.world import make_world
@@ -92,7 +92,7 @@ def record_of(work: Path, seeds: list[int]) -> dict:
     """All figures of the page."""
     cells = {(loss, noise): [cell_of(loss, noise, seed) for seed in seeds] for loss in LOSSES for noise in NOISE}
     values = {
-        (*key, test): query_values(work, of, kind, "mAP", folder)
+        (*key, test): query_values(read_reports(work, of, folder), kind)
         for key, of in cells.items()
         for test, (folder, kind) in TESTS.items()
     }
@@ -187,8 +187,7 @@ def main() -> None:
         arguments.jobs,
     )
     record = record_of(arguments.work, arguments.seeds)
-    draw(record, arguments.output / "caption_noise.png")
-    write_record(arguments.output, "caption_noise", record, to_markdown(record))
+    write_pages(arguments.output, "caption_noise", record, to_markdown, draw)
 
 
 if __name__ == "__main__":

@@ -9,25 +9,23 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from scoring import processor_name
 
 from fafa.drawing.palette import AMBER, BLUE, GREEN, PINK, RED, TEAL, VERMILION
-from fafa.evaluation.intervals import NUM_RESAMPLES
+from fafa.evaluation import EvaluationReport
+from fafa.evaluation.intervals import NUM_RESAMPLES, two_sided_p
 from fafa.evaluation.report_folder import read_report
 from fafa.files import read_json, write_json, write_whole
 from fafa.world import make_world
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -110,9 +108,9 @@ def _typed(value: Any, folder: str) -> str:
     return text.replace("{cell}", folder)
 
 
-def paint(work: Path, name: str = "hard", caption_noise: float = CAPTION_NOISE, diptychs: int = NUM_DIPTYCHS) -> Path:
+def paint(work: Path, name: str = "hard", caption_noise: float = CAPTION_NOISE) -> Path:
     """A hard world in `work`/worlds; their test sets are the same images, whatever the training set."""
-    return make_world(work / "worlds" / name, num_diptychs=diptychs, caption_noise=caption_noise, **HARD)
+    return make_world(work / "worlds" / name, num_diptychs=NUM_DIPTYCHS, caption_noise=caption_noise, **HARD)
 
 
 def derive_world(work: Path, name: str, base: str, triplets: Sequence[Mapping[str, Any]]) -> Path:
@@ -153,9 +151,13 @@ def cpu_hours(work: Path, cells: Iterable[Cell]) -> float:
     return sum(entry["cpu_seconds"] for done in records for entry in done) / 3600
 
 
-def query_values(work: Path, cells: Sequence[Cell], mode: str, metric: str, folder: str = "results") -> np.ndarray:
-    """A metric of each query, percent: `(num_cells, num_queries)`, a row for each seed."""
-    reports = [read_report(work / "cells" / cell.name / folder) for cell in cells]
+def read_reports(work: Path, cells: Iterable[Cell], folder: str = "results") -> list[EvaluationReport]:
+    """Of cells of the same settings, one for each seed."""
+    return [read_report(work / "cells" / cell.name / folder) for cell in cells]
+
+
+def query_values(reports: Sequence[EvaluationReport], mode: str, metric: str = "mAP") -> np.ndarray:
+    """A metric of each query, percent: `(num_reports, num_queries)`, a row for each seed."""
     return 100 * np.stack([report.results(mode).per_query(report.ks)[metric].numpy() for report in reports])
 
 
@@ -173,9 +175,7 @@ def paired_test(first: np.ndarray, second: np.ndarray, seed: int = 0) -> list[fl
     Seeds and queries are sampled with replacement, the same ones for both.
     """
     means = _resampled(second - first, seed)
-    opposite = min((means <= 0).sum(), (means >= 0).sum())
-    p = min(1.0, 2 * (opposite + 1) / (len(means) + 1))
-    return _rounded([(second - first).mean(), *np.percentile(means, [2.5, 97.5]), p])
+    return _rounded([(second - first).mean(), *np.percentile(means, [2.5, 97.5]), two_sided_p(means)])
 
 
 def _rounded(numbers: Iterable[float]) -> list[float]:
@@ -196,8 +196,10 @@ def told(found: Sequence[float]) -> str:
     return "{:.1f} ({:.1f} to {:.1f})".format(*found)
 
 
-def told_difference(found: Sequence[float]) -> list[str]:
-    """Of `paired_test`, two cells of a table: difference with interval, and p."""
+def told_difference(found: Sequence[float] | None) -> list[str]:
+    """Of `paired_test`, two cells of a table: difference with interval, and p; None leaves them empty."""
+    if found is None:
+        return ["", ""]
     *difference, p = found
     return ["{:+.1f} ({:+.1f} to {:+.1f})".format(*difference), "< 0.001" if p < 0.001 else f"{p:.3f}"]
 
@@ -235,18 +237,19 @@ def few(seeds: Sequence[int]) -> str:
     return " (with so few seeds they are too narrow)" if len(seeds) < 5 else ""
 
 
-def write_record(folder: Path, name: str, record: Mapping[str, Any], page: str) -> None:
-    """Writes NAME.json and NAME.md, and prints the page."""
+def write_pages(
+    folder: Path,
+    name: str,
+    record: Mapping[str, Any],
+    to_markdown: Callable[[Mapping[str, Any]], str],
+    draw: Callable[[Mapping[str, Any], Path], None],
+) -> None:
+    """Writes NAME.png, NAME.json and NAME.md, and prints the page."""
+    draw(record, folder / f"{name}.png")
+    page = to_markdown(record)
     write_whole(folder / f"{name}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     write_whole(folder / f"{name}.md", page)
     print(page)
-
-
-def band(axes: "Axes", places: Sequence[float], found: Sequence[Sequence[float]], colour: str, label: str) -> None:
-    """A curve of `interval`s."""
-    mean, low, high = zip(*found, strict=True)
-    axes.plot(places, mean, color=colour, marker="o", label=label)
-    axes.fill_between(places, low, high, color=colour, alpha=0.12, linewidth=0)
 
 
 def options(doc: str, seeds: Sequence[int] = (0, 1, 2)) -> argparse.ArgumentParser:

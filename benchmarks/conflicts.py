@@ -13,11 +13,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from cells import COLOURS, Cell, band, cpu_hours, facts, heading, options, paint, run_cells, seeds_told, write_record
+from cells import COLOURS, Cell, cpu_hours, facts, heading, options, paint, run_cells, seeds_told, write_pages
 from methods import METHODS
 from methods import cell_of as method_cell
 
-from fafa.drawing.curves import chart
+from fafa.drawing.curves import band, chart
 from fafa.files import read_json
 from fafa.tables import markdown_table
 
@@ -54,7 +54,7 @@ def record_of(work: Path, seeds: list[int]) -> dict:
         ]
         return np.mean(found, axis=0).round(3).tolist()
 
-    def left(of: list[dict], half: str) -> list[float]:
+    def left(of: list[dict], half: str) -> float:
         """What is left of Rank-1 at the highest severity, mean over corruptions and seeds, percent."""
         found = [
             100 * condition["relative"]["rank-1"][0]
@@ -62,7 +62,7 @@ def record_of(work: Path, seeds: list[int]) -> dict:
             for condition in report["conditions"]
             if condition["half"] == half and condition["severity"] == max(report["settings"]["severities"])
         ]
-        return [float(np.mean(found))]
+        return float(np.mean(found))
 
     return {
         **facts("conflicts.py", seeds, cpu_hours(work, [cell for of in cells.values() for cell in of])),
@@ -103,9 +103,7 @@ def to_markdown(record: dict) -> str:
         ]
         strengths = [f"strength {strength:g}" for strength in record["strengths"]]
         parts += [f"## Another query's {half}", markdown_table(["", *strengths], rows)]
-    rows = [
-        [METHODS[name][0], *(f"{of[half][0]:.0f}" for half in HALVES)] for name, of in record["left_at_worst"].items()
-    ]
+    rows = [[METHODS[name][0], *(f"{of[half]:.0f}" for half in HALVES)] for name, of in record["left_at_worst"].items()]
     parts += [
         "## What is left of Rank-1 at the worst severity",
         "Percent of the clean figure, mean over the corruptions of a half.",
@@ -138,8 +136,7 @@ def main() -> None:
         folder = arguments.output / f"robustness-{name}"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(arguments.work / "cells" / cell_of(name, arguments.seeds[0]).name / "report", folder)
-    draw(record, arguments.output / "conflicts.png")
-    write_record(arguments.output, "conflicts", record, to_markdown(record))
+    write_pages(arguments.output, "conflicts", record, to_markdown, draw)
 
 
 if __name__ == "__main__":

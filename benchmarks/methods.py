@@ -31,17 +31,17 @@ from cells import (
     paint,
     paired_test,
     query_values,
+    read_reports,
     run_cells,
     seeds_told,
     told,
     told_difference,
-    write_record,
+    write_pages,
 )
 from datasets import load_dataset
 
 from fafa.drawing.curves import chart
 from fafa.drawing.palette import BLUE, GREY, TEAL, VERMILION
-from fafa.evaluation.report_folder import read_report
 from fafa.model_folder import load_model
 from fafa.tables import markdown_table
 
@@ -190,9 +190,10 @@ def measure_costs(work: Path, names: list[str], seed: int) -> dict[str, dict[str
 def record_of(work: Path, names: list[str], seeds: list[int]) -> dict:
     """All figures of the page."""
     cells = {name: [cell_of(name, seed) for seed in seeds] for name in names}
-    report = read_report(work / "cells" / cells[names[0]][0].name / "results")
+    reports = {name: read_reports(work, of) for name, of in cells.items()}
+    report = reports[names[0]][0]
     modes = list(report.metrics)
-    values = {name: {mode: query_values(work, of, mode, "mAP") for mode in modes} for name, of in cells.items()}
+    values = {name: {mode: query_values(of, mode) for mode in modes} for name, of in reports.items()}
     return {
         **facts("methods.py", seeds, cpu_hours(work, [cell for of in cells.values() for cell in of])),
         "num_queries": len(report.queries),
@@ -202,12 +203,12 @@ def record_of(work: Path, names: list[str], seeds: list[int]) -> dict:
         "cpu_minutes": {name: round(60 * cpu_hours(work, of) / len(seeds), 1) for name, of in cells.items()},
         "seeds_means": {
             name: {
-                mode: {metric: query_values(work, of, mode, metric).mean(axis=1).tolist() for metric in METRICS}
+                mode: {metric: query_values(of, mode, metric).mean(axis=1).tolist() for metric in METRICS}
                 for mode in modes
             }
-            for name, of in cells.items()
+            for name, of in reports.items()
         },
-        "rank-1": {name: interval(query_values(work, of, "image+caption", "rank-1")) for name, of in cells.items()},
+        "rank-1": {name: interval(query_values(of, "image+caption", "rank-1")) for name, of in reports.items()},
         "mAP": {name: {mode: interval(found) for mode, found in of.items()} for name, of in values.items()},
         "tests": [
             [first, second, paired_test(values[first]["image+caption"], values[second]["image+caption"])]
@@ -309,8 +310,7 @@ def main() -> None:
     cells = [cell_of(name, seed) for seed in arguments.seeds for name in arguments.methods]
     run_cells(arguments.work, cells, arguments.jobs)
     record = record_of(arguments.work, arguments.methods, arguments.seeds)
-    draw(record, arguments.output / "methods.png")
-    write_record(arguments.output, "methods", record, to_markdown(record))
+    write_pages(arguments.output, "methods", record, to_markdown, draw)
 
 
 if __name__ == "__main__":

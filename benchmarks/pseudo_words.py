@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from cells import (
     Cell,
-    band,
     cpu_hours,
     facts,
     few,
@@ -28,13 +27,13 @@ from cells import (
     seeds_told,
     told,
     told_difference,
-    write_record,
+    write_pages,
 )
 from methods import STEPS, word4per_tinets
 from methods import cell_of as method_cell
 from words import TestInputs, gallery_of, mean_precisions
 
-from fafa.drawing.curves import chart
+from fafa.drawing.curves import band, chart
 from fafa.drawing.palette import AMBER, BLUE, GREY, TEAL, VERMILION
 from fafa.model_folder import load_model
 from fafa.models.word4per import Word4PerModel
@@ -56,25 +55,30 @@ def cell_of(seed: int) -> Cell:
 def measure(work: Path, seed: int) -> dict[int, dict[str, np.ndarray]]:
     """stop -> kind -> average precision of every query; "own image" -> hits."""
     folder = work / "cells" / cell_of(seed).name / "model"
+    model, processor = load_model(folder)
+    test = gallery_of(work, model, processor)  # CLIP is frozen, so that these, and either half, are those of every stop
+    caption = processor(text=test.captions, return_tensors="pt")
+    image = {"pixel_values": test.inputs["pixel_values"]}
+    model.eval()
+    halves = {
+        "caption alone": mean_precisions(model, test, model.get_query_features(**caption)),
+        "image alone": mean_precisions(model, test, model.get_query_features(**image)),
+    }
+    lengths = np.array([len(caption.split()) for caption in test.captions])
+    short = lengths <= np.median(lengths)
     found = {}
     for stop in STOPS:
         source = folder / f"checkpoint-{stop}" if stop else work / "cells" / f"word4per-{seed}" / "clip"
         torch.manual_seed(seed)  # of TINets without training
         settings = {} if stop else {"stage": 2, "tinets": word4per_tinets()["model_options"]["tinets"]}
-        model, processor = load_model(source, **settings)
+        model, _ = load_model(source, **settings)
         model.eval()
-        test = gallery_of(work, model, processor)
         composed = mean_precisions(model, test, model.get_query_features(**test.inputs))
-        caption = processor(text=test.captions, return_tensors="pt")
-        image = {"pixel_values": test.inputs["pixel_values"]}
-        lengths = np.array([len(caption.split()) for caption in test.captions])
-        short = lengths <= np.median(lengths)
         found[stop] = {
             "composed": composed,
             "composed, short caption": composed[short],
             "composed, long caption": composed[~short],
-            "caption alone": mean_precisions(model, test, model.get_query_features(**caption)),
-            "image alone": mean_precisions(model, test, model.get_query_features(**image)),
+            **halves,
             "own image": own_image_found(model, test),
         }
     return found
@@ -177,8 +181,7 @@ def main() -> None:
     run_cells(arguments.work, [method_cell("word4per", seed) for seed in arguments.seeds], arguments.jobs)
     run_cells(arguments.work, [cell_of(seed) for seed in arguments.seeds], arguments.jobs)
     record = record_of(arguments.work, arguments.seeds)
-    draw(record, arguments.output / "pseudo_words.png")
-    write_record(arguments.output, "pseudo_words", record, to_markdown(record))
+    write_pages(arguments.output, "pseudo_words", record, to_markdown, draw)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from cells import (
     Cell,
-    band,
     cpu_hours,
     facts,
     few,
@@ -29,13 +28,13 @@ from cells import (
     seeds_told,
     told,
     told_difference,
-    write_record,
+    write_pages,
 )
 from methods import cell_of as method_cell
 from methods import word4per_tinets
 from words import gallery_of, mean_precisions
 
-from fafa.drawing.curves import chart
+from fafa.drawing.curves import band, chart
 from fafa.drawing.palette import BLUE, TEAL, VERMILION
 from fafa.model_folder import load_model
 from fafa.tables import markdown_table
@@ -134,7 +133,7 @@ def to_markdown(record: dict) -> str:
             entry["kind"],
             str(entry["tinets"]),
             told(entry["mAP"]),
-            *(["", ""] if entry["against_pair"] is None else told_difference(entry["against_pair"])),
+            *told_difference(entry["against_pair"]),
             f"{entry['query_ms']:.2f}",
         ]
         for entry in record["subsets"]
@@ -172,8 +171,7 @@ def main() -> None:
     run_cells(arguments.work, [method_cell("word4per", seed) for seed in arguments.seeds], arguments.jobs)
     run_cells(arguments.work, [cell_of(seed) for seed in arguments.seeds], arguments.jobs)
     record = record_of(arguments.work, arguments.seeds)
-    draw(record, arguments.output / "tinets.png")
-    write_record(arguments.output, "tinets", record, to_markdown(record))
+    write_pages(arguments.output, "tinets", record, to_markdown, draw)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import torch
 from cells import (
     COLOURS,
     Cell,
-    band,
     cpu_hours,
     derive_world,
     facts,
@@ -26,16 +25,17 @@ from cells import (
     paint,
     paired_test,
     query_values,
+    read_reports,
     run_cells,
     seeds_told,
     told,
     told_difference,
-    write_record,
+    write_pages,
 )
 from methods import BY_TRIPLETS, EVERY_RUN
 
 from fafa import TINY_CHECKPOINT
-from fafa.drawing.curves import chart, log_ticks
+from fafa.drawing.curves import band, chart, log_ticks
 from fafa.files import read_json, write_json
 from fafa.model_folder import load_model
 from fafa.tables import markdown_table
@@ -104,7 +104,7 @@ def wrong_share(triplets: list[dict]) -> float:
 def record_of(work: Path, seeds: list[int]) -> dict:
     """All figures of the page."""
     cells = {key: [cell_of(*key, seed) for seed in seeds] for key in CELLS}
-    values = {key: query_values(work, of, "image+caption", "mAP") for key, of in cells.items()}
+    values = {key: query_values(read_reports(work, of), "image+caption") for key, of in cells.items()}
     wrong = {
         key: float(
             np.mean(
@@ -161,7 +161,7 @@ def to_markdown(record: dict) -> str:
             f"{run['size']:,}",
             f"{run['wrong']:.1f}",
             told(run["mAP"]),
-            *(["", ""] if run["against_whole"] is None else told_difference(run["against_whole"])),
+            *told_difference(run["against_whole"]),
         ]
         for run in record["runs"]
     ]
@@ -201,8 +201,7 @@ def main() -> None:
     cells = [cell_of(*key, seed) for seed in arguments.seeds for key in CELLS]
     run_cells(arguments.work, cells, arguments.jobs)
     record = record_of(arguments.work, arguments.seeds)
-    draw(record, arguments.output / "triplet_quality.png")
-    write_record(arguments.output, "triplet_quality", record, to_markdown(record))
+    write_pages(arguments.output, "triplet_quality", record, to_markdown, draw)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,13 @@ def bars(
     axes.margins(y=0.1)
 
 
+def band(axes: "Axes", places: Sequence[float], intervals: Sequence[Sequence[float]], colour: str, label: str) -> None:
+    """A curve of values with their intervals: each is the value, its lower and its upper end."""
+    middle, low, high = zip(*intervals, strict=True)
+    axes.plot(places, middle, color=colour, marker="o", label=label)
+    axes.fill_between(places, low, high, color=colour, alpha=0.12, linewidth=0)
+
+
 def log_ticks(axes: "Axes", positions: Sequence[int]) -> None:
     """A logarithmic axis with ticks only at these whole numbers."""
     from matplotlib.ticker import FuncFormatter, NullLocator

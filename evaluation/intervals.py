@@ -81,9 +81,14 @@ def paired_bootstrap(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with which the differences of so few queries are all on one side by chance.
     """
     means = bootstrap_means(differences)
-    opposite = np.minimum((means <= 0).sum(axis=0), (means >= 0).sum(axis=0))
-    p = np.maximum(2 * (opposite + 1) / (NUM_RESAMPLES + 1), 2.0 ** (1 - len(differences)))
+    p = np.maximum(two_sided_p(means), 2.0 ** (1 - len(differences)))
     return np.percentile(means, [2.5, 97.5], axis=0).T, np.minimum(1.0, p)
+
+
+def two_sided_p(means: np.ndarray) -> np.ndarray:
+    """Twice the share of resampled differences, `(num_resamples, ...)`, that are 0 or on the other side; at most 1."""
+    opposite = np.minimum((means <= 0).sum(axis=0), (means >= 0).sum(axis=0))
+    return np.minimum(1.0, 2 * (opposite + 1) / (len(means) + 1))
 
 
 def sign_test(num_won: int, num_lost: int) -> float:

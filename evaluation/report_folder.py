@@ -5,9 +5,10 @@
 - curves as .png and sheets of queries as .jpg, see `pictures`.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..files import read_json, write_whole
 from . import pictures
@@ -39,15 +40,42 @@ def write_report(
     Raises:
         ImportError: pictures are to be drawn and matplotlib is not installed.
     """
-    folder = Path(folder)
-    for file in ("results.md", *PICTURES.values()):
+
+    def draw(folder: Path) -> dict[str, str]:
+        return {} if queries is None or gallery is None else pictures.draw_pictures(report, folder, queries, gallery)
+
+    return write_files(report, Path(folder), "results", PICTURES.values(), draw)
+
+
+class Report(Protocol):
+    """What can be written: as JSON, and as a page with pictures."""
+
+    def to_json(self) -> str:
+        """All of it."""
+
+    def to_page(self, pictures: dict[str, str] | None = None) -> str:
+        """Markdown; `pictures` are the files drawn, by name."""
+
+
+def write_files(
+    report: Report,
+    folder: Path,
+    stem: str,
+    picture_files: Iterable[str],
+    draw: Callable[[Path], dict[str, str]],
+) -> list[Path]:
+    """Writes STEM.json, the pictures, and last STEM.md; those of a report that lies there go first.
+
+    Args:
+        picture_files: every file that `draw` may write.
+        draw: draws into a folder, and says which files it wrote.
+    """
+    for file in (f"{stem}.md", *picture_files):
         (folder / file).unlink(missing_ok=True)
-    write_whole(folder / "results.json", report.to_json())
-    drawn = {}
-    if queries is not None and gallery is not None:
-        drawn = pictures.draw_pictures(report, folder, queries, gallery)
-    write_whole(folder / "results.md", report.to_page(drawn))
-    return [folder / "results.md", folder / "results.json", *(folder / file for file in drawn.values())]
+    write_whole(folder / f"{stem}.json", report.to_json())
+    drawn = draw(folder)
+    write_whole(folder / f"{stem}.md", report.to_page(drawn))
+    return [folder / f"{stem}.md", folder / f"{stem}.json", *(folder / file for file in drawn.values())]
 
 
 def read_report(path: str | Path) -> EvaluationReport:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...files import write_whole
+from ..report_folder import write_files
 from .report import PICTURES, RobustnessReport
 from .suite import evaluate_robustness
 
@@ -29,14 +29,12 @@ def write_robustness_report(
     Raises:
         ImportError: pictures are to be drawn and matplotlib is not installed.
     """
-    folder = Path(folder)
-    for file in ("robustness.md", *PICTURES.values()):
-        (folder / file).unlink(missing_ok=True)
-    write_whole(folder / "robustness.json", report.to_json())
-    drawn = {}
-    if queries is not None:
+
+    def draw(folder: Path) -> dict[str, str]:
+        if queries is None:
+            return {}
         from .pictures import draw_pictures
 
-        drawn = draw_pictures(report, folder, queries)
-    write_whole(folder / "robustness.md", report.to_page(drawn))
-    return [folder / "robustness.md", folder / "robustness.json", *(folder / file for file in drawn.values())]
+        return draw_pictures(report, folder, queries)
+
+    return write_files(report, Path(folder), "robustness", PICTURES.values(), draw)

@@ -2,11 +2,11 @@
 
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from ...drawing.curves import chart
+from ...drawing.curves import band, chart
 from ...drawing.palette import AMBER, BLUE, GREEN, GREY, INK, NEUTRAL, PINK, RED, TEAL, VERMILION
 from ...drawing.sheet import GAP, MARGIN, SMALL_SIZE, Sheet, common_height, open_small, save_sheet
 from ...image_reading_fafa import open_image
@@ -86,9 +86,8 @@ def _severities(report: RobustnessReport, axes: "Axes", half: str) -> None:
         if len(points) == 1:  # of one severity alone
             axes.axhline(100 * points[0]["relative"][metric][0], color=colour, linestyle=":", label=name)
             continue
-        _band(
-            axes, [point["severity"] for point in points], [point["relative"][metric] for point in points], colour, name
-        )
+        left = [[100 * end for end in point["relative"][metric]] for point in points]
+        band(axes, [point["severity"] for point in points], left, colour, name)
     axes.set(xlabel="severity", title=f"Corrupted {half}", xticks=report.settings["severities"], ylim=(0, None))
     axes.set_ylabel(f"left of {metric} (%)" if half == CAPTION else "")
     axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)
@@ -98,8 +97,8 @@ def _strengths(report: RobustnessReport, axes: "Axes", half: str) -> None:
     metric = next(iter(report.clean))
     of_half = [conflict for conflict in report.conflicts if conflict["half"] == half]
     strengths = [conflict["strength"] for conflict in of_half]
-    wins = [[end / 100 for end in conflict["own_wins"]] for conflict in of_half]
-    _band(axes, strengths, wins, BLUE, "own target before the other's")
+    wins = [conflict["own_wins"] for conflict in of_half]
+    band(axes, strengths, wins, BLUE, "own target before the other's")
     for whose, colour in (("own", TEAL), ("other", VERMILION)):
         found = [conflict[whose][metric] for conflict in of_half]
         label = f"{metric} of the {'own' if whose == 'own' else 'other'} target"
@@ -107,9 +106,3 @@ def _strengths(report: RobustnessReport, axes: "Axes", half: str) -> None:
     axes.set(xlabel="strength", title=f"Wrong {half}", xticks=strengths, ylim=(0, 102))
     axes.set_ylabel("queries (%)" if half == CAPTION else "")
     axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=1)
-
-
-def _band(axes: "Axes", places: list[float], values: list[Any], colour: str, label: str) -> None:
-    middle, low, high = ([100 * value[place] for value in values] for place in range(3))
-    axes.plot(places, middle, color=colour, marker="o", label=label)
-    axes.fill_between(places, low, high, color=colour, alpha=0.12, linewidth=0)
