@@ -76,6 +76,7 @@ def write_text_test(work: Path) -> None:
         {
             "split": "test",
             "captions": [triplet["target_caption"]],
+            "processed_tokens": [triplet["target_caption"].split()],
             "file_path": triplet["target_image_path"],
             "id": triplet["cpr_id"] + 1,
         }
