@@ -285,6 +285,9 @@ class RetrieverProcessor:
     processes; and many become pixel values at once.
     """
 
+    # Whether a caption beyond what the model reads is cut; False: refused.
+    cut_captions = True
+
     def open_crop(self, image: Any, name: str = "image") -> Image.Image:
         """An image as a PIL image: upright, RGB. `name` is what errors call it.
 

@@ -6,7 +6,8 @@ whatever else is run, in whatever batch or process.
 
 import logging
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -67,8 +68,9 @@ def evaluate_robustness(
         progress: whether to show progress bars.
 
     Raises:
-        ValueError: a column is missing, a query has no match, the queries have one target alone (then there is none to
-            contradict with), a severity is not of 1 to 5, or the model finds nothing even with clean queries.
+        ValueError: a column is missing, a caption cannot be read, a query has no match, the queries have one target
+            alone (then there is none to contradict with), a severity is not of 1 to 5, or the model finds nothing even
+            with clean queries.
         UnreadableImageError: an image cannot be decoded. FileNotFoundError: it is not there.
     """
     ks = checked_ks(ks)
@@ -81,6 +83,7 @@ def evaluate_robustness(
     others = _others(query_ids, seed)
     model.eval()
     check_fit(model, processor)
+    processor.encode_captions(captions, [f"the caption of query {row}" for row in range(len(captions))])
     targets = encode_targets(model, processor, gallery, batch_size, num_workers, progress)
 
     def ranks(features: Tensor, ids: Sequence[Any] = query_ids) -> QueryResults:
@@ -246,7 +249,8 @@ def _encode(
         pixels = pixels.to(model.device)
         for name, captions in captions_of.items():
             names = [f"query {row} ({name})" for row in rows]
-            text = processor.encode_captions([captions[row] for row in rows], names)
+            with _long_captions_cut(processor):
+                text = processor.encode_captions([captions[row] for row in rows], names)
             text = {key: tensor.to(model.device) for key, tensor in text.items()}
             found = model.get_query_features(pixel_values=pixels, **text)
             alike[name].check(found, pixels, text["input_ids"])
@@ -254,6 +258,19 @@ def _encode(
             parts[name].append(found)
     bar.update()
     return {name: torch.cat(found) for name, found in parts.items()}
+
+
+@contextmanager
+def _long_captions_cut(processor: RetrieverProcessor) -> Iterator[None]:
+    """Spelling mistakes and repeated words make captions longer than a model reads: no reason to end long work."""
+    if processor.cut_captions:
+        yield
+        return
+    processor.cut_captions = True
+    try:
+        yield
+    finally:
+        processor.cut_captions = False
 
 
 def _check_finds(clean: QueryResults) -> None:

@@ -121,6 +121,25 @@ def test_bad_input_is_told_before_anything_is_encoded(model, processor, test_set
         evaluate_robustness(model, processor, queries.select([0]), gallery)
 
 
+def test_a_spoilt_caption_that_outgrows_the_model_is_cut_and_a_clean_one_refused(model, test_set):
+    """A dual encoder's processor refuses long captions: after minutes, a swapped letter ended the whole suite."""
+    longest = max(map(len, test_set[0]["caption"][:]))
+
+    class Refusing(FafaProcessor):
+        def encode_captions(self, captions, names=None):
+            if not self.cut_captions and max(map(len, captions)) > longest:
+                raise ValueError("too long")
+            return super().encode_captions(captions, names)
+
+    processor = Refusing.from_pretrained(TINY_CHECKPOINT)
+    processor.cut_captions = False
+    evaluate_robustness(model, processor, *test_set, severities=(5,), progress=False)
+    assert processor.cut_captions is False
+    longest -= 1
+    with pytest.raises(ValueError, match="too long"):
+        evaluate_robustness(model, processor, *test_set, severities=(5,), progress=False)
+
+
 def test_a_model_that_finds_nothing_has_nothing_to_lose(processor, test_set):
     torch.manual_seed(0)
     untrained = FafaModel(FafaModel.from_pretrained(TINY_CHECKPOINT).config)
