@@ -276,7 +276,16 @@ def _scaled(embeds: Tensor) -> Tensor:
 
 
 class CoAlignClipProcessor(RetrieverProcessor, CLIPProcessor):
-    """Prepares queries and targets for `CoAlignClipModel`, with CLIP's image processor and tokenizer."""
+    """Prepares queries and targets for `CoAlignClipModel`, with CLIP's image processor and tokenizer.
+
+    Args:
+        image_processor, tokenizer: CLIP's.
+        cut_captions (`bool`): Whether captions beyond CLIP's length are cut; False refuses them.
+    """
+
+    def __init__(self, image_processor=None, tokenizer=None, cut_captions=False):
+        super().__init__(image_processor, tokenizer)
+        self.cut_captions = cut_captions
 
     @classmethod
     def tiny(cls, tokenizer: Any, config: CoAlignClipConfig) -> "CoAlignClipProcessor":
@@ -288,8 +297,10 @@ class CoAlignClipProcessor(RetrieverProcessor, CLIPProcessor):
         return cls(CLIPImageProcessorPil(size=square, do_center_crop=False), tokenizer)
 
     def encode_captions(self, captions: Sequence[str], names: Sequence[str] | None = None) -> Mapping[str, Tensor]:
-        """See `RetrieverProcessor.encode_captions`; a caption that CLIP could not read to its end is refused, too."""
+        """See `RetrieverProcessor.encode_captions`; without `cut_captions`, one beyond CLIP's length is refused."""
         encoded = super().encode_captions(captions, names)
+        if self.cut_captions:
+            return encoded
         most = self.tokenizer.model_max_length
         for row in (encoded["attention_mask"].sum(dim=1) == most).nonzero().flatten().tolist():
             length = len(self.tokenizer(captions[row], verbose=False)["input_ids"])
