@@ -140,15 +140,17 @@ def conclusion(record: dict) -> str:
         of = [run for run in record["runs"] if run["kept"] == kept]
         largest = of[-1]
         difference, low, high, p = largest["against_whole"]
-        clear = "better" if low > 0 else "worse" if high < 0 else "not distinguishable"
+        clear = "better than" if low > 0 else "worse than" if high < 0 else "not distinguishable from"
         parts.append(
             f"The best {100 * kept:.0f} % ({largest['size']:,} triplets, {largest['wrong']:.1f} % wrong) are {clear} "
-            f"than the whole pool of {SIZES[-1]:,} ({difference:+.1f} points, p {p:.3f})."
+            f"the whole pool of {SIZES[-1]:,} ({difference:+.1f} points, p {p:.3f})."
         )
     unfiltered = [run for run in record["runs"] if run["kept"] == 1.0]
+    best = max(unfiltered, key=lambda run: run["mAP"][0])
     parts.append(
         f"Unfiltered, mAP goes from {unfiltered[0]['mAP'][0]:.1f} at {unfiltered[0]['size']:,} triplets to "
-        f"{unfiltered[-1]['mAP'][0]:.1f} at {unfiltered[-1]['size']:,}, at equal steps."
+        f"{unfiltered[-1]['mAP'][0]:.1f} at {unfiltered[-1]['size']:,}, at equal steps; the highest, "
+        f"{best['mAP'][0]:.1f}, is at {best['size']:,}."
     )
     return " ".join(parts)
 
