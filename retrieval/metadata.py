@@ -41,6 +41,7 @@ CREATE INDEX tags_by_row ON tags (row);
 """
 # Paths hold any bytes, so they come as such.
 _INSERT = f"INSERT INTO entries VALUES (?, CAST(? AS TEXT){', ?' * (len(_COLUMNS) - 1)})"
+_WITH_EXIF = ("AVIF", "HEIF", "JPEG", "MPO", "TIFF", "WEBP")  # of others, Pillow decodes the pixels to look for it
 _CAMERA, _CHANGED, _EXIF, _TAKEN = 0x0110, 0x0132, 0x8769, 0x9003
 
 
@@ -110,8 +111,8 @@ def exif_of(path: Path) -> dict[str, str]:
     """Camera and date of a photograph, `camera` and `taken`, as far as EXIF tells them; damaged EXIF tells nothing."""
     found = {}
     with suppress(Exception), Image.open(path) as image:  # libraries raise nearly anything; pixels were read before
-        exif = image.getexif()
-        taken = str(exif.get_ifd(_EXIF).get(_TAKEN) or exif.get(_CHANGED) or "").strip("\0 ")
+        exif = image.getexif() if image.format in _WITH_EXIF else {}
+        taken = str((exif and exif.get_ifd(_EXIF).get(_TAKEN)) or exif.get(_CHANGED) or "").strip("\0 ")
         camera = " ".join(str(exif.get(_CAMERA) or "").replace("\0", " ").split())
         date, _, time = taken.partition(" ")
         date = date.replace(":", "-")
