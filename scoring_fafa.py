@@ -85,6 +85,7 @@ def _scores(queries: Tensor, targets: Tensor, k: int, max_elements: int) -> Tens
     piece = max(1, max_elements // (num_tokens * dim))  # targets whose copy in fp32 stays within the budget
     columns = max(1, max_elements // (num_tokens * rows))
     is_whole = (queries.dtype, targets.dtype) == (torch.int16, torch.int8) and _multiplies_bytes(queries.device.type)
+    is_whole = is_whole and dim > 1  # of one dimension, torch 2.13 reads the wrong numbers
     queries = queries if is_whole else queries.float()
     if is_whole:
         columns = max(1, min(columns, SMALL_PLANE // rows))  # their products, in int32, stay in the cache
@@ -166,9 +167,18 @@ def _whole_products(queries: Tensor, targets: Tensor, buffers: Buffers) -> Tenso
 
 @cache
 def _multiplies_bytes(device: str) -> bool:
-    """Whether the processor multiplies eight-bit numbers; elsewhere torch does it one by one."""
+    """Whether the processor has instructions for products of eight-bit numbers, and torch uses them rightly.
+
+    Elsewhere torch multiplies one by one. Older processors add pairs of products in 16 bits, which overflow.
+    """
     has = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.10
-    return device == "cpu" and any(has.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+    if device != "cpu" or not any(has.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
+        return False
+    largest = torch.full((64, 256), -127, dtype=torch.int8)
+    try:
+        return bool((torch._int_mm(largest, largest[:4].T) == 127 * 127 * 256).all())
+    except RuntimeError:
+        return False
 
 
 @cache

@@ -75,7 +75,7 @@ def find_best(
     """
     open_rows = _open_rows(parts, allowed)
     number = max(top, num_candidates or max(CANDIDATES, CANDIDATES_PER_RESULT * top))
-    best = _Best(len(queries), min(top, num_rows(parts)))
+    best = _Best(len(queries), max(1, min(top, num_rows(parts))))
     if (num_rows(parts) if open_rows is None else int(open_rows.sum())) <= number:
         rows = torch.arange(num_rows(parts)) if open_rows is None else open_rows.nonzero()[:, 0]
         for query, scores in enumerate(score_rows(queries, parts, rows, num_top_tokens)):
@@ -232,7 +232,9 @@ def _nearest_means(queries: Tensor, parts: Sequence[Part], number: int, open_row
 
 
 def _nearest_in(blocks: Sequence[tuple], queries: Tensor, number: int) -> Tensor:
-    found: list = [(torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64))] * len(blocks)
+    if not blocks:
+        return torch.empty(len(queries), 0, dtype=torch.int64)
+    found: list = [None] * len(blocks)
 
     def search() -> None:
         buffers = Buffers()

@@ -254,6 +254,13 @@ def test_scores_of_eight_bit_codes_are_those_of_whole_numbers(two_threads, monke
         assert scores[0, 7] == 32_512 * 127 * 272
 
 
+def test_codes_of_one_dimension_have_right_scores():
+    """`torch._int_mm` reads the wrong numbers where a matrix has one column."""
+    targets = torch.arange(-60, 60, dtype=torch.int8).view(40, 3, 1)
+    scores = topk_mean_similarity(torch.tensor([[-2], [300]], dtype=torch.int16), targets, 1)
+    equal(scores, torch.stack([-2.0 * targets[:, 0, 0], 300.0 * targets[:, 2, 0]]))
+
+
 def test_codes_times_their_scale_score_as_the_tokens_they_stand_for(features):
     queries, targets = features
     scales = targets.abs().amax(dim=(1, 2)) / 127
