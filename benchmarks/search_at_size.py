@@ -247,7 +247,7 @@ class MilvusLite:
         self.close()
         self.client = MilvusClient(str(self.file))
         schema = self.client.create_schema(auto_id=False)
-        schema.add_field("row", DataType.INT64, is_primary=True)
+        schema.add_field("id", DataType.INT64, is_primary=True)
         schema.add_field("mean", DataType.FLOAT_VECTOR, dim=DIM)
         index = self.client.prepare_index_params()
         index.add_index("mean", index_type="FLAT", metric_type="IP")
@@ -255,15 +255,16 @@ class MilvusLite:
         row = 0
         for part in state.parts:
             for block in part.means.split(5_000):
-                entries = [{"row": row + place, "mean": mean} for place, mean in enumerate(block.numpy())]
+                entries = [{"id": row + place, "mean": mean} for place, mean in enumerate(block.numpy())]
                 self.client.insert("images", entries)
                 row += len(block)
         self.client.flush("images")  # a search is slow before
+        self.client.load_collection("images")
 
     def candidates(self, query: Tensor) -> Tensor:
         """Rows."""
-        (hits,) = self.client.search("images", query.numpy(), anns_field="mean", limit=SHOWN)
-        return torch.tensor([hit["row"] for hit in hits])
+        (hits,) = self.client.search("images", data=list(query.numpy()), anns_field="mean", limit=SHOWN)
+        return torch.tensor([hit["id"] for hit in hits])
 
     def close(self) -> None:
         """Frees memory and disk."""
