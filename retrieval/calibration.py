@@ -160,7 +160,7 @@ class ScoreCalibration:
             )
         scores, is_match = (of.flatten() for of in highest.shown())
         is_there = ~scores.isneginf()
-        intercept, slope = _platt(scores[is_there], is_match[is_there])
+        intercept, slope = fit_probabilities(scores[is_there], is_match[is_there])
         return cls(highest.num_images, tuple(highest.parts), best, intercept, slope)
 
     @property
@@ -379,10 +379,10 @@ def _extreme_value_fit(best: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return first + scale * (gamma - 1) / shape, scale, shape
 
 
-def _platt(scores: Tensor, is_match: Tensor) -> tuple[float, float]:
-    """Intercept and slope of the log-odds; the slope is 0 where scores of matches are no higher than of others.
+def fit_probabilities(scores: Tensor, is_match: Tensor) -> tuple[float, float]:
+    """Intercept and slope of the log-odds that a result is a match (Platt 1999), of results `(number,)`, fp64.
 
-    Newton's method with the step halved where it leads uphill, as Lin, Lin and Weng (2007) have it.
+    The slope is 0 where matches score no higher than others. Newton's method with the step halved where it leads uphill, as Lin, Lin and Weng (2007) have it.
     """
     num_matches = int(is_match.sum())
     high, low = (num_matches + 1) / (num_matches + 2), 1 / (len(scores) - num_matches + 2)
