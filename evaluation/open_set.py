@@ -20,6 +20,7 @@ from .intervals import resamples
 FALSE_ALARM_RATES = (0.01, 0.1)
 BINS = 10  # of the reliability curve
 CURVE_POINTS = 40
+NUM_RESAMPLES = 2_000  # each is sorted through
 
 
 class OpenSetScores:
@@ -58,23 +59,7 @@ class OpenSetScores:
             tell; `curve`: [false-alarm rate, DIR] of some thresholds, percent; `reliability`: see `reliability_curve`.
         """
         impostor, match = self.highest.impostors[:, 0].numpy(), self.highest.matches[:, 0].numpy()
-        rates = [rate for rate in FALSE_ALARM_RATES if rate * len(impostor) >= 1]
-        found = np.full((1, len(impostor)), 1)
-        values = _rates_and_auroc(impostor, match, rates, found)[0]
-        resampled = np.concatenate(
-            [_rates_and_auroc(impostor, match, rates, times) for times in resamples(len(impostor), seed=seed)]
-        )
-        ends = np.percentile(resampled, [2.5, 97.5], axis=0)
-        intervals = (100 * np.stack([values, *ends], axis=1)).round(3).tolist()
-        lowest = 1 / len(impostor)
-        curve = np.unique(np.geomspace(lowest, 1, CURVE_POINTS).clip(lowest, 1 - lowest / 2))
-        on_curve = _rates_and_auroc(impostor, match, curve.tolist(), found)[0]
-        return {
-            "auroc": intervals[-1],
-            "dir": {f"{rate:g}": interval for rate, interval in zip(rates, intervals, strict=False)},
-            "curve": (100 * np.stack([curve, on_curve[:-1]], axis=1)).round(3).tolist(),
-            "reliability": self._cross_fitted(),
-        }
+        return {**open_set_figures(impostor, match, seed), "reliability": self._cross_fitted()}
 
     def _cross_fitted(self) -> list[dict[str, float]]:
         """The reliability of probabilities fitted to every other query and told of the rest; and the other way."""
@@ -91,6 +76,27 @@ class OpenSetScores:
             probabilities.append((intercept + slope * scores[is_there]).sigmoid())
             are_matches.append(is_match[is_there])
         return reliability_curve(torch.cat(probabilities), torch.cat(are_matches))
+
+
+def open_set_figures(impostor: np.ndarray, match: np.ndarray, seed: int = 0) -> dict[str, Any]:
+    """The figures of queries, of any galleries; see `OpenSetScores.figures`.
+
+    Args:
+        impostor: `(num_queries,)`: the best score of an image that does not match; `match`: of one that does.
+        seed: of the bootstrap over queries.
+    """
+    once, number = np.ones((1, len(impostor)), dtype=int), len(impostor)
+    rates = [rate for rate in FALSE_ALARM_RATES if rate * number >= 1]
+    resampled = [_rates_and_auroc(impostor, match, rates, times) for times in resamples(number, NUM_RESAMPLES, seed)]
+    ends = np.percentile(np.concatenate(resampled), [2.5, 97.5], axis=0)
+    intervals = 100 * np.concatenate([_rates_and_auroc(impostor, match, rates, once), ends]).T
+    points = np.unique(np.geomspace(1, max(1, number - 1), CURVE_POINTS).round()) / number
+    on_curve = _rates_and_auroc(impostor, match, points.tolist(), once)[0, :-1]
+    return {
+        "auroc": intervals[-1].round(3).tolist(),
+        "dir": {f"{rate:g}": ends.round(3).tolist() for rate, ends in zip(rates, intervals, strict=False)},
+        "curve": (100 * np.stack([points, on_curve], axis=1)).round(3).tolist(),
+    }
 
 
 def reliability_curve(probabilities: Tensor, is_match: Tensor) -> list[dict[str, float]]:

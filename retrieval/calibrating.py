@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..model_folder import check_fit
 from ..names import printable
 from ..retriever import Retriever, RetrieverProcessor
-from .calibration import PROBED_IMAGES, PROBED_SHARE, PROBES, Calibration, HighestScores, ScoreCalibration
+from .calibration import PROBES, Calibration, HighestScores, ScoreCalibration
 from .encoding import encode_queries, encode_targets
 from .fingerprint import feature_settings
 
@@ -70,25 +69,17 @@ def calibrate(
     options = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
     features = encode_queries(model, processor, queries, modes, **options)
     targets = encode_targets(model, processor, images, **options)
-    rng = np.random.default_rng(seed)
     probing = np.linspace(0, len(query_ids) - 1, min(PROBES, len(query_ids))).astype(int)
-    probed = rng.permutation(len(image_ids))[:PROBED_IMAGES]
-
-    def masks(rows: np.ndarray, columns: np.ndarray) -> tuple[Tensor, Tensor]:
-        is_match = query_ids[rows, None] == image_ids[columns]
-        return torch.from_numpy(is_match), torch.from_numpy((own_places[rows, None] == columns) & ~is_match)
-
     kinds, probes, levels = {}, {}, {}
-    everywhere = np.arange(len(image_ids))
     for mode, of_mode in features.items():
         highest = HighestScores(len(image_ids), seed)
         for rows in np.array_split(np.arange(len(query_ids)), -(-len(query_ids) // _ROWS)):
-            highest.add(model.score(of_mode[rows], targets), *masks(rows, everywhere))
-        kinds[mode] = ScoreCalibration.fit(highest)
+            is_match = query_ids[rows, None] == image_ids
+            is_own = own_places[rows, None] == np.arange(len(image_ids))
+            scores = model.score(of_mode[rows], targets)
+            highest.add(scores, torch.from_numpy(is_match), torch.from_numpy(is_own & ~is_match))
+        kinds[mode], levels[mode] = ScoreCalibration.fit(highest), highest.levels
         probes[mode] = of_mode[probing].half().cpu()
-        is_match, is_own = masks(probing, probed)
-        impostors = model.score(of_mode[probing], targets[probed]).cpu()[~(is_match | is_own)]
-        levels[mode] = torch.quantile(impostors, 1 - PROBED_SHARE).item()
     return Calibration(feature_settings(model, processor, "target", model.feature_shape), kinds, probes, levels)
 
 

@@ -25,9 +25,9 @@ LEAST_QUERIES = 50
 SMALLEST_PART = 50  # images
 NUM_RESAMPLES = 300
 PROBES = 100  # queries that are kept, to look at a gallery with
-PROBED_IMAGES = 1024
-PROBED_SHARE = 0.01  # of the impostors' scores: those above the level that is looked at
-UNLIKE = 2.0  # how much more, or less, often a gallery's images may reach that level
+PROBED_IMAGES = 2048  # the most that are looked at
+PLACE = 3  # of the image that is looked at: a gallery may hold a match or two of a probe
+ALIKE = (0.2, 0.8)  # share of probes above the calibration's median: in galleries like it 0.28 to 0.69, measured
 
 
 class HighestScores:
@@ -38,7 +38,7 @@ class HighestScores:
         seed: decides which images make up its parts.
 
     Attributes:
-        parts: sizes of random parts of the gallery, of which each holds the next: all of it, a quarter, a sixteenth, ...
+        parts: sizes of random parts of the gallery, each within the one before: all of it, a quarter, a sixteenth, ...
     """
 
     def __init__(self, num_images: int, seed: int = 0):
@@ -47,7 +47,7 @@ class HighestScores:
         while self.parts[-1] >= 4 * SMALLEST_PART:
             self.parts.append(self.parts[-1] // 4)
         self._order = torch.randperm(num_images, generator=torch.Generator().manual_seed(seed))
-        self._blocks: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._blocks: list[tuple[Tensor, ...]] = []
 
     def add(self, scores: Tensor, is_match: Tensor, is_left_out: Tensor | None = None) -> None:
         """Takes the scores of the next queries.
@@ -62,13 +62,12 @@ class HighestScores:
         impostors = scores.masked_fill(others, -math.inf)
         matches = scores.masked_fill(~is_match, -math.inf)
         top = min(TOP, self.num_images)
-        best = [impostors[:, self._order[:size]].amax(dim=1) for size in self.parts]
-        self._blocks.append(
-            (impostors.topk(top).values, matches.topk(top).values, torch.stack(best, dim=1).to(scores.dtype))
-        )
+        in_parts = [impostors[:, self._order[:size]].topk(min(PLACE, size)).values for size in self.parts]
+        best, placed = (torch.stack([of_part[:, place] for of_part in in_parts], dim=1) for place in (0, -1))
+        self._blocks.append((impostors.topk(top).values, matches.topk(top).values, best, placed))
 
     @cached_property
-    def _all(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _all(self) -> tuple[Tensor, ...]:
         return tuple(torch.cat(blocks).double() for blocks in zip(*self._blocks, strict=True))
 
     @property
@@ -85,6 +84,11 @@ class HighestScores:
     def best_impostors(self) -> Tensor:
         """`(num_queries, len(parts))`, fp64: the best impostor's score within each part."""
         return self._all[2]
+
+    @property
+    def levels(self) -> list[float]:
+        """`(len(parts),)`: the median over queries of the score of the impostor at the PLACE, within each part."""
+        return self._all[3].median(dim=0).values.tolist()
 
     def shown(self, queries: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What searches show: the TOP results of queries, once with their matches in the gallery and once without.
@@ -147,7 +151,7 @@ class ScoreCalibration:
                 f"{counted(number, 'query')} to calibrate with, expected at least {LEAST_QUERIES}, and as many as 1 / "
                 "false-alarm rate: 100 for 1 %"
             )
-        if (without := best.isneginf().any(dim=1).nonzero()[:, 0].tolist()):
+        if without := best.isneginf().any(dim=1).nonzero()[:, 0].tolist():
             raise ValueError(
                 f"{len(without)} of {number} queries have no image that does not match them among {highest.parts[-1]} "
                 f"of the calibration's {counted(highest.num_images, 'image')} (query {without[0]} is the first): "
@@ -194,7 +198,7 @@ class ScoreCalibration:
         low, high = -1.0, 1.0  # of cosines
         if self.false_alarm_rate(high, size) > false_alarm_rate:
             raise ValueError(
-                f"a false-alarm rate of {100 * false_alarm_rate:g} % cannot be promised in a gallery of {size:,} images "
+                f"a false-alarm rate of {100 * false_alarm_rate:g} % cannot be promised over {size:,} images "
                 f"after a calibration with {self.num_queries:,} queries on {counted(self.num_images, 'image')}: "
                 "calibrate with more of both, or ask for a higher rate"
             )
@@ -243,13 +247,13 @@ class Calibration:
         settings: what made the features, see `feature_settings`; another model's scores mean something else.
         kinds: kind of query ("image+caption", "caption", "image") -> its calibration.
         probes: kind -> `(PROBES at most, dim)`, fp16: some of the queries, to look at a gallery with.
-        levels: kind -> the score that a share of PROBED_SHARE of the impostors exceeded.
+        levels: kind -> see `HighestScores.levels`.
     """
 
     settings: Mapping[str, Any]
     kinds: Mapping[str, ScoreCalibration]
     probes: Mapping[str, Tensor]
-    levels: Mapping[str, float]
+    levels: Mapping[str, Sequence[float]]
 
     def of_kind(self, kind: str) -> ScoreCalibration:
         """The calibration of a kind of query.
@@ -282,26 +286,32 @@ class Calibration:
                 "something else: calibrate the gallery again"
             )
 
+    def probed_images(self, kind: str, gallery_size: int) -> int:
+        """How many of a gallery's images `tell_unlike` looks at; 0 where they are too few to tell."""
+        most = min(gallery_size, PROBED_IMAGES)
+        return next((size for size in self.of_kind(kind).parts if size <= most), 0)
+
     def tell_unlike(self, kind: str, scores: Tensor) -> str | None:
         """A sentence where a gallery's images score otherwise than the impostors of the calibration; None where not.
 
-        It sees images of another kind: not people, crops of another shape, all of one person or in one uniform. It
-        cannot see that users ask for what the gallery is full of.
+        It sees images of another kind: dark or grey ones, of no people, or of people all dressed alike. It cannot see
+        that users ask for what the gallery is full of.
 
         Args:
-            scores: `(num_probes, num_images)`: of the kind's `probes` against a random sample of the gallery.
+            scores: `(num_probes, probed_images)`: of the kind's `probes` against a random sample of the gallery.
         """
-        share = (scores > self.levels[kind]).double().mean().item()
-        if PROBED_SHARE / UNLIKE <= share <= PROBED_SHARE * UNLIKE:
+        level = self.levels[kind][self.of_kind(kind).parts.index(scores.shape[1])]
+        share = (scores.topk(min(PLACE, scores.shape[1])).values[:, -1] > level).double().mean().item()
+        if ALIKE[0] <= share <= ALIKE[1]:
             return None
         consequence = (
             "false alarms will be more frequent than promised, and probabilities too high"
-            if share > PROBED_SHARE
+            if share > ALIKE[1]
             else "cut-offs will be stricter than need be, and probabilities too low"
         )
         return (
-            f"the gallery's images are unlike those it was calibrated on: {100 * share:.2g} % of them reach the score "
-            f"that {100 * PROBED_SHARE:g} % of wrong images reached there, so {consequence}; calibrate on images like "
+            f"the gallery's images are unlike those it was calibrated on: for {100 * share:.0f} % of the calibration's "
+            f"queries wrong images score as high as for 50 % of them there, so {consequence}; calibrate on images like "
             "the gallery's"
         )
 
@@ -319,7 +329,7 @@ class Calibration:
                     "intercept": of.intercept,
                     "slope": of.slope,
                     "probes": [[round(value, 4) for value in probe] for probe in self.probes[kind].tolist()],
-                    "level": self.levels[kind],
+                    "levels": [round(level, 6) for level in self.levels[kind]],
                 }
                 for kind, of in self.kinds.items()
             },
@@ -343,12 +353,12 @@ class Calibration:
                 best = torch.tensor(of["best"], dtype=torch.double)
                 if best.shape[1:] != (len(of["parts"]),) or len(best) < LEAST_QUERIES or not best.isfinite().all():
                     raise ValueError(f"best impostors of shape {tuple(best.shape)}")
-                numbers = [float(of[name]) for name in ("intercept", "slope", "level")]
-                if not all(map(math.isfinite, numbers)):
-                    raise ValueError("numbers that are not finite")
+                numbers = [float(number) for number in (of["intercept"], of["slope"], *of["levels"])]
+                if not all(map(math.isfinite, numbers)) or len(numbers) != 2 + len(of["parts"]):
+                    raise ValueError("numbers that are missing or not finite")
                 parts = tuple(map(_checked_size, of["parts"]))
                 kinds[kind] = ScoreCalibration(_checked_size(of["num_images"]), parts, best, *numbers[:2])
-                probes[kind], levels[kind] = torch.tensor(of["probes"], dtype=torch.float16), numbers[2]
+                probes[kind], levels[kind] = torch.tensor(of["probes"], dtype=torch.float16), numbers[2:]
             return cls(dict(record["settings"]), kinds, probes, levels)
         except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
             raise ValueError(f"the calibration is damaged ({error}): calibrate the gallery again") from error
@@ -382,7 +392,8 @@ def _extreme_value_fit(best: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def fit_probabilities(scores: Tensor, is_match: Tensor) -> tuple[float, float]:
     """Intercept and slope of the log-odds that a result is a match (Platt 1999), of results `(number,)`, fp64.
 
-    The slope is 0 where matches score no higher than others. Newton's method with the step halved where it leads uphill, as Lin, Lin and Weng (2007) have it.
+    The slope is 0 where matches score no higher than others. Newton's method with the step halved where it leads
+    uphill, as Lin, Lin and Weng (2007) have it.
     """
     num_matches = int(is_match.sum())
     high, low = (num_matches + 1) / (num_matches + 2), 1 / (len(scores) - num_matches + 2)
