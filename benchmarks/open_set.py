@@ -333,8 +333,8 @@ def to_markdown(record: dict) -> str:
         "## Galleries unlike the calibration's",
         f"Calibrated on all images of the first world, {NUM_IMAGES:,}; promised 10 %. `probes`: of 100 of the "
         f"calibration's queries, how many score the image at rank {PLACE} above the calibration's median; from 20 to "
-        "80 nothing is said. What the gallery is full of because users ask for it (more people in the very clothes asked "
-        "for) cannot be seen: calibrate on queries like the users'.",
+        "80 nothing is said. What the gallery is full of because users ask for it (more people in the very clothes "
+        "asked for) cannot be seen: calibrate on queries like the users'.",
         markdown_table(["gallery", "images", "false alarms (%)", "probes (%)", "told"], record["unlike"]),
     ]
     return "\n\n".join(parts) + "\n"

@@ -43,9 +43,9 @@ _INTERVALS = (
 _OPEN_SET = (
     "Every query is asked twice, once of the whole gallery and once without its matches. A search answers with its "
     "best image where that scores above a threshold. DIR at a false-alarm rate: of the queries with a match, those "
-    "whose best image is one and above the threshold that this share of the queries without a match exceeds; rates that so few "
-    "queries cannot tell are left out. AUROC: how often the best score with a match is above that without one; 50 is "
-    "chance. 95 % intervals as above, of 2,000 resamples."
+    "whose best image is one and above the threshold that this share of the queries without a match exceeds; rates "
+    "that so few queries cannot tell are left out. AUROC: how often the best score with a match is above that without "
+    "one; 50 is chance. 95 % intervals as above, of 2,000 resamples."
 )
 _HEADINGS = {
     "source": ("By source", "Queries of a source search the whole gallery."),
