@@ -19,7 +19,7 @@ from .conversion import convert_store, is_store, open_store, state_of
 from .encoding import EncodedImages, check_encoding, encode_images, is_first
 from .fingerprint import dtype_name, feature_settings
 from .identity import describe_absent, describe_image, describe_images, path_of
-from .indexing import KnownFiles, index_images
+from .indexing import index_images, known_files
 from .judging import GalleryJudging
 from .manifest import DTYPES
 from .metadata import entry_of, exif_of
@@ -105,7 +105,7 @@ class Gallery(GallerySearching, GalleryJudging, GalleryWriting):
     def _hold(self, state: GalleryState) -> None:
         """Searches another state from now on."""
         self._stored = state
-        if self._images_folder is not None:
+        if self._images_folder is not None and state.images_folder is not None:
             state = replace(state, images_folder=self._images_folder)
         self.state = state if self._device.type == "cpu" else state.to(self._device)
         self._paths: list[Path | None] | None = None
@@ -208,9 +208,9 @@ class Gallery(GallerySearching, GalleryJudging, GalleryWriting):
         place, state = GalleryFolder(features_dir), None
         settings = feature_settings(model, processor, "target", model.feature_shape, dtype)
         if place.exists() or is_store(features_dir):
-            before = place.settings() if place.exists() else FeatureStore.open(features_dir).settings
+            before = FeatureStore.open(features_dir).settings if is_store(features_dir) else place.settings()
             check_settings(place, before, settings if dtype is not None else in_precision_of(before, settings))
-            if not place.exists():
+            if is_store(features_dir):
                 convert_store(features_dir)
             state = place.read()
         else:
@@ -219,7 +219,7 @@ class Gallery(GallerySearching, GalleryJudging, GalleryWriting):
             images,
             "gallery image",
             folder,
-            known=KnownFiles(state),
+            known=None if state is None else known_files(state),
             skip=on_error == "skip",
             progress=progress and is_first(),
         )
@@ -264,7 +264,12 @@ class Gallery(GallerySearching, GalleryJudging, GalleryWriting):
         place = None if is_store(index) else GalleryFolder(index)
         before = FeatureStore.open(index).settings if place is None else place.settings()
         check_settings(GalleryFolder(index), before, settings, frozenset({"dtype"}))
-        state = open_store(index) if place is None else place.read()
+        try:
+            state = open_store(index) if place is None else place.read()
+        except FileNotFoundError:
+            if place is not None or not GalleryFolder(index).exists():  # another process has just converted the store
+                raise
+            return cls.load(index, model, processor, folder, check_images)
         if state.skipped:
             logger.warning(
                 "%d of %d images are not in the index, since they could not be read: %s. They are tried again when the "

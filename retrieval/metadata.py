@@ -5,15 +5,17 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from os import fsdecode, fsencode
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from PIL import Image
+
+from ..image_reading_fafa import photo_facts
 
 TEXT, NUMBER = "text", "number"
 # The fields of an entry that filters know, besides its tags.
@@ -41,7 +43,6 @@ CREATE INDEX tags_by_row ON tags (row);
 """
 # Paths hold any bytes, so they come as such.
 _INSERT = f"INSERT INTO entries VALUES (?, CAST(? AS TEXT){', ?' * (len(_COLUMNS) - 1)})"
-_CAMERA, _CHANGED, _EXIF, _TAKEN = 0x0110, 0x0132, 0x8769, 0x9003
 
 
 @dataclass(frozen=True)
@@ -106,20 +107,10 @@ def entry_of(description: Mapping[str, Any], **known: Any) -> Entry:
     return Entry(description.get("path"), description.get("contents"), stamp, bool(description.get("fresh")), **known)
 
 
-def exif_of(path: Path) -> dict[str, str]:
-    """Camera and date of a photograph, `camera` and `taken`, as far as EXIF tells them; damaged EXIF tells nothing."""
-    found = {}
-    with suppress(Exception), Image.open(path) as image:  # libraries raise nearly anything; pixels were read before
-        exif = image.getexif()
-        taken = str(exif.get_ifd(_EXIF).get(_TAKEN) or exif.get(_CHANGED) or "").strip("\0 ")
-        camera = " ".join(str(exif.get(_CAMERA) or "").replace("\0", " ").split())
-        date, _, time = taken.partition(" ")
-        date = date.replace(":", "-")
-        if len(date) == 10 and date.replace("-", "").isdecimal() and not date.startswith("0000"):
-            found["taken"] = f"{date}T{time}" if time else date
-        if camera and camera.isprintable():
-            found["camera"] = camera[:200]
-    return found
+def exif_of(path: Path) -> dict[str, str | None]:
+    """Camera and date of a photograph, as far as EXIF tells them."""
+    facts = photo_facts(path)
+    return {"camera": facts.camera, "taken": facts.taken}
 
 
 class Metadata:
@@ -161,6 +152,8 @@ class Metadata:
             with self._lock:
                 return self._connection.execute(question, parameters).fetchall()
         except sqlite3.DatabaseError as error:
+            if "too many" in str(error) or "too large" in str(error):
+                raise ValueError("the filter has too many terms; ask for several values by one: in (…, …)") from error
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> ValueError:
@@ -248,17 +241,18 @@ def _fill(connection: sqlite3.Connection, entries: Iterable[Entry]) -> None:
 
 
 def _insert(connection: sqlite3.Connection, entries: Iterable[tuple[int, Entry]]) -> None:
-    def values() -> Iterator[tuple]:
-        for row, entry in entries:
-            tags.extend((name, value, row) for name, value in entry.tags.items())
-            path = None if entry.path is None else fsencode(entry.path)
-            stamp = None if entry.stamp is None else json.dumps(entry.stamp)
-            box = entry.box or (None,) * 4
-            yield (row, path, entry.contents, stamp, entry.is_fresh, *box, entry.time, entry.camera, entry.taken)
+    entries = iter(entries)
+    while some := list(islice(entries, _ROWS_AT_ONCE)):
+        connection.executemany(_INSERT, (_columns(row, entry) for row, entry in some))
+        tags = ((name, value, row) for row, entry in some for name, value in entry.tags.items())
+        connection.executemany("INSERT INTO tags VALUES (?, ?, ?)", tags)
 
-    tags: list[tuple] = []
-    connection.executemany(_INSERT, values())
-    connection.executemany("INSERT INTO tags VALUES (?, ?, ?)", tags)
+
+def _columns(row: int, entry: Entry) -> tuple[Any, ...]:
+    path = None if entry.path is None else fsencode(entry.path)
+    stamp = None if entry.stamp is None else json.dumps(entry.stamp)
+    box = entry.box or (None,) * 4
+    return row, path, entry.contents, stamp, entry.is_fresh, *box, entry.time, entry.camera, entry.taken
 
 
 def _entry(columns: Sequence[Any], tags: Mapping[str, Any]) -> Entry:

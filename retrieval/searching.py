@@ -13,9 +13,11 @@ from torch import Tensor
 
 from ..files import contents_of, some
 from ..retriever import QUERY_MODES, Retriever, RetrieverProcessor
-from .finding import find_best, score_all
+from .finding import DamagedRowsError, find_best, score_all
 from .identity import changes_since
 from .metadata import Entry
+from .segment_list import GalleryFolder
+from .segments import REMEDY
 from .state import GalleryState
 
 logger = logging.getLogger(__name__)
@@ -62,6 +64,7 @@ class GallerySearching:
     processor: RetrieverProcessor
     state: GalleryState
     judge: Callable[..., Callable[[list[SearchResult]], list[SearchResult]]]  # see `judging.GalleryJudging`
+    place: GalleryFolder | None
     _check_images: bool  # whether a file is named only if it is what was encoded
     _is_trusted: bool  # whether it is named all the same
 
@@ -190,12 +193,12 @@ class GallerySearching:
             ValueError: features are damaged, or a score is not a finite number.
         """
         exact = exact or (candidates is None and self.state.num_rows <= EXACT_UP_TO)
-        scores, rows = find_best(
-            queries, self.state.parts, self.model.num_top_tokens, top, allowed, num_candidates=candidates, exact=exact
-        )
-        scores, rows = scores.cpu(), rows.cpu()
-        _check_finite(scores[rows >= 0])
-        return scores, rows
+        options = {"num_candidates": candidates, "exact": exact}
+        try:
+            return find_best(queries, self.state.parts, self.model.num_top_tokens, top, allowed, **options)
+        except DamagedRowsError as error:
+            where = "the gallery in memory" if self.place is None else self.place.path
+            raise ValueError(f"{where} is damaged ({error}); {REMEDY}") from error
 
     def results(self, scores: Tensor, rows: Tensor) -> list[SearchResult]:
         """What `find` found for one query, `(top,)` each, with the images' files."""
