@@ -1,7 +1,7 @@
 """Searching a gallery: a query is encoded, filters say which images may be found, the best of them are ranked."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
@@ -63,6 +63,7 @@ class GallerySearching:
     model: Retriever
     processor: RetrieverProcessor
     state: GalleryState
+    judge: Callable[..., Callable[[list[SearchResult]], list[SearchResult]]]  # see `judging.GalleryJudging`
     place: GalleryFolder | None
     _check_images: bool  # whether a file is named only if it is what was encoded
     _is_trusted: bool  # whether it is named all the same
@@ -76,6 +77,7 @@ class GallerySearching:
         where: str | None = None,
         exact: bool = False,
         candidates: int | None = None,
+        false_alarm_rate: float | None = None,
     ) -> list[SearchResult]:
         """The images most similar to a query, best first; equal scores keep the gallery's order.
 
@@ -91,10 +93,12 @@ class GallerySearching:
                 `'camera == "gate 3" and taken >= "2024-05-01"'`.
             exact: whether to score every image.
             candidates: how many are scored otherwise; None: a number that grows with `top`.
+            false_alarm_rate: of queries that nobody in the gallery matches, the share that may have results all the
+                same, such as 0.01; the others have none. It takes a calibrated gallery, see `calibrate`.
 
         Raises:
-            ValueError, TypeError: `top` is no whole number from 1; `where` is no filter, or names an unknown field; and
-                as for `scores`.
+            ValueError, TypeError: `top` is no whole number from 1; `where` is no filter, or names an unknown field; a
+                false-alarm rate cannot be promised; and as for `scores`.
         """
         for name, number in (("top", top), ("candidates", candidates)):
             is_number = number is None or (isinstance(number, Integral) and not isinstance(number, bool))
@@ -103,10 +107,13 @@ class GallerySearching:
                 unset = "for the whole gallery" if name == "top" else "for a number that grows with top"
                 raise kind(f"{name} is {number!r}, expected a whole number from 1, or None {unset}")
         allowed = self.allowed(where, exclude)
+        given = {"image": image, "caption": caption}
+        kind = "+".join(name for name, value in given.items() if value is not None)
+        judged = self.judge(kind, false_alarm_rate, allowed) if kind else list  # else refused by what follows
         query = self.encode_query(image, caption)
         top = len(self.state) if top is None else min(int(top), len(self.state))
         scores, rows = self.find(query, top, allowed, exact, candidates)
-        return self.results(scores[0], rows[0])
+        return judged(self.results(scores[0], rows[0]))
 
     def scores(self, image: Any = None, caption: str | None = None) -> torch.Tensor:
         """Scores of one query against every image.
