@@ -100,8 +100,8 @@ def loading(model: str) -> Iterator[None]:
         if not Path(model).exists() and _means_a_folder(model, error):
             raise FileNotFoundError(
                 f"there is no folder {printable(model)} here ({printable(Path.cwd())}). Check the path; folders of "
-                "this package's models are made by examples/train.py and python -m fafa.convert_fafa_checkpoint, and "
-                "with HF_HUB_OFFLINE set nothing is fetched from the Hub"
+                "this package's models are made by `fafa train` and `fafa convert`, and with HF_HUB_OFFLINE set "
+                "nothing is fetched from the Hub"
             ) from error
         if isinstance(error, OSError):
             raise
@@ -113,7 +113,7 @@ def loading(model: str) -> Iterator[None]:
         if "does not recognize this architecture" in str(cause):
             raise ValueError(
                 f"{printable(model)}: no model of its model_type is registered here. If it is your own, name "
-                "the module that calls register_model: --import-modules MODULE (--import_modules in examples/train.py)"
+                "the module that calls register_model: --import-modules MODULE"
             ) from error
         reason = textwrap.shorten(f"{type(cause).__name__}: {cause}", 500, placeholder=" ...")
         raise ValueError(
