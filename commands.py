@@ -6,7 +6,7 @@ Ctrl-C, a full disk and bad input end them with one sentence that says what to d
 import os
 import sys
 import textwrap
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -132,6 +132,24 @@ def _means_a_folder(name: str, error: Exception) -> bool:
     is_path = name.startswith((".", "~")) or "\\" in name or Path(name).is_absolute() or len(parts) > 2
     is_offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
     return is_path or is_offline or (len(parts) == 2 and Path(parts[0]).is_dir())
+
+
+def make_parser(program: str | None, description: str, module: str | None = None) -> ArgumentParser:
+    """A parser of a command that takes no part of an option's name for it.
+
+    Args:
+        program: the command as it was given, such as `fafa verify`; None for `module`, or for the name of the script.
+        description: for its help, in its own lines.
+        module: what the description calls the command, `python -m ...`: `program` is put in its place.
+    """
+    if program and module:
+        description = description.replace(module, program)
+    return ArgumentParser(
+        allow_abbrev=False,
+        prog=program or module,
+        description=description,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
 
 
 def add_model_options(parser: ArgumentParser, num_workers: int | None = None) -> None:

@@ -34,10 +34,9 @@ import logging
 import fafa  # noqa: F401 - before what takes long, so that Ctrl-C is answered from here on  # isort: skip
 
 from fafa.commands import command
-from fafa.files import printable
 from fafa.training import RetrieverTrainingArguments
 from fafa.training.options import RunOptions, read_options
-from fafa.training.run import make_model, make_trainer, read_sets, save, start, train
+from fafa.training.run import kept_of, make_model, make_trainer, read_sets, save, start, train
 
 
 def parse_arguments() -> tuple[RunOptions, RetrieverTrainingArguments, dict]:
@@ -71,8 +70,5 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     with command():
         settings = parse_arguments()
-    with command(
-        kept=f"Checkpoints in {printable(settings[1].output_dir)} are kept: the same command goes on from the last one "
-        "with --resume_from_checkpoint true."
-    ):
+    with command(kept_of(settings[1])):
         main(*settings)

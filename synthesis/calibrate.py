@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from ..commands import check_numbers, command
+from ..commands import check_numbers, command, make_parser
 from ..files import check_output_folder
 from ..names import counted
 from .components import SynthesisError
@@ -36,14 +36,9 @@ from .settings import RecipeError, read_settings, read_yaml
 FORM = "verdicts.csv"
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(arguments: list[str] | None = None, program: str | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        prog="python -m fafa.synthesis.calibrate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(program, __doc__, "python -m fafa.synthesis.calibrate")
     parser.add_argument("folder", type=Path, help="the --output of a synthesis")
     parser.add_argument("--output", type=Path, help="where to write; by default calibration/ in that folder")
     parser.add_argument("--samples", type=int, default=200, help="pairs to judge (default: %(default)s)")
@@ -58,9 +53,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, program: str | None = None) -> int:
     """Run the command; returns the exit status of one that went well."""
-    options = parse_arguments(arguments)
+    options = parse_arguments(arguments, program)
     output = options.output or options.folder / "calibration"
     with command(user_errors=(SynthesisError, RecipeError)):
         pairs = read_pairs(options.folder)

@@ -10,17 +10,19 @@ metrics = save(trainer, options.merge_adapter)
 
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from importlib import import_module
+from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from transformers import AutoConfig, set_seed
 
-from ..commands import import_modules, loading
+from ..commands import command, import_modules, loading
 from ..dataset_builders.syncpr import SynCPR
-from ..files import check_output_folder
+from ..files import check_output_folder, printable
 from ..markdown_text import code, public
 from ..model_folder import load_model
 from ..processing_fafa import build_tokenizer, vocabulary_hash
@@ -30,7 +32,7 @@ from .adapters import add_lora, merge_lora
 from .arguments import RetrieverTrainingArguments
 from .card import RunFacts
 from .collator import TripletCollator
-from .options import GROUPS, RunOptions, check_model_options
+from .options import GROUPS, RunOptions, check_model_options, read_options
 from .pairs import caption_pairs
 from .rank_metrics import held_out_rank_metrics
 from .safety.checkpoints import CheckpointError
@@ -249,3 +251,32 @@ def save(trainer: RetrieverTrainer, merge_adapter: bool = False) -> dict[str, fl
         trainer.create_model_card()
     logger.info("held-out Rank-1 %.1f %%; the model is in %s", metrics["eval_rank-1"], training.output_dir)
     return metrics
+
+
+def main(arguments: Sequence[str] | None = None, program: str | None = None) -> None:
+    """Train a model on a data set in SynCPR's format: FAFA, or another of the package's methods, or your own.
+
+        fafa train --config examples/configs/paper.yaml --data_dir /data/SynCPR --output_dir runs/paper
+
+    Every setting is a field of the YAML file, of the command line, or of both (the command line wins). A run that was
+    stopped or killed goes on from its last checkpoint with --resume_from_checkpoint true. Several GPUs:
+    accelerate launch -m fafa.cli train ...
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    with command():
+        options, training, recipe = read_options(arguments, program, cleandoc(main.__doc__))
+    with command(kept_of(training)):
+        start(options, training)
+        train_set, validation_set = read_sets(options, training)
+        model, processor = make_model(options, train_set)
+        trainer = make_trainer(options, training, recipe, model, processor, train_set, validation_set)
+        train(trainer)
+        save(trainer, options.merge_adapter)
+
+
+def kept_of(training: RetrieverTrainingArguments) -> str:
+    """What is kept of a run that is interrupted, for `commands.command`."""
+    return (
+        f"Checkpoints in {printable(training.output_dir)} are kept: the same command goes on from the last one with "
+        "--resume_from_checkpoint true."
+    )
