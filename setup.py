@@ -21,6 +21,7 @@ CORE = [
     "pillow>=11.0",
     "numpy>=1.26",
     "tqdm>=4.66",
+    "typer>=0.20",
     "xxhash>=3.4",
 ]
 EXTRAS = {
@@ -104,6 +105,7 @@ setup(
         "fafa.evaluation": ["composed_retrieval/*.py", "composed_retrieval/*.md"],
     },
     install_requires=CORE,
+    entry_points={"console_scripts": ["fafa = fafa.cli:main"]},
     extras_require=EXTRAS,
     cmdclass={"build_py": BuildPackage},
 )
