@@ -86,14 +86,14 @@ _Modules = Annotated[
     list[str] | None, typer.Option("--import-modules", metavar="MODULE", help=MODEL_OPTIONS["import_modules"])
 ]
 _Device = Annotated[str | None, typer.Option(help=MODEL_OPTIONS["device"])]
-_AsJson = Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")]
+_AsJson = Annotated[bool, typer.Option("--json", help="print what was found as JSON")]
 
 
 @app.command(epilog=_example("fafa index photos/ --model pretrained/fafa --output photos.index"))
 def index(
     folder: Annotated[
         Path,
-        typer.Argument(metavar="FOLDER", help="Photographs; with --delete, --compact or --convert a gallery."),
+        typer.Argument(metavar="FOLDER", help="photographs; with --delete, --compact or --convert a gallery"),
     ],
     model: Annotated[
         str | None, typer.Option(help=f"{MODEL_OPTIONS['model']} (default: the one that made the gallery)")
@@ -147,7 +147,8 @@ def index(
         from .retrieval import Gallery, find_images
 
         images = find_images(folder.absolute(), exclude or (), include_rubbish)
-        settings = _settings_of(output) if output.exists() else {}
+        is_there = any((output / name).exists() for name in ("gallery.json", "manifest.json"))
+        settings = _settings_of(output) if is_there else {}
         made = _load_model(settings, model, import_modules, device, dtype, exact_pixels)
         gallery = Gallery.from_images(
             *made,
@@ -163,10 +164,11 @@ def index(
 
 @app.command(epilog=_example("fafa search photos.index --image me.jpg --caption 'in a red coat' --sheet result.png"))
 def search(
-    gallery: Annotated[Path, typer.Argument(metavar="GALLERY", help="A folder that `fafa index` wrote.")],
-    image: Annotated[list[Path] | None, typer.Option(help="reference photo of the person")] = None,
+    gallery: Annotated[Path, typer.Argument(metavar="GALLERY", help="folder that `fafa index` wrote")],
+    image: Annotated[list[Path] | None, typer.Option(metavar="PHOTO", help="reference photo of the person")] = None,
     caption: Annotated[
-        list[str] | None, typer.Option(help="what the person looks like, or what differs from the photo")
+        list[str] | None,
+        typer.Option(metavar="SENTENCE", help="what the person looks like, or what differs from the photo"),
     ] = None,
     where: Annotated[
         str | None, typer.Option(help="search only what a filter matches, such as 'taken >= \"2024-05-01\"'")
@@ -223,18 +225,24 @@ def _log() -> None:
 
 def _check_workers(number: int | None) -> None:
     try:
-        check_num_workers(number)
+        check_num_workers(number or 0)
     except ValueError as error:
         raise typer.BadParameter(f"--num-workers: {error}") from None
 
 
 def _settings_of(gallery: Path) -> dict[str, Any]:
-    """What made a gallery's features, of either form."""
+    """What made a gallery's features, of either form.
+
+    Raises:
+        FileNotFoundError: there is no gallery. ValueError: it is damaged.
+    """
     from .retrieval.segment_list import GalleryFolder
     from .retrieval.store import FeatureStore
 
     folder = GalleryFolder(gallery)
-    return folder.settings() if folder.exists() else FeatureStore.open(gallery).settings
+    if not folder.exists() and (gallery / "manifest.json").exists():
+        return FeatureStore.open(gallery).settings
+    return folder.manifest()["settings"]
 
 
 def _load_model(
@@ -354,7 +362,7 @@ _add_kinds(
     _Passed("calibrate", ".synthesis.calibrate", "Find the bounds of a recipe's filter from a person's verdicts."),
     _Passed("adapter", ".synthesis.train_adapter", "Train the adapter that paints both captions as one person."),
 )
-_pass_on(app, _Passed("verify", ".verify", "Hold folders to their checksums, and look at data sets image by image."))
+_pass_on(app, _Passed("verify", ".verify", "Check folders by their checksums, data sets by every image."))
 
 
 def main() -> None:

@@ -143,21 +143,15 @@ def _means_a_folder(name: str, error: Exception) -> bool:
     return is_path or is_offline or (len(parts) == 2 and Path(parts[0]).is_dir())
 
 
-def make_parser(program: str | None, description: str, module: str | None = None) -> ArgumentParser:
+def make_parser(program: str | None, description: str) -> ArgumentParser:
     """A parser of a command that takes no part of an option's name for it.
 
     Args:
-        program: the command as it was given, such as `fafa verify`; None for `module`, or for the name of the script.
+        program: the command as it was given, such as "fafa verify"; None for the name of the script.
         description: for its help, in its own lines.
-        module: what the description calls the command, `python -m ...`: `program` is put in its place.
     """
-    if program and module:
-        description = description.replace(module, program)
     return ArgumentParser(
-        allow_abbrev=False,
-        prog=program or module,
-        description=description,
-        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False, prog=program, description=description, formatter_class=RawDescriptionHelpFormatter
     )
 
 

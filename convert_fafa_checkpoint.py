@@ -1,6 +1,6 @@
 """Converts published weights to a FafaModel folder.
 
-    python -m fafa.convert_fafa_checkpoint fafa.pt pretrained/fafa
+    fafa convert fafa.pt pretrained/fafa
 
 SOURCE is one of
 
@@ -314,9 +314,9 @@ def report(conversion: Conversion, output: str | Path) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None, program: str | None = None) -> None:
+def main(arguments: list[str] | None = None, program: str = "python -m fafa.convert_fafa_checkpoint") -> None:
     """The command line; see the module's docstring."""
-    parser = parser_of(program, __doc__, "python -m fafa.convert_fafa_checkpoint")
+    parser = parser_of(program, __doc__)
     options = vars(parser.parse_args(arguments))
     options["dtype"] = DTYPES[options["dtype"]]
     with command(kept="Nothing was written: give the same command again."):
@@ -324,12 +324,12 @@ def main(arguments: list[str] | None = None, program: str | None = None) -> None
         print(report(conversion, options["output"]))
 
 
-def parser_of(program: str | None, description: str, module: str) -> argparse.ArgumentParser:
+def parser_of(program: str, description: str) -> argparse.ArgumentParser:
     """The options of `convert_checkpoint` on a command line, for FAFA and other models on the same towers.
 
     Its arguments are those of `make_parser`.
     """
-    parser = make_parser(program, description, module)
+    parser = make_parser(program, description)
     parser.add_argument("source", metavar="SOURCE", help="file, folder or Hub id")
     parser.add_argument("output", metavar="OUTPUT", help="folder to write; absent or empty")
     parser.add_argument("--tokenizer", help="vocab.txt, tokenizer folder or Hub id (bert-base-uncased)")

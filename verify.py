@@ -1,7 +1,7 @@
 """Checks folders against the checksums they were written with, and data sets image by image.
 
-    python -m fafa.verify runs/paper                 # a run: its model and all its checkpoints
-    python -m fafa.verify data/SynCPR exports/syncpr indexes/photos
+    fafa verify runs/paper                 # a run: its model and all its checkpoints
+    fafa verify data/SynCPR exports/syncpr indexes/photos
 
     folder                recognised by                           what is checked
     data set              SynCPR.json, CIRHS.json, SynTBPR.json,  every record, and every image is opened, see
@@ -282,9 +282,9 @@ _SIGNS: dict[str, Callable[[Path, set[str]], bool]] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None, program: str | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = "python -m fafa.verify") -> int:
     """Checks, prints one line per fault and one per folder, and returns the exit status."""
-    parser = make_parser(program, __doc__, "python -m fafa.verify")
+    parser = make_parser(program, __doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="what to check")
     parser.add_argument("--output", type=Path, help="folder for the report on a data set; default: verify/ in it")
     parser.add_argument(

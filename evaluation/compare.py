@@ -1,7 +1,7 @@
 """Compares two reports on the same queries: differences with intervals, tests, and the queries that changed.
 
-    python -m fafa.evaluation.compare A B
-    python -m fafa.evaluation.compare A A --mode image+caption --against late-fusion      # or sum, caption, image
+    fafa evaluate compare A B
+    fafa evaluate compare A A --mode image+caption --against late-fusion      # or sum, caption, image
 
 A and B are folders of reports, or their results.json. Prints Markdown. A difference is real, as far as these queries
 can tell, where its interval does not hold zero.
@@ -134,9 +134,9 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def main(arguments: Sequence[str] | None = None, program: str | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, program: str = "python -m fafa.evaluation.compare") -> None:
     """Compare, print or write."""
-    parser = make_parser(program, __doc__, "python -m fafa.evaluation.compare")
+    parser = make_parser(program, __doc__)
     parser.add_argument("first", metavar="A", help="a report: its folder, or its results.json")
     parser.add_argument("second", metavar="B", help="another one, on the same queries and gallery")
     parser.add_argument("--mode", help="kind of query to compare; by default the first of A")

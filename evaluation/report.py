@@ -37,7 +37,7 @@ _EXPLAINED = {
 }
 _INTERVALS = (
     f"{INTERVALS_EXPLAINED} Two models on the same queries are compared by "
-    "`python -m fafa.evaluation.compare A B`, which sees smaller differences than two intervals side by side."
+    "`fafa evaluate compare A B`, which sees smaller differences than two intervals side by side."
 )
 _HEADINGS = {
     "source": ("By source", "Queries of a source search the whole gallery."),

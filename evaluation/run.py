@@ -74,8 +74,10 @@ def itcpr(arguments: Sequence[str] | None = None, program: str | None = None) ->
 def cir(arguments: Sequence[str] | None = None, program: str | None = None) -> None:
     """Evaluate a model on a benchmark of composed image retrieval: FashionIQ, CIRR or CIRCO.
 
-    fafa evaluate cir --benchmark CIRR --model runs/coalign --data /data/CIRR --output results/cirr
-    fafa evaluate cir --benchmark CIRR --split test1 ...      # files for its server instead of figures
+        fafa evaluate cir --benchmark CIRR --model runs/coalign --data /data/CIRR --output results/cirr
+        fafa evaluate cir --benchmark CIRR --split test1 ...      # files for its server instead of figures
+
+    Prints a table of metrics with their intervals, and writes results.md and results.json.
     """
     options = cir_options(arguments, program, cleandoc(cir.__doc__))
     with command(kept_of(options)):

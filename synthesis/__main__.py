@@ -1,8 +1,8 @@
 """Make a data set by a recipe.
 
-    python -m fafa.synthesis painter --output data/painter            # a recipe of the package, on a CPU, in minutes
-    python -m fafa.synthesis my_recipe.yaml --output data/mine --dry-run
-    python -m fafa.synthesis syncpr --output data/syncpr --shard 3/16
+    fafa synthesize painter --output data/painter            # a recipe of the package, on a CPU, in minutes
+    fafa synthesize my_recipe.yaml --output data/mine --dry-run
+    fafa synthesize syncpr --output data/syncpr --shard 3/16
     accelerate launch -m fafa.synthesis syncpr --output data/syncpr   # a shard per process
 
 The same command goes on where it was stopped, even by kill -9. With another recipe it refuses, and says what changed.
@@ -25,9 +25,11 @@ from .settings import RecipeError
 from .stages import Stage, Workspace, discard_from, position_of, run_stages
 
 
-def parse_arguments(arguments: list[str] | None = None, program: str | None = None) -> argparse.Namespace:
+def parse_arguments(
+    arguments: list[str] | None = None, program: str = "python -m fafa.synthesis"
+) -> argparse.Namespace:
     """Read the command line."""
-    parser = make_parser(program, __doc__, "python -m fafa.synthesis")
+    parser = make_parser(program, __doc__)
     parser.add_argument("recipe", help="a YAML file, or the name of a recipe of the package")
     parser.add_argument("--output", type=Path, required=True, help="folder for everything that is made")
     parser.add_argument("--shard", type=_shard, help="i/n: do the i-th of n parts, from 0; all write to one folder")
@@ -43,7 +45,7 @@ def parse_arguments(arguments: list[str] | None = None, program: str | None = No
     return options
 
 
-def main(arguments: list[str] | None = None, program: str | None = None) -> int:
+def main(arguments: list[str] | None = None, program: str = "python -m fafa.synthesis") -> int:
     """Run the command; returns the exit status of one that went well."""
     options = parse_arguments(arguments, program)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")

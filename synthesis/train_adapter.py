@@ -1,6 +1,6 @@
 """Composes diptychs of photographs and trains the adapter on them.
 
-    python -m fafa.synthesis.train_adapter SETTINGS.yaml --output FOLDER
+    fafa synthesize adapter SETTINGS.yaml --output FOLDER
     accelerate launch -m fafa.synthesis.train_adapter SETTINGS.yaml --output FOLDER    # after --compose-only
 
 The same command goes on where it was stopped. `adapters/flux.yaml` shows all settings.
@@ -62,9 +62,9 @@ def run(
     return metadata if compose_only else train_adapter(recipe.training, metadata, output, max_steps)
 
 
-def main(arguments: list[str] | None = None, program: str | None = None) -> int:
+def main(arguments: list[str] | None = None, program: str = "python -m fafa.synthesis.train_adapter") -> int:
     """Run the command; returns the exit status of one that went well."""
-    parser = make_parser(program, __doc__, "python -m fafa.synthesis.train_adapter")
+    parser = make_parser(program, __doc__)
     parser.add_argument("settings", type=Path, help="YAML file")
     parser.add_argument("--output", type=Path, required=True, help="folder for everything that is made")
     parser.add_argument("--max-steps", type=int, help="stop after this step; without it the run goes on")

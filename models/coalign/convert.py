@@ -1,8 +1,8 @@
 """Makes a folder to start training CoAlign from.
 
-    python -m fafa.models.coalign.convert Salesforce/blip2-itm-vit-g pretrained/coalign
+    fafa convert coalign Salesforce/blip2-itm-vit-g pretrained/coalign
 
-SOURCE is BLIP-2's first stage, in any form that `python -m fafa.convert_fafa_checkpoint` takes
+SOURCE is BLIP-2's first stage, in any form that `fafa convert` takes
 (`Salesforce/blip2-itm-vit-g`; LAVIS's file, with `--vision-weights eva_vit_g.pth`), or a folder or Hub id of
 transformers' CLIP (`openai/clip-vit-base-patch32`), with its image processor and tokenizer.
 
@@ -68,9 +68,9 @@ def convert_clip(source: str | Path, output: str | Path, dtype: torch.dtype = to
     return model
 
 
-def main(arguments: list[str] | None = None, program: str | None = None) -> None:
+def main(arguments: list[str] | None = None, program: str = "python -m fafa.models.coalign.convert") -> None:
     """The command line; see the module's docstring."""
-    options = vars(parser_of(program, __doc__, "python -m fafa.models.coalign.convert").parse_args(arguments))
+    options = vars(parser_of(program, __doc__).parse_args(arguments))
     options["dtype"] = DTYPES[options["dtype"]]
     with command(kept="Nothing was written: give the same command again."):
         if _is_clip(options["source"]):

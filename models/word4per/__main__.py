@@ -1,7 +1,7 @@
 """Makes a model folder for Word4Per: a CLIP to train, or the authors' weights.
 
-    python -m fafa.models.word4per openai/clip-vit-base-patch16 pretrained/clip --interpolate-positions
-    python -m fafa.models.word4per best.pth pretrained/word4per --tinet text=tinet_text.pt --tinet image=tinet_image.pt
+    fafa convert word4per openai/clip-vit-base-patch16 pretrained/clip --interpolate-positions
+    fafa convert word4per best.pth pretrained/word4per --tinet text=tinet_text.pt --tinet image=tinet_image.pt
     fafa train --config examples/configs/word4per_stage1.yaml --data_dir data/SynCPR
 
 SOURCE is a folder of transformers' CLIPModel, or a repository of the Hub; or a file of OpenAI's CLIP by its own names,
@@ -26,9 +26,9 @@ from .processing import Word4PerProcessor, clip_image_processor
 _VOCABULARY = "openai/clip-vit-base-patch16"  # all of OpenAI's CLIPs have one
 
 
-def main(arguments: list[str] | None = None, program: str | None = None) -> None:
+def main(arguments: list[str] | None = None, program: str = "python -m fafa.models.word4per") -> None:
     """The command line; see the module's docstring."""
-    parser = make_parser(program, __doc__, "python -m fafa.models.word4per")
+    parser = make_parser(program, __doc__)
     parser.add_argument("source", metavar="SOURCE", help="folder, Hub id or file of a CLIP")
     parser.add_argument("output", metavar="OUTPUT", type=Path, help="folder to write")
     parser.add_argument("--tinet", metavar="NAME=FILE", action="append", default=[], help="a TINet of the file's CLIP")
