@@ -3,7 +3,6 @@
 Model, losses, evaluation and search all call `topk_mean_similarity`; nothing else computes a score.
 """
 
-import math
 from collections import deque
 from functools import cache
 
@@ -12,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from .threads import in_threads, taken
+from .threads import Buffers, in_threads, taken
 
 FEW_QUERIES = 32  # with fewer, reading the targets takes longer than multiplying them
+FEWEST_TARGETS = 16  # fewer are multiplied in other ways, with other last bits
 SMALL_PLANE = 4096  # entries of a plane at which starting an operation takes about as long as the operation itself
 
 
@@ -77,6 +77,9 @@ def _plain_scores(queries: Tensor, targets: Tensor, k: int, max_elements: int) -
 
 def _scores(queries: Tensor, targets: Tensor, k: int, max_elements: int) -> Tensor:
     num_queries, (num_targets, num_tokens, dim) = len(queries), targets.shape
+    if num_targets < FEWEST_TARGETS and queries.device.type == "cpu":
+        targets = F.pad(targets, (0, 0, 0, 0, 0, FEWEST_TARGETS - num_targets))
+        return _scores(queries, targets, k, max_elements)[:, :num_targets].contiguous()
     scores = torch.empty(num_queries, num_targets, dtype=torch.float32, device=queries.device)
     rows = max(1, min(num_queries, max_elements // num_tokens, 1024))
     piece = max(1, max_elements // (num_tokens * dim))  # targets whose copy in fp32 stays within the budget
@@ -91,16 +94,18 @@ def _scores(queries: Tensor, targets: Tensor, k: int, max_elements: int) -> Tens
         columns = min(columns, SMALL_PLANE)
     else:
         columns = min(columns, piece)
-    # The blocks depend only on sizes, and so do the last bits of the scores.
+    # A last block of few targets would have other last bits: it begins earlier, and repeats what another one does. So a
+    # score's bits hardly depend on what is scored beside it.
+    last = num_targets - min(columns, FEWEST_TARGETS)
     blocks = deque(
         (slice(left, left + columns), slice(top, top + rows))
-        for left in range(0, num_targets, columns)
+        for left in (min(left, last) for left in range(0, num_targets, columns))
         for top in range(0, num_queries, rows)
     )
 
     def score_blocks() -> None:
         """Takes blocks until none is left; runs in several threads at once."""
-        buffers = _Buffers()
+        buffers = Buffers()
         present, block = None, targets
         for across, down in taken(blocks):
             if across != present:
@@ -120,20 +125,7 @@ def _scores(queries: Tensor, targets: Tensor, k: int, max_elements: int) -> Tens
     return scores
 
 
-class _Buffers(dict):
-    """Memory of one thread, which its blocks reuse in turn: touching new pages of memory is slow."""
-
-    def take(
-        self, name: str, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.float32
-    ) -> Tensor:
-        """A tensor of this shape in the memory of this name, whose earlier content is lost."""
-        size = math.prod(shape)
-        if name not in self or len(self[name]) < size:
-            self[name] = torch.empty(size, dtype=dtype, device=device)
-        return self[name][:size].view(shape)
-
-
-def _token_products(queries: Tensor, targets: Tensor, piece: int, buffers: _Buffers) -> Tensor:
+def _token_products(queries: Tensor, targets: Tensor, piece: int, buffers: Buffers) -> Tensor:
     """(q, d) and (g, n, d) to (n, g, q) in fp32, converting at most `piece` targets at a time."""
     (num_targets, num_tokens, dim), num_queries = targets.shape, len(queries)
     shape = num_tokens, num_targets, num_queries
@@ -157,7 +149,7 @@ def _token_products(queries: Tensor, targets: Tensor, piece: int, buffers: _Buff
     return F.conv2d(pixels, kernels)[:, :, 0].permute(2, 0, 1)
 
 
-def _whole_products(queries: Tensor, targets: Tensor, buffers: _Buffers) -> Tensor:
+def _whole_products(queries: Tensor, targets: Tensor, buffers: Buffers) -> Tensor:
     """(q, d), int16, and (g, n, d), int8, to (n, g, q) in fp32, by exact products of eight-bit numbers.
 
     A query is 256 times its high part plus its low part. Sums of their products are below 2^24 for up to 1,040
@@ -187,7 +179,7 @@ def _matmul_is_fast() -> bool:
     return torch.backends.mkl.is_available() and "Intel" in read().get("cpu_name", "")
 
 
-def _sum_of_largest(planes: Tensor, k: int, buffers: _Buffers) -> Tensor:
+def _sum_of_largest(planes: Tensor, k: int, buffers: Buffers) -> Tensor:
     """Sums the k largest of n planes, `(n, ...)`, entry by entry, overwriting them.
 
     Sorting each entry's short token axis is slow; a fixed network of max and min over whole planes selects the same

@@ -1,5 +1,6 @@
 """Threads that share the blocks of a computation on a CPU, each on one core."""
 
+import math
 import os
 import threading
 from collections import deque
@@ -9,6 +10,7 @@ from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 import torch
+from torch import Tensor
 
 from .workers import num_cores
 
@@ -24,6 +26,19 @@ class _Workers(NamedTuple):
 
 
 _WORKERS: dict[int, _Workers] = {}  # by process id: a forked process has this, but not the threads of its parent
+
+
+class Buffers(dict):
+    """Memory of one thread, which its blocks reuse in turn: touching new pages of memory is slow."""
+
+    def take(
+        self, name: str, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """A tensor of this shape in the memory of this name, whose earlier content is lost."""
+        size = math.prod(shape)
+        if name not in self or len(self[name]) < size:
+            self[name] = torch.empty(size, dtype=dtype, device=device)
+        return self[name][:size].view(shape)
 
 
 def taken(blocks: "deque[Block]") -> Iterator[Block]:

@@ -27,11 +27,11 @@ FIELDS = {
     "right": NUMBER,
     "bottom": NUMBER,
 }
-_COLUMNS = ["path", "contents", "stamp", "left", "top", "right", "bottom", "time", "camera", "taken"]
+_COLUMNS = ["path", "contents", "stamp", "fresh", "left", "top", "right", "bottom", "time", "camera", "taken"]
 _ROWS_AT_ONCE = 2_000
 _TABLES = """
-CREATE TABLE entries (row INTEGER PRIMARY KEY, path TEXT, contents TEXT, stamp TEXT, left REAL, top REAL, right REAL,
-    bottom REAL, time REAL, camera TEXT, taken TEXT);
+CREATE TABLE entries (row INTEGER PRIMARY KEY, path TEXT, contents TEXT, stamp TEXT, fresh INTEGER, left REAL, top REAL,
+    right REAL, bottom REAL, time REAL, camera TEXT, taken TEXT);
 CREATE TABLE tags (name TEXT, value, row INTEGER, PRIMARY KEY (name, value, row)) WITHOUT ROWID;
 """
 _INDEXES = """
@@ -51,7 +51,8 @@ class Entry:
     Args:
         path: of its file, relative to the folder of the gallery's images, or absolute; None without one.
         contents: equal for equal images, see `files.contents_of`.
-        stamp: see `files.stamp_of`; None where nothing is noted, or the file had just changed.
+        stamp: see `files.stamp_of`; None where nothing is noted.
+        is_fresh: whether the file had changed so shortly before that the stamp is not to be relied on.
         box: left, top, right, bottom of the person in the image, in pixels; None for the whole image.
         time: seconds from the beginning of the video that it was taken from.
         camera: what it was taken with, from EXIF, or by which camera of several.
@@ -65,6 +66,7 @@ class Entry:
     path: str | None = None
     contents: str | None = None
     stamp: tuple[int, ...] | None = None
+    is_fresh: bool = False
     box: tuple[float, float, float, float] | None = None
     time: float | None = None
     camera: str | None = None
@@ -81,7 +83,11 @@ class Entry:
         ):
             raise ValueError(f"box is {self.box!r:.60}, expected four numbers: left, top, right, bottom")
         for name, value in self.tags.items():
-            if not (isinstance(name, str) and name.isidentifier()) or name in FIELDS or name in ("contents", "stamp"):
+            if (
+                not (isinstance(name, str) and name.isidentifier())
+                or name in FIELDS
+                or name in ("contents", "stamp", "row")
+            ):
                 raise ValueError(
                     f"a tag is called {name!r:.60}, expected a Python name, and none of {', '.join(FIELDS)}"
                 )
@@ -90,13 +96,14 @@ class Entry:
 
     def description(self) -> dict[str, Any]:
         """As `identity.describe_image` gives it."""
-        return {"path": self.path, "contents": self.contents, "stamp": self.stamp and list(self.stamp)}
+        stamp = {} if self.stamp is None else {"stamp": list(self.stamp)}
+        return {"path": self.path, "contents": self.contents, **stamp, **({"fresh": True} if self.is_fresh else {})}
 
 
 def entry_of(description: Mapping[str, Any], **known: Any) -> Entry:
     """The entry of a file, see `identity.describe_image`, with what else is known of it."""
-    stamp = None if description.get("fresh") or description.get("stamp") is None else tuple(description["stamp"])
-    return Entry(description.get("path"), description.get("contents"), stamp, **known)
+    stamp = None if description.get("stamp") is None else tuple(description["stamp"])
+    return Entry(description.get("path"), description.get("contents"), stamp, bool(description.get("fresh")), **known)
 
 
 def exif_of(path: Path) -> dict[str, str]:
@@ -183,6 +190,13 @@ class Metadata:
         """Of all rows, in order."""
         return [path for (path,) in self.ask("SELECT path FROM entries ORDER BY row")]
 
+    def whereabouts(self) -> Iterator[tuple[int, Entry]]:
+        """The row, and the path, contents and stamp of each entry, in order."""
+        for row, path, contents, stamp, fresh in self.ask(
+            "SELECT row, path, contents, stamp, fresh FROM entries ORDER BY row"
+        ):
+            yield row, Entry(path, contents, None if stamp is None else tuple(json.loads(stamp)), bool(fresh))
+
     def rows_of(self, field: str, value: str) -> list[int]:
         """The rows with this `path` or these `contents`."""
         return [
@@ -240,7 +254,7 @@ def _insert(connection: sqlite3.Connection, entries: Iterable[tuple[int, Entry]]
             path = None if entry.path is None else fsencode(entry.path)
             stamp = None if entry.stamp is None else json.dumps(entry.stamp)
             box = entry.box or (None,) * 4
-            yield (row, path, entry.contents, stamp, *box, entry.time, entry.camera, entry.taken)
+            yield (row, path, entry.contents, stamp, entry.is_fresh, *box, entry.time, entry.camera, entry.taken)
 
     tags: list[tuple] = []
     connection.executemany(_INSERT, values())
@@ -248,12 +262,12 @@ def _insert(connection: sqlite3.Connection, entries: Iterable[tuple[int, Entry]]
 
 
 def _entry(columns: Sequence[Any], tags: Mapping[str, Any]) -> Entry:
-    path, contents, stamp, *box, time, camera, taken = columns
+    path, contents, stamp, fresh, *box, time, camera, taken = columns
     for value in (path, contents):
         if not isinstance(value, (str, type(None))):
             raise ValueError(f"{value!r:.60} is no text")
     stamp = None if stamp is None else tuple(map(int, json.loads(stamp)))
-    return Entry(path, contents, stamp, None if box[0] is None else tuple(box), time, camera, taken, tags)
+    return Entry(path, contents, stamp, bool(fresh), None if box[0] is None else tuple(box), time, camera, taken, tags)
 
 
 @contextmanager

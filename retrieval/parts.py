@@ -20,9 +20,9 @@ class Part:
         scales: `(n,)`, fp32.
         errors: `(n,)`, fp32: the largest norm, over the tokens of an image, of `token - code * scale`.
         alive: `(n,)`, bool: not deleted; None where none is.
-        row_checksums: `(n,)`, int64: xxh3_64 over the bytes of each image's tokens, or None.
-        check: called with the name of an array, "tokens" or "codes", before all of it is read for the first time; it
-            raises ValueError if the file is damaged.
+        row_checksums: `(n,)`, int64: xxh3_64 over the bytes of each image's tokens, or of its codes where they alone
+            are kept; None: not checked.
+        check: called with "tokens" or "codes" before all of them are read; raises a ValueError if they are damaged.
     """
 
     ids: Tensor

@@ -104,6 +104,10 @@ class GalleryFolder:
                     raise
             # Another process has just replaced the list, and what it no longer names is gone.
 
+    def settings(self) -> dict[str, Any]:
+        """What made the features, see `feature_settings`; only the list is read."""
+        return self.manifest()["settings"]
+
     def generation(self) -> int:
         """How often the gallery was written."""
         return self.manifest()["generation"]

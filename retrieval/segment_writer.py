@@ -157,7 +157,8 @@ class GalleryWriter:
 
     def clean(self) -> None:
         """Deletes the files that the list does not name."""
-        named = {segment.record["name"]: segment.record["files"] for segment in self.state.segments}
+        # As it is on the disk: whatever has just gone wrong, no file of it is deleted.
+        named = {record["name"]: record["files"] for record in self.folder.manifest()["segments"]}
         for entry in self.folder.segments.iterdir():
             if entry.name not in named:
                 shutil.rmtree(entry, ignore_errors=True)

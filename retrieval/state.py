@@ -106,6 +106,15 @@ class GalleryState:
                 found.setdefault(name, set()).update(kinds)
         return found
 
+    @property
+    def device(self) -> torch.device:
+        """Where the features are."""
+        return self.parts[0].means.device if self.parts else torch.device("cpu")
+
+    def to(self, device: torch.device) -> "GalleryState":
+        """The same with the features on another device."""
+        return replace(self, segments=tuple(_moved(segment, device) for segment in self.segments))
+
     def living_rows(self, places: Tensor) -> Tensor:
         """Places among the images that are not deleted -> their rows."""
         return places if self.alive is None else self._living[places]
@@ -118,14 +127,14 @@ class GalleryState:
         """The rows of images that are not deleted.
 
         Raises:
-            KeyError: there is no image with such an id.
+            ValueError: there is no image with such an id.
         """
         wanted = torch.as_tensor(list(ids), dtype=torch.int64)
         places = torch.searchsorted(self.ids, wanted)
         found = places < len(self.ids)
         found[found.clone()] = self.ids[places[found]] == wanted[found]
         if not found.all():
-            raise KeyError(f"the gallery holds no image with id {wanted[~found][0].item()}")
+            raise ValueError(f"the gallery holds no image with id {wanted[~found][0].item()}")
         return self.living_rows(places)
 
     def entries(self, rows: Tensor | Sequence[int]) -> list[Entry]:
@@ -173,6 +182,25 @@ class GalleryState:
             if segment.part.alive is None or segment.part.alive[row]
         ]
 
+    def ids_of(self, rows: Tensor) -> Tensor:
+        """The ids of images, in order of the rows: `(m,)`, int64."""
+        found = torch.empty(len(rows), dtype=torch.int64)
+        for segment, places, own in self._by_segment(rows.numpy()):
+            found[torch.from_numpy(places)] = segment.part.ids[torch.from_numpy(own)]
+        return found
+
+    def whereabouts(self) -> Iterator[tuple[int, Entry]]:
+        """The row, and the stored path, contents and stamp, of each image that is not deleted."""
+        for start, segment in zip(self.starts.tolist(), self.segments, strict=False):
+            for (row, entry), is_alive in zip(segment.metadata.whereabouts(), _is_alive(segment), strict=True):
+                if is_alive:
+                    yield start + row, entry
+
+    def stored_path(self, file: str | Path) -> str:
+        """How an entry names a file."""
+        path, folder = Path(file).absolute(), self.images_folder
+        return path.relative_to(folder).as_posix() if folder and path.is_relative_to(folder) else str(path)
+
     def path_of(self, path: str | None) -> Path | None:
         """The file that an entry names.
 
@@ -206,6 +234,13 @@ class GalleryState:
 
 def _tokens(part: Part) -> Tensor:
     return part.codes * part.scales[:, None, None] if part.tokens is None else part.tokens
+
+
+def _moved(segment: Segment, device: torch.device) -> Segment:
+    part = segment.part
+    arrays = ("tokens", "means", "codes", "scales", "errors", "alive")
+    there = {name: None if getattr(part, name) is None else getattr(part, name).to(device) for name in arrays}
+    return segment._replace(part=replace(part, **there, row_checksums=None, check=None))
 
 
 def _is_alive(segment: Segment) -> Sequence[bool]:

@@ -222,6 +222,19 @@ def test_a_forked_process_scores_although_it_has_no_thread_of_its_parent(two_thr
     assert all(torch.equal(scores, expected) for scores in loader)
 
 
+@pytest.mark.skipif(not scoring_fafa._matmul_is_fast(), reason="seen on Intel's processors only")
+@pytest.mark.parametrize("num_queries", [1, 5, 40])
+def test_bits_of_a_score_do_not_depend_on_what_is_scored_beside_it(num_queries):
+    """Equal images had different scores, by a last bit, where one was in a block of fewer than 16."""
+    generator = torch.Generator().manual_seed(0)
+    queries, targets = torch.randn(num_queries, 64, generator=generator), torch.randn(300, 4, 64, generator=generator)
+    scores = topk_mean_similarity(queries, targets, 2)
+    for number in (0, 1, 2, 15, 16, 17):
+        assert torch.equal(topk_mean_similarity(queries, targets[:number], 2), scores[:, :number])
+    blocks = 4 * 20 * num_queries  # of 20 targets, the last of which has 5
+    assert torch.equal(topk_mean_similarity(queries, targets[:65], 2, blocks), scores[:, :65])
+
+
 @pytest.mark.parametrize("num_queries", [1, 3, 40])
 @pytest.mark.parametrize("is_fast", [False, True])
 def test_scores_of_eight_bit_codes_are_those_of_whole_numbers(two_threads, monkeypatch, num_queries, is_fast):
