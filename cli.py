@@ -11,7 +11,6 @@ import json
 import logging
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -147,8 +146,10 @@ def index(
         from .retrieval import Gallery, find_images
 
         images = find_images(folder.absolute(), exclude or (), include_rubbish)
-        is_there = any((output / name).exists() for name in ("gallery.json", "manifest.json"))
-        settings = _settings_of(output) if is_there else {}
+        try:
+            settings = _settings_of(output)
+        except FileNotFoundError:  # a new gallery
+            settings = {}
         made = _load_model(settings, model, import_modules, device, dtype, exact_pixels)
         gallery = Gallery.from_images(
             *made,
@@ -236,13 +237,11 @@ def _settings_of(gallery: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: there is no gallery. ValueError: it is damaged.
     """
+    from .retrieval.conversion import is_store
     from .retrieval.segment_list import GalleryFolder
     from .retrieval.store import FeatureStore
 
-    folder = GalleryFolder(gallery)
-    if not folder.exists() and (gallery / "manifest.json").exists():
-        return FeatureStore.open(gallery).settings
-    return folder.manifest()["settings"]
+    return FeatureStore.open(gallery).settings if is_store(gallery) else GalleryFolder(gallery).manifest()["settings"]
 
 
 def _load_model(
@@ -278,7 +277,7 @@ def _load_model(
 
 def _changed(folder: Path, delete: str | None, compact: bool) -> dict[str, Any]:
     """Changes a gallery without a model; returns what to tell of it."""
-    from .retrieval.conversion import convert_store
+    from .retrieval import convert_store
     from .retrieval.segment_list import GalleryFolder
 
     if delete is None and not compact:
@@ -289,8 +288,7 @@ def _changed(folder: Path, delete: str | None, compact: bool) -> dict[str, Any]:
         if compact:
             state = writer.compact()
         else:
-            matching = writer.state.matching(delete)
-            alive = writer.state.alive
+            matching, alive = writer.state.matching(delete), writer.state.alive
             writer.delete((matching if alive is None else matching & alive).nonzero().flatten())
             state = writer.commit()
     return {"images": len(state)} if compact else {"images": len(state), "deleted": before - len(state)}
@@ -329,8 +327,8 @@ def _name(path: Path | None, folder: Path | None) -> str:
 
 
 def _record(result: "SearchResult") -> dict[str, Any]:
-    known = {name: value for name, value in asdict(result.entry).items() if name not in ("path", "contents", "stamp")}
     path = None if result.path is None else str(result.path)
+    known = {name: getattr(result.entry, name) for name in ("box", "time", "camera", "taken", "tags")}
     return {"rank": result.rank, "score": result.score, "path": path, "id": result.id, **known}
 
 

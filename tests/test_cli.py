@@ -1,6 +1,7 @@
 """The command `fafa`: its help, its exit statuses, its JSON, and what is left when it is stopped."""
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -32,7 +33,7 @@ COMMANDS = [
 def as_before(monkeypatch):
     """Commands set up logging for the rest of their process."""
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
-    logger = __import__("logging").getLogger("fafa")
+    logger = logging.getLogger("fafa")
     before = logger.level
     yield
     logger.setLevel(before)
@@ -193,9 +194,7 @@ def test_a_gallery_follows_its_photographs_and_is_changed_without_a_model(photos
 
 def test_a_gallery_of_another_model_is_refused(gallery, tmp_path):
     model = tiny_model()
-    model.logit_scale if hasattr(model, "logit_scale") else None
-    with __import__("torch").no_grad():
-        next(model.parameters()).add_(1)
+    next(model.parameters()).data.add_(1)
     model.save_pretrained(tmp_path / "other")
     tiny_processor().save_pretrained(tmp_path / "other")
     _, told = call("search", gallery, "--caption", "a hat", "--model", tmp_path / "other", status=1)
