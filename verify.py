@@ -15,6 +15,7 @@
     export                export.json                             the checksums of shards, card and export.json
     synthesis             runs.jsonl                              the checksums of finished chunks and their images
     training checkpoint   checkpoint-<step>                       the checksums of all files and of manifest.json
+    gallery               gallery.json with segments/             the checksums of gallery.json and of all that it names
     features of images    features-*.safetensors, inputs-*.jsonl  the checksums of shards, list and manifest.json
     model                 config.json and *.safetensors           nothing was recorded: headers, sizes, finite weights;
                                                                   of a FafaModel, that it is whole and its parts fit
@@ -80,8 +81,8 @@ def verify(
     found = list(_recognise(folder, _LEVELS))
     if not found:
         raise ValueError(
-            f"{folder}: there is no data set, painted world, export, checkpoint, features or model in it; see --help "
-            "for how they are recognised"
+            f"{folder}: there is no data set, painted world, export, checkpoint, gallery, features or model in it; see "
+            "--help for how they are recognised"
         )
     for place, kind in found:
         try:
@@ -157,6 +158,10 @@ def _check(folder: Path, kind: str, show_progress: bool) -> tuple[list[str], lis
         from .training.safety.checkpoints import faults_in
 
         faults = list(faults_in(folder, show_progress=show_progress))
+    elif kind == "gallery":
+        from .retrieval.segment_list import GalleryFolder
+
+        faults = GalleryFolder(folder).faults()
     elif kind == "features of images":
         from .retrieval.store import verify_store
 
@@ -264,6 +269,7 @@ _SIGNS: dict[str, Callable[[Path, set[str]], bool]] = {
     "export": lambda folder, names: "export.json" in names,
     "synthesis": lambda folder, names: "runs.jsonl" in names,
     "training checkpoint": _is_checkpoint,
+    "gallery": lambda folder, names: {"gallery.json", "segments"} <= names,
     "features of images": lambda folder, names: any(
         re.fullmatch(r"(features-.*\.safetensors|inputs-.*\.jsonl)", name) for name in names
     ),

@@ -63,7 +63,6 @@ def encode_images(
     features_dir: str | Path | None = None,
     folder: Path | None = None,
     progress: bool = True,
-    update: bool = False,
     identify: bool = True,
 ) -> EncodedImages:
     """Encodes target images, on the device and in the precision of the model, which is put into eval mode.
@@ -81,8 +80,6 @@ def encode_images(
             started one by one, share the work; each returns with all features. What was left out is tried again each
             time.
         folder: in `features_dir`, paths are relative to it, so that both may move.
-        update: where `features_dir` holds features of some of these images and of others, whether to encode only the
-            rest and to drop the others. Images are told by their contents, see `files.contents_of`.
         identify: whether to read what tells files from others also without `features_dir`, since the features will be
             saved.
 
@@ -90,21 +87,12 @@ def encode_images(
         FileNotFoundError, UnreadableImageError: an image is missing, or cannot be decoded.
         InaccessibleImageError: it is there, but cannot be read now; an OSError.
         ValueError: there is nothing to encode, features cannot be right (not finite, zero, all alike), or
-            `features_dir` holds features of another model, processor, precision or list of images (with `update`, of
-            another gallery), or is damaged.
+            `features_dir` holds features of another model, processor, precision or list of images, or is damaged.
         TypeError: `images` is no sequence, or `dtype` not one of floating-point numbers.
         OSError: the features cannot be written, which is known before images are read, or the disk is full; what was
             written stays.
     """
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error is {on_error!r}, expected 'raise' or 'skip'")
-    if isinstance(images, (str, bytes)) or not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
-        raise TypeError(f"images is a {type(images).__name__}, expected a sequence of images, such as a list of paths")
-    if len(images) == 0:
-        raise ValueError("no images to encode; a gallery needs at least one")
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype_name(dtype) in DTYPES):
-        raise TypeError(f"dtype is {dtype!r}, expected {', '.join(f'torch.{name}' for name in sorted(DTYPES))} or None")
-    _check_batch_size(batch_size)
+    check_encoding(images, batch_size, on_error, dtype)
     model.eval()
     settings = feature_settings(model, processor, "target", model.feature_shape, dtype)
     inputs = describe_images(
@@ -115,10 +103,52 @@ def encode_images(
         pixels=features_dir is not None,
         known=None if features_dir is None else known_inputs(features_dir, settings),
         skip=on_error == "skip",
-        progress=progress and _is_first(),
+        progress=progress and is_first(),
     )
     names = [input_name(description, row, folder) for row, description in enumerate(inputs)]
-    passing = set()  # rows that may well be readable the next time
+    passing: set[int] = set()  # rows that may well be readable the next time
+    encode = target_encoder(model, processor, images, batch_size, num_workers, on_error, passing)
+    features, skipped = _collect(
+        *(encode, settings, inputs, names, "encoding gallery", batch_size, device, features_dir, progress),
+        folder=folder,
+        passing=passing if on_error == "skip" else None,
+    )
+    left_out = [names[row] for row in skipped]
+    if skipped and on_error == "raise":
+        raise UnreadableImageError(
+            f"{features_dir} was just encoded by another process without {len(skipped)} of "
+            f"{counted(len(images), 'image')}, which could not be read: {some(left_out)}. Skip them, too "
+            "(on_error='skip'), or mend them and start again."
+        )
+    warn_of_skipped(left_out, [names[row] for row in sorted(passing.intersection(skipped))], len(images))
+    if len(features) == 0:
+        raise ValueError(f"none of {counted(len(images), 'image')} can be read: {some(left_out)}")
+    return EncodedImages(features, inputs, skipped, settings)
+
+
+def check_encoding(images: Sequence[Any], batch_size: int, on_error: str, dtype: torch.dtype | None) -> None:
+    """Refuses what cannot be encoded; errors as for `encode_images`."""
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error is {on_error!r}, expected 'raise' or 'skip'")
+    if isinstance(images, (str, bytes)) or not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
+        raise TypeError(f"images is a {type(images).__name__}, expected a sequence of images, such as a list of paths")
+    if len(images) == 0:
+        raise ValueError("no images to encode; a gallery needs at least one")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype_name(dtype) in DTYPES):
+        raise TypeError(f"dtype is {dtype!r}, expected {', '.join(f'torch.{name}' for name in sorted(DTYPES))} or None")
+    _check_batch_size(batch_size)
+
+
+def target_encoder(
+    model: Retriever,
+    processor: RetrieverProcessor,
+    images: Sequence[Any],
+    batch_size: int,
+    num_workers: int | None,
+    on_error: str,
+    passing: set[int],
+) -> Encode:
+    """What encodes target images; it takes in `passing` the rows of images that cannot be read now, and maybe later."""
     alike = AlikeFeatures()
 
     def encode(shards: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], list[int], Tensor]]:
@@ -130,32 +160,19 @@ def encode_images(
                 alike.check(features, batch.pixels)
             yield batch.rows, batch.skipped, features
 
-    features, skipped = _collect(
-        *(encode, settings, inputs, names, "encoding gallery", batch_size, device, features_dir, progress),
-        folder=folder,
-        update=update,
-        passing=passing if on_error == "skip" else None,
-    )
-    left_out = [names[row] for row in skipped]
-    if skipped and on_error == "raise":
-        raise UnreadableImageError(
-            f"{features_dir} was just encoded by another process without {len(skipped)} of "
-            f"{counted(len(images), 'image')}, which could not be read: {some(left_out)}. Skip them, too "
-            "(on_error='skip'), or mend them and start again."
-        )
-    if skipped:
-        logger.warning(
-            "%d of %s unreadable and skipped: %s", len(skipped), counted(len(images), "image"), some(left_out)
-        )
-    if passing := sorted(passing.intersection(skipped)):
+    return encode
+
+
+def warn_of_skipped(names: Sequence[str], passing: Sequence[str], total: int) -> None:
+    """Tells of images that were left out, and of those among them that may be sound."""
+    if names:
+        logger.warning("%d of %s unreadable and skipped: %s", len(names), counted(total, "image"), some(names))
+    if passing:
         logger.warning(
             "%d of them may be sound, but cannot be read now (permission, disk, network, or changed meanwhile): %s. "
             "They are tried again the next time.",
-            *(len(passing), some([names[row] for row in passing])),
+            *(len(passing), some(passing)),
         )
-    if len(features) == 0:
-        raise ValueError(f"none of {counted(len(images), 'image')} can be read: {some(left_out)}")
-    return EncodedImages(features, inputs, skipped, settings)
 
 
 def encode_targets(
@@ -243,7 +260,7 @@ def encode_queries(
     files = None
     if images is not None:
         identify = features_dir is not None
-        files = describe_images(images, _REFERENCE, None, identify, identify, known, progress=progress and _is_first())
+        files = describe_images(images, _REFERENCE, None, identify, identify, known, progress=progress and is_first())
 
     def encode(group: Sequence[str], shards: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], list[int], Tensor]]:
         """Batches of queries in some modes: rows, none skipped, `(len(rows), len(group), dim)`."""
@@ -286,7 +303,7 @@ def _arguments(modes: Sequence[str]) -> set[str]:
     return {argument for mode in modes for argument in QUERY_MODES[mode]}
 
 
-def _watched(
+def watched(
     encode: Encode,
     inputs: Sequence[dict[str, Any]],
     names: Sequence[str],
@@ -326,7 +343,6 @@ def _collect(
     features_dir: str | Path | None,
     progress: bool,
     folder: Path | None = None,
-    update: bool = False,
     passing: set[int] | None = None,
 ) -> tuple[Tensor, list[int]]:
     """Encodes every input, in memory or into the store in `features_dir`, where what it holds is not encoded again.
@@ -339,10 +355,10 @@ def _collect(
     Returns:
         features `(num_read, ...)`, and the rows that were skipped.
     """
-    encode = _watched(encode, inputs, names, folder, passing)
-    with tqdm(total=len(inputs), desc=label, unit="image", disable=not progress or not _is_first()) as bar:
+    encode = watched(encode, inputs, names, folder, passing)
+    with tqdm(total=len(inputs), desc=label, unit="image", disable=not progress or not is_first()) as bar:
         if features_dir is not None:
-            store = open_or_create(features_dir, settings, inputs, batch_size, folder, update)
+            store = open_or_create(features_dir, settings, inputs, batch_size, folder)
             complete(store, encode, bar.update)
             return store.read(device)
         # Filled in place: a list of batches would need the memory twice to be joined.
@@ -356,7 +372,7 @@ def _collect(
         return features[:num_read], skipped
 
 
-def _is_first() -> bool:
+def is_first() -> bool:
     """Whether this is the one of several launched processes that shows progress."""
     return os.environ.get("RANK", "0") == "0"
 

@@ -82,6 +82,26 @@ def feature_settings(
     return settings
 
 
+def differing_settings(stored: Mapping[str, Any], current: Mapping[str, Any], but: Set[str] = frozenset()) -> list[str]:
+    """What makes features incomparable: a phrase for each setting that differs.
+
+    Args:
+        stored, current: see `feature_settings`.
+        but: settings that may differ, besides names.
+    """
+    differences = []
+    for section in sorted({*stored, *current}):
+        old, new = stored.get(section, {}), current.get(section, {})
+        for name in sorted({*old, *new} - {"name", "revision", *but}):
+            if old.get(name) != new.get(name):
+                was, now = (
+                    f"{side.get(name)} of {side.get('name')!r}" if name == "fingerprint" else side.get(name)
+                    for side in (old, new)
+                )
+                differences.append(f"{section} {name} {was} (now {now})")
+    return differences
+
+
 def _deciding(config: Mapping[str, Any], left_out: Set[str]) -> dict[str, Any]:
     """A configuration, and those within it, without what decides no feature."""
     return {

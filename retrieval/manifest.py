@@ -14,7 +14,7 @@ import xxhash
 from .identity import fault_of
 from .shards import CHECKSUM
 
-MANIFEST, NEXT_MANIFEST = "manifest.json", "manifest.next.json"
+MANIFEST = "manifest.json"
 FORMAT, VERSION = "fafa features", 4
 DTYPES = {"float16", "bfloat16", "float32", "float64"}
 REMEDY = "encode the images again, into another folder"
@@ -27,21 +27,21 @@ def inputs_file(folder: Path, key: str) -> Path:
     return folder / f"inputs-{key}.jsonl"
 
 
-def key_in(folder: Path, name: str = MANIFEST) -> str | None:
-    """The key in a manifest; None without one that is legible."""
+def key_in(folder: Path) -> str | None:
+    """The key in a folder's manifest; None without one that is legible."""
     try:
-        return json.loads(read_manifest(folder, name)).get("key")
+        return json.loads(read_manifest(folder)).get("key")
     except (FileNotFoundError, ValueError, AttributeError, RecursionError):
         return None
 
 
-def read_manifest(folder: Path, name: str) -> bytes:
+def read_manifest(folder: Path) -> bytes:
     """The contents of a manifest, for `checked_manifest`; of one that is too large only the beginning.
 
     Raises:
         FileNotFoundError: there is none.
     """
-    path = folder / name
+    path = folder / MANIFEST
     if not path.is_file():
         what = "is a file, no folder of features" if folder.is_file() else f"holds no features (no {MANIFEST})"
         raise FileNotFoundError(f"{folder} {what}; give the folder that a gallery was saved in")

@@ -1,6 +1,6 @@
 """A part of a gallery: the features of some of its images as arrays, in memory or mapped from files."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -20,7 +20,9 @@ class Part:
         scales: `(n,)`, fp32.
         errors: `(n,)`, fp32: the largest norm, over the tokens of an image, of `token - code * scale`.
         alive: `(n,)`, bool: not deleted; None where none is.
-        row_checksums: `(n,)`, int64: xxh3_64 over the bytes of each image's tokens, or None.
+        row_checksums: `(n,)`, int64: xxh3_64 over the bytes of each image's tokens, or of its codes where they alone
+            are kept; None: not checked.
+        check: called with "tokens" or "codes" before all of them are read; raises a ValueError if they are damaged.
     """
 
     ids: Tensor
@@ -31,6 +33,7 @@ class Part:
     errors: Tensor | None = None
     alive: Tensor | None = None
     row_checksums: Tensor | None = None
+    check: Callable[[str], None] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

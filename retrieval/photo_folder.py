@@ -4,13 +4,13 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from fnmatch import translate
 from pathlib import Path
 
 from PIL import Image
 
-from ..files import contents_of, printable, some
+from ..files import printable, some
 from ..image_reading_fafa import PHOTO_FORMATS
 from ..names import counted
 
@@ -139,22 +139,3 @@ def _is_file(path: Path, unreadable: list[Path]) -> bool:
     except OSError:
         unreadable.append(path)
     return False
-
-
-def copies_of(files: Iterable[str | Path]) -> Callable[[Path | None], bool]:
-    """A test of whether a file is one of these, or a copy of one; a file that cannot be read is none.
-
-    Raises:
-        FileNotFoundError: one of `files` is missing.
-    """
-    files = list(files)
-    sizes = {Path(file).stat().st_size for file in files}
-    contents = {contents_of(file) for file in files}
-
-    def is_copy(path: Path | None) -> bool:
-        try:
-            return path is not None and path.stat().st_size in sizes and contents_of(path) in contents
-        except OSError:
-            return False
-
-    return is_copy

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 import xxhash
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -49,16 +49,6 @@ class Shard:
     def lock(self) -> FileLock:
         """Keeps other processes from encoding it; they remove it when the shard is written, see `remove_lock`."""
         return lock_of(self.path.parent, self._number)
-
-    def is_locked(self) -> bool:
-        """Whether another process is encoding it."""
-        if not Path(self.lock().lock_file).exists():
-            return False
-        try:
-            with self.lock().acquire(timeout=0):
-                return False
-        except Timeout:
-            return True
 
     def read(self) -> tuple[Tensor, list[int]]:
         """Its features, memory-mapped and compared with their checksum, and its gaps.

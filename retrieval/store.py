@@ -3,7 +3,6 @@
     folder/manifest.json                               model, processor settings, precision, shape, key
     folder/inputs-KEY.jsonl                            a line per image: path, hash of contents, stamp
     folder/features-KEY-00000-of-00041.safetensors     "features" of the first 512 images; and so on
-    folder/manifest.next.json                          while changes are encoded: the store that will replace it
 
 The key is a hash over what decides the features and their order: the model, the settings, and the contents of the
 images, wherever they lie. It is in every file's name, and every file carries a checksum, so that files of two stores
@@ -12,9 +11,8 @@ A shard has its name only once it is complete and on the disk, so a run that was
 Several processes may fill one folder: each takes the next shard that is neither there nor locked by another.
 A shard names the images that could not be read, so that it has no features of them. Whoever opens the store to encode
 tries them again.
-A gallery whose images change gets a new key: features that stay become the first shards of a new store beside the
-present one, whose place it takes once it is complete, by the renaming of its manifest. Whoever reads sees the whole
-store before until then, also if encoding is interrupted, and afterwards the whole new one.
+Features of test sets, whose images do not change, are kept so. Galleries are kept in segments, see `segment_list`;
+those that earlier versions kept so can be opened, and converted, see `conversion`.
 """
 
 import hashlib
@@ -32,12 +30,12 @@ import xxhash
 from filelock import Timeout
 from torch import Tensor
 
-from ..files import check_output_folder, write_whole
+from ..files import write_whole
+from .fingerprint import differing_settings
 from .identity import identity_of
 from .manifest import (
     FORMAT,
     MANIFEST,
-    NEXT_MANIFEST,
     REMEDY,
     VERSION,
     checked_manifest,
@@ -78,7 +76,7 @@ class FeatureStore:
         inputs: the description of each image or query, in order; see `describe_image`.
         identities: what tells the inputs from others, see `identity_of`.
         images_folder: what the paths in `inputs` are relative to, or None.
-        reused: the rows whose features came from the store before, which are the first shards; see `filling`.
+        reused: the rows in the first shards, which a gallery of an earlier version had when its images changed.
         shards: the files of features, there or not.
         to_try_again: the shards that lacked features of some inputs when they were last looked at, see `heal`.
     """
@@ -112,64 +110,31 @@ class FeatureStore:
         self.to_try_again: set[Shard] = set()
 
     @classmethod
-    def open(cls, folder: str | Path, manifest: str = MANIFEST) -> "FeatureStore":
+    def open(cls, folder: str | Path) -> "FeatureStore":
         """Opens a folder of features, complete or not.
-
-        Args:
-            manifest: the file that describes the store.
 
         Raises:
             FileNotFoundError: there are none.
             ValueError: its manifest or list of images is damaged, or of another version.
         """
         folder = Path(folder)
-        text = read_manifest(folder, manifest)
+        text = read_manifest(folder)
         try:
-            said = checked_manifest(folder / manifest, text)
+            said = checked_manifest(folder / MANIFEST, text)
             path = inputs_file(folder, said["key"])
             images_folder = said["images_folder"] and Path(said["images_folder"])
             inputs, reused = read_inputs(path, said["num_inputs"], images_folder is not None)
         except (OSError, ValueError):
-            if read_manifest(folder, manifest) != text:  # another process has just put a new store in its place
-                return cls.open(folder, manifest)
+            if read_manifest(folder) != text:  # another process has just put a new store in its place
+                return cls.open(folder)
             raise
         if images_folder and not images_folder.is_dir() and said["images_folder_from_here"]:
             beside = Path(os.path.normpath(folder.absolute() / said["images_folder_from_here"]))
             images_folder = beside if beside.is_dir() else images_folder  # moved together
         store = cls(folder, said["settings"], inputs, said["shard_size"], images_folder, reused)
         if store.key != said["key"]:
-            raise ValueError(f"{folder}: {manifest} and {path.name} do not fit together; {REMEDY}")
+            raise ValueError(f"{folder}: {MANIFEST} and {path.name} do not fit together; {REMEDY}")
         return store
-
-    @classmethod
-    def open_next(cls, folder: Path) -> "FeatureStore | None":
-        """The store that will replace the present one; None without one to go on with."""
-        try:
-            return cls.open(folder, NEXT_MANIFEST) if (folder / NEXT_MANIFEST).exists() else None
-        except FileNotFoundError:  # it has just become the one there is
-            return None
-        except ValueError as error:
-            logger.warning("%s: what an interrupted run had begun is not used (%s)", folder, error)
-            return None
-
-    @classmethod
-    def write(
-        cls,
-        folder: str | Path,
-        settings: dict[str, Any],
-        inputs: Sequence[dict[str, Any]],
-        features: Tensor,
-        skipped: Sequence[int],
-        images_folder: Path | None = None,
-    ) -> None:
-        """Writes features that are complete, as one shard; replaces what the folder held once they are on the disk."""
-        store = cls(Path(folder), settings, inputs, max(1, len(inputs)), images_folder)
-        check_output_folder(store.folder)
-        store.folder.mkdir(parents=True, exist_ok=True)
-        store.shards[0].write(features, skipped)
-        store.write_manifest()
-        (store.folder / NEXT_MANIFEST).unlink(missing_ok=True)
-        store.delete_other_stores()
 
     def is_replaced(self) -> bool:
         """Whether another process has put another store in this one's place since it was opened."""
@@ -230,16 +195,7 @@ class FeatureStore:
 
     def differences(self, settings: dict[str, Any], inputs: Sequence[dict[str, Any]] | None) -> list[str]:
         """The differences that `check` names."""
-        differences = []
-        for section in sorted({*self.settings, *settings}):
-            stored, current = self.settings.get(section, {}), settings.get(section, {})
-            for name in sorted({*stored, *current} - {"name", "revision"}):
-                if stored.get(name) != current.get(name) and not (inputs is None and name == "dtype"):
-                    old, new = (
-                        f"{side.get(name)} of {side.get('name')!r}" if name == "fingerprint" else side.get(name)
-                        for side in (stored, current)
-                    )
-                    differences.append(f"{section} {name} {old} (now {new})")
+        differences = differing_settings(self.settings, settings, {"dtype"} if inputs is None else set())
         if inputs is not None and (difference := self.first_difference(inputs)):
             differences.append(difference)
         return differences
@@ -258,8 +214,8 @@ class FeatureStore:
             return f"number of inputs {len(self.inputs):,} (now {len(inputs):,})"
         return None
 
-    def write_manifest(self, name: str = MANIFEST) -> None:
-        """Makes this store the one that the folder holds, or, by its other name, the one that will replace it."""
+    def write_manifest(self) -> None:
+        """Makes this store the one that the folder holds."""
         manifest = {
             "format": FORMAT,
             "version": VERSION,
@@ -275,7 +231,7 @@ class FeatureStore:
         lines = "".join(json.dumps({**line, **marks.get(row, {})}) + "\n" for row, line in enumerate(self.inputs))
         lines += json.dumps({CHECKSUM: xxhash.xxh3_128_hexdigest(lines.encode())}) + "\n"
         write_whole(inputs_file(self.folder, self.key), lines)
-        write_whole(self.folder / name, json.dumps(manifest, indent=1) + "\n")  # last: it makes the store count
+        write_whole(self.folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")  # last: it makes the store count
 
     def note_whereabouts(self, inputs: list[dict[str, Any]], images_folder: Path | None) -> None:
         """Notes where the same images lie now, and their stamps, for the next time; it may fail."""
@@ -287,9 +243,8 @@ class FeatureStore:
         self.inputs, self.images_folder = inputs, images_folder
         try:
             with manifest_locked(self.folder, timeout=0):
-                for name in (MANIFEST, NEXT_MANIFEST):
-                    if key_in(self.folder, name) == self.key:
-                        self.write_manifest(name)
+                if not self.is_replaced():
+                    self.write_manifest()
         except OSError as error:  # also a Timeout, since another process is writing
             logger.debug("%s: where the images lie now was not noted (%s)", self.folder, error)
 
@@ -318,13 +273,6 @@ class FeatureStore:
                         logger.warning("%s", error)
                         shard.path.unlink()
                     remove_lock(lock)
-
-    def delete_other_stores(self, but: str | None = None) -> None:
-        """Deletes the files of other stores in the folder, but those with this key."""
-        for pattern in ("features-*-of-*.safetensors*", "inputs-*.jsonl*"):
-            for path in self.folder.glob(pattern):
-                if not any(f"-{key}" in path.name for key in (self.key, but or self.key)):
-                    path.unlink(missing_ok=True)
 
 
 def _runs(rows: Sequence[int]) -> list[tuple[int, int]]:

@@ -224,6 +224,7 @@ class TestSaving:
             "scoring_fafa.py",
             "weights_fafa.py",
             "names.py",
+            "threads.py",
             "workers.py",
         }
         assert saved == {f"{part}_fafa.py" for part in own} | of_the_contract

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from fafa import scoring_fafa
+from fafa import scoring_fafa, threads
 from fafa.scoring_fafa import topk_mean_similarity
 
 equal = torch.testing.assert_close
@@ -24,8 +24,8 @@ BLOCK = 2**12  # token similarities: 25 blocks of the features below
 def two_threads(monkeypatch):
     """torch uses two threads, and those that score start anew."""
     before = torch.get_num_threads()
-    monkeypatch.setattr(scoring_fafa, "_WORKERS", {})
-    monkeypatch.setattr(scoring_fafa, "num_cores", lambda: 2)
+    monkeypatch.setattr(threads, "_WORKERS", {})
+    monkeypatch.setattr(threads, "num_cores", lambda: 2)
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
@@ -222,6 +222,46 @@ def test_a_forked_process_scores_although_it_has_no_thread_of_its_parent(two_thr
     assert all(torch.equal(scores, expected) for scores in loader)
 
 
+@pytest.mark.skipif(not scoring_fafa._matmul_is_fast(), reason="seen on Intel's processors only")
+@pytest.mark.parametrize("num_queries", [1, 5, 40])
+def test_bits_of_a_score_do_not_depend_on_what_is_scored_beside_it(num_queries):
+    """Equal images had different scores, by a last bit, where one was in a block of fewer than 16."""
+    generator = torch.Generator().manual_seed(0)
+    queries, targets = torch.randn(num_queries, 64, generator=generator), torch.randn(300, 4, 64, generator=generator)
+    scores = topk_mean_similarity(queries, targets, 2)
+    for number in (0, 1, 2, 15, 16, 17):
+        assert torch.equal(topk_mean_similarity(queries, targets[:number], 2), scores[:, :number])
+    blocks = 4 * 20 * num_queries  # of 20 targets, the last of which has 5
+    assert torch.equal(topk_mean_similarity(queries, targets[:65], 2, blocks), scores[:, :65])
+
+
+@pytest.mark.parametrize("num_queries", [1, 3, 40])
+@pytest.mark.parametrize("is_fast", [False, True])
+def test_scores_of_eight_bit_codes_are_those_of_whole_numbers(two_threads, monkeypatch, num_queries, is_fast):
+    """Largest numbers of all signs, which overflow where a processor adds pairs of products in 16 bits."""
+    if is_fast and not scoring_fafa._multiplies_bytes("cpu"):
+        pytest.skip("the processor does not multiply eight-bit numbers")
+    monkeypatch.setattr(scoring_fafa, "_multiplies_bytes", lambda device: is_fast)
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randint(-32_512, 32_513, (num_queries, 272), generator=generator, dtype=torch.int16)
+    targets = torch.randint(-127, 128, (300, 5, 272), generator=generator, dtype=torch.int8)
+    queries[0], targets[7, :3], targets[8, :3] = -32_512, -127, 127
+    queries[-1, ::2] = 32_512
+    scores = topk_mean_similarity(queries, targets, 3, BLOCK)
+    exact = torch.einsum("qd,gnd->qgn", queries.double(), targets.double()).topk(3).values.mean(-1)
+    equal(scores.double(), exact, rtol=1e-6, atol=1e-6 * 32_512 * 127 * 272)
+    if num_queries > 1:
+        assert scores[0, 7] == 32_512 * 127 * 272
+
+
+def test_codes_times_their_scale_score_as_the_tokens_they_stand_for(features):
+    queries, targets = features
+    scales = targets.abs().amax(dim=(1, 2)) / 127
+    codes = (targets / scales[:, None, None]).round().to(torch.int8)
+    stood_for = codes * scales[:, None, None]
+    equal(topk_mean_similarity(queries, codes, 3) * scales, topk_mean_similarity(queries, stood_for, 3))
+
+
 def test_an_error_in_a_thread_is_the_callers(two_threads, features, monkeypatch):
     expected = score(features)
     calls = []
@@ -258,7 +298,7 @@ def test_an_interrupt_ends_all_threads_soon(two_threads, features, monkeypatch):
     assert torch.equal(score(features), expected)
 
 
-@pytest.mark.parametrize("name", ["fafa-scoring", "fafa-restoring"])
+@pytest.mark.parametrize("name", ["fafa-threads", "fafa-restoring"])
 def test_where_no_thread_can_be_started_the_caller_scores_alone(two_threads, features, monkeypatch, name):
     """A container may bound the number of threads."""
     torch.set_num_threads(1)

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from fafa.retrieval import find_images
-from fafa.retrieval.photo_folder import copies_of
 
 
 @pytest.fixture
@@ -99,13 +98,3 @@ def test_a_folder_that_may_not_be_read_is_named(folder, mode):
     assert "['a.jpg', 'b.jpg']\n" in run.stdout
     assert "may not be read" in run.stderr and "trip/deep" in run.stderr
     assert ("deep cannot be listed: Permission denied" if mode == 0 else "deep; images are missing") in run.stdout
-
-
-def test_copies_are_told_by_contents(folder):
-    Image.new("RGB", (4, 8), "red").save(folder / "other.jpg")
-    is_copy = copies_of([folder / "a.jpg"])
-    copy = folder / "trip" / "b.jpg"
-    assert is_copy(folder / "a.jpg") and is_copy(copy) and is_copy(folder / "trip" / ".." / "a.jpg")
-    assert not is_copy(folder / "other.jpg") and not is_copy(None) and not is_copy(folder / "missing.jpg")
-    with pytest.raises(FileNotFoundError):
-        copies_of([folder / "missing.jpg"])

@@ -1,0 +1,362 @@
+"""A gallery's folder brought into line with its images: new ones are encoded, renamed ones followed, others dropped.
+
+Images are told by their contents, wherever they lie, so only those that are new or changed are encoded. What is encoded
+counts every few thousand images, or every minute, so an interrupted run goes on. Processes of `accelerate launch`, or
+started one by one, share the images: each takes the next few that nobody has, by a lock, and what two of them should
+have encoded all the same counts once.
+"""
+
+import errno
+import logging
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..loading import dead_workers_told
+from ..names import counted, printable
+from ..retriever import Retriever, RetrieverProcessor
+from .encoding import is_first, target_encoder, warn_of_skipped, watched
+from .filling import Encode
+from .identity import input_name, input_path
+from .metadata import Entry, entry_of, exif_of
+from .segment_list import GalleryFolder
+from .segment_writer import GalleryWriter
+from .shards import lock_of, remove_lock
+from .state import GalleryState
+
+logger = logging.getLogger(__name__)
+
+IMAGES_A_LOCK = 512  # taken at a time by one of several processes
+IMAGES_A_COMMIT, SECONDS_A_COMMIT = 4096, 60.0
+_READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+class KnownFiles:
+    """What a gallery knows of files, by path, for `describe_images`; it looks them up one by one."""
+
+    def __init__(self, state: GalleryState | None):
+        self.state = state
+
+    def get(self, path: str | None, default: Any = None) -> Any:
+        """A description with contents and stamp, see `identity.describe_image`."""
+        rows = self.state.rows_with("path", path) if self.state is not None and path is not None else []
+        for entry in self.state.stored_entries(rows[:1]) if rows else ():
+            if entry.contents is not None and entry.stamp is not None:
+                return entry.description()
+        return default
+
+    def __contains__(self, path: str) -> bool:
+        return self.get(path) is not None
+
+    def __getitem__(self, path: str) -> dict[str, Any]:
+        return self.get(path)
+
+
+@torch.no_grad()
+@dead_workers_told()
+def index_images(
+    place: GalleryFolder,
+    model: Retriever,
+    processor: RetrieverProcessor,
+    images: Sequence[Any],
+    inputs: Sequence[dict[str, Any]],
+    folder: Path | None,
+    batch_size: int,
+    num_workers: int | None,
+    on_error: str,
+    progress: bool,
+) -> GalleryState:
+    """Makes a gallery one of exactly these images; arguments and errors as for `Gallery.from_images`.
+
+    Args:
+        inputs: a description of each image, see `describe_images`.
+        folder: what their paths are relative to, or None.
+
+    Raises:
+        ValueError: the gallery is one of other images altogether.
+    """
+    names = [input_name(line, row, folder) for row, line in enumerate(inputs)]
+    try:
+        with place.writing(wait=None) as writer:
+            missing = _bring_into_line(writer, inputs, folder)
+            state = writer.state
+    except OSError as error:
+        if error.errno not in _READ_ONLY:
+            raise
+        state = place.read()
+        logger.warning(
+            "%s cannot be written to (%s): it serves as it is, without what is new or changed among the images",
+            *(printable(place.path), error.strerror),
+        )
+        return state
+    passing: set[int] = set()
+    encode = target_encoder(model, processor, images, batch_size, num_workers, on_error, passing)
+    encode = watched(encode, inputs, names, folder, passing if on_error == "skip" else None)
+    with tqdm(total=len(inputs), desc="encoding gallery", unit="image", disable=not (progress and is_first())) as bar:
+        bar.update(len(inputs) - len(missing))
+        filling = _Filling(place, state, inputs, names, folder, encode, bar)
+        size = max(1, IMAGES_A_LOCK // batch_size) * batch_size  # whole batches, as without locks
+        buckets: dict[int, list[int]] = defaultdict(list)
+        for row in missing:
+            buckets[row // size].append(row)
+        busy = filling.encode_what_is_free(buckets.items(), 0)
+        if busy:
+            logger.warning(
+                "%s: waiting for other processes to finish %d of %d images",
+                *(printable(place.path), sum(len(rows) for _, rows in busy), len(inputs)),
+            )
+            filling.encode_what_is_free(busy, -1)
+    state = place.read(filling.state)
+    left_out = [names[row] for row in sorted(filling.left_out)]
+    warn_of_skipped(left_out, [names[row] for row in sorted(passing & filling.left_out)], len(images))
+    if len(state) == 0:
+        raise ValueError(f"none of {counted(len(images), 'image')} can be read: {', '.join(left_out[:5])}")
+    return state
+
+
+class _Filling:
+    """Encodes images, and commits them now and then."""
+
+    def __init__(
+        self,
+        place: GalleryFolder,
+        state: GalleryState,
+        inputs: Sequence[dict[str, Any]],
+        names: Sequence[str],
+        folder: Path | None,
+        encode: Encode,
+        bar: tqdm,
+    ):
+        self.place, self.state, self.inputs, self.names, self.folder = place, state, inputs, names, folder
+        self.encode, self.bar, self.left_out = encode, bar, set()
+        self.wanted = Counter(_key(line) for line in inputs)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.rows: list[int] = []
+        self.parts: list[Tensor] = []
+        self.skipped: list[int] = []
+        self.since = time.monotonic()
+
+    def encode_what_is_free(
+        self, buckets: Iterable[tuple[int, list[int]]], timeout: float
+    ) -> list[tuple[int, list[int]]]:
+        """Encodes images that no other process has taken; returns the others."""
+        taken: deque[tuple[FileLock, set[int]]] = deque()
+        busy = []
+
+        def take() -> Iterator[list[int]]:
+            for number, rows in buckets:
+                lock = lock_of(self.place.path, f"images-{number}")
+                try:
+                    lock.acquire(timeout=timeout)
+                except Timeout:
+                    busy.append((number, rows))
+                    continue
+                if self.place.generation() != self.state.generation:
+                    self.state = self.place.read(self.state)
+                    lacking = self._lacking(self.state, rows)
+                else:
+                    lacking = rows
+                self.bar.update(len(rows) - len(lacking))
+                if lacking:
+                    taken.append((lock, set(lacking)))
+                    yield lacking
+                else:
+                    remove_lock(lock)
+                    lock.release()
+
+        given = take()
+        try:
+            if (first := next(given, None)) is None:  # nothing to do: start no workers
+                return busy
+            for rows, left_out, features in self.encode(chain([first], given)):
+                self.rows += rows
+                self.skipped += left_out
+                self.parts.append(features.cpu())
+                self.bar.update(len(rows) + len(left_out))
+                if len(self.rows) >= IMAGES_A_COMMIT or time.monotonic() - self.since >= SECONDS_A_COMMIT:
+                    self._commit(taken)
+            self._commit(taken)
+        except BaseException:
+            with suppress(OSError, ValueError):  # what was encoded is kept, whatever stops the rest
+                self._commit(taken)
+            raise
+        finally:
+            for lock, _ in taken:
+                lock.release()
+        return busy
+
+    def _commit(self, taken: deque[tuple[FileLock, set[int]]]) -> None:
+        rows, skipped = list(self.rows), list(self.skipped)
+        if not rows and not skipped:
+            return
+        with self.place.writing(wait=None, before=self.state) as writer:
+            lacking = rows
+            if writer.state.generation != self.state.generation:
+                lacking = self._lacking(writer.state, rows)
+            for row in (*rows, *skipped):
+                writer.delete(_outdated(writer.state, self.inputs[row]))
+            if lacking:
+                chosen = set(lacking)
+                is_lacking = torch.tensor([row in chosen for row in rows])
+                writer.append(torch.cat(self.parts)[is_lacking], [self._entry(row) for row in rows if row in chosen])
+            self._note_skipped(writer, rows, skipped)
+            self.state = writer.commit()
+        self.left_out.update(skipped)
+        self._forget()
+        while taken and not (left := taken[0][1].difference(rows, skipped)):
+            remove_lock(taken[0][0])
+            taken.popleft()[0].release()
+        if taken:
+            taken[0] = (taken[0][0], left)
+
+    def _entry(self, row: int) -> Entry:
+        path = input_path(self.inputs[row], self.folder)
+        return entry_of(self.inputs[row], **({} if path is None else exif_of(path)))
+
+    def _note_skipped(self, writer: GalleryWriter, rows: Sequence[int], skipped: Sequence[int]) -> None:
+        told = [_skipped(self.inputs[row], self.names[row]) for row in skipped]
+        done = [_skipped(self.inputs[row], self.names[row]) for row in rows]
+        noted = [image for image in writer.state.skipped if image not in told and image not in done] + told
+        if noted != list(writer.state.skipped):
+            writer.note(skipped=noted)
+
+    def _lacking(self, state: GalleryState, rows: Sequence[int]) -> list[int]:
+        """Those of the inputs that a gallery does not hold: another process may have encoded them."""
+        room = {key: self.wanted[key] - _count(state, *key) for key in {_key(self.inputs[row]) for row in rows}}
+        lacking = []
+        for row in rows:
+            key = _key(self.inputs[row])
+            if key[1] is None or room[key] > 0:
+                lacking.append(row)
+                room[key] -= 1
+        return lacking
+
+
+def _bring_into_line(writer: GalleryWriter, inputs: Sequence[dict[str, Any]], folder: Path | None) -> list[int]:
+    """Follows renamed images and drops others, in one step; returns the numbers of those that are to be encoded."""
+    state = writer.state
+    stored = dict(state.whereabouts())
+    at_path, of_contents = defaultdict(list), defaultdict(list)
+    for row, entry in stored.items():
+        at_path[entry.path].append(row)
+        of_contents[entry.contents].append(row)
+    free, found = dict.fromkeys(stored), {}
+    num_at_path = Counter(line.get("path") for line in inputs)
+    for number, line in enumerate(inputs):
+        path, contents = _key(line)
+        if path is None or contents is None:
+            continue
+        rows = [row for row in at_path[path] if row in free and stored[row].contents == contents]
+        if rows := rows if num_at_path[path] == 1 else rows[:1]:
+            found[number] = rows
+            for row in rows:
+                del free[row]
+    copied = {}
+    for number, line in enumerate(inputs):
+        contents = line.get("contents")
+        if number in found or contents is None or contents not in of_contents:
+            continue
+        row = next((row for row in of_contents[contents] if row in free), None)
+        if row is None:
+            copied[number] = of_contents[contents][0]
+        else:
+            found[number] = [row]
+            del free[row]
+    missing = [number for number in range(len(inputs)) if number not in found and number not in copied]
+    _refuse_another_gallery(writer, inputs, sum(map(len, found.values())), folder)
+    paths = {inputs[number].get("path") for number in missing} - {None}
+    gone = [row for row in free if stored[row].path not in paths]  # others go once something is in their place
+
+    lies = {number: entry_of(inputs[number]) for number in (*found, *copied)}  # where, and what is noted of it
+    moved = {row: lies[number] for number, rows in found.items() for row in rows if stored[row] != lies[number]}
+    writer.change(_lying(state, moved.keys(), moved.values()))
+    writer.delete(gone)
+    if copied:
+        copies = _lying(state, copied.values(), (lies[number] for number in copied), copied)
+        writer.copy(list(copied.values()), list(copies.values()))
+    is_elsewhere = any(stored[row].path != entry.path for row, entry in moved.items())
+    if folder != state.images_folder:
+        is_elsewhere = len(state) > 0
+        writer.note(images_folder=folder)
+    again = [image for image in state.skipped if image.get("path") in paths]
+    if again != list(state.skipped):
+        writer.note(skipped=again)
+    writer.commit()
+    if len(state) and (len(missing) > len(again) or gone or copied):
+        logger.info(
+            "%s: features of %d images reused, %d new or changed images to encode, %d removed images left out%s",
+            *(printable(writer.folder.path), len(found) + len(copied), len(missing) - len(again), len(gone)),
+            f", {len(again)} that had no features yet to try again" if again else "",
+        )
+    elif is_elsewhere:
+        logger.info(
+            "%s: the images were found again by their contents; their features are used", printable(writer.folder.path)
+        )
+    return missing
+
+
+def _refuse_another_gallery(
+    writer: GalleryWriter, inputs: Sequence[dict[str, Any]], num_found: int, folder: Path | None
+) -> None:
+    """Keeps a mistaken folder from costing the features of another.
+
+    In the same folder, all images may change; elsewhere, half of them must be the same. Images without a folder need
+    one in common.
+    """
+    state = writer.state
+    if folder is not None and state.images_folder is not None:
+        same = folder == state.images_folder or 2 * num_found >= len(state)
+    else:
+        same = num_found > 0 or any(line.get("path") and state.rows_with("path", line["path"]) for line in inputs)
+    if len(state) and not same:
+        where = f" in {printable(state.images_folder)}" if state.images_folder else ""
+        place = printable(writer.folder.path)
+        raise ValueError(
+            f"{place} holds features of another gallery: of its {counted(len(state), 'image')}{where}, {num_found:,} "
+            f"are among the {len(inputs):,} given. Give another folder for these features; or, if this is the same "
+            f"gallery with most of its images replaced, delete {place} first."
+        )
+
+
+def _outdated(state: GalleryState, line: dict[str, Any]) -> list[int]:
+    """The rows of what lay at an image's path before."""
+    path, contents = _key(line)
+    if path is None or not (rows := state.rows_with("path", path)):
+        return []
+    entries = state.stored_entries(rows)
+    return [row for row, entry in zip(rows, entries, strict=True) if contents is None or entry.contents != contents]
+
+
+def _count(state: GalleryState, path: str | None, contents: str | None) -> int:
+    rows = [] if contents is None else state.rows_with("contents", contents)
+    return sum(entry.path == path for entry in state.stored_entries(rows)) if rows else 0
+
+
+def _key(line: dict[str, Any]) -> tuple[str | None, str | None]:
+    return line.get("path"), line.get("contents")
+
+
+def _lying(
+    state: GalleryState, rows: Collection[int], places: Iterable[Entry], keys: Iterable[int] | None = None
+) -> dict[int, Entry]:
+    """What is known of images that lie in other places now, by their rows, or by other keys."""
+    return {
+        key: replace(entry, path=place.path, stamp=place.stamp, is_fresh=place.is_fresh)
+        for key, entry, place in zip(keys or rows, state.stored_entries(list(rows)), places, strict=True)
+    }
+
+
+def _skipped(line: dict[str, Any], name: str) -> dict[str, str]:
+    return {"name": name} if line.get("path") is None else {"path": line["path"]}

@@ -1,0 +1,236 @@
+"""Searching a gallery: a query is encoded, filters say which images may be found, the best of them are ranked."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from numbers import Integral
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..files import contents_of, some
+from ..retriever import QUERY_MODES, Retriever, RetrieverProcessor
+from .finding import find_best, score_all
+from .identity import changes_since
+from .metadata import Entry
+from .state import GalleryState
+
+logger = logging.getLogger(__name__)
+
+EXACT_UP_TO = 20_000  # images: so many are all scored, which takes little time
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """One gallery image, as a search ranked it.
+
+    Args:
+        rank: from 1, the best.
+        score: similarity to the query, in [-1, 1].
+        path: the image's file; None without one.
+        index: its place among `Gallery.paths`.
+        id: its number in the gallery, which it keeps, and which no other image gets.
+        probability: that it is a match, where the gallery is calibrated.
+    """
+
+    rank: int
+    score: float
+    path: Path | None
+    index: int
+    id: int | None = None
+    probability: float | None = None
+    _row: int | None = field(default=None, repr=False, compare=False)
+    _state: GalleryState | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def entry(self) -> Entry:
+        """What is known of the image: box, time, camera, date, tags; it is read when it is asked for."""
+        return self._state.entries([self._row])[0]
+
+
+class GallerySearching:
+    """The half of `Gallery` that searches.
+
+    Attributes:
+        state: the images as they are searched now, see `GalleryState`.
+    """
+
+    model: Retriever
+    processor: RetrieverProcessor
+    state: GalleryState
+    _check_images: bool  # whether a file is named only if it is what was encoded
+    _is_trusted: bool  # whether it is named all the same
+
+    def search(
+        self,
+        image: Any = None,
+        caption: str | None = None,
+        top: int | None = 10,
+        exclude: Sequence[str | Path] = (),
+        where: str | None = None,
+        exact: bool = False,
+        candidates: int | None = None,
+    ) -> list[SearchResult]:
+        """The images most similar to a query, best first; equal scores keep the gallery's order.
+
+        Of a gallery of more than `EXACT_UP_TO` images, those whose mean vectors are nearest to the query are scored,
+        see `finding.find_best`. Scores are exact either way, but an image may be missed.
+
+        Args:
+            image: as for `scores`, and so is `caption`.
+            top: how many results; None ranks the whole gallery.
+            exclude: files that must not be among the results, nor copies of them under other names; such as the
+                query's own photograph.
+            where: which images may be found, by what is known of them, see `filters`:
+                `'camera == "gate 3" and taken >= "2024-05-01"'`.
+            exact: whether to score every image.
+            candidates: how many are scored otherwise; None: a number that grows with `top`.
+
+        Raises:
+            ValueError, TypeError: `top` is no whole number from 1; `where` is no filter, or names an unknown field; and
+                as for `scores`.
+        """
+        for name, number in (("top", top), ("candidates", candidates)):
+            is_number = number is None or (isinstance(number, Integral) and not isinstance(number, bool))
+            if not is_number or (number is not None and number < 1):
+                kind = ValueError if is_number else TypeError
+                unset = "for the whole gallery" if name == "top" else "for a number that grows with top"
+                raise kind(f"{name} is {number!r}, expected a whole number from 1, or None {unset}")
+        allowed = self.allowed(where, exclude)
+        query = self.encode_query(image, caption)
+        top = len(self.state) if top is None else min(int(top), len(self.state))
+        scores, rows = self.find(query, top, allowed, exact, candidates)
+        return self.results(scores[0], rows[0])
+
+    def scores(self, image: Any = None, caption: str | None = None) -> torch.Tensor:
+        """Scores of one query against every image.
+
+        Args:
+            image: the reference image: a path, a PIL image, or whatever else `open_image` takes.
+            caption: what the target looks like, or how it differs from the image.
+
+        Returns:
+            `(num_images,)`, fp32, in [-1, 1], in the order of `paths`.
+
+        Raises:
+            ValueError: neither image nor caption is given, or several, or a score is not a finite number.
+            TypeError: an image or caption of another kind.
+            UnreadableImageError: the image cannot be decoded.
+            FileNotFoundError, InaccessibleImageError: it is missing, or cannot be read now.
+        """
+        state, query = self.state, self.encode_query(image, caption)
+        scores = score_all(query, state.parts, self.model.num_top_tokens)[0].cpu()
+        if state.alive is not None:
+            scores = scores[state.alive]
+        _check_finite(scores)
+        return scores
+
+    def encode_query(self, image: Any = None, caption: str | None = None) -> Tensor:
+        """The features of a query, `(1, dim)`, unit length, on the gallery's device; errors as for `scores`."""
+        if image is None and caption is None:
+            raise ValueError("a query needs an image, a caption or both; neither was given")
+        if not isinstance(caption, (str, NoneType)):
+            raise TypeError(f"caption is a {type(caption).__name__}, expected one caption (str)")
+        if isinstance(image, (list, tuple)):
+            raise ValueError(f"a query has one image, got a list of {len(image)}; search for each by itself")
+        inputs = {}
+        if image is not None:
+            crop = self.processor.resize_crop(self.processor.open_crop(image))
+            inputs["pixel_values"] = self.processor.to_pixels([crop])
+        if caption is not None:
+            inputs |= self.processor.encode_captions([caption], ["caption"])
+        given = {name: inputs[name].to(self.model.device) for name in QUERY_MODES["image+caption"] if name in inputs}
+        with torch.no_grad():
+            query = self.model.get_query_features(**given)
+        return query.float().to(self.state.device)
+
+    def allowed(self, where: str | None = None, exclude: Sequence[str | Path] = ()) -> Tensor | None:
+        """Which rows may be found: `(num_rows,)`, bool; None: all. Arguments and errors as for `search`."""
+        state = self.state
+        allowed = state.alive if where is None else state.matching(where)
+        if where is not None and state.alive is not None:
+            allowed &= state.alive
+        rows = {row for file in exclude for row in state.rows_with("contents", contents_of(file))}
+        rows |= {row for file in exclude for row in state.rows_with("path", state.stored_path(file))}
+        if rows:
+            excluded = sorted(rows)
+            allowed = torch.ones(state.num_rows, dtype=torch.bool) if allowed is None else allowed.clone()
+            allowed[excluded] = False
+            names = [entry.path or f"image {row}" for row, entry in zip(excluded, state.entries(excluded), strict=True)]
+            logger.info("left out of the results, as one to exclude or a copy of it: %s", some(names))
+        return allowed
+
+    def find(
+        self,
+        queries: Tensor,
+        top: int,
+        allowed: Tensor | None = None,
+        exact: bool = False,
+        candidates: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The best images for queries that are encoded.
+
+        Args:
+            queries: `(num_queries, dim)`. `allowed`: see `allowed`; others as for `search`.
+
+        Returns:
+            scores and rows, `(num_queries, top)`, on the CPU; -infinity and -1 where there are fewer images.
+
+        Raises:
+            ValueError: features are damaged, or a score is not a finite number.
+        """
+        exact = exact or (candidates is None and self.state.num_rows <= EXACT_UP_TO)
+        scores, rows = find_best(
+            queries, self.state.parts, self.model.num_top_tokens, top, allowed, num_candidates=candidates, exact=exact
+        )
+        scores, rows = scores.cpu(), rows.cpu()
+        _check_finite(scores[rows >= 0])
+        return scores, rows
+
+    def results(self, scores: Tensor, rows: Tensor) -> list[SearchResult]:
+        """What `find` found for one query, `(top,)` each, with the images' files."""
+        state, found = self.state, rows >= 0
+        scores, rows = scores[found], rows[found]
+        places, ids = state.places_of(rows).tolist(), state.ids_of(rows).tolist()
+        paths = self._named(state.stored_entries(rows))
+        ranked = zip(scores.tolist(), paths, places, ids, rows.tolist(), strict=True)
+        return [
+            SearchResult(rank, score, path, place, number, None, row, state)
+            for rank, (score, path, place, number, row) in enumerate(ranked, start=1)
+        ]
+
+    def _named(self, entries: Sequence[Entry]) -> list[Path | None]:
+        """The files of images. One whose contents are not those that were encoded is named only where it is trusted."""
+        state = self.state
+        paths = [state.path_of(entry.path) for entry in entries]
+        if not self._check_images:
+            return paths
+        changes = changes_since([entry.description() for entry in entries], state.images_folder)
+        told = {
+            "changed": "have other contents than when they were encoded",
+            "unknown": "may have other contents, since nothing is noted of them",
+            "gone": "are gone",
+            "inaccessible": "cannot be read now",
+        }
+        others = {row for row, change in changes.items() if change in ("changed", "unknown")}
+        parts = []
+        for kind, what in told.items():
+            names = [str(paths[row]) for row, change in changes.items() if change == kind]
+            if names and not (self._is_trusted and kind == "unknown"):
+                parts.append(f"{len(names):,} {what}: {some(names, 3)}")
+        if parts:
+            logger.warning(
+                "of %d images found in the index, %s. A search ranks them by the features they had%s; encode the "
+                "folder again to follow the changes, or say where the images are now (folder=...).",
+                *(len(entries), "; ".join(parts)),
+                " and names no file for those with other contents" if others and not self._is_trusted else "",
+            )
+        return [None if row in others and not self._is_trusted else path for row, path in enumerate(paths)]
+
+
+def _check_finite(scores: Tensor) -> None:
+    if not scores.isfinite().all():
+        raise ValueError("the scores hold NaN or infinity: the model's weights or the stored features are damaged")
