@@ -23,8 +23,9 @@ class Term:
         weight: how much it counts beside the query's other terms; below 0 for what is not wanted.
 
     Raises:
-        ValueError: neither image nor caption, a caption without a word, a weight of 0, NaN or infinity.
-        TypeError: a caption that is no text, several images in one, a weight that is no number.
+        ValueError: neither image nor caption, several images in one, a caption without a word, a weight of 0, NaN or
+            infinity.
+        TypeError: a caption that is no text, a weight that is no number.
     """
 
     image: Any = None
@@ -35,11 +36,11 @@ class Term:
         if self.image is None and self.caption is None:
             raise ValueError("a query needs an image, a caption or both; neither was given")
         if isinstance(self.image, (list, tuple)):
-            raise TypeError(f"a term has one image, got {len(self.image)}; give each a term of its own")
+            raise ValueError(f"a query has one image, got a list of {len(self.image)}; give each a term of its own")
         if not isinstance(self.caption, (str, NoneType)):
             raise TypeError(f"caption is a {type(self.caption).__name__}, expected one caption (str)")
         if self.caption is not None and not self.caption.strip():
-            raise ValueError(f"caption: expected what the target looks like, got {self.caption!r:.60}")
+            raise ValueError(f"caption: no word in {self.caption!r:.60}, expected what the target looks like")
         _check_weight(self.weight)
 
 
