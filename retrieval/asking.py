@@ -18,7 +18,7 @@ from .finding import candidates as nearest
 from .fusing import SAMPLE, FusedTerms, fuse
 from .identity import changes_since
 from .queries import Query, Term, check_queries
-from .searching import GallerySearching, SearchResult
+from .searching import GallerySearching, SearchResult, check_finite
 from .set_match import check_assignment, match_people
 
 logger = logging.getLogger(__name__)
@@ -209,10 +209,18 @@ class GalleryAsking(GallerySearching):
 
     def _fused_scores(self, terms: FusedTerms, rows: Tensor) -> Tensor:
         """`(m,)`, on the CPU: scores of these rows, none of them -1."""
+        return terms.scores(self._term_scores(terms.vectors, rows).cpu())
+
+    def _term_scores(self, vectors: Tensor, rows: Tensor) -> Tensor:
+        """`(num_terms, m)`: exact scores of these rows, none of them -1."""
         state, k = self.state, self.model.num_top_tokens
-        if len(rows) == state.num_rows:
-            return terms.scores(score_all(terms.vectors, state.parts, k).cpu())
-        return terms.scores(score_rows(terms.vectors, state.parts, rows, k).cpu())
+        with self._damage_told():
+            if len(rows) == state.num_rows:
+                scores = score_all(vectors, state.parts, k)
+            else:
+                scores = score_rows(vectors, state.parts, rows, k)
+        check_finite(scores)
+        return scores
 
     def _resolve(self, queries: Sequence[Query]) -> list[FusedTerms]:
         """The terms of each query as vectors, moved by the marks, and how to fuse their scores."""
@@ -229,7 +237,7 @@ class GalleryAsking(GallerySearching):
             if len(weights) == 1:
                 resolved.append(FusedTerms(vectors, torch.ones(1), 0.0))
             else:
-                resolved.append(fuse(vectors, weights, score_rows(vectors, state.parts, sample, k)))
+                resolved.append(fuse(vectors, weights, self._term_scores(vectors, sample)))
         return resolved
 
     def _vectors_of(self, term: Term) -> list[tuple[Tensor, float]]:

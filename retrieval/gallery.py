@@ -207,9 +207,9 @@ class Gallery(GalleryAsking, GalleryWriting):
         place, state = GalleryFolder(features_dir), None
         settings = feature_settings(model, processor, "target", model.feature_shape, dtype)
         if place.exists() or is_store(features_dir):
-            before = place.settings() if place.exists() else FeatureStore.open(features_dir).settings
+            before = FeatureStore.open(features_dir).settings if is_store(features_dir) else place.settings()
             check_settings(place, before, settings if dtype is not None else in_precision_of(before, settings))
-            if not place.exists():
+            if is_store(features_dir):
                 convert_store(features_dir)
             state = place.read()
         else:
@@ -263,7 +263,12 @@ class Gallery(GalleryAsking, GalleryWriting):
         place = None if is_store(index) else GalleryFolder(index)
         before = FeatureStore.open(index).settings if place is None else place.settings()
         check_settings(GalleryFolder(index), before, settings, frozenset({"dtype"}))
-        state = open_store(index) if place is None else place.read()
+        try:
+            state = open_store(index) if place is None else place.read()
+        except FileNotFoundError:
+            if place is not None or not GalleryFolder(index).exists():  # another process has just converted the store
+                raise
+            return cls.load(index, model, processor, folder, check_images)
         if state.skipped:
             logger.warning(
                 "%d of %d images are not in the index, since they could not be read: %s. They are tried again when the "

@@ -1,7 +1,8 @@
 """Searching a gallery: a query is encoded, filters say which images may be found, the best of them are ranked."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -12,9 +13,11 @@ from torch import Tensor
 
 from ..files import contents_of, some
 from ..retriever import QUERY_MODES, Retriever, RetrieverProcessor
-from .finding import find_best, score_all
+from .finding import DamagedRowsError, find_best, score_all
 from .identity import changes_since
 from .metadata import Entry
+from .segment_list import GalleryFolder
+from .segments import REMEDY
 from .state import GalleryState
 
 logger = logging.getLogger(__name__)
@@ -60,6 +63,7 @@ class GallerySearching:
     model: Retriever
     processor: RetrieverProcessor
     state: GalleryState
+    place: GalleryFolder | None
     _check_images: bool  # whether a file is named only if it is what was encoded
     _is_trusted: bool  # whether it is named all the same
 
@@ -83,7 +87,7 @@ class GallerySearching:
         scores = score_all(query, state.parts, self.model.num_top_tokens)[0].cpu()
         if state.alive is not None:
             scores = scores[state.alive]
-        _check_finite(scores)
+        check_finite(scores)
         return scores
 
     def encode_query(self, image: Any = None, caption: str | None = None) -> Tensor:
@@ -140,13 +144,18 @@ class GallerySearching:
         Raises:
             ValueError: features are damaged, or a score is not a finite number.
         """
-        exact = self._scores_all(exact, candidates)
-        scores, rows = find_best(
-            queries, self.state.parts, self.model.num_top_tokens, top, allowed, num_candidates=candidates, exact=exact
-        )
-        scores, rows = scores.cpu(), rows.cpu()
-        _check_finite(scores[rows >= 0])
-        return scores, rows
+        options = {"num_candidates": candidates, "exact": self._scores_all(exact, candidates)}
+        with self._damage_told():
+            return find_best(queries, self.state.parts, self.model.num_top_tokens, top, allowed, **options)
+
+    @contextmanager
+    def _damage_told(self) -> Iterator[None]:
+        """Says where the gallery lies whose features are damaged."""
+        try:
+            yield
+        except DamagedRowsError as error:
+            where = "the gallery in memory" if self.place is None else self.place.path
+            raise ValueError(f"{where} is damaged ({error}); {REMEDY}") from error
 
     def _scores_all(self, exact: bool, candidates: int | None) -> bool:
         return exact or (candidates is None and self.state.num_rows <= EXACT_UP_TO)
@@ -192,6 +201,7 @@ class GallerySearching:
         return [None if row in others and not self._is_trusted else path for row, path in enumerate(paths)]
 
 
-def _check_finite(scores: Tensor) -> None:
+def check_finite(scores: Tensor) -> None:
+    """Refuses scores of damaged weights or features, by a ValueError."""
     if not scores.isfinite().all():
         raise ValueError("the scores hold NaN or infinity: the model's weights or the stored features are damaged")
