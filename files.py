@@ -249,7 +249,9 @@ def contents_of(file: str | os.PathLike) -> str:
     part = _PIECE // 4
     with Path(file).open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
-        if size <= 4 * part or stream.read(2) in _UNCOMPRESSED:
+        if size <= 4 * part:  # opened once: for a small image, opening takes longer than reading
+            return f"{size}-{xxhash.xxh3_128_hexdigest(stream.read())}"
+        if stream.read(2) in _UNCOMPRESSED:
             return f"{size}-{hash_file(file)}"
         digest = xxhash.xxh3_128()
         for number in range(4):

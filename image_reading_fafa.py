@@ -19,10 +19,8 @@ import logging
 import os
 import re
 import stat
-import struct
 import sys
 import time
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -31,6 +29,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+
+from .image_metadata_fafa import bare_jpeg, bare_png, orientation_of, taken_and_camera
 
 try:  # an iPhone's HEIC, if this is installed; registered here, so that DataLoader workers open it, too
     from pillow_heif import register_heif_opener
@@ -58,9 +58,8 @@ MAX_SECONDS = 20  # of computing, not waiting: a verdict must not depend on how 
 # Bytes per pixel while decoding and converting, for formats that need more than Pillow's 4 and the 4 of a copy.
 _BYTES_PER_PIXEL = {"AVIF": 12, "HEIF": 12, "JPEG2000": 24, "JXL": 16, "WEBP": 16}
 _STRIP_PIXELS = 2**22  # converted at a time
+_HEAD = 2**17  # bytes of a JPEG that hold its EXIF, a segment of 2^16 at most, which is among the first
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-_JPEG_EMPTY = {0x00, 0x01, *range(0xD0, 0xDA)}  # markers without contents
-_JPEG_METADATA = {*range(0xE1, 0xF0), 0xFE} - {0xEE}  # not JFIF's and Adobe's, which describe colours
 
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {
@@ -73,7 +72,6 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
-_EXIF_INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # type of an entry -> struct's
 
 # Errors that may be gone a moment later, above all on a network drive.
 _PASSING_ERRORS = {
@@ -151,6 +149,14 @@ class ImageFacts(NamedTuple):
     height: int
 
 
+class PhotoFacts(NamedTuple):
+    """What a photograph's metadata tell."""
+
+    taken: str | None = None  # ISO 8601 without a time zone: "2024-05-01T10:30:00", or a date alone
+    camera: str | None = None  # its model
+    orientation: int = 1  # as EXIF numbers them, 1 to 8; 1 is upright
+
+
 class _Refused(Exception):
     """An image may not be read. The message is the cause."""
 
@@ -221,6 +227,24 @@ def inspect_image(image: Any, name: str = "image", decode: bool = True) -> Image
         return ImageFacts(kind, *(size[::-1] if opened.orientation in _SIDEWAYS else size))
 
 
+def photo_facts(path: str | os.PathLike) -> PhotoFacts:
+    """What a photograph's EXIF and XMP tell, without decoding a pixel; of a JPEG, only the head is read.
+
+    Metadata never decide about an image: a file that is damaged, gone, or not to be read now has none.
+    """
+    try:
+        path = os.fsdecode(path)
+        data = _read_file(path, _HEAD)
+        if data.startswith(_JPEG):
+            _, exif, xmp, _ = bare_jpeg(data)
+        else:
+            _, exif, xmp, _ = _read_header(_read_file(path), time.thread_time() + MAX_SECONDS)
+        return PhotoFacts(*taken_and_camera(exif), orientation_of(exif, xmp))
+    except Exception as error:  # libraries raise nearly anything
+        logger.debug("%s: no metadata: %s", path, error)
+        return PhotoFacts()
+
+
 def read_image_file(path: str | os.PathLike, name: str = "image") -> bytes:
     """The contents of an image's file: a regular file of at most `MAX_BYTES`. It retries after passing errors.
 
@@ -247,12 +271,12 @@ def read_image_file(path: str | os.PathLike, name: str = "image") -> bytes:
             raise _unreadable(name, path, error) from error
 
 
-def _read_file(path: str) -> bytes:
+def _read_file(path: str, num_bytes: int = -1) -> bytes:
     _check_file(os.stat(path))  # noqa: PTH116 - before opening, which may hang or do something to a device
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     with open(path, "rb", buffering=0, opener=lambda file, _: os.open(file, flags)) as stream:
         _check_file(os.fstat(stream.fileno()))
-        return stream.read()
+        return stream.read(num_bytes)
 
 
 def _check_file(status: os.stat_result) -> None:
@@ -374,19 +398,24 @@ def _open(data: bytes) -> _Opened:
     It does not use `Image.open`, which has one limit of pixels for the whole program, and hides why a file that it
     recognised cannot be opened.
     """
-    end, num_scans = time.thread_time() + MAX_SECONDS, 0
-    if data.startswith(_JPEG):
-        data, exif, xmp, num_scans = _bare_jpeg(data)
-        image = _identify(data, end)
-    elif data.startswith(_PNG):
-        data, exif, xmp = _bare_png(data)
-        image = _identify(data, end)
-    else:
-        image = _identify(data, end)
-        exif, xmp = image.info.get("exif"), image.info.get("xmp")
+    image, exif, xmp, num_scans = _read_header(data, time.thread_time() + MAX_SECONDS)
     if image.format == "TIFF":  # Pillow turns it while decoding
         return _Opened(image)
-    return _Opened(image, _orientation(exif, xmp), num_scans)
+    return _Opened(image, orientation_of(exif, xmp), num_scans)
+
+
+def _read_header(data: bytes, end: float) -> tuple[Image.Image, bytes | None, bytes | None, int]:
+    """An image that is not decoded yet, its EXIF and XMP, and its number of scans, see `_Opened`."""
+    if data.startswith(_JPEG):
+        data, exif, xmp, num_scans = bare_jpeg(data)
+        return _identify(data, end), exif, xmp, num_scans
+    if data.startswith(_PNG):
+        data, exif, xmp = bare_png(data)
+        return _identify(data, end), exif, xmp, 0
+    image = _identify(data, end)
+    # A TIFF is a list of entries as EXIF's, and what it tells stands there.
+    exif = data if image.format == "TIFF" else image.info.get("exif")
+    return image, exif, image.info.get("xmp"), 0
 
 
 def _identify(data: bytes, end: float) -> Image.Image:
@@ -458,31 +487,6 @@ def _draft(image: Image.Image, at_least: tuple[int, int] | None) -> None:
         image.draft(None, (width // scale, height // scale))
 
 
-def _orientation(exif: bytes | None, xmp: bytes | None) -> int:
-    """How an image is stored, by its EXIF, or else its XMP; 1, upright, if neither tells.
-
-    Pillow would read all tags, and warn or raise nearly anything over damaged ones; only this tag counts.
-    """
-    value = _exif_orientation(exif) if isinstance(exif, bytes) else None
-    if value is None and isinstance(xmp, bytes) and (match := re.search(rb'tiff:Orientation(?:="|>)([1-8])', xmp)):
-        return int(match[1])
-    return value or 1
-
-
-def _exif_orientation(exif: bytes) -> int | None:
-    exif = exif.removeprefix(b"Exif\0\0")
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
-    if order is None or len(exif) < 10:
-        return None
-    (start,) = struct.unpack_from(f"{order}I", exif, 4)
-    (num_entries,) = struct.unpack(f"{order}H", exif[start : start + 2].ljust(2, b"\0"))
-    entries = exif[start + 2 : start + 2 + 12 * num_entries]
-    for tag, kind, count, content in struct.iter_unpack(f"{order}HHI4s", entries[: len(entries) // 12 * 12]):
-        if tag == _EXIF_ORIENTATION and kind in _EXIF_INTEGERS and count == 1:
-            return struct.unpack_from(f"{order}{_EXIF_INTEGERS[kind]}", content)[0]
-    return None
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
@@ -530,49 +534,6 @@ def _white(dtype: np.dtype, low: float, high: float) -> int:
 
 def _scale(values: np.ndarray, white: int) -> np.ndarray:
     return np.rint(values * (255 / white)).astype(np.uint8)
-
-
-def _bare_jpeg(data: bytes) -> tuple[bytes, bytes | None, bytes | None, int]:
-    """A JPEG without metadata, its EXIF and XMP, and the number of scans of its first image."""
-    parts, exif, xmp, start = [data[:2]], None, None, 2
-    while (start := data.find(b"\xff", start)) >= 0 and start + 4 <= len(data):
-        marker = data[start + 1]
-        if marker in _JPEG_EMPTY:
-            start += 2
-            continue
-        if marker == 0xFF:  # a filler
-            start += 1
-            continue
-        end = start + 2 + max(2, int.from_bytes(data[start + 2 : start + 4], "big"))
-        if marker == 0xDA:  # the first scan
-            last = data.find(b"\xff\xd9", end)
-            num_scans = 1 + data.count(b"\xff\xda", end, last if last >= 0 else len(data))
-            return b"".join([*parts, data[start:]]), exif, xmp, num_scans
-        segment = data[start:end]
-        if marker == 0xE1 and segment[4:10] == b"Exif\0\0":
-            exif = exif or segment[4:]
-        elif marker == 0xE1:
-            xmp = xmp or segment[4:]
-        if marker not in _JPEG_METADATA:
-            parts.append(segment)
-        start = end
-    return data, exif, xmp, 1  # without a scan: Pillow will refuse it
-
-
-def _bare_png(data: bytes) -> tuple[bytes, bytes | None, bytes | None]:
-    """A PNG with only the chunks that its first image needs, its EXIF and XMP."""
-    parts, exif, xmp, start = [data[:8]], None, None, 8
-    while start + 8 <= len(data):
-        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
-        kind = data[start + 4 : start + 8]
-        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
-            parts.append(data[start:end])
-        elif kind == b"eXIf" and zlib.crc32(data[start + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big"):
-            exif = exif or data[start + 8 : end - 4]
-        elif kind == b"iTXt" and data.startswith(b"XML:com.adobe.xmp", start + 8):
-            xmp = xmp or data[start + 8 : end - 4]
-        start = end
-    return b"".join(parts), exif, xmp
 
 
 def _image_from_array(array: np.ndarray, name: str, channels_first: bool = False) -> Image.Image:

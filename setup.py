@@ -25,6 +25,7 @@ CORE = [
     "xxhash>=3.4",
 ]
 EXTRAS = {
+    "search": ["scipy>=1.11"],
     "train": ["datasets>=4.0", "evaluate>=0.4.5", "accelerate>=1.6", "peft>=0.17", "matplotlib>=3.9", "pyyaml>=6.0"],
     "synthesis": [
         "accelerate>=1.6",
@@ -46,6 +47,7 @@ EXTRAS = {
     ],
 }
 EXTRAS["dev"] = [
+    *EXTRAS["search"],
     *EXTRAS["train"],
     *EXTRAS["synthesis"],
     "build>=1.2",

@@ -19,8 +19,9 @@ _IMAGES_AT_ONCE = 1024
 
 
 def is_store(folder: str | Path) -> bool:
-    """Whether a folder holds a store, and no gallery yet."""
-    return (Path(folder) / MANIFEST).is_file() and not GalleryFolder(folder).exists()
+    """Whether a folder holds a store that is no gallery yet; one that was only begun counts for nothing."""
+    place = GalleryFolder(folder)
+    return (place.path / MANIFEST).is_file() and not (place.exists() and place.generation() > 0)
 
 
 def open_store(folder: str | Path) -> GalleryState:
@@ -73,7 +74,7 @@ def convert_store(folder: str | Path) -> None:
         OSError: it cannot be written; the store stays.
     """
     folder = Path(folder)
-    if GalleryFolder(folder).exists():
+    if not is_store(folder) and GalleryFolder(folder).exists():
         return
     state = open_store(folder)
     place = GalleryFolder.create(folder, state.settings, state.settings["features"]["dtype"], state.images_folder)

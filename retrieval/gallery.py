@@ -15,6 +15,7 @@ from ..image_reading_fafa import UnreadableImageError
 from ..loading import undecoded
 from ..model_folder import check_fit
 from ..retriever import Retriever, RetrieverProcessor
+from .asking import GalleryAsking
 from .conversion import convert_store, is_store, open_store, state_of
 from .encoding import EncodedImages, check_encoding, encode_images, is_first
 from .fingerprint import dtype_name, feature_settings
@@ -23,7 +24,6 @@ from .indexing import KnownFiles, index_images
 from .manifest import DTYPES
 from .metadata import entry_of, exif_of
 from .photo_folder import find_images
-from .searching import GallerySearching
 from .segment_list import GalleryFolder, check_new
 from .state import GalleryState
 from .store import FeatureStore
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 _IMAGES_AT_ONCE = 1024  # looked at
 
 
-class Gallery(GallerySearching, GalleryWriting):
+class Gallery(GalleryAsking, GalleryWriting):
     """Target features of many images, with the model that made them.
 
     A gallery lies in memory, or in a folder (`load`, `save`, or `from_folder` with `features_dir`), where images can be
@@ -207,9 +207,9 @@ class Gallery(GallerySearching, GalleryWriting):
         place, state = GalleryFolder(features_dir), None
         settings = feature_settings(model, processor, "target", model.feature_shape, dtype)
         if place.exists() or is_store(features_dir):
-            before = place.settings() if place.exists() else FeatureStore.open(features_dir).settings
+            before = FeatureStore.open(features_dir).settings if is_store(features_dir) else place.settings()
             check_settings(place, before, settings if dtype is not None else in_precision_of(before, settings))
-            if not place.exists():
+            if is_store(features_dir):
                 convert_store(features_dir)
             state = place.read()
         else:
@@ -263,7 +263,12 @@ class Gallery(GallerySearching, GalleryWriting):
         place = None if is_store(index) else GalleryFolder(index)
         before = FeatureStore.open(index).settings if place is None else place.settings()
         check_settings(GalleryFolder(index), before, settings, frozenset({"dtype"}))
-        state = open_store(index) if place is None else place.read()
+        try:
+            state = open_store(index) if place is None else place.read()
+        except FileNotFoundError:
+            if place is not None or not GalleryFolder(index).exists():  # another process has just converted the store
+                raise
+            return cls.load(index, model, processor, folder, check_images)
         if state.skipped:
             logger.warning(
                 "%d of %d images are not in the index, since they could not be read: %s. They are tried again when the "

@@ -5,7 +5,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from os import fsdecode, fsencode
 from pathlib import Path
@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from PIL import Image
+
+from ..image_reading_fafa import photo_facts
 
 TEXT, NUMBER = "text", "number"
 # The fields of an entry that filters know, besides its tags.
@@ -41,7 +42,6 @@ CREATE INDEX tags_by_row ON tags (row);
 """
 # Paths hold any bytes, so they come as such.
 _INSERT = f"INSERT INTO entries VALUES (?, CAST(? AS TEXT){', ?' * (len(_COLUMNS) - 1)})"
-_CAMERA, _CHANGED, _EXIF, _TAKEN = 0x0110, 0x0132, 0x8769, 0x9003
 
 
 @dataclass(frozen=True)
@@ -106,20 +106,10 @@ def entry_of(description: Mapping[str, Any], **known: Any) -> Entry:
     return Entry(description.get("path"), description.get("contents"), stamp, bool(description.get("fresh")), **known)
 
 
-def exif_of(path: Path) -> dict[str, str]:
-    """Camera and date of a photograph, `camera` and `taken`, as far as EXIF tells them; damaged EXIF tells nothing."""
-    found = {}
-    with suppress(Exception), Image.open(path) as image:  # libraries raise nearly anything; pixels were read before
-        exif = image.getexif()
-        taken = str(exif.get_ifd(_EXIF).get(_TAKEN) or exif.get(_CHANGED) or "").strip("\0 ")
-        camera = " ".join(str(exif.get(_CAMERA) or "").replace("\0", " ").split())
-        date, _, time = taken.partition(" ")
-        date = date.replace(":", "-")
-        if len(date) == 10 and date.replace("-", "").isdecimal() and not date.startswith("0000"):
-            found["taken"] = f"{date}T{time}" if time else date
-        if camera and camera.isprintable():
-            found["camera"] = camera[:200]
-    return found
+def exif_of(path: Path) -> dict[str, str | None]:
+    """Camera and date of a photograph, as far as EXIF tells them."""
+    facts = photo_facts(path)
+    return {"camera": facts.camera, "taken": facts.taken}
 
 
 class Metadata:

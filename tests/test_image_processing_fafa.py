@@ -3,10 +3,10 @@
 import copy
 import doctest
 import hashlib
+import importlib.util
 import json
 import os
 import pickle
-import runpy
 import struct
 import sys
 import zlib
@@ -84,6 +84,31 @@ class TestReleasedPixels:
         image_processor = FafaImageProcessor(**TRANSFORMS[transform])
         square = image_processor.to_square(image_processor.to_person_crop(GOLDEN / info["images"][index]["file"]))
         assert hashlib.sha256(square.tobytes()).hexdigest() == info[transform][index]["sha256_u8_hwc"]
+
+    @pytest.mark.parametrize("shape", [(384, 192), (192, 384), (384, 100), (384, 101), (96, 40), (300, 200), (224, 10)])
+    @pytest.mark.parametrize("side", [224, 96, 336])
+    @pytest.mark.parametrize("resample", [Image.Resampling.BICUBIC, Image.Resampling.LANCZOS])
+    def test_black_that_is_not_resized_would_be_black(self, shape, side, resample):
+        """The square of a person crop is resized without most of the bars beside the person."""
+        rng = np.random.default_rng(0)
+        crop = Image.fromarray(rng.integers(0, 256, (*shape, 3), dtype=np.uint8))
+        image_processor = FafaImageProcessor(size={"height": side, "width": side}, resample=resample)
+        longer = max(shape)
+        square = ImageOps.expand(crop, ((longer - shape[1]) // 2, (longer - shape[0]) // 2))
+        if square.width != square.height:
+            pytest.skip("a pixel short of square")
+        expected = np.asarray(square.resize((side, side), resample))
+        np.testing.assert_array_equal(image_processor.to_square(crop), expected)
+
+    def test_most_of_the_black_is_not_resized(self, monkeypatch):
+        image_processor = FafaImageProcessor()
+        sizes = []
+        resize = Image.Image.resize
+        monkeypatch.setattr(
+            Image.Image, "resize", lambda image, *args: sizes.append(image.size) or resize(image, *args)
+        )
+        image_processor.to_square(Image.new("RGB", (192, 384), "red"))
+        assert sizes == [(216, 384)]
 
     def test_training_augments_between_the_two_steps(self, golden):
         """The released training transform flips, pads by 10 and crops a person crop, then squares it."""
@@ -436,7 +461,8 @@ def test_heic_is_opened_where_pillow_heif_is_installed_and_needs_it_nowhere(monk
     for module, expected in [(heif, ["HEIF"]), (None, [])]:  # None: the import fails
         registered.clear()
         monkeypatch.setitem(sys.modules, "pillow_heif", module)
-        runpy.run_path(image_reading_fafa.__file__)
+        spec = importlib.util.spec_from_file_location("fafa.image_reading_again", image_reading_fafa.__file__)
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
         assert registered == expected
     # A folder that holds its code is refused by transformers where one of these is missing.
     assert "pillow_heif" not in get_imports(image_reading_fafa.__file__)

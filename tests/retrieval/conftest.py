@@ -1,6 +1,7 @@
 """A tiny model with random weights and its processor, in memory and in a folder."""
 
 import logging
+import os
 
 import pytest
 from tiny import tiny_model, tiny_processor
@@ -22,6 +23,12 @@ def model_folder(model, processor, tmp_path_factory):
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    """A crash of the machine is not tested, and a busy disk would take most of the tests' time."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import threading
 
 import numpy as np
 import pytest
@@ -47,7 +46,7 @@ def index(made, tmp_path):
 
 def encode(model, processor, made, index):
     photos = sorted((made / "photos").iterdir())
-    return encode_images(model, processor, photos, 2, features_dir=index, progress=False, update=True).features
+    return encode_images(model, processor, photos, 2, features_dir=index, progress=False).features
 
 
 def shards(index):
@@ -107,14 +106,6 @@ def test_a_shard_that_is_not_what_was_written_is_found_named_and_encoded_again(
     assert faults and all("is damaged" in fault and shards(index)[0].parent.name in fault for fault in faults)
     assert_close(encode(model, processor, made, index), expected)
     assert caplog.text.count("is damaged") == len(faults) and verify_store(index) == []
-
-
-def test_a_damaged_shard_is_not_carried_over_into_a_gallery_that_changed(model, processor, made, tmp_path):
-    there = shutil.copytree(made, tmp_path / "there")
-    (there / "photos" / "0.png").unlink()
-    flip(shards(there / "index")[1], -1)
-    features = encode(model, processor, there, there / "index")
-    assert_close(features, Gallery.load(made / "index", model, processor).features[1:])
 
 
 def test_a_shard_of_another_store_is_refused(model, processor, made, index, tmp_path):
@@ -241,7 +232,8 @@ def test_a_manifest_or_list_of_images_that_is_none_is_refused_in_one_line(model,
 
 @pytest.mark.parametrize("path", ["../../etc/passwd", "/etc/passwd", "trip/../../secret.png"])
 def test_a_stored_path_does_not_lead_out_of_the_images_folder(model, processor, made, tmp_path, path):
-    Gallery.from_folder(model, processor, made / "photos", progress=False).save(tmp_path / "f")
+    photos = sorted((made / "photos").iterdir())
+    encode_images(model, processor, photos, features_dir=tmp_path / "f", folder=made / "photos", progress=False)
     field("path", path)(tmp_path / "f")
     with pytest.raises(ValueError, match="leads out of the images' folder"):
         Gallery.load(tmp_path / "f", model, processor)
@@ -256,7 +248,7 @@ def test_an_index_of_an_earlier_version_names_the_way_on(model, processor, index
 
 
 def test_an_index_is_read_while_another_process_replaces_it(model, processor, made, index, monkeypatch):
-    """The shards that the reader was told of are gone by the time it opens them."""
+    """The shards that the reader was told of are gone by the time it opens them: a gallery of segments is there."""
     read = FeatureStore.read
 
     def read_late(self, device="cpu"):
@@ -274,7 +266,7 @@ def test_features_that_appear_while_all_are_read_are_taken(model, processor, mad
     there = shutil.copytree(made, tmp_path / "there")
     (there / "photos" / "4.png").write_bytes(b"")
     options = {"progress": False, "on_error": "skip", "batch_size": 2, "features_dir": there / "index"}
-    Gallery.from_folder(model, processor, there / "photos", **options)
+    encode_images(model, processor, sorted((there / "photos").iterdir()), **options)
     opened = FeatureStore.open(there / "index")
     read, last = Shard.read, opened.shards[-1]
 
@@ -328,91 +320,3 @@ def test_an_index_from_elsewhere_names_no_file_that_was_not_encoded(
     assert secret not in elsewhere.paths[1:]
     if forged is FORGED["an absolute path"]:
         assert elsewhere.paths[0] is None, "a folder that was named does not vouch for what lies out of it"
-
-
-def test_an_index_is_whole_for_readers_while_and_after_it_is_updated(model, processor, made, tmp_path, monkeypatch):
-    """1,654 of 2,363 reads failed: the new store stood in the place of the old one before its features were there."""
-    there = shutil.copytree(made, tmp_path / "there")
-    before = Gallery.load(there / "index", model, processor).features
-    shutil.copy(there / "photos" / "0.png", there / "photos" / "twin.png")
-    for number in (7, 8, 9):
-        Image.new("RGB", (12, 24), (20 * number, 0, 0)).save(there / "photos" / f"{number}.png")
-    get_target_features, reads = model.get_target_features, []
-
-    def read_meanwhile(pixel_values):
-        reads.append(Gallery.load(there / "index", model, processor).features)
-        assert verify_store(there / "index") == []
-        if len(reads) == 1:
-            raise KeyboardInterrupt
-        return get_target_features(pixel_values)
-
-    monkeypatch.setattr(model, "get_target_features", read_meanwhile)
-    with pytest.raises(KeyboardInterrupt):
-        encode(model, processor, there, there / "index")
-    assert torch.equal(Gallery.load(there / "index", model, processor).features, before)
-    features = encode(model, processor, there, there / "index")
-    assert len(reads) == 3 and all(torch.equal(read, before) for read in reads)
-    assert torch.equal(Gallery.load(there / "index", model, processor).features, features)
-    assert not (there / "index" / "manifest.next.json").exists() and verify_store(there / "index") == []
-
-
-def test_what_an_interrupted_update_has_encoded_serves_another_update(model, processor, made, tmp_path, monkeypatch):
-    there = shutil.copytree(made, tmp_path / "there")
-    get_target_features, encoded = model.get_target_features, []
-    for number in (7, 8, 9):
-        Image.new("RGB", (12, 24), (20 * number, 0, 0)).save(there / "photos" / f"{number}.png")
-
-    def interrupt(pixel_values):
-        if encoded == [2]:
-            raise KeyboardInterrupt
-        encoded.append(len(pixel_values))
-        return get_target_features(pixel_values)
-
-    monkeypatch.setattr(model, "get_target_features", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        encode(model, processor, there, there / "index")
-    encoded[:] = [0]
-    (there / "photos" / "1.png").unlink()
-    features = encode(model, processor, there, there / "index")
-    assert sum(encoded) == 1, "the one that the first had not come to"
-    assert len(features) == NUM_IMAGES + 2 and len(Gallery.load(there / "index", model, processor)) == len(features)
-
-
-@pytest.mark.parametrize("damage", ["{", "", '{"format": "another"}'])
-def test_a_damaged_beginning_of_an_update_is_begun_anew(model, processor, made, index, damage, caplog):
-    (index / "manifest.next.json").write_text(damage)
-    (fewer := made.parent / "fewer").mkdir(exist_ok=True)
-    shutil.copytree(made / "photos", fewer / "photos", dirs_exist_ok=True)
-    (fewer / "photos" / "0.png").unlink()
-    assert len(encode(model, processor, fewer, index)) == NUM_IMAGES - 1
-    assert "what an interrupted run had begun is not used" in caplog.text
-    assert not (index / "manifest.next.json").exists()
-
-
-def test_reading_in_a_loop_while_another_updates_in_a_loop_never_fails(model, processor, made, tmp_path):
-    there = shutil.copytree(made, tmp_path / "there")
-    done, reads, faults = threading.Event(), [], []
-
-    def read():
-        while not done.is_set():
-            try:
-                opened = Gallery.load(there / "index", model, processor, check_images=False)
-                reads.append({path.name for path in opened.paths})
-            except Exception as error:
-                faults.append(repr(error))
-
-    reader, generations = threading.Thread(target=read), []
-    reader.start()
-    try:
-        for number in range(8):
-            for left in (there / "photos").glob("x*"):
-                left.unlink()
-            for part in range(number % 3):
-                Image.new("RGB", (12, 24), (9 * number, 90 * part, 0)).save(there / "photos" / f"x{number}-{part}.png")
-            generations.append({path.name for path in (there / "photos").iterdir()})
-            encode(model, processor, there, there / "index")
-    finally:
-        done.set()
-        reader.join()
-    assert faults == [] and reads
-    assert all(names in [{f"{number}.png" for number in range(NUM_IMAGES)}, *generations] for names in reads)

@@ -1,5 +1,6 @@
 """A gallery ranks as the model scores, comes back from disk as it was, and refuses what does not fit."""
 
+import errno
 import json
 import logging
 from pathlib import Path
@@ -8,19 +9,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
 from tiny import tiny_model
 
 from fafa.image_processing_fafa import FafaImageProcessor
 from fafa.image_reading_fafa import UnreadableImageError
 from fafa.processing_fafa import FafaProcessor
-from fafa.retrieval import FeatureStore, Gallery, find_images, shards
+from fafa.retrieval import Gallery, find_images, segment_list, segments
 
 
-def files(index):
-    """The list of images and the one shard of a saved index."""
-    (inputs,), (shard,) = index.glob("inputs-*.jsonl"), index.glob("features-*-00000-of-00001.safetensors")
-    return inputs, shard
+def in_segment(index, name):
+    """A file of the one segment of a saved index."""
+    (file,) = index.glob(f"segments/*/{name}")
+    return file
 
 
 @pytest.fixture
@@ -158,14 +158,13 @@ def test_index_round_trip(model, processor, photos, tmp_path):
 
 def test_manifest_names_model_processor_and_dtype(model, processor, photos, tmp_path):
     open_gallery(model, processor, photos, dtype=torch.float16).save(tmp_path / "index")
-    manifest = json.loads((tmp_path / "index" / "manifest.json").read_text(encoding="utf-8"))
+    manifest = json.loads((tmp_path / "index" / "gallery.json").read_text(encoding="utf-8"))
     settings = manifest["settings"]
-    assert manifest["num_inputs"] == 8
+    assert [segment["rows"] for segment in manifest["segments"]] == [8]
     assert settings["features"] == {"kind": "target", "shape": [8, 64], "dtype": "float16"}
     assert {"name", "revision", "fingerprint"} <= settings["model"].keys()
     assert settings["image_processor"]["person_size"] == {"height": 96, "width": 48}
-    with safe_open(files(tmp_path / "index")[1], framework="pt") as file:
-        assert file.get_slice("features").get_dtype() == "F16"
+    assert np.load(in_segment(tmp_path / "index", "tokens.npy"), mmap_mode="r").dtype == np.float16
 
 
 def test_half_precision_features_rank_nearly_alike(model, processor, photos):
@@ -197,12 +196,12 @@ def test_a_save_that_fails_leaves_the_earlier_index(model, processor, photos, tm
     one = Gallery.from_images(model, processor, [photos / "a.png"], progress=False)
 
     def full_disk(*_):
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(shards, "save_file", full_disk)
-    with pytest.raises(OSError, match=r"cannot write .*safetensors \(No space"):
+    monkeypatch.setattr(segments, "write_entries", full_disk)
+    with pytest.raises(OSError, match=r"the disk is full .*what was finished before is kept"):
         one.save(tmp_path / "index")
-    assert not list((tmp_path / "index").glob("*.part"))
+    assert len(list((tmp_path / "index" / "segments").iterdir())) == 1
     assert torch.equal(Gallery.load(tmp_path / "index", model, processor).features, gallery.features)
 
 
@@ -215,11 +214,11 @@ def test_a_save_that_is_killed_leaves_the_earlier_index(model, processor, photos
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patches, pytest.raises(KeyboardInterrupt):
-        patches.setattr(FeatureStore, "write_manifest", killed)
+        patches.setattr(segment_list, "write_json", killed)
         one.save(tmp_path / "index")
     assert torch.equal(Gallery.load(tmp_path / "index", model, processor).features, gallery.features)
     gallery.save(tmp_path / "index")
-    assert len(list((tmp_path / "index").iterdir())) == 3, "what the killed one left is gone"
+    assert len(list((tmp_path / "index" / "segments").iterdir())) == 1, "what the killed one left is gone"
 
 
 def test_index_of_another_model_is_refused(model, processor, photos, tmp_path):
@@ -264,29 +263,25 @@ def test_index_of_other_processor_settings_is_refused_by_name(model, processor, 
 
 
 def test_index_that_is_absent_foreign_or_mixed_is_refused(model, processor, photos, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no manifest\.json"):
+    with pytest.raises(FileNotFoundError, match=r"holds no features \(no gallery\.json\)"):
         Gallery.load(photos, model, processor)
 
     open_gallery(model, processor, photos).save(tmp_path / "index")
-    inputs, shard = files(tmp_path / "index")
-    shard.write_bytes(b"cut off")
-    with pytest.raises(ValueError, match=rf"{shard.name} is damaged"):
+    tokens = in_segment(tmp_path / "index", "tokens.npy")
+    whole = tokens.read_bytes()
+    for damage in (b"cut off", whole[:-1] + b"\x99"):
+        tokens.write_bytes(damage)
+        with pytest.raises(ValueError, match=r"tokens\.npy is damaged"):
+            Gallery.load(tmp_path / "index", model, processor)
+    tokens.unlink()
+    with pytest.raises(FileNotFoundError, match=r"tokens\.npy"):
         Gallery.load(tmp_path / "index", model, processor)
-    shard.unlink()
-    with pytest.raises(ValueError, match="shards are missing, 1 of 1"):
-        Gallery.load(tmp_path / "index", model, processor)
+    tokens.write_bytes(whole)
 
-    inputs.write_text(inputs.read_text().replace("a.png", "b.png"))
-    with pytest.raises(ValueError, match=rf"{inputs.name} is missing or damaged .its checksum"):
+    (tmp_path / "index" / "gallery.json").write_text("{")
+    with pytest.raises(ValueError, match=r"gallery\.json is damaged"):
         Gallery.load(tmp_path / "index", model, processor)
-    inputs.unlink()
-    with pytest.raises(ValueError, match=rf"{inputs.name} is missing"):
-        Gallery.load(tmp_path / "index", model, processor)
-
-    (tmp_path / "index" / "manifest.json").write_text("{")
-    with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
-        Gallery.load(tmp_path / "index", model, processor)
-    (tmp_path / "index" / "manifest.json").write_text('{"format": "something else"}')
+    (tmp_path / "index" / "gallery.json").write_text('{"format": "something else"}')
     with pytest.raises(ValueError, match="something else"):
         Gallery.load(tmp_path / "index", model, processor)
 
@@ -435,7 +430,7 @@ def test_a_gallery_that_was_put_together_is_saved_with_its_folder(model, process
     Gallery(model, processor, FEATURES, paths, **arguments).save(tmp_path / "index")
     loaded = Gallery.load(tmp_path / "index", model, processor)
     assert loaded.paths == paths and loaded.folder == photos
-    assert loaded.skipped == [str(photos / "cut.png"), "image 3"]
+    assert loaded.skipped == [str(photos / "cut.png"), "image 7"]
 
 
 ASKED = {
