@@ -170,6 +170,15 @@ def test_index_and_search(photos, model_folder, gallery, tmp_path, monkeypatch):
     assert scores == sorted(scores, reverse=True)
 
 
+def test_several_terms_and_minus(gallery, photos):
+    """Each photo is asked together with each sentence; what is not wanted counts against."""
+    terms = ("--image", photos / "0 é.jpg", "--image", photos / "1 é.jpg", "--caption", "a red coat")
+    found = json.loads(call("search", gallery, *terms, "--minus", "a backpack", "--json")[0])["results"]
+    assert {Path(result["path"]).name for result in found} == {"2 é.jpg", "3 é.jpg", "4 é.jpg"}
+    plain = json.loads(call("search", gallery, *terms, "--json")[0])["results"]
+    assert [result["score"] for result in found] != [result["score"] for result in plain]
+
+
 def test_filters_come_before_ranking_and_an_unknown_field_is_named(gallery):
     search = ("search", gallery, "--caption", "a hat", "--json", "--where")
     found = json.loads(call(*search, 'taken >= "2023-01-01"')[0])["results"]
@@ -224,5 +233,5 @@ def test_names_that_the_terminal_lacks_and_a_closed_pipe(gallery, tmp_path):
     command = f'"{sys.executable}" -m fafa.cli search "{gallery}" --caption "a hat" 2> errors | head -n 2'
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONUNBUFFERED": "1"}
     done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, cwd=tmp_path)
-    assert re.search(rb"^ +1 +-?0\.\d+  \d \\xe9\.jpg$", done.stdout, re.M), done
+    assert re.search(rb"^ +1 +-?0\.\d+  \d \\xc3\\xa9\.jpg$", done.stdout, re.M), done
     assert "Traceback" not in (tmp_path / "errors").read_text() and "Error" not in (tmp_path / "errors").read_text()
