@@ -62,6 +62,7 @@ def itcpr(arguments: Sequence[str] | None = None, program: str | None = None) ->
             features_dir=options.features,
             features_dtype=options.features_dtype and getattr(torch, options.features_dtype),
             curves=not options.no_pictures,
+            open_set=True,
         )
         if is_first_process():
             note_settings(report, options)

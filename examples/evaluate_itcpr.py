@@ -49,7 +49,7 @@ def main(options: argparse.Namespace) -> None:
     # 2. The test set. Images are opened later, when they are encoded.
     queries, gallery = load_test_set(options.data, options.dataset, options.split)
 
-    # 3. Encode the gallery once and the queries in every mode, score all pairs, rank.
+    # 3. Encode the gallery once and the queries in every mode, score all pairs, rank; and again without the matches.
     report = evaluate_itcpr(
         model,
         processor,
@@ -61,6 +61,7 @@ def main(options: argparse.Namespace) -> None:
         features_dir=options.features,
         features_dtype=options.features_dtype and getattr(torch, options.features_dtype),
         curves=not options.no_pictures,
+        open_set=True,
     )
     if not is_first_process():  # of those that `accelerate launch` started; all of them encode
         return
