@@ -215,7 +215,7 @@ def note_settings(report: EvaluationReport | RobustnessReport, options: Namespac
 
 def figures_of(report: EvaluationReport) -> dict[str, Any]:
     """Its figures without those of each query, which results.json has."""
-    names = ("metrics", "intervals", "chance", "num_queries", "num_gallery", "settings")
+    names = ("metrics", "intervals", "chance", "open_set", "num_queries", "num_gallery", "settings")
     return {name: getattr(report, name) for name in names}
 
 

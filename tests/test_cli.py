@@ -20,7 +20,9 @@ from fafa.cli import app
 from fafa.training import RetrieverTrainingArguments
 from fafa.training.arguments import REFUSED
 from fafa.training.options import RunOptions
+from fafa.world import make_world
 
+CONFIGS = Path(__file__).parents[1] / "examples" / "configs"
 COMMANDS = [
     *("index", "search", "train", "verify", "evaluate", "convert", "synthesize"),
     *("evaluate itcpr", "evaluate cir", "evaluate robustness", "evaluate embedder", "evaluate compare"),
@@ -149,6 +151,20 @@ def test_what_cannot_be_done_is_one_line_and_a_status(arguments, status, message
     _, told = call(*arguments, status=status)
     assert message in told and "Traceback" not in told
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_is_trained_evaluated_and_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    world = make_world(tmp_path / "world", num_diptychs=24, num_queries=6, gallery_size=40, num_workers=1)
+    train = ("train", "--config", CONFIGS / "quickstart.yaml", "--data_dir", world / "SynCPR", "--max_steps", 1)
+    train += ("--batch_size", 8, "--validation_fraction", 0.2, "--eval_strategy", "no", "--save_strategy", "no")
+    call(*train, "--output_dir", tmp_path / "model", "--disable_tqdm", "true")
+    evaluate = ("evaluate", "--model", tmp_path / "model", "--data", world / "ITCPR", "--no-pictures")
+    found = json.loads(call(*evaluate, "--output", tmp_path / "results", "--json")[0])
+    assert found["metrics"]["image+caption"]["overall"].keys() >= {"rank-1", "mAP"} and found["num_gallery"] == 40
+    assert {Path(file).name for file in found["files"]} == {"results.md", "results.json"}
+    assert "0.00" in call("evaluate", "compare", tmp_path / "results", tmp_path / "results")[0]
+    assert json.loads(call("verify", tmp_path / "model", "--json")[0])[0]["state"] == "sound"
 
 
 def test_index_and_search(photos, model_folder, gallery, tmp_path, monkeypatch):
