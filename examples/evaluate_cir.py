@@ -3,6 +3,8 @@
     python examples/evaluate_cir.py --benchmark CIRR --model runs/coalign --data /data/CIRR --output results/cirr
     python examples/evaluate_cir.py --benchmark CIRR --split test1 ...      # files for its server instead of figures
 
+`fafa evaluate cir` does the same.
+
 Any model of the package's contract can be evaluated: FAFA, CoAlign, your own. Prints a table of metrics with their 95 %
 intervals and writes results.md and results.json; of splits whose targets a server keeps (CIRR's test1, CIRCO's test)
 the files that it accepts. Annotation files are the authors', images the user's own: dataset_builders/fashioniq.py,

@@ -4,8 +4,10 @@
     python examples/evaluate_embedder.py --embedder Qwen/Qwen3-VL-Embedding-2B --data /data/ITCPR --output results/qwen
     python examples/evaluate_embedder.py --embedder all-MiniLM-L6-v2 --data /data/ITCPR --gallery-captions captions.json
 
+`fafa evaluate embedder` does the same.
+
 Queries are embedded as captions, as images and as both; one that takes no image and caption together answers by the sum
-of both embeddings. The report has the form of examples/evaluate_itcpr.py's, so that `python -m fafa.evaluation.compare`
+of both embeddings. The report has the form of examples/evaluate_itcpr.py's, so that `fafa evaluate compare`
 compares the two query by query. With --gallery-captions no image is looked at: queries are captions, and are compared
 with those of the gallery, which a file holds. It needs sentence-transformers:
 `pip install -c constraints.txt ".[synthesis]"`.

@@ -3,6 +3,8 @@
     python examples/evaluate_itcpr.py --model quickstart/model --data quickstart/world/ITCPR --output results
     python examples/evaluate_itcpr.py --model pretrained/dual --dataset CUHK-PEDES --data /data/CUHK-PEDES
 
+`fafa evaluate` takes the same options and the same steps.
+
 The second is text-to-image retrieval, for which every caption is a query by itself. It prints a table, and writes a
 page with intervals, sources, caption lengths and pictures (results.md) and every query's ranks (results.json). On the
 painted world of the quickstart it takes 15 seconds on two cores. On the real ITCPR (2,202 queries, 20,510 gallery
@@ -10,7 +12,7 @@ images) the released weights reach Rank-1 46.6 and mAP 55.7 with image and capti
 (`accelerate launch examples/evaluate_itcpr.py --features DIR ...`); scoring takes half a minute on two cores, the
 curves in the pictures a minute more.
 
-`python -m fafa.evaluation.compare results_a results_b` compares two reports, query by query.
+`fafa evaluate compare results_a results_b` compares two reports, query by query.
 
 The file is not called evaluate.py, because `import evaluate` would then import it instead of the library.
 """

@@ -4,6 +4,8 @@
     python examples/train.py --config examples/configs/paper.yaml           # SynCPR, from BLIP-2's weights
     python examples/train.py --config examples/configs/coalign_quickstart.yaml    # CoAlign instead, see docs/models.md
 
+`fafa train` takes the same options and the same steps.
+
 Every setting is a field of the YAML file, of the command line, or of both (the command line wins):
 
     python examples/train.py --config examples/configs/paper.yaml --data_dir /data/SynCPR --output_dir runs/1 --seed 7
