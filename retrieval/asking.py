@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError
+from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError, open_image
 from .feedback import rocchio
 from .finding import CANDIDATES, CANDIDATES_PER_RESULT, score_all, score_rows
 from .finding import candidates as nearest
@@ -53,7 +53,7 @@ class GalleryAsking(GallerySearching):
         where: str | None = None,
         exact: bool = False,
         candidates: int | None = None,
-        minus: Any = (),
+        minus: Any = None,
     ) -> list[SearchResult]:
         """The images most similar to a query, best first; equal scores keep the gallery's order.
 
@@ -153,7 +153,7 @@ class GalleryAsking(GallerySearching):
         asked = self._resolve(queries)
         banned = torch.zeros(len(queries), state.num_rows, dtype=torch.bool)
         for place, query in enumerate(queries):
-            banned[place, self._rows_marked(query.wrong)] = True
+            banned[place, state.rows_of_ids(query.wrong)] = True
         if self._scores_all(exact, candidates):
             rows = torch.arange(state.num_rows)
         else:
@@ -232,7 +232,7 @@ class GalleryAsking(GallerySearching):
             vectors, weights = zip(*(pair for term in query.terms for pair in self._vectors_of(term)), strict=True)
             vectors, weights = torch.cat(vectors), torch.tensor(weights, dtype=torch.float64)
             if query.right or query.wrong:
-                marked = (state.tokens(self._rows_marked(ids)) for ids in (query.right, query.wrong))
+                marked = (state.tokens(state.rows_of_ids(ids)) for ids in (query.right, query.wrong))
                 vectors[weights > 0] = rocchio(vectors[weights > 0], *marked, k)
             if len(weights) == 1:
                 resolved.append(FusedTerms(vectors, torch.ones(1), 0.0))
@@ -255,9 +255,8 @@ class GalleryAsking(GallerySearching):
         is_changed = changes_since([named.description()], state.images_folder).get(0) == "changed"
         if entry.path is not None and result.path is not None and not is_changed:
             try:
-                crop = self.processor.open_crop(result.path)
-                crop = crop.crop(entry.box) if entry.box else crop
-                return [(self.encode_query(crop, term.caption), term.weight)]
+                image = open_image(result.path).crop(entry.box) if entry.box else result.path
+                return [(self.encode_query(image, term.caption), term.weight)]
             except (FileNotFoundError, InaccessibleImageError, UnreadableImageError):
                 pass
         if state.settings["model"] != self.state.settings["model"]:
@@ -270,18 +269,12 @@ class GalleryAsking(GallerySearching):
         words = [] if term.caption is None else [(self.encode_query(None, term.caption), term.weight)]
         return [(kept, term.weight), *words]
 
-    def _rows_marked(self, ids: Sequence[int]) -> Tensor:
-        try:
-            return self.state.rows_of_ids(ids)
-        except KeyError as error:
-            raise ValueError(f"marked: {error.args[0]}; was it deleted since?") from None
-
     def _without(self, allowed: Tensor | None, ids: Sequence[int]) -> Tensor | None:
         """`allowed` without some images."""
         if not ids:
             return allowed
         allowed = torch.ones(self.state.num_rows, dtype=torch.bool) if allowed is None else allowed.clone()
-        allowed[self._rows_marked(ids)] = False
+        allowed[self.state.rows_of_ids(ids)] = False
         return allowed
 
     def _rows_beside(self, rows: Tensor) -> Tensor:
