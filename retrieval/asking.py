@@ -1,7 +1,7 @@
 """What a gallery can be asked: one query or many, of several terms; and photographs that show several people sought."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
@@ -44,6 +44,8 @@ class PhotoResult:
 class GalleryAsking(GallerySearching):
     """The part of `Gallery` that answers queries of several terms."""
 
+    judge: Callable[..., Callable[[list[SearchResult]], list[SearchResult]]]  # see `judging.GalleryJudging`
+
     def search(
         self,
         image: Any = None,
@@ -54,6 +56,7 @@ class GalleryAsking(GallerySearching):
         exact: bool = False,
         candidates: int | None = None,
         minus: Any = None,
+        false_alarm_rate: float | None = None,
     ) -> list[SearchResult]:
         """The images most similar to a query, best first; equal scores keep the gallery's order.
 
@@ -74,17 +77,20 @@ class GalleryAsking(GallerySearching):
             candidates: how many are scored otherwise; None: a number that grows with `top`.
             minus: what is not wanted, in words: `"a backpack"`, or a list, likewise. Where the caption can say it
                 ("without the backpack"), say it there, too: see benchmarks/results/query_terms.md.
+            false_alarm_rate: of queries that nobody in the gallery matches, the share that may have results all the
+                same, such as 0.01; the others have none. It takes a gallery calibrated for queries of that kind, see
+                `calibrate`.
 
         Raises:
             ValueError: neither image nor caption, a caption without a word, a weight of 0 or NaN, minus terms alone or
-                outweighing the rest; `top` below 1; `where` is no filter, or names an unknown field; a score is not a
-                finite number.
+                outweighing the rest; `top` below 1; `where` is no filter, or names an unknown field; a false-alarm
+                rate cannot be promised; a score is not a finite number.
             TypeError: an image, caption, weight or number of another kind.
             UnreadableImageError: an image cannot be decoded.
             FileNotFoundError, InaccessibleImageError: it is missing, or cannot be read now.
         """
         query = Query.of(image, caption, minus)
-        return self.search_many([query], top, exclude, where, exact, candidates)[0]
+        return self.search_many([query], top, exclude, where, exact, candidates, false_alarm_rate)[0]
 
     def search_many(
         self,
@@ -94,6 +100,7 @@ class GalleryAsking(GallerySearching):
         where: str | None = None,
         exact: bool = False,
         candidates: int | None = None,
+        false_alarm_rate: float | None = None,
     ) -> list[list[SearchResult]]:
         """The results of several queries, which is faster than one search after the other; see `search`.
 
@@ -110,19 +117,21 @@ class GalleryAsking(GallerySearching):
         top = self._checked_top(top, candidates)
         allowed = self.allowed(where, exclude)
         asked = self._resolve(queries)
-        found: dict[int, list[SearchResult]] = {}
-        single = [
-            place for place, terms in enumerate(asked) if len(terms.coefficients) == 1 and not queries[place].wrong
+        open_rows = [self._without(allowed, query.wrong) for query in queries]
+        kinds = [
+            query.kind if terms.is_single or query.kind == "marks" else "several terms"
+            for query, terms in zip(queries, asked, strict=True)
         ]
-        if single:
+        judged = [self.judge(kind, false_alarm_rate, rows) for kind, rows in zip(kinds, open_rows, strict=True)]
+        found = {}
+        if single := [place for place, terms in enumerate(asked) if terms.is_single and not queries[place].wrong]:
             vectors = torch.cat([asked[place].vectors for place in single])
             pairs = zip(*self.find(vectors, top, allowed, exact, candidates), strict=True)
-            found = {place: self.results(*pair) for place, pair in zip(single, pairs, strict=True)}
-        for place, (query, terms) in enumerate(zip(queries, asked, strict=True)):
+            found = dict(zip(single, pairs, strict=True))
+        for place, (terms, rows) in enumerate(zip(asked, open_rows, strict=True)):
             if place not in found:
-                open_rows = self._without(allowed, query.wrong)
-                found[place] = self.results(*self.find_fused(terms, top, open_rows, exact, candidates))
-        return [found[place] for place in range(len(queries))]
+                found[place] = self.find_fused(terms, top, rows, exact, candidates)
+        return [judged[place](self.results(*found[place])) for place in range(len(queries))]
 
     def search_together(
         self,

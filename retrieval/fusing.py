@@ -23,6 +23,11 @@ class FusedTerms:
     offset: float
 
     @property
+    def is_single(self) -> bool:
+        """Whether it is one vector, whose scores are the query's."""
+        return len(self.vectors) == 1
+
+    @property
     def direction(self) -> Tensor:
         """`(1, dim)`: images rank by its products with their mean vectors as they do by the terms' fused products."""
         return self.coefficients[None].to(self.vectors) @ self.vectors

@@ -84,6 +84,16 @@ class Query:
         if both := sorted(set(self.right) & set(self.wrong)):
             raise ValueError(f"image {both[0]} is marked both right and wrong: take one of the marks back")
 
+    @property
+    def kind(self) -> str:
+        """As the model knows it, "image+caption", "caption" or "image"; or "several terms", or "marks"."""
+        if self.right or self.wrong:
+            return "marks"
+        if len(self.terms) > 1:
+            return "several terms"
+        parts = {"image": self.terms[0].image, "caption": self.terms[0].caption}
+        return "+".join(name for name, part in parts.items() if part is not None)
+
     @classmethod
     def of(cls, image: Any = None, caption: Any = None, minus: Any = None) -> "Query":
         """A query as `Gallery.search` takes it.

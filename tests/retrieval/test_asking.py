@@ -228,3 +228,23 @@ def test_damaged_features_are_told_by_queries_of_several_terms(crowd):
     crowd.state.parts[0].tokens[2] = float("nan")
     with pytest.raises(ValueError, match="damaged"):
         crowd.search_many([asking_for])
+
+
+@pytest.mark.parametrize(
+    ("query", "kind"),
+    [
+        (Query.of("a.jpg"), "image"),
+        (Query.of(caption="in red"), "caption"),
+        (Query.of("a.jpg", ("in red", 2)), "image+caption"),
+        (Query.of("a.jpg", minus="a hat"), "several terms"),
+        (Query.of("a.jpg").marked(wrong=[1]), "marks"),
+    ],
+)
+def test_only_queries_of_the_models_own_kinds_are_judged_as_calibrated(query, kind):
+    """Fused and moved scores are of another distribution."""
+    assert query.kind == kind
+
+
+def test_a_false_alarm_rate_is_refused_without_calibration(crowd):
+    with pytest.raises(ValueError, match="not calibrated"):
+        crowd.search(caption=["in red", "in blue"], false_alarm_rate=0.01)
