@@ -61,9 +61,20 @@ def index(
         int | None, typer.Option(help=f"{MODEL_OPTIONS['num_workers']} (default: one per core, up to 8)")
     ] = None,
     delete: Annotated[
-        str | None, typer.Option(metavar="WHERE", help="delete what a filter matches, such as 'taken < \"2020\"'")
+        str | None,
+        typer.Option(
+            metavar="WHERE",
+            help="delete what a filter matches, such as 'taken < \"2020\"'; indexing brings it back if it is there",
+        ),
     ] = None,
     compact: Annotated[bool, typer.Option("--compact", help="merge all segments and drop what is deleted")] = False,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DATA",
+            help="learn what scores mean, from a test set of ITCPR's form or triplets that the model has not seen",
+        ),
+    ] = None,
     convert: Annotated[
         bool, typer.Option("--convert", help="give the index of an earlier version its new form")
     ] = False,
@@ -73,13 +84,24 @@ def index(
 
     Of a gallery that is there only new and changed photographs are encoded, and those that are gone are dropped.
     """
-    chosen = {"--delete": delete is not None, "--compact": compact, "--convert": convert}
+    chosen = {
+        "--delete": delete is not None,
+        "--compact": compact,
+        "--calibrate": calibrate is not None,
+        "--convert": convert,
+    }
     if sum(chosen.values()) > 1:
         raise typer.BadParameter(f"{' and '.join(name for name in chosen if chosen[name])}: give one at a time")
     _log()
     if any(chosen.values()):
         with command(kept=f"{printable(folder)} is what it was."):
-            _tell_gallery(folder, _changed(folder, delete, compact), as_json)
+            if calibrate is None:
+                changed = _changed(folder, delete, compact)
+            else:
+                changed = _calibrated(
+                    folder, calibrate, _load_model(_settings_of(folder), model, import_modules, device)
+                )
+            _tell_gallery(folder, changed, as_json)
         return
     output = output or Path(f"{folder.absolute().name or 'photos'}.index")
     with command(kept=f"What was encoded is kept in {printable(output)}: the same command goes on from there."):
@@ -126,6 +148,10 @@ def search(
     exact: Annotated[
         bool, typer.Option("--exact", help="look at every image, without a first choice by means")
     ] = False,
+    false_alarm_rate: Annotated[
+        float | None,
+        typer.Option(help="find nobody where nobody matches, but for this share of such queries; needs --calibrate"),
+    ] = None,
     exclude: Annotated[
         list[Path] | None, typer.Option(metavar="PHOTO", help="leave out a photo and copies of it")
     ] = None,
@@ -154,14 +180,17 @@ def search(
         found = Gallery.load(gallery, *_load_model(_settings_of(gallery), model, import_modules, device))
         own = [] if keep_query_photo else image or []
         left_out = [*own, *(exclude or ())]
-        results = found.search(image, caption, top, left_out, where, exact, minus=minus or ())
+        options = {"minus": minus or (), "false_alarm_rate": false_alarm_rate}
+        results = found.search(image, caption, top, left_out, where, exact, **options)
         if as_json:
             records = [_record(result) for result in results]
             print(json.dumps({"gallery": str(gallery), "images": len(found), "results": records}, indent=1))
         else:
-            print(f"{'rank':>4}  {'score':>6}  image")
+            match = "   match" if results and results[0].probability is not None else ""
+            print(f"{'rank':>4}  {'score':>6}{match}  image")
             for result in results:
-                print(f"{result.rank:>4}  {result.score:>6.3f}  {_name(result.path, found.folder)}")
+                probability = f"{result.probability:8.1%}" if match else ""
+                print(f"{result.rank:>4}  {result.score:>6.3f}{probability}  {_name(result.path, found.folder)}")
         shown = [RankedImage(result.path, result.score) for result in results if result.path is not None]
         if not results:
             typer.echo("nothing is found: no image, but those left out, matches", err=True)
@@ -248,13 +277,29 @@ def _changed(folder: Path, delete: str | None, compact: bool) -> dict[str, Any]:
     return {"images": len(state)} if compact else {"images": len(state), "deleted": before - len(state)}
 
 
+def _calibrated(folder: Path, data: Path, model: tuple[Any, Any]) -> dict[str, Any]:
+    """Calibrates a gallery; returns what to tell of it."""
+    from datasets import load_dataset
+
+    from .retrieval import Gallery
+
+    gallery = Gallery.load(folder, *model)
+    if (data / "SynCPR.json").is_file():
+        gallery.calibrate(load_dataset("SynCPR", split="train", data_dir=str(data)))
+    else:
+        parts = (load_dataset("ITCPR", part, split="test", data_dir=str(data)) for part in ("query", "gallery"))
+        gallery.calibrate(*parts)
+    return {"images": len(gallery), "calibrated": True}
+
+
 def _tell_gallery(folder: Path, told: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps({"gallery": str(folder), **told}, indent=1))
         return
     skipped = f", {len(told['skipped']):,} unreadable and left out" if told.get("skipped") else ""
     deleted = f", {told['deleted']:,} deleted" if "deleted" in told else ""
-    print(f"{printable(folder)}: {counted(told['images'], 'image')}{skipped}{deleted}")
+    calibrated = ", calibrated" if "calibrated" in told else ""
+    print(f"{printable(folder)}: {counted(told['images'], 'image')}{skipped}{deleted}{calibrated}")
 
 
 def _check_sheet(sheet: Path | None, top: int) -> None:
@@ -279,4 +324,11 @@ def _name(path: Path | None, folder: Path | None) -> str:
 def _record(result: "SearchResult") -> dict[str, Any]:
     path = None if result.path is None else str(result.path)
     known = {name: getattr(result.entry, name) for name in ("box", "time", "camera", "taken", "tags")}
-    return {"rank": result.rank, "score": result.score, "path": path, "id": result.id, **known}
+    return {
+        "rank": result.rank,
+        "score": result.score,
+        "path": path,
+        "id": result.id,
+        "probability": result.probability,
+        **known,
+    }

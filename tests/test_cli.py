@@ -155,7 +155,7 @@ def test_what_cannot_be_done_is_one_line_and_a_status(arguments, status, message
 
 def test_a_model_is_trained_evaluated_and_compared(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    world = make_world(tmp_path / "world", num_diptychs=24, num_queries=6, gallery_size=40, num_workers=1)
+    world = make_world(tmp_path / "world", num_diptychs=32, num_queries=6, gallery_size=40, num_workers=1)
     train = ("train", "--config", CONFIGS / "quickstart.yaml", "--data_dir", world / "SynCPR", "--max_steps", 1)
     train += ("--batch_size", 8, "--validation_fraction", 0.2, "--eval_strategy", "no", "--save_strategy", "no")
     call(*train, "--output_dir", tmp_path / "model", "--disable_tqdm", "true")
@@ -163,6 +163,15 @@ def test_a_model_is_trained_evaluated_and_compared(tmp_path, monkeypatch):
     found = json.loads(call(*evaluate, "--output", tmp_path / "results", "--json")[0])
     assert found["metrics"]["image+caption"]["overall"].keys() >= {"rank-1", "mAP"} and found["num_gallery"] == 40
     assert {Path(file).name for file in found["files"]} == {"results.md", "results.json"}
+
+    call("index", world / "ITCPR", "--model", tmp_path / "model", "--output", tmp_path / "index")
+    search = ("search", tmp_path / "index", "--image", next((world / "ITCPR").rglob("*.jpg")), "--caption", "a hat")
+    _, told = call(*search, "--false-alarm-rate", 0.1, status=1)
+    assert "not calibrated" in told
+    assert "calibrated" in call("index", tmp_path / "index", "--calibrate", world / "SynCPR")[0]
+    found = json.loads(call(*search, "--json")[0])["results"]
+    assert all(0 <= result["probability"] <= 1 for result in found)
+    assert json.loads(call(*search, "--false-alarm-rate", 0.1, "--json")[0])["results"] != found
     assert "0.00" in call("evaluate", "compare", tmp_path / "results", tmp_path / "results")[0]
     assert json.loads(call("verify", tmp_path / "model", "--json")[0])[0]["state"] == "sound"
 
