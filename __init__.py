@@ -51,8 +51,10 @@ def _end_in_a_sentence(kind: type[BaseException], error: BaseException, trace: T
 
 
 def _is_own_command() -> bool:
-    """Whether this process runs a module of the package, or one of its examples; a user's own script does not count."""
+    """Whether this process runs `fafa`, a module or an example of the package; a user's own script does not count."""
     if any(pair[0] == "-m" and pair[1].startswith("fafa.") for pair in pairwise(sys.orig_argv)):
+        return True
+    if sys.argv and sys.argv[0].endswith("/bin/fafa"):
         return True
     return bool(sys.argv) and Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parent / "examples"
 

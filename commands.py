@@ -6,7 +6,7 @@ Ctrl-C, a full disk and bad input end them with one sentence that says what to d
 import os
 import sys
 import textwrap
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -18,6 +18,15 @@ from .extras import how_to_install
 from .files import DISK_FULL, printable
 from .workers import WorkerDiedError, check_num_workers
 
+MODEL_OPTIONS = {  # what help says of the options of every command that encodes images
+    "model": "folder or Hub name of a model with its processor",
+    "import_modules": "Python modules that register its class",
+    "device": "where it runs, such as cuda:1 (default: a GPU, if there is one)",
+    "dtype": "precision of the model",
+    "batch_size": "images encoded at a time",
+    "num_workers": "processes that read images",
+}
+DTYPES = ("float32", "bfloat16")
 INTERRUPTED, READER_GONE = 130, 141  # a shell's exit statuses of a process that SIGINT or SIGPIPE ended
 
 
@@ -100,8 +109,8 @@ def loading(model: str) -> Iterator[None]:
         if not Path(model).exists() and _means_a_folder(model, error):
             raise FileNotFoundError(
                 f"there is no folder {printable(model)} here ({printable(Path.cwd())}). Check the path; folders of "
-                "this package's models are made by examples/train.py and python -m fafa.convert_fafa_checkpoint, and "
-                "with HF_HUB_OFFLINE set nothing is fetched from the Hub"
+                "this package's models are made by `fafa train` and `fafa convert`, and with HF_HUB_OFFLINE set "
+                "nothing is fetched from the Hub"
             ) from error
         if isinstance(error, OSError):
             raise
@@ -113,7 +122,7 @@ def loading(model: str) -> Iterator[None]:
         if "does not recognize this architecture" in str(cause):
             raise ValueError(
                 f"{printable(model)}: no model of its model_type is registered here. If it is your own, name "
-                "the module that calls register_model: --import-modules MODULE (--import_modules in examples/train.py)"
+                "the module that calls register_model: --import-modules MODULE"
             ) from error
         reason = textwrap.shorten(f"{type(cause).__name__}: {cause}", 500, placeholder=" ...")
         raise ValueError(
@@ -134,22 +143,38 @@ def _means_a_folder(name: str, error: Exception) -> bool:
     return is_path or is_offline or (len(parts) == 2 and Path(parts[0]).is_dir())
 
 
+def make_parser(program: str | None, description: str) -> ArgumentParser:
+    """A parser of a command that takes no part of an option's name for it.
+
+    Args:
+        program: the command as it was given, such as "fafa verify"; None for the name of the script.
+        description: for its help, in its own lines.
+    """
+    return ArgumentParser(
+        allow_abbrev=False, prog=program, description=description, formatter_class=RawDescriptionHelpFormatter
+    )
+
+
 def add_model_options(parser: ArgumentParser, num_workers: int | None = None) -> None:
     """Adds the options of every command that encodes images (by default with `num_workers`); see `load_given_model`."""
+    processes = "one per core, up to 8; 0 for few images" if num_workers is None else num_workers
+    parser.add_argument("--model", required=True, help=MODEL_OPTIONS["model"])
+    parser.add_argument(
+        "--import-modules", nargs="+", default=[], metavar="MODULE", help=MODEL_OPTIONS["import_modules"]
+    )
+    parser.add_argument("--device", default=default_device(), help=MODEL_OPTIONS["device"])
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help=MODEL_OPTIONS["dtype"])
+    parser.add_argument("--batch-size", type=int, default=64, help=MODEL_OPTIONS["batch_size"])
+    parser.add_argument(
+        "--num-workers", type=int, default=num_workers, help=f"{MODEL_OPTIONS['num_workers']} (default: {processes})"
+    )
+
+
+def default_device() -> str:
+    """The GPU of this process (`accelerate launch` and torchrun say which), or the CPU."""
     import torch
 
-    place = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # which `accelerate launch` and torchrun set
-    processes = "one per core, up to 8; 0 for few images" if num_workers is None else num_workers
-    parser.add_argument("--model", required=True, help="folder or Hub name of a model with its processor")
-    parser.add_argument(
-        "--import-modules", nargs="+", default=[], metavar="MODULE", help="Python modules that register its class"
-    )
-    parser.add_argument("--device", default=place if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="precision of the model")
-    parser.add_argument("--batch-size", type=int, default=64, help="images encoded at a time")
-    parser.add_argument(
-        "--num-workers", type=int, default=num_workers, help=f"processes that read images (default: {processes})"
-    )
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
 def load_given_model(arguments: Namespace) -> tuple[Any, Any]:
@@ -185,13 +210,20 @@ def import_modules(names: Sequence[str]) -> None:
 
 def check_device(parser: ArgumentParser, device: str) -> None:
     """Refuses a device that this machine or this torch lacks, in one line."""
+    if fault := fault_of_device(device):
+        parser.error(fault)
+
+
+def fault_of_device(device: str) -> str | None:
+    """Why a device cannot be used by this machine or this torch, in one line; None if it can."""
     import torch
 
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0].partition(". ")[0]
-        parser.error(f"--device {device} cannot be used here: {reason}")
+        return f"--device {device} cannot be used here: {reason}"
+    return None
 
 
 def check_numbers(parser: ArgumentParser, arguments: Namespace, *names: str) -> None:

@@ -1,4 +1,6 @@
-"""Converts published weights to a FafaModel folder: `python -m fafa.convert_fafa_checkpoint SOURCE OUTPUT`.
+"""Converts published weights to a FafaModel folder.
+
+    fafa convert fafa.pt pretrained/fafa
 
 SOURCE is one of
 
@@ -31,7 +33,7 @@ from tqdm import tqdm
 from transformers import Blip2Config
 
 from .checkpoint_files import check_regular_file, read_checkpoint, read_safetensors, weight_files
-from .commands import command, loading
+from .commands import command, loading, make_parser
 from .configuration_fafa import FafaConfig
 from .configuration_towers_fafa import TowersConfig
 from .files import check_empty, check_output_folder, printable, read_json, sha256_of, some, whole_folder
@@ -300,39 +302,34 @@ def report(conversion: Conversion, output: str | Path) -> str:
     lines.append(f"written: {len(conversion.shapes)} tensors to {output}")
     if not conversion.fresh:
         lines += [
-            f"to check: python examples/evaluate_itcpr.py --model {output} --data /path/to/ITCPR",
+            f"to check: fafa evaluate --model {output} --data /path/to/ITCPR",
             "    the authors' released file has Rank-1 46.5 to 46.7, Rank-5 66.2, Rank-10 73.3, mAP 55.6 to 55.7",
         ]
     else:
         model = conversion.model_class.__name__
         lines += [
             f"to check: {model}.from_pretrained({str(output)!r}) reports no missing and no unexpected key",
-            "    to make it a retriever, train it: see examples/train.py",
+            "    to make it a retriever, train it: see fafa train --help",
         ]
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, program: str = "python -m fafa.convert_fafa_checkpoint") -> None:
     """The command line; see the module's docstring."""
-    options = vars(parser_of("python -m fafa.convert_fafa_checkpoint", __doc__).parse_args(arguments))
+    parser = parser_of(program, __doc__)
+    options = vars(parser.parse_args(arguments))
     options["dtype"] = DTYPES[options["dtype"]]
     with command(kept="Nothing was written: give the same command again."):
         conversion = convert_checkpoint(**options)
         print(report(conversion, options["output"]))
 
 
-def parser_of(command: str, description: str) -> argparse.ArgumentParser:
+def parser_of(program: str, description: str) -> argparse.ArgumentParser:
     """The options of `convert_checkpoint` on a command line, for FAFA and other models on the same towers.
 
-    Args:
-        command: as it is given; description: a docstring, without whose first line it is printed.
+    Its arguments are those of `make_parser`.
     """
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        prog=command,
-        description=description.split("\n", 1)[1],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(program, description)
     parser.add_argument("source", metavar="SOURCE", help="file, folder or Hub id")
     parser.add_argument("output", metavar="OUTPUT", help="folder to write; absent or empty")
     parser.add_argument("--tokenizer", help="vocab.txt, tokenizer folder or Hub id (bert-base-uncased)")

@@ -163,8 +163,7 @@ def add_results_to_card(
     path = Path(folder) / "README.md"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} does not exist: results are added to the card that examples/train.py or "
-            "fafa.convert_fafa_checkpoint wrote"
+            f"{path} does not exist: results are added to the card that `fafa train` or `fafa convert` wrote"
         )
     card = ModelCard.load(path)
     mode, headline = next(iter(metrics.items()))

@@ -21,9 +21,11 @@ CORE = [
     "pillow>=11.0",
     "numpy>=1.26",
     "tqdm>=4.66",
+    "typer>=0.20",
     "xxhash>=3.4",
 ]
 EXTRAS = {
+    "search": ["scipy>=1.11"],
     "train": ["datasets>=4.0", "evaluate>=0.4.5", "accelerate>=1.6", "peft>=0.17", "matplotlib>=3.9", "pyyaml>=6.0"],
     "synthesis": [
         "accelerate>=1.6",
@@ -45,6 +47,7 @@ EXTRAS = {
     ],
 }
 EXTRAS["dev"] = [
+    *EXTRAS["search"],
     *EXTRAS["train"],
     *EXTRAS["synthesis"],
     "build>=1.2",
@@ -104,6 +107,7 @@ setup(
         "fafa.evaluation": ["composed_retrieval/*.py", "composed_retrieval/*.md"],
     },
     install_requires=CORE,
+    entry_points={"console_scripts": ["fafa = fafa.cli:main"]},
     extras_require=EXTRAS,
     cmdclass={"build_py": BuildPackage},
 )

@@ -1,7 +1,7 @@
 """Checks folders against the checksums they were written with, and data sets image by image.
 
-    python -m fafa.verify runs/paper                 # a run: its model and all its checkpoints
-    python -m fafa.verify data/SynCPR exports/syncpr indexes/photos
+    fafa verify runs/paper                 # a run: its model and all its checkpoints
+    fafa verify data/SynCPR exports/syncpr indexes/photos
 
     folder                recognised by                           what is checked
     data set              SynCPR.json, CIRHS.json, SynTBPR.json,  every record, and every image is opened, see
@@ -24,7 +24,7 @@ A folder that is none of these is searched for such folders, three levels deep. 
 of the file. Exit status: 0 if all is sound, 1 if there are faults, 2 if something could not be checked.
 """
 
-import argparse
+import json
 import logging
 import os
 import re
@@ -33,6 +33,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from .commands import command, make_parser
 from .dataset_builders.benchmark_signs import benchmarks_in
 from .files import read_json
 from .names import counted, some
@@ -281,45 +282,52 @@ _SIGNS: dict[str, Callable[[Path, set[str]], bool]] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = "python -m fafa.verify") -> int:
     """Checks, prints one line per fault and one per folder, and returns the exit status."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        prog="python -m fafa.verify",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(program, __doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="what to check")
     parser.add_argument("--output", type=Path, help="folder for the report on a data set; default: verify/ in it")
     parser.add_argument(
         "--num-workers", type=int, help="processes that open images of data sets; default: one per core"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.add_argument("--json", action="store_true", help="print a list of what was found in each folder, as JSON")
     given = parser.parse_args(arguments)
     if given.num_workers is not None and given.num_workers < 1:
         parser.error(f"--num-workers must be at least 1: {given.num_workers}")
     num_faults = num_unchecked = 0
+    found: list[dict] = []
     try:
         for folder in given.folders:
             try:
                 for verdict in verify(folder, given.output, given.num_workers, not given.quiet):
                     num_faults += len(verdict.faults)
                     num_unchecked += len(verdict.unchecked)
+                    state = "faults" if verdict.faults else "not all checked" if verdict.unchecked else "sound"
+                    found.append({**verdict._asdict(), "folder": str(verdict.folder), "state": state})
+                    if given.json:
+                        continue
                     for fault in verdict.faults:
                         print(f"{verdict.folder}: {fault}")
                     for reason in verdict.unchecked:
                         print(f"Not checked: {verdict.folder}: {reason}", file=sys.stderr)
-                    state = "faults" if verdict.faults else "not all checked" if verdict.unchecked else "sound"
                     remark = f" ({verdict.remark})" if verdict.remark else ""
                     print(f"{verdict.folder}: {verdict.kind}: {state}{remark}")
+            except BrokenPipeError:
+                raise  # `... | head`
             except (OSError, ValueError, WorkerDiedError) as error:
                 num_unchecked += 1
+                found.append({"folder": str(folder), "state": "not checked", "unchecked": [str(error)]})
                 print(f"Not checked: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("\nInterrupted: nothing was changed. A data set's check goes on from here.", file=sys.stderr)
         return 130
+    if given.json:
+        print(json.dumps(found, indent=1))
     return 1 if num_faults else 2 if num_unchecked else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with command():
+        status = main()
+    sys.exit(status)

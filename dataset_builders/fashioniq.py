@@ -11,7 +11,7 @@ had (74,381 of 77,684 were found last).
 **Missing images are left out, counted and named**: they are not in the gallery, nor are the queries whose candidate or
 target they are. What is then measured is another, smaller test: the gallery holds fewer rivals, so recall tends to be
 higher than on the whole, and figures are comparable only over the same images. `missing_images` tells what is missing,
-and `examples/evaluate_cir.py` writes it beside the figures.
+and `fafa evaluate cir` writes it beside the figures.
 """
 
 import logging

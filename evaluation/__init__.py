@@ -1,6 +1,6 @@
 """Evaluation: rank metrics, the runner that scores a model on ITCPR, its report, and the comparison of two.
 
-`compare` is a command: `python -m fafa.evaluation.compare A B`. `composed_retrieval/` is the same metrics as a module
+`compare` is a command: `fafa evaluate compare A B`. `composed_retrieval/` is the same metrics as a module
 of the `evaluate` library: `evaluate.load` takes that folder.
 """
 

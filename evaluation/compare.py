@@ -1,18 +1,18 @@
 """Compares two reports on the same queries: differences with intervals, tests, and the queries that changed.
 
-    python -m fafa.evaluation.compare A B
-    python -m fafa.evaluation.compare A A --mode image+caption --against late-fusion      # or sum, caption, image
+    fafa evaluate compare A B
+    fafa evaluate compare A A --mode image+caption --against late-fusion      # or sum, caption, image
 
 A and B are folders of reports, or their results.json. Prints Markdown. A difference is real, as far as these queries
 can tell, where its interval does not hold zero.
 """
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ..commands import command
+from ..commands import command, make_parser
 from ..files import check_output_file, write_whole
 from ..markdown_text import plain, public
 from ..names import counted
@@ -134,26 +134,24 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None, program: str = "python -m fafa.evaluation.compare") -> None:
     """Compare, print or write."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(program, __doc__)
     parser.add_argument("first", metavar="A", help="a report: its folder, or its results.json")
     parser.add_argument("second", metavar="B", help="another one, on the same queries and gallery")
     parser.add_argument("--mode", help="kind of query to compare; by default the first of A")
     parser.add_argument("--against", metavar="MODE", help="another kind of query in B")
     parser.add_argument("--output", type=Path, help="a file for the page; by default it is printed")
-    arguments = parser.parse_args()
+    given = parser.parse_args(arguments)
     try:
-        if arguments.output is not None:
-            check_output_file(arguments.output)
-        first, second = read_report(arguments.first), read_report(arguments.second)
-        page = compare_reports(first, second, arguments.mode, arguments.against, (arguments.first, arguments.second))
-        if arguments.output is None:
+        if given.output is not None:
+            check_output_file(given.output)
+        first, second = read_report(given.first), read_report(given.second)
+        page = compare_reports(first, second, given.mode, given.against, (given.first, given.second))
+        if given.output is None:
             print(page, end="")
         else:
-            write_whole(arguments.output, page)
+            write_whole(given.output, page)
     except BrokenPipeError:
         raise  # `... | head`
     except (OSError, ValueError) as error:

@@ -38,7 +38,7 @@ _EXPLAINED = {
 }
 _INTERVALS = (
     f"{INTERVALS_EXPLAINED} Two models on the same queries are compared by "
-    "`python -m fafa.evaluation.compare A B`, which sees smaller differences than two intervals side by side."
+    "`fafa evaluate compare A B`, which sees smaller differences than two intervals side by side."
 )
 _OPEN_SET = (
     "Every query is asked twice, once of the whole gallery and once without its matches. A search answers with its "
@@ -150,7 +150,7 @@ class EvaluationReport:
             sheets = [f"[{name}]({file})" for name, file in pictures.items() if not file.endswith(".png")]
             parts.append(f"Sheets of queries and the images ranked first ({self.main_mode}): {', '.join(sheets)}.")
         if self.settings:
-            parts += ["## Settings", markdown_table(["", ""], _flat(public(self.settings)))]
+            parts += ["## Settings", markdown_table(["", ""], flat(public(self.settings)))]
         return "\n\n".join(parts) + "\n"
 
     def _open_set_table(self) -> str:
@@ -179,8 +179,9 @@ class EvaluationReport:
         return markdown_table(header, rows)
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> list[list[str]]:
+def flat(settings: dict[str, Any], prefix: str = "") -> list[list[str]]:
+    """Rows of a table of settings; those within others go by both names."""
     rows = []
     for name, value in settings.items():
-        rows += _flat(value, f"{prefix}{name} ") if isinstance(value, dict) else [[prefix + name, str(value)]]
+        rows += flat(value, f"{prefix}{name} ") if isinstance(value, dict) else [[prefix + name, str(value)]]
     return rows

@@ -87,7 +87,7 @@ def read_report(path: str | Path) -> EvaluationReport:
     """
     path = Path(path)
     path = path / "results.json" if path.is_dir() else path
-    remedy = "write it again with examples/evaluate_itcpr.py"
+    remedy = "write it again with `fafa evaluate`"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; {remedy}")
     try:

@@ -2,74 +2,52 @@
 
     python examples/evaluate_robustness.py --model quickstart/model --data quickstart/world/ITCPR --output robustness
 
+`fafa evaluate robustness` does the same.
+
 Any model, any test set of ITCPR's form. The gallery stays clean; queries by image and caption are spoilt in 14 ways, up
 to five severities each (ITCPR-C). Writes tables (robustness.md), curves, a sheet that shows every corruption, and all
 figures (robustness.json). On the small world of the quickstart it takes two minutes on two cores.
 """
 
 import argparse
-from pathlib import Path
 
 import fafa  # noqa: F401 - before what takes long, so that Ctrl-C is answered from here on  # isort: skip
-import torch
-from datasets import load_dataset
+import json
 
-from fafa import __version__
-from fafa.commands import add_model_options, check_device, check_numbers, command, load_given_model
-from fafa.drawing.curves import check_charts
+from fafa.commands import command, load_given_model
+from fafa.evaluation.options import robustness_options
 from fafa.evaluation.robustness import evaluate_robustness, write_robustness_report
-from fafa.files import check_output_folder, printable
+from fafa.evaluation.run import check_outputs, load_test_set, note_settings, tell
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_model_options(parser, num_workers=0)
-    parser.add_argument("--data", required=True, help="folder of the test set: query.json, gallery.json, images")
-    parser.add_argument("--output", type=Path, default=Path("robustness"), help="folder for the report")
-    parser.add_argument("--severities", nargs="+", type=int, choices=range(1, 6), default=[1, 2, 3, 4, 5], metavar="N")
-    parser.add_argument("--seed", type=int, default=0, help="of every random choice")
-    parser.add_argument("--no-pictures", action="store_true", help="tables only")
-    arguments = parser.parse_args()
-    check_numbers(parser, arguments, "batch_size", "num_workers")
-    check_device(parser, arguments.device)
-    if arguments.seed < 0:
-        parser.error(f"--seed is {arguments.seed}, expected a number from 0")
-    return arguments
+    """Read the command line; the options are those of `fafa evaluate robustness`."""
+    return robustness_options(None, None, __doc__)
 
 
-def main(arguments: argparse.Namespace) -> None:
+def main(options: argparse.Namespace) -> None:
     """Evaluate, print, write."""
-    pictures = not arguments.no_pictures
-    if pictures:
-        check_charts()
-    check_output_folder(arguments.output)
-    model, processor = load_given_model(arguments)
-    queries = load_dataset("ITCPR", "query", data_dir=arguments.data, split="test")
-    gallery = load_dataset("ITCPR", "gallery", data_dir=arguments.data, split="test")
+    # 1. The model and the test set.
+    check_outputs(options)
+    model, processor = load_given_model(options)
+    queries, gallery = load_test_set(options.data)
+
+    # 2. The gallery is encoded once, the queries anew for every corruption.
     report = evaluate_robustness(
         model,
         processor,
         queries,
         gallery,
-        severities=arguments.severities,
-        batch_size=arguments.batch_size,
-        num_workers=arguments.num_workers,
-        seed=arguments.seed,
+        severities=options.severities,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        seed=options.seed,
     )
-    report.settings = {
-        "model": arguments.model,
-        "data": arguments.data,
-        "dtype": arguments.dtype,
-        "fafa": __version__,
-        "torch": torch.__version__,
-        **report.settings,
-    }
-    print(report.to_markdown())
-    for path in write_robustness_report(report, arguments.output, queries if pictures else None):
-        print(f"written: {printable(path)}")
+    note_settings(report, options)
+
+    # 3. Tables and pictures.
+    files = write_robustness_report(report, options.output, None if options.no_pictures else queries)
+    tell(report.to_markdown(), json.loads(report.to_json()), files, options.json)
 
 
 if __name__ == "__main__":  # workers that read images may import this file

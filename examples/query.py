@@ -2,6 +2,8 @@
 
     python examples/query.py --model quickstart/model --gallery photos/ --image me.jpg --caption "in a red coat"
 
+`fafa index` and `fafa search` do the same in two steps.
+
 Prints the images ranked first and writes a picture of them; `--index` keeps the gallery's features for the next search,
 which encodes only the photographs that are new or changed since. With the tiny model of the quickstart, encoding takes
 about 15 ms per small photograph on one CPU core, and 0.1 s per JPEG of 12 megapixels (0.2 s with `--exact-pixels`),

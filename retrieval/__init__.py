@@ -1,5 +1,6 @@
 """Search: a gallery encoded once, its features kept in a folder, ranked results, and the picture of them."""
 
+from .asking import PhotoResult
 from .calibration import Calibration
 from .contact_sheet import RankedImage, RankedQuery, check_sheet, draw_contact_sheet
 from .conversion import convert_store
@@ -7,6 +8,7 @@ from .encoding import EncodedImages, encode_images
 from .gallery import Gallery
 from .metadata import Entry
 from .photo_folder import find_images
+from .queries import Query, Term
 from .searching import SearchResult
 from .store import FeatureStore, verify_store
 
@@ -16,9 +18,12 @@ __all__ = [
     "Entry",
     "FeatureStore",
     "Gallery",
+    "PhotoResult",
+    "Query",
     "RankedImage",
     "RankedQuery",
     "SearchResult",
+    "Term",
     "check_sheet",
     "convert_store",
     "draw_contact_sheet",

@@ -15,6 +15,7 @@ from ..image_reading_fafa import UnreadableImageError
 from ..loading import undecoded
 from ..model_folder import check_fit
 from ..retriever import Retriever, RetrieverProcessor
+from .asking import GalleryAsking
 from .conversion import convert_store, is_store, open_store, state_of
 from .encoding import EncodedImages, check_encoding, encode_images, is_first
 from .fingerprint import dtype_name, feature_settings
@@ -24,7 +25,6 @@ from .judging import GalleryJudging
 from .manifest import DTYPES
 from .metadata import entry_of, exif_of
 from .photo_folder import find_images
-from .searching import GallerySearching
 from .segment_list import GalleryFolder, check_new
 from .state import GalleryState
 from .store import FeatureStore
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 _IMAGES_AT_ONCE = 1024  # looked at
 
 
-class Gallery(GallerySearching, GalleryJudging, GalleryWriting):
+class Gallery(GalleryAsking, GalleryJudging, GalleryWriting):
     """Target features of many images, with the model that made them.
 
     A gallery lies in memory, or in a folder (`load`, `save`, or `from_folder` with `features_dir`), where images can be

@@ -1,9 +1,9 @@
 """Searching a gallery: a query is encoded, filters say which images may be found, the best of them are ranked."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from numbers import Integral
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -54,7 +54,7 @@ class SearchResult:
 
 
 class GallerySearching:
-    """The half of `Gallery` that searches.
+    """The steps of a search: encoding a query, who may be found, the best of them, and what is told of these.
 
     Attributes:
         state: the images as they are searched now, see `GalleryState`.
@@ -67,53 +67,6 @@ class GallerySearching:
     place: GalleryFolder | None
     _check_images: bool  # whether a file is named only if it is what was encoded
     _is_trusted: bool  # whether it is named all the same
-
-    def search(
-        self,
-        image: Any = None,
-        caption: str | None = None,
-        top: int | None = 10,
-        exclude: Sequence[str | Path] = (),
-        where: str | None = None,
-        exact: bool = False,
-        candidates: int | None = None,
-        false_alarm_rate: float | None = None,
-    ) -> list[SearchResult]:
-        """The images most similar to a query, best first; equal scores keep the gallery's order.
-
-        Of a gallery of more than `EXACT_UP_TO` images, those whose mean vectors are nearest to the query are scored,
-        see `finding.find_best`. Scores are exact either way, but an image may be missed.
-
-        Args:
-            image: as for `scores`, and so is `caption`.
-            top: how many results; None ranks the whole gallery.
-            exclude: files that must not be among the results, nor copies of them under other names; such as the
-                query's own photograph.
-            where: which images may be found, by what is known of them, see `filters`:
-                `'camera == "gate 3" and taken >= "2024-05-01"'`.
-            exact: whether to score every image.
-            candidates: how many are scored otherwise; None: a number that grows with `top`.
-            false_alarm_rate: of queries that nobody in the gallery matches, the share that may have results all the
-                same, such as 0.01; the others have none. It takes a calibrated gallery, see `calibrate`.
-
-        Raises:
-            ValueError, TypeError: `top` is no whole number from 1; `where` is no filter, or names an unknown field; a
-                false-alarm rate cannot be promised; and as for `scores`.
-        """
-        for name, number in (("top", top), ("candidates", candidates)):
-            is_number = number is None or (isinstance(number, Integral) and not isinstance(number, bool))
-            if not is_number or (number is not None and number < 1):
-                kind = ValueError if is_number else TypeError
-                unset = "for the whole gallery" if name == "top" else "for a number that grows with top"
-                raise kind(f"{name} is {number!r}, expected a whole number from 1, or None {unset}")
-        allowed = self.allowed(where, exclude)
-        given = {"image": image, "caption": caption}
-        kind = "+".join(name for name, value in given.items() if value is not None)
-        judged = self.judge(kind, false_alarm_rate, allowed) if kind else list  # else refused by what follows
-        query = self.encode_query(image, caption)
-        top = len(self.state) if top is None else min(int(top), len(self.state))
-        scores, rows = self.find(query, top, allowed, exact, candidates)
-        return judged(self.results(scores[0], rows[0]))
 
     def scores(self, image: Any = None, caption: str | None = None) -> torch.Tensor:
         """Scores of one query against every image.
@@ -135,7 +88,7 @@ class GallerySearching:
         scores = score_all(query, state.parts, self.model.num_top_tokens)[0].cpu()
         if state.alive is not None:
             scores = scores[state.alive]
-        _check_finite(scores)
+        check_finite(scores)
         return scores
 
     def encode_query(self, image: Any = None, caption: str | None = None) -> Tensor:
@@ -158,7 +111,7 @@ class GallerySearching:
         return query.float().to(self.state.device)
 
     def allowed(self, where: str | None = None, exclude: Sequence[str | Path] = ()) -> Tensor | None:
-        """Which rows may be found: `(num_rows,)`, bool; None: all. Arguments and errors as for `search`."""
+        """Which rows may be found: `(num_rows,)`, bool; None: all. Arguments and errors as for `Gallery.search`."""
         state = self.state
         allowed = state.alive if where is None else state.matching(where)
         if where is not None and state.alive is not None:
@@ -184,7 +137,7 @@ class GallerySearching:
         """The best images for queries that are encoded.
 
         Args:
-            queries: `(num_queries, dim)`. `allowed`: see `allowed`; others as for `search`.
+            queries: `(num_queries, dim)`. `allowed`: see `allowed`; others as for `Gallery.search`.
 
         Returns:
             scores and rows, `(num_queries, top)`, on the CPU; -infinity and -1 where there are fewer images.
@@ -192,13 +145,21 @@ class GallerySearching:
         Raises:
             ValueError: features are damaged, or a score is not a finite number.
         """
-        exact = exact or (candidates is None and self.state.num_rows <= EXACT_UP_TO)
-        options = {"num_candidates": candidates, "exact": exact}
-        try:
+        options = {"num_candidates": candidates, "exact": self._scores_all(exact, candidates)}
+        with self._damage_told():
             return find_best(queries, self.state.parts, self.model.num_top_tokens, top, allowed, **options)
+
+    @contextmanager
+    def _damage_told(self) -> Iterator[None]:
+        """Says where the gallery lies whose features are damaged."""
+        try:
+            yield
         except DamagedRowsError as error:
             where = "the gallery in memory" if self.place is None else self.place.path
             raise ValueError(f"{where} is damaged ({error}); {REMEDY}") from error
+
+    def _scores_all(self, exact: bool, candidates: int | None) -> bool:
+        return exact or (candidates is None and self.state.num_rows <= EXACT_UP_TO)
 
     def results(self, scores: Tensor, rows: Tensor) -> list[SearchResult]:
         """What `find` found for one query, `(top,)` each, with the images' files."""
@@ -241,6 +202,7 @@ class GallerySearching:
         return [None if row in others and not self._is_trusted else path for row, path in enumerate(paths)]
 
 
-def _check_finite(scores: Tensor) -> None:
+def check_finite(scores: Tensor) -> None:
+    """Refuses scores of damaged weights or features, by a ValueError."""
     if not scores.isfinite().all():
         raise ValueError("the scores hold NaN or infinity: the model's weights or the stored features are damaged")

@@ -1,8 +1,8 @@
 """Make a data set by a recipe.
 
-    python -m fafa.synthesis painter --output data/painter            # a recipe of the package, on a CPU, in minutes
-    python -m fafa.synthesis my_recipe.yaml --output data/mine --dry-run
-    python -m fafa.synthesis syncpr --output data/syncpr --shard 3/16
+    fafa synthesize painter --output data/painter            # a recipe of the package, on a CPU, in minutes
+    fafa synthesize my_recipe.yaml --output data/mine --dry-run
+    fafa synthesize syncpr --output data/syncpr --shard 3/16
     accelerate launch -m fafa.synthesis syncpr --output data/syncpr   # a shard per process
 
 The same command goes on where it was stopped, even by kill -9. With another recipe it refuses, and says what changed.
@@ -14,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-from ..commands import check_numbers, command
+from ..commands import check_numbers, command, make_parser
 from ..files import check_output_folder, write_whole
 from .brakes import remedy_of
 from .components import SynthesisError
@@ -25,14 +25,11 @@ from .settings import RecipeError
 from .stages import Stage, Workspace, discard_from, position_of, run_stages
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(
+    arguments: list[str] | None = None, program: str = "python -m fafa.synthesis"
+) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        prog="python -m fafa.synthesis",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(program, __doc__)
     parser.add_argument("recipe", help="a YAML file, or the name of a recipe of the package")
     parser.add_argument("--output", type=Path, required=True, help="folder for everything that is made")
     parser.add_argument("--shard", type=_shard, help="i/n: do the i-th of n parts, from 0; all write to one folder")
@@ -48,9 +45,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, program: str = "python -m fafa.synthesis") -> int:
     """Run the command; returns the exit status of one that went well."""
-    options = parse_arguments(arguments)
+    options = parse_arguments(arguments, program)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     for chatty in ("httpx", "httpx2", "openai"):  # the library beneath openai has had two names
         logging.getLogger(chatty).setLevel(logging.WARNING)

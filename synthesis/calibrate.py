@@ -1,8 +1,8 @@
 """Find the bounds of a recipe's filter from a person's verdicts on a sample.
 
-    python -m fafa.synthesis mine.yaml --output DIR     # best with `filter: {bounds: {}}`: every pair is judged
-    python -m fafa.synthesis.calibrate DIR              # draws pages of pairs, and verdicts.csv to fill in
-    python -m fafa.synthesis.calibrate DIR --verdicts DIR/calibration/verdicts.csv --precision 0.95
+    fafa synthesize mine.yaml --output DIR     # best with `filter: {bounds: {}}`: every pair is judged
+    fafa synthesize calibrate DIR              # draws pages of pairs, and verdicts.csv to fill in
+    fafa synthesize calibrate DIR --verdicts DIR/calibration/verdicts.csv --precision 0.95
 
 The first call also draws a sheet per score, from its lowest values to its highest. The second writes a report:
 precision and recall of the present bounds, and bounds that reach the wanted precision, measured on verdicts that they
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from ..commands import check_numbers, command
+from ..commands import check_numbers, command, make_parser
 from ..files import check_output_folder
 from ..names import counted
 from .components import SynthesisError
@@ -36,14 +36,11 @@ from .settings import RecipeError, read_settings, read_yaml
 FORM = "verdicts.csv"
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(
+    arguments: list[str] | None = None, program: str = "python -m fafa.synthesis.calibrate"
+) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        prog="python -m fafa.synthesis.calibrate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(program, __doc__)
     parser.add_argument("folder", type=Path, help="the --output of a synthesis")
     parser.add_argument("--output", type=Path, help="where to write; by default calibration/ in that folder")
     parser.add_argument("--samples", type=int, default=200, help="pairs to judge (default: %(default)s)")
@@ -58,9 +55,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, program: str = "python -m fafa.synthesis.calibrate") -> int:
     """Run the command; returns the exit status of one that went well."""
-    options = parse_arguments(arguments)
+    options = parse_arguments(arguments, program)
     output = options.output or options.folder / "calibration"
     with command(user_errors=(SynthesisError, RecipeError)):
         pairs = read_pairs(options.folder)

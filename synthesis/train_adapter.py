@@ -1,12 +1,11 @@
 """Composes diptychs of photographs and trains the adapter on them.
 
-    python -m fafa.synthesis.train_adapter SETTINGS.yaml --output FOLDER
+    fafa synthesize adapter SETTINGS.yaml --output FOLDER
     accelerate launch -m fafa.synthesis.train_adapter SETTINGS.yaml --output FOLDER    # after --compose-only
 
 The same command goes on where it was stopped. `adapters/flux.yaml` shows all settings.
 """
 
-import argparse
 import logging
 import shutil
 import sys
@@ -15,7 +14,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ..commands import check_numbers, command
+from ..commands import check_numbers, command, make_parser
 from .adapters.composing import METADATA, FolderDiptychs, ReadyDiptychs
 from .adapters.training import AdapterTraining, join_processes, train_adapter
 from .components import SynthesisError
@@ -63,11 +62,9 @@ def run(
     return metadata if compose_only else train_adapter(recipe.training, metadata, output, max_steps)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, program: str = "python -m fafa.synthesis.train_adapter") -> int:
     """Run the command; returns the exit status of one that went well."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False, prog="python -m fafa.synthesis.train_adapter", description=__doc__.split("\n", 1)[0]
-    )
+    parser = make_parser(program, __doc__)
     parser.add_argument("settings", type=Path, help="YAML file")
     parser.add_argument("--output", type=Path, required=True, help="folder for everything that is made")
     parser.add_argument("--max-steps", type=int, help="stop after this step; without it the run goes on")

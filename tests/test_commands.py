@@ -328,7 +328,7 @@ def test_a_model_folder_that_is_not_here_is_told_as_a_folder(model, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # the library has read it already
     Path("models").mkdir()
-    with pytest.raises(FileNotFoundError, match=rf"there is no folder {model} here.*convert_fafa_checkpoint"):
+    with pytest.raises(FileNotFoundError, match=rf"there is no folder {model} here.*fafa convert"):
         load_given_model(Namespace(model=model, import_modules=[], dtype="float32", device="cpu"))
 
 

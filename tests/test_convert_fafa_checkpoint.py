@@ -413,7 +413,7 @@ def test_command_prints_what_it_dropped_and_how_to_check(released, tmp_path, cap
     main([str(tmp_path / "source.pt"), str(tmp_path / "model"), *OPTIONS])
     printed = capsys.readouterr().out
     assert "itm_head.weight" in printed and "Qformer.cls.predictions.decoder.weight" in printed
-    assert "evaluate_itcpr.py" in printed and "46.5" in printed
+    assert "fafa evaluate" in printed and "46.5" in printed
 
 
 def test_command_fails_with_one_line_and_no_traceback(tmp_path, monkeypatch):

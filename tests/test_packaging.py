@@ -17,7 +17,8 @@ import fafa
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ["dataset_builders", "drawing", "evaluation", "models", "retrieval", "synthesis", "training", "world"]
-PUBLIC_MODULES = ["convert_fafa_checkpoint", "modeling_fafa", "processing_fafa", *ROOMS]
+PUBLIC_MODULES = ["cli", "convert_fafa_checkpoint", "modeling_fafa", "processing_fafa", *ROOMS]
+PUBLIC_MODULES += ["training.run", "evaluation.run"]  # of commands, which examples do not come with
 
 
 def run(*command, cwd, **environment) -> str:
@@ -90,8 +91,8 @@ def test_installed_wheel_imports_and_runs_without_the_checkout(dist, tmp_path):
     imports = "\n".join(f"import fafa.{name}; print(fafa.{name}.__file__)" for name in PUBLIC_MODULES)
     files = run("-c", imports, cwd=tmp_path, PYTHONPATH=str(target)).split()
     assert all(Path(file).is_relative_to(target) for file in files) and len(files) == len(PUBLIC_MODULES)
-    help_text = run("-m", "fafa.convert_fafa_checkpoint", "--help", cwd=tmp_path, PYTHONPATH=str(target))
-    assert "SOURCE" in help_text
+    for command in (["-m", "fafa.convert_fafa_checkpoint"], [str(target / "bin" / "fafa"), "convert", "fafa"]):
+        assert "SOURCE" in run(*command, "--help", cwd=tmp_path, PYTHONPATH=str(target))
 
 
 def test_the_tests_test_this_checkout(tmp_path):

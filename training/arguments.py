@@ -52,7 +52,7 @@ REFUSED: dict[str, tuple[tuple, str]] = {
     ),
     "length_column_name": (("length",), "it is for batches by length, which do not come here. Leave it out"),
     "dataloader_in_order": ((True,), "batches in any order are not repeated by a run that resumes. Leave it out"),
-    "do_predict": ((False,), "nothing here predicts. examples/evaluate_itcpr.py evaluates on a test set"),
+    "do_predict": ((False,), "nothing here predicts. `fafa evaluate` evaluates on a test set"),
     "parallelism_config": ((None,), "FAFA trains by data parallelism and FSDP. See examples/configs/accelerate"),
     "debug": (
         ("", None, []),
@@ -162,7 +162,7 @@ class RetrieverTrainingArguments(TrainingArguments):
         self._check_combinations()
         if self.n_gpu > 1:  # the Trainer would split each batch, and with it the loss, among them
             logger.warning(
-                "This process trains on the first of %d GPUs. For all of them: accelerate launch examples/train.py ...",
+                "This process trains on the first of %d GPUs. For all of them: accelerate launch -m fafa.cli train ...",
                 self.n_gpu,
             )
             self._n_gpu = 1
@@ -189,7 +189,7 @@ class RetrieverTrainingArguments(TrainingArguments):
         if self.max_steps == -1 and self.num_train_epochs <= 0:
             raise ValueError(
                 f"num_train_epochs is {self.num_train_epochs:g}, expected a number above 0. To evaluate a model "
-                "without training it: examples/evaluate_itcpr.py, or the trainer's evaluate()"
+                "without training it: fafa evaluate, or the trainer's evaluate()"
             )
         for least, names in ((1, _FROM_1), (0, _FROM_0)):
             for name in names:

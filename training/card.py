@@ -48,7 +48,7 @@ class RunFacts:
     dataset: str | None = None
     base_model: str | None = None
     settings: dict[str, object] = field(default_factory=dict)
-    script: str = "examples/train.py"
+    script: str = "-m fafa.cli train"
 
 
 class RunClock(TrainerCallback, ExportableState):

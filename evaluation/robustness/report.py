@@ -8,6 +8,7 @@ from typing import Any
 from ...markdown_text import public
 from ...names import counted
 from ...tables import markdown_table
+from ..report import flat
 
 PICTURES = {  # name -> file
     "What is left of Rank-1, by severity": "robustness.png",
@@ -92,8 +93,7 @@ class RobustnessReport:
         parts += ["## Conflicts", _CONFLICTS, self._conflict_table()]
         parts += ["## Wordings", self._tell_wordings(), "## Negation", _NEGATION, self._negation_table()]
         if self.settings:
-            rows = [[name, str(value)] for name, value in public(self.settings).items()]
-            parts += ["## Settings", markdown_table(["", ""], rows)]
+            parts += ["## Settings", markdown_table(["", ""], flat(public(self.settings)))]
         return "\n\n".join(parts) + "\n"
 
     def _corruption_table(self) -> str:

@@ -277,7 +277,7 @@ def _check_finds(clean: QueryResults) -> None:
     if not (clean.first_rank <= 1).any():
         raise ValueError(
             "with clean queries the model ranks no target first, so that nothing can be lost: evaluate it with "
-            "examples/evaluate_itcpr.py, and train it, before asking how it breaks"
+            "`fafa evaluate`, and train it, before asking how it breaks"
         )
 
 

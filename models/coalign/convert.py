@@ -1,6 +1,8 @@
-"""A folder to start training CoAlign from: `python -m fafa.models.coalign.convert SOURCE OUTPUT`.
+"""Makes a folder to start training CoAlign from.
 
-SOURCE is BLIP-2's first stage, in any form that `python -m fafa.convert_fafa_checkpoint` takes
+    fafa convert coalign Salesforce/blip2-itm-vit-g pretrained/coalign
+
+SOURCE is BLIP-2's first stage, in any form that `fafa convert` takes
 (`Salesforce/blip2-itm-vit-g`; LAVIS's file, with `--vision-weights eva_vit_g.pth`), or a folder or Hub id of
 transformers' CLIP (`openai/clip-vit-base-patch32`), with its image processor and tokenizer.
 
@@ -66,9 +68,9 @@ def convert_clip(source: str | Path, output: str | Path, dtype: torch.dtype = to
     return model
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, program: str = "python -m fafa.models.coalign.convert") -> None:
     """The command line; see the module's docstring."""
-    options = vars(parser_of("python -m fafa.models.coalign.convert", __doc__).parse_args(arguments))
+    options = vars(parser_of(program, __doc__).parse_args(arguments))
     options["dtype"] = DTYPES[options["dtype"]]
     with command(kept="Nothing was written: give the same command again."):
         if _is_clip(options["source"]):
@@ -76,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
             if given := [name for name, value in options.items() if value is not None]:
                 raise ValueError(f"{', '.join(given)}: of BLIP-2's files; {source} is CLIP's, and says all itself")
             convert_clip(source, output, dtype)
-            print(f"written: CoAlign on CLIP to {output}\n    to make it a retriever, train it: see examples/train.py")
+            print(f"written: CoAlign on CLIP to {output}\n    to make it a retriever, train it: see fafa train --help")
         else:
             conversion = convert_checkpoint(**options, model_class=CoAlignModel, processor_class=CoAlignProcessor)
             print(report(conversion, options["output"]))

@@ -1,17 +1,16 @@
 """Makes a model folder of a CLIP or SigLIP, to train: two towers, the losses of a method, a processor for people.
 
-    python -m fafa.models.dual_encoder openai/clip-vit-base-patch16 pretrained/syntbpr
-    python -m fafa.models.dual_encoder google/siglip-base-patch16-224 pretrained/tbps --method tbps-clip
-    python examples/train.py --config examples/configs/syntbpr.yaml --model pretrained/syntbpr --data_dir data/SynTBPR
+    fafa convert dual-encoder openai/clip-vit-base-patch16 pretrained/syntbpr
+    fafa convert dual-encoder google/siglip-base-patch16-224 pretrained/tbps --method tbps-clip
+    fafa train --config examples/configs/syntbpr.yaml --model pretrained/syntbpr --data_dir data/SynTBPR
 
 SOURCE is a folder of transformers', or a repository of the Hub. OUTPUT then is a folder that `AutoModel` and
 `AutoProcessor` load after `import fafa`; without training it answers as the backbone does.
 """
 
-import argparse
 from pathlib import Path
 
-from ...commands import command
+from ...commands import command, make_parser
 from ...files import check_output_folder, printable, write_whole
 from ...markdown_text import public
 from ...model_card import make_model_card
@@ -21,14 +20,9 @@ from .modeling import DualEncoderModel
 from .processing import DualEncoderProcessor
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, program: str = "python -m fafa.models.dual_encoder") -> None:
     """The command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        prog="python -m fafa.models.dual_encoder",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(program, __doc__)
     parser.add_argument("source", metavar="SOURCE", help="folder or Hub id of a CLIP or SigLIP")
     parser.add_argument("output", metavar="OUTPUT", type=Path, help="folder to write")
     parser.add_argument("--method", choices=list(METHODS), default="syntbpr", help="whose losses (default: syntbpr)")

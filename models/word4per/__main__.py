@@ -1,21 +1,20 @@
 """Makes a model folder for Word4Per: a CLIP to train, or the authors' weights.
 
-    python -m fafa.models.word4per openai/clip-vit-base-patch16 pretrained/clip --interpolate-positions
-    python -m fafa.models.word4per best.pth pretrained/word4per --tinet text=tinet_text.pt --tinet image=tinet_image.pt
-    python examples/train.py --config examples/configs/word4per_stage1.yaml --data_dir data/SynCPR
+    fafa convert word4per openai/clip-vit-base-patch16 pretrained/clip --interpolate-positions
+    fafa convert word4per best.pth pretrained/word4per --tinet text=tinet_text.pt --tinet image=tinet_image.pt
+    fafa train --config examples/configs/word4per_stage1.yaml --data_dir data/SynCPR
 
 SOURCE is a folder of transformers' CLIPModel, or a repository of the Hub; or a file of OpenAI's CLIP by its own names,
 as the authors fine-tuned it. OUTPUT is what `AutoModel` and `AutoProcessor` load after `import fafa`.
 """
 
-import argparse
 import json
 from pathlib import Path
 
 from transformers import CLIPTokenizer
 
 from ...checkpoint_files import read_checkpoint
-from ...commands import command
+from ...commands import command, make_parser
 from ...files import check_output_folder, write_whole
 from ...markdown_text import public
 from ...model_card import make_model_card
@@ -27,14 +26,9 @@ from .processing import Word4PerProcessor, clip_image_processor
 _VOCABULARY = "openai/clip-vit-base-patch16"  # all of OpenAI's CLIPs have one
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, program: str = "python -m fafa.models.word4per") -> None:
     """The command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        prog="python -m fafa.models.word4per",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(program, __doc__)
     parser.add_argument("source", metavar="SOURCE", help="folder, Hub id or file of a CLIP")
     parser.add_argument("output", metavar="OUTPUT", type=Path, help="folder to write")
     parser.add_argument("--tinet", metavar="NAME=FILE", action="append", default=[], help="a TINet of the file's CLIP")

@@ -179,7 +179,7 @@ def test_settings_repeat_the_run_as_file_and_as_command(tmp_path, triplets, monk
     text = read_card(trainer).text
     assert "hf_123" not in text and "token:" not in text
     settings = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
-    command = text.split("```bash\npython examples/train.py")[1].split("```")[0]
+    command = text.split("```bash\npython -m fafa.cli train")[1].split("```")[0]
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
     for arguments in (["--config", str(tmp_path / "run.yaml")], shlex.split(command.replace("\\\n", ""))):
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 
 from fafa.model_folder import load_model
@@ -35,7 +36,7 @@ def train(cirhs, tmp_path, monkeypatch):
     example = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "train_example", example)
     spec.loader.exec_module(example)
-    monkeypatch.setattr(example, "load_dataset", _with_cache(example.load_dataset, tmp_path / "cache"))
+    monkeypatch.setattr("datasets.load_dataset", _with_cache(datasets.load_dataset, tmp_path / "cache"))
 
     def run(*options):
         given = ["train.py", "--config", CONFIG, "--dataset", "CIRHS", "--data_dir", cirhs]

@@ -13,7 +13,7 @@ from tiny import tiny_model, tiny_processor
 from tiny_run import names_of, tiny_trainer
 from transformers import TrainerCallback
 
-from fafa.training import FafaTrainingArguments, TrainingPreempted
+from fafa.training import FafaTrainingArguments, TrainingPreempted, run
 from fafa.training.safety.checkpoints import fault_of
 
 ROOT = Path(__file__).parents[3]
@@ -76,19 +76,19 @@ def test_the_command_ends_with_the_status_of_sigterm_and_says_how_to_go_on(tmp_p
     spec.loader.exec_module(example)
 
     class Stopped:
-        def __init__(self, **_):
-            pass
+        def __init__(self, args, **_):
+            self.args = args
 
         def train(self, **_):
             raise TrainingPreempted("stopped after step 3, go on with --resume_from_checkpoint true")
 
-    monkeypatch.setattr(example, "load_dataset", lambda *_, **__: Rows())
-    monkeypatch.setattr(example, "hold_out_quadruples", lambda *_, **__: ([], []))
-    monkeypatch.setattr(example, "make_tiny_model", lambda *_: (tiny_model(), tiny_processor()))
-    monkeypatch.setattr(example, "RetrieverTrainer", Stopped)
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: Rows())
+    monkeypatch.setattr(run, "hold_out_quadruples", lambda *_, **__: ([], []))
+    monkeypatch.setattr(run, "make_tiny_model", lambda *_: (tiny_model(), tiny_processor()))
+    monkeypatch.setattr(run, "RetrieverTrainer", Stopped)
     training = FafaTrainingArguments(output_dir=str(tmp_path / "out"), use_cpu=True)
     with pytest.raises(SystemExit) as stopped:
-        example.main(example.ScriptArguments(), training, {})
+        example.main(run.RunOptions(), training, {})
     assert stopped.value.code == 143
     assert capsys.readouterr().err.endswith("stopped after step 3, go on with --resume_from_checkpoint true\n")
 
