@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, initialization
 from ...checks_fafa import check_captions, check_images
 from ...citation_fafa import CITATION
 from ...padding_fafa import moved_left
+from ...recording_fafa import recorded_weights, weights_of_patches
 from ...retriever import CardFacts, Retriever
 from ...weights_fafa import UnsoundModelError, is_packed
 from .configuration import Word4PerConfig, whole_tinet
@@ -406,6 +407,23 @@ class Word4PerModel(TwoStages, Retriever, Word4PerPreTrainedModel):
             ValueError, TypeError: the images are not what this model takes.
         """
         return self._normalized(self.image_features(pixel_values))[:, None]
+
+    @torch.no_grad()
+    def target_attention(self, pixel_values: Tensor) -> Tensor:
+        """Attention from the class token, which the feature is made of, to patches in the tower's last block.
+
+        It is the mean over heads. What earlier blocks brought into the class token is not in it.
+
+        Args:
+            pixel_values: `(num_images, 3, image_height, image_width)`.
+
+        Returns:
+            `(num_images, 1, rows, columns)`, fp32; patches that overlap count as if they lay side by side.
+        """
+        tower = self.clip.vision_model
+        with recorded_weights(tower, [tower.encoder.layers[-1].self_attn]) as weights:
+            self.get_target_features(pixel_values)
+        return weights_of_patches(weights[0][:, :, :1], self.config.patch_grid)
 
     def forward(
         self,
