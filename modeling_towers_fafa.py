@@ -218,7 +218,10 @@ class TowersModel(Retriever, PreTrainedModel):
         """Cross-attention from each query token to the image's patches, the mean over heads and layers that have it.
 
         A patch's state also holds what the vision tower took from other patches, so this says where the Q-Former
-        looked, not which pixels decided.
+        looked, not which pixels decided. Of the ways tried with the tiny model, this one told best: when the quarter of
+        the image that it marks hottest was painted over, the score fell by 0.37, for the coldest quarter by 0.00, for
+        one at random by 0.09. (The last such layer alone: 0.24 and 0.15; rolled out through the vision tower's
+        attention: 0.09 and 0.14, no better than chance.)
 
         Args:
             pixel_values: `(num_images, 3, image_size, image_size)`.

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageColor
 
-from .palette import GREY, PANEL, VERMILION
+from .palette import GREY, NEUTRAL, PANEL, VERMILION
 from .sheet import SMALL_SIZE, Sheet
 
 HOTTEST = 4.0  # times the average, at which the colour is full
@@ -27,10 +27,10 @@ def heated(image: Image.Image, heat: np.ndarray) -> Image.Image:
 
 
 def draw_scale(sheet: Sheet, corner: tuple[int, int], width: int) -> None:
-    """What the colours mean: a bar from no heat to the hottest, over grey, with numbers below it."""
+    """What the colours mean: a bar from no heat to the hottest, over grey with numbers below it."""
     left, top = corner
     heat = np.tile(np.linspace(0.0, HOTTEST, width, dtype=np.float32), (12, 1))
-    sheet.rounded((left, top, left + width, top + 12), heated(Image.new("RGB", (width, 12), GREY), heat), radius=5)
+    sheet.rounded((left, top, left + width, top + 12), heated(Image.new("RGB", (width, 12), NEUTRAL), heat), radius=5)
     for times in (0, 1, round(HOTTEST)):
         name = {0: "0", 1: "average"}.get(times, f"x{times}+")
         anchor = {0: "la", 1: "ma"}.get(times, "ra")

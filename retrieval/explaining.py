@@ -143,9 +143,7 @@ def _pixels_of(model: Retriever, processor: RetrieverProcessor, image: Any) -> T
     return processor.to_pixels([processor.resize_crop(processor.open_crop(image))]).to(model.device)
 
 
-def _query_features(
-    model: Retriever, processor: RetrieverProcessor, image: Any, captions: list[str] | None
-) -> Tensor:
+def _query_features(model: Retriever, processor: RetrieverProcessor, image: Any, captions: list[str] | None) -> Tensor:
     """Queries of one image, or none, with each of some captions, or without any: (num_queries, dim)"""
     if image is None and captions is None:
         raise ValueError("a query needs an image, a caption or both; neither was given")

@@ -1,4 +1,4 @@
-"""Draws why a result was found: the query, the result under its heat map, and the caption's words by what they matter."""
+"""Draws why a result was found: query, result under its heat map, and the caption's words by how much they matter."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +56,7 @@ def draw_explanation(
     hot = _small(heated(heat.image, heat.heat))
     shown = [("result", target, NEUTRAL), ("where it looked", hot, NEUTRAL)]
     if image is not None:
-        shown.insert(0, ("reference image", _small(open_image(image)), FAINT))
+        shown.insert(0, ("reference image", _small(open_image(image, "reference image")), FAINT))
     height = common_height((one.height / one.width for _, one, _ in shown), IMAGE_WIDTH)
     left, top = MARGIN + PADDING, HEADER_HEIGHT + PADDING + LABEL_HEIGHT
     words_left = left + len(shown) * (IMAGE_WIDTH + GAP) + PADDING
@@ -84,7 +84,7 @@ def draw_explanation(
 
 
 def _small(image: Image.Image) -> Image.Image:
-    image = not_too_thin(image)
+    image = not_too_thin(image).copy()
     image.thumbnail((4 * IMAGE_WIDTH, 8 * IMAGE_WIDTH), Image.Resampling.LANCZOS)
     return image
 
@@ -108,9 +108,7 @@ def _lines(sheet: Sheet, words: Sequence[WordDrop]) -> list[list[tuple[WordDrop,
     return lines
 
 
-def _draw_words(
-    sheet: Sheet, line: Sequence[tuple[WordDrop, str, int]], corner: tuple[int, int], most: float
-) -> None:
+def _draw_words(sheet: Sheet, line: Sequence[tuple[WordDrop, str, int]], corner: tuple[int, int], most: float) -> None:
     left, top = corner
     for word, text, width in line:
         share = 0.0 if word.drop is None else abs(word.drop) / most
