@@ -13,5 +13,7 @@ def moved_left(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tenso
     """
     first = attention_mask.int().argmax(dim=1, keepdim=True)
     places, length = torch.arange(input_ids.shape[1], device=input_ids.device) + first, input_ids.shape[1]
-    places = torch.where(places < length, places, places - length)  # no remainder: ONNX has none by a length it learns
+    places = torch.where(
+        places < length, places, places - length
+    )  # a remainder by a variable length is nothing for ONNX
     return input_ids.gather(1, places), attention_mask.gather(1, places)

@@ -70,6 +70,8 @@ class Retriever(metaclass=ABCMeta):  # a subclass of `ABC` has a layout that FSD
     lora_targets: Mapping[str, str] = {}
     lora_trained_whole: Sequence[str] = ()
     lora_parameters: Sequence[str] = ()
+    # What a manifest says of a model whose weights are elsewhere, in another form: name, revision, fingerprint, dtype.
+    exported_from: Mapping[str, Any] | None = None
 
     @classmethod
     def from_pretrained(

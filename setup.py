@@ -25,6 +25,7 @@ CORE = [
 ]
 EXTRAS = {
     "train": ["datasets>=4.0", "evaluate>=0.4.5", "accelerate>=1.6", "peft>=0.17", "matplotlib>=3.9", "pyyaml>=6.0"],
+    "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
     "synthesis": [
         "accelerate>=1.6",
         "datasets>=4.0",
@@ -46,6 +47,7 @@ EXTRAS = {
 }
 EXTRAS["dev"] = [
     *EXTRAS["train"],
+    *EXTRAS["onnx"],
     *EXTRAS["synthesis"],
     "build>=1.2",
     "markdown-it-py>=3.0",

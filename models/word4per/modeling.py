@@ -311,7 +311,7 @@ class Word4PerModel(TwoStages, Retriever, Word4PerPreTrainedModel):
             return input_ids
         first, last = 1, 1 + len(template)
         has = (input_ids[:, first:last] == input_ids.new_tensor(template)).all(dim=1, keepdim=True)
-        padding = input_ids.new_full((len(input_ids), len(template)), self._eos)
+        padding = input_ids.new_full((input_ids.shape[0], len(template)), self._eos)
         return torch.where(has, torch.cat([input_ids[:, :first], input_ids[:, last:], padding], dim=1), input_ids)
 
     def _composed_features(self, image_features: Tensor, input_ids: Tensor, names: Sequence[str]) -> Tensor:
@@ -328,7 +328,7 @@ class Word4PerModel(TwoStages, Retriever, Word4PerPreTrainedModel):
 
     def _pseudo_word_places(self, input_ids: Tensor) -> Tensor:
         """Where the pseudo-word goes, once in every text: (num_queries, length), true or false."""
-        ended = (input_ids == self._eos).cumsum(dim=1) > 0
+        ended = (input_ids == self._eos).int().cumsum(dim=1) > 0
         is_star = (input_ids == self.config.pseudo_token_id) & ~ended
         if not is_traced():
             counts = is_star.sum(dim=1)
@@ -340,7 +340,7 @@ class Word4PerModel(TwoStages, Retriever, Word4PerPreTrainedModel):
                     f"{int(counts[row])} times, expected once, where the image's pseudo-word goes: "
                     "Word4PerProcessor(images=..., text=...) puts 'a * is ,' before a caption that holds no '*'"
                 )
-        return is_star & (is_star.cumsum(dim=1) == 1)
+        return is_star & (is_star.int().cumsum(dim=1) == 1)
 
     def get_query_features(
         self,
