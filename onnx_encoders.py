@@ -102,6 +102,17 @@ class OnnxModel(Retriever, nn.Module):
         """Features of target (gallery) images: `(num_images, num_tokens, dim)`, each token of unit length."""
         return self._run(TARGET, {"pixel_values": pixel_values})
 
+    def target_attention(self, pixel_values: Tensor) -> Tensor:
+        """Not in an export.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            f"{printable(self.folder)}: exported encoders do not tell where in an image their features come from, so "
+            "there are no heat maps: take the model that they come from. Which words matter can be asked all the same"
+        )
+
     def _check_captions(self, ids: Tensor, mask: Tensor) -> None:
         words, least, most = (self._manifest["captions"][name] for name in ("words", "least", "most"))
         check_captions("input_ids", ids, mask, words, most)

@@ -65,8 +65,9 @@ def feature_settings(
         fingerprint: the model's, if it has just been computed.
     """
     settings = {
-        "model": model.exported_from
-        or {
+        "model": dict(model.exported_from)
+        if model.exported_from is not None
+        else {
             "name": model.config._name_or_path,
             "revision": getattr(model.config, "_commit_hash", None),
             "fingerprint": fingerprint or model_fingerprint(model),
