@@ -8,7 +8,6 @@ weights, whose ranks would mean nothing.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from datetime import date
@@ -20,12 +19,10 @@ import torch
 from datasets import load_dataset
 from scoring import processor_name
 from torch import Tensor
-from transformers import CLIPImageProcessorPil
 
-from fafa import TINY_CHECKPOINT, FafaModel, FafaProcessor
+from fafa import TINY_CHECKPOINT, FafaConfig, FafaModel, FafaProcessor
 from fafa.evaluation import retrieval_metrics
-from fafa.files import write_json, write_whole
-from fafa.models.dual_encoder import DualEncoderConfig, DualEncoderModel, DualEncoderProcessor
+from fafa.files import read_json, write_json, write_whole
 from fafa.onnx_encoders import OnnxModel
 from fafa.retrieval.encoding import encode_queries, encode_targets
 from fafa.retrieval.onnx_export import export_onnx
@@ -114,27 +111,37 @@ def speeds(models: dict[str, Any], inputs: dict[str, Tensor], sizes: tuple[int, 
     return rows
 
 
-def vit_b() -> tuple[DualEncoderModel, DualEncoderProcessor]:
-    """CLIP's vision tower in the size of ViT-B/16, beside the tiny preset's text tower; random weights."""
-    tokenizer = FafaProcessor.from_pretrained(TINY_CHECKPOINT).tokenizer
+def tiny() -> tuple[FafaModel, FafaProcessor]:
+    """The model in the package."""
+    return FafaModel.from_pretrained(TINY_CHECKPOINT).eval(), FafaProcessor.from_pretrained(TINY_CHECKPOINT)
+
+
+def vit_b() -> tuple[FafaModel, FafaProcessor]:
+    """A vision tower of the size of ViT-B/16 at 224 pixels, beside the tiny preset's Q-Former; random weights."""
+    processor = FafaProcessor.from_pretrained(TINY_CHECKPOINT)
+    words = FafaConfig.from_pretrained(TINY_CHECKPOINT).qformer_config.vocab_size
     tower = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-    config = DualEncoderConfig.tiny(
-        len(tokenizer),
-        backbone_config={"vision_config": {**tower, "image_size": 224, "patch_size": 16}},
-        image_height=224,
-        image_width=224,
+    config = FafaConfig.tiny(
+        words,
+        vision_config={**tower, "image_size": 224, "patch_size": 16},
+        qformer_config={"encoder_hidden_size": 768},
     )
     torch.manual_seed(0)
-    image_processor = CLIPImageProcessorPil(size={"height": 224, "width": 224}, do_center_crop=False)
-    return DualEncoderModel(config).eval(), DualEncoderProcessor(image_processor, tokenizer, max_text_length=48)
+    return FafaModel(config).eval(), FafaProcessor.tiny(processor.tokenizer, config)
+
+
+# By name: what makes it, batches that are timed, and whether it is trained, so that its ranks mean something.
+MODELS = {"tiny": (tiny, (1, 32), True), "ViT-B/16": (vit_b, (1,), False)}
 
 
 def to_markdown(record: dict[str, Any]) -> str:
     """The record as a page."""
+    models = {name: model for name, model in record["models"].items() if model}
+    dates = ", ".join(sorted({model["date"] for model in models.values()}))
     lines = [
         "# Encoders as ONNX",
         "",
-        f"{record['date']}, {record['processor']} ({record['instructions']}), one thread, torch {record['torch']}, "
+        f"{dates}, {record['processor']} ({record['instructions']}), one thread, torch {record['torch']}, "
         f"onnxruntime {record['onnxruntime']}: `{record['command']}`",
         "",
         "## What eight bits cost in Rank-1",
@@ -151,7 +158,7 @@ def to_markdown(record: dict[str, Any]) -> str:
                     *(f"{row[name]:.2f}" for name in ("rank-1", "mAP")),
                     *(row[name] for name in ("lost", "won")),
                 ]
-                for row in record["ranks"]
+                for row in models.get("tiny", {}).get("ranks", [])
             ],
         ),
         "",
@@ -169,19 +176,25 @@ def to_markdown(record: dict[str, Any]) -> str:
                 [model, row["encoder"], row["batch"]]
                 + [f"{row['cpu_milliseconds'][kind]:.1f}" for kind in KINDS]
                 + [f"{row['cpu_milliseconds'][KINDS[0]] / row['cpu_milliseconds'][kind]:.2f}" for kind in KINDS[1:]]
-                for model, rows in record["speeds"].items()
-                for row in rows
+                for model, measured in models.items()
+                for row in measured["speeds"]
             ],
         ),
         "",
         "## Size and parity",
         "",
         markdown_table(
-            ["model", "export", "MB", "largest difference of a feature's entry from PyTorch"],
+            ["model", "parameters", "export", "MB", "largest difference of a feature's entry from PyTorch"],
             [
-                [model, kind, f"{told['megabytes']:.1f}", f"{told['largest_difference']:.1e}"]
-                for model, kinds in record["exports"].items()
-                for kind, told in kinds.items()
+                [
+                    model,
+                    f"{measured['parameters']:,}",
+                    kind,
+                    f"{told['megabytes']:.1f}",
+                    f"{told['largest_difference']:.1e}",
+                ]
+                for model, measured in models.items()
+                for kind, told in measured["exports"].items()
             ],
         ),
     ]
@@ -192,34 +205,40 @@ def main() -> None:
     """Measures everything, and writes the record and its page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for worlds and exports; absent or empty")
+    parser.add_argument(
+        "--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="others stay as they are"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of worlds; 1 is that of `make check-tiny`")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for onnx_encoders.json and .md")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    record: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "command": f"python benchmarks/onnx_encoders.py --work DIR --seeds {' '.join(map(str, arguments.seeds))}",
-        "seeds": arguments.seeds,
-        "processor": processor_name(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "torch": torch.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "exports": {},
-        "speeds": {},
-    }
-    with torch.no_grad():
-        tiny = FafaModel.from_pretrained(TINY_CHECKPOINT).eval(), FafaProcessor.from_pretrained(TINY_CHECKPOINT)
-        for name, (model, processor), sizes in (("tiny", tiny, (1, 32)), ("ViT-B/16", vit_b(), (1, 4))):
-            models, record["exports"][name] = exports_of(model, processor, arguments.work / name.replace("/", "-"))
+    for name in arguments.models:
+        make, sizes, is_trained = MODELS[name]
+        model, processor = make()
+        with torch.no_grad():
+            models, exports = exports_of(model, processor, arguments.work / name.replace("/", "-"))
             pixels = torch.randn(1, 3, *model.image_shape, generator=torch.Generator().manual_seed(0))
             words = processor.encode_captions(["a man in a red coat with a blue backpack and white sneakers"])
-            record["speeds"][name] = speeds(models, {"pixel_values": pixels, **words}, sizes)
-            if name == "tiny":
-                record["ranks"] = ranks(models, processor, arguments.work, arguments.seeds)
-            print(json.dumps(record["speeds"][name]), flush=True)
-    write_json(arguments.output / "onnx_encoders.json", record)
-    write_whole(arguments.output / "onnx_encoders.md", to_markdown(record))
-    print(to_markdown(record))
+            found = {
+                "date": date.today().isoformat(),
+                "parameters": model.num_parameters(),
+                "exports": exports,
+                "speeds": speeds(models, {"pixel_values": pixels, **words}, sizes),
+                "ranks": ranks(models, processor, arguments.work, arguments.seeds) if is_trained else [],
+            }
+        file = arguments.output / "onnx_encoders.json"
+        record = read_json(file) if file.exists() else {"models": {}}
+        record |= {
+            "command": f"python benchmarks/onnx_encoders.py --work DIR --seeds {' '.join(map(str, arguments.seeds))}",
+            "seeds": arguments.seeds,
+            "processor": processor_name(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "torch": torch.__version__,
+            "onnxruntime": onnxruntime.__version__,
+        }
+        record["models"] = {each: record["models"].get(each) for each in MODELS} | {name: found}
+        write_json(file, record)
+        write_whole(arguments.output / "onnx_encoders.md", to_markdown(record))
 
 
 if __name__ == "__main__":
