@@ -88,7 +88,10 @@ def export_onnx(
         found = ", ".join(sorted(map(dtype_name, precisions)))
         raise ValueError(f"the model is {found} on {model.device}: load it in float32 on the CPU to export it")
     model.eval()
-    made, compared = _inputs(model, processor, (2, 5), seed=0), _inputs(model, processor, (1, 3, 8), seed=1)
+    words = _words(processor)
+    made, compared = (_inputs(model, processor, words, counts) for counts in ((2, 5), (1, 3, 8)))
+    shortest, longest = (processor.encode_captions([" ".join(words[:count])])["input_ids"].shape[1] for count in (1, 8))
+    is_fixed = shortest == longest  # all captions are padded to one length
     refused: dict[str, str] = {}
     for name in QUERY_MODES:
         try:
@@ -98,11 +101,10 @@ def export_onnx(
     graphs = {
         name: f"{'query-' * (name != TARGET)}{name}.onnx" for name in (TARGET, *QUERY_MODES) if name not in refused
     }
-    lengths = {len(inputs["input_ids"][0]) for inputs in (made, compared)}
     captions = {
         "words": model.get_input_embeddings().num_embeddings,
-        "least": min(lengths) if len(lengths) == 1 else 1,  # always of one length: made so by this processor
-        "most": min(lengths) if len(lengths) == 1 else processor.caption_settings()["max_text_length"],
+        "least": longest if is_fixed else 1,
+        "most": longest if is_fixed else processor.caption_settings()["max_text_length"],
     }
     with whole_folder(output, last=MANIFEST) as folder, full_disk_told(folder):
         with (folder / WEIGHTS).open("xb") as weights:
@@ -144,13 +146,19 @@ def export_onnx(
     return differences
 
 
-def _inputs(model: Retriever, processor: RetrieverProcessor, lengths: Sequence[int], seed: int) -> dict[str, Tensor]:
-    """Noise for images, and captions of these numbers of words, padded: any that the tokenizer knows."""
-    vocabulary = sorted(processor.tokenizer.get_vocab())
-    words = [word for word in (token.removesuffix("</w>").lstrip("▁Ġ") for token in vocabulary) if word.isalpha()]
-    captions = [" ".join(words[:length]) for length in lengths]
-    pixels = torch.randn(len(lengths), 3, *model.image_shape, generator=torch.Generator().manual_seed(seed))
-    return {"pixel_values": pixels, **processor.encode_captions(captions)}
+def _words(processor: RetrieverProcessor) -> list[str]:
+    """Words that a tokenizer knows, of whatever kind it is."""
+    tokens = (token.removesuffix("</w>").lstrip("▁Ġ") for token in sorted(processor.tokenizer.get_vocab()))
+    return [token for token in tokens if token.isalpha()]
+
+
+def _inputs(
+    model: Retriever, processor: RetrieverProcessor, words: Sequence[str], counts: Sequence[int]
+) -> dict[str, Tensor]:
+    """Noise for images, and captions of so many words, padded."""
+    generator = torch.Generator().manual_seed(len(counts))
+    pixels = torch.randn(len(counts), 3, *model.image_shape, generator=generator)
+    return {"pixel_values": pixels, **processor.encode_captions([" ".join(words[:count]) for count in counts])}
 
 
 def _of(name: str, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
