@@ -112,7 +112,7 @@ def loading(model: str) -> Iterator[None]:
                 "this package's models are made by `fafa train` and `fafa convert`, and with HF_HUB_OFFLINE set "
                 "nothing is fetched from the Hub"
             ) from error
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) or (isinstance(error, ModuleNotFoundError) and how_to_install(error.name)):
             raise
         if type(error).__name__ in ("OutOfMemoryError", "UnsoundModelError"):  # the latter's message says it all
             raise

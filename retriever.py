@@ -70,6 +70,8 @@ class Retriever(metaclass=ABCMeta):  # a subclass of `ABC` has a layout that FSD
     lora_targets: Mapping[str, str] = {}
     lora_trained_whole: Sequence[str] = ()
     lora_parameters: Sequence[str] = ()
+    # What a manifest says of a model whose weights are elsewhere, in another form: name, revision, fingerprint, dtype.
+    exported_from: Mapping[str, Any] | None = None
 
     @classmethod
     def from_pretrained(
@@ -163,6 +165,22 @@ class Retriever(metaclass=ABCMeta):  # a subclass of `ABC` has a layout that FSD
         """
         check_scored(queries, targets)
         return topk_mean_similarity(queries, targets, num_top_tokens or self.num_top_tokens)
+
+    def target_attention(self, pixel_values: Tensor) -> Tensor:
+        """Where each vector of a target's features comes from: how much its making attends to each part of the image.
+
+        Args:
+            pixel_values: `(num_images, 3, height, width)`, target images.
+
+        Returns:
+            `(num_images, num_tokens, rows, columns)`, fp32, at least 0: weights of the cells of a grid that divides
+            the image evenly.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not tell where in an image its features come from, so there are no heat maps: "
+            "write its target_attention (retriever.py says what it returns). Which words matter can be asked all the "
+            "same"
+        )
 
     # Training: the seam at which gradient caching and gathering cut
 

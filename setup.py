@@ -27,6 +27,7 @@ CORE = [
 EXTRAS = {
     "search": ["scipy>=1.11"],
     "train": ["datasets>=4.0", "evaluate>=0.4.5", "accelerate>=1.6", "peft>=0.17", "matplotlib>=3.9", "pyyaml>=6.0"],
+    "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
     "synthesis": [
         "accelerate>=1.6",
         "datasets>=4.0",
@@ -49,6 +50,7 @@ EXTRAS = {
 EXTRAS["dev"] = [
     *EXTRAS["search"],
     *EXTRAS["train"],
+    *EXTRAS["onnx"],
     *EXTRAS["synthesis"],
     "build>=1.2",
     "markdown-it-py>=3.0",

@@ -5,6 +5,8 @@ from .calibration import Calibration
 from .contact_sheet import RankedImage, RankedQuery, check_sheet, draw_contact_sheet
 from .conversion import convert_store
 from .encoding import EncodedImages, encode_images
+from .explaining import HeatMap, WordDrop, heat_map, word_drops
+from .explanation_sheet import draw_explanation
 from .gallery import Gallery
 from .metadata import Entry
 from .photo_folder import find_images
@@ -18,16 +20,21 @@ __all__ = [
     "Entry",
     "FeatureStore",
     "Gallery",
+    "HeatMap",
     "PhotoResult",
     "Query",
     "RankedImage",
     "RankedQuery",
     "SearchResult",
     "Term",
+    "WordDrop",
     "check_sheet",
     "convert_store",
     "draw_contact_sheet",
+    "draw_explanation",
     "encode_images",
     "find_images",
+    "heat_map",
     "verify_store",
+    "word_drops",
 ]

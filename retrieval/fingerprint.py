@@ -34,6 +34,8 @@ def model_fingerprint(model: Retriever) -> str:
     Raises:
         ValueError: weights are not in memory (offloaded, or never loaded).
     """
+    if model.exported_from is not None:
+        return model.exported_from["fingerprint"]
     left_out = NOT_DECIDING | model.settings_of_losses
     settings = [_deciding(model.config.to_dict(), left_out), _acting_adapters(model)]
     digest = xxhash.xxh3_128(json.dumps(settings, sort_keys=True, default=str).encode())
@@ -63,7 +65,9 @@ def feature_settings(
         fingerprint: the model's, if it has just been computed.
     """
     settings = {
-        "model": {
+        "model": dict(model.exported_from)
+        if model.exported_from is not None
+        else {
             "name": model.config._name_or_path,
             "revision": getattr(model.config, "_commit_hash", None),
             "fingerprint": fingerprint or model_fingerprint(model),

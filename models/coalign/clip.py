@@ -34,6 +34,7 @@ from ...checks_fafa import check_captions, check_images, check_triplets
 from ...configuration_towers_fafa import changed, check_number
 from ...gathering_fafa import TripletStates
 from ...losses_fafa import masked_predictor
+from ...recording_fafa import recorded_weights, weights_of_patches
 from ...retriever import CardFacts, Retriever, RetrieverProcessor
 from .configuration import LOSS_SETTINGS, LossSettings
 from .losses import CITATION, PAPER, CoAlignLosses
@@ -219,6 +220,24 @@ class CoAlignClipModel(CoAlignLosses, Retriever, PreTrainedModel):
         """Features of target (gallery) images: `(num_images, 1, dim)`, unit length."""
         check_images("pixel_values", pixel_values, self.image_shape)
         return F.normalize(self._image_states(pixel_values), dim=-1)[:, None]
+
+    @torch.no_grad()
+    def target_attention(self, pixel_values: Tensor) -> Tensor:
+        """Attention from the class token, which the feature is made of, to patches in the tower's last block.
+
+        It is the mean over heads. What earlier blocks brought into the class token is not in it.
+
+        Args:
+            pixel_values: `(num_images, 3, height, width)`.
+
+        Returns:
+            `(num_images, 1, rows, columns)`, fp32.
+        """
+        tower = self.clip.vision_model
+        side = self.image_shape[0] // self.config.clip_config.vision_config.patch_size
+        with recorded_weights(tower, [tower.encoder.layers[-1].self_attn]) as weights:
+            self.get_target_features(pixel_values)
+        return weights_of_patches(weights[0][:, :, :1], (side, side))
 
     def training_states(
         self,

@@ -18,6 +18,7 @@ from ...checks_fafa import check_captions, check_group_ids, check_images
 from ...citation_fafa import SYNTBPR_CITATION
 from ...gathering_fafa import gather_rows
 from ...padding_fafa import moved_left
+from ...recording_fafa import recorded_weights, weights_of_patches
 from ...retriever import CardFacts, Retriever
 from .configuration import DualEncoderConfig
 from .losses import noise_robust_losses, scaled_cosines, sigmoid_loss
@@ -260,6 +261,28 @@ class DualEncoderModel(Retriever, DualEncoderPreTrainedModel):
         """Features of target (gallery) images: `(num_images, 1, dim)`, unit length; arguments as for queries."""
         check_images("pixel_values", pixel_values, self.image_shape)
         return _unit(self.image_states(pixel_values))[:, None]
+
+    @torch.no_grad()
+    def target_attention(self, pixel_values: Tensor) -> Tensor:
+        """Attention from the class token, which the feature is made of, to patches in the tower's last block.
+
+        A SigLIP has no class token: it is the attention of the probe that pools its patches. Both are means over
+        heads. What earlier blocks brought into the class token is not in it.
+
+        Args:
+            pixel_values: `(num_images, 3, height, width)`.
+
+        Returns:
+            `(num_images, 1, rows, columns)`, fp32.
+        """
+        tower, patch = self.backbone.vision_model, self.config.backbone_config.vision_config.patch_size
+        grid = self.image_shape[0] // patch, self.image_shape[1] // patch
+        pooling = tower.head.attention if self._is_siglip else tower.encoder.layers[-1].self_attn
+        with recorded_weights(tower, [pooling]) as weights:
+            self.get_target_features(pixel_values)
+        if self._is_siglip:
+            return weights[0].float().unflatten(-1, grid)  # (num_images, 1, num_patches) before
+        return weights_of_patches(weights[0][:, :, :1], grid)
 
     def _check_captions(self, name: str, ids: Tensor, mask: Tensor | None) -> None:
         positions = self.config.get_text_config().max_position_embeddings

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, initialization
 from ...checks_fafa import check_captions, check_images
 from ...citation_fafa import CITATION
 from ...padding_fafa import moved_left
+from ...recording_fafa import recorded_weights, weights_of_patches
 from ...retriever import CardFacts, Retriever
 from ...weights_fafa import UnsoundModelError, is_packed
 from .configuration import Word4PerConfig, whole_tinet
@@ -310,7 +311,7 @@ class Word4PerModel(TwoStages, Retriever, Word4PerPreTrainedModel):
             return input_ids
         first, last = 1, 1 + len(template)
         has = (input_ids[:, first:last] == input_ids.new_tensor(template)).all(dim=1, keepdim=True)
-        padding = input_ids.new_full((len(input_ids), len(template)), self._eos)
+        padding = input_ids.new_full((input_ids.shape[0], len(template)), self._eos)
         return torch.where(has, torch.cat([input_ids[:, :first], input_ids[:, last:], padding], dim=1), input_ids)
 
     def _composed_features(self, image_features: Tensor, input_ids: Tensor, names: Sequence[str]) -> Tensor:
@@ -327,7 +328,7 @@ class Word4PerModel(TwoStages, Retriever, Word4PerPreTrainedModel):
 
     def _pseudo_word_places(self, input_ids: Tensor) -> Tensor:
         """Where the pseudo-word goes, once in every text: (num_queries, length), true or false."""
-        ended = (input_ids == self._eos).cumsum(dim=1) > 0
+        ended = (input_ids == self._eos).int().cumsum(dim=1) > 0
         is_star = (input_ids == self.config.pseudo_token_id) & ~ended
         if not is_traced():
             counts = is_star.sum(dim=1)
@@ -339,7 +340,7 @@ class Word4PerModel(TwoStages, Retriever, Word4PerPreTrainedModel):
                     f"{int(counts[row])} times, expected once, where the image's pseudo-word goes: "
                     "Word4PerProcessor(images=..., text=...) puts 'a * is ,' before a caption that holds no '*'"
                 )
-        return is_star & (is_star.cumsum(dim=1) == 1)
+        return is_star & (is_star.int().cumsum(dim=1) == 1)
 
     def get_query_features(
         self,
@@ -406,6 +407,23 @@ class Word4PerModel(TwoStages, Retriever, Word4PerPreTrainedModel):
             ValueError, TypeError: the images are not what this model takes.
         """
         return self._normalized(self.image_features(pixel_values))[:, None]
+
+    @torch.no_grad()
+    def target_attention(self, pixel_values: Tensor) -> Tensor:
+        """Attention from the class token, which the feature is made of, to patches in the tower's last block.
+
+        It is the mean over heads. What earlier blocks brought into the class token is not in it.
+
+        Args:
+            pixel_values: `(num_images, 3, image_height, image_width)`.
+
+        Returns:
+            `(num_images, 1, rows, columns)`, fp32; patches that overlap count as if they lay side by side.
+        """
+        tower = self.clip.vision_model
+        with recorded_weights(tower, [tower.encoder.layers[-1].self_attn]) as weights:
+            self.get_target_features(pixel_values)
+        return weights_of_patches(weights[0][:, :, :1], self.config.patch_grid)
 
     def forward(
         self,

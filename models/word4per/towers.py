@@ -28,8 +28,8 @@ class PersonVisionEmbeddings(CLIPVisionEmbeddings):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """`(num_images, num_patches + 1, hidden_size)` of images `(num_images, 3, height, width)`."""
-        patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype)).flatten(2).mT
-        first = self.class_embedding.expand(len(patches), 1, -1)
+        patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
+        first = self.class_embedding.expand(patches.shape[0], 1, -1)  # a size that a trace (ONNX) keeps variable
         return torch.cat([first, patches], dim=1) + self.position_embedding(self.position_ids)
 
 
@@ -67,7 +67,7 @@ def text_states(tower: CLIPTextModel, input_ids: Tensor, words: Tensor | None = 
 def at_end(states: Tensor, input_ids: Tensor, eos_token_id: int) -> Tensor:
     """The state at the end of each text, its first `eos_token_id`: `(num_texts, hidden_size)`."""
     ends = (input_ids == eos_token_id).int().argmax(dim=1)
-    return states[torch.arange(len(states), device=states.device), ends]
+    return states[torch.arange(states.shape[0], device=states.device), ends]
 
 
 def interpolated_positions(positions: Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:

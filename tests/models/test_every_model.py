@@ -3,6 +3,8 @@
 A new method adds a row to tests/every_model.py; two processes are looked at in test_processes.py.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from every_model import EVERY_MODEL
@@ -41,6 +43,37 @@ def test_features_are_of_unit_length_and_the_stated_shape(row, triplets):
         assert queries.shape == (3, model.feature_shape[1])
         torch.testing.assert_close(queries.norm(dim=-1), torch.ones(3))
         assert model.score(queries, targets).shape == (3, 3)
+
+
+def attention_kinds(model) -> list[str]:
+    return [module.config._attn_implementation for module in model.modules() if hasattr(module, "config")]
+
+
+def test_attention_to_a_target_is_told_and_its_kind_put_back(row, triplets):
+    """Also after an error: a model left with eager attention is slow ever after."""
+    model, pixels = row.model(0), query_of(row, triplets, "image")["pixel_values"]
+    before, features, kinds = dict(model.named_modules()), model.get_target_features(pixels), attention_kinds(model)
+    assert "eager" not in kinds
+    attention = model.target_attention(pixels)
+    assert attention.shape[:2] == (3, model.feature_shape[0]) and attention.ndim == 4 and attention.shape[2] > 1
+    assert (attention >= 0).all() and (attention.sum(dim=(2, 3)) <= 1.0001).all()
+    assert not torch.equal(attention[0], attention[1])
+    with pytest.raises(ValueError, match="pixels"):
+        model.target_attention(pixels[:, :, 1:])
+    assert attention_kinds(model) == kinds and torch.equal(model.get_target_features(pixels), features)
+    assert not any(module._forward_hooks for module in before.values())
+
+
+def test_heat_maps_in_several_threads_do_not_mix(row, triplets):
+    """One that ended before another once left eager attention on."""
+    model, pixels = row.model(0), query_of(row, triplets, "image")["pixel_values"]
+    kinds, expected = attention_kinds(model), [model.target_attention(pixels[place : place + 1]) for place in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        places = [0, 1, 2] * 4
+        found = list(pool.map(lambda place: model.target_attention(pixels[place : place + 1]), places))
+    for place, attention in zip(places, found, strict=True):
+        torch.testing.assert_close(attention, expected[place])
+    assert attention_kinds(model) == kinds
 
 
 def test_auto_classes_load_the_same_model(row, triplets, tmp_path):
