@@ -18,6 +18,7 @@ from ..model_folder import check_fit
 from ..retriever import QUERY_MODES, Retriever, RetrieverProcessor
 from .encoding import EncodedImages, encode_images
 from .fingerprint import dtype_name, feature_settings
+from .forward import forward
 from .identity import changes_since, describe_absent, describe_image, input_name, input_path, path_of
 from .manifest import DTYPES
 from .photo_folder import copies_of, find_images
@@ -185,8 +186,8 @@ class Gallery:
         if caption is not None:
             inputs |= self.processor.encode_captions([caption], ["caption"])
         given = {name: inputs[name].to(self.model.device) for name in QUERY_MODES["image+caption"] if name in inputs}
+        query = forward(self.model, self.model.get_query_features, **given)  # (1, dim)
         with torch.no_grad():
-            query = self.model.get_query_features(**given)  # (1, dim)
             scores = self.model.score(query.to(self.features.device), self.features)[0].cpu()
         if not scores.isfinite().all():
             raise ValueError("the scores hold NaN or infinity: the model's weights or the stored features are damaged")
