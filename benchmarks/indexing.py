@@ -42,10 +42,10 @@ import numpy as np
 from PIL import Image
 
 PHOTOGRAPH, CROP = (4032, 3024), (128, 256)  # width, height
-NUM_PHOTOGRAPHS, NUM_CROPS = 4, 64
-ROUNDS = {"photographs": 3, "crops": 6}
+NUM_PHOTOGRAPHS, NUM_CROPS = 3, 24
+ROUNDS = {"photographs": 3, "crops": 7}
 BUSY = 2  # processes that never rest
-QUERIES, CAPTION = 15, "a woman in a red coat and blue trousers"
+QUERIES, CAPTION = 7, "a woman in a red coat and blue trousers"
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -188,7 +188,7 @@ def measure_steps(folder: Path, package: Package) -> dict[str, dict[str, float]]
     pixels = tiny.to_pixels([tiny.resize_crop(tiny.open_crop(file)) for file in files_of(folder, "crops")])
     run = partial(forward, package.model, package.model.get_target_features, pixel_values=pixels)
     for kind in found:
-        found[kind]["tiny model, in batches of 64"] = in_turns({"": run}, 10)[""] / len(pixels)
+        found[kind]["tiny model, all crops at once"] = in_turns({"": run}, 10)[""] / len(pixels)
     Image.core.set_blocks_max(0)
     return found
 
@@ -349,23 +349,23 @@ def measure_libraries(folder: Path) -> dict[str, dict[str, float]]:
     return found
 
 
-MEASURES = {
-    "reading": measure_reading,
-    "steps": lambda folder, packages: measure_steps(folder, packages["now"]),
-    "queries": measure_queries,
-    "busy": measure_busy,
-    "drafts": measure_drafts,
-}
+def measure_one_core(folder: Path, packages: Mapping[str, Package]) -> dict:
+    """All that needs no other process."""
+    return {
+        "reading": measure_reading(folder, packages),
+        "queries": measure_queries(folder, packages),
+        "drafts": measure_drafts(folder, packages),
+        "steps": measure_steps(folder, packages["now"]),
+    }
 
 
-def measure(name: str, folder: Path, before: Path | None) -> Any:
-    """One of the measures in a process of its own; all but "busy" on one core."""
-    threads = {} if name == "busy" else {"OMP_NUM_THREADS": "1"}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
-    command = [sys.executable, __file__, "--measure", name, str(folder), *([str(before)] if before else [])]
-    done = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, text=True, env=environment | threads | {"HF_HUB_OFFLINE": "1"}
-    )
+def measure(what: str, folder: Path, before: Path | None, interpreter: str = sys.executable, **environment: str) -> Any:
+    """In a process of its own: "one_core", "busy" or "libraries"."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+    command = [interpreter, __file__, "--measure", what, str(folder), *([str(before)] if before else [])]
+    environment |= {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=inherited | environment)
+    print(f"{what}: done", file=sys.stderr, flush=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -454,12 +454,13 @@ def main() -> None:
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        name, folder, *before = arguments.measure
-        if name == "libraries":
-            print(json.dumps(measure_libraries(Path(folder))))
+        what, folder, *before = arguments.measure
+        if what == "libraries":
+            found = measure_libraries(Path(folder))
         else:
             packages = load_packages(Path(before[0]) if before else None)
-            print(json.dumps(MEASURES[name](Path(folder), packages)))
+            found = {"one_core": measure_one_core, "busy": measure_busy}[what](Path(folder), packages)
+        print(json.dumps(found))
         return
 
     import torch
@@ -487,17 +488,10 @@ def main() -> None:
             ).stdout
             with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
                 tar.extractall(before, filter="data")
-        for name in MEASURES:
-            record[name] = measure(name, folder, before)
-            print(f"{name}: done", file=sys.stderr, flush=True)
+        record |= measure("one_core", folder, before, OMP_NUM_THREADS="1")
+        record["busy"] = measure("busy", folder, before)
         if arguments.libraries:
-            done = subprocess.run(
-                [arguments.libraries, __file__, "--measure", "libraries", str(folder)],
-                check=True,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            record["libraries"] = json.loads(done.stdout.splitlines()[-1])
+            record["libraries"] = measure("libraries", folder, None, arguments.libraries)
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "indexing.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     (arguments.output / "indexing.md").write_text(to_markdown(record), encoding="utf-8")
