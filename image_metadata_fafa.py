@@ -35,8 +35,7 @@ def bare_jpeg(data: bytes) -> tuple[bytes, bytes | None, bytes | None, int]:
     """
     view, exif, xmp = memoryview(data), None, None
     parts = [view[:2]]
-    for number, (marker, start, end) in enumerate(_segments(data)):
-        _check_number(number)
+    for marker, start, end in _segments(data):
         if marker == _FIRST_SCAN:
             return b"".join([*parts, view[start:]]), exif, xmp, _num_scans(data, end)
         if marker == 0xE1 and data[start + 4 : start + 10] == b"Exif\0\0":
@@ -51,7 +50,11 @@ def bare_jpeg(data: bytes) -> tuple[bytes, bytes | None, bytes | None, int]:
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Marker, start and end of each segment of a JPEG, up to the first scan."""
     start = 2
-    while (start := data.find(b"\xff", start)) >= 0 and start + 4 <= len(data):
+    for number in count():
+        start = data.find(b"\xff", start)
+        if start < 0 or start + 4 > len(data):
+            return
+        _check_number(number)
         marker = data[start + 1]
         if marker in _JPEG_EMPTY:
             start += 2

@@ -21,6 +21,7 @@ from ..names import counted
 from ..retriever import QUERY_MODES, Retriever, RetrieverProcessor
 from .filling import Encode, complete, known_inputs, open_or_create
 from .fingerprint import dtype_name, feature_settings, model_fingerprint
+from .forward import forward
 from .identity import describe_images, input_name, is_changed
 from .manifest import DTYPES
 from .reading import PixelBatch, batches_of, read_pixels
@@ -156,7 +157,7 @@ def target_encoder(
             passing.update(batch.inaccessible)
             features = torch.empty(0, *model.feature_shape)
             if batch.pixels is not None:
-                features = model.get_target_features(pixel_values=batch.pixels.to(model.device))
+                features = forward(model, model.get_target_features, pixel_values=batch.pixels.to(model.device))
                 alike.check(features, batch.pixels)
             yield batch.rows, batch.skipped, features
 
@@ -278,7 +279,7 @@ def encode_queries(
             encoded = []
             for mode in group:
                 given = {name: inputs[name] for name in QUERY_MODES[mode]}
-                encoded.append(model.get_query_features(**given))
+                encoded.append(forward(model, model.get_query_features, **given))
                 alike[mode].check(encoded[-1], *(tensor for name, tensor in given.items() if name != "attention_mask"))
             yield rows, [], torch.stack(encoded, dim=1)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..files import contents_of, some
 from ..retriever import QUERY_MODES, Retriever, RetrieverProcessor
 from .finding import DamagedRowsError, find_best, score_all
+from .forward import forward
 from .identity import changes_since
 from .metadata import Entry
 from .segment_list import GalleryFolder
@@ -106,8 +107,7 @@ class GallerySearching:
         if caption is not None:
             inputs |= self.processor.encode_captions([caption], ["caption"])
         given = {name: inputs[name].to(self.model.device) for name in QUERY_MODES["image+caption"] if name in inputs}
-        with torch.no_grad():
-            query = self.model.get_query_features(**given)
+        query = forward(self.model, self.model.get_query_features, **given)
         return query.float().to(self.state.device)
 
     def allowed(self, where: str | None = None, exclude: Sequence[str | Path] = ()) -> Tensor | None:

@@ -22,6 +22,7 @@ from ...image_reading_fafa import open_image
 from ...loading import dead_workers_told, undecoded
 from ...model_folder import check_fit
 from ...retrieval.encoding import encode_targets
+from ...retrieval.forward import forward
 from ...retrieval.reading import read_pixels
 from ...retriever import Retriever, RetrieverProcessor
 from ..intervals import bootstrap_intervals, bootstrap_means
@@ -252,7 +253,7 @@ def _encode(
             with _long_captions_cut(processor):
                 text = processor.encode_captions([captions[row] for row in rows], names)
             text = {key: tensor.to(model.device) for key, tensor in text.items()}
-            found = model.get_query_features(pixel_values=pixels, **text)
+            found = forward(model, model.get_query_features, pixel_values=pixels, **text)
             alike[name].check(found, pixels, text["input_ids"])
             check_features(found, "", names)
             parts[name].append(found)
