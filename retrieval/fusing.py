@@ -50,8 +50,8 @@ def fuse(vectors: Tensor, weights: Tensor, sampled: Tensor) -> FusedTerms:
 
     The other way is one vector, the terms' weighted sum. On painted worlds late fusion was ahead of it for sentences
     about different garments, for an image's kept features with a caption, and for minus terms that name a colour; there
-    was no difference for several photographs of one person, nor for wordings of one sentence; it was behind for nothing.
-    See benchmarks/results/query_terms.md.
+    was no difference for several photographs of one person, nor for wordings of one sentence; it was behind for
+    nothing. See benchmarks/results/query_terms.md.
 
     Args:
         vectors: `(num_terms, dim)`, unit length.
