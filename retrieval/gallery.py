@@ -20,7 +20,7 @@ from .conversion import convert_store, is_store, open_store, state_of
 from .encoding import EncodedImages, check_encoding, encode_images, is_first
 from .fingerprint import dtype_name, feature_settings
 from .identity import describe_absent, describe_image, describe_images, path_of
-from .indexing import KnownFiles, index_images
+from .indexing import index_images, known_files
 from .judging import GalleryJudging
 from .manifest import DTYPES
 from .metadata import entry_of, exif_of
@@ -219,7 +219,7 @@ class Gallery(GalleryAsking, GalleryJudging, GalleryWriting):
             images,
             "gallery image",
             folder,
-            known=KnownFiles(state),
+            known=None if state is None else known_files(state),
             skip=on_error == "skip",
             progress=progress and is_first(),
         )
