@@ -24,6 +24,7 @@ CORE = [
     "xxhash>=3.4",
 ]
 EXTRAS = {
+    "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],
     "search": ["scipy>=1.11"],
     "train": ["datasets>=4.0", "evaluate>=0.4.5", "accelerate>=1.6", "peft>=0.17", "matplotlib>=3.9", "pyyaml>=6.0"],
     "synthesis": [
@@ -46,6 +47,7 @@ EXTRAS = {
     ],
 }
 EXTRAS["dev"] = [
+    *EXTRAS["milvus"],
     *EXTRAS["search"],
     *EXTRAS["train"],
     *EXTRAS["synthesis"],

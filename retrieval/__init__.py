@@ -6,6 +6,7 @@ from .conversion import convert_store
 from .encoding import EncodedImages, encode_images
 from .gallery import Gallery
 from .metadata import Entry
+from .milvus import MilvusGallery, publish_gallery
 from .photo_folder import find_images
 from .queries import Query, Term
 from .searching import SearchResult
@@ -16,6 +17,7 @@ __all__ = [
     "Entry",
     "FeatureStore",
     "Gallery",
+    "MilvusGallery",
     "PhotoResult",
     "Query",
     "RankedImage",
@@ -27,5 +29,6 @@ __all__ = [
     "draw_contact_sheet",
     "encode_images",
     "find_images",
+    "publish_gallery",
     "verify_store",
 ]
