@@ -4,14 +4,8 @@
 
 On three painted worlds (sought_people.py) with the checkpoint that comes with the package: for each kind of term, one
 vector (the weighted sum of the terms' vectors, of unit length) against late fusion (`retrieval.fusing`); minus terms by
-their weight, and said in the sentence instead; two simulated users who mark results; two photographs against one; eight
-wordings of one sentence. The constants in `retrieval` were chosen on worlds 11, 12 and 13.
-
-A searcher who collects has the gallery's first half before them and marks ten further results a round: right is who is
-the right person in the clothes asked for, all else is wrong, the right person in other clothes as well. What the marks
-are worth is measured on the second half, of which nothing was ever shown; it holds two photographs of the four. A
-searcher who seeks one photograph ends when one of the four is among the ten shown; so all their marks are wrong ones.
-Either knows what the person looks like and wears, and nothing of scores.
+their weight, and said in the sentence instead; simulated users (simulated_users.py) who mark results; two photographs
+against one; eight wordings of one sentence. The constants in `retrieval` were chosen on worlds 11, 12 and 13.
 """
 
 import argparse
@@ -24,46 +18,23 @@ import numpy as np
 import torch
 from cells import RESULTS, told, told_difference, write_pages
 from scoring import processor_name
-from sought_people import NUM_WORDINGS, World, encode, load_tiny, make_sought
+from simulated_users import ROUNDS, SHOWN, USERS, collect, seek
+from sought_people import NUM_WORDINGS, Searcher, World, encode, first_hits, load_tiny, make_sought
 from torch import Tensor
 from torch.nn import functional as F
 
 from fafa.drawing.curves import band, chart
 from fafa.drawing.palette import AMBER, BLUE, GREY, TEAL, VERMILION
 from fafa.evaluation.intervals import intervals_over_groups, paired_bootstrap
-from fafa.retrieval.feedback import RIGHT, WRONG, rocchio
-from fafa.retrieval.fusing import SAMPLE, fuse
+from fafa.retrieval.feedback import WRONG
+from fafa.retrieval.fusing import fuse
 from fafa.retrieval.queries import MINUS_WEIGHT
 from fafa.tables import markdown_table
 
-ROUNDS, SHOWN = 3, 10
+ONE_VECTOR_MINUS = 0.5  # the best weight of a minus term for one vector, as MINUS_WEIGHT is for late fusion
+NUM_CANDIDATES = (16, 48, 160)  # 1, 3 and 10 % of the gallery
 MINUS_WEIGHTS = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 STARTS = {"image+caption": BLUE, "caption": TEAL, "image": AMBER}
-
-
-class Searcher:
-    """Scores of one world's gallery."""
-
-    def __init__(self, model, world: World):
-        self.model, self.world = model, world
-        self.sample = torch.arange(min(SAMPLE, len(world.kinds))) * len(world.kinds) // min(SAMPLE, len(world.kinds))
-
-    def score(self, queries: Tensor, images: Tensor | slice = slice(None)) -> Tensor:
-        """`(num_queries, num_images)`."""
-        return self.model.score(queries, self.world.features[images])
-
-    def one_vector(self, terms: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-        """`(num_queries, num_images)` of queries whose terms' vectors are `(num_queries, dim)` each."""
-        return self.score(F.normalize(sum(w * term for w, term in zip(weights, terms, strict=True)), dim=1))
-
-    def late_fusion(self, terms: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-        """Likewise."""
-        scores = torch.stack([self.score(term) for term in terms])  # (t, q, n)
-        fused = [
-            fuse(vectors, torch.tensor(weights), of_query[:, self.sample]).scores(of_query)
-            for vectors, of_query in zip(torch.stack(list(terms), dim=1), scores.transpose(0, 1), strict=True)
-        ]
-        return torch.stack(fused)
 
 
 def encode_world(model, processor, world: World) -> dict[str, Tensor]:
@@ -109,11 +80,6 @@ def _named(garment) -> str:
     return f"an {text}" if text[0] in "aeiou" else f"a {text}"
 
 
-def first_hits(scores: Tensor, relevant: np.ndarray) -> np.ndarray:
-    """Whether the first image is relevant, percent: `(num_queries,)`."""
-    return 100.0 * relevant[np.arange(len(relevant)), scores.argmax(dim=1).numpy()]
-
-
 def precisions(scores: Tensor, relevant: np.ndarray) -> np.ndarray:
     """Average precision, percent: `(num_queries,)`."""
     order = scores.argsort(dim=1, descending=True, stable=True).numpy()
@@ -133,9 +99,10 @@ def measure_terms(searcher: Searcher, v: Mapping[str, Tensor]) -> dict[str, dict
         names: Sequence[str], weights: Sequence[float], instead: Tensor, relevant: np.ndarray = match
     ) -> dict[str, np.ndarray]:
         terms = [v[name] for name in names]
+        of_one = [weight if weight > 0 else -ONE_VECTOR_MINUS for weight in weights]
         return {
             "instead": both(instead, relevant),
-            "one vector": both(searcher.one_vector(terms, weights), relevant),
+            "one vector": both(searcher.one_vector(terms, of_one), relevant),
             "late fusion": both(searcher.late_fusion(terms, weights), relevant),
         }
 
@@ -186,82 +153,26 @@ def measure_minus(searcher: Searcher, v: Mapping[str, Tensor]) -> dict[str, np.n
     return found
 
 
-def collect(searcher: Searcher, start: Tensor, seed: int, to_right: float, from_wrong: float, late: bool) -> np.ndarray:
-    """The user who collects: `(num_queries, rounds + 1)`, Rank-1 on the half that was never shown, percent."""
-    world, match = searcher.world, searcher.world.images("match")
-    shown_half = _halves(world, seed)
-    scores, seen = searcher.score(start), np.zeros_like(match)
-    hits = []
-    for number in range(ROUNDS + 1):
-        hidden_half = scores.masked_fill(torch.from_numpy(shown_half), -torch.inf)
-        hits.append(first_hits(hidden_half, match))
-        if number == ROUNDS:
-            break
-        _show(scores, seen, ~shown_half)
-        scores = marked_scores(searcher, start, seen & match, seen & ~match, to_right, from_wrong, late)
-    return np.stack(hits, axis=1)
-
-
-def seek(searcher: Searcher, start: Tensor, from_wrong: float | None) -> np.ndarray:
-    """The user who seeks one photograph: `(num_queries, rounds + 1)`, whether it was shown by then, percent.
-
-    None: nothing is marked, and the next ten are shown.
-    """
-    match = searcher.world.images("match")
-    scores, seen, found = searcher.score(start), np.zeros_like(match), []
-    for _ in range(ROUNDS + 1):
-        _show(scores, seen, np.zeros(match.shape[1], dtype=bool))
-        found.append(100.0 * (seen & match).any(axis=1))
-        if from_wrong is not None:
-            searching = ~(seen & match).any(axis=1)
-            wrong = seen & ~match & searching[:, None]
-            scores = marked_scores(searcher, start, np.zeros_like(match), wrong, 0.0, from_wrong, False)
-    return np.stack(found, axis=1)
-
-
-def _show(scores: Tensor, seen: np.ndarray, never: np.ndarray) -> None:
-    """Notes the best ten images that were not seen yet."""
-    hidden = torch.from_numpy(seen | never)
-    top = scores.masked_fill(hidden, -torch.inf).topk(SHOWN, dim=1).indices.numpy()
-    np.put_along_axis(seen, top, True, axis=1)
-
-
-def marked_scores(
-    searcher: Searcher,
-    start: Tensor,
-    right: np.ndarray,
-    wrong: np.ndarray,
-    to_right: float,
-    from_wrong: float,
-    late: bool,
-) -> Tensor:
-    """`(num_queries, num_images)` by Rocchio's formula, or by late fusion of what it adds."""
-    features, k = searcher.world.features, searcher.model.num_top_tokens
-    rows = []
-    for query, of_right, of_wrong in zip(start, right, wrong, strict=True):
-        marked = features[of_right], features[of_wrong]
-        if not late:
-            moved = rocchio(query[None], *marked, k, to_right, from_wrong)
-            rows.append(searcher.score(moved)[0])
-            continue
-        terms, weights = [query[None]], [1.0]
-        for of_kind, weight in zip(marked, (to_right, -from_wrong), strict=True):
-            if len(of_kind):  # the mean direction of the winning tokens: what Rocchio's formula adds
-                moved = rocchio(query[None], of_kind, of_kind[:0], k, 1e4)
-                terms, weights = [*terms, moved], [*weights, weight]
-        rows.append(searcher.late_fusion(terms, weights)[0])
-    return torch.stack(rows)
-
-
-def _halves(world: World, seed: int) -> np.ndarray:
-    """`(num_images,)`, bool: the first half; of each person's images of a kind, it has every second one."""
-    first, rng = np.zeros(len(world.kinds), dtype=bool), np.random.default_rng(seed)
-    for kind in ("match", "without", "alike"):
-        for of_person in world.images(kind):
-            first[np.flatnonzero(of_person)[::2]] = True
-    others = np.flatnonzero(np.isin(world.kinds, ("before", "other", "stranger")))
-    first[rng.permutation(others)[::2]] = True
-    return first
+def measure_prefilter(searcher: Searcher, v: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """kind -> `(num_queries, len(NUM_CANDIDATES))`: how much of the exact top 10 is among so many nearest means."""
+    means = searcher.world.features.mean(dim=1)
+    kinds = {
+        "one composed query": (("image+caption",), (1,)),
+        "two photographs, each with the caption": (("image+caption", "second+caption"), (1, 1)),
+        "photograph and caption as two terms": (("image", "caption"), (1, 1)),
+        "composed query with a minus term": (("image+caption", "item"), (1, -MINUS_WEIGHT)),
+    }
+    found = {}
+    for kind, (names, weights) in kinds.items():
+        shares = []
+        for vectors in torch.stack([v[name] for name in names], dim=1):
+            scores = searcher.score(vectors)
+            terms = fuse(vectors, torch.tensor(weights), scores[:, searcher.sample])
+            best = terms.scores(scores).topk(10).indices
+            order = (terms.direction @ means.T)[0].argsort(descending=True)
+            shares.append([100 * torch.isin(best, order[:number]).float().mean().item() for number in NUM_CANDIDATES])
+        found[kind] = np.array(shares)
+    return found
 
 
 def measure_wordings(searcher: Searcher, v: Mapping[str, Tensor]) -> np.ndarray:
@@ -274,19 +185,11 @@ def measure_wordings(searcher: Searcher, v: Mapping[str, Tensor]) -> np.ndarray:
     return np.stack(ranks, axis=1)
 
 
-USERS = {  # row of the page -> to_right, from_wrong, late
-    "Rocchio": (RIGHT, WRONG, False),
-    "late fusion of the same": (RIGHT, WRONG, True),
-    "right marks alone": (RIGHT, 0.0, False),
-    "wrong marks alone": (0.0, WRONG, False),
-}
-
-
 def record_of(work: Path, seeds: Sequence[int]) -> dict:
     """All figures of the page."""
     model, processor = load_tiny()
     began = time.process_time()
-    terms, minus, users, seekers, wordings = [], [], [], [], []
+    terms, minus, users, seekers, wordings, prefilter = [], [], [], [], [], []
     for seed in seeds:
         world = make_sought(work, seed, model, processor)
         searcher, v = Searcher(model, world), encode_world(model, processor, world)
@@ -298,6 +201,7 @@ def record_of(work: Path, seeds: Sequence[int]) -> dict:
         ways = {"ten further results": None, "wrong marks": WRONG}
         seekers.append({s: {name: seek(searcher, v[s], of) for name, of in ways.items()} for s in STARTS})
         wordings.append(measure_wordings(searcher, v))
+        prefilter.append(measure_prefilter(searcher, v))
         print(f"world {seed}: done", flush=True)
     ranks = np.concatenate(wordings)
     return {
@@ -314,6 +218,11 @@ def record_of(work: Path, seeds: Sequence[int]) -> dict:
         "users": {s: {name: _told([of[s][name] for of in users]) for name in USERS} for s in STARTS},
         "gains": {s: _gain([of[s]["Rocchio"] for of in users]) for s in STARTS},
         "seekers": {s: {name: _told([of[s][name] for of in seekers]) for name in ways} for s in STARTS},
+        "late - Rocchio": {
+            s: _differing(*([of[s][name] for of in users] for name in ("Rocchio", "late fusion of the same")))
+            for s in STARTS
+        },
+        "prefilter": {kind: _told([of[kind] for of in prefilter]) for kind in prefilter[0]},
         "wordings": {
             "rank-1": _told([100.0 * (of == 1) for of in wordings]),
             "always": _told([100.0 * (of == 1).all(axis=1, keepdims=True) for of in wordings])[0],
@@ -392,9 +301,11 @@ def to_markdown(record: dict) -> str:
         "## One vector, or late fusion",
         "Right are the four photographs in the clothes asked for; with two photographs alone the one in their "
         "clothes; with a minus term the two in the clothes asked for but without the bag or hat, which the references "
-        "show and of which the caption does not speak. (Each query says what it is: a backpack, a red cap.)",
+        "show and of which the caption does not speak. (Each query says what it is: a backpack, a red cap.) A "
+        f"minus term weighs {MINUS_WEIGHT:g} in late fusion and {ONE_VECTOR_MINUS:g} in one vector, which is best for "
+        "each on other worlds. p is of the difference in mAP.",
         markdown_table(head, rows),
-        terms_conclusion(record),
+        f"{terms_conclusion(record)} `Gallery` fuses terms late, whatever they are, and moves vectors by marks.",
         "## Minus terms by their weight",
         markdown_table(
             ("", "Rank-1 without", "Rank-1 with it", "without before with"),
@@ -412,10 +323,15 @@ def to_markdown(record: dict) -> str:
             for n, gain in enumerate(record["gains"][start])
             for cell, p in [told_difference(gain)]
         ]
+        late = "; ".join(
+            f"after {names[n]} {cell}, p {p}"
+            for n, of_round in enumerate(record["late - Rocchio"][start][1:], start=1)
+            for cell, p in [told_difference(of_round)]
+        )
         parts += [
             f"### From {start}",
             markdown_table(("", *names), [[name, *map(told, found)] for name, found in of.items()]),
-            f"Rocchio against no marks: {'; '.join(gains)}.",
+            f"Rocchio against no marks: {'; '.join(gains)}. Late fusion of the same against Rocchio {late}.",
         ]
     parts += [
         "## A user who seeks one photograph",
@@ -424,6 +340,14 @@ def to_markdown(record: dict) -> str:
         markdown_table(
             ("", "", *(f"{SHOWN * (n + 1)} seen" for n in range(ROUNDS + 1))),
             [[start, name, *map(told, found)] for start, of in record["seekers"].items() for name, found in of.items()],
+        ),
+        "## What the mean vectors find of several terms",
+        "Of more than 20,000 images only those with the nearest mean vectors are scored: nearest to the terms' "
+        "vectors, added by the weights that late fusion gives their scores. How much of the exact top 10 is among "
+        "them:",
+        markdown_table(
+            ("", *(f"{number} of {record['gallery']:,}" for number in NUM_CANDIDATES)),
+            [[kind, *map(told, found)] for kind, found in record["prefilter"].items()],
         ),
         "## Eight wordings of one sentence",
         wordings_told(record),

@@ -12,17 +12,20 @@ photographs in other clothes, and in the gallery
 and strangers fill the gallery up. A tenth of all images is blurred or partly hidden.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fafa import TINY_CHECKPOINT
 from fafa.files import read_json, write_json
 from fafa.model_folder import load_model
 from fafa.retrieval.encoding import encode_images
+from fafa.retrieval.fusing import SAMPLE, fuse
 from fafa.retriever import Retriever, RetrieverProcessor
 from fafa.world.captions import describe_change
 from fafa.world.making import PlannedImage, paint_images
@@ -165,3 +168,33 @@ def encode(model: Retriever, processor: RetrieverProcessor, images=None, caption
         given |= processor.encode_captions(captions)
     names = ("pixel_values", "input_ids", "attention_mask")
     return model.get_query_features(**{name: given[name] for name in names if name in given})
+
+
+class Searcher:
+    """Scores of one world's gallery."""
+
+    def __init__(self, model, world: World):
+        self.model, self.world = model, world
+        self.sample = torch.arange(min(SAMPLE, len(world.kinds))) * len(world.kinds) // min(SAMPLE, len(world.kinds))
+
+    def score(self, queries: Tensor, images: Tensor | slice = slice(None)) -> Tensor:
+        """`(num_queries, num_images)`."""
+        return self.model.score(queries, self.world.features[images])
+
+    def one_vector(self, terms: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+        """`(num_queries, num_images)` of queries whose terms' vectors are `(num_queries, dim)` each."""
+        return self.score(F.normalize(sum(w * term for w, term in zip(weights, terms, strict=True)), dim=1))
+
+    def late_fusion(self, terms: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+        """Likewise."""
+        scores = torch.stack([self.score(term) for term in terms])  # (t, q, n)
+        fused = [
+            fuse(vectors, torch.tensor(weights), of_query[:, self.sample]).scores(of_query)
+            for vectors, of_query in zip(torch.stack(list(terms), dim=1), scores.transpose(0, 1), strict=True)
+        ]
+        return torch.stack(fused)
+
+
+def first_hits(scores: Tensor, relevant: np.ndarray) -> np.ndarray:
+    """Whether the first image is relevant, percent: `(num_queries,)`."""
+    return 100.0 * relevant[np.arange(len(relevant)), scores.argmax(dim=1).numpy()]

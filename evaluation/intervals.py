@@ -1,6 +1,6 @@
 """How far a metric can be trusted: bootstrap intervals over queries, and tests of the difference of two runs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import comb
 
 import numpy as np
@@ -24,15 +24,17 @@ def bootstrap_means(values: np.ndarray, num_resamples: int = NUM_RESAMPLES, seed
     Returns:
         `(num_resamples, num_columns)`, fp64.
     """
-    num_queries, rng = len(values), np.random.default_rng(seed)
-    means = np.empty((num_resamples, values.shape[1]))
+    return np.concatenate([times @ values / len(values) for times in resamples(len(values), num_resamples, seed)])
+
+
+def resamples(num_queries: int, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> Iterator[np.ndarray]:
+    """How many times each query is in a sample with replacement: blocks of `(some resamples, num_queries)`."""
+    rng = np.random.default_rng(seed)
     chunk = max(1, CHUNK_ELEMENTS // num_queries)
     for start in range(0, num_resamples, chunk):
         sampled = rng.integers(num_queries, size=(min(chunk, num_resamples - start), num_queries))
         sampled += num_queries * np.arange(len(sampled))[:, None]
-        times = np.bincount(sampled.ravel(), minlength=sampled.size).reshape(sampled.shape)
-        means[start : start + len(sampled)] = times @ values / num_queries
-    return means
+        yield np.bincount(sampled.ravel(), minlength=sampled.size).reshape(sampled.shape)
 
 
 def bootstrap_intervals(values: np.ndarray, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> np.ndarray:

@@ -18,6 +18,7 @@ from ..retrieval.encoding import encode_queries, encode_targets
 from ..retriever import QUERY_MODES, Retriever, RetrieverProcessor
 from .intervals import bootstrap_intervals
 from .metrics import chance_metrics, tell_ties, ties_of
+from .open_set import OpenSetScores
 from .ranking import MatchRanker, QueryResults, checked_ks, match_ranks, top_images
 from .report import LATE_FUSION, OVERALL, SUM, EvaluationReport
 
@@ -52,6 +53,7 @@ def evaluate_itcpr(
     curves: bool = False,
     seed: int = 0,
     progress: bool = True,
+    open_set: bool = False,
 ) -> EvaluationReport:
     """Ranks the gallery for every query, on the device and in the precision of the model.
 
@@ -72,21 +74,25 @@ def evaluate_itcpr(
         curves: also scores with other numbers of top tokens, where the model has several, and ranks in random parts of
             the gallery; that takes ten times as long as scoring once (of ITCPR, 70 CPU-seconds).
         seed: decides the bootstrap and the parts of the gallery.
+        open_set: also asks every query of the gallery without its matches: can the model tell that nobody matches?
 
     Raises:
         ValueError: a query without a match or with the id of distractors, a column that is missing, an unknown mode or
-            an option that makes no sense, NaN in the features, scores that tell no images apart.
+            an option that makes no sense, NaN in the features, scores that tell no images apart; with `open_set`, a
+            query that every image matches.
         FileNotFoundError, UnreadableImageError: an image is missing, or cannot be decoded.
     """
     if features_dtype is not None and not features_dtype.is_floating_point:
         raise ValueError(f"features_dtype is {features_dtype}, which would round features to zero: expected a float")
-    TestSet(queries, gallery, ks)  # before hours of encoding: it raises if a query has no match, or a column is missing
+    of = TestSet(queries, gallery, ks)  # before hours of encoding: it raises if a query has no match, for example
+    if open_set:
+        OpenSetScores(of.query_ids, of.gallery_ids)  # likewise if one matches every image
     model.eval()
     options = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
     folders = [features_dir and Path(features_dir, name) for name in ("queries", "gallery")]
     query_features = encode_queries(model, processor, queries, modes, **options, features_dir=folders[0])
     targets = encode_targets(model, processor, gallery, **options, features_dir=folders[1], dtype=features_dtype)
-    return evaluate_features(model, query_features, targets, queries, gallery, ks, curves, seed, progress)
+    return evaluate_features(model, query_features, targets, queries, gallery, ks, curves, seed, progress, open_set)
 
 
 class Scorer(Protocol):
@@ -142,6 +148,7 @@ def evaluate_features(
     curves: bool = False,
     seed: int = 0,
     progress: bool = True,
+    open_set: bool = False,
 ) -> EvaluationReport:
     """Ranks the gallery by features that are there already, whoever made them; see `evaluate_itcpr`.
 
@@ -163,6 +170,7 @@ def evaluate_features(
     modes = list(query_features)
     rankings = {name: _Ranking(query_ids, gallery_ids) for name in (*modes, *([LATE_FUSION] if has_both else []))}
     parts = _gallery_parts(query_ids, gallery_ids, seed) if curves else []
+    open_sets = {name: OpenSetScores(query_ids, gallery_ids) for name in rankings} if open_set else {}
     blocks = zip(*(score_blocks(scorer, query_features[mode], targets, ROWS) for mode in modes), strict=True)
     num_blocks = -(-len(query_ids) // ROWS)
     for block in tqdm(blocks, "scoring", num_blocks, unit="block", disable=not progress):
@@ -171,6 +179,8 @@ def evaluate_features(
             scores[LATE_FUSION] = late_fusion(scores["caption"], scores["image"])
         for name, ranking in rankings.items():
             ranking.add(scores[name])
+        for name, of_mode in open_sets.items():
+            of_mode.add(scores[name])
         for images, ranker in parts:
             ranker.add(scores[main].index_select(1, images.to(scores[main].device)))
     results = {name: ranking.results(name) for name, ranking in rankings.items()}
@@ -213,6 +223,7 @@ def evaluate_features(
         curves=found,
         settings={"num_top_tokens": scorer.num_top_tokens, "seed": seed},
         ties=ties,
+        open_set={name: of_mode.figures(seed) for name, of_mode in open_sets.items()},
     )
 
 

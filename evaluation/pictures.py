@@ -48,6 +48,7 @@ def draw_pictures(
     if report.curves:
         drawn |= {"Top tokens": _top_tokens} if "top_tokens" in report.curves else {}
         drawn |= {"Gallery size": _gallery_size}
+    drawn |= {"When nobody matches": _open_set} if report.open_set else {}
     for name, draw in drawn.items():
         with chart(Path(folder, PICTURES[name])) as figure:
             draw(report, figure.subplots())
@@ -144,6 +145,20 @@ def _gallery_size(report: EvaluationReport, axes: "Axes") -> None:
     _two_metrics(report, axes, [point["num_images"] for point in points], [point["draws"] for point in points])
     title = f"Random parts of the gallery ({report.curves['mode']})"
     axes.set(xlabel="images in the gallery", ylabel="percent", title=title)
+
+
+def _open_set(report: EvaluationReport, axes: "Axes") -> None:
+    for mode in sorted(report.open_set, key=list(LINES).index):
+        axes.plot(*zip(*report.open_set[mode]["curve"], strict=True), **LINES[mode], label=mode, clip_on=False)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda share, _: f"{share:g}")
+    axes.set(
+        xlabel="false alarms (% of queries without a match)",
+        ylabel="right answers (%)",
+        ylim=(0, 100),
+        title="Queries answered by a match, by false alarms",
+    )
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _two_metrics(report: EvaluationReport, axes: "Axes", positions: list[int], samples: list[list[dict]]) -> None:

@@ -21,6 +21,7 @@ PICTURES = {  # name -> file
     "Rank of the first correct image": "first_ranks.png",
     "Top tokens": "top_tokens.png",
     "Gallery size": "gallery_size.png",
+    "When nobody matches": "open_set.png",
     "best": "best.jpg",
     "worst": "worst.jpg",
     "random": "random.jpg",
@@ -38,6 +39,13 @@ _EXPLAINED = {
 _INTERVALS = (
     f"{INTERVALS_EXPLAINED} Two models on the same queries are compared by "
     "`python -m fafa.evaluation.compare A B`, which sees smaller differences than two intervals side by side."
+)
+_OPEN_SET = (
+    "Every query is asked twice, once of the whole gallery and once without its matches. A search answers with its "
+    "best image where that scores above a threshold. DIR at a false-alarm rate: of the queries with a match, those "
+    "whose best image is one and above the threshold that this share of the queries without a match exceeds; rates "
+    "that so few queries cannot tell are left out. AUROC: how often the best score with a match is above that without "
+    "one; 50 is chance. 95 % intervals as above, of 2,000 resamples."
 )
 _HEADINGS = {
     "source": ("By source", "Queries of a source search the whole gallery."),
@@ -71,6 +79,8 @@ class EvaluationReport:
         settings: what else belongs in the record: model, data, precision, versions.
         ties: mode -> `num_queries` for which the gallery's order decided between equal scores, and the `pessimistic`
             metrics, in the order that is worst; empty in reports of earlier versions.
+        open_set: mode -> figures of queries asked with and without their matches, see `OpenSetScores.figures`; empty
+            unless asked for.
     """
 
     metrics: dict[str, dict[str, dict[str, float]]]
@@ -85,6 +95,7 @@ class EvaluationReport:
     curves: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     ties: dict[str, dict[str, Any]] = field(default_factory=dict)
+    open_set: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def main_mode(self) -> str:
@@ -131,6 +142,8 @@ class EvaluationReport:
             if len(names) > 1:
                 heading, remark = _HEADINGS[kind]
                 parts += [f"## {heading}", remark, self._group_table(kind, names)]
+        if self.open_set:
+            parts += ["## When nobody matches", _OPEN_SET, self._open_set_table()]
         if pictures:
             parts.append("## Pictures")
             parts += [f"![{name}]({file})" for name, file in pictures.items() if file.endswith(".png")]
@@ -139,6 +152,16 @@ class EvaluationReport:
         if self.settings:
             parts += ["## Settings", markdown_table(["", ""], _flat(public(self.settings)))]
         return "\n\n".join(parts) + "\n"
+
+    def _open_set_table(self) -> str:
+        """A row for each kind of query, with intervals."""
+        rates = list(self.open_set[self.main_mode]["dir"])
+        rows = [
+            [mode, *("{:.1f} [{:.1f}, {:.1f}]".format(*cell) for cell in (*figures["dir"].values(), figures["auroc"]))]
+            for mode, figures in self.open_set.items()
+        ]
+        headings = [f"DIR at {100 * float(rate):g} % false alarms" for rate in rates]
+        return markdown_table(["query", *headings, "AUROC"], rows)
 
     def _group_table(self, kind: str, names: list[str]) -> str:
         """A row for each group and kind of query, with intervals."""

@@ -96,7 +96,7 @@ def read_report(path: str | Path) -> EvaluationReport:
         raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
     names = {entry.name for entry in fields(EvaluationReport)}
     found = set(record) if isinstance(record, dict) else set()
-    if found | {"ties"} != names:  # earlier versions did not count ties
+    if found | {"ties", "open_set"} != names:  # earlier versions had neither
         differing = ", ".join(sorted(names ^ found))
         raise ValueError(f"{path} is no report of this version of fafa (differing fields: {differing}); {remedy}")
     report = EvaluationReport(**record)

@@ -96,7 +96,7 @@ def main(arguments: argparse.Namespace) -> None:
         images = load_dataset(arguments.dataset, data_dir=arguments.data, split=arguments.split)
         queries, gallery = text_to_image_tables(images, arguments.dataset)
 
-    # 3. Encode the gallery once and the queries in every mode, score all pairs, rank.
+    # 3. Encode the gallery once and the queries in every mode, score all pairs, rank; and again without the matches.
     report = evaluate_itcpr(
         model,
         processor,
@@ -108,6 +108,7 @@ def main(arguments: argparse.Namespace) -> None:
         features_dir=arguments.features,
         features_dtype=arguments.features_dtype and getattr(torch, arguments.features_dtype),
         curves=pictures,
+        open_set=True,
     )
     if RANK > 0:
         return

@@ -1,7 +1,7 @@
 """What a gallery can be asked: one query or many, of several terms; and photographs that show several people sought."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError
+from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError, open_image
 from .feedback import rocchio
 from .finding import number_of_candidates, score_all, score_rows
 from .fusing import SAMPLE, FusedTerms, fuse
@@ -43,6 +43,8 @@ class PhotoResult:
 class GalleryAsking(GallerySearching):
     """The part of `Gallery` that answers queries of several terms."""
 
+    judge: Callable[..., Callable[[list[SearchResult]], list[SearchResult]]]  # see `judging.GalleryJudging`
+
     def search(
         self,
         image: Any = None,
@@ -52,7 +54,8 @@ class GalleryAsking(GallerySearching):
         where: str | None = None,
         exact: bool = False,
         candidates: int | None = None,
-        minus: Any = (),
+        minus: Any = None,
+        false_alarm_rate: float | None = None,
     ) -> list[SearchResult]:
         """The images most similar to a query, best first; equal scores keep the gallery's order.
 
@@ -73,17 +76,20 @@ class GalleryAsking(GallerySearching):
             candidates: how many are scored otherwise; None: a number that grows with `top`.
             minus: what is not wanted, in words: `"a backpack"`, or a list, likewise. Where the caption can say it
                 ("without the backpack"), say it there, too: see benchmarks/results/query_terms.md.
+            false_alarm_rate: of queries that nobody in the gallery matches, the share that may have results all the
+                same, such as 0.01; the others have none. It takes a gallery calibrated for queries of that kind, see
+                `calibrate`.
 
         Raises:
             ValueError: neither image nor caption, a caption without a word, a weight of 0 or NaN, minus terms alone or
-                outweighing the rest; `top` below 1; `where` is no filter, or names an unknown field; a score is not a
-                finite number.
+                outweighing the rest; `top` below 1; `where` is no filter, or names an unknown field; a false-alarm
+                rate cannot be promised; a score is not a finite number.
             TypeError: an image, caption, weight or number of another kind.
             UnreadableImageError: an image cannot be decoded.
             FileNotFoundError, InaccessibleImageError: it is missing, or cannot be read now.
         """
         query = Query.of(image, caption, minus)
-        return self.search_many([query], top, exclude, where, exact, candidates)[0]
+        return self.search_many([query], top, exclude, where, exact, candidates, false_alarm_rate)[0]
 
     def search_many(
         self,
@@ -93,6 +99,7 @@ class GalleryAsking(GallerySearching):
         where: str | None = None,
         exact: bool = False,
         candidates: int | None = None,
+        false_alarm_rate: float | None = None,
     ) -> list[list[SearchResult]]:
         """The results of several queries, which is faster than one search after the other; see `search`.
 
@@ -109,19 +116,21 @@ class GalleryAsking(GallerySearching):
         top = self._checked_top(top, candidates)
         allowed = self.allowed(where, exclude)
         asked = self._resolve(queries)
-        found: dict[int, list[SearchResult]] = {}
-        single = [
-            place for place, terms in enumerate(asked) if len(terms.coefficients) == 1 and not queries[place].wrong
+        open_rows = [allowed.without(self.state.rows_of_ids(query.wrong)) for query in queries]
+        kinds = [
+            query.kind if terms.is_single or query.kind == "marks" else "several terms"
+            for query, terms in zip(queries, asked, strict=True)
         ]
-        if single:
+        judged = [self.judge(kind, false_alarm_rate, rows) for kind, rows in zip(kinds, open_rows, strict=True)]
+        found = {}
+        if single := [place for place, terms in enumerate(asked) if terms.is_single and not queries[place].wrong]:
             vectors = torch.cat([asked[place].vectors for place in single])
             pairs = zip(*self.find(vectors, top, allowed, exact, candidates), strict=True)
-            found = {place: self.results(*pair) for place, pair in zip(single, pairs, strict=True)}
-        for place, (query, terms) in enumerate(zip(queries, asked, strict=True)):
+            found = dict(zip(single, pairs, strict=True))
+        for place, (terms, rows) in enumerate(zip(asked, open_rows, strict=True)):
             if place not in found:
-                others = allowed.without(self._rows_marked(query.wrong))
-                found[place] = self.results(*self.find_fused(terms, top, others, exact, candidates))
-        return [found[place] for place in range(len(queries))]
+                found[place] = self.find_fused(terms, top, rows, exact, candidates)
+        return [judged[place](self.results(*found[place])) for place in range(len(queries))]
 
     def search_together(
         self,
@@ -152,7 +161,7 @@ class GalleryAsking(GallerySearching):
         asked = self._resolve(queries)
         banned = torch.zeros(len(queries), state.num_rows, dtype=torch.bool)
         for place, query in enumerate(queries):
-            banned[place, self._rows_marked(query.wrong)] = True
+            banned[place, state.rows_of_ids(query.wrong)] = True
         if self._scores_all(exact, candidates):
             rows = allowed.list_rows()
         else:
@@ -227,7 +236,7 @@ class GalleryAsking(GallerySearching):
             vectors, weights = zip(*(pair for term in query.terms for pair in self._vectors_of(term)), strict=True)
             vectors, weights = torch.cat(vectors), torch.tensor(weights, dtype=torch.float64)
             if query.right or query.wrong:
-                marked = (state.tokens(self._rows_marked(ids)) for ids in (query.right, query.wrong))
+                marked = (state.tokens(state.rows_of_ids(ids)) for ids in (query.right, query.wrong))
                 vectors[weights > 0] = rocchio(vectors[weights > 0], *marked, k)
             if len(weights) == 1:
                 resolved.append(FusedTerms(vectors, torch.ones(1), 0.0))
@@ -250,9 +259,8 @@ class GalleryAsking(GallerySearching):
         is_changed = changes_since([named.description()], state.images_folder).get(0) == "changed"
         if entry.path is not None and result.path is not None and not is_changed:
             try:
-                crop = self.processor.open_crop(result.path)
-                crop = crop.crop(entry.box) if entry.box else crop
-                return [(self.encode_query(crop, term.caption), term.weight)]
+                image = open_image(result.path).crop(entry.box) if entry.box else result.path
+                return [(self.encode_query(image, term.caption), term.weight)]
             except (FileNotFoundError, InaccessibleImageError, UnreadableImageError):
                 pass
         if state.settings["model"] != self.state.settings["model"]:
@@ -264,12 +272,6 @@ class GalleryAsking(GallerySearching):
         kept = F.normalize(state.tokens(row).mean(dim=1), dim=1).to(self.state.device)
         words = [] if term.caption is None else [(self.encode_query(None, term.caption), term.weight)]
         return [(kept, term.weight), *words]
-
-    def _rows_marked(self, ids: Sequence[int]) -> Tensor:
-        try:
-            return self.state.rows_of_ids(ids)
-        except KeyError as error:
-            raise ValueError(f"marked: {error.args[0]}; was it deleted since?") from None
 
     def _rows_beside(self, rows: Tensor) -> Tensor:
         """These rows, and all others of the same photographs; ascending."""

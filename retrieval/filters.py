@@ -11,7 +11,7 @@ empty. What is not known equals nothing: of such images `==`, `<` and `in` are f
 import ast
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,15 +183,23 @@ def to_sql(condition: Condition) -> tuple[str, list[Any]]:
         inner, parameters = to_sql(condition.condition)
         return f"NOT ({inner})", parameters
     if isinstance(condition, (And, Or)):
-        word = " AND " if isinstance(condition, And) else " OR "
+        word = "AND" if isinstance(condition, And) else "OR"
         parts = [to_sql(part) for part in condition.conditions]
-        return word.join(f"({part})" for part, _ in parts), [each for _, values in parts for each in values]
+        return _joined(word, [part for part, _ in parts]), [each for _, values in parts for each in values]
     is_field = condition.field in FIELDS
     column = f'"{condition.field}"' if is_field else "value"
     test, parameters = _test(column, condition)
     if is_field:
         return f"{column} IS NOT NULL AND {test}", parameters
     return f"row IN (SELECT row FROM tags WHERE name = ? AND {test})", [condition.field, *parameters]
+
+
+def _joined(word: str, parts: Sequence[str]) -> str:
+    """Conditions joined as a balanced tree, since SQLite takes none that is deep."""
+    if len(parts) == 1:
+        return parts[0]
+    half = len(parts) // 2
+    return f"({_joined(word, parts[:half])}) {word} ({_joined(word, parts[half:])})"
 
 
 def _test(column: str, condition: Compare) -> tuple[str, list[Any]]:

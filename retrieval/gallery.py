@@ -20,7 +20,8 @@ from .conversion import convert_store, is_store, open_store, state_of
 from .encoding import EncodedImages, check_encoding, encode_images, is_first
 from .fingerprint import dtype_name, feature_settings
 from .identity import describe_absent, describe_image, describe_images, path_of
-from .indexing import KnownFiles, index_images
+from .indexing import index_images, known_files
+from .judging import GalleryJudging
 from .manifest import DTYPES
 from .metadata import entry_of, exif_of
 from .photo_folder import find_images
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 _IMAGES_AT_ONCE = 1024  # looked at
 
 
-class Gallery(GalleryAsking, GalleryWriting):
+class Gallery(GalleryAsking, GalleryJudging, GalleryWriting):
     """Target features of many images, with the model that made them.
 
     A gallery lies in memory, or in a folder (`load`, `save`, or `from_folder` with `features_dir`), where images can be
@@ -218,7 +219,7 @@ class Gallery(GalleryAsking, GalleryWriting):
             images,
             "gallery image",
             folder,
-            known=KnownFiles(state),
+            known=None if state is None else known_files(state),
             skip=on_error == "skip",
             progress=progress and is_first(),
         )

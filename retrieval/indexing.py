@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -41,25 +42,10 @@ IMAGES_A_COMMIT, SECONDS_A_COMMIT = 4096, 60.0
 _READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
-class KnownFiles:
-    """What a gallery knows of files, by path, for `describe_images`; it looks them up one by one."""
-
-    def __init__(self, state: GalleryState | None):
-        self.state = state
-
-    def get(self, path: str | None, default: Any = None) -> Any:
-        """A description with contents and stamp, see `identity.describe_image`."""
-        rows = self.state.rows_with("path", path) if self.state is not None and path is not None else []
-        for entry in self.state.stored_entries(rows[:1]) if rows else ():
-            if entry.contents is not None and entry.stamp is not None:
-                return entry.description()
-        return default
-
-    def __contains__(self, path: str) -> bool:
-        return self.get(path) is not None
-
-    def __getitem__(self, path: str) -> dict[str, Any]:
-        return self.get(path)
+def known_files(state: GalleryState) -> dict[str, dict[str, Any]]:
+    """What a gallery knows of files, by path, for `describe_images`."""
+    entries = (entry for _, entry in state.whereabouts())
+    return {entry.path: entry.description() for entry in entries if entry.path and entry.contents and entry.stamp}
 
 
 @torch.no_grad()
@@ -106,14 +92,11 @@ def index_images(
         bar.update(len(inputs) - len(missing))
         filling = _Filling(place, state, inputs, names, folder, encode, bar)
         size = max(1, IMAGES_A_LOCK // batch_size) * batch_size  # whole batches, as without locks
-        buckets: dict[int, list[int]] = defaultdict(list)
-        for row in missing:
-            buckets[row // size].append(row)
-        busy = filling.encode_what_is_free(buckets.items(), 0)
+        busy = filling.encode_what_is_free([missing[start : start + size] for start in range(0, len(missing), size)], 0)
         if busy:
             logger.warning(
                 "%s: waiting for other processes to finish %d of %d images",
-                *(printable(place.path), sum(len(rows) for _, rows in busy), len(inputs)),
+                *(printable(place.path), sum(map(len, busy)), len(inputs)),
             )
             filling.encode_what_is_free(busy, -1)
     state = place.read(filling.state)
@@ -139,6 +122,7 @@ class _Filling:
     ):
         self.place, self.state, self.inputs, self.names, self.folder = place, state, inputs, names, folder
         self.encode, self.bar, self.left_out = encode, bar, set()
+        self.planned = state.generation  # as of which nobody has encoded what is missing
         self.wanted = Counter(_key(line) for line in inputs)
         self._forget()
 
@@ -148,26 +132,23 @@ class _Filling:
         self.skipped: list[int] = []
         self.since = time.monotonic()
 
-    def encode_what_is_free(
-        self, buckets: Iterable[tuple[int, list[int]]], timeout: float
-    ) -> list[tuple[int, list[int]]]:
-        """Encodes images that no other process has taken; returns the others."""
+    def encode_what_is_free(self, shares: Iterable[list[int]], timeout: float) -> list[list[int]]:
+        """Encodes the shares of images that no other process has taken; returns the others."""
         taken: deque[tuple[FileLock, set[int]]] = deque()
         busy = []
 
         def take() -> Iterator[list[int]]:
-            for number, rows in buckets:
-                lock = lock_of(self.place.path, f"images-{number}")
+            for rows in shares:
+                name = xxhash.xxh3_64_hexdigest(ascii(_key(self.inputs[rows[0]])).encode())
+                lock = lock_of(self.place.path, f"images-{name}")
                 try:
                     lock.acquire(timeout=timeout)
                 except Timeout:
-                    busy.append((number, rows))
+                    busy.append(rows)
                     continue
                 if self.place.generation() != self.state.generation:
                     self.state = self.place.read(self.state)
-                    lacking = self._lacking(self.state, rows)
-                else:
-                    lacking = rows
+                lacking = self._lacking(self.state, rows)
                 self.bar.update(len(rows) - len(lacking))
                 if lacking:
                     taken.append((lock, set(lacking)))
@@ -202,9 +183,7 @@ class _Filling:
         if not rows and not skipped:
             return
         with self.place.writing(wait=None, before=self.state) as writer:
-            lacking = rows
-            if writer.state.generation != self.state.generation:
-                lacking = self._lacking(writer.state, rows)
+            lacking = self._lacking(writer.state, rows)
             for row in (*rows, *skipped):
                 writer.delete(_outdated(writer.state, self.inputs[row]))
             if lacking:
@@ -234,6 +213,8 @@ class _Filling:
 
     def _lacking(self, state: GalleryState, rows: Sequence[int]) -> list[int]:
         """Those of the inputs that a gallery does not hold: another process may have encoded them."""
+        if state.generation == self.planned:
+            return list(rows)
         room = {key: self.wanted[key] - _count(state, *key) for key in {_key(self.inputs[row]) for row in rows}}
         lacking = []
         for row in rows:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from os import fsdecode, fsencode
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,8 @@ class Metadata:
             with self._lock:
                 return self._connection.execute(question, parameters).fetchall()
         except sqlite3.DatabaseError as error:
+            if "too many" in str(error) or "too large" in str(error):
+                raise ValueError("the filter has too many terms; ask for several values by one: in (…, …)") from error
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> ValueError:
@@ -238,17 +241,18 @@ def _fill(connection: sqlite3.Connection, entries: Iterable[Entry]) -> None:
 
 
 def _insert(connection: sqlite3.Connection, entries: Iterable[tuple[int, Entry]]) -> None:
-    def values() -> Iterator[tuple]:
-        for row, entry in entries:
-            tags.extend((name, value, row) for name, value in entry.tags.items())
-            path = None if entry.path is None else fsencode(entry.path)
-            stamp = None if entry.stamp is None else json.dumps(entry.stamp)
-            box = entry.box or (None,) * 4
-            yield (row, path, entry.contents, stamp, entry.is_fresh, *box, entry.time, entry.camera, entry.taken)
+    entries = iter(entries)
+    while some := list(islice(entries, _ROWS_AT_ONCE)):
+        connection.executemany(_INSERT, (_columns(row, entry) for row, entry in some))
+        tags = ((name, value, row) for row, entry in some for name, value in entry.tags.items())
+        connection.executemany("INSERT INTO tags VALUES (?, ?, ?)", tags)
 
-    tags: list[tuple] = []
-    connection.executemany(_INSERT, values())
-    connection.executemany("INSERT INTO tags VALUES (?, ?, ?)", tags)
+
+def _columns(row: int, entry: Entry) -> tuple[Any, ...]:
+    path = None if entry.path is None else fsencode(entry.path)
+    stamp = None if entry.stamp is None else json.dumps(entry.stamp)
+    box = entry.box or (None,) * 4
+    return row, path, entry.contents, stamp, entry.is_fresh, *box, entry.time, entry.camera, entry.taken
 
 
 def _entry(columns: Sequence[Any], tags: Mapping[str, Any]) -> Entry:

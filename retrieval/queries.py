@@ -7,8 +7,8 @@ from numbers import Integral, Real
 from types import NoneType
 from typing import Any
 
-# How much a minus term counts beside terms that count 1. More pushes away people who have nothing of what is not
-# wanted but share its words' other meanings: benchmarks/results/query_terms.md has the curve.
+# How much a minus term counts beside terms that count 1. With more, what is wanted no longer decides:
+# benchmarks/results/query_terms.md has the curve.
 MINUS_WEIGHT = 0.3
 
 
@@ -84,8 +84,18 @@ class Query:
         if both := sorted(set(self.right) & set(self.wrong)):
             raise ValueError(f"image {both[0]} is marked both right and wrong: take one of the marks back")
 
+    @property
+    def kind(self) -> str:
+        """As the model knows it, "image+caption", "caption" or "image"; or "several terms", or "marks"."""
+        if self.right or self.wrong:
+            return "marks"
+        if len(self.terms) > 1:
+            return "several terms"
+        parts = {"image": self.terms[0].image, "caption": self.terms[0].caption}
+        return "+".join(name for name, part in parts.items() if part is not None)
+
     @classmethod
-    def of(cls, image: Any = None, caption: Any = None, minus: Any = ()) -> "Query":
+    def of(cls, image: Any = None, caption: Any = None, minus: Any = None) -> "Query":
         """A query as `Gallery.search` takes it.
 
         Args:
@@ -98,8 +108,8 @@ class Query:
         Raises:
             ValueError, TypeError: as for `Term` and `Query`; a minus term with a weight below 0, or that is no text.
         """
-        images, captions = _weighted(image, 1.0), _weighted(caption, 1.0)
-        unwanted = _weighted(minus, MINUS_WEIGHT)
+        images, captions = _weighted("image", image, 1.0), _weighted("caption", caption, 1.0)
+        unwanted = _weighted("minus", minus, MINUS_WEIGHT)
         if strange := [thing for thing, _ in unwanted if not isinstance(thing, str)]:
             kind = type(strange[0]).__name__
             raise TypeError(f"minus: a {kind}, expected a text; an image is one by Term(image, weight=-{MINUS_WEIGHT})")
@@ -127,10 +137,12 @@ class Query:
         return replace(self, right=right, wrong=wrong)
 
 
-def _weighted(things: Any, weight: float) -> list[tuple[Any, float]]:
+def _weighted(name: str, things: Any, weight: float) -> list[tuple[Any, float]]:
     """One thing or several, some of them pairs with a weight, as pairs."""
     if things is None:
         return []
+    if isinstance(things, (list, tuple)) and not things:
+        raise ValueError(f"{name} is an empty list: nothing of it would be asked; leave it out, or fill it")
     if not isinstance(things, (list, tuple)) or _is_pair(things):
         things = [things]
     pairs = [thing if _is_pair(thing) else (thing, weight) for thing in things]

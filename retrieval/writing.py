@@ -12,7 +12,7 @@ from ..retriever import Retriever, RetrieverProcessor
 from .conversion import delete_store
 from .encoding import encode_images
 from .fingerprint import differing_settings, feature_settings
-from .identity import input_path
+from .identity import describe_image, input_path, path_of
 from .indexing import IMAGES_A_COMMIT
 from .metadata import Entry, entry_of, exif_of
 from .segment_list import GalleryFolder
@@ -95,7 +95,7 @@ class GalleryWriting:
             state = writer.state
             rows = set(state.rows_of_ids(ids).tolist())
             for path in paths:
-                if not (found := state.rows_with("path", state.stored_path(path))):
+                if not (found := state.rows_with("path", self.state.stored_path(path))):
                     raise ValueError(f"the gallery holds no image of the file {printable(path)}")
                 rows.update(found)
             if where is not None:
@@ -169,7 +169,9 @@ class GalleryWriting:
             gaps = set(encoded.skipped)
             kept = [row for row in range(len(chunk)) if row not in gaps]
             described = [
-                self._described(encoded.inputs[row], entries[start + row] if entries is not None else Entry())
+                self._described(
+                    chunk[row], encoded.inputs[row], entries[start + row] if entries is not None else Entry()
+                )
                 for row in kept
             ]
             with place.writing(wait, self._stored) as writer:
@@ -180,8 +182,10 @@ class GalleryWriting:
             ids += [None if row in gaps else next(new) for row in range(len(chunk))]
         return ids
 
-    def _described(self, line: dict[str, Any], entry: Entry) -> Entry:
+    def _described(self, image: Any, line: dict[str, Any], entry: Entry) -> Entry:
         """What is known of an image, and what its file tells."""
+        if line.get("contents") is None and path_of(image) is None:
+            line = describe_image(image, "gallery image")
         path = input_path(line, self.state.images_folder)
         found = entry_of(line, **({} if path is None or line.get("stamp") is None else exif_of(path)))
         given = {name: value for name, value in vars(entry).items() if value is not None}

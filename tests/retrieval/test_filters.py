@@ -75,7 +75,7 @@ WRONG = {
     "zzz > 1": "there is no field zzz; known: path, time, camera",
     "camera == 3": "camera is text, which 3 is not",
     "age > 'old'": "age is number, which 'old' is not",
-    "taken >= '1 May'": "compared with a date or its beginning, .* not '1 May'",
+    "taken >= '1 May'": "compared with a date or the beginning of one, .* not '1 May'",
     "camera == gate": "gate is no text, number, True, False or None; write text in quotes: 'gate'",
     "3 in age": "only a text can be part of a field",
     "age in 3": r"expected several values in brackets: age in \(…, …\)",

@@ -9,11 +9,12 @@ import threading
 import pytest
 import torch
 from encoding_spy import Spy, paint
+from PIL import Image
 from tiny import tiny_model
 from torch.testing import assert_close
 
 from fafa.image_reading_fafa import InaccessibleImageError, UnreadableImageError
-from fafa.retrieval import Gallery, encoding, identity, indexing, reading, segment_list, segment_writer
+from fafa.retrieval import Entry, Gallery, encoding, identity, indexing, reading, segment_list, segment_writer
 from fafa.retrieval.reading import PixelBatch
 
 NUM_IMAGES = 11
@@ -146,7 +147,7 @@ def test_files_that_cannot_be_opened_now_cost_no_features(model, processor, phot
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr(identity, "contents_of", fail)
         gallery = open_gallery(model, processor, photos, tmp_path / "f")
-        assert torch.equal(gallery.features, expected.features)
+        assert torch.equal(gallery.features[:NUM_IMAGES], expected.features)
         assert "1 of 12 images cannot be read now" in caplog.text and str(photos[3]) in caplog.text
         with pytest.raises(InaccessibleImageError, match=r"gallery image 3: .*03\.png' cannot be read now"):
             open_gallery(model, processor, photos, tmp_path / "f", on_error="raise")
@@ -374,3 +375,77 @@ def test_workers_by_default_where_enough_is_to_be_read(
     gallery = open_gallery(model, processor, photos, tmp_path / "f", num_workers=None)
     assert started == [0, num_workers]
     assert_close(in_order(gallery), in_order(expected))
+
+
+def test_two_runs_that_begin_a_gallery_share_the_work(model, processor, photos, tmp_path, monkeypatch):
+    expected = in_order(open_gallery(model, processor, photos))
+    spy, results = Spy(model, monkeypatch), []
+    twice_at_once(lambda: results.append(open_gallery(model, processor, photos, tmp_path / "f")))
+    assert len(results) == 2 and all(len(result) == NUM_IMAGES for result in results)
+    assert spy.num_images == NUM_IMAGES
+    assert_close(in_order(results[1]), expected)
+
+
+def test_what_two_runs_encoded_both_counts_once(model, processor, photos, tmp_path, monkeypatch):
+    """Of processes that see other images, locks cannot keep one from encoding what the other does."""
+    monkeypatch.setattr(indexing, "IMAGES_A_COMMIT", 100)
+
+    def meanwhile(features):
+        if spy.num_images == 4:
+            open_gallery(model, processor, photos, tmp_path / "f")
+        return features
+
+    with monkeypatch.context() as patches:
+        patches.setattr(indexing, "lock_of", lambda folder, name: segment_list.FileLock(tmp_path / str(os.urandom(8))))
+        spy = Spy(model, patches, meanwhile)
+        gallery = open_gallery(model, processor, photos, tmp_path / "f")
+    assert spy.num_images > NUM_IMAGES and sorted(gallery.paths) == photos
+
+
+def test_an_image_given_twice_stays_there_twice(model, processor, photos, tmp_path):
+    images = [photos[0], photos[1], photos[0]]
+    options = {"features_dir": tmp_path / "f", "progress": False}
+    for _ in range(3):
+        assert sorted(Gallery.from_images(model, processor, images, **options).paths) == sorted(images)
+    pictures = [Image.open(photos[0]).convert("RGB")] * 2
+    for _ in range(3):
+        gallery = Gallery.from_images(model, processor, [*images, *pictures], **options)
+        assert gallery.paths.count(None) == 2 and len(gallery) == 5
+
+
+def test_what_is_known_of_an_image_follows_it(model, processor, photos, tmp_path):
+    gallery = open_gallery(model, processor, photos, tmp_path / "f")
+    gallery.upsert([photos[2]], [Entry(camera="gate 3", tags={"colour": "red"})], progress=False)
+    photos[2].rename(photos[2].with_name("renamed.png"))
+    gallery = open_gallery(model, processor, photos, tmp_path / "f")
+    (result,) = gallery.search(caption="a hat", where='colour == "red" and camera == "gate 3"')
+    assert result.path.name == "renamed.png" and len(gallery) == NUM_IMAGES
+
+
+def test_reading_in_a_loop_while_another_updates_in_a_loop_never_fails(model, processor, photos, tmp_path):
+    open_gallery(model, processor, photos, tmp_path / "f")
+    done, reads, faults = threading.Event(), [], []
+
+    def read():
+        while not done.is_set():
+            try:
+                opened = Gallery.load(tmp_path / "f", model, processor, check_images=False)
+                reads.append({path.name for path in opened.paths})
+                assert len(opened.features) == len(opened.paths)
+            except Exception as error:
+                faults.append(repr(error))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    kept = {path.name for path in photos}
+    try:
+        for number in range(5):
+            for left in photos[0].parent.glob("x*"):
+                left.unlink()
+            for part in range(number % 3):
+                paint(photos[0].parent / f"x{number}-{part}.png", 100 + 10 * number + part)
+            open_gallery(model, processor, photos, tmp_path / "f")
+    finally:
+        done.set()
+        reader.join()
+    assert faults == [] and reads and all(kept <= names for names in reads)

@@ -37,7 +37,7 @@ def test_marks_of_all_rounds_are_kept_once():
 REFUSED = {
     "nothing": (lambda: Query.of(), ValueError, "needs an image, a caption or both"),
     "no terms": (lambda: Query(()), ValueError, "needs an image, a caption or both"),
-    "empty lists": (lambda: Query.of([], []), ValueError, "needs an image, a caption or both"),
+    "an empty list": (lambda: Query.of([], "in red"), ValueError, "image is an empty list"),
     "an empty term": (lambda: Term(), ValueError, "needs an image, a caption or both"),
     "an empty caption": (lambda: Query.of("a.jpg", " "), ValueError, "no word in ' ', expected what the target"),
     "an empty minus": (lambda: Query.of("a.jpg", minus=""), ValueError, "no word in ''"),
