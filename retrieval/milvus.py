@@ -344,7 +344,7 @@ def _entries(segment: Segment, rows: np.ndarray) -> Iterator[list[dict[str, Any]
         for number, mean, entry in zip(ids, means, segment.metadata.read(chosen.tolist()), strict=True):
             known = fields_of(entry)
             digest = xxhash.xxh3_64(mean.tobytes())
-            digest.update(json.dumps(known, sort_keys=True))
+            digest.update(json.dumps(known, sort_keys=True).encode())
             checksum = digest.intdigest() - (1 << 63)  # Milvus has signed numbers
             entries.append({"id": number, "mean": mean, "checksum": checksum, **known})
         yield entries

@@ -57,7 +57,8 @@ class MilvusCollection:
         uri = uri or os.environ.get("MILVUS_URI", "")
         if not uri:
             raise ValueError("no URI of Milvus is given: uri=..., or the environment variable MILVUS_URI")
-        for module in ("pymilvus", *(["milvus_lite"] if uri.endswith(".db") else [])):
+        is_local = uri.endswith(".db")
+        for module in ("pymilvus", *(["milvus_lite"] if is_local else [])):
             if find_spec(module) is None:
                 raise ModuleNotFoundError(how_to_install(module) or f"{module} is not installed", name=module)
         from pymilvus import MilvusClient
@@ -68,7 +69,9 @@ class MilvusCollection:
         self._shown = f"collection {name!r:.100} of Milvus at {re.sub(r'//[^/]*@', '//', uri)}"  # without a password
         with self._errors_told():
             token = token or os.environ.get("MILVUS_TOKEN", "")
-            self._client = MilvusClient(uri, token=token, timeout=timeout)
+            # milvus-lite ends a connection on which pymilvus asks every ten seconds whether it is there.
+            seldom = {"grpc_options": {"grpc.keepalive_time_ms": 2**31 - 1}} if is_local else {}
+            self._client = MilvusClient(uri, token=token, timeout=timeout, **seldom)
 
     def __str__(self) -> str:
         return self._shown

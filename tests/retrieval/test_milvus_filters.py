@@ -54,7 +54,6 @@ FILTERS = [
     'size < "M"',
     'size in (7, "L")',
     'size not in (7, "L")',
-    "path == '\\udcff.jpg'",
     "age in ()",
     "age not in ()",
     "not camera in ()",
