@@ -25,6 +25,7 @@ CORE = [
     "xxhash>=3.4",
 ]
 EXTRAS = {
+    "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],
     "search": ["scipy>=1.11"],
     "train": ["datasets>=4.0", "evaluate>=0.4.5", "accelerate>=1.6", "peft>=0.17", "matplotlib>=3.9", "pyyaml>=6.0"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
@@ -48,6 +49,7 @@ EXTRAS = {
     ],
 }
 EXTRAS["dev"] = [
+    *EXTRAS["milvus"],
     *EXTRAS["search"],
     *EXTRAS["train"],
     *EXTRAS["onnx"],

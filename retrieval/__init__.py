@@ -9,6 +9,7 @@ from .explaining import HeatMap, WordDrop, heat_map, word_drops
 from .explanation_sheet import draw_explanation
 from .gallery import Gallery
 from .metadata import Entry
+from .milvus import MilvusGallery, publish_gallery
 from .photo_folder import find_images
 from .queries import Query, Term
 from .searching import SearchResult
@@ -21,6 +22,7 @@ __all__ = [
     "FeatureStore",
     "Gallery",
     "HeatMap",
+    "MilvusGallery",
     "PhotoResult",
     "Query",
     "RankedImage",
@@ -35,6 +37,7 @@ __all__ = [
     "encode_images",
     "find_images",
     "heat_map",
+    "publish_gallery",
     "verify_store",
     "word_drops",
 ]

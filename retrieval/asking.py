@@ -13,12 +13,11 @@ from torch.nn import functional as F
 
 from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError, open_image
 from .feedback import rocchio
-from .finding import CANDIDATES, CANDIDATES_PER_RESULT, score_all, score_rows
-from .finding import candidates as nearest
+from .finding import number_of_candidates, score_all, score_rows
 from .fusing import SAMPLE, FusedTerms, fuse
 from .identity import changes_since
 from .queries import Query, Term, check_queries
-from .searching import GallerySearching, SearchResult, check_finite
+from .searching import Allowed, GallerySearching, SearchResult, check_finite
 from .set_match import check_assignment, match_people
 
 logger = logging.getLogger(__name__)
@@ -117,7 +116,7 @@ class GalleryAsking(GallerySearching):
         top = self._checked_top(top, candidates)
         allowed = self.allowed(where, exclude)
         asked = self._resolve(queries)
-        open_rows = [self._without(allowed, query.wrong) for query in queries]
+        open_rows = [allowed.without(self.state.rows_of_ids(query.wrong)) for query in queries]
         kinds = [
             query.kind if terms.is_single or query.kind == "marks" else "several terms"
             for query, terms in zip(queries, asked, strict=True)
@@ -164,14 +163,12 @@ class GalleryAsking(GallerySearching):
         for place, query in enumerate(queries):
             banned[place, state.rows_of_ids(query.wrong)] = True
         if self._scores_all(exact, candidates):
-            rows = torch.arange(state.num_rows)
+            rows = allowed.list_rows()
         else:
-            number = candidates or max(CANDIDATES, CANDIDATES_PER_RESULT * top)
             directions = torch.cat([terms.direction for terms in asked])
-            rows = nearest(directions, state.parts, number, allowed).unique()
+            rows = self.nearest(directions, candidates or number_of_candidates(top), allowed).unique()
             rows = self._rows_beside(rows[rows >= 0])
-        if allowed is not None:
-            rows = rows[allowed[rows]]
+            rows = rows[allowed.lets_through(rows)]
         scores = torch.stack([self._fused_scores(terms, rows) for terms in asked])  # (p, r)
         scores = scores.masked_fill(banned[:, rows], -torch.inf)
         photos: dict[Any, list[int]] = {}  # path, or row where there is none -> places among `rows`
@@ -195,7 +192,7 @@ class GalleryAsking(GallerySearching):
         self,
         terms: FusedTerms,
         top: int,
-        allowed: Tensor | None = None,
+        allowed: Allowed | None = None,
         exact: bool = False,
         candidates: int | None = None,
     ) -> tuple[Tensor, Tensor]:
@@ -204,12 +201,10 @@ class GalleryAsking(GallerySearching):
         Returns:
             scores and rows, `(top,)`, on the CPU; -infinity and -1 where there are fewer images.
         """
-        state = self.state
         if self._scores_all(exact, candidates):
-            rows = torch.arange(state.num_rows) if allowed is None else allowed.cpu().nonzero()[:, 0]
+            rows = (allowed or Allowed(self.state)).list_rows()
         else:
-            number = max(top, candidates or max(CANDIDATES, CANDIDATES_PER_RESULT * top))
-            rows = nearest(terms.direction, state.parts, number, allowed)[0]
+            rows = self.nearest(terms.direction, number_of_candidates(top, candidates), allowed)[0]
             rows = rows[rows >= 0]
         scores = self._fused_scores(terms, rows)
         order = scores.argsort(descending=True, stable=True)[:top]
@@ -277,14 +272,6 @@ class GalleryAsking(GallerySearching):
         kept = F.normalize(state.tokens(row).mean(dim=1), dim=1).to(self.state.device)
         words = [] if term.caption is None else [(self.encode_query(None, term.caption), term.weight)]
         return [(kept, term.weight), *words]
-
-    def _without(self, allowed: Tensor | None, ids: Sequence[int]) -> Tensor | None:
-        """`allowed` without some images."""
-        if not ids:
-            return allowed
-        allowed = torch.ones(self.state.num_rows, dtype=torch.bool) if allowed is None else allowed.clone()
-        allowed[self.state.rows_of_ids(ids)] = False
-        return allowed
 
     def _rows_beside(self, rows: Tensor) -> Tensor:
         """These rows, and all others of the same photographs; ascending."""

@@ -74,23 +74,32 @@ def find_best(
         ValueError: a score is NaN or infinite; and as `topk_mean_similarity` and a part's `check`.
     """
     open_rows = _open_rows(parts, allowed)
-    number = max(top, num_candidates or max(CANDIDATES, CANDIDATES_PER_RESULT * top))
+    number = number_of_candidates(top, num_candidates)
     best = _Best(len(queries), max(1, min(top, num_rows(parts))))
     if (num_rows(parts) if open_rows is None else int(open_rows.sum())) <= number:
         rows = torch.arange(num_rows(parts)) if open_rows is None else open_rows.nonzero()[:, 0]
         for query, scores in enumerate(score_rows(queries, parts, rows, num_top_tokens)):
             best.add(query, scores, rows)
     else:
-        rows = _nearest_means(queries, parts, number, open_rows)
-        scores = torch.full(rows.shape, -torch.inf, device=queries.device)
-        own = [(queries[i : i + 1], rows[i], scores[i : i + 1]) for i in range(len(queries))]
-        _score_tokens(parts, num_top_tokens, own)
-        for query in range(len(queries)):
-            best.add(query, scores[query], rows[query])
+        _rank(queries, parts, _nearest_means(queries, parts, number, open_rows), num_top_tokens, best)
         if exact:
             _Scan(queries, parts, num_top_tokens, best).run(open_rows)
-    missing = 0, top - best.rows.shape[1]
-    return F.pad(best.scores, missing, value=-torch.inf), F.pad(best.rows, missing, value=-1)
+    return best.padded(top)
+
+
+@torch.no_grad()
+def rank_rows(
+    queries: Tensor, parts: Sequence[Part], rows: Tensor, num_top_tokens: int, top: int
+) -> tuple[Tensor, Tensor]:
+    """The best of each query's own candidates, `rows` `(num_queries, m)`, -1 for gaps; all else as for `find_best`."""
+    best = _Best(len(queries), min(top, rows.shape[1]))
+    _rank(queries, parts, rows, num_top_tokens, best)
+    return best.padded(top)
+
+
+def number_of_candidates(top: int, given: int | None = None) -> int:
+    """How many images are scored for each query; see `find_best`."""
+    return max(top, given or max(CANDIDATES, CANDIDATES_PER_RESULT * top))
 
 
 @torch.no_grad()
@@ -144,6 +153,11 @@ class _Best:
         order = rows.argsort()
         order = order[scores[order].argsort(descending=True, stable=True)[: self.rows.shape[1]]]
         self.scores[query], self.rows[query] = scores[order], rows[order]
+
+    def padded(self, top: int) -> tuple[Tensor, Tensor]:
+        """Scores and rows, `(num_queries, top)`, with more gaps."""
+        missing = 0, top - self.rows.shape[1]
+        return F.pad(self.scores, missing, value=-torch.inf), F.pad(self.rows, missing, value=-1)
 
 
 class _Scan:
@@ -217,6 +231,15 @@ class _Scan:
                 return
             self.best.add(query, score_rows(self.queries[query : query + 1], self.parts, own, self.k)[0], own)
             self.num_scored += len(own)
+
+
+def _rank(queries: Tensor, parts: Sequence[Part], rows: Tensor, num_top_tokens: int, best: _Best) -> None:
+    """Adds each query's own candidates, `(num_queries, m)`, to the best."""
+    scores = torch.full(rows.shape, -torch.inf, device=queries.device)
+    own = [(queries[i : i + 1], rows[i], scores[i : i + 1]) for i in range(len(queries))]
+    _score_tokens(parts, num_top_tokens, own)
+    for query in range(len(queries)):
+        best.add(query, scores[query], rows[query])
 
 
 def _nearest_means(queries: Tensor, parts: Sequence[Part], number: int, open_rows: Tensor | None) -> Tensor:

@@ -6,13 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from ..retriever import Retriever, RetrieverProcessor
 from .calibrating import calibrate
 from .calibration import Calibration
 from .finding import score_rows
-from .searching import SearchResult
+from .searching import Allowed, SearchResult
 from .state import GalleryState
 
 if TYPE_CHECKING:
@@ -71,13 +70,13 @@ class GalleryJudging:
         return calibration
 
     def judge(
-        self, kind: str, false_alarm_rate: float | None = None, allowed: Tensor | None = None
+        self, kind: str, false_alarm_rate: float | None = None, allowed: Allowed | None = None
     ) -> Callable[[list[SearchResult]], list[SearchResult]]:
         """What is to be made of a search's results: they get probabilities, and those below the cut-off are dropped.
 
         Args:
             kind: of the query: "image+caption", "caption" or "image".
-            false_alarm_rate: see `search`. `allowed`: the rows that are searched, see `allowed`.
+            false_alarm_rate: see `search`. `allowed`: which images are searched; None: all.
 
         Raises:
             ValueError: a false-alarm rate is asked for that cannot be promised.
@@ -91,7 +90,7 @@ class GalleryJudging:
         if calibration is None or (false_alarm_rate is None and kind not in calibration.kinds):
             return lambda results: results
         of_kind = calibration.of_kind(kind)
-        size = max(1, self.state.num_rows if allowed is None else int(allowed.sum()))
+        size = max(1, len(self.state) if allowed is None else allowed.count())
         cut_off = -1.0 if false_alarm_rate is None else of_kind.cut_off(false_alarm_rate, size)
         self._tell_unlike(calibration, kind)
 

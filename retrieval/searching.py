@@ -3,7 +3,8 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from ..files import contents_of, some
 from ..retriever import QUERY_MODES, Retriever, RetrieverProcessor
-from .finding import DamagedRowsError, find_best, score_all
+from .filters import Condition, parse_where
+from .finding import DamagedRowsError, candidates, find_best, score_all
 from .forward import forward
 from .identity import changes_since
 from .metadata import Entry
@@ -52,6 +54,49 @@ class SearchResult:
     def entry(self) -> Entry:
         """What is known of the image: box, time, camera, date, tags; it is read when it is asked for."""
         return self._state.entries([self._row])[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Allowed:
+    """Which images of a gallery's state a search may find: no deleted ones, and of the others those that are asked for.
+
+    Args:
+        condition: what is to be known of them, see `filters`.
+        excluded: rows of images that are not to be found.
+    """
+
+    state: GalleryState
+    condition: Condition | None = None
+    excluded: tuple[int, ...] = ()
+
+    @cached_property
+    def rows(self) -> Tensor | None:
+        """`(num_rows,)`, bool; None: all."""
+        alive = self.state.alive
+        if self.condition is None and not self.excluded:
+            return alive
+        rows = torch.ones(self.state.num_rows, dtype=torch.bool) if alive is None else alive.clone()
+        if self.condition is not None:
+            rows &= self.state.matching(self.condition).to(rows.device)
+        rows[list(self.excluded)] = False
+        return rows
+
+    def list_rows(self) -> Tensor:
+        """The rows of all that may be found, ascending."""
+        return torch.arange(self.state.num_rows) if self.rows is None else self.rows.cpu().nonzero()[:, 0]
+
+    def lets_through(self, rows: Tensor) -> Tensor:
+        """Whether some images, none of them deleted, may be found: `(m,)`, bool."""
+        found = torch.isin(rows, torch.tensor(self.excluded, dtype=torch.int64), invert=True)
+        return found if self.condition is None else found & self.state.matching(self.condition, rows)
+
+    def without(self, rows: Tensor) -> "Allowed":
+        """The same but for more images."""
+        return replace(self, excluded=(*self.excluded, *rows.tolist())) if len(rows) else self
+
+    def count(self) -> int:
+        """How many images may be found."""
+        return self.state.num_rows if self.rows is None else int(self.rows.sum())
 
 
 class GallerySearching:
@@ -110,34 +155,30 @@ class GallerySearching:
         query = forward(self.model, self.model.get_query_features, **given)
         return query.float().to(self.state.device)
 
-    def allowed(self, where: str | None = None, exclude: Sequence[str | Path] = ()) -> Tensor | None:
-        """Which rows may be found: `(num_rows,)`, bool; None: all. Arguments and errors as for `Gallery.search`."""
+    def allowed(self, where: str | None = None, exclude: Sequence[str | Path] = ()) -> Allowed:
+        """Which images may be found; arguments and errors as for `Gallery.search`."""
         state = self.state
-        allowed = state.alive if where is None else state.matching(where)
-        if where is not None and state.alive is not None:
-            allowed &= state.alive
+        condition = None if where is None else parse_where(where, state.tags)
         rows = {row for file in exclude for row in state.rows_with("contents", contents_of(file))}
         rows |= {row for file in exclude for row in state.rows_with("path", state.stored_path(file))}
-        if rows:
-            excluded = sorted(rows)
-            allowed = torch.ones(state.num_rows, dtype=torch.bool) if allowed is None else allowed.clone()
-            allowed[excluded] = False
+        excluded = tuple(sorted(rows))
+        if excluded:
             names = [entry.path or f"image {row}" for row, entry in zip(excluded, state.entries(excluded), strict=True)]
             logger.info("left out of the results, as one to exclude or a copy of it: %s", some(names))
-        return allowed
+        return Allowed(state, condition, excluded)
 
     def find(
         self,
         queries: Tensor,
         top: int,
-        allowed: Tensor | None = None,
+        allowed: Allowed | None = None,
         exact: bool = False,
         candidates: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The best images for queries that are encoded.
 
         Args:
-            queries: `(num_queries, dim)`. `allowed`: see `allowed`; others as for `Gallery.search`.
+            queries: `(num_queries, dim)`. `allowed`: None for all images; others as for `Gallery.search`.
 
         Returns:
             scores and rows, `(num_queries, top)`, on the CPU; -infinity and -1 where there are fewer images.
@@ -146,8 +187,13 @@ class GallerySearching:
             ValueError: features are damaged, or a score is not a finite number.
         """
         options = {"num_candidates": candidates, "exact": self._scores_all(exact, candidates)}
+        rows = allowed and allowed.rows
         with self._damage_told():
-            return find_best(queries, self.state.parts, self.model.num_top_tokens, top, allowed, **options)
+            return find_best(queries, self.state.parts, self.model.num_top_tokens, top, rows, **options)
+
+    def nearest(self, queries: Tensor, number: int, allowed: Allowed | None = None) -> Tensor:
+        """Rows of the images with the nearest mean vectors, see `finding.candidates`: `(num_queries, number)`."""
+        return candidates(queries, self.state.parts, number, allowed and allowed.rows)
 
     @contextmanager
     def _damage_told(self) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """One consistent state of a gallery: what was searched yesterday is found today, whatever is written meanwhile."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .filters import parse_where, to_sql
+from .filters import Condition, parse_where, to_sql
 from .metadata import Entry
 from .parts import Part
 from .segments import Segment, living_rows, rows_of
@@ -164,14 +165,26 @@ class GalleryState:
             found[torch.from_numpy(places)] = _tokens(rows_of(segment.part, torch.from_numpy(own))).float().cpu()
         return found
 
-    def matching(self, where: str) -> Tensor:
-        """`(num_rows,)`, bool: the images, deleted ones too, that a filter lets through; see `filters`.
+    def matching(self, where: str | Condition, rows: Tensor | None = None) -> Tensor:
+        """The images, deleted ones too, that a filter lets through, see `filters`: `(num_rows,)`, bool.
+
+        Args:
+            where: as text, or as it was read.
+            rows: `(m,)`, to look at these alone: `(m,)`, bool.
 
         Raises:
             ValueError, TypeError: it is no filter, or names an unknown field.
         """
-        question, parameters = to_sql(parse_where(where, self.tags))
-        return self._rows_that(f"SELECT row FROM entries WHERE {question}", parameters)
+        condition = where if isinstance(where, Condition) else parse_where(where, self.tags)
+        question, parameters = to_sql(condition)
+        if rows is None:
+            return self._rows_that(f"SELECT row FROM entries WHERE {question}", parameters)
+        found = torch.zeros(len(rows), dtype=torch.bool)
+        among = f"SELECT row FROM entries WHERE row IN (SELECT value FROM json_each(?)) AND ({question})"
+        for segment, places, own in self._by_segment(rows.numpy()):
+            matched = [row for (row,) in segment.metadata.ask(among, [json.dumps(own.tolist()), *parameters])]
+            found[torch.from_numpy(places[np.isin(own, matched)])] = True
+        return found
 
     def rows_with(self, field: str, value: str) -> list[int]:
         """The rows of images that are not deleted with a stored `path`, or with `contents`."""

@@ -38,3 +38,15 @@ def level_of_messages():
     before = logger.level
     yield
     logger.setLevel(before)
+
+
+@pytest.fixture(scope="session")
+def milvus(tmp_path_factory):
+    """The URI of a Milvus within this process."""
+    for library in ("pymilvus", "milvus_lite"):
+        pytest.importorskip(library, reason="a gallery over Milvus is tested with milvus-lite, which is not installed")
+    from milvus_lite.server_manager import server_manager_instance
+
+    uri = str(tmp_path_factory.mktemp("milvus") / "milvus.db")
+    yield uri
+    server_manager_instance.release_server(uri)
