@@ -1,7 +1,7 @@
 """Searching a gallery: a query is encoded, filters say which images may be found, the best of them are ranked."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
