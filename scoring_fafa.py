@@ -31,7 +31,7 @@ def topk_mean_similarity(
 
     Targets may be codes in eight bits, of tokens that are codes times a scale: their scores times the scale are those
     of the tokens. If queries are whole numbers, too, (int16), products are formed in whole numbers where the processor
-    has instructions for that; so they are exact, and 15 times as fast for a single query.
+    has instructions for that; so they are exact, and for few queries as fast as memory gives the codes.
 
     Args:
         queries: `(num_queries, dim)`, unit length; or int16, from -32,512 to 32,512, for targets of int8.
