@@ -19,7 +19,7 @@ def forward(model: Retriever, features_of: Callable[..., Tensor], **inputs: Tens
 
     torch itself divides every operation among its threads, which wait for each other at its end by spinning. A forward
     pass has hundreds of operations: beside worker processes that read images, or any other program, all of them wait
-    for the slowest every time. Encoding took five times as long, and the query of a search twenty times.
+    for the slowest every time: beside busy processes, two such threads took more time than one alone.
 
     A batch with fewer rows than threads goes whole to torch's own threads, but that of a small model to one core.
 
