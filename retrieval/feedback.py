@@ -25,8 +25,9 @@ def rocchio(
     asked, so that rounds do not drift: each computes from all marks anew.
 
     The constants were chosen on painted worlds other than those that benchmarks/results/query_terms.md reports. Text
-    retrieval's usual 0.75 is as good for composed queries and too little for images alone; from_wrong above 0.5 harms,
-    most of all while nothing is marked right. Wrong marks alone do not help at any value.
+    retrieval's usual b = 0.75 is as good for composed queries and too little for images alone; c = 0.75 harms while
+    nothing is marked right. Wrong marks by themselves helped at no value that was tried: what they are good for is that
+    such images are not found again.
 
     Args:
         queries: `(num_terms, dim)`, unit length.

@@ -7,8 +7,8 @@ from numbers import Integral, Real
 from types import NoneType
 from typing import Any
 
-# How much a minus term counts beside terms that count 1. More pushes away people who have nothing of what is not
-# wanted but share its words' other meanings: benchmarks/results/query_terms.md has the curve.
+# How much a minus term counts beside terms that count 1. With more, what is wanted no longer decides:
+# benchmarks/results/query_terms.md has the curve.
 MINUS_WEIGHT = 0.3
 
 

@@ -112,7 +112,7 @@ def test_query_in_half_precision_shows_what_was_left_aside(launch, model_folder,
     options = ["--model", model_folder, "--gallery", photos, "--caption", "a hat", "--dtype", "bfloat16"]
     printed = launch("query.py", *options, "--index", tmp_path / "index", "--output", tmp_path / "result.png")
     assert "one.jpg" in printed
-    assert json.loads((tmp_path / "index" / "manifest.json").read_text())["settings"]["model"]["dtype"] == "bfloat16"
+    assert json.loads((tmp_path / "index" / "gallery.json").read_text())["settings"]["model"]["dtype"] == "bfloat16"
     assert "1 .heic" in caplog.text
 
 

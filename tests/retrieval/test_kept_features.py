@@ -13,7 +13,7 @@ from datasets import Dataset
 from fafa import TINY_CHECKPOINT, FafaModel
 from fafa.evaluation import encode_queries
 from fafa.model_folder import load_model
-from fafa.retrieval import Gallery, verify_store
+from fafa.retrieval import Gallery, encode_images, verify_store
 
 KEPT = Path(__file__).parents[1] / "fixtures" / "features"
 MODES = ("image+caption", "caption")
@@ -29,7 +29,7 @@ def write(folder):
     model.config._name_or_path = "fafa/tiny"
     options = {"batch_size": 2, "progress": False}
     gallery = [picture(seed) for seed in range(3)]
-    Gallery.from_images(model, processor, gallery, features_dir=folder / "gallery", **options)
+    encode_images(model, processor, gallery, features_dir=folder / "gallery", **options)
     queries = Dataset.from_dict({"image": [picture(3), picture(4)], "caption": ["a red coat", "in blue jeans"]})
     encode_queries(model, processor, queries, MODES, features_dir=folder / "queries", **options)
 
@@ -46,6 +46,7 @@ def test_features_written_before_are_found_and_nothing_is_encoded(tmp_path, monk
     assert files(kept) == files(KEPT)
     for part in ("gallery", *(f"queries/{mode}" for mode in MODES)):
         assert verify_store(kept / part) == []
+    assert len(Gallery.load(kept / "gallery", *load_model(TINY_CHECKPOINT))) == 3
 
 
 def test_what_is_written_now_has_their_names_and_manifests(tmp_path):
