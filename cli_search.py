@@ -180,8 +180,8 @@ def search(
         found = Gallery.load(gallery, *_load_model(_settings_of(gallery), model, import_modules, device))
         own = [] if keep_query_photo else image or []
         left_out = [*own, *(exclude or ())]
-        options = {"minus": minus or (), "false_alarm_rate": false_alarm_rate}
-        results = found.search(image, caption, top, left_out, where, exact, **options)
+        options = {"minus": minus or None, "false_alarm_rate": false_alarm_rate}
+        results = found.search(image or None, caption or None, top, left_out, where, exact, **options)
         if as_json:
             records = [_record(result) for result in results]
             print(json.dumps({"gallery": str(gallery), "images": len(found), "results": records}, indent=1))
