@@ -385,7 +385,6 @@ def to_markdown(record: Mapping[str, Any]) -> str:
 
     steps = record["steps"]
     parts = [[part, f"{took:.2f}"] for part, took in record["queries"]["parts"].items()]
-    busy = {f"{name}: {clock}": took for name, clocks in record["busy"].items() for clock, took in clocks.items()}
     lines = [
         "# Indexing images, and answering one query",
         "",
@@ -414,10 +413,6 @@ def to_markdown(record: Mapping[str, Any]) -> str:
         "",
         markdown_table(["of a crop and a caption", "ms"], parts),
         "",
-        f"Beside {BUSY} processes that never rest (and what else ran), torch's threads at their defaults:",
-        "",
-        compared(busy, "an image, or a query", a_second=False),
-        "",
         f"Drafts of photographs of {PHOTOGRAPH[0]} x {PHOTOGRAPH[1]} pixels against whole ones; the margin says how "
         "many times larger than the person's size a draft is at least. Levels are of 255, after the resize to 384 x "
         "192; cosines of target tokens and scores are the tiny model's:",
@@ -431,6 +426,14 @@ def to_markdown(record: Mapping[str, Any]) -> str:
             ],
         ),
     ]  # fmt: skip
+    if "busy" in record:
+        busy = {f"{name}: {clock}": took for name, clocks in record["busy"].items() for clock, took in clocks.items()}
+        lines += [
+            "",
+            f"Beside {BUSY} processes that never rest (and what else ran), torch's threads at their defaults:",
+            "",
+            compared(busy, "an image, or a query", a_second=False),
+        ]
     if libraries := record.get("libraries"):
         table = [
             [name, f"{row['photographs']:.1f}", f"{row['crops']:.2f}" if "crops" in row else "", row.get("levels", "")]
@@ -450,6 +453,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", metavar="COMMIT", help="what to compare with")
     parser.add_argument("--libraries", metavar="PYTHON", help="interpreter with simplejpeg, opencv and imageio")
+    parser.add_argument("--idle", action="store_true", help="leave out what is measured beside busy processes")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -466,7 +470,7 @@ def main() -> None:
     import torch
     from scoring import processor_name
 
-    command = "python benchmarks/indexing.py" + (f" --before {arguments.before}" if arguments.before else "")
+    command = " ".join(["python benchmarks/indexing.py", *sys.argv[1:]])
     record: dict[str, Any] = {
         "date": date.today().isoformat(),
         "command": command,
@@ -489,7 +493,8 @@ def main() -> None:
             with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
                 tar.extractall(before, filter="data")
         record |= measure("one_core", folder, before, OMP_NUM_THREADS="1")
-        record["busy"] = measure("busy", folder, before)
+        if not arguments.idle:
+            record["busy"] = measure("busy", folder, before)
         if arguments.libraries:
             record["libraries"] = measure("libraries", folder, None, arguments.libraries)
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -106,7 +106,7 @@ def _keep_memory(worker: int = 0) -> None:
 
 @contextmanager
 def _kept_memory() -> Iterator[None]:
-    """Has Pillow keep the memory of one image for the next: of 12 megapixels, new pages take a quarter of the time.
+    """Has Pillow keep the memory of one image for the next: new pages take up to a third of decoding's time.
 
     No image stays here that could hold such a block for nothing: what goes on from here are arrays.
     """

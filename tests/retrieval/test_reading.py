@@ -95,7 +95,7 @@ def test_each_image_that_is_left_out_is_told_with_its_reason(processor, tmp_path
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_pillows_memory_is_kept_while_images_are_read_and_no_longer(processor, photos, monkeypatch, num_workers):
-    """New pages of memory for every photograph take a quarter of the time of decoding it."""
+    """New pages of memory for every photograph take up to a third of the time of decoding it."""
     opened = FafaImageProcessor.to_person_crop
 
     def open_where_memory_is_kept(self, image, name):
