@@ -49,9 +49,9 @@ def fuse(vectors: Tensor, weights: Tensor, sampled: Tensor) -> FusedTerms:
     since those whose scores spread further would decide alone.
 
     The other way is one vector, the terms' weighted sum. On painted worlds late fusion was ahead of it for sentences
-    about different garments, for an image's kept features with a caption, and for minus terms that name a colour; there
-    was no difference for several photographs of one person, nor for wordings of one sentence; it was behind for
-    nothing. See benchmarks/results/query_terms.md.
+    about different garments and for an image's kept features with a caption. There was no difference beyond chance for
+    several photographs of one person, wordings of one sentence and minus terms, each way with its own best weight; it
+    was behind for nothing. See benchmarks/results/query_terms.md.
 
     Args:
         vectors: `(num_terms, dim)`, unit length.
