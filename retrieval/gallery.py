@@ -105,7 +105,7 @@ class Gallery(GalleryAsking, GalleryJudging, GalleryWriting):
     def _hold(self, state: GalleryState) -> None:
         """Searches another state from now on."""
         self._stored = state
-        if self._images_folder is not None:
+        if self._images_folder is not None and state.images_folder is not None:
             state = replace(state, images_folder=self._images_folder)
         self.state = state if self._device.type == "cpu" else state.to(self._device)
         self._paths: list[Path | None] | None = None

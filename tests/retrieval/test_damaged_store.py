@@ -265,9 +265,9 @@ def test_features_that_appear_while_all_are_read_are_taken(model, processor, mad
     """Another process reads an image that could not be read before, between a shard's list of gaps and its features."""
     there = shutil.copytree(made, tmp_path / "there")
     (there / "photos" / "4.png").write_bytes(b"")
-    options = {"progress": False, "on_error": "skip", "batch_size": 2, "features_dir": there / "index"}
+    options = {"progress": False, "on_error": "skip", "batch_size": 2, "features_dir": there / "new"}
     encode_images(model, processor, sorted((there / "photos").iterdir()), **options)
-    opened = FeatureStore.open(there / "index")
+    opened = FeatureStore.open(there / "new")
     read, last = Shard.read, opened.shards[-1]
 
     def grow(shard):
