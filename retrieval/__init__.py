@@ -1,6 +1,7 @@
 """Search: a gallery encoded once, its features kept in a folder, ranked results, and the picture of them."""
 
 from .asking import PhotoResult
+from .calibration import Calibration
 from .contact_sheet import RankedImage, RankedQuery, check_sheet, draw_contact_sheet
 from .conversion import convert_store
 from .encoding import EncodedImages, encode_images
@@ -12,6 +13,7 @@ from .searching import SearchResult
 from .store import FeatureStore, verify_store
 
 __all__ = [
+    "Calibration",
     "EncodedImages",
     "Entry",
     "FeatureStore",

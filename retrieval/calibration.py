@@ -112,7 +112,8 @@ class ScoreCalibration:
     """What scores of one kind of query mean, for a gallery of any size.
 
     **Cut-offs.** The best impostor's score over a gallery is the largest of many, so it follows about a generalised
-    extreme-value distribution (Fisher and Tippett 1928), G(s) = exp(-t(s)) with t(s) = (1 - k (s - x) / a)^(1/k). It is
+    extreme-value distribution (Fisher and Tippett 1928), G(s) = exp(-t(s)) with t(s) = (1 - k (z - x) / a)^(1/k). Here
+    z is artanh(s), Fisher's: cosines end at 1, but the tail of z falls off evenly, so that a fit carries further. It is
     fitted to the best impostor of each query by probability-weighted moments (Hosking, Wallis and Wood 1985). A gallery
     of N images instead of n has N / n times as many impostors above any score, so that the best stays below s with
     probability G(s)^(N/n) (max-stability): the false-alarm rate of a cut-off s is 1 - exp(-(N/n) t(s)). It is averaged
@@ -211,7 +212,7 @@ class ScoreCalibration:
         """The share of queries nobody matches for which some image of such a gallery scores higher."""
         part = next((part for part, size in enumerate(self.parts) if size <= gallery_size), len(self.parts) - 1)
         location, scale, shape = self._fits[part]
-        base = (1 - shape * (score - location) / scale).clamp_min(0)
+        base = (1 - shape * (_fisher_z(torch.tensor(score).double()) - location) / scale).clamp_min(0)
         above = gallery_size / self.parts[part] * base ** (1 / shape)
         return -torch.expm1(-above).mean().item()
 
@@ -236,7 +237,7 @@ class ScoreCalibration:
         """Of each part: location, scale and shape of the fits to resampled queries, `(NUM_RESAMPLES,)` each."""
         rng = torch.Generator().manual_seed(0)
         chosen = torch.randint(self.num_queries, (NUM_RESAMPLES, self.num_queries), generator=rng)
-        return [_extreme_value_fit(of_part[chosen]) for of_part in self.best.T]
+        return [_extreme_value_fit(_fisher_z(of_part)[chosen]) for of_part in self.best.T]
 
 
 @dataclass(frozen=True, eq=False)
@@ -368,6 +369,10 @@ def _checked_size(size: Any) -> int:
     if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
         raise ValueError(f"gallery_size is {size!r}, expected a whole number from 1")
     return int(size)
+
+
+def _fisher_z(scores: Tensor) -> Tensor:
+    return scores.clamp(-1 + 1e-6, 1 - 1e-6).atanh()
 
 
 def _extreme_value_fit(best: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -104,7 +104,7 @@ def test_a_report_holds_them_for_every_kind_of_query_and_is_read_again(report, t
     write_report(report, tmp_path / "report")
     assert read_report(tmp_path / "report") == report
     page = (tmp_path / "report" / "results.md").read_text()
-    assert "## When nobody matches" in page and "| AUROC" in page
+    assert "## When nobody matches" in page and "AUROC" in page
 
     file = tmp_path / "report" / "results.json"
     record = json.loads(file.read_text())
