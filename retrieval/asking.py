@@ -115,13 +115,14 @@ class GalleryAsking(GallerySearching):
         check_queries(queries)
         top = self._checked_top(top, candidates)
         allowed = self.allowed(where, exclude)
-        asked = self._resolve(queries)
         open_rows = [allowed.without(self.state.rows_of_ids(query.wrong)) for query in queries]
-        kinds = [
-            query.kind if terms.is_single or query.kind == "marks" else "several terms"
-            for query, terms in zip(queries, asked, strict=True)
+        judged = [
+            self.judge(query.kind, false_alarm_rate, rows) for query, rows in zip(queries, open_rows, strict=True)
         ]
-        judged = [self.judge(kind, false_alarm_rate, rows) for kind, rows in zip(kinds, open_rows, strict=True)]
+        asked = self._resolve(queries)
+        for place, terms in enumerate(asked):  # a result whose file is gone became two terms
+            if not terms.is_single and queries[place].kind != "marks":
+                judged[place] = self.judge("several terms", false_alarm_rate, open_rows[place])
         found = {}
         if single := [place for place, terms in enumerate(asked) if terms.is_single and not queries[place].wrong]:
             vectors = torch.cat([asked[place].vectors for place in single])

@@ -107,8 +107,7 @@ def test_nobody_is_an_answer(gallery, calibrated_record, ask):
 
 def test_the_size_is_that_of_what_is_searched(gallery, calibrated_record, ask):
     gallery.keep_calibration(calibrated_record)
-    allowed = torch.zeros(NUM_IMAGES, dtype=torch.bool)
-    allowed[:60] = True
+    allowed = gallery.allowed().without(torch.arange(60, NUM_IMAGES))
     results = gallery.search(**ask)
     of_kind = gallery.calibration.kinds["image+caption"]
     for size, given in ((NUM_IMAGES, None), (60, allowed)):

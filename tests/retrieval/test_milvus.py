@@ -326,7 +326,7 @@ def test_what_is_no_collection_of_this_gallery_is_refused_by_name(model, process
     with pytest.raises(ValueError, match=f"'{name}' of Milvus at .* holds no gallery: choose another name"):
         load(name)
     with pytest.raises(TypeError, match="a gallery is made by Gallery"):
-        MilvusGallery.from_folder(model, processor, tmp_path)
+        MilvusGallery.from_images(model, processor, [])
 
 
 def test_milvus_that_is_not_there_is_told_in_one_line_without_the_password(milvus, tmp_path, monkeypatch):
