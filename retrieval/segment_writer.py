@@ -8,7 +8,7 @@ import logging
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,9 +28,6 @@ from .segments import (
 )
 from .state import GalleryState
 
-if TYPE_CHECKING:
-    from .segment_list import GalleryFolder
-
 logger = logging.getLogger(__name__)
 
 TIER = 8  # segments of like size are merged once there are so many
@@ -41,10 +38,11 @@ class GalleryWriter:
     """Changes a gallery: what `append`, `delete` and the others say counts, all together, once `commit` returns.
 
     Attributes:
+        folder: the `segment_list.GalleryFolder` that opened it, and holds the lock.
         state: the gallery as it was last committed.
     """
 
-    def __init__(self, folder: "GalleryFolder", state: GalleryState):
+    def __init__(self, folder: Any, state: GalleryState):
         self.folder, self.state = folder, state
         self._begin()
 
