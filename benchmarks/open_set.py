@@ -2,10 +2,10 @@
 
     python benchmarks/open_set.py --work DIR            # a quarter of an hour on two cores, most of it painting
 
-Four painted worlds of people whom the tiny model never saw: 240 queries and 3,000 images each; per query one to three
-matches, the same person in other clothes, and two other people in the clothes asked for. In turn, one world calibrates
-by 300 of its images, and the other three are searched: 300 of their images, 1,000, and all 3,000. Every query is asked
-with its matches in the gallery and without.
+Painted worlds, four by default, of people whom the tiny model never saw: 240 queries and 3,000 images each; per query
+one to three matches, the same person in other clothes, and two other people in the clothes asked for. In turn, one
+world calibrates by 300 of its images, and the others are searched: 300 of their images, 1,000, and all 3,000. Every
+query is asked with its matches in the gallery and without.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from fafa import TINY_CHECKPOINT
 from fafa.drawing.curves import chart
 from fafa.drawing.palette import BLUE, GREY, TEAL, VERMILION
 from fafa.evaluation import QUERY_MODES, encode_queries, encode_targets
-from fafa.evaluation.open_set import open_set_figures, reliability_curve
+from fafa.evaluation.open_set import BINS, open_set_figures, reliability_curve
 from fafa.model_folder import load_model
 from fafa.retrieval import encode_images
 from fafa.retrieval.calibration import PLACE, Calibration, HighestScores, ScoreCalibration
@@ -291,13 +291,14 @@ def to_markdown(record: dict) -> str:
         for number, rates in record["by_queries"].items()
         for rate, found in rates.items()
     ]
-    curves = [
-        [f"{int(size):,}", which, *(f"{100 * one['probability']:.0f} → {100 * one['share']:.0f}" for one in bins)]
-        for size, of_size in record["reliability"].items()
-        for which, bins in of_size.items()
-    ]
-    width = max(map(len, curves))
-    curves = [row + [""] * (width - len(row)) for row in curves]
+    curves = []
+    for size, of_size in record["reliability"].items():
+        for which, bins in of_size.items():
+            by_tenth = {
+                int(BINS * one["probability"]): f"{100 * one['probability']:.0f} → {100 * one['share']:.0f}"
+                for one in bins
+            }
+            curves.append([f"{int(size):,}", which, *(by_tenth.get(tenth, "") for tenth in range(BINS))])
     promise = ["promised", "false alarms (%)", "worst pair of worlds", "right answers, DIR (%)", "without the size"]
     parts = [
         "# When nobody matches: false alarms and probabilities on painted worlds",
@@ -312,7 +313,8 @@ def to_markdown(record: dict) -> str:
         "threshold that this share of the queries without a match exceeds (measured on the test itself, all worlds "
         "together). AUROC: how often the best score with a match is above that without one. In brackets 95 % over "
         "queries. `standardised`: the score less its mean over up to 1,024 images of the gallery, by its standard "
-        "deviation there. The plain score is better, and it is what `fafa.retrieval.calibration` calibrates.",
+        "deviation there. With image and caption the plain score is better, elsewhere neither; so that is what "
+        "`fafa.retrieval.calibration` calibrates.",
         markdown_table(["query", "statistic", "images", "DIR at 1 %", "DIR at 10 %", "AUROC"], table),
         "## Are promised false-alarm rates kept in a gallery ten times larger?",
         "Cut-offs from another world: calibrated on so many images, used in a gallery of so many. In brackets 95 % "
@@ -329,7 +331,7 @@ def to_markdown(record: dict) -> str:
         "probability → the share that were matches, percent; of all first ten results of every query, and of the best "
         "ones alone. Best results are matches somewhat more often than their probability says: the same score further "
         "down means that something scored higher.",
-        markdown_table(["gallery", "of", *[""] * (width - 2)], curves),
+        markdown_table(["gallery", "of", *(f"{10 * tenth} to {10 * tenth + 10} %" for tenth in range(BINS))], curves),
         "## Galleries unlike the calibration's",
         f"Calibrated on all images of the first world, {NUM_IMAGES:,}; promised 10 %. `probes`: of 100 of the "
         f"calibration's queries, how many score the image at rank {PLACE} above the calibration's median; from 20 to "

@@ -74,19 +74,17 @@ def evaluate_itcpr(
         curves: also scores with other numbers of top tokens, where the model has several, and ranks in random parts of
             the gallery; that takes ten times as long as scoring once (of ITCPR, 70 CPU-seconds).
         seed: decides the bootstrap and the parts of the gallery.
-        open_set: also asks every query of the gallery without its matches: can the model tell that nobody matches?
+        open_set: also asks every query of the gallery without its matches: can the model tell that nobody matches? Where
+            every image matches a query, a warning says that there are no such figures.
 
     Raises:
         ValueError: a query without a match or with the id of distractors, a column that is missing, an unknown mode or
-            an option that makes no sense, NaN in the features, scores that tell no images apart; with `open_set`, a
-            query that every image matches.
+            an option that makes no sense, NaN in the features, scores that tell no images apart.
         FileNotFoundError, UnreadableImageError: an image is missing, or cannot be decoded.
     """
     if features_dtype is not None and not features_dtype.is_floating_point:
         raise ValueError(f"features_dtype is {features_dtype}, which would round features to zero: expected a float")
-    of = TestSet(queries, gallery, ks)  # before hours of encoding: it raises if a query has no match, for example
-    if open_set:
-        OpenSetScores(of.query_ids, of.gallery_ids)  # likewise if one matches every image
+    TestSet(queries, gallery, ks)  # before hours of encoding: it raises if a query has no match, or a column is missing
     model.eval()
     options = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
     folders = [features_dir and Path(features_dir, name) for name in ("queries", "gallery")]
@@ -170,7 +168,12 @@ def evaluate_features(
     modes = list(query_features)
     rankings = {name: _Ranking(query_ids, gallery_ids) for name in (*modes, *([LATE_FUSION] if has_both else []))}
     parts = _gallery_parts(query_ids, gallery_ids, seed) if curves else []
-    open_sets = {name: OpenSetScores(query_ids, gallery_ids) for name in rankings} if open_set else {}
+    open_sets = {}
+    if open_set:
+        try:
+            open_sets = {name: OpenSetScores(query_ids, gallery_ids) for name in rankings}
+        except ValueError as error:
+            logger.warning("%s", error)
     blocks = zip(*(score_blocks(scorer, query_features[mode], targets, ROWS) for mode in modes), strict=True)
     num_blocks = -(-len(query_ids) // ROWS)
     for block in tqdm(blocks, "scoring", num_blocks, unit="block", disable=not progress):

@@ -48,7 +48,9 @@ def draw_pictures(
     if report.curves:
         drawn |= {"Top tokens": _top_tokens} if "top_tokens" in report.curves else {}
         drawn |= {"Gallery size": _gallery_size}
-    drawn |= {"When nobody matches": _open_set} if report.open_set else {}
+    if report.open_set:
+        drawn["When nobody matches"] = _open_set
+        drawn |= {"Probabilities": _probabilities} if report.open_set[report.main_mode]["reliability"] else {}
     for name, draw in drawn.items():
         with chart(Path(folder, PICTURES[name])) as figure:
             draw(report, figure.subplots())
@@ -159,6 +161,20 @@ def _open_set(report: EvaluationReport, axes: "Axes") -> None:
         title="Queries answered by a match, by false alarms",
     )
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def _probabilities(report: EvaluationReport, axes: "Axes") -> None:
+    bins = report.open_set[report.main_mode]["reliability"]
+    points = [(100 * one["probability"], 100 * one["share"]) for one in bins]
+    axes.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle=":")
+    axes.plot(*zip(*points, strict=True), marker="o", color=LINES[report.main_mode]["color"], clip_on=False)
+    axes.set(
+        xlabel="probability told (%)",
+        ylabel="results that are matches (%)",
+        xlim=(0, 100),
+        ylim=(0, 100),
+        title=f"Fitted to half of the queries, told of the other ({report.main_mode})",
+    )
 
 
 def _two_metrics(report: EvaluationReport, axes: "Axes", positions: list[int], samples: list[list[dict]]) -> None:

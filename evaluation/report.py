@@ -22,6 +22,7 @@ PICTURES = {  # name -> file
     "Top tokens": "top_tokens.png",
     "Gallery size": "gallery_size.png",
     "When nobody matches": "open_set.png",
+    "Probabilities": "probabilities.png",
     "best": "best.jpg",
     "worst": "worst.jpg",
     "random": "random.jpg",

@@ -4,8 +4,8 @@ An *impostor* is an image that does not match the query. The larger a gallery, t
 scores: a score means nothing without the gallery's size, and all that is computed here takes that into account.
 
 What is calibrated is the score itself. Scores standardised per query over a sample of the gallery (T-norm; Auckenthaler
-et al. 2000) were tried on the painted world: they tell queries with a match from those without less well (AUROC 0.76
-against 0.85 over 3,000 images; `benchmarks/open_set.py`), for the spread of a query's scores says little of their tail.
+et al. 2000) were tried on the painted world: they tell queries with a match from those without less well (AUROC 0.74
+against 0.82 over 3,000 images; `benchmarks/open_set.py`), for the spread of a query's scores says little of their tail.
 """
 
 import math

@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 
 import fafa  # noqa: F401 - registers the builders
 from fafa.drawing.curves import chart
-from fafa.evaluation import evaluate_itcpr, read_report, write_report
+from fafa.evaluation import evaluate_features, evaluate_itcpr, read_report, write_report
+from fafa.evaluation.embedders import Cosine
 from fafa.evaluation.open_set import OpenSetScores, _rates_and_auroc, open_set_figures, reliability_curve
-from fafa.evaluation.pictures import _open_set
+from fafa.evaluation.pictures import _open_set, _probabilities
 
 
 def made_up(num_queries, num_gallery, seed=0):
@@ -111,6 +112,20 @@ def test_a_report_holds_them_for_every_kind_of_query_and_is_read_again(report, t
     del record["open_set"]
     file.write_text(json.dumps(record))
     assert read_report(file).open_set == {}, "reports of earlier versions have none"
-    with chart(tmp_path / "open_set.png") as figure:
-        _open_set(report, figure.subplots())
-    assert (tmp_path / "open_set.png").stat().st_size > 0
+    report.open_set["image+caption"]["reliability"] = [{"probability": 0.1, "share": 0.2, "number": 9}]
+    for draw in (_open_set, _probabilities):
+        with chart(tmp_path / "drawn.png") as figure:
+            draw(report, figure.subplots())
+        assert (tmp_path / "drawn.png").stat().st_size > 0
+
+
+def test_a_test_set_without_negatives_is_evaluated_without_these_figures(caplog):
+    images = Dataset.from_dict({"image": [None] * 2, "image_path": ["a", "b"], "instance_id": [7, 7]})
+    texts = {"caption": ["in red", "in blue"], "source": ["A", "A"]}
+    queries = Dataset.from_dict({**images.to_dict(), **texts})
+    features = torch.nn.functional.normalize(torch.rand(2, 1, 4), dim=-1)
+    report = evaluate_features(
+        Cosine(), {"image": features[:, 0]}, features, queries, images, progress=False, open_set=True
+    )
+    assert report.open_set == {}
+    assert "query 0 matches all 2 images of the gallery" in caplog.text
