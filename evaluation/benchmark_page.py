@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import printable
+from ..markdown_text import plain, public
 from ..names import counted
 from ..tables import markdown_table
 from .image_benchmarks import BenchmarkResults
@@ -49,7 +49,7 @@ def benchmark_record(
 def benchmark_page(record: dict[str, Any], server_files: Sequence[Path] = ()) -> str:
     """The record as Markdown: a table of figures, or the files for the server that keeps the targets."""
     benchmark, metrics = record["benchmark"], record["metrics"]
-    lines = [f"# {benchmark}, {record['split']}: {record['model']}", ""]
+    lines = [f"# {benchmark}, {record['split']}: {plain(public(record['model']))}", ""]
     queries, images = counted(record["num_queries"], "query"), counted(record["num_gallery"], "image")
     lines += [f"{queries} of {record['mode']}, {images}.", ""]
     missing = record.get("missing")
@@ -64,5 +64,5 @@ def benchmark_page(record: dict[str, Any], server_files: Sequence[Path] = ()) ->
             rows.append([group, *(f"{values[name]:.2f} {ends[name]}" for name in names)])
         lines += [markdown_table(["queries", *names], rows), ""]
         lines += [INTERVALS_EXPLAINED + (_OVER_CATEGORIES if benchmark == "FashionIQ" else ""), ""]
-    lines += [f"For the server: {printable(file)}" for file in server_files]
+    lines += [f"For the server: {plain(public(str(file)))}" for file in server_files]
     return "\n".join(lines)

@@ -74,8 +74,8 @@ def evaluate_itcpr(
         curves: also scores with other numbers of top tokens, where the model has several, and ranks in random parts of
             the gallery; that takes ten times as long as scoring once (of ITCPR, 70 CPU-seconds).
         seed: decides the bootstrap and the parts of the gallery.
-        open_set: also asks every query of the gallery without its matches: can the model tell that nobody matches? Where
-            every image matches a query, a warning says that there are no such figures.
+        open_set: also asks every query of the gallery without its matches: can the model tell that nobody matches?
+            Where every image matches a query, a warning says that there are no such figures.
 
     Raises:
         ValueError: a query without a match or with the id of distractors, a column that is missing, an unknown mode or

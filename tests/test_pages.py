@@ -18,6 +18,7 @@ from fafa import FafaModel, convert_fafa_checkpoint
 from fafa.dataset_builders.export import export_dataset
 from fafa.dataset_builders.verify import verify_dataset
 from fafa.evaluation import EvaluationReport
+from fafa.evaluation.benchmark_page import benchmark_page
 from fafa.evaluation.compare import compare_reports
 from fafa.evaluation.robustness import RobustnessReport
 from fafa.markdown_text import block, code, loadable, plain, public
@@ -203,6 +204,13 @@ def of_report(folder: Path, text: str) -> tuple[str, list[str]]:
     return first.to_page(), [as_line(text)] * 3
 
 
+def of_benchmark(folder: Path, text: str) -> tuple[str, list[str]]:
+    """The model, and a file for the server."""
+    record = {"benchmark": "CIRR", "split": "test", "model": f"model {text}", "mode": "image+caption"}
+    record |= {"num_queries": 1, "num_gallery": 2, "metrics": {}}
+    return benchmark_page(record, [Path(f"file {as_line(text)}")]), [as_line(text)]
+
+
 def of_robustness(folder: Path, text: str) -> tuple[str, list[str]]:
     """The model."""
     metrics = {"rank-1": 50.0, "mAP": 60.0}
@@ -350,6 +358,7 @@ WRITERS = {
     "model_card.py": of_model_card,
     "convert_fafa_checkpoint.py": of_converter,
     "training/card.py": of_training_card,
+    "evaluation/benchmark_page.py": of_benchmark,
     "evaluation/report.py": of_report,
     "evaluation/compare.py": of_comparison,
     "evaluation/robustness/report.py": of_robustness,
@@ -362,6 +371,7 @@ WRITERS = {
 
 SHOWS_PATHS_AND_SETTINGS = (
     *("model_card.py", "convert_fafa_checkpoint.py", "training/card.py", "evaluation/report.py"),
+    "evaluation/benchmark_page.py",
     *("evaluation/compare.py", "evaluation/robustness/report.py", "synthesis/adapters/card.py"),
 )
 
@@ -396,6 +406,7 @@ def test_every_module_that_writes_a_page_is_tried():
         *("markdown_text.py", "model_folder.py", "setup.py", "verify.py"),
         *("captions_fafa.py", "processing_fafa.py", "image_processing_fafa.py"),  # examples in docstrings
         *("dataset_builders/__init__.py", "dataset_builders/export.py", "evaluation/report_folder.py"),
+        "evaluation/run.py",  # it writes what the reports make
         *("evaluation/robustness/__init__.py", "models/coalign/convert.py", "models/dual_encoder/__main__.py"),
         "models/word4per/__main__.py",  # they call `make_model_card`
         *("synthesis/report/page.py", "training/checks.py"),

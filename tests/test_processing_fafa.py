@@ -217,7 +217,7 @@ class TestSaving:
         FafaProcessor.register_for_auto_class()
         self.save(processor, tmp_path / "model")
         saved = {path.name for path in (tmp_path / "model").glob("*.py")}
-        own = ("processing", "captions", "image_processing", "image_reading")
+        own = ("processing", "captions", "image_processing", "image_reading", "image_metadata")
         of_the_contract = {
             "retriever.py",
             "checks_fafa.py",

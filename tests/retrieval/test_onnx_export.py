@@ -19,7 +19,7 @@ from transformers import AutoProcessor
 from fafa.files import sealed
 from fafa.model_folder import load_model
 from fafa.onnx_encoders import OnnxModel
-from fafa.retrieval import Gallery, encode_images
+from fafa.retrieval import Gallery
 from fafa.retrieval.fingerprint import model_fingerprint
 from fafa.retrieval.onnx_export import export_onnx, main
 from fafa.retriever import QUERY_MODES, Retriever, check_contract
@@ -133,7 +133,7 @@ def test_a_gallery_is_searched_by_either_and_by_no_other(model, processor, expor
                 [result.score for result in expected], abs=least
             )
     with pytest.raises(ValueError, match=r"model dtype float32 .now int8."):  # mixed, features would be neither's
-        encode_images(OnnxModel(in_int8), words, sorted(photos.iterdir()), features_dir=tmp_path / "torch")
+        Gallery.from_folder(OnnxModel(in_int8), words, photos, features_dir=tmp_path / "torch", progress=False)
     other = tiny_model(seed=1, **SHALLOW)
     with pytest.raises(ValueError, match="model fingerprint"):
         Gallery.load(tmp_path / "onnx", other, processor)
