@@ -125,12 +125,18 @@ class Metadata:
         """Opens what `write_entries` wrote.
 
         Raises:
-            FileNotFoundError: there is no such file. ValueError: it is none of these.
+            FileNotFoundError: there is no such file, perhaps since a moment. OSError: it cannot be read.
+            ValueError: it is none of these.
         """
         if not file.exists():
             raise FileNotFoundError(errno.ENOENT, "it is not there", str(file))
         place = f"file:{quote(fsencode(file.absolute()))}?mode=ro&immutable=1"
-        metadata = cls(sqlite3.connect(place, uri=True, check_same_thread=False), str(file))
+        try:
+            connection = sqlite3.connect(place, uri=True, check_same_thread=False)
+        except sqlite3.OperationalError as error:
+            code = errno.EIO if file.exists() else errno.ENOENT
+            raise OSError(code, f"it cannot be opened ({error})", str(file)) from error
+        metadata = cls(connection, str(file))
         metadata.ask("PRAGMA trusted_schema = OFF")
         metadata.ask("SELECT row FROM entries LIMIT 0")  # so that the file is open, though its name may go
         return metadata

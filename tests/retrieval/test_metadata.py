@@ -1,6 +1,7 @@
 """What is known of images comes back as it was noted; EXIF that is damaged tells nothing and harms nothing."""
 
 import os
+import sqlite3
 
 import pytest
 from PIL import Image
@@ -33,6 +34,20 @@ def test_entries_come_back_as_they_were(tmp_path, is_file):
     if is_file:
         (tmp_path / "e.sqlite").unlink()  # it is open
         assert metadata.read([1]) == [ENTRIES[1]]
+
+
+def test_a_file_that_goes_while_it_is_opened_is_told_as_gone(tmp_path, monkeypatch):
+    """SQLite's own error ended a reader that a writer had overtaken: if a file is gone, readers read the list again."""
+    write_entries(tmp_path / "e.sqlite", ENTRIES)
+    connect = sqlite3.connect
+
+    def connect_late(*place, **options):
+        (tmp_path / "e.sqlite").unlink()
+        return connect(*place, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", connect_late)
+    with pytest.raises(FileNotFoundError, match="it cannot be opened"):
+        Metadata.open(tmp_path / "e.sqlite")
 
 
 def test_entries_are_changed(tmp_path):
