@@ -16,6 +16,10 @@ from .workers import num_cores
 
 Block = TypeVar("Block")
 
+# Whoever has Python's own parser make a tree holds this, as NumPy does of the head of every file: where two threads
+# parse at once, CPython 3.11 fails at times ("AST constructor recursion depth mismatch").
+PARSING = threading.Lock()
+
 
 class _Workers(NamedTuple):
     """The threads of one process."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..names import nearest
+from ..threads import PARSING
 from .metadata import FIELDS, NUMBER, TEXT
 
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d([T ]\d\d(:\d\d(:\d\d(\.\d+)?)?)?)?)?)?")
@@ -78,7 +79,8 @@ def parse_where(where: str, tags: Mapping[str, Collection[str]]) -> Condition:
         raise ValueError(f"where has {len(where):,} characters, expected {_LONGEST:,} at most")
     fields = {name: {kind} for name, kind in FIELDS.items()} | {name: set(kinds) for name, kinds in tags.items()}
     try:
-        tree = ast.parse(where.replace("\n", " ").strip(), mode="eval").body
+        with PARSING:
+            tree = ast.parse(where.replace("\n", " ").strip(), mode="eval").body
         return _Reader(fields).read(tree)
     except (SyntaxError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else "it is nested too deep"

@@ -24,6 +24,7 @@ import xxhash
 from torch import Tensor
 
 from ..files import faults_of, flush, full_disk_told, hash_file, record_files
+from ..threads import PARSING
 from .metadata import Entry, Metadata, change_entries, write_entries
 from .parts import Part
 from .quantization import make_part, row_checksums
@@ -314,7 +315,8 @@ def _check_file(file: Path, files: Mapping[str, Any], contents: bool = True) -> 
 
 def _map(file: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
     try:
-        array = np.load(file, mmap_mode="r" if 0 not in shape else None, allow_pickle=False)
+        with PARSING:
+            array = np.load(file, mmap_mode="r" if 0 not in shape else None, allow_pickle=False)
     except (EOFError, SyntaxError, ValueError) as error:
         raise ValueError(f"{file} is damaged ({' '.join(str(error).split())[:200]}); {REMEDY}") from error
     if array.shape != shape or array.dtype != dtype:

@@ -422,7 +422,6 @@ def test_what_is_known_of_an_image_follows_it(model, processor, photos, tmp_path
     assert result.path.name == "renamed.png" and len(gallery) == NUM_IMAGES
 
 
-@pytest.mark.skip(reason="CPython 3.11's compile() fails at times in two threads (AST recursion depth, gh-106905)")
 def test_reading_in_a_loop_while_another_updates_in_a_loop_never_fails(model, processor, photos, tmp_path):
     open_gallery(model, processor, photos, tmp_path / "f")
     done, reads, faults = threading.Event(), [], []
