@@ -12,7 +12,7 @@ import typer
 from .commands import DTYPES, MODEL_OPTIONS, command, default_device, fault_of_device, load_given_model
 from .files import printable
 from .names import counted
-from .workers import check_num_workers
+from .workers import check_num_workers, is_first_process
 
 if TYPE_CHECKING:
     from .retrieval import SearchResult
@@ -109,7 +109,6 @@ def index(
         import torch
 
         from .retrieval import Gallery, find_images
-        from .retrieval.encoding import is_first
 
         images = find_images(folder.absolute(), exclude or (), include_rubbish)
         try:
@@ -127,7 +126,7 @@ def index(
             features_dir=output,
             folder=folder.absolute(),
         )
-        if is_first():  # of the processes of `accelerate launch`, which share the images
+        if is_first_process():  # of the processes of `accelerate launch`, which share the images
             _tell_gallery(output, {"images": len(gallery), "skipped": list(gallery.skipped)}, as_json)
 
 
@@ -271,8 +270,7 @@ def _changed(folder: Path, delete: str | None, compact: bool) -> dict[str, Any]:
         if compact:
             state = writer.compact()
         else:
-            matching, alive = writer.state.matching(delete), writer.state.alive
-            writer.delete((matching if alive is None else matching & alive).nonzero().flatten())
+            writer.delete(writer.state.living_rows_matching(delete))
             state = writer.commit()
     return {"images": len(state)} if compact else {"images": len(state), "deleted": before - len(state)}
 

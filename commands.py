@@ -16,7 +16,7 @@ from typing import Any
 
 from .extras import how_to_install
 from .files import DISK_FULL, printable
-from .workers import WorkerDiedError, check_num_workers
+from .workers import WorkerDiedError, check_num_workers, is_first_process
 
 MODEL_OPTIONS = {  # what help says of the options of every command that encodes images
     "model": "folder or Hub name of a model with its processor",
@@ -53,7 +53,7 @@ def command(kept: str = "", user_errors: tuple[type[Exception], ...] = ()) -> It
         yield
         sys.stdout.flush()  # so that a closed pipe is noticed here
     except KeyboardInterrupt:
-        if os.environ.get("RANK", "0") == "0":  # one of the processes that `accelerate launch` started
+        if is_first_process():
             print(f"\ninterrupted. {kept}".rstrip(), file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:

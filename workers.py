@@ -39,6 +39,11 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def is_first_process() -> bool:
+    """Whether this is the one of the processes of `accelerate launch` that reports; all of them work."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def in_processes(
     function: Callable[[Given], Made], items: Sequence[Given], num_workers: int, per_task: int = 32
 ) -> Iterator[Made]:

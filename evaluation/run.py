@@ -4,7 +4,6 @@ Each kind takes a command line, evaluates, prints a table (or JSON) and writes a
 """
 
 import json
-import os
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from inspect import cleandoc
@@ -19,6 +18,7 @@ from ..dataset_builders.fashioniq import missing_images
 from ..drawing.curves import check_charts
 from ..files import check_output_folder, printable, write_json, write_whole
 from ..model_card import add_results_to_card
+from ..workers import is_first_process
 from .benchmark_page import benchmark_page, benchmark_record
 from .embedders import evaluate_embedder, with_captions
 from .image_benchmarks import BenchmarkResults, evaluate_circo, evaluate_cirr, evaluate_fashioniq
@@ -51,19 +51,7 @@ def itcpr(arguments: Sequence[str] | None = None, program: str | None = None) ->
         check_outputs(options)
         model, processor = load_given_model(options)
         queries, gallery = load_test_set(options.data, options.dataset, options.split)
-        report = evaluate_itcpr(
-            model,
-            processor,
-            queries,
-            gallery,
-            modes=options.modes,
-            batch_size=options.batch_size,
-            num_workers=options.num_workers,
-            features_dir=options.features,
-            features_dtype=options.features_dtype and getattr(torch, options.features_dtype),
-            curves=not options.no_pictures,
-            open_set=True,
-        )
+        report = evaluate_test_set(model, processor, queries, gallery, options)
         if is_first_process():
             note_settings(report, options)
             files = write_report(report, options.output, *(() if options.no_pictures else (queries, gallery)))
@@ -102,16 +90,7 @@ def robustness(arguments: Sequence[str] | None = None, program: str | None = Non
         check_outputs(options)
         model, processor = load_given_model(options)
         queries, gallery = load_test_set(options.data)
-        report = evaluate_robustness(
-            model,
-            processor,
-            queries,
-            gallery,
-            severities=options.severities,
-            batch_size=options.batch_size,
-            num_workers=options.num_workers,
-            seed=options.seed,
-        )
+        report = evaluate_spoilt(model, processor, queries, gallery, options)
         note_settings(report, options)
         files = write_robustness_report(report, options.output, None if options.no_pictures else queries)
         tell(report.to_markdown(), json.loads(report.to_json()), files, options.json)
@@ -134,22 +113,10 @@ def embedder(arguments: Sequence[str] | None = None, program: str | None = None)
             gallery = with_captions(gallery, options.gallery_captions)
         with loading(options.embedder):
             model = SentenceTransformer(options.embedder, device=options.device)
-        report = evaluate_embedder(
-            model,
-            queries,
-            gallery,
-            captions=options.gallery_captions is not None,
-            batch_size=options.batch_size,
-            curves=not options.no_pictures,
-        )
+        report = evaluate_baseline(model, queries, gallery, options)
         note_settings(report, options)
         files = write_report(report, options.output, *(() if options.no_pictures else (queries, gallery)))
         tell(report.to_markdown(), figures_of(report), files, options.json)
-
-
-def is_first_process() -> bool:
-    """Whether this is the one of the processes of `accelerate launch` that reports; all of them encode."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def kept_of(options: Namespace) -> str:
@@ -225,6 +192,55 @@ def update_card(report: EvaluationReport, options: Namespace) -> Path:
     counts = {"num_queries": report.num_queries[OVERALL], "num_gallery": report.num_gallery}
     add_results_to_card(options.model, options.data, overall, **counts)
     return Path(options.model, "README.md")
+
+
+def evaluate_test_set(
+    model: Any, processor: Any, queries: "datasets.Dataset", gallery: "datasets.Dataset", options: Namespace
+) -> EvaluationReport:
+    """Encodes the gallery once, the queries in every mode, scores all pairs, ranks; and again without the matches."""
+    return evaluate_itcpr(
+        model,
+        processor,
+        queries,
+        gallery,
+        modes=options.modes,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        features_dir=options.features,
+        features_dtype=options.features_dtype and getattr(torch, options.features_dtype),
+        curves=not options.no_pictures,
+        open_set=True,
+    )
+
+
+def evaluate_spoilt(
+    model: Any, processor: Any, queries: "datasets.Dataset", gallery: "datasets.Dataset", options: Namespace
+) -> RobustnessReport:
+    """Encodes the gallery once, and the queries anew for every corruption."""
+    return evaluate_robustness(
+        model,
+        processor,
+        queries,
+        gallery,
+        severities=options.severities,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        seed=options.seed,
+    )
+
+
+def evaluate_baseline(
+    model: Any, queries: "datasets.Dataset", gallery: "datasets.Dataset", options: Namespace
+) -> EvaluationReport:
+    """Embeds gallery and queries by a model of sentence-transformers, scores all pairs, ranks."""
+    return evaluate_embedder(
+        model,
+        queries,
+        gallery,
+        captions=options.gallery_captions is not None,
+        batch_size=options.batch_size,
+        curves=not options.no_pictures,
+    )
 
 
 def evaluate_benchmark(

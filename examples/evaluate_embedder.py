@@ -19,9 +19,9 @@ import fafa  # noqa: F401 - before what takes long, so that Ctrl-C is answered f
 from sentence_transformers import SentenceTransformer
 
 from fafa.commands import command, loading
-from fafa.evaluation import evaluate_embedder, with_captions, write_report
+from fafa.evaluation import with_captions, write_report
 from fafa.evaluation.options import embedder_options
-from fafa.evaluation.run import check_outputs, figures_of, load_test_set, note_settings, tell
+from fafa.evaluation.run import check_outputs, evaluate_baseline, figures_of, load_test_set, note_settings, tell
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -40,14 +40,7 @@ def main(options: argparse.Namespace) -> None:
         model = SentenceTransformer(options.embedder, device=options.device)
 
     # 2. Embed gallery and queries, score all pairs, rank.
-    report = evaluate_embedder(
-        model,
-        queries,
-        gallery,
-        captions=options.gallery_captions is not None,
-        batch_size=options.batch_size,
-        curves=not options.no_pictures,
-    )
+    report = evaluate_baseline(model, queries, gallery, options)
     note_settings(report, options)
 
     # 3. The table, and the files.

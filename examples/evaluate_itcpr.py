@@ -20,21 +20,21 @@ The file is not called evaluate.py, because `import evaluate` would then import 
 import argparse
 
 import fafa  # noqa: F401 - before what takes long, so that Ctrl-C is answered from here on  # isort: skip
-import torch
 
 from fafa.commands import command, load_given_model
-from fafa.evaluation import evaluate_itcpr, write_report
+from fafa.evaluation import write_report
 from fafa.evaluation.options import itcpr_options
 from fafa.evaluation.run import (
     check_outputs,
+    evaluate_test_set,
     figures_of,
-    is_first_process,
     kept_of,
     load_test_set,
     note_settings,
     tell,
     update_card,
 )
+from fafa.workers import is_first_process
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -52,19 +52,7 @@ def main(options: argparse.Namespace) -> None:
     queries, gallery = load_test_set(options.data, options.dataset, options.split)
 
     # 3. Encode the gallery once and the queries in every mode, score all pairs, rank; and again without the matches.
-    report = evaluate_itcpr(
-        model,
-        processor,
-        queries,
-        gallery,
-        modes=options.modes,
-        batch_size=options.batch_size,
-        num_workers=options.num_workers,
-        features_dir=options.features,
-        features_dtype=options.features_dtype and getattr(torch, options.features_dtype),
-        curves=not options.no_pictures,
-        open_set=True,
-    )
+    report = evaluate_test_set(model, processor, queries, gallery, options)
     if not is_first_process():  # of those that `accelerate launch` started; all of them encode
         return
     note_settings(report, options)

@@ -16,8 +16,8 @@ import json
 
 from fafa.commands import command, load_given_model
 from fafa.evaluation.options import robustness_options
-from fafa.evaluation.robustness import evaluate_robustness, write_robustness_report
-from fafa.evaluation.run import check_outputs, load_test_set, note_settings, tell
+from fafa.evaluation.robustness import write_robustness_report
+from fafa.evaluation.run import check_outputs, evaluate_spoilt, load_test_set, note_settings, tell
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -33,16 +33,7 @@ def main(options: argparse.Namespace) -> None:
     queries, gallery = load_test_set(options.data)
 
     # 2. The gallery is encoded once, the queries anew for every corruption.
-    report = evaluate_robustness(
-        model,
-        processor,
-        queries,
-        gallery,
-        severities=options.severities,
-        batch_size=options.batch_size,
-        num_workers=options.num_workers,
-        seed=options.seed,
-    )
+    report = evaluate_spoilt(model, processor, queries, gallery, options)
     note_settings(report, options)
 
     # 3. Tables and pictures.

@@ -12,7 +12,7 @@ from .metadata import Entry, entry_of
 from .parts import Part
 from .segment_list import GalleryFolder
 from .segments import in_memory
-from .state import GalleryState
+from .state import GalleryState, skipped_image
 from .store import FeatureStore
 
 _IMAGES_AT_ONCE = 1024
@@ -40,10 +40,7 @@ def open_store(folder: str | Path) -> GalleryState:
             continue
         left_out = set(skipped)
         entries = [entry_of(line) for row, line in enumerate(store.inputs) if row not in left_out]
-        names = [
-            {"path": store.inputs[row]["path"]} if store.inputs[row].get("path") else {"name": input_name({}, row)}
-            for row in skipped
-        ]
+        names = [skipped_image(store.inputs[row].get("path"), input_name({}, row)) for row in skipped]
         return state_of(features, entries, store.settings, store.images_folder, names)
 
 

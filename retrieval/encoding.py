@@ -1,7 +1,6 @@
 """The one encoder: targets and queries read in batches, encoded, and kept in memory or in a folder of features."""
 
 import logging
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from numbers import Integral
@@ -19,6 +18,7 @@ from ..loading import dead_workers_told, undecoded
 from ..model_folder import check_fit
 from ..names import counted
 from ..retriever import QUERY_MODES, Retriever, RetrieverProcessor
+from ..workers import is_first_process
 from .filling import Encode, complete, known_inputs, open_or_create
 from .fingerprint import dtype_name, feature_settings, model_fingerprint
 from .forward import forward
@@ -104,7 +104,7 @@ def encode_images(
         pixels=features_dir is not None,
         known=None if features_dir is None else known_inputs(features_dir, settings),
         skip=on_error == "skip",
-        progress=progress and is_first(),
+        progress=progress and is_first_process(),
     )
     names = [input_name(description, row, folder) for row, description in enumerate(inputs)]
     passing: set[int] = set()  # rows that may well be readable the next time
@@ -261,7 +261,8 @@ def encode_queries(
     files = None
     if images is not None:
         identify = features_dir is not None
-        files = describe_images(images, _REFERENCE, None, identify, identify, known, progress=progress and is_first())
+        shown = progress and is_first_process()
+        files = describe_images(images, _REFERENCE, None, identify, identify, known, progress=shown)
 
     def encode(group: Sequence[str], shards: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], list[int], Tensor]]:
         """Batches of queries in some modes: rows, none skipped, `(len(rows), len(group), dim)`."""
@@ -298,6 +299,27 @@ def encode_queries(
         )
         features |= {mode: encoded[:, number].contiguous() for number, mode in enumerate(group)}
     return features
+
+
+@torch.no_grad()
+def encode_query(
+    model: Retriever, processor: RetrieverProcessor, image: Any = None, captions: Sequence[str] | None = None
+) -> Tensor:
+    """Features of one image, or none, with each of some captions, or without any: `(num_queries, dim)`, unit length.
+
+    Raises:
+        ValueError: neither image nor captions, or a caption without a word. And errors as for `open_image`.
+    """
+    if image is None and captions is None:
+        raise ValueError("a query needs an image, a caption or both; neither was given")
+    inputs: dict[str, Tensor] = {}
+    if image is not None:
+        pixels = processor.to_pixels([processor.resize_crop(processor.open_crop(image))])
+        inputs["pixel_values"] = pixels.expand(1 if captions is None else len(captions), -1, -1, -1)
+    if captions is not None:
+        inputs |= processor.encode_captions(captions, ["caption"] * len(captions))
+    given = {name: inputs[name].to(model.device) for name in QUERY_MODES["image+caption"] if name in inputs}
+    return forward(model, model.get_query_features, **given)
 
 
 def _arguments(modes: Sequence[str]) -> set[str]:
@@ -357,7 +379,7 @@ def _collect(
         features `(num_read, ...)`, and the rows that were skipped.
     """
     encode = watched(encode, inputs, names, folder, passing)
-    with tqdm(total=len(inputs), desc=label, unit="image", disable=not progress or not is_first()) as bar:
+    with tqdm(total=len(inputs), desc=label, unit="image", disable=not progress or not is_first_process()) as bar:
         if features_dir is not None:
             store = open_or_create(features_dir, settings, inputs, batch_size, folder)
             complete(store, encode, bar.update)
@@ -371,11 +393,6 @@ def _collect(
             skipped += left_out
             bar.update(len(rows) + len(left_out))
         return features[:num_read], skipped
-
-
-def is_first() -> bool:
-    """Whether this is the one of several launched processes that shows progress."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _check_batch_size(batch_size: int) -> None:

@@ -15,9 +15,10 @@ from ..image_reading_fafa import UnreadableImageError
 from ..loading import undecoded
 from ..model_folder import check_fit
 from ..retriever import Retriever, RetrieverProcessor
+from ..workers import is_first_process
 from .asking import GalleryAsking
 from .conversion import convert_store, is_store, open_store, state_of
-from .encoding import EncodedImages, check_encoding, encode_images, is_first
+from .encoding import EncodedImages, check_encoding, encode_images
 from .fingerprint import dtype_name, feature_settings
 from .identity import describe_absent, describe_image, describe_images, path_of
 from .indexing import index_images, known_files
@@ -26,7 +27,7 @@ from .manifest import DTYPES
 from .metadata import entry_of, exif_of
 from .photo_folder import find_images
 from .segment_list import GalleryFolder, check_new
-from .state import GalleryState
+from .state import GalleryState, skipped_image
 from .store import FeatureStore
 from .writing import GalleryWriting, check_settings, in_precision_of
 
@@ -80,8 +81,7 @@ class Gallery(GalleryAsking, GalleryJudging, GalleryWriting):
         else:
             gaps = set(encoded.skipped)
             inputs = [line for row, line in enumerate(encoded.inputs) if row not in gaps]
-            lines = [(row, encoded.inputs[row].get("path")) for row in encoded.skipped]
-            left_out = [{"name": f"image {row}"} if path is None else {"path": path} for row, path in lines]
+            left_out = [skipped_image(encoded.inputs[row].get("path"), f"image {row}") for row in encoded.skipped]
             settings = encoded.settings
         entries = [entry_of(line, **(exif_of(path) if path else {})) for line, path in zip(inputs, paths, strict=True)]
         self._open(model, processor, state_of(features, entries, settings, folder, left_out))
@@ -221,7 +221,7 @@ class Gallery(GalleryAsking, GalleryJudging, GalleryWriting):
             folder,
             known=None if state is None else known_files(state),
             skip=on_error == "skip",
-            progress=progress and is_first(),
+            progress=progress and is_first_process(),
         )
         if state is None:
             GalleryFolder.create(place.path, settings, dtype_name(dtype or torch.float16), folder)
@@ -302,7 +302,7 @@ def _check_features(features: torch.Tensor, num_images: int, shape: tuple[int, i
 
 def _skipped(name: str, folder: Path | None) -> dict[str, str]:
     """An image that was left out, by its absolute path or another name."""
-    return {"path": _describe(Path(name), folder)["path"]} if Path(name).is_absolute() else {"name": name}
+    return skipped_image(_describe(Path(name), folder)["path"] if Path(name).is_absolute() else None, name)
 
 
 def _describe(path: Path | None, folder: Path | None) -> dict[str, Any]:

@@ -26,14 +26,15 @@ from tqdm.auto import tqdm
 from ..loading import dead_workers_told
 from ..names import counted, printable
 from ..retriever import Retriever, RetrieverProcessor
-from .encoding import is_first, target_encoder, warn_of_skipped, watched
+from ..workers import is_first_process
+from .encoding import target_encoder, warn_of_skipped, watched
 from .filling import Encode
 from .identity import input_name, input_path
 from .metadata import Entry, entry_of, exif_of
 from .segment_list import GalleryFolder
 from .segment_writer import GalleryWriter
 from .shards import lock_of, remove_lock
-from .state import GalleryState
+from .state import GalleryState, skipped_image
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,8 @@ def index_images(
     passing: set[int] = set()
     encode = target_encoder(model, processor, images, batch_size, num_workers, on_error, passing)
     encode = watched(encode, inputs, names, folder, passing if on_error == "skip" else None)
-    with tqdm(total=len(inputs), desc="encoding gallery", unit="image", disable=not (progress and is_first())) as bar:
+    is_shown = progress and is_first_process()
+    with tqdm(total=len(inputs), desc="encoding gallery", unit="image", disable=not is_shown) as bar:
         bar.update(len(inputs) - len(missing))
         filling = _Filling(place, state, inputs, names, folder, encode, bar)
         size = max(1, IMAGES_A_LOCK // batch_size) * batch_size  # whole batches, as without locks
@@ -205,8 +207,9 @@ class _Filling:
         return entry_of(self.inputs[row], **({} if path is None else exif_of(path)))
 
     def _note_skipped(self, writer: GalleryWriter, rows: Sequence[int], skipped: Sequence[int]) -> None:
-        told = [_skipped(self.inputs[row], self.names[row]) for row in skipped]
-        done = [_skipped(self.inputs[row], self.names[row]) for row in rows]
+        told, done = (
+            [skipped_image(self.inputs[row].get("path"), self.names[row]) for row in of] for of in (skipped, rows)
+        )
         noted = [image for image in writer.state.skipped if image not in told and image not in done] + told
         if noted != list(writer.state.skipped):
             writer.note(skipped=noted)
@@ -337,7 +340,3 @@ def _lying(
         key: replace(entry, path=place.path, stamp=place.stamp, is_fresh=place.is_fresh)
         for key, entry, place in zip(keys or rows, state.stored_entries(list(rows)), places, strict=True)
     }
-
-
-def _skipped(line: dict[str, Any], name: str) -> dict[str, str]:
-    return {"name": name} if line.get("path") is None else {"path": line["path"]}

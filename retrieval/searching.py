@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ..files import contents_of, some
-from ..retriever import QUERY_MODES, Retriever, RetrieverProcessor
+from ..retriever import Retriever, RetrieverProcessor
+from .encoding import encode_query
 from .filters import Condition, parse_where
 from .finding import DamagedRowsError, candidates, find_best, score_all
-from .forward import forward
 from .identity import changes_since
 from .metadata import Entry
 from .segment_list import GalleryFolder
@@ -139,20 +139,11 @@ class GallerySearching:
 
     def encode_query(self, image: Any = None, caption: str | None = None) -> Tensor:
         """The features of a query, `(1, dim)`, unit length, on the gallery's device; errors as for `scores`."""
-        if image is None and caption is None:
-            raise ValueError("a query needs an image, a caption or both; neither was given")
         if not isinstance(caption, (str, NoneType)):
             raise TypeError(f"caption is a {type(caption).__name__}, expected one caption (str)")
         if isinstance(image, (list, tuple)):
             raise ValueError(f"a query has one image, got a list of {len(image)}; search for each by itself")
-        inputs = {}
-        if image is not None:
-            crop = self.processor.resize_crop(self.processor.open_crop(image))
-            inputs["pixel_values"] = self.processor.to_pixels([crop])
-        if caption is not None:
-            inputs |= self.processor.encode_captions([caption], ["caption"])
-        given = {name: inputs[name].to(self.model.device) for name in QUERY_MODES["image+caption"] if name in inputs}
-        query = forward(self.model, self.model.get_query_features, **given)
+        query = encode_query(self.model, self.processor, image, None if caption is None else [caption])
         return query.float().to(self.state.device)
 
     def allowed(self, where: str | None = None, exclude: Sequence[str | Path] = ()) -> Allowed:

@@ -6,7 +6,7 @@ many are merged, small ones first: so their number stays small, and an image is 
 
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -87,14 +87,14 @@ class GalleryWriter:
 
     def delete(self, rows: Tensor | Sequence[int]) -> None:
         """Deletes images by their rows in `state`."""
-        for number, own in self._by_segment(rows):
-            self._deleted.setdefault(number, set()).update(own)
+        for number, _, own in self.state.by_segment(np.asarray(rows, dtype=np.int64)):
+            self._deleted.setdefault(number, set()).update(own.tolist())
 
     def change(self, entries: Mapping[int, Entry]) -> None:
         """Replaces what is known of images, by their rows in `state`."""
-        for number, own in self._by_segment(list(entries)):
+        for number, _, own in self.state.by_segment(np.fromiter(entries, dtype=np.int64)):
             start = int(self.state.starts[number])
-            self._changed.setdefault(number, {}).update({row: entries[start + row] for row in own})
+            self._changed.setdefault(number, {}).update({row: entries[start + row] for row in own.tolist()})
 
     def note(self, **notes: Any) -> None:
         """Notes `skipped`, `calibration`, or the `images_folder`."""
@@ -189,12 +189,6 @@ class GalleryWriter:
         self.state = self.folder.read(self.state)
         self._begin()
         self.clean()
-
-    def _by_segment(self, rows: Tensor | Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-        rows = np.asarray(rows, dtype=np.int64)
-        numbers = np.searchsorted(self.state.starts, rows, side="right") - 1
-        for number in np.unique(numbers).tolist():
-            yield number, (rows[numbers == number] - self.state.starts[number]).tolist()
 
 
 def segments_to_merge(sizes: Sequence[int]) -> int | None:

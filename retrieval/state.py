@@ -148,8 +148,8 @@ class GalleryState:
         """What is known of images, paths as they are stored."""
         rows = np.asarray(rows, dtype=np.int64)
         found: list[Entry | None] = [None] * len(rows)
-        for segment, places, own in self._by_segment(rows):
-            for place, entry in zip(places, segment.metadata.read(own), strict=True):
+        for number, places, own in self.by_segment(rows):
+            for place, entry in zip(places, self.segments[number].metadata.read(own), strict=True):
                 found[place] = entry
         return found
 
@@ -161,8 +161,9 @@ class GalleryState:
         """
         rows = np.asarray(rows, dtype=np.int64)
         found = torch.empty(len(rows), *self.settings["features"]["shape"])
-        for segment, places, own in self._by_segment(rows):
-            found[torch.from_numpy(places)] = _tokens(rows_of(segment.part, torch.from_numpy(own))).float().cpu()
+        for number, places, own in self.by_segment(rows):
+            tokens = _tokens(rows_of(self.parts[number], torch.from_numpy(own)))
+            found[torch.from_numpy(places)] = tokens.float().cpu()
         return found
 
     def matching(self, where: str | Condition, rows: Tensor | None = None) -> Tensor:
@@ -181,10 +182,16 @@ class GalleryState:
             return self._rows_that(f"SELECT row FROM entries WHERE {question}", parameters)
         found = torch.zeros(len(rows), dtype=torch.bool)
         among = f"SELECT row FROM entries WHERE row IN (SELECT value FROM json_each(?)) AND ({question})"
-        for segment, places, own in self._by_segment(rows.numpy()):
-            matched = [row for (row,) in segment.metadata.ask(among, [json.dumps(own.tolist()), *parameters])]
+        for number, places, own in self.by_segment(rows.numpy()):
+            metadata = self.segments[number].metadata
+            matched = [row for (row,) in metadata.ask(among, [json.dumps(own.tolist()), *parameters])]
             found[torch.from_numpy(places[np.isin(own, matched)])] = True
         return found
+
+    def living_rows_matching(self, where: str) -> Tensor:
+        """The rows of images that are not deleted and that a filter lets through; errors as for `matching`."""
+        matching = self.matching(where)
+        return (matching if self.alive is None else matching & self.alive).nonzero().flatten()
 
     def rows_with(self, field: str, value: str) -> list[int]:
         """The rows of images that are not deleted with a stored `path`, or with `contents`."""
@@ -198,9 +205,16 @@ class GalleryState:
     def ids_of(self, rows: Tensor) -> Tensor:
         """The ids of images, in order of the rows: `(m,)`, int64."""
         found = torch.empty(len(rows), dtype=torch.int64)
-        for segment, places, own in self._by_segment(rows.numpy()):
-            found[torch.from_numpy(places)] = segment.part.ids[torch.from_numpy(own)]
+        for number, places, own in self.by_segment(rows.numpy()):
+            found[torch.from_numpy(places)] = self.parts[number].ids[torch.from_numpy(own)]
         return found
+
+    def by_segment(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """The number of each segment with some of the rows, their places among `rows`, and the segment's own rows."""
+        numbers = np.searchsorted(self.starts, rows, side="right") - 1
+        for number in np.unique(numbers).tolist():
+            places = np.flatnonzero(numbers == number)
+            yield number, places, rows[places] - self.starts[number]
 
     def whereabouts(self) -> Iterator[tuple[int, Entry]]:
         """The row, and the stored path, contents and stamp, of each image that is not deleted."""
@@ -237,12 +251,10 @@ class GalleryState:
             found[torch.from_numpy(rows) + int(start)] = True
         return found
 
-    def _by_segment(self, rows: np.ndarray) -> Iterator[tuple[Segment, np.ndarray, np.ndarray]]:
-        """Each segment with some of the rows: their places among `rows`, and the segment's own rows."""
-        numbers = np.searchsorted(self.starts, rows, side="right") - 1
-        for number in np.unique(numbers):
-            places = np.flatnonzero(numbers == number)
-            yield self.segments[number], places, rows[places] - self.starts[number]
+
+def skipped_image(path: str | None, name: str) -> dict[str, str]:
+    """An image that could not be read, as `GalleryState.skipped` has it: by its stored path, or else by a name."""
+    return {"name": name} if path is None else {"path": path}
 
 
 def _tokens(part: Part) -> Tensor:

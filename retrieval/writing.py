@@ -99,8 +99,7 @@ class GalleryWriting:
                     raise ValueError(f"the gallery holds no image of the file {printable(path)}")
                 rows.update(found)
             if where is not None:
-                matching = state.matching(where)
-                rows.update((matching if state.alive is None else matching & state.alive).nonzero().flatten().tolist())
+                rows.update(state.living_rows_matching(where).tolist())
             writer.delete(sorted(rows))
             self._hold(writer.commit())
         return len(rows)

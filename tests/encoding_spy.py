@@ -3,6 +3,8 @@
 import numpy as np
 from PIL import Image
 
+NUM_IMAGES = 11  # in shards of two: six, the last one of one
+
 
 def paint(path, seed):
     """A picture that no other seed gives, in a file of its size."""

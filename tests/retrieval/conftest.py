@@ -4,6 +4,7 @@ import logging
 import os
 
 import pytest
+from encoding_spy import NUM_IMAGES, Spy, paint
 from tiny import tiny_model, tiny_processor
 
 
@@ -23,6 +24,22 @@ def model_folder(model, processor, tmp_path_factory):
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Small pictures, each of its own, in a folder."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(NUM_IMAGES):
+        paint(folder / f"{number:02d}.png", number)
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture
+def spy(model, monkeypatch):
+    """Counts what the test's model encodes."""
+    return Spy(model, monkeypatch)
 
 
 @pytest.fixture(autouse=True)

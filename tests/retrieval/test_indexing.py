@@ -8,7 +8,7 @@ import threading
 
 import pytest
 import torch
-from encoding_spy import Spy, paint
+from encoding_spy import NUM_IMAGES, Spy, paint
 from PIL import Image
 from tiny import tiny_model
 from torch.testing import assert_close
@@ -16,8 +16,6 @@ from torch.testing import assert_close
 from fafa.image_reading_fafa import InaccessibleImageError, UnreadableImageError
 from fafa.retrieval import Entry, Gallery, encoding, identity, indexing, reading, segment_list, segment_writer
 from fafa.retrieval.reading import PixelBatch
-
-NUM_IMAGES = 11
 
 
 @pytest.fixture(autouse=True)
@@ -33,22 +31,8 @@ def in_order(gallery):
 
 
 @pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(NUM_IMAGES):
-        paint(folder / f"{number:02d}.png", number)
-    return sorted(folder.iterdir())
-
-
-@pytest.fixture
 def model():
     return tiny_model()
-
-
-@pytest.fixture
-def spy(model, monkeypatch):
-    return Spy(model, monkeypatch)
 
 
 def test_images_that_cannot_be_read_are_left_out_and_tried_again_each_time(

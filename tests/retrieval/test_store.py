@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from encoding_spy import Spy, paint
+from encoding_spy import NUM_IMAGES, Spy
 from PIL import Image
 from tiny import tiny_model
 from torch.testing import assert_close
@@ -22,8 +22,6 @@ from fafa.image_processing_fafa import FafaImageProcessor
 from fafa.processing_fafa import FafaProcessor
 from fafa.retrieval import FeatureStore, Gallery, encode_images, filling
 
-NUM_IMAGES = 11  # six shards of two, the last one of one
-
 
 @pytest.fixture(autouse=True)
 def two_a_shard(monkeypatch):
@@ -31,22 +29,8 @@ def two_a_shard(monkeypatch):
 
 
 @pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(NUM_IMAGES):
-        paint(folder / f"{number:02d}.png", number)
-    return sorted(folder.iterdir())
-
-
-@pytest.fixture
 def model():
     return tiny_model()
-
-
-@pytest.fixture
-def spy(model, monkeypatch):
-    return Spy(model, monkeypatch)
 
 
 def encode(model, processor, images, features_dir=None, **options):
