@@ -128,7 +128,8 @@ class MilvusGallery(Gallery):
         gallery = super().load(index, model, processor, folder, check_images)
         if gallery.place is None:
             raise ValueError(
-                f"{printable(index)} is a store of an earlier version: convert_store makes a gallery of it"
+                f"{printable(index)} is a store of an earlier version: convert_store, or fafa index with --convert, "
+                "makes a gallery of it"
             )
         gallery.collection, gallery._synced = MilvusCollection(collection, uri, token, timeout, search_options), None
         gallery._look()

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..extras import how_to_install
+from ..names import nearest
 from .metadata import FIELDS, TEXT
 from .milvus_filters import TAGS
 
@@ -61,8 +62,10 @@ class MilvusCollection:
         for module in ("pymilvus", *(["milvus_lite"] if is_local else [])):
             if find_spec(module) is None:
                 raise ModuleNotFoundError(how_to_install(module) or f"{module} is not installed", name=module)
-        from pymilvus import MilvusClient
+        with _without_variable():
+            from pymilvus import MilvusClient
 
+        logging.getLogger("grpc._server").addFilter(_is_no_gap)
         for library in ("pymilvus", "milvus_lite"):  # they log each error with its traceback, and raise it, too
             logging.getLogger(library).setLevel(logging.CRITICAL)
         self.name, self.timeout, self.search_options = name, timeout, dict(search_options or {})
@@ -196,15 +199,37 @@ class MilvusCollection:
             reason = " ".join(str(error.message if isinstance(error, MilvusException) else error.details()).split())
             if code == _IS_ABSENT:
                 raise ValueError(
-                    f"there is no {self}: fafa.retrieval.publish_gallery puts a gallery's folder into it"
+                    f"there is no {self} ({self._similar()}): publish_gallery, or fafa index with --collection, puts a "
+                    "gallery's folder into it"
                 ) from error
             if code == _UNREACHABLE or isinstance(code, StatusCode) or reason.startswith("Open local milvus failed"):
                 remedy = " (another process may have it: one at a time)" if "local milvus" in reason else ""
                 raise ConnectionError(
-                    f"{self} cannot be reached{remedy}: {reason[:300]}. The gallery's folder is as it was; try again "
-                    "once Milvus answers"
+                    f"{self} cannot be reached{remedy}: {reason[:300]}. Nothing of the gallery's folder is lost; "
+                    "try again once Milvus answers"
                 ) from error
             raise ValueError(f"{self} refuses this: {reason[:300]}") from error
+
+    def _similar(self) -> str:
+        """What another name may be meant."""
+        with self._errors_told():
+            return nearest(self.name, self._client.list_collections(timeout=self.timeout))
+
+
+@contextmanager
+def _without_variable() -> Iterator[None]:
+    """While it is imported pymilvus reads MILVUS_URI by itself, and ends if that is a local file."""
+    uri = os.environ.pop("MILVUS_URI", None)
+    try:
+        yield
+    finally:
+        if uri is not None:
+            os.environ["MILVUS_URI"] = uri
+
+
+def _is_no_gap(record: logging.LogRecord) -> bool:
+    """milvus-lite lacks a call that pymilvus can do without; gRPC would show a traceback."""
+    return "Method not implemented!" not in record.getMessage()
 
 
 def notes_of(settings: Mapping[str, Any], state: str, generation: int) -> dict[str, str]:

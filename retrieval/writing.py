@@ -203,9 +203,14 @@ def check_settings(
         ValueError: they differ.
     """
     if differences := differing_settings(stored, current, but):
+        of_images, now = stored.get("image_processor", {}), current.get("image_processor", {})
+        changes = [
+            f"processor.image_processor.{name} = {of!r}" for name, of in of_images.items() if now.get(name) != of
+        ]
+        how = f" ({'; '.join(changes)})" if changes else ""
         raise ValueError(
             f"{printable(place.path)} holds features that cannot be compared or mixed with those asked for: "
-            f"{', '.join(differences)}. Use the model, processor and images that they were made with, or {REMEDY}."
+            f"{', '.join(differences)}. Use the model, processor{how} and images that they were made with, or {REMEDY}."
         )
 
 

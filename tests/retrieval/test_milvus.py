@@ -1,6 +1,9 @@
 """A gallery over Milvus finds what the folder alone finds, whatever the collection lacks or has too much."""
 
 import logging
+import os
+import sys
+from types import ModuleType
 from uuid import uuid4
 
 import pytest
@@ -310,7 +313,7 @@ def test_what_is_no_collection_of_this_gallery_is_refused_by_name(model, process
         options = {"uri": milvus} | options
         return MilvusGallery.load(place.path, with_model, processor, None, False, collection=collection, **options)
 
-    with pytest.raises(ValueError, match=f"there is no collection '{name}' of Milvus at .*publish_gallery puts"):
+    with pytest.raises(ValueError, match=rf"no collection '{name}' of Milvus at .*\((known: .*published|did you mean)"):
         load(name)
     other_model = tiny_model(seed=1)
     other = make_folder(tmp_path / "other", other_model, processor, 3)
@@ -351,6 +354,28 @@ def test_uri_and_token_come_from_the_environment(monkeypatch):
     MilvusCollection("people")
     MilvusCollection("people", "http://127.0.0.1:2", "key")
     assert given == [("http://127.0.0.1:1", "root:secret"), ("http://127.0.0.1:2", "key")]
+
+
+def test_pymilvus_does_not_see_the_variable_when_it_is_imported(monkeypatch):
+    """It reads MILVUS_URI by itself, and ended with a traceback of its own where that is a local file."""
+    pytest.importorskip("pymilvus", reason="pymilvus is imported")
+    seen = []
+
+    class Imported(ModuleType):
+        def __getattr__(self, name):
+            seen.append(os.environ.get("MILVUS_URI"))
+            return lambda *_, **options: None
+
+    monkeypatch.setitem(sys.modules, "pymilvus", Imported("pymilvus"))
+    monkeypatch.setattr(milvus_collection, "find_spec", lambda name: True)
+    monkeypatch.setenv("MILVUS_URI", "people.db")
+    MilvusCollection("people")
+    assert seen and set(seen) == {None} and os.environ["MILVUS_URI"] == "people.db"
+
+
+def test_a_gallery_of_which_all_is_deleted_finds_nobody(small, over):
+    over.delete(where="path")
+    assert len(over) == 0 and over.search(caption="a hat") == [] and over.search(caption=["a hat", "a coat"]) == []
 
 
 @pytest.mark.parametrize(("library", "uri"), [("pymilvus", "http://127.0.0.1:1"), ("milvus_lite", "people.db")])
