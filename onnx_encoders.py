@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from .checks_fafa import check_captions, check_images, check_triplets
+from .extras import not_installed
 from .files import faults_of, is_sealed, printable, read_json
 from .retriever import QUERY_MODES, Retriever
 
@@ -42,9 +43,7 @@ def require_onnx(*modules: str) -> None:
         try:
             __import__(module)
         except ImportError as error:
-            raise ModuleNotFoundError(
-                f'ONNX encoders need {module}, which is not installed: pip install "fafa[onnx]"', name=module
-            ) from error
+            raise not_installed(module, "encoders in ONNX need it") from error
 
 
 class OnnxModel(Retriever, nn.Module):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..extras import how_to_install
+from ..extras import not_installed
 from ..names import nearest
 from .metadata import FIELDS, TEXT
 from .milvus_filters import TAGS
@@ -61,7 +61,7 @@ class MilvusCollection:
         is_local = uri.endswith(".db")
         for module in ("pymilvus", *(["milvus_lite"] if is_local else [])):
             if find_spec(module) is None:
-                raise ModuleNotFoundError(how_to_install(module) or f"{module} is not installed", name=module)
+                raise not_installed(module, "galleries over Milvus need it")
         with _without_variable():
             from pymilvus import MilvusClient
 

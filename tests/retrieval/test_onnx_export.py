@@ -213,9 +213,7 @@ def test_what_cannot_be_exported_is_refused_by_name_and_leaves_nothing(tmp_path,
 def test_without_the_libraries_it_says_how_to_install_them(exported, model, processor, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     for call in (lambda: OnnxModel(exported), lambda: export_onnx(model, processor, tmp_path / "exported")):
-        with pytest.raises(
-            ModuleNotFoundError, match=r'onnxruntime, which is not installed: pip install "fafa\[onnx\]"'
-        ):
+        with pytest.raises(ModuleNotFoundError, match=r"onnxruntime is not installed: pip install .*'\.\[onnx\]'"):
             call()
 
 
