@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
@@ -116,7 +116,7 @@ class MilvusCollection:
         with self._errors_told():
             properties = self._client.describe_collection(self.name, timeout=self.timeout).get("properties") or {}
         notes = {name.removeprefix("fafa."): value for name, value in properties.items() if name.startswith("fafa.")}
-        if not {"settings", "state", "generation"} <= notes.keys():
+        if not {"settings", "state", "generation", "segments"} <= notes.keys():
             raise ValueError(f"{self} holds no gallery: choose another name for the collection")
         return notes
 
@@ -153,7 +153,7 @@ class MilvusCollection:
 
     def known(self) -> tuple[np.ndarray, np.ndarray]:
         """The ids of all entries, ascending, and their checksums: `(n,)`, int64, each."""
-        ids, checksums = [], []
+        blocks = [np.empty((2, 0), dtype=np.int64)]
         with self._errors_told():
             listing = self._client.query_iterator(
                 self.name,
@@ -163,11 +163,11 @@ class MilvusCollection:
                 consistency_level="Strong",
             )
             while entries := listing.next():
-                ids += [entry["id"] for entry in entries]
-                checksums += [entry["checksum"] for entry in entries]
+                blocks.append(np.array([[entry[field] for entry in entries] for field in ("id", "checksum")]))
             listing.close()
+        ids, checksums = np.concatenate(blocks, axis=1)
         order = np.argsort(ids)
-        return np.array(ids, dtype=np.int64)[order], np.array(checksums, dtype=np.int64)[order]
+        return ids[order], checksums[order]
 
     def write(self, entries: Sequence[Mapping[str, Any]]) -> None:
         """Writes entries, in the place of those with the same ids."""
@@ -232,9 +232,17 @@ def _is_no_gap(record: logging.LogRecord) -> bool:
     return "Method not implemented!" not in record.getMessage()
 
 
-def notes_of(settings: Mapping[str, Any], state: str, generation: int) -> dict[str, str]:
-    """What is noted of a collection: what made the features, and which state of the gallery it holds."""
-    return {"settings": json.dumps(settings, sort_keys=True), "state": state, "generation": str(generation)}
+def notes_of(settings: Mapping[str, Any], state: str, generation: int, segments: Iterable[str] = ()) -> dict[str, str]:
+    """What is noted of a collection: what made the features, which state of the gallery it holds, and which segments.
+
+    All entries of such a segment that are there are what they should be.
+    """
+    return {
+        "settings": json.dumps(settings, sort_keys=True),
+        "state": state,
+        "generation": str(generation),
+        "segments": json.dumps(sorted(segments)),
+    }
 
 
 def _named(notes: Mapping[str, str]) -> dict[str, str]:

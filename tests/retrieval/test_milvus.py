@@ -13,6 +13,7 @@ from tiny import tiny_model
 from torch.nn import functional as F
 
 from fafa.retrieval import Entry, Gallery, MilvusGallery, Query, milvus_collection, publish_gallery
+from fafa.retrieval import milvus as milvus_module
 from fafa.retrieval.fingerprint import feature_settings
 from fafa.retrieval.milvus_collection import MilvusCollection
 from fafa.retrieval.segment_list import GalleryFolder
@@ -258,6 +259,32 @@ def test_an_interrupted_sync_goes_on(model, processor, small, over, milvus, name
     assert publish_gallery(small.path, name, milvus, progress=False) == 2  # 44 to write, 40 to delete
     assert written == [40, 41, 42, 43, 44] and over.refresh() and over.is_in_step
     assert over.collection.known()[0].tolist() == [*range(2, 40), 41, 42, 43, 44]
+
+
+def test_another_process_reads_the_entries_of_new_segments_alone(model, processor, small, milvus, name, monkeypatch):
+    """Also after an interruption, and where entries of an old segment were deleted: none is read for its checksum."""
+    read, plainly = [], milvus_module._entries
+
+    def entries_of(segment, rows):
+        read.extend(segment.part.ids.numpy()[rows].tolist())
+        return plainly(segment, rows)
+
+    monkeypatch.setattr(milvus_module, "_entries", entries_of)
+    with small.writing() as writer:
+        writer.delete([3])
+        writer.append(tokens(2, model.feature_shape, seed=5), entries(range(100, 102)))
+        writer.commit()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(MilvusCollection, "write", stopped)
+        publish_gallery(small.path, name, milvus, progress=False)
+    assert publish_gallery(small.path, name, milvus, progress=False) == 2 and set(read) == {40, 41}
+    local, over = both(model, processor, small, milvus, name)
+    assert over.is_in_step and over.collection.known()[0].tolist() == [0, 1, 2, *range(4, 42)]
+    agree(local, over, caption="a hat")
+
+
+def stopped(self, entries):
+    raise KeyboardInterrupt
 
 
 def test_a_folder_with_other_images_under_the_same_ids_is_told_from_the_one_before(
