@@ -83,8 +83,8 @@ def verify(
     found = list(_recognise(folder, _LEVELS))
     if not found:
         raise ValueError(
-            f"{folder}: there is no data set, painted world, export, checkpoint, gallery, features, exported encoders or "
-            "model in it; see --help for how they are recognised"
+            f"{folder}: there is no data set, painted world, export, checkpoint, gallery, features, exported encoders "
+            "or model in it; see --help for how they are recognised"
         )
     for place, kind in found:
         try:
