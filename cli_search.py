@@ -127,6 +127,10 @@ def index(
 
         from .retrieval import Gallery, find_images
 
+        if _is_gallery(folder):
+            name = printable(folder)
+            raise ValueError(f"{name} is a gallery: give the folder of its photographs, and --output {name}")
+
         images = find_images(folder.absolute(), exclude or (), include_rubbish)
         try:
             settings = _settings_of(output)
@@ -231,7 +235,7 @@ def search(
                 print(f"{result.rank:>4}  {result.score:>6.3f}{probability}  {result.id:>6}  {name}")
         shown = [RankedImage(result.path, result.score) for result in results if result.path is not None]
         if not results:
-            typer.echo("nothing is found: no image, but those left out, matches", err=True)
+            typer.echo("nothing is found: no image matches, apart from those left out", err=True)
         elif sheet is not None and shown:
             asked = "".join([" + ".join(caption or ()), *(f" − {sentence}" for sentence in minus or ())])
             row = RankedQuery(own[0] if own else None, asked or None, shown)
@@ -272,7 +276,8 @@ def _is_gallery(folder: Path) -> bool:
     from .retrieval.conversion import is_store
     from .retrieval.segment_list import GalleryFolder
 
-    return GalleryFolder(folder).exists() or is_store(folder)
+    place = GalleryFolder(folder)  # ITCPR has a gallery.json, too
+    return (place.exists() and place.segments.is_dir()) or is_store(folder)
 
 
 def _look_at(collection: str | None, uri: str | None) -> None:

@@ -19,7 +19,11 @@ from ..names import nearest
 from ..threads import PARSING
 from .metadata import FIELDS, NUMBER, TEXT
 
-_DATE = re.compile(r"\d{4}(-\d\d(-\d\d([T ]\d\d(:\d\d(:\d\d(\.\d+)?)?)?)?)?)?")
+_HOURS, _MINUTES = "([01]\\d|2[0-3])", "[0-5]\\d"
+_DATE = re.compile(
+    rf"\d{{4}}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01])([T ]{_HOURS}(:{_MINUTES}(:{_MINUTES}(\.\d+)?)?)?)?)?)?"
+)
+_EXAMPLE = 'camera == "gate 3" and taken >= "2024-05-01"'
 _OPERATORS = {ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.In: "in"}
 _TURNED = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _LONGEST = 100_000  # characters of an expression
@@ -84,7 +88,13 @@ def parse_where(where: str, tags: Mapping[str, Collection[str]]) -> Condition:
         return _Reader(fields).read(tree)
     except (SyntaxError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else "it is nested too deep"
-        raise ValueError(f"where={where!r:.200} cannot be read: {reason}") from error
+        raise ValueError(
+            f"where={where!r:.200} cannot be read: {reason}; write it as Python does, such as {_EXAMPLE}"
+        ) from error
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"where={where!r:.200} holds bytes that are no UTF-8: ask for another part of the name, '\"trip/\" in path'"
+        ) from None
     except _Wrong as error:
         raise ValueError(f"where={where!r:.200}: {error}") from None
 
@@ -153,6 +163,7 @@ class _Reader:
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and _is_number(node.operand):
             return -node.operand.value
         if isinstance(node, ast.Constant) and isinstance(node.value, (str, int, float, type(None))):
+            str(node.value).encode()  # an escape may stand for what is no character
             return node.value
         hint = f"; write text in quotes: {node.id!r}" if isinstance(node, ast.Name) else ""
         raise _Wrong(f"{self.text(node)} is no text, number, True, False or None{hint}")

@@ -86,8 +86,8 @@ class GalleryJudging:
         calibration = self.calibration
         if false_alarm_rate is not None and calibration is None:
             raise ValueError(
-                "the gallery is not calibrated, so it can promise no false-alarm rate: gallery.calibrate(...) learns "
-                "from queries with known matches"
+                "the gallery is not calibrated, so it can promise no false-alarm rate: gallery.calibrate(...), or fafa "
+                "index with --calibrate, learns from queries with known matches"
             )
         if calibration is None or (false_alarm_rate is None and kind not in calibration.kinds):
             return lambda results: results

@@ -1,5 +1,6 @@
 """Changing a gallery that lies in a folder, while others search it: adding, replacing, deleting, compacting, saving."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +59,8 @@ class GalleryWriting:
             The images' ids; None for one that was left out.
 
         Raises:
-            ValueError: the gallery lies in memory, was made by another model, or there are other numbers of entries;
+            ValueError: the gallery lies in memory, was made by another model, or there are other numbers of entries, or
+                one names a file outside the gallery's folder of images;
                 and as for `encode_images`.
             BlockingIOError: another process writes all the time.
             OSError: the gallery cannot be written; what counted before still counts.
@@ -91,6 +93,10 @@ class GalleryWriting:
             ValueError: the gallery lies in memory; it holds no such image; `where` is no filter.
             OSError: it cannot be written, and stays as it was; a BlockingIOError: another process writes all the time.
         """
+        if isinstance(paths, (str, Path)):
+            raise TypeError(
+                f"paths is a {type(paths).__name__}, expected a list of files, such as [{str(paths)!r:.60}]"
+            )
         with self._own_place().writing(wait, self._stored) as writer:
             state = writer.state
             rows = set(state.rows_of_ids(ids).tolist())
@@ -159,6 +165,8 @@ class GalleryWriting:
         place = self._own_place()
         if entries is not None and len(entries) != len(images):
             raise ValueError(f"{counted(len(entries), 'entry')} for {counted(len(images), 'image')}: one of each")
+        if entries is not None and self.state.images_folder is not None:
+            entries = [_inside(self.state.images_folder, entry, number) for number, entry in enumerate(entries)]
         settings = feature_settings(self.model, self.processor, "target", self.model.feature_shape)
         check_settings(place, self.state.settings, in_precision_of(self.state.settings, settings))
         ids: list[int | None] = []
@@ -189,6 +197,19 @@ class GalleryWriting:
         found = entry_of(line, **({} if path is None or line.get("stamp") is None else exif_of(path)))
         given = {name: value for name, value in vars(entry).items() if value is not None}
         return replace(found, **given)
+
+
+def _inside(folder: Path, entry: Entry, number: int) -> Entry:
+    """An entry whose path is relative to the images' folder; elsewhere there is no file of the gallery's."""
+    if entry.path is None:
+        return entry
+    path = Path(os.path.normpath(folder / entry.path))
+    if not path.is_relative_to(folder):
+        raise ValueError(
+            f"entries[{number}] has the path {printable(entry.path)}, which does not lie in the gallery's folder of "
+            f"images, {printable(folder)}: name a file within it, or none"
+        )
+    return replace(entry, path=path.relative_to(folder).as_posix())
 
 
 def check_settings(

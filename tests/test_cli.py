@@ -134,6 +134,7 @@ def test_every_setting_of_training_is_offered_or_refused_by_name(tmp_path):
         (("search", "nowhere", "--caption", "a hat", "--top", "0"), 2, "'--top'"),
         (("search", "nowhere", "--captoin", "a hat"), 2, "--caption"),
         (("index", "nowhere", "--model", "m"), 1, "nowhere is not a folder"),
+        (("index", "made.index", "--model", "m"), 1, "made.index is a gallery: give the folder of its photographs"),
         (("index", "nowhere", "--compact", "--convert"), 2, "give one at a time"),
         (("index", ".", "--model", "m", "--num-workers", "-1"), 2, "--num-workers"),
         (("train", "--lerning_rate", "1"), 2, "--lerning_rate"),
@@ -150,6 +151,8 @@ def test_every_setting_of_training_is_offered_or_refused_by_name(tmp_path):
 )
 def test_what_cannot_be_done_is_one_line_and_a_status(arguments, status, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "made.index" / "segments").mkdir(parents=True)
+    (tmp_path / "made.index" / "gallery.json").touch()
     _, told = call(*arguments, status=status)
     assert message in told and "Traceback" not in told
     assert not (tmp_path / "out").exists()

@@ -229,3 +229,24 @@ def test_a_gallery_saved_over_a_store_replaces_it(model, processor, photos, stor
     folder, _ = store
     Gallery.from_images(model, processor, photos[:1], progress=False).save(folder)
     assert names(Gallery.load(folder, model, processor)) == ["0.png"] and not (folder / "manifest.json").exists()
+
+
+def test_an_entry_lies_in_the_folder_of_images_or_is_refused(model, processor, photos, tmp_path):
+    """One with an absolute path was taken, and every search that found it ended with an error."""
+    gallery = Gallery.from_folder(model, processor, photos[0].parent, features_dir=tmp_path / "g", progress=False)
+    for outside in ("../elsewhere.png", str(tmp_path / "elsewhere.png")):
+        with pytest.raises(ValueError, match=r"entries\[1\] has the path .*elsewhere.png, which does not lie in"):
+            gallery.add(photos[:2], [Entry(), Entry(outside)], progress=False)
+    assert len(gallery) == len(photos)
+    [number] = gallery.add(photos[:1], [Entry(str(photos[1]), box=(0, 0, 9, 9))], progress=False)
+    [found] = [result for result in gallery.search(caption="a hat", top=None) if result.id == number]
+    assert found.path == photos[1] and found.entry.box == (0, 0, 9, 9)
+
+
+def test_one_file_where_a_list_is_expected_is_refused(model, processor, photos, tmp_path):
+    """Its letters were taken for files."""
+    gallery = Gallery.from_folder(model, processor, photos[0].parent, features_dir=tmp_path / "g", progress=False)
+    with pytest.raises(TypeError, match="paths is a str, expected a list of files"):
+        gallery.delete(paths=str(photos[0]))
+    with pytest.raises(TypeError, match="exclude is a PosixPath, expected a list of files"):
+        gallery.search(caption="a hat", exclude=photos[0])
