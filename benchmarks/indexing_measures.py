@@ -23,8 +23,8 @@ class Package:
     """The package, now or before, with processors of the tiny model's sizes and of the released."""
 
     def __init__(self, name: str, model, processor):
-        rooms = ("image_processing_fafa", "processing_fafa", "retrieval.reading", "retrieval.encoding")
-        images, pairs, self.reading, self.encoding = (import_module(f"{name}.{room}") for room in rooms)
+        rooms = ("image_processing_fafa", "processing_fafa", "retrieval.reading")
+        images, pairs, self.reading = (import_module(f"{name}.{room}") for room in rooms)
         self.gallery, self.model = import_module(f"{name}.retrieval.gallery"), model
         square = dict.fromkeys(("height", "width"), model.image_shape[0])
         self.processors = {
@@ -43,10 +43,10 @@ class Package:
             pass
 
     def index(self, files: Sequence[Path], num_workers: int = 0) -> None:
-        """Encodes images into a folder."""
+        """Encodes images into a gallery's folder, as `fafa index` does."""
         with tempfile.TemporaryDirectory(prefix="fafa-indexing-") as folder:
             options = {"features_dir": Path(folder, "index"), "num_workers": num_workers, "progress": False}
-            self.encoding.encode_images(self.model, self.processors["tiny", True], files, **options)
+            self.gallery.Gallery.from_images(self.model, self.processors["tiny", True], files, **options)
 
 
 def load_packages(before: Path | None) -> dict[str, Package]:

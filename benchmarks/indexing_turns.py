@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 PHOTOGRAPH, CROP = (4032, 3024), (128, 256)  # width, height
-NUM_PHOTOGRAPHS, NUM_CROPS = 3, 24
+NUM_PHOTOGRAPHS, NUM_CROPS = 3, 96
 ROUNDS = {"photographs": 3, "crops": 7}
 
 
