@@ -32,8 +32,8 @@ def to_markdown(record: Mapping[str, Any]) -> str:
         f"torch {record['torch']}, Pillow {record['pillow']}: `{record['command']}`",
         "",
         "Medians of CPU time on one core, so that images a second are images a second and core. Before and now took "
-        "turns in one process; before is the package at the commit named in the command. An index is a gallery's folder: "
-        "what it takes to commit one (some 10 ms, of which most are waiting for the disk) is shared by a few images here.",
+        "turns in one process; before is the package at the commit named in the command. An index is a gallery's "
+        "folder, and what a commit costs, some 10 ms of CPU time, is shared by these few images.",
         "",
         compared(record["reading"], "an image, from its file to pixel values, or into an index", a_second=True),
         "",
