@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .commands import DTYPES, MODEL_OPTIONS, command, default_device, fault_of_device, load_given_model
+from .commands import (
+    DTYPES,
+    MODEL_OPTIONS,
+    command,
+    default_device,
+    fault_of_device,
+    load_given_model,
+    termination_told,
+)
 from .files import printable
 from .names import counted
 from .workers import check_num_workers, is_first_process
@@ -120,7 +128,8 @@ def index(
             _tell_gallery(folder, changed | _published(folder, collection, milvus), as_json)
         return
     output = output or Path(f"{folder.absolute().name or 'photos'}.index")
-    with command(kept=f"What was encoded is kept in {printable(output)}: the same command goes on from there."):
+    kept = f"What was encoded is kept in {printable(output)}: the same command goes on from there."
+    with command(kept), termination_told():
         _check_workers(num_workers)
         _look_at(collection, milvus)
         import torch

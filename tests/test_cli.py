@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import fields
@@ -19,6 +20,7 @@ import fafa
 from fafa.cli import app
 from fafa.model_folder import load_model
 from fafa.retrieval import Gallery, Query, milvus_collection
+from fafa.retrieval.segment_list import GalleryFolder
 from fafa.training import RetrieverTrainingArguments
 from fafa.training.arguments import REFUSED
 from fafa.training.options import RunOptions
@@ -305,20 +307,23 @@ def test_a_gallery_of_another_model_is_refused(gallery, tmp_path):
     assert "model" in told and "Traceback" not in told
 
 
-def test_ctrl_c_while_indexing_leaves_a_gallery_that_goes_on(photos, model_folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "a launcher's SIGTERM"])
+def test_a_signal_while_indexing_leaves_a_gallery_that_goes_on(photos, model_folder, tmp_path, monkeypatch, sent):
+    """SIGTERM, which `accelerate launch` sends to all processes when one has died, cost what was not committed yet."""
     index = ("index", photos, "--model", model_folder, "--output", tmp_path / "index", "--batch-size", 2)
     encode, calls = fafa.FafaModel.get_target_features, []
 
     def stop(*arguments, **options):
         calls.append(1)
         if len(calls) == 2:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), sent)
         return encode(*arguments, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(fafa.FafaModel, "get_target_features", stop)
         _, told = call(*index, status=130)
     assert "interrupted. What was encoded is kept in" in told and "the same command goes on" in told
+    assert len(GalleryFolder(tmp_path / "index").read()) == 2
     assert "5 images" in call(*index)[0]
     assert call("verify", tmp_path / "index")[0].endswith("sound\n")
 
