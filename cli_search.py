@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import re
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +24,7 @@ from .names import counted
 from .workers import check_num_workers, is_first_process
 
 if TYPE_CHECKING:
-    from .retrieval import SearchResult
+    from .retrieval import Entry, SearchResult
 
 _Modules = Annotated[
     list[str] | None, typer.Option("--import-modules", metavar="MODULE", help=MODEL_OPTIONS["import_modules"])
@@ -219,6 +218,7 @@ def search(
     _log()
     with command():
         from .retrieval import Gallery, MilvusGallery, Query, RankedImage, RankedQuery, draw_contact_sheet
+        from .retrieval.searching import entries_of
 
         _check_sheet(sheet, top)
         photos = [_weighted(photo) if not Path(photo).exists() else photo for photo in image or ()]
@@ -233,7 +233,7 @@ def search(
         left_out = [*([] if keep_query_photo else own), *(exclude or ())]
         [results] = found.search_many([query], top, left_out, where, exact, false_alarm_rate=false_alarm_rate)
         if as_json:
-            records = [_record(result) for result in results]
+            records = [_record(*pair) for pair in zip(results, entries_of(results), strict=True)]
             print(json.dumps({"gallery": str(gallery), "images": len(found), "results": records}, indent=1))
         else:
             match = "   match" if results and results[0].probability is not None else ""
@@ -273,11 +273,11 @@ def _check_workers(number: int | None) -> None:
 
 def _weighted(term: str) -> str | tuple[str, float]:
     """'a red coat^0.5' with its weight; a term without one as it is."""
-    parts = re.fullmatch(r"(.*)\^([+-]?[\d.]+)", term, re.S)
+    words, sign, weight = term.rpartition("^")
     try:
-        return (parts[1], float(parts[2])) if parts else term
-    except ValueError:  # such as ^1.2.3, which is no number
-        return term
+        return (words, float(weight)) if sign else term
+    except ValueError:
+        raise typer.BadParameter(f"{printable(term)}: what stands behind a ^ is a weight, such as 0.5") from None
 
 
 def _check_milvus(uri: str | None, collection: str | None) -> None:
@@ -419,9 +419,9 @@ def _name(path: Path | None, folder: Path | None) -> str:
     return printable(path.relative_to(folder) if folder and path.is_relative_to(folder) else path)
 
 
-def _record(result: "SearchResult") -> dict[str, Any]:
+def _record(result: "SearchResult", entry: "Entry") -> dict[str, Any]:
     path = None if result.path is None else str(result.path)
-    known = {name: getattr(result.entry, name) for name in ("box", "time", "camera", "taken", "tags")}
+    known = {name: getattr(entry, name) for name in ("box", "time", "camera", "taken", "tags")}
     return {
         "rank": result.rank,
         "score": result.score,

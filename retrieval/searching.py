@@ -56,6 +56,11 @@ class SearchResult:
         return self._state.entries([self._row])[0]
 
 
+def entries_of(results: Sequence[SearchResult]) -> list[Entry]:
+    """What is known of the results of one search, read at once; `SearchResult.entry` reads it of one."""
+    return results[0]._state.entries([result._row for result in results]) if results else []
+
+
 @dataclass(frozen=True, eq=False)
 class Allowed:
     """Which images of a gallery's state a search may find: no deleted ones, and of the others those that are asked for.
