@@ -26,6 +26,18 @@ _DATE = re.compile(
 _EXAMPLE = 'camera == "gate 3" and taken >= "2024-05-01"'
 _OPERATORS = {ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.In: "in"}
 _TURNED = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*["]""")
+_FOREIGN = {  # what other languages write, and Python for it
+    r"(?<![=!<>])=(?!=)": ("=", "=="),
+    r"<>": ("<>", "!="),
+    r"!(?!=)": ("!", "not"),
+    r"&&?": ("&", "and"),
+    r"\|\|?": ("|", "or"),
+    r"\b(AND|OR|NOT|IN|IS)\b": ("AND, OR, NOT, IN, IS", "and, or, not, in, is"),
+    r"\b(?i:null|nil)\b": ("null", "None"),
+    r"\b(?i:like|contains)\b": ("like", '"part" in path'),
+    r"\b(?i:between)\b": ("between", "3 <= time <= 7"),
+}
 _LONGEST = 100_000  # characters of an expression
 
 
@@ -88,15 +100,21 @@ def parse_where(where: str, tags: Mapping[str, Collection[str]]) -> Condition:
         return _Reader(fields).read(tree)
     except (SyntaxError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else "it is nested too deep"
-        raise ValueError(
-            f"where={where!r:.200} cannot be read: {reason}; write it as Python does, such as {_EXAMPLE}"
-        ) from error
+        remedy = _remedy(where) or f"; write it as Python does, such as {_EXAMPLE}"
+        raise ValueError(f"where={where!r:.200} cannot be read: {reason}{remedy}") from error
     except UnicodeEncodeError:
         raise ValueError(
             f"where={where!r:.200} holds bytes that are no UTF-8: ask for another part of the name, '\"trip/\" in path'"
         ) from None
     except _Wrong as error:
-        raise ValueError(f"where={where!r:.200}: {error}") from None
+        raise ValueError(f"where={where!r:.200}: {error}{_remedy(where)}") from None
+
+
+def _remedy(where: str) -> str:
+    """What to write instead of what other languages have: "; write == instead of ="."""
+    plain = _QUOTED.sub("''", where)
+    found = [f"{python} instead of {other}" for sign, (other, python) in _FOREIGN.items() if re.search(sign, plain)]
+    return f"; write {', '.join(found)}" if found else ""
 
 
 class _Wrong(Exception):
