@@ -150,7 +150,7 @@ class Film:
         _check_moment(start)
         self.num_broken = 0
         due, ended, is_empty = start, 0.0, True
-        for ended, frame in self._decoded(start):  # noqa: B007 - its last value is used
+        for ended, frame in self._decoded(start):
             if ended + _SAME_TIME >= due and (image := self._upright(frame)) is not None:
                 is_empty = False
                 yield Frame(ended, image)
