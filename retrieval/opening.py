@@ -14,7 +14,7 @@ def open_entry(entry: Entry) -> Image.Image:
         entry: with an absolute path, as `SearchResult.entry` has it.
 
     Raises:
-        ValueError: it has no file. UnreadableImageError, UnreadableFilmError: its file is damaged; both are ValueErrors.
+        ValueError: it has no file. UnreadableImageError, UnreadableFilmError: it is damaged; both are ValueErrors.
         FileNotFoundError, OSError: it is gone, or cannot be read.
     """
     if entry.path is None:
