@@ -15,6 +15,7 @@ from .names import counted
 from .workers import check_num_workers, is_first_process
 
 if TYPE_CHECKING:
+    from .people import Detector
     from .retrieval import SearchResult
 
 _Modules = Annotated[
@@ -44,6 +45,20 @@ def index(
     exact_pixels: Annotated[
         bool, typer.Option("--exact-pixels", help="decode large photographs in full: slower, scores differ a little")
     ] = False,
+    people: Annotated[
+        bool, typer.Option("--people", help="find the people in photographs that show several: an entry for each")
+    ] = False,
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            help="what finds people: folder or Hub name of a detector of transformers; or hog, which needs no download "
+            "and is weak (default: the gallery's, or PekingU/rtdetr_r50vd)"
+        ),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="around a person, as a share of the height (default: the gallery's, or 0.05)"),
+    ] = None,
     on_error: Annotated[Literal["skip", "raise"], typer.Option(help="at a photo that cannot be read")] = "skip",
     import_modules: _Modules = None,
     device: _Device = None,
@@ -92,6 +107,8 @@ def index(
     }
     if sum(chosen.values()) > 1:
         raise typer.BadParameter(f"{' and '.join(name for name in chosen if chosen[name])}: give one at a time")
+    if not people and (detector is not None or margin is not None):
+        raise typer.BadParameter("--detector and --margin say how to find people: give --people, too")
     _log()
     if any(chosen.values()):
         with command(kept=f"{printable(folder)} is what it was."):
@@ -116,18 +133,19 @@ def index(
         except FileNotFoundError:  # a new gallery
             settings = {}
         made = _load_model(settings, model, import_modules, device, dtype, exact_pixels)
-        gallery = Gallery.from_images(
-            *made,
-            images,
-            batch_size=batch_size,
-            on_error=on_error,
-            dtype=keep and getattr(torch, keep),
-            num_workers=num_workers,
-            features_dir=output,
-            folder=folder.absolute(),
-        )
+        options = {"batch_size": batch_size, "on_error": on_error, "dtype": keep and getattr(torch, keep)}
+        options |= {"num_workers": num_workers, "features_dir": output, "folder": folder.absolute()}
+        told = {}
+        if people:
+            from .people import count_people, index_people
+
+            gallery = index_people(*made, images, *_finder(settings, detector, margin, device), **options)
+            count = count_people(gallery)
+            told = {**count._asdict(), "whole": list(map(str, count.whole))}
+        else:
+            gallery = Gallery.from_images(*made, images, **options)
         if is_first_process():  # of the processes of `accelerate launch`, which share the images
-            _tell_gallery(output, {"images": len(gallery), "skipped": list(gallery.skipped)}, as_json)
+            _tell_gallery(output, {"images": len(gallery), "skipped": list(gallery.skipped), **told}, as_json)
 
 
 def search(
@@ -257,6 +275,18 @@ def _load_model(
     return made, processor
 
 
+def _finder(
+    settings: Mapping[str, Any], detector: str | None = None, margin: float | None = None, device: str | None = None
+) -> tuple["Detector", float]:
+    """A detector of people and the margin around them, by default as `settings` of a gallery name them."""
+    from .people import DEFAULT_DETECTOR, load_detector
+    from .people.crops import MARGIN
+
+    noted = settings.get("people", {})
+    margin = noted.get("margin", MARGIN) if margin is None else margin
+    return load_detector(detector or noted.get("detector", DEFAULT_DETECTOR), device), margin
+
+
 def _changed(folder: Path, delete: str | None, compact: bool) -> dict[str, Any]:
     """Changes a gallery without a model; returns what to tell of it."""
     from .retrieval import convert_store
@@ -297,7 +327,11 @@ def _tell_gallery(folder: Path, told: dict[str, Any], as_json: bool) -> None:
     skipped = f", {len(told['skipped']):,} unreadable and left out" if told.get("skipped") else ""
     deleted = f", {told['deleted']:,} deleted" if "deleted" in told else ""
     calibrated = ", calibrated" if "calibrated" in told else ""
-    print(f"{printable(folder)}: {counted(told['images'], 'image')}{skipped}{deleted}{calibrated}")
+    held = counted(told["images"], "image")
+    if "people" in told:
+        held = f"{counted(told['people'], 'person')} in {counted(told['photographs'], 'photograph')}"
+        held += f", nobody found in {len(told['whole']):,} of them" if told["whole"] else ""
+    print(f"{printable(folder)}: {held}{skipped}{deleted}{calibrated}")
 
 
 def _check_sheet(sheet: Path | None, top: int) -> None:

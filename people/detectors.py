@@ -9,6 +9,7 @@ who sits, lies, is cut by the picture's edge or stands behind something, and tak
 benchmarks/results/people_found.md counts both. It is there to try things without a download, no more.
 """
 
+import math
 import textwrap
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..commands import default_device
 from ..names import printable, some
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ class FoundPerson(NamedTuple):
 
     Args:
         box: left, top, right, bottom, in pixels of the upright image.
-        score: how sure the detector is: from 0 to 1; of "hog" a distance from its border, which may exceed 1.
+        score: how sure the detector is, from 0 to 1; scores of two detectors cannot be compared.
     """
 
     box: tuple[float, float, float, float]
@@ -113,7 +115,7 @@ class _TransformersDetector(Detector):
                 f"{printable(self.name)}: among its labels there is no {PERSON!r} ({some([*map(str, labels.values())])}"
                 "). Give a detector that was trained to find people"
             )
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(device or default_device())
         self.model = model.to(self.device).eval()
 
     def find(self, images: Sequence[Image.Image]) -> list[list[FoundPerson]]:
@@ -185,7 +187,7 @@ class _HogDetector(Detector):
             x, y, across, down = (float(length) for length in windows[number])
             beside, above = _HOG_ROOM[0] * across, _HOG_ROOM[1] * down
             box = (x + beside, y + above, x + across - beside, y + down - above)
-            people.append(([side / scale for side in box], float(scores[number])))
+            people.append(([side / scale for side in box], 1 / (1 + math.exp(-scores[number]))))
         return _within(people, image.size)
 
 

@@ -220,7 +220,7 @@ class GalleryState:
             yield number, places, rows[places] - self.starts[number]
 
     def whereabouts(self) -> Iterator[tuple[int, Entry]]:
-        """The row, and the stored path, contents and stamp, of each image that is not deleted."""
+        """The row, and the stored path, contents, stamp and time, of each image that is not deleted."""
         for start, segment in zip(self.starts.tolist(), self.segments, strict=False):
             for (row, entry), is_alive in zip(segment.metadata.whereabouts(), _is_alive(segment), strict=True):
                 if is_alive:
