@@ -32,6 +32,12 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing[:-1]}ies" if is_y else f"{number:,} {thing}s"
 
 
+def clock(seconds: float) -> str:
+    """ "0:01:23": a moment of a film, or its length; of parts of a second, none is shown."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60:,}:{minutes % 60:02d}:{rest:02d}"
+
+
 def some(names: Sequence[str], shown: int = 5) -> str:
     """The first few names, and how many more there are."""
     more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
