@@ -94,29 +94,22 @@ def cut_encoder(
         return torch.cat(found)
 
     def encode(shards: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], list[int], Tensor]]:
-        rows: list[int] = []
-        crops: list[np.ndarray] = []
         with ThreadPoolExecutor(num_threads) as threads:
             ahead = _read_ahead(threads, read, (row for shard in shards for row in shard))
             try:
                 while group := list(islice(ahead, _IMAGES_AT_ONCE)):
-                    skipped = [row for row, image in group if isinstance(image, Exception)]
-                    failed = [image for _, image in group if isinstance(image, Exception)]
-                    if failed and on_error != "skip":
-                        raise failed[0]
-                    passing.update(row for row, image in group if isinstance(image, OSError))
-                    sound = [(row, image) for row, image in group if not isinstance(image, Exception)]
-                    parts = cutter.cut([image for _, image in sound]) if sound else []
-                    cut = threads.map(cut_out, [image for _, image in sound], parts)
-                    for (row, _), own, arrays in zip(sound, parts, cut, strict=True):
+                    errors = {row: image for row, image in group if isinstance(image, Exception)}
+                    if errors and on_error != "skip":
+                        raise next(iter(errors.values()))
+                    passing.update(row for row, error in errors.items() if isinstance(error, OSError))
+                    sound = {row: image for row, image in group if row not in errors}
+                    parts = cutter.cut(list(sound.values())) if sound else []
+                    rows, crops = [], []
+                    for row, own, cut in zip(sound, parts, threads.map(cut_out, sound.values(), parts), strict=True):
                         facts[row] = [part._asdict() for part in own] or [{}]
-                        rows += [row] * len(arrays)
-                        crops += arrays
-                    if len(crops) >= batch_size or skipped:
-                        yield rows, skipped, encode_crops(crops)
-                        rows, crops = [], []
-                if rows:
-                    yield rows, [], encode_crops(crops)
+                        rows += [row] * len(cut)
+                        crops += cut
+                    yield rows, list(errors), encode_crops(crops)
             finally:
                 threads.shutdown(cancel_futures=True)
 
