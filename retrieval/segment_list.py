@@ -175,7 +175,10 @@ class GalleryFolder:
         file = self.path / LIST
         if not file.is_file():
             what = "is a file, no folder of a gallery" if self.path.is_file() else f"holds no features (no {LIST})"
-            raise FileNotFoundError(f"{printable(self.path)} {what}; give the folder that a gallery was saved in")
+            raise FileNotFoundError(
+                f"{printable(self.path)} {what}; give the folder that a gallery was saved in. Of photographs "
+                "fafa index makes one"
+            )
         try:
             manifest = read_json(file)
         except ValueError as error:
