@@ -169,7 +169,7 @@ def index(
         if people:
             from .people import count_people, index_people
 
-            found, room = finder(settings, detector, margin, device)
+            found, room = finder(settings, detector, margin, device, output)
             gallery = index_people(*made, images, found, margin=room, **options)
             count = count_people(gallery)
             counts = {**count._asdict(), "whole": list(map(str, count.whole))}

@@ -87,12 +87,17 @@ def load_detector(name: str | Path = DEFAULT_DETECTOR, device: str | None = None
     return _HogDetector() if name == HOG else _TransformersDetector(name, device)
 
 
+def name_of(detector: str | Path) -> str:
+    """How a gallery notes a detector: a folder by its absolute path."""
+    return str(Path(detector).absolute()) if Path(detector).is_dir() else str(detector)
+
+
 class _TransformersDetector(Detector):
     def __init__(self, name: str | Path, device: str | None):
         import torch
         from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
-        self.name = str(Path(name).absolute()) if Path(name).is_dir() else str(name)
+        self.name = name_of(name)
         try:
             # By Pillow, whatever else is installed: so a photograph has the same people everywhere.
             self.processor = AutoImageProcessor.from_pretrained(self.name, backend="pil")

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -20,7 +21,6 @@ from .filling import Encode
 from .fingerprint import PEOPLE
 from .forward import forward
 from .reading import MAX_DEFAULT_WORKERS
-from .segment_list import GalleryFolder
 
 _IMAGES_AT_ONCE = 8  # looked at together; as many more are read meanwhile: 12 megapixels take 36 MB
 
@@ -128,7 +128,7 @@ def _read_ahead(threads: ThreadPoolExecutor, read: Any, rows: Iterator[int]) -> 
         yield row, future.result()
 
 
-def check_cut(place: GalleryFolder, stored: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+def check_cut(place: Path, stored: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     """Refuses to index a gallery's images by other parts than before, naming what differs.
 
     Args:
@@ -140,7 +140,7 @@ def check_cut(place: GalleryFolder, stored: Mapping[str, Any], current: Mapping[
     before, now = (_told(settings.get(PEOPLE)) for settings in (stored, current))
     if before != now:
         raise ValueError(
-            f"{printable(place.path)} holds {before}, and asked for is {now}: ask for the same, or index the images "
+            f"{printable(place)} holds {before}, and asked for is {now}: ask for the same, or index the images "
             "into another folder"
         )
 

@@ -168,8 +168,9 @@ class GallerySearching:
         rows |= {row for file in exclude for row in state.rows_with("path", state.stored_path(file))}
         excluded = tuple(sorted(rows))
         if excluded:
-            names = [entry.path or f"image {row}" for row, entry in zip(excluded, state.entries(excluded), strict=True)]
-            logger.info("left out of the results, as one to exclude or a copy of it: %s", some(names))
+            names = (entry.path or f"image {row}" for row, entry in zip(excluded, state.entries(excluded), strict=True))
+            told = some(list(dict.fromkeys(names)))  # a file may have several entries
+            logger.info("left out of the results, as one to exclude or a copy of it: %s", told)
         return Allowed(state, condition, excluded)
 
     def find(
