@@ -274,7 +274,7 @@ def search(
                 probability = f"{result.probability:8.1%}" if match else ""
                 name = _name(result, found.folder)
                 print(f"{result.rank:>4}  {result.score:>6.3f}{probability}  {result.id:>6}  {name}")
-        shown = [_shown(result) for result in results if result.path is not None]
+        shown = [_shown(one) for one in results if one.path is not None and one.path.is_file()]
         if not results:
             typer.echo("nothing is found: no image matches, apart from those left out", err=True)
         elif sheet is not None and shown:
@@ -282,7 +282,13 @@ def search(
             row = RankedQuery(shown_query, asked or None, shown)
             title, searched = f"Search in {gallery.name}", f"{counted(len(found), 'image')} searched"
             draw_contact_sheet([row], sheet, title=title, subtitle=searched, max_results=top)
-            typer.echo(f"picture: {printable(sheet)}", err=True)
+            missing = len(results) - len(shown)
+            without = f", without {counted(missing, 'result')} whose files are gone or have changed" if missing else ""
+            typer.echo(f"picture: {printable(sheet)}{without}", err=True)
+        elif sheet is not None:
+            typer.echo(
+                "no picture: the files of all results are gone or have changed since they were indexed", err=True
+            )
 
 
 def _log() -> None:

@@ -183,7 +183,7 @@ def measure_busy(folder: Path, packages: Mapping[str, Package]) -> dict[str, dic
                 5,
             ),
         ):
-            took = in_turns(calls, rounds, lambda: np.array([time.perf_counter(), time.process_time()]))
+            took = in_turns(calls, rounds, lambda: np.array([time.perf_counter(), time.process_time()]), np.median)
             found[name] = {
                 clock: {when: of_clocks[number] / per for when, of_clocks in took.items()}
                 for number, clock in enumerate(("wall", "CPU"))

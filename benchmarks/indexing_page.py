@@ -31,9 +31,10 @@ def to_markdown(record: Mapping[str, Any]) -> str:
         "other programs ran, too), "
         f"torch {record['torch']}, Pillow {record['pillow']}: `{record['command']}`",
         "",
-        "Medians of CPU time on one core, so that images a second are images a second and core. Before and now took "
-        "turns in one process; before is the package at the commit named in the command. An index is a gallery's "
-        "folder, and what a commit costs, some 10 ms of CPU time, is shared by these few images.",
+        "CPU time on one core, so that images a second are images a second and core: the least of some rounds, which "
+        "other programs disturbed least. Before and now took turns in one process; before is the package at the commit "
+        "named in the command. An index is a gallery's folder, and what a commit costs, some 10 ms of CPU time, is "
+        "shared by these few images.",
         "",
         compared(record["reading"], "an image, from its file to pixel values, or into an index", a_second=True),
         "",
@@ -70,7 +71,7 @@ def to_markdown(record: Mapping[str, Any]) -> str:
         busy = {f"{name}: {clock}": took for name, clocks in record["busy"].items() for clock, took in clocks.items()}
         lines += [
             "",
-            f"Beside {BUSY} processes that never rest (and what else ran), torch's threads at their defaults:",
+            f"Beside {BUSY} processes that never rest (and what else ran), torch's threads at their defaults, medians:",
             "",
             compared(busy, "an image, or a query", a_second=False),
         ]

@@ -99,8 +99,11 @@ class GalleryFolder:
             manifest = self.manifest()
             try:
                 return self._open(manifest, before)
-            except (OSError, ValueError):
+            except (OSError, ValueError) as error:
                 if self.manifest()["generation"] == manifest["generation"]:
+                    if isinstance(error, FileNotFoundError):
+                        lacking = printable(error.filename or str(error))
+                        raise FileNotFoundError(f"{lacking} is missing, so the gallery is damaged; {REMEDY}") from error
                     raise
             # Another process has just replaced the list, and what it no longer names is gone.
 

@@ -195,6 +195,11 @@ def test_index_and_search(photos, model_folder, gallery, tmp_path, monkeypatch):
     with pytest.raises(AssertionError, match="is a file, and none of these pictures"):
         call("search", gallery, *query, "--sheet", "1 é.jpg")
 
+    (photos / "0 é.jpg").rename(photos / "moved.jpg")
+    _, told = call("search", gallery, *query, "--sheet", tmp_path / "result.png")
+    assert "without 1 result whose files are gone" in told
+    (photos / "moved.jpg").rename(photos / "0 é.jpg")
+
     found = json.loads(call("search", gallery, *query, "--keep-query-photo", "--json", "--exact")[0])
     assert found["images"] == 5 and [result["rank"] for result in found["results"]] == [1, 2, 3, 4, 5]
     assert {Path(result["path"]) for result in found["results"]} == set(photos.iterdir())
