@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from .cli_people import box_told, finder, person_in
 from .commands import (
     DTYPES,
     MODEL_OPTIONS,
@@ -24,7 +25,7 @@ from .names import counted
 from .workers import check_num_workers, is_first_process
 
 if TYPE_CHECKING:
-    from .retrieval import Entry, SearchResult
+    from .retrieval import Entry, RankedImage, SearchResult
 
 _Modules = Annotated[
     list[str] | None, typer.Option("--import-modules", metavar="MODULE", help=MODEL_OPTIONS["import_modules"])
@@ -59,6 +60,20 @@ def index(
     exact_pixels: Annotated[
         bool, typer.Option("--exact-pixels", help="decode large photographs in full: slower, scores differ a little")
     ] = False,
+    people: Annotated[
+        bool, typer.Option("--people", help="find the people in photographs that show several: an entry for each")
+    ] = False,
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            help="what finds people: folder or Hub name of a detector of transformers; or hog, which needs no download "
+            "and is weak (default: the gallery's, or PekingU/rtdetr_r50vd)"
+        ),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="around a person, as a share of the height (default: the gallery's, or 0.05)"),
+    ] = None,
     on_error: Annotated[Literal["skip", "raise"], typer.Option(help="at a photo that cannot be read")] = "skip",
     import_modules: _Modules = None,
     device: _Device = None,
@@ -112,6 +127,8 @@ def index(
     }
     if sum(chosen.values()) > 1:
         raise typer.BadParameter(f"{' and '.join(name for name in chosen if chosen[name])}: give one at a time")
+    if not people and (detector is not None or margin is not None):
+        raise typer.BadParameter("--detector and --margin say how to find people: give --people, too")
     _check_milvus(milvus, collection)
     _log()
     if any(chosen.values()) or (collection is not None and _is_gallery(folder)):
@@ -145,24 +162,30 @@ def index(
         except FileNotFoundError:  # a new gallery
             settings = {}
         made = _load_model(settings, model, import_modules, device, dtype, exact_pixels)
-        gallery = Gallery.from_images(
-            *made,
-            images,
-            batch_size=batch_size,
-            on_error=on_error,
-            dtype=keep and getattr(torch, keep),
-            num_workers=num_workers,
-            features_dir=output,
-            folder=folder.absolute(),
-        )
+        options = {"batch_size": batch_size, "on_error": on_error, "dtype": keep and getattr(torch, keep)}
+        options |= {"num_workers": num_workers, "features_dir": output, "folder": folder.absolute()}
+        counts: dict[str, Any] = {}
+        if people:
+            from .people import count_people, index_people
+
+            found, room = finder(settings, detector, margin, device, output)
+            gallery = index_people(*made, images, found, margin=room, **options)
+            count = count_people(gallery)
+            counts = {**count._asdict(), "whole": list(map(str, count.whole))}
+        else:
+            gallery = Gallery.from_images(*made, images, **options)
         if is_first_process():  # of the processes of `accelerate launch`, which share the images
-            told = {"images": len(gallery), "skipped": list(gallery.skipped)}
+            told = {"images": len(gallery), "skipped": list(gallery.skipped), **counts}
             _tell_gallery(output, told | _published(output, collection, milvus), as_json)
 
 
 def search(
     gallery: Annotated[Path, typer.Argument(metavar="GALLERY", help="folder that `fafa index` wrote")],
     image: Annotated[list[str] | None, typer.Option(metavar="PHOTO", help="reference photo of the person")] = None,
+    person: Annotated[
+        int | None,
+        typer.Option(min=1, help="search for one of several people in the photo, counted from the left (default: all)"),
+    ] = None,
     caption: Annotated[
         list[str] | None,
         typer.Option(metavar="SENTENCE", help="what the person looks like, or what differs from the photo"),
@@ -214,40 +237,50 @@ def search(
     """
     if not image and not caption:
         raise typer.BadParameter("a query needs --image, --caption or both")
+    if person is not None and len(image or ()) != 1:
+        raise typer.BadParameter("--person says who in the photo is meant: it takes one --image")
     _check_milvus(milvus, collection)
     _log()
     with command():
-        from .retrieval import Gallery, MilvusGallery, Query, RankedImage, RankedQuery, draw_contact_sheet
+        from .retrieval import Gallery, MilvusGallery, Query, RankedQuery, draw_contact_sheet
         from .retrieval.searching import entries_of
 
         _check_sheet(sheet, top)
+        settings = _settings_of(gallery)
         photos = [_weighted(photo) if not Path(photo).exists() else photo for photo in image or ()]
+        own = [photo[0] if isinstance(photo, tuple) else photo for photo in photos]
+        shown_query = own[0] if own else None
+        if person is not None:
+            shown_query = person_in(Path(own[0]), person, settings, device)
+            photos = [shown_query]
+        elif photos and "people" in settings:
+            typer.echo("searched by the whole photo; --person N takes the Nth person in it, from the left", err=True)
         words, unwanted = ([_weighted(sentence) for sentence in of or ()] for of in (caption, minus))
         query = Query.of(photos or None, words or None, unwanted or None).marked(right or (), wrong or ())
-        made = _load_model(_settings_of(gallery), model, import_modules, device)
+        made = _load_model(settings, model, import_modules, device)
         if collection is None:
             found = Gallery.load(gallery, *made)
         else:
             found = MilvusGallery.load(gallery, *made, collection=collection, uri=milvus)
-        own = [photo[0] if isinstance(photo, tuple) else photo for photo in photos]
         left_out = [*([] if keep_query_photo else own), *(exclude or ())]
         [results] = found.search_many([query], top, left_out, where, exact, false_alarm_rate=false_alarm_rate)
+        known = list(zip(results, entries_of(results), strict=True))
         if as_json:
-            records = [_record(*pair) for pair in zip(results, entries_of(results), strict=True)]
+            records = [_record(*pair) for pair in known]
             print(json.dumps({"gallery": str(gallery), "images": len(found), "results": records}, indent=1))
         else:
             match = "   match" if results and results[0].probability is not None else ""
             print(f"{'rank':>4}  {'score':>6}{match}  {'id':>6}  image")
-            for result in results:
+            for result, entry in known:
                 probability = f"{result.probability:8.1%}" if match else ""
-                name = _name(result.path, found.folder)
+                name = _name(result.path, entry, found.folder)
                 print(f"{result.rank:>4}  {result.score:>6.3f}{probability}  {result.id:>6}  {name}")
-        shown = [RankedImage(one.path, one.score) for one in results if one.path is not None and one.path.is_file()]
+        shown = [_shown(one, entry) for one, entry in known if one.path is not None and one.path.is_file()]
         if not results:
             typer.echo("nothing is found: no image matches, apart from those left out", err=True)
         elif sheet is not None and shown:
             asked = "".join([" + ".join(caption or ()), *(f" − {sentence}" for sentence in minus or ())])
-            row = RankedQuery(own[0] if own else None, asked or None, shown)
+            row = RankedQuery(shown_query, asked or None, shown)
             title, searched = f"Search in {gallery.name}", f"{counted(len(found), 'image')} searched"
             draw_contact_sheet([row], sheet, title=title, subtitle=searched, max_results=top)
             missing = len(results) - len(shown)
@@ -396,8 +429,12 @@ def _tell_gallery(folder: Path, told: dict[str, Any], as_json: bool) -> None:
     skipped = f", {len(told['skipped']):,} unreadable and left out" if told.get("skipped") else ""
     deleted = f", {told['deleted']:,} deleted" if "deleted" in told else ""
     calibrated = ", calibrated" if "calibrated" in told else ""
+    held = counted(told["images"], "image")
+    if "people" in told:
+        held = f"{counted(told['people'], 'person')} in {counted(told['photographs'], 'photograph')}"
+        held += f", nobody found in {len(told['whole']):,} of them" if told["whole"] else ""
     published = f", {counted(told['published'], 'change')} written to Milvus" if "published" in told else ""
-    print(f"{printable(folder)}: {counted(told['images'], 'image')}{skipped}{deleted}{calibrated}{published}")
+    print(f"{printable(folder)}: {held}{skipped}{deleted}{calibrated}{published}")
 
 
 def _check_sheet(sheet: Path | None, top: int) -> None:
@@ -412,11 +449,18 @@ def _check_sheet(sheet: Path | None, top: int) -> None:
         raise ValueError(f"--sheet {printable(sheet)} is a file, and none of these pictures: choose another name")
 
 
-def _name(path: Path | None, folder: Path | None) -> str:
-    """As it is shown: relative to the gallery's folder of photographs."""
+def _name(path: Path | None, entry: "Entry", folder: Path | None) -> str:
+    """As it is shown: relative to the gallery's folder of photographs, with the person's box."""
     if path is None:
         return "(its file has changed since)"
-    return printable(path.relative_to(folder) if folder and path.is_relative_to(folder) else path)
+    name = printable(path.relative_to(folder) if folder and path.is_relative_to(folder) else path)
+    return name if entry.box is None else f"{name}  ({box_told(entry.box)})"
+
+
+def _shown(result: "SearchResult", entry: "Entry") -> "RankedImage":
+    from .retrieval import RankedImage
+
+    return RankedImage(result.path, result.score, box=entry.box)
 
 
 def _record(result: "SearchResult", entry: "Entry") -> dict[str, Any]:

@@ -10,6 +10,7 @@ from types import NoneType
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..files import contents_of, some
@@ -19,6 +20,7 @@ from .filters import Condition, parse_where
 from .finding import DamagedRowsError, candidates, find_best, score_all
 from .identity import changes_since
 from .metadata import Entry
+from .opening import open_entry
 from .segment_list import GalleryFolder
 from .segments import REMEDY
 from .state import GalleryState
@@ -54,6 +56,14 @@ class SearchResult:
     def entry(self) -> Entry:
         """What is known of the image: box, time, camera, date, tags; it is read when it is asked for."""
         return self._state.entries([self._row])[0]
+
+    def open(self) -> Image.Image:
+        """The image, upright, RGB: of a person in a photograph or a film, the person's crop.
+
+        Raises:
+            ValueError: the file is not what was encoded, or there is none; and as `open_entry`.
+        """
+        return open_entry(replace(self.entry, path=None if self.path is None else str(self.path)))
 
 
 def entries_of(results: Sequence[SearchResult]) -> list[Entry]:
@@ -163,8 +173,9 @@ class GallerySearching:
         rows |= {row for file in exclude for row in state.rows_with("path", state.stored_path(file))}
         excluded = tuple(sorted(rows))
         if excluded:
-            names = [entry.path or f"image {row}" for row, entry in zip(excluded, state.entries(excluded), strict=True)]
-            logger.info("left out of the results, as one to exclude or a copy of it: %s", some(names))
+            names = (entry.path or f"image {row}" for row, entry in zip(excluded, state.entries(excluded), strict=True))
+            told = some(list(dict.fromkeys(names)))  # a file may have several entries
+            logger.info("left out of the results, as one to exclude or a copy of it: %s", told)
         return Allowed(state, condition, excluded)
 
     def find(

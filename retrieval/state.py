@@ -1,8 +1,8 @@
 """One consistent state of a gallery: what was searched yesterday is found today, whatever is written meanwhile."""
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
@@ -28,6 +28,8 @@ class GalleryState:
         images_folder: what the entries' paths are relative to, or None.
         skipped: the images that could not be read: each with its `path`, in the same way, or else a `name`.
         calibration: what makes probabilities of scores, if it is known.
+        films: how far each was read, by its contents: `until`, in seconds, None for its end; and how many `entries` it
+            has then.
         generation: counts what was written to the folder.
     """
 
@@ -37,6 +39,7 @@ class GalleryState:
     skipped: tuple[dict[str, str], ...] = ()
     calibration: dict[str, Any] | None = None
     generation: int = 0
+    films: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(segment.num_living for segment in self.segments)
@@ -219,7 +222,7 @@ class GalleryState:
             yield number, places, rows[places] - self.starts[number]
 
     def whereabouts(self) -> Iterator[tuple[int, Entry]]:
-        """The row, and the stored path, contents and stamp, of each image that is not deleted."""
+        """The row, and the stored path, contents, stamp and time, of each image that is not deleted."""
         for start, segment in zip(self.starts.tolist(), self.segments, strict=False):
             for (row, entry), is_alive in zip(segment.metadata.whereabouts(), _is_alive(segment), strict=True):
                 if is_alive:
