@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..checks_fafa import AlikeFeatures, check_features
-from ..film_reading import Film, Frame, UnreadableFilmError
+from ..film_reading import Film, Frame, UnreadableFilmError, check_rate
 from ..image_reading_fafa import InaccessibleImageError
 from ..names import clock, counted, printable, some
 from ..retrieval.forward import forward
@@ -31,6 +31,7 @@ from ..retrieval.state import GalleryState
 from ..workers import is_first_process
 from .crops import MARGIN, check_margin
 from .detectors import Detector
+from .scenes import SCORE
 from .tracks import CROPS, follow_people
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def index_films(
     if num_crops < 1 or batch_size < 1:
         raise ValueError(f"num_crops is {num_crops}, batch_size {batch_size}, expected whole numbers from 1")
     check_margin(margin)
+    check_rate(rate)
     reading = _Reading(gallery, detector, margin, rate, num_crops, batch_size, progress and is_first_process())
     films, told = [Path(film).absolute() for film in films], reading.told
     lines = reading.bring_into_line(films)
@@ -217,7 +219,7 @@ class _Reading:
         for track in follow_people(frames, self.detector, self.rate, self.margin, self.num_crops, first):
             self.told.tracks += 1
             for seen in track.crops:
-                tags = {_TRACK: track.number, "detector_score": seen.score}
+                tags = {_TRACK: track.number, SCORE: round(seen.score, 4)}
                 piece.entries.append(entry_of(line, box=seen.box, time=seen.time, tags=tags))
                 crops.append(seen.image)
             while len(crops) >= self.batch_size:
