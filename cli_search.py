@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from .cli_people import box_told, finder, person_in
 from .commands import DTYPES, MODEL_OPTIONS, command, default_device, fault_of_device, load_given_model
 from .files import printable
 from .names import counted
 from .workers import check_num_workers, is_first_process
 
 if TYPE_CHECKING:
-    from .people import Detector
-    from .retrieval import SearchResult
+    from .retrieval import RankedImage, SearchResult
 
 _Modules = Annotated[
     list[str] | None, typer.Option("--import-modules", metavar="MODULE", help=MODEL_OPTIONS["import_modules"])
@@ -139,7 +139,8 @@ def index(
         if people:
             from .people import count_people, index_people
 
-            gallery = index_people(*made, images, *_finder(settings, detector, margin, device), **options)
+            found, room = finder(settings, detector, margin, device)
+            gallery = index_people(*made, images, found, margin=room, **options)
             count = count_people(gallery)
             told = {**count._asdict(), "whole": list(map(str, count.whole))}
         else:
@@ -151,6 +152,10 @@ def index(
 def search(
     gallery: Annotated[Path, typer.Argument(metavar="GALLERY", help="folder that `fafa index` wrote")],
     image: Annotated[list[Path] | None, typer.Option(metavar="PHOTO", help="reference photo of the person")] = None,
+    person: Annotated[
+        int | None,
+        typer.Option(min=1, help="search for one of several people in the photo, counted from the left (default: all)"),
+    ] = None,
     caption: Annotated[
         list[str] | None,
         typer.Option(metavar="SENTENCE", help="what the person looks like, or what differs from the photo"),
@@ -189,16 +194,22 @@ def search(
     """
     if not image and not caption:
         raise typer.BadParameter("a query needs --image, --caption or both")
+    if person is not None and len(image or ()) != 1:
+        raise typer.BadParameter("--person says who in the photo is meant: it takes one --image")
     _log()
     with command():
-        from .retrieval import Gallery, RankedImage, RankedQuery, draw_contact_sheet
+        from .retrieval import Gallery, RankedQuery, draw_contact_sheet
 
         _check_sheet(sheet, top)
-        found = Gallery.load(gallery, *_load_model(_settings_of(gallery), model, import_modules, device))
+        settings = _settings_of(gallery)
+        asked = image if person is None else [person_in(image[0], person, settings, device)]
+        found = Gallery.load(gallery, *_load_model(settings, model, import_modules, device))
+        if image and person is None and "people" in settings:
+            typer.echo("searched by the whole photo; --person N takes the Nth person in it, from the left", err=True)
         own = [] if keep_query_photo else image or []
         left_out = [*own, *(exclude or ())]
         options = {"minus": minus or None, "false_alarm_rate": false_alarm_rate}
-        results = found.search(image or None, caption or None, top, left_out, where, exact, **options)
+        results = found.search(asked or None, caption or None, top, left_out, where, exact, **options)
         if as_json:
             records = [_record(result) for result in results]
             print(json.dumps({"gallery": str(gallery), "images": len(found), "results": records}, indent=1))
@@ -207,13 +218,13 @@ def search(
             print(f"{'rank':>4}  {'score':>6}{match}  image")
             for result in results:
                 probability = f"{result.probability:8.1%}" if match else ""
-                print(f"{result.rank:>4}  {result.score:>6.3f}{probability}  {_name(result.path, found.folder)}")
-        shown = [RankedImage(result.path, result.score) for result in results if result.path is not None]
+                print(f"{result.rank:>4}  {result.score:>6.3f}{probability}  {_name(result, found.folder)}")
+        shown = [_shown(result) for result in results if result.path is not None]
         if not results:
             typer.echo("nothing is found: no image, but those left out, matches", err=True)
         elif sheet is not None and shown:
             words = "".join([" + ".join(caption or ()), *(f" − {unwanted}" for unwanted in minus or ())])
-            row = RankedQuery(image[0] if image else None, words or None, shown)
+            row = RankedQuery(asked[0] if asked else None, words or None, shown)
             title, searched = f"Search in {gallery.name}", f"{counted(len(found), 'image')} searched"
             draw_contact_sheet([row], sheet, title=title, subtitle=searched, max_results=top)
             typer.echo(f"picture: {printable(sheet)}", err=True)
@@ -275,18 +286,6 @@ def _load_model(
     return made, processor
 
 
-def _finder(
-    settings: Mapping[str, Any], detector: str | None = None, margin: float | None = None, device: str | None = None
-) -> tuple["Detector", float]:
-    """A detector of people and the margin around them, by default as `settings` of a gallery name them."""
-    from .people import DEFAULT_DETECTOR, load_detector
-    from .people.crops import MARGIN
-
-    noted = settings.get("people", {})
-    margin = noted.get("margin", MARGIN) if margin is None else margin
-    return load_detector(detector or noted.get("detector", DEFAULT_DETECTOR), device), margin
-
-
 def _changed(folder: Path, delete: str | None, compact: bool) -> dict[str, Any]:
     """Changes a gallery without a model; returns what to tell of it."""
     from .retrieval import convert_store
@@ -346,11 +345,19 @@ def _check_sheet(sheet: Path | None, top: int) -> None:
         raise ValueError(f"--sheet {printable(sheet)} is a file, and none of these pictures: choose another name")
 
 
-def _name(path: Path | None, folder: Path | None) -> str:
-    """As it is shown: relative to the gallery's folder of photographs."""
+def _name(result: "SearchResult", folder: Path | None) -> str:
+    """As it is shown: relative to the gallery's folder of photographs, with the person's box."""
+    path = result.path
     if path is None:
         return "(its file has changed since)"
-    return printable(path.relative_to(folder) if folder and path.is_relative_to(folder) else path)
+    name = printable(path.relative_to(folder) if folder and path.is_relative_to(folder) else path)
+    return name if result.entry.box is None else f"{name}  ({box_told(result.entry.box)})"
+
+
+def _shown(result: "SearchResult") -> "RankedImage":
+    from .retrieval import RankedImage
+
+    return RankedImage(result.path, result.score, box=result.entry.box)
 
 
 def _record(result: "SearchResult") -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """From what a detector found to crops of people: margins, least size, each person once, from left to right."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -70,10 +69,10 @@ def widened(box: tuple[float, float, float, float], size: tuple[int, int], margi
     left, top, right, bottom = box
     room = margin * (bottom - top)
     return (
-        max(0, math.floor(left - room)),
-        max(0, math.floor(top - room)),
-        min(size[0], math.ceil(right + room)),
-        min(size[1], math.ceil(bottom + room)),
+        max(0, round(left - room)),
+        max(0, round(top - room)),
+        min(size[0], round(right + room)),
+        min(size[1], round(bottom + room)),
     )
 
 

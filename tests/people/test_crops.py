@@ -18,7 +18,7 @@ def boxes(found, **options):
 
 def test_the_margin_is_a_share_of_the_height_on_every_side():
     assert boxes([(100.0, 50.0, 140.0, 150.0)], margin=0.1) == ([(90, 40, 150, 160)], 0)
-    assert boxes([(100.2, 50.8, 139.5, 150.1)], margin=0) == ([(100, 50, 140, 151)], 0)
+    assert boxes([(100.2, 50.8, 139.5, 150.1)], margin=0) == ([(100, 51, 140, 150)], 0)
 
 
 def test_a_crop_ends_at_the_edges_of_the_picture():

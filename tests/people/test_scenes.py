@@ -20,7 +20,18 @@ from torch.testing import assert_close
 from fafa.image_reading_fafa import UnreadableImageError, open_image
 from fafa.people import count_people, index_people
 from fafa.people.scenes import SCORE
-from fafa.retrieval import Entry, Gallery, Query, cutting, encode_images, indexing, segment_list, segment_writer
+from fafa.retrieval import (
+    Entry,
+    Gallery,
+    Query,
+    cutting,
+    encode_images,
+    heat_map,
+    indexing,
+    segment_list,
+    segment_writer,
+    word_drops,
+)
 
 RED, BLUE, GREEN = (200, 20, 20), (20, 20, 220), (20, 180, 20)
 
@@ -99,6 +110,16 @@ def test_a_search_finds_the_person_and_where_it_stands(model, processor, photos,
     again = gallery.search(image=first)  # "like this result" is asked by the person, not by the photograph
     crop = open_image(first.path).crop(first.entry.box)
     assert [result.id for result in again] == [result.id for result in gallery.search(image=crop)]
+
+
+def test_why_a_person_was_found_is_shown_on_the_crop(model, processor, photos, tmp_path):
+    gallery = open_people(model, processor, photos, tmp_path / "f")
+    result = gallery.search(caption="a red coat", where="left > 100")[0]
+    crop = open_image(result.path).crop(result.entry.box)
+    query = {"caption": "a red coat"}
+    shown, expected = (heat_map(model, processor, target, **query) for target in (result, crop))
+    assert shown.image.tobytes() == crop.tobytes() and (shown.heat == expected.heat).all()
+    assert word_drops(model, processor, result, **query) == word_drops(model, processor, crop, **query)
 
 
 def test_people_of_one_photograph_are_found_together(model, processor, photos, tmp_path):
