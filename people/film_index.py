@@ -6,7 +6,7 @@ film whose contents are known and that was read to its end is not read again. Wh
 """
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -63,6 +63,18 @@ class FilmsTold:
     crops: int = 0
     without_people: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+
+
+class FilmCount(NamedTuple):
+    """What a gallery holds of films.
+
+    Args:
+        films: how many there are. tracks: of people in them. crops: images of these.
+    """
+
+    films: int
+    tracks: int
+    crops: int
 
 
 class _Piece(NamedTuple):
@@ -129,6 +141,14 @@ def index_films(
     return told
 
 
+def count_films(gallery: "Gallery") -> FilmCount:
+    """How many people went through a gallery's films."""
+    state = gallery.state
+    entries = state.stored_entries(state.living_rows_matching("time != None"))
+    tracks = Counter((entry.path, entry.tags[_TRACK]) for entry in entries if _TRACK in entry.tags)
+    return FilmCount(len({entry.path for entry in entries}), len(tracks), tracks.total())
+
+
 class _Reading:
     """Reads films one after another."""
 
@@ -155,7 +175,7 @@ class _Reading:
         """
         with self.place.writing(wait=None, before=self.state) as writer:
             state = writer.state
-            rows = state.living_rows_matching("time >= 0").tolist()
+            rows = state.living_rows_matching("time != None").tolist()
             entries = dict(zip(rows, state.stored_entries(rows), strict=True))
             known = {entry.path: entry.description() for entry in entries.values()}
             lines = [_described(film, state.images_folder, known) for film in films]
