@@ -359,7 +359,7 @@ def _check_sheet(sheet: Path | None, top: int) -> None:
 
 
 def _name(result: "SearchResult", folder: Path | None) -> str:
-    """As it is shown: relative to the gallery's folder of photographs, with the moment of a film and the person's box."""
+    """As it is shown: relative to the gallery's folder, with the moment of a film and the person's box."""
     path = result.path
     if path is None:
         return "(its file has changed since)"

@@ -53,8 +53,8 @@ class RankedImage:
         rank: from 1; None where it follows from the image's place in the row.
         box: left, top, right, bottom of the person in it, in pixels, who is drawn above the image with the box; None
             draws the image alone.
-        time: seconds from the beginning of a film whose path `image` is: the frame at that moment is drawn, and the time
-            beside the score.
+        time: seconds from the beginning of the film whose path `image` is: the frame at that moment is drawn, and the
+            time beside the score.
     """
 
     image: Image.Image | str | Path
