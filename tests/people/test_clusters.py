@@ -43,7 +43,8 @@ PEOPLE = [0] * 6 + [1] * 9 + [2] * 4 + [3]  # the last one was seen once
 
 def tags_of(gallery):
     gallery.refresh()
-    return [entry.tags["cluster"] for entry in gallery.state.entries(range(len(gallery)))]
+    rows = gallery.state.living_rows(torch.arange(len(gallery)))
+    return [entry.tags["cluster"] for entry in gallery.state.entries(rows)]
 
 
 def test_people_are_together_the_largest_group_first_and_who_was_seen_once_is_in_none(model, processor, tmp_path):
