@@ -117,6 +117,8 @@ class GalleryAsking(GallerySearching):
         check_queries(queries)
         top = self._checked_top(top, candidates)
         allowed = self.allowed(where, exclude)
+        if not len(self.state):
+            return [[] for _ in queries]
         open_rows = [allowed.without(self.state.rows_of_ids(query.wrong)) for query in queries]
         judged = [
             self.judge(query.kind, false_alarm_rate, rows) for query, rows in zip(queries, open_rows, strict=True)
@@ -161,6 +163,8 @@ class GalleryAsking(GallerySearching):
         check_assignment()
         top = self._checked_top(top, candidates)
         allowed, state = self.allowed(where, exclude), self.state
+        if not len(state):
+            return []
         asked = self._resolve(queries)
         banned = torch.zeros(len(queries), state.num_rows, dtype=torch.bool)
         for place, query in enumerate(queries):
