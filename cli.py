@@ -1,4 +1,4 @@
-"""The command `fafa`: index, search, train, evaluate, convert, synthesize, verify.
+"""The command `fafa`: index, search, cluster, train, evaluate, convert, synthesize, verify.
 
     fafa index photos/ --model pretrained/fafa
     fafa search photos.index --image me.jpg --caption "in a red coat"
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import typer
 from typer.core import TyperGroup
 
+from .cli_people import cluster
 from .cli_search import index, search
 from .commands import command
 
@@ -78,6 +79,7 @@ app.command(
         "fafa search photos.index --image me.jpg --caption 'in a red coat^2' --minus 'a hat' --right 17 --wrong 4",
     )
 )(search)
+app.command(epilog=_example("fafa cluster people.index --sheet people.png"))(cluster)
 _pass_on(app, _Passed("train", ".training.run", "Train a model, or go on with a run that was stopped."))
 _add_kinds(
     "evaluate",
