@@ -14,11 +14,11 @@ from torch import Tensor
 
 from ..files import contents_of, some
 from ..retriever import Retriever, RetrieverProcessor
-from .encoding import encode_query
 from .filters import Condition, parse_where
 from .finding import DamagedRowsError, candidates, find_best, score_all
 from .identity import changes_since
 from .metadata import Entry
+from .query_encoding import encode_pairs
 from .segment_list import GalleryFolder
 from .segments import REMEDY
 from .state import GalleryState
@@ -143,8 +143,11 @@ class GallerySearching:
             raise TypeError(f"caption is a {type(caption).__name__}, expected one caption (str)")
         if isinstance(image, (list, tuple)):
             raise ValueError(f"a query has one image, got a list of {len(image)}; search for each by itself")
-        query = encode_query(self.model, self.processor, image, None if caption is None else [caption])
-        return query.float().to(self.state.device)
+        return self.encode_pairs([(image, caption)])
+
+    def encode_pairs(self, pairs: Sequence[tuple[Any, str | None]]) -> Tensor:
+        """The features of several queries, in one batch: `(num_pairs, dim)`, see `query_encoding.encode_pairs`."""
+        return encode_pairs(self.model, self.processor, pairs).float().to(self.state.device)
 
     def allowed(self, where: str | None = None, exclude: Sequence[str | Path] = ()) -> Allowed:
         """Which images may be found; arguments and errors as for `Gallery.search`."""
@@ -209,6 +212,15 @@ class GallerySearching:
             SearchResult(rank, score, path, place, number, None, row, state)
             for rank, (score, path, place, number, row) in enumerate(ranked, start=1)
         ]
+
+    def by_ids(self, ids: Sequence[int]) -> list[SearchResult]:
+        """Images by their numbers, as a search gives them, but without a score (NaN).
+
+        Raises:
+            ValueError: there is no image with such an id.
+        """
+        rows = self.state.rows_of_ids(ids)
+        return self.results(torch.full((len(rows),), torch.nan), rows)
 
     def _named(self, entries: Sequence[Entry]) -> list[Path | None]:
         """The files of images. One whose contents are not those that were encoded is named only where it is trusted."""
