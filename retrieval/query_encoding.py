@@ -11,9 +11,7 @@ from .forward import forward
 
 
 @torch.no_grad()
-def encode_pairs(
-    model: Retriever, processor: RetrieverProcessor, pairs: Sequence[tuple[Any, str | None]]
-) -> Tensor:
+def encode_pairs(model: Retriever, processor: RetrieverProcessor, pairs: Sequence[tuple[Any, str | None]]) -> Tensor:
     """Features of queries, each an image, a caption or both; those of one kind are encoded together.
 
     Args:
