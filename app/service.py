@@ -60,7 +60,7 @@ class SearchService:
         batch_size: questions that are answered together. `waiting`: those that may wait, see `Batches`.
         uploads: see `UploadStore`; by default one of its own.
         detector: finds people in photographs, see `people.detectors`; None where that is not offered.
-        examples: ids of images and captions to begin with; by default some of the gallery's images.
+        begin_with: ids of images and captions as examples; by default some of the gallery's images.
         audit: writes down who asked what; None: nobody does. `saved`: the users' saved searches; by default in
             memory.
     """
@@ -74,7 +74,7 @@ class SearchService:
         waiting: int = 256,
         uploads: UploadStore | None = None,
         detector: Any = None,
-        examples: Sequence[tuple[int, str | None]] = (),
+        begin_with: Sequence[tuple[int, str | None]] = (),
         audit: "Audit | None" = None,
         saved: SavedSearches | None = None,
     ):
@@ -82,7 +82,7 @@ class SearchService:
         lies = gallery.place.path if gallery.place else gallery.folder
         self.name = name or (lies.name if lies else "gallery in memory")
         self.audit, self.saved = audit, saved or SavedSearches()
-        self._examples, self._notes = list(examples), _notes_on(gallery)
+        self.begin_with, self._notes = list(begin_with), _notes_on(gallery)
         self._look_again, self._stale = 0.0, False
         self._detecting = asyncio.Semaphore(1)
         self._batches: Batches[_Asked, Any] = Batches(self._answer_all, batch_size, waiting)
@@ -174,7 +174,7 @@ class SearchService:
         """A few images of the gallery to begin with, those with captions first."""
         ids = self.gallery.state.ids
         spread = [int(ids[place * len(ids) // number]) for place in range(min(number, len(ids)))]
-        chosen = (self._examples or [(image, None) for image in spread])[:number]
+        chosen = (self.begin_with or [(image, None) for image in spread])[:number]
         results = self.gallery.by_ids([image for image, _ in chosen]) if chosen else []
         return [
             Example(

@@ -7,9 +7,9 @@ from tiny import tiny_model, tiny_processor
 
 pytest.importorskip("fastapi", reason="the page and its API need the extra app")
 
-from fafa.app.server import create_app  # noqa: E402
-from fafa.app.service import SearchService  # noqa: E402
-from fafa.retrieval import Gallery  # noqa: E402
+from fafa.app.server import create_app
+from fafa.app.service import SearchService
+from fafa.retrieval import Gallery
 
 NUM_PHOTOS = 9
 
