@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-ROOMS = ["dataset_builders", "drawing", "evaluation", "models", "retrieval", "synthesis", "training", "world"]
+ROOMS = ["app", "dataset_builders", "drawing", "evaluation", "models", "retrieval", "synthesis", "training", "world"]
 
 # Ranges here, the tested set in constraints.txt.
 CORE = [
@@ -25,6 +25,7 @@ CORE = [
     "xxhash>=3.4",
 ]
 EXTRAS = {
+    "app": ["gradio>=6.20,<7", "fastapi>=0.115", "uvicorn>=0.30"],
     "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],
     "search": ["scipy>=1.11"],
     "train": ["datasets>=4.0", "evaluate>=0.4.5", "accelerate>=1.6", "peft>=0.17", "matplotlib>=3.9", "pyyaml>=6.0"],
@@ -49,6 +50,7 @@ EXTRAS = {
     ],
 }
 EXTRAS["dev"] = [
+    *EXTRAS["app"],
     *EXTRAS["milvus"],
     *EXTRAS["search"],
     *EXTRAS["train"],

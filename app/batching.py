@@ -45,6 +45,11 @@ class Batches(Generic[Asked, Answered]):
             raise Refused("Too many searches are waiting. Try again in a few seconds.", 503, retry_after=5) from None
         return await asyncio.wrap_future(future)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
     def close(self) -> None:
         """Ends the thread after what it answers now."""
         self._queue.put(None)

@@ -5,15 +5,24 @@ No path comes from a client, and none goes to one. A file is opened only where a
 """
 
 import io
+import logging
+import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import xxhash
 from PIL import Image, ImageDraw
 
 from ..drawing.palette import VERMILION
-from ..image_reading_fafa import open_image
+from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError, inspect_image, open_image
 from ..names import printable
 from ..retrieval.searching import SearchResult
+from .faults import Refused
+
+logger = logging.getLogger(__name__)
+
+One = TypeVar("One")
 
 THUMBNAIL, PHOTO = 480, 1_600  # pixels of the longer side
 
@@ -45,6 +54,19 @@ def film_url(result: SearchResult) -> str | None:
     return None if result.path is None or time is None else f"/media/{result.id}/film#t={max(0.0, time):g}"
 
 
+def film_of(result: SearchResult) -> Path:
+    """The film that a result is of.
+
+    Raises:
+        FileNotFoundError: it is of none, or that is gone or has changed.
+    """
+    from ..people.films import is_film
+
+    if result.path is None or result.entry.time is None or not is_film(result.path):
+        raise FileNotFoundError(f"image {result.id} is of no film that can be shown")
+    return result.path
+
+
 def open_photo(result: SearchResult) -> Image.Image:
     """The whole photograph, or the film's frame, upright.
 
@@ -62,10 +84,23 @@ def open_photo(result: SearchResult) -> Image.Image:
     return frame_at(result.path, time)
 
 
-def open_person(result: SearchResult) -> Image.Image:
-    """The person in it; errors as for `open_photo`."""
-    photo, box = open_photo(result), result.entry.box
-    return photo if box is None else photo.crop(box)
+def open_person(result: SearchResult, longest: int | None = None) -> Image.Image:
+    """The person in it; errors as for `open_photo`.
+
+    Args:
+        longest: pixels of the longer side that are enough: a large photograph is then decoded at a part of its size.
+    """
+    box = result.entry.box
+    if longest is None or result.path is None or result.entry.time is not None:
+        photo = open_photo(result)
+        return photo if box is None else photo.crop(box)
+    if box is None:
+        return open_image(result.path, at_least=(longest, longest))
+    size = inspect_image(result.path, decode=False)
+    scale = min(1.0, longest / max(box[2] - box[0], box[3] - box[1]))
+    photo = open_image(result.path, at_least=(math.ceil(scale * size.width), math.ceil(scale * size.height)))
+    across, down = photo.width / size.width, photo.height / size.height
+    return photo.crop((box[0] * across, box[1] * down, box[2] * across, box[3] * down))
 
 
 def with_box(result: SearchResult) -> Image.Image:
@@ -83,3 +118,16 @@ def as_webp(picture: Image.Image, longest: int) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, "WEBP", quality=82, method=2)
     return stream.getvalue()
+
+
+def readable(opened: Callable[[SearchResult], One], result: SearchResult) -> One:
+    """What is opened of a result.
+
+    Raises:
+        Refused: it cannot be opened.
+    """
+    try:
+        return opened(result)
+    except (OSError, UnreadableImageError, InaccessibleImageError, ValueError, ImportError) as error:
+        logger.info("image %d of the gallery cannot be opened: %s", result.id, error)
+        raise Refused("The photograph of this result is gone, has changed or cannot be read now.", 404) from None

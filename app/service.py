@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..drawing.heat import heated
 from ..files import contents_of
-from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError, open_image
+from ..image_reading_fafa import UnreadableImageError, open_image
 from ..names import counted, printable
 from ..retrieval.explaining import heat_map
 from ..retrieval.forward import SMALL_MODEL
@@ -22,21 +22,20 @@ from ..retrieval.queries import Term as QueryTerm
 from ..retrieval.searching import SearchResult
 from .answers import Answer, Example, Facts, Hit
 from .batching import Batches
-from .fields import filter_fields
 from .faults import Refused
-from .media import film_url, name_of, open_person, open_photo, photo_url, thumbnail_url
+from .fields import filter_fields
+from .media import film_url, name_of, open_person, open_photo, photo_url, readable, thumbnail_url
 from .questions import RESULT, Likeness, Question, Term
+from .saved import SavedSearches
 from .uploads import UploadStore
 
 if TYPE_CHECKING:
     from .audit import Audit
-    from .saved import SavedSearches
 
 logger = logging.getLogger(__name__)
 
 _FOLLOWED_EVERY = 2.0  # seconds, after which it is looked whether the gallery has changed
-_FAILED = "Something went wrong here; nothing of yours is lost. The server's log says what it was."
-_UNREADABLE = "The photograph of this result is gone, has changed or cannot be read now."
+FAILED = "Something went wrong here; nothing of yours is lost. The server's log says what it was."
 
 One = TypeVar("One")
 
@@ -61,8 +60,9 @@ class SearchService:
         batch_size: questions that are answered together. `waiting`: those that may wait, see `Batches`.
         uploads: see `UploadStore`; by default one of its own.
         detector: finds people in photographs, see `people.detectors`; None where that is not offered.
-        examples: ids of images and captions to begin with; by default some of the gallery's images.
-        audit: writes down who asked what; None: nobody does. `saved`: the users' saved searches.
+        begin_with: ids of images and captions as examples; by default some of the gallery's images.
+        audit: writes down who asked what; None: nobody does. `saved`: the users' saved searches; by default in
+            memory.
     """
 
     def __init__(
@@ -74,18 +74,23 @@ class SearchService:
         waiting: int = 256,
         uploads: UploadStore | None = None,
         detector: Any = None,
-        examples: Sequence[tuple[int, str | None]] = (),
+        begin_with: Sequence[tuple[int, str | None]] = (),
         audit: "Audit | None" = None,
-        saved: "SavedSearches | None" = None,
+        saved: SavedSearches | None = None,
     ):
         self.gallery, self.uploads, self.detector = gallery, uploads or UploadStore(), detector
         lies = gallery.place.path if gallery.place else gallery.folder
         self.name = name or (lies.name if lies else "gallery in memory")
-        self.audit, self.saved = audit, saved
-        self._examples, self._notes = list(examples), _notes_on(gallery)
+        self.audit, self.saved = audit, saved or SavedSearches()
+        self.begin_with, self._notes = list(begin_with), _notes_on(gallery)
         self._look_again, self._stale = 0.0, False
         self._detecting = asyncio.Semaphore(1)
         self._batches: Batches[_Asked, Any] = Batches(self._answer_all, batch_size, waiting)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether questions are answered."""
+        return self._batches.is_alive
 
     def close(self) -> None:
         """Ends the thread that answers."""
@@ -129,7 +134,7 @@ class SearchService:
 
         def find() -> list[tuple[float, float, float, float]]:
             if name.startswith(RESULT):
-                picture = _readable(open_photo, self.result(_id_in(name)))
+                picture = readable(open_photo, self.result(_id_in(name)))
             else:
                 picture = open_image({"bytes": self.uploads.of(user, name).data})
             [people] = self.detector.find([picture])
@@ -169,7 +174,7 @@ class SearchService:
         """A few images of the gallery to begin with, those with captions first."""
         ids = self.gallery.state.ids
         spread = [int(ids[place * len(ids) // number]) for place in range(min(number, len(ids)))]
-        chosen = (self._examples or [(image, None) for image in spread])[:number]
+        chosen = (self.begin_with or [(image, None) for image in spread])[:number]
         results = self.gallery.by_ids([image for image, _ in chosen]) if chosen else []
         return [
             Example(
@@ -258,8 +263,8 @@ class SearchService:
         if term.image.startswith(RESULT):
             result = self.result(_id_in(term.image))
             if term.box is not None:
-                return _cropped(_readable(open_photo, result), term.box), [result.id]
-            return (_readable(open_person, result) if result.entry.time is not None else result), [result.id]
+                return _cropped(readable(open_photo, result), term.box), [result.id]
+            return (readable(open_person, result) if result.entry.time is not None else result), [result.id]
         upload, state = self.uploads.of(user, term.image), self.gallery.state
         copies = state.ids_of(
             torch.tensor(state.rows_with("contents", contents_of(upload.data)), dtype=torch.int64)
@@ -272,8 +277,8 @@ class SearchService:
         term = max(query.terms, key=lambda term: term.weight)
         image = term.image
         if isinstance(image, SearchResult):
-            image = _readable(open_person, image)
-        target = _readable(open_person, self.result(asked.map_of))
+            image = readable(open_person, image)
+        target = readable(open_person, self.result(asked.map_of))
         try:
             heat = heat_map(self.gallery.model, self.gallery.processor, target, image, term.caption)
         except NotImplementedError:
@@ -303,7 +308,7 @@ class SearchService:
         sentence, folders = str(made), (self.gallery.place and self.gallery.place.path, self.gallery.folder)
         if any(str(folder) in sentence for folder in folders if folder is not None):  # about a file of the gallery
             return made
-        return Refused(f"{sentence[:1].upper()}{sentence[1:]}")
+        return Refused(sentence)
 
     def _empty(self) -> Answer:
         note = "The gallery holds no image yet. Ask again when some are indexed."
@@ -357,14 +362,6 @@ def _id_in(name: str) -> int:
     return int(number)
 
 
-def _readable(opened: Callable[[SearchResult], One], result: SearchResult) -> One:
-    try:
-        return opened(result)
-    except (OSError, UnreadableImageError, InaccessibleImageError, ValueError) as error:
-        logger.info("image %d of the gallery cannot be opened: %s", result.id, error)
-        raise Refused(_UNREADABLE, 404) from None
-
-
 def _attempt(do: Callable[..., One], *given: Any) -> One | Exception:
     try:
         return do(*given)
@@ -389,4 +386,4 @@ def _refusal(error: Exception) -> Refused:
     if isinstance(error, Refused):
         return error
     logger.error("a question could not be answered", exc_info=error)
-    return Refused(_FAILED, 500)
+    return Refused(FAILED, 500)

@@ -4,7 +4,8 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError, inspect_image
@@ -14,6 +15,7 @@ MOST_BYTES = 2**25  # of one photograph: 32 MiB
 MOST_PIXELS = 2**26  # of one: 67 megapixels
 _OF_A_USER = 40  # photographs
 _SECONDS = 3_600
+_RECEIVED = 16  # uploads that may be on their way at a time: half a gigabyte
 _AT_ONCE = 2  # decoded at a time: a photograph on the edge of what is allowed takes some 500 MB
 
 
@@ -44,6 +46,21 @@ class UploadStore:
         self._most_bytes, self._seconds, self._clock = most_bytes, seconds, clock
         self._kept: OrderedDict[str, Upload] = OrderedDict()
         self._lock, self._decoding = threading.Lock(), threading.Semaphore(_AT_ONCE)
+        self._places = threading.Semaphore(_RECEIVED)
+
+    @contextmanager
+    def receiving(self) -> Iterator[None]:
+        """A place among the uploads that are on their way.
+
+        Raises:
+            Refused: all places are taken.
+        """
+        if not self._places.acquire(blocking=False):
+            raise Refused("Too many photos are being uploaded. Try again in a few seconds.", 503, retry_after=5)
+        try:
+            yield
+        finally:
+            self._places.release()
 
     def keep(self, user: str, data: bytes) -> Upload:
         """Keeps a photograph.
