@@ -39,7 +39,7 @@ def mount_page(app: FastAPI, service: SearchService, user_of: Callable[[Any], st
         ssr_mode=False,
         pwa=False,
         theme=_theme(),
-        css_paths=HERE / "static/page.css",
+        head=f'<link rel="stylesheet" href="{_FILES}/page.css">',  # gradio rewrites the selectors of css_paths
     )
 
 
@@ -85,7 +85,7 @@ def build_page(service: SearchService, user_of: Callable[[Any], str]) -> gr.Bloc
                         visible=facts.is_calibrated,
                     )
             with gr.Column(elem_id="fafa-answer"):
-                message = gr.HTML("", apply_default_css=False, elem_id="fafa-message")
+                message = _ours("", "message", [])
                 with gr.Tabs(elem_id="fafa-tabs"):
                     with gr.Tab("Results"):
                         events = ["opened", "right", "wrong", "refined", "unmarked"]

@@ -335,7 +335,7 @@ class PageEvents:
 
     def _kept(self, request: gr.Request) -> str:
         saved = self.service.saved
-        return saved_shown(saved.list(self._user(request)), saved.is_kept)
+        return saved_shown(saved.of(self._user(request)), saved.is_kept)
 
     def _user(self, request: gr.Request) -> str:
         return self.user_of(request.request)

@@ -92,7 +92,7 @@ def saved_shown(saved: Sequence[Any], are_kept: bool) -> str:
             "name": one.name,
             "summary": summary_of(one.question),
             "picture": None,
-            "note": f"{one.when:%Y-%m-%d %H:%M}",
+            "note": one.saved_at[:16].replace("T", " ") + " UTC",
         }
         for one in saved
     ]
@@ -117,7 +117,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"counted": counted, "moment": moment, "percent": percent}
+    environment.filters |= {"counted": counted, "moment": moment, "percent": percent, "plain": plain}
     return environment
 
 
@@ -133,3 +133,8 @@ def percent(share: float) -> str:
     if share >= 0.995:
         return "over 99 %"
     return "under 1 %" if share < 0.005 else f"{share:.0%}".replace("%", " %")
+
+
+def plain(value: str | float | bool) -> str:
+    """A tag's value: whole numbers without a point."""
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -61,6 +61,11 @@
     });
   };
 
+  // A sentence to the reader: brought into view, wherever on a small screen it was called for.
+  const message = (element, trigger, names, watch) => {
+    watch("value", () => element.querySelector(".fafa-message")?.scrollIntoView({ block: "nearest" }));
+  };
+
   // Wishes: a weight that is changed.
   const wishes = (element, trigger, names) => {
     asked(element, trigger, names);
@@ -112,7 +117,7 @@
     const dialog = document.createElement("dialog");
     dialog.className = "fafa fafa-details";
     dialog.setAttribute("aria-labelledby", "fafa-details-title");
-    document.body.append(dialog);
+    element.closest(".gradio-container").append(dialog);
     asked(dialog, trigger, names);
     let opener = null;
     const show = () => {
@@ -157,5 +162,5 @@
     event.preventDefault();
   });
 
-  window.fafa = { asked, photo, wishes, results, details, header };
+  window.fafa = { asked, photo, message, wishes, results, details, header };
 })();
