@@ -59,7 +59,7 @@ def serve(
     with command():
         from .app.audit import Audit
         from .app.saved import SavedSearches
-        from .app.server import create_app, is_loopback, new_token, open_socket, run
+        from .app.server import create_app, is_loopback, new_token, open_socket, server_of
 
         token = token_file.read_text(encoding="utf-8").strip() if token_file else os.environ.get("FAFA_TOKEN")
         is_new = token is None and not is_loopback(host)
@@ -82,7 +82,7 @@ def serve(
             print(f"Token, for those who may search: {token}")
         if not is_loopback(host):
             print("Others on the network can read what is sent: put a server with TLS before it.")
-        run(app, opened)
+        server_of(app).run([opened])
 
 
 def space(

@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, Field
 
+Value = str | bool | int | float
+
 
 class Hit(BaseModel):
     """One result."""
@@ -15,7 +17,7 @@ class Hit(BaseModel):
     time: float | None = Field(None, description="seconds from the beginning of the film")
     camera: str | None = None
     taken: str | None = None
-    tags: dict[str, str | float | bool] = {}
+    tags: dict[str, Value] = {}
     thumbnail: str = Field(description="URL of a small picture of the person")
     photo: str | None = Field(None, description="URL of the photograph, or of the film's frame, with the person's box")
     film: str | None = Field(None, description="URL of the film, which opens at the moment")
@@ -36,9 +38,9 @@ class FilterField(BaseModel):
 
     name: str
     kind: str = Field(description="text, number, or either")
-    values: list[str | float] = Field([], description="all that occur, unless they are many")
-    least: str | float | None = None
-    most: str | float | None = None
+    values: list[Value] = Field([], description="all that occur, unless they are many")
+    least: Value | None = None
+    most: Value | None = None
 
 
 class Example(BaseModel):

@@ -37,8 +37,9 @@ def demo_service(cache: Path | None = None, num_queries: int = _QUERIES, num_ima
     cache = cache or demo_cache()
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / "demo.lock"):
-        # As many queries and images as these make the world that is kept, whatever was kept before.
-        world = make_world(cache / f"people-{num_queries}-{num_images}", 1, 4, num_queries, num_images)
+        world = cache / f"people-{num_queries}-{num_images}"
+        # For so few images, processes would take longer to start than to paint.
+        make_world(world, num_diptychs=1, num_queries=num_queries, gallery_size=num_images, num_workers=1)
         pictures = world / "ITCPR"
         model, processor = load_model(TINY_CHECKPOINT)
         settings = feature_settings(model, processor, "target", model.feature_shape)

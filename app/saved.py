@@ -40,6 +40,9 @@ class SavedSearches:
     Args:
         folder: where to keep them; None: in memory, until the server ends.
 
+    Attributes:
+        is_kept: whether they outlive the server.
+
     Raises:
         OSError: nothing can be written there.
     """
@@ -50,7 +53,7 @@ class SavedSearches:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             place = str(folder / "saved_searches.sqlite")
             Path(place).touch(mode=0o600)
-        self._lock = threading.Lock()
+        self.is_kept, self._lock = folder is not None, threading.Lock()
         try:
             self._connection = sqlite3.connect(place, check_same_thread=False, isolation_level=None)
             self._connection.executescript(_TABLE)

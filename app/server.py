@@ -102,17 +102,18 @@ def new_token() -> str:
     return secrets.token_urlsafe(24)
 
 
-def run(app: FastAPI, opened: socket.socket) -> None:
-    """Serves until it is interrupted; connections that stay open are ended a few seconds later.
+def server_of(app: FastAPI) -> uvicorn.Server:
+    """What serves an app, `.run([socket])`, until it is interrupted; connections that stay open end a little later.
 
     No request is logged: addresses hold questions. `Audit` notes them where that is asked for.
     """
-    config = uvicorn.Config(
-        app,
-        access_log=False,
-        log_level="warning",
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=_ENDS_WITHIN,
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            access_log=False,
+            log_level="warning",
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=_ENDS_WITHIN,
+        )
     )
-    uvicorn.Server(config).run([opened])

@@ -23,7 +23,7 @@ from ..model_folder import load_model
 from ..names import counted, printable
 from ..retrieval.gallery import Gallery
 from ..retrieval.segment_list import GalleryFolder
-from .server import create_app, open_socket, run
+from .server import create_app, open_socket, server_of
 from .service import SearchService
 
 PACKAGE = Path(__file__).parents[1]
@@ -146,7 +146,8 @@ def serve_space(folder: Path, model: str, open_to_all: bool = False) -> None:
     begin_with = [(number, caption) for number, caption in read_json(folder / "examples.json")]
     service = SearchService(gallery, name="gallery of this Space", begin_with=begin_with)
     names = [os.environ["SPACE_HOST"]] if "SPACE_HOST" in os.environ else []
-    run(create_app(service, names=names, token=token, framed_by=HUB if names else None), opened)
+    app = create_app(service, names=names, token=token, framed_by=HUB if names else None)
+    server_of(app).run([opened])
 
 
 def _copy_package(folder: Path) -> None:
