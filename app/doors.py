@@ -37,7 +37,7 @@ _YEAR = 365 * 24 * 3_600
 # Of gradio's own routes, those that the page needs: none that reads or writes files, calls other servers or records.
 _GET = re.compile(
     r"/|/(api|media|export)/.+|/health|/docs|/openapi\.json|/login"
-    r"|/(config|theme\.css|manifest\.json|favicon\.ico|robots\.txt)|/(assets|static|svelte)/.+"
+    r"|/(config|theme\.css|manifest\.json|favicon\.ico|robots\.txt)|/(assets|static|svelte|page-files)/.+"
     r"|/gradio_api/(info|queue/data|heartbeat/[\w-]+|startup-events|app_id)/?"
 )
 _CHANGING = re.compile(r"/api/.+|/login|/gradio_api/(queue/join|cancel|reset)/?")

@@ -10,7 +10,7 @@ from .faults import Refused
 from .page_session import PageSession, Photo, Wish
 from .questions import Minus, Question, Term
 
-MOST_CHOICES = 60  # of a filter that is a list of values
+_MOST_CHOICES = 50  # of a filter that is a list of values
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,14 @@ class Fields:
 
 
 def filter_lists(fields: Sequence[FilterField]) -> list[FilterField]:
-    """The filters that the page offers as lists of values to choose from."""
-    return [one for one in fields if one.name not in ("path", "taken") and 1 < len(one.values) <= MOST_CHOICES]
+    """The filters that the page offers as lists of values to choose from: names and whole numbers, if they are few."""
+    return [
+        one
+        for one in fields
+        if one.name not in ("path", "taken", "time")
+        and 1 < len(one.values) <= _MOST_CHOICES
+        and all(isinstance(value, str) or float(value).is_integer() for value in one.values)
+    ]
 
 
 def question_of(session: PageSession, fields: Fields) -> Question:

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from ..names import printable
 from .api import add_fault_handlers, api_router, media_router
 from .doors import Doors, user_of
+from .exports import exports_router
 from .service import SearchService
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ def create_app(
     add_fault_handlers(app)
     app.include_router(api_router(service))
     app.include_router(media_router(service))
+    app.include_router(exports_router(service))
     if page:
         os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
         importlib.import_module(".page", __package__).mount_page(app, service, user_of)
