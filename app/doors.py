@@ -41,8 +41,8 @@ _YEAR = 365 * 24 * 3_600
 # Of gradio's own routes, those that the page needs: none that reads or writes files, calls other servers or records.
 _GET = re.compile(
     r"/|/(api|media|export)/.+|/health|/docs|/openapi\.json|/login"
-    r"|/(config|theme\.css|manifest\.json|favicon\.ico|robots\.txt)|/(assets|static|svelte)/.+"
-    r"|/page-files/.+|/gradio_api/(info|queue/data|heartbeat/[\w-]+|startup-events|app_id)/?"
+    r"|/(config|theme\.css|manifest\.json|favicon\.ico|robots\.txt)|/(assets|static|svelte|page-files)/.+"
+    r"|/gradio_api/(info|queue/data|heartbeat/[\w-]+|startup-events|app_id)/?"
 )
 _EVENTS = re.compile(r"/gradio_api/(queue/join|cancel|reset)/?")
 _CHANGING = re.compile(rf"/api/.+|/login|{_EVENTS.pattern}")

@@ -43,12 +43,15 @@ class SavedSearches:
     Attributes:
         is_kept: whether they outlive the server.
 
+    Attributes:
+        is_kept: whether they outlive the server.
+
     Raises:
         OSError: nothing can be written there.
     """
 
     def __init__(self, folder: Path | None = None):
-        place = ":memory:"
+        place, self.is_kept = ":memory:", folder is not None
         if folder is not None:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             place = str(folder / "saved_searches.sqlite")

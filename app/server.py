@@ -18,6 +18,7 @@ from ..names import printable
 from .api import add_fault_handlers, api_router, media_router
 from .api_page import api_page
 from .doors import Doors, check_token, user_of
+from .exports import exports_router
 from .service import SearchService
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def create_app(
     add_fault_handlers(app)
     app.include_router(api_router(service))
     app.include_router(media_router(service))
+    app.include_router(exports_router(service))
 
     @app.get("/docs", include_in_schema=False)
     def docs(request: Request) -> HTMLResponse:
