@@ -19,8 +19,6 @@ from fafa.people import people_in
 from fafa.retrieval import Gallery
 from fafa.retrieval.identity import describe_image
 from fafa.retrieval.metadata import entry_of
-from fafa.retrieval.identity import describe_image
-from fafa.retrieval.metadata import entry_of
 
 RED_BAR, FILM = (10, (220, 30, 30)), (48, 0, 96, 32)  # the upper right of the film: green
 
