@@ -61,7 +61,11 @@ def table_of(answer: Answer) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([*known, "left", "top", "right", "bottom", *tags])
     for hit in answer.hits:
-        cells = [*(getattr(hit, name) for name in known), *(hit.box or [None] * 4), *(hit.tags.get(tag) for tag in tags)]
+        cells = [
+            *(getattr(hit, name) for name in known),
+            *(hit.box or [None] * 4),
+            *(hit.tags.get(tag) for tag in tags),
+        ]
         writer.writerow([_cell(value) for value in cells])
     return stream.getvalue()
 
