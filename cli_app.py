@@ -58,12 +58,15 @@ def serve(
     _log()
     with command():
         from .app.audit import Audit
+        from .app.doors import check_token
         from .app.saved import SavedSearches
         from .app.server import create_app, is_loopback, new_token, open_socket, server_of
 
         token = token_file.read_text(encoding="utf-8").strip() if token_file else os.environ.get("FAFA_TOKEN")
         is_new = token is None and not is_loopback(host)
         token = new_token() if is_new else token
+        if token is not None:
+            check_token(token)
         opened = open_socket(host, port)
         saved = SavedSearches(keep)
         if audit is not None:

@@ -109,6 +109,7 @@ setup(
     include_package_data=False,
     package_data={
         "fafa": ["checkpoints/tiny/*"],
+        "fafa.app": ["static/*", "templates/*"],
         "fafa.synthesis": ["adapters/*.yaml", "recipes/*.yaml"],
         "fafa.evaluation": ["composed_retrieval/*.py", "composed_retrieval/*.md"],
     },

@@ -8,16 +8,20 @@ connection is seen. What is not named here does not exist.
 - What changes something must come from this server's own pages, or from a program that is no browser.
 - With a token, each request shows it, `Authorization: Bearer TOKEN`, or the cookie that the login page gives for it.
 - Bodies are counted as they come: what is too large is refused at its head, or where it gets too large.
+- An event of gradio's names no file: a mounted gradio copies any file of the machine that one names into its cache,
+  and fetches any address, before the page's own code is asked.
 """
 
 import hashlib
 import hmac
 import html
 import ipaddress
+import json
 import re
 import secrets
 from collections.abc import Sequence
 from http.cookies import CookieError, SimpleCookie
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -40,7 +44,8 @@ _GET = re.compile(
     r"|/(config|theme\.css|manifest\.json|favicon\.ico|robots\.txt)|/(assets|static|svelte|page-files)/.+"
     r"|/gradio_api/(info|queue/data|heartbeat/[\w-]+|startup-events|app_id)/?"
 )
-_CHANGING = re.compile(r"/api/.+|/login|/gradio_api/(queue/join|cancel|reset)/?")
+_EVENTS = re.compile(r"/gradio_api/(queue/join|cancel|reset)/?")
+_CHANGING = re.compile(rf"/api/.+|/login|{_EVENTS.pattern}")
 _CHANGING_METHODS = ("POST", "DELETE")
 _NOT_IN_PATHS = re.compile(r"(^|/)\.\.(/|$)|[\\\x00-\x1f]|//")
 
@@ -56,6 +61,12 @@ def user_of(request: HTTPConnection) -> str:
     return request.state.user
 
 
+def check_token(token: str) -> None:
+    """Refuses a token that is too short to be a secret, by a ValueError."""
+    if len(token) < SHORTEST_TOKEN:
+        raise ValueError(f"the token has {len(token)} characters, expected {SHORTEST_TOKEN} at least")
+
+
 class Doors:
     """ASGI middleware.
 
@@ -64,9 +75,6 @@ class Doors:
         token: what clients must show; None lets everybody in who reaches the server.
         framed_by: the origin of a page that may show this one in a frame, such as "https://huggingface.co".
         remembers: whether browsers keep the user's cookie when they are closed.
-
-    Raises:
-        ValueError: the token is too short to be a secret.
     """
 
     def __init__(
@@ -77,8 +85,6 @@ class Doors:
         framed_by: str | None = None,
         remembers: bool = False,
     ):
-        if token is not None and len(token) < SHORTEST_TOKEN:
-            raise ValueError(f"the token has {len(token)} characters, expected {SHORTEST_TOKEN} at least")
         self._app, self._names = app, {"localhost", *(name.lower() for name in names)}
         self._token = None if token is None else _digest(token)
         self._login = secrets.token_urlsafe(32)  # what the cookie of everybody who has shown the token holds
@@ -117,6 +123,12 @@ class Doors:
             await _closed(scope, headers)(scope, receive, send_on)
         elif path == "/login":
             await RedirectResponse("/", 303)(scope, receive, send_on)
+        elif _EVENTS.fullmatch(path):
+            body = await Request(scope, counted).body()
+            if _names_a_file(body):
+                await _told(400, "An event names a file or is damaged, and is refused.")(scope, receive, send_on)
+            else:
+                await self._app(scope, _again(body, counted), send_on)
         else:
             await self._app(scope, counted, send_on)
 
@@ -166,8 +178,13 @@ class Doors:
         if not self._opens(form.get("token", [""])[0].strip()):
             return _login_page(target, "This is not the token.", 401)
         response = RedirectResponse(target, 303)
-        response.set_cookie(_LOGIN, self._login, httponly=True, samesite="strict")
+        response.headers.append("Set-Cookie", self._cookie(_LOGIN, self._login, "Strict"))
         return response
+
+    def _cookie(self, name: str, value: str, sites: str) -> str:
+        # Within another site's frame a browser sends no cookie that is not marked so.
+        where = f"SameSite={sites}" if self._framed_by is None else "SameSite=None; Secure; Partitioned"
+        return f"{name}={value}; Path=/; HttpOnly; {where}"
 
     def _write_headers(self, headers: MutableHeaders, path: str, new_user: str | None) -> None:
         for name in [name for name in headers if name.startswith("access-control-")]:
@@ -184,9 +201,7 @@ class Doors:
             headers.setdefault("Cache-Control", "no-store")
         if new_user is not None:
             lasting = f"; Max-Age={_YEAR}" if self._remembers else ""
-            # Within another site's frame a browser sends no cookie that is not marked so.
-            where = "SameSite=Lax" if self._framed_by is None else "SameSite=None; Secure; Partitioned"
-            headers.append("Set-Cookie", f"{_USER}={new_user}; Path=/; HttpOnly; {where}{lasting}")
+            headers.append("Set-Cookie", self._cookie(_USER, new_user, "Lax") + lasting)
 
 
 def _digest(text: str) -> bytes:
@@ -237,6 +252,31 @@ def _counted(receive: Receive, most: int) -> Receive:
         return message
 
     return counting
+
+
+def _names_a_file(body: bytes) -> bool:
+    """Whether an event is damaged, or holds what gradio takes for a file, wherever in it."""
+
+    def looked_at(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if ("_type", "gradio.FileData") in pairs:  # of two members of one name, too
+            raise ValueError
+        return dict(pairs)
+
+    try:
+        json.loads(body, object_pairs_hook=looked_at)
+    except (ValueError, RecursionError):
+        return True
+    return False
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """The same, but what was read already comes first."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receiving() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return receiving
 
 
 def _told(status: int, sentence: str, close: bool = False) -> Response:

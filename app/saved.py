@@ -43,9 +43,6 @@ class SavedSearches:
     Attributes:
         is_kept: whether they outlive the server.
 
-    Attributes:
-        is_kept: whether they outlive the server.
-
     Raises:
         OSError: nothing can be written there.
     """
@@ -56,7 +53,7 @@ class SavedSearches:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             place = str(folder / "saved_searches.sqlite")
             Path(place).touch(mode=0o600)
-        self.is_kept, self._lock = folder is not None, threading.Lock()
+        self._lock = threading.Lock()
         try:
             self._connection = sqlite3.connect(place, check_same_thread=False, isolation_level=None)
             self._connection.executescript(_TABLE)

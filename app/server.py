@@ -11,11 +11,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from starlette.responses import HTMLResponse
 
 from ..names import printable
 from .api import add_fault_handlers, api_router, media_router
-from .doors import Doors, user_of
+from .api_page import api_page
+from .doors import Doors, check_token, user_of
 from .exports import exports_router
 from .service import SearchService
 
@@ -43,6 +45,9 @@ def create_app(
         ValueError: the token is too short. ModuleNotFoundError: gradio is missing.
     """
 
+    if token is not None:
+        check_token(token)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
@@ -59,6 +64,11 @@ def create_app(
     app.include_router(api_router(service))
     app.include_router(media_router(service))
     app.include_router(exports_router(service))
+
+    @app.get("/docs", include_in_schema=False)
+    def docs(request: Request) -> HTMLResponse:
+        return HTMLResponse(api_page(app.openapi(), str(request.base_url)))
+
     if page:
         os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
         importlib.import_module(".page", __package__).mount_page(app, service, user_of)

@@ -308,7 +308,7 @@ class SearchService:
         sentence, folders = str(made), (self.gallery.place and self.gallery.place.path, self.gallery.folder)
         if any(str(folder) in sentence for folder in folders if folder is not None):  # about a file of the gallery
             return made
-        return Refused(sentence)
+        return Refused(sentence.replace("where=", "the filter ", 1))  # as its readers know it
 
     def _empty(self) -> Answer:
         note = "The gallery holds no image yet. Ask again when some are indexed."

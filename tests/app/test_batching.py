@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the page and its API need the extra app")
 
-from fafa.app.batching import Batches  # noqa: E402
-from fafa.app.faults import Refused  # noqa: E402
+from fafa.app.batching import Batches
+from fafa.app.faults import Refused
 
 
 class Held:

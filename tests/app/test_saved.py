@@ -4,11 +4,11 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the page and its API need the extra app")
 
-from fafa.app import saved as saved_module  # noqa: E402
-from fafa.app.faults import Refused  # noqa: E402
-from fafa.app.links import question_of, text_of  # noqa: E402
-from fafa.app.questions import MOST_CHARACTERS, MOST_MARKS, MOST_TERMS, Minus, Question, Term  # noqa: E402
-from fafa.app.saved import SavedSearches  # noqa: E402
+from fafa.app import saved as saved_module
+from fafa.app.faults import Refused
+from fafa.app.links import question_of, text_of
+from fafa.app.questions import MOST_CHARACTERS, MOST_MARKS, MOST_TERMS, Minus, Question, Term
+from fafa.app.saved import SavedSearches
 
 QUESTION = Question(terms=[Term(caption="Ein Mantel, <b>grün</b>")], right=[3])
 LONGEST = Question(

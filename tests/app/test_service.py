@@ -9,14 +9,14 @@ from encoding_spy import paint
 
 pytest.importorskip("fastapi", reason="the page and its API need the extra app")
 
-from PIL import Image  # noqa: E402
+from PIL import Image
 
-from fafa.app import service as service_module  # noqa: E402
-from fafa.app.faults import Refused  # noqa: E402
-from fafa.app.questions import Likeness, Minus, Question, Term  # noqa: E402
-from fafa.app.service import SearchService  # noqa: E402
-from fafa.retrieval import Entry, Gallery, Query  # noqa: E402
-from fafa.retrieval import Term as QueryTerm  # noqa: E402
+from fafa.app import service as service_module
+from fafa.app.faults import Refused
+from fafa.app.questions import Likeness, Minus, Question, Term
+from fafa.app.service import SearchService
+from fafa.retrieval import Entry, Gallery, Query
+from fafa.retrieval import Term as QueryTerm
 
 RED, BLUE = Term(caption="a red coat"), Term(caption="a blue hat")
 
@@ -180,7 +180,7 @@ def test_a_gallery_that_is_written_meanwhile_is_followed(followed):
 
 
 def test_a_gallery_that_cannot_be_read_anew_answers_as_it_was_and_says_so(followed):
-    service, writer, own = followed
+    service, writer, _ = followed
     (writer.place.path / "gallery.json").write_text("{")
     [answer] = ask(service, Question(terms=[RED]))
     assert len(answer.hits) == 9 and "cannot be read now" in answer.notes[0]

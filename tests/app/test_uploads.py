@@ -5,9 +5,9 @@ from odd_images import encode, picture, png
 
 pytest.importorskip("fastapi", reason="the page and its API need the extra app")
 
-from fafa.app import uploads  # noqa: E402
-from fafa.app.faults import Refused  # noqa: E402
-from fafa.app.uploads import UploadStore  # noqa: E402
+from fafa.app import uploads
+from fafa.app.faults import Refused
+from fafa.app.uploads import UploadStore
 
 PHOTO = encode(picture(), "PNG")
 
