@@ -63,7 +63,8 @@ class PageEvents:
     async def began(self, session: PageSession, request: gr.Request) -> Changes:
         """The page is opened, perhaps by a link that repeats a query."""
         text = request.query_params.get("q")
-        changes = await self._repeat(session, links.question_of(text), request) if text else self._shown(session)
+        changes = await self._repeat(session, links.question_of(text), request) if text else {}
+        changes.pop(self.parts.tabs, None)  # somebody may have turned to another one already
         return {self.parts.kept: self._kept(request), **changes}
 
     @_told

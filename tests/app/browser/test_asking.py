@@ -100,7 +100,7 @@ def test_errors_are_one_sentence(page, tmp_path):
     told(page, "large.png has 34 MB")
     Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
     page.set_input_files("input[type=file]", tmp_path / "bomb.png")
-    told(page, "400,000,000")
+    told(page, "20,000 x 20,000 pixels")
     page.get_by_role("button", name="Filters").click()
     page.get_by_label("Filter in words of its own").fill("camra == 3")
     page.get_by_label("Sentence").fill(SENTENCE)
