@@ -42,9 +42,9 @@ _YEAR = 365 * 24 * 3_600
 _GET = re.compile(
     r"/|/(api|media|export)/.+|/health|/docs|/openapi\.json|/login"
     r"|/(config|theme\.css|manifest\.json|favicon\.ico|robots\.txt)|/(assets|static|svelte|page-files)/.+"
-    r"|/gradio_api/(info|queue/data|heartbeat/[\w-]+|startup-events|app_id)/?"
+    r"|/gradio_api/(info|heartbeat/[\w-]+|startup-events|app_id)/?"
 )
-_EVENTS = re.compile(r"/gradio_api/(queue/join|cancel|reset)/?")
+_EVENTS = re.compile(r"/gradio_api/(run/predict|reset)/?")
 _CHANGING = re.compile(rf"/api/.+|/login|{_EVENTS.pattern}")
 _CHANGING_METHODS = ("POST", "DELETE")
 _NOT_IN_PATHS = re.compile(r"(^|/)\.\.(/|$)|[\\\x00-\x1f]|//")

@@ -10,9 +10,9 @@ from fastapi.staticfiles import StaticFiles
 from .answers import FilterField
 from .page_asking import filter_lists
 from .page_events import PageEvents
-from .page_parts import PageParts
+from .page_parts import RESULTS, PageParts
 from .page_session import PageSession
-from .page_views import HERE, LAWFUL_USE, results_shown, searches_shown, view
+from .page_views import HERE, LAWFUL_USE, photo_shown, results_shown, searches_shown, view
 from .questions import MOST_CHARACTERS
 from .service import SearchService
 
@@ -52,11 +52,14 @@ def build_page(service: SearchService, user_of: Callable[[Any], str]) -> gr.Bloc
         state = gr.State(session)
         with gr.Row(elem_id="fafa-columns"):
             with gr.Column(elem_id="fafa-question"):
-                photo = _ours("", "photo", ["uploaded", "refused", "removed", "person", "example"])
+                photo = _ours(
+                    photo_shown(session, service.examples()),
+                    "photo",
+                    ["uploaded", "refused", "removed", "person", "example"],
+                )
                 sentence = gr.Textbox(
                     label="Sentence",
                     placeholder="now in a red coat, with a backpack",
-                    lines=2,
                     max_lines=4,
                     max_length=MOST_CHARACTERS,
                     elem_id="fafa-sentence",
@@ -86,10 +89,10 @@ def build_page(service: SearchService, user_of: Callable[[Any], str]) -> gr.Bloc
                     )
             with gr.Column(elem_id="fafa-answer"):
                 message = _ours("", "message", [])
-                with gr.Tabs(elem_id="fafa-tabs"):
-                    with gr.Tab("Results"):
+                with gr.Tabs(elem_id="fafa-tabs") as tabs:
+                    with gr.Tab("Results", id=RESULTS):
                         events = ["opened", "right", "wrong", "refined", "unmarked"]
-                        results = _ours(results_shown(session, False), "results", events)
+                        results = _ours(results_shown(session), "results", events)
                     with gr.Tab("History"):
                         searches = _ours(searches_shown(session), "asked", ["repeated"])
                     with gr.Tab("Saved searches"):
@@ -120,6 +123,7 @@ def build_page(service: SearchService, user_of: Callable[[Any], str]) -> gr.Bloc
             searches,
             kept,
             name,
+            tabs,
         )
         _connect(blocks, parts, PageEvents(service, user_of, parts), search, clear, plus, minus, save)
     return blocks
@@ -162,7 +166,9 @@ def _filters(listed: Sequence[FilterField], fields: Sequence[FilterField]) -> tu
 
 def _connect(blocks: gr.Blocks, parts: PageParts, events: PageEvents, search, clear, plus, minus, save) -> None:
     """Says which event is answered by what."""
-    shown = {"outputs": parts.all, "show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+    # Without gradio's queue, each event is one request and its answer. With it answers come over a stream beside the
+    # requests, and an event that arrives while the stream of the one before ends is lost. The service has its own queue.
+    shown = {"outputs": parts.all, "show_progress": "hidden", "queue": False, "api_visibility": "private"}
     asks = {**shown, "show_progress": "minimal", "show_progress_on": parts.results}
     of_session, of_fields = [parts.session], [parts.session, *parts.fields]
 

@@ -18,7 +18,7 @@ from . import links
 from .faults import Refused
 from .media import name_of, thumbnail_url
 from .page_asking import Fields, fields_of, question_of, summary_of, take_up
-from .page_parts import Changes, PageParts
+from .page_parts import RESULTS, Changes, PageParts
 from .page_session import PageSession, Photo, Search, Wish, without_marks
 from .page_views import details_shown, photo_shown, results_shown, saved_shown, searches_shown, view, wishes_shown
 from .questions import MINUS_WEIGHT, RESULT, Question
@@ -63,7 +63,8 @@ class PageEvents:
     async def began(self, session: PageSession, request: gr.Request) -> Changes:
         """The page is opened, perhaps by a link that repeats a query."""
         text = request.query_params.get("q")
-        changes = await self._repeat(session, links.question_of(text), request) if text else self._shown(session)
+        changes = await self._repeat(session, links.question_of(text), request) if text else {}
+        changes.pop(self.parts.tabs, None)  # somebody may have turned to another one already
         return {self.parts.kept: self._kept(request), **changes}
 
     @_told
@@ -84,8 +85,9 @@ class PageEvents:
             question = without_marks(question)
         answer = await self.service.search(question, self._user(request))
         session.question, session.answer, session.opened, session.heat = question, answer, None, None
+        session.answers += 1
         session.note(Search(question, len(answer.hits), datetime.now()))
-        return self._shown(session, is_fresh=True)
+        return {self.parts.tabs: gr.Tabs(selected=RESULTS), **self._shown(session)}
 
     async def _repeat(self, session: PageSession, question: Question, request: gr.Request) -> Changes:
         """Asks a question from elsewhere: a link, the history, a saved search."""
@@ -321,11 +323,11 @@ class PageEvents:
         """A sentence above the results."""
         return {self.parts.message: view("message", sentence=sentence, kind=kind)}
 
-    def _shown(self, session: PageSession, is_fresh: bool = False) -> Changes:
+    def _shown(self, session: PageSession) -> Changes:
         return {
             self.parts.photo: self._photo_shown(session),
             self.parts.wishes: wishes_shown(session),
-            self.parts.results: results_shown(session, is_fresh),
+            self.parts.results: results_shown(session),
             self.parts.details: details_shown(session),
             self.parts.searches: searches_shown(session),
         }

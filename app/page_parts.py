@@ -10,6 +10,7 @@ from .answers import FilterField
 from .page_asking import Fields
 
 Changes = dict[Any, Any]  # a part -> its new value
+RESULTS = "results"  # the tab of that name
 
 
 @dataclass
@@ -40,6 +41,7 @@ class PageParts:
     searches: gr.HTML
     kept: gr.HTML
     name: gr.Textbox
+    tabs: gr.Tabs
 
     @property
     def fields(self) -> list[Any]:
@@ -51,7 +53,7 @@ class PageParts:
     def all(self) -> list[Any]:
         """What an event may change."""
         shown = [self.message, self.photo, self.wishes, self.wish, self.results, self.details, self.searches]
-        return [self.session, *shown, self.kept, self.name, *self.fields]
+        return [self.session, *shown, self.kept, self.name, self.tabs, *self.fields]
 
     def read(self, values: Sequence[Any]) -> Fields:
         """What stands in the fields, of their values in the order of `fields`."""

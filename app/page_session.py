@@ -73,7 +73,7 @@ class PageSession:
     Args:
         photos: the uploads that were its reference photo: an earlier search can show its own again.
         right, wrong: the results that are marked: id -> picture.
-        question, answer: of the last search.
+        question, answer: of the last search; `answers`: how many there have been.
         opened: the id of the result that is to be seen in full.
         heat: a picture of where the model looked in it, as a URL.
     """
@@ -85,6 +85,7 @@ class PageSession:
     wrong: dict[int, Photo] = field(default_factory=dict)
     question: Question | None = None
     answer: Answer | None = None
+    answers: int = 0
     searches: list[Search] = field(default_factory=list)
     opened: int | None = None
     heat: str | None = None

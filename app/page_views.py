@@ -37,12 +37,8 @@ def wishes_shown(session: PageSession) -> str:
     return view("wishes", wishes=session.wishes)
 
 
-def results_shown(session: PageSession, is_fresh: bool) -> str:
-    """The last answer.
-
-    Args:
-        is_fresh: whether it has just come: a narrow screen scrolls to it.
-    """
+def results_shown(session: PageSession) -> str:
+    """The last answer."""
     if session.answer is None:
         return view("results", answer=None)
     link = links.text_of(session.question)
@@ -51,7 +47,7 @@ def results_shown(session: PageSession, is_fresh: bool) -> str:
         answer=session.answer,
         summary=summary_of(session.question),
         link=link,
-        is_fresh=is_fresh,
+        number=session.answers,
         right=session.right,
         wrong=session.wrong,
     )

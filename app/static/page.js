@@ -78,11 +78,13 @@
   // Results: the address bar always holds the link that repeats the query.
   const results = (element, trigger, names, watch) => {
     asked(element, trigger, names);
+    let answer;
     watch("value", () => {
       const told = element.querySelector("[data-link]");
-      if (!told) return;
       history.replaceState(null, "", told.dataset.link || location.pathname);
-      if (told.dataset.fresh && matchMedia("(max-width: 900px)").matches) told.scrollIntoView({ block: "start" });
+      const is_new = told.dataset.answer && told.dataset.answer !== answer;
+      answer = told.dataset.answer;
+      if (is_new && matchMedia("(max-width: 900px)").matches) told.scrollIntoView({ block: "start" });
     });
     element.addEventListener("click", async (event) => {
       const button = event.target.closest("[data-copy]");
@@ -119,22 +121,20 @@
     dialog.setAttribute("aria-labelledby", "fafa-details-title");
     element.closest(".gradio-container").append(dialog);
     asked(dialog, trigger, names);
-    let opener = null;
+    let last;
     const show = () => {
       const shown = element.querySelector(".details");
       if (!shown) return dialog.open && dialog.close();
       const held = dialog.contains(document.activeElement) ? document.activeElement.dataset.do : null;
       dialog.replaceChildren(shown.cloneNode(true));
-      if (!dialog.open) {
-        opener = document.activeElement?.closest(".hit")?.dataset.id;
-        dialog.showModal();
-      }
+      last = shown.dataset.id;
+      if (!dialog.open) dialog.showModal();
       dialog.querySelector(held ? `[data-do="${held}"]` : '[data-do="closed"]')?.focus();
     };
     watch("value", show);
     dialog.addEventListener("click", (event) => { if (event.target === dialog) trigger("closed"); });
     dialog.addEventListener("cancel", () => trigger("closed"));
-    dialog.addEventListener("close", () => document.querySelector(`.hit[data-id="${opener}"] .look`)?.focus());
+    dialog.addEventListener("close", () => document.querySelector(`.hit[data-id="${last}"] .look`)?.focus());
     dialog.addEventListener("keydown", (event) => {
       if (event.target.matches("input, video") || event.ctrlKey || event.metaKey || event.altKey) return;
       const key = { ArrowRight: "next", ArrowLeft: "previous", r: "right", w: "wrong", m: "refined", h: "heated" }[event.key];
