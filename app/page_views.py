@@ -73,7 +73,7 @@ def searches_shown(session: PageSession) -> str:
         for number, search in enumerate(session.searches)
     ]
     nothing = "Nothing has been searched yet. Every search of this session will stand here, to repeat."
-    return view("searches", label="Searches of this session", searches=lines, can_forget=False, nothing=nothing)
+    return view("searches", label="Searches of this session", searches=lines, event="repeated", nothing=nothing)
 
 
 def saved_shown(saved: Sequence[Any], are_kept: bool) -> str:
@@ -95,7 +95,7 @@ def saved_shown(saved: Sequence[Any], are_kept: bool) -> str:
     nothing = "Nothing is saved yet. Search, give the search a name above, and save it."
     if not are_kept:
         nothing += " Saved searches last as long as this server runs; `fafa serve --keep FOLDER` keeps them longer."
-    return view("searches", label="Saved searches", searches=lines, can_forget=True, nothing=nothing)
+    return view("searches", label="Saved searches", searches=lines, event="taken_up", nothing=nothing)
 
 
 def _picture(question: Question, photo_of: Callable[[str], Photo | None]) -> str | None:
