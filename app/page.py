@@ -29,9 +29,11 @@ def mount_page(app: FastAPI, service: SearchService, user_of: Callable[[Any], st
         user_of: whose a request is.
     """
     app.mount(_FILES, StaticFiles(directory=HERE / "static"))
+    page = build_page(service, user_of)
+    page.has_launched = True  # else gradio lets an event name any file of this machine, and copies it
     gr.mount_gradio_app(
         app,
-        build_page(service, user_of),
+        page,
         path="/",
         footer_links=[],
         run_history=False,  # it would write queries down in the browser

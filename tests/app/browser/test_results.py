@@ -78,6 +78,7 @@ def test_saved_search(page, opened, session, browser):
     other = opened(stranger)
     other.get_by_role("tab", name="Saved searches").click()
     other.get_by_text("Nothing is saved yet").wait_for()
+    again.get_by_role("tab", name="Saved searches").click()
     again.get_by_role("button", name="Forget <i>red</i>").click()
     again.get_by_text("Nothing is saved yet").wait_for()
     other.close()
