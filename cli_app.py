@@ -1,11 +1,15 @@
 """The commands `fafa serve` and `fafa space`. What takes long to import is imported within them."""
 
+import logging
 import os
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .cli_people import finder
 from .cli_search import _Device, _load_model, _log, _Modules, _settings_of
 from .commands import MODEL_OPTIONS, command
 from .files import check_output_file, check_output_folder, printable
@@ -13,6 +17,8 @@ from .names import counted
 
 if TYPE_CHECKING:
     from .app.service import SearchService
+
+logger = logging.getLogger(__name__)
 
 _PORT = 7860
 _Gallery = Annotated[
@@ -47,7 +53,7 @@ def serve(
     ] = None,
     detector: Annotated[
         str | None,
-        typer.Option(help="finds people in uploads: hog, or a folder or Hub name (default: none does)"),
+        typer.Option(help="finds people in uploads: hog, or a folder or Hub name (default: the gallery's, if any)"),
     ] = None,
     model: _Model = None,
     import_modules: _Modules = None,
@@ -73,10 +79,7 @@ def serve(
             check_output_file(audit)
         service = _service(gallery, model, import_modules, device)
         service.saved, service.audit = saved, Audit(audit) if audit is not None else None
-        if detector is not None:
-            from .people.detectors import load_detector
-
-            service.detector = load_detector(detector, device=str(service.gallery.model.device))
+        service.find_people = _people_finder(service.gallery.state.settings, detector, device)
         app = create_app(service, names=name or (), token=token, remembers=keep is not None)
         shown = f"[{host}]" if ":" in host else host
         print(f"{printable(service.name)}: {counted(len(service.gallery), 'image')}")
@@ -126,3 +129,19 @@ def _service(
     from .retrieval import Gallery
 
     return SearchService(Gallery.load(gallery, *_load_model(_settings_of(gallery), model, import_modules, device)))
+
+
+def _people_finder(settings: Mapping[str, Any], detector: str | None, device: str | None) -> Callable | None:
+    """What finds people in photographs: the detector that is asked for, or else the gallery's own, if it has one."""
+    if detector is None and "people" not in settings:
+        return None
+    from .people import people_in
+
+    try:
+        found, margin = finder(settings, detector, device=device)
+    except (OSError, ValueError, ImportError) as error:
+        if detector is not None:
+            raise
+        logger.warning("uploads that show several people are searched by as a whole: %s", error)
+        return None
+    return partial(people_in, detector=found, margin=margin)

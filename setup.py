@@ -8,7 +8,8 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-ROOMS = ["app", "dataset_builders", "drawing", "evaluation", "models", "retrieval", "synthesis", "training", "world"]
+ROOMS = ["app", "dataset_builders", "drawing", "evaluation", "models", "people", "retrieval", "synthesis", "training"]
+ROOMS += ["world"]
 
 # Ranges here, the tested set in constraints.txt.
 CORE = [
@@ -29,6 +30,8 @@ EXTRAS = {
     "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],
     "search": ["scipy>=1.11"],
     "train": ["datasets>=4.0", "evaluate>=0.4.5", "accelerate>=1.6", "peft>=0.17", "matplotlib>=3.9", "pyyaml>=6.0"],
+    # OpenCV 5 left out the one detector of people that needs no download.
+    "people": ["opencv-python-headless>=4.8,<5"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
     "synthesis": [
         "accelerate>=1.6",
@@ -55,6 +58,7 @@ EXTRAS["dev"] = [
     *EXTRAS["search"],
     *EXTRAS["train"],
     *EXTRAS["onnx"],
+    *EXTRAS["people"],
     *EXTRAS["synthesis"],
     "build>=1.2",
     "markdown-it-py>=3.0",

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import xxhash
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from ..drawing.palette import VERMILION
+from ..drawing.boxes import draw_box
+from ..film_reading import frame_at, is_film
 from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError, inspect_image, open_image
 from ..names import printable
 from ..retrieval.searching import SearchResult
@@ -60,8 +61,6 @@ def film_of(result: SearchResult) -> Path:
     Raises:
         FileNotFoundError: it is of none, or that is gone or has changed.
     """
-    from ..people.films import is_film
-
     if result.path is None or result.entry.time is None or not is_film(result.path):
         raise FileNotFoundError(f"image {result.id} is of no film that can be shown")
     return result.path
@@ -77,11 +76,7 @@ def open_photo(result: SearchResult) -> Image.Image:
     if result.path is None:
         raise FileNotFoundError(f"image {result.id} has no file, or one with other contents than when it was indexed")
     time = result.entry.time
-    if time is None:
-        return open_image(result.path)
-    from ..people.films import frame_at
-
-    return frame_at(result.path, time)
+    return open_image(result.path) if time is None else frame_at(result.path, time)
 
 
 def open_person(result: SearchResult, longest: int | None = None) -> Image.Image:
@@ -92,24 +87,20 @@ def open_person(result: SearchResult, longest: int | None = None) -> Image.Image
     """
     box = result.entry.box
     if longest is None or result.path is None or result.entry.time is not None:
-        photo = open_photo(result)
-        return photo if box is None else photo.crop(box)
+        return result.open()
     if box is None:
         return open_image(result.path, at_least=(longest, longest))
     size = inspect_image(result.path, decode=False)
     scale = min(1.0, longest / max(box[2] - box[0], box[3] - box[1]))
     photo = open_image(result.path, at_least=(math.ceil(scale * size.width), math.ceil(scale * size.height)))
     across, down = photo.width / size.width, photo.height / size.height
-    return photo.crop((box[0] * across, box[1] * down, box[2] * across, box[3] * down))
+    return photo.crop((round(box[0] * across), round(box[1] * down), round(box[2] * across), round(box[3] * down)))
 
 
 def with_box(result: SearchResult) -> Image.Image:
     """The whole photograph with the person's box; errors as for `open_photo`."""
     photo, box = open_photo(result), result.entry.box
-    if box is not None:
-        width = max(2, round(max(photo.size) / 250))
-        ImageDraw.Draw(photo).rectangle([round(side) for side in box], outline=VERMILION, width=width)
-    return photo
+    return photo if box is None else draw_box(photo, box)
 
 
 def as_webp(picture: Image.Image, longest: int) -> bytes:

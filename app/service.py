@@ -30,6 +30,7 @@ from .saved import SavedSearches
 from .uploads import UploadStore
 
 if TYPE_CHECKING:
+    from ..people.detectors import FoundPerson
     from .audit import Audit
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class SearchService:
         gallery: what to search. `name`: how users know it.
         batch_size: questions that are answered together. `waiting`: those that may wait, see `Batches`.
         uploads: see `UploadStore`; by default one of its own.
-        detector: finds people in photographs, see `people.detectors`; None where that is not offered.
+        find_people: finds people in a photograph, see `people.people_in`; None where that is not offered.
         begin_with: ids of images and captions as examples; by default some of the gallery's images.
         audit: writes down who asked what; None: nobody does. `saved`: the users' saved searches; by default in
             memory.
@@ -73,12 +74,12 @@ class SearchService:
         batch_size: int = 32,
         waiting: int = 256,
         uploads: UploadStore | None = None,
-        detector: Any = None,
+        find_people: "Callable[[Image.Image], list[FoundPerson]] | None" = None,
         begin_with: Sequence[tuple[int, str | None]] = (),
         audit: "Audit | None" = None,
         saved: SavedSearches | None = None,
     ):
-        self.gallery, self.uploads, self.detector = gallery, uploads or UploadStore(), detector
+        self.gallery, self.uploads, self.find_people = gallery, uploads or UploadStore(), find_people
         lies = gallery.place.path if gallery.place else gallery.folder
         self.name = name or (lies.name if lies else "gallery in memory")
         self.audit, self.saved = audit, saved or SavedSearches()
@@ -124,12 +125,12 @@ class SearchService:
         return await self._batches.ask(_Asked(question, user, number))
 
     async def people_in(self, name: str, user: str) -> list[tuple[float, float, float, float]]:
-        """The boxes of people in a picture, in pixels, the surest first; none without a detector.
+        """The boxes of people in a picture, in pixels, from left to right; none without a detector.
 
         Args:
             name: as `Term.image` takes it; of a result, its whole photograph. Errors as for `search`.
         """
-        if self.detector is None:
+        if (find_people := self.find_people) is None:
             return []
 
         def find() -> list[tuple[float, float, float, float]]:
@@ -137,8 +138,7 @@ class SearchService:
                 picture = readable(open_photo, self.result(_id_in(name)))
             else:
                 picture = open_image({"bytes": self.uploads.of(user, name).data})
-            [people] = self.detector.find([picture])
-            return [tuple(one.box) for one in sorted(people, key=lambda one: -one.score)]
+            return [tuple(one.box) for one in find_people(picture)]
 
         async with self._detecting:
             return await asyncio.to_thread(find)
@@ -164,7 +164,7 @@ class SearchService:
             images=len(state),
             generation=state.generation,
             is_calibrated=state.calibration is not None,
-            has_detector=self.detector is not None,
+            has_detector=self.find_people is not None,
             has_films=any(field.name == "time" for field in fields),
             notes=self._notes,
             fields=fields,
@@ -264,7 +264,7 @@ class SearchService:
             result = self.result(_id_in(term.image))
             if term.box is not None:
                 return _cropped(readable(open_photo, result), term.box), [result.id]
-            return (readable(open_person, result) if result.entry.time is not None else result), [result.id]
+            return result, [result.id]
         upload, state = self.uploads.of(user, term.image), self.gallery.state
         copies = state.ids_of(
             torch.tensor(state.rows_with("contents", contents_of(upload.data)), dtype=torch.int64)

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError, open_image
+from ..film_reading import UnreadableFilmError
+from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError
 from .feedback import rocchio
 from .finding import number_of_candidates, score_all, score_rows
 from .fusing import SAMPLE, FusedTerms, fuse
 from .identity import changes_since
+from .opening import open_entry
 from .queries import Query, Term, check_queries
 from .searching import Allowed, GallerySearching, SearchResult, check_finite
 from .set_match import check_assignment, match_people
@@ -269,9 +271,10 @@ class GalleryAsking(GallerySearching):
         is_changed = changes_since([named.description()], state.images_folder).get(0) == "changed"
         if entry.path is not None and result.path is not None and not is_changed:
             try:
-                image = open_image(result.path).crop(entry.box) if entry.box else self.processor.open_crop(result.path)
+                is_whole_photo = entry.box is None and entry.time is None
+                image = self.processor.open_crop(result.path) if is_whole_photo else open_entry(entry)
                 return [((image, term.caption), term.weight)]
-            except (FileNotFoundError, InaccessibleImageError, UnreadableImageError):
+            except (FileNotFoundError, InaccessibleImageError, UnreadableImageError, UnreadableFilmError):
                 pass
         if state.settings["model"] != self.state.settings["model"]:
             raise ValueError(f"{entry.path or 'a result'} is gone, and it was found in the gallery of another model")

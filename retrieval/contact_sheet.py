@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..drawing.boxes import person_and_photograph
 from ..drawing.palette import AMBER, FAINT, GREEN, GREY, NEUTRAL, PAGE, RED
 from ..drawing.sheet import (
     CAPTION_SIZE,
@@ -49,12 +50,15 @@ class RankedImage:
         score: its similarity to the query, printed below it; None prints nothing.
         correct: whether it answers the query (green frame or red); None where the truth is unknown (grey frame).
         rank: from 1; None where it follows from the image's place in the row.
+        box: left, top, right, bottom of the person in it, in pixels, who is drawn above the image with the box; None
+            draws the image alone.
     """
 
     image: Image.Image | str | Path
     score: float | None = None
     correct: bool | None = None
     rank: int | None = None
+    box: tuple[float, float, float, float] | None = None
 
 
 @dataclass
@@ -108,7 +112,7 @@ def draw_contact_sheet(
         raise ValueError(f"nothing to draw: {counted(len(rows), 'query')}, none with a result to show")
     check_sheet(path, len(rows), most_results)
     scale = 2 if len(rows) * most_results > MANY else 4
-    shown = [[(result, open_small(result.image, scale)) for result in row.results[:most_results]] for row in rows]
+    shown = [[(result, _open_result(result, scale)) for result in row.results[:most_results]] for row in rows]
 
     thumb_height = common_height(image.height / image.width for results in shown for _, image in results)
     layout = _Layout(len(rows), most_results, thumb_height)
@@ -161,6 +165,12 @@ class _Layout:
         width = RESULTS_LEFT + self.columns * (THUMB_WIDTH + GAP) - GAP + PADDING + MARGIN
         self.width = max(width, 960)  # one result alone still leaves room for the title and the legend
         self.height = HEADER_HEIGHT + num_rows * (self.row_height + GAP) - GAP + MARGIN
+
+
+def _open_result(result: RankedImage, scale: int) -> Image.Image:
+    if result.box is None:
+        return open_small(result.image, scale)
+    return person_and_photograph(open_image(result.image), result.box, scale * (THUMB_WIDTH - 2 * FRAME))
 
 
 def _draw_header(sheet: Sheet, title: str, subtitle: str, truths: set[bool | None]) -> None:

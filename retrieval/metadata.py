@@ -190,11 +190,12 @@ class Metadata:
         return [path for (path,) in self.ask("SELECT path FROM entries ORDER BY row")]
 
     def whereabouts(self) -> Iterator[tuple[int, Entry]]:
-        """The row, and the path, contents and stamp of each entry, in order."""
-        for row, path, contents, stamp, fresh in self.ask(
-            "SELECT row, path, contents, stamp, fresh FROM entries ORDER BY row"
+        """The row, and the path, contents, stamp and time of each entry, in order."""
+        for row, path, contents, stamp, fresh, time in self.ask(
+            "SELECT row, path, contents, stamp, fresh, time FROM entries ORDER BY row"
         ):
-            yield row, Entry(path, contents, None if stamp is None else tuple(json.loads(stamp)), bool(fresh))
+            stamp = None if stamp is None else tuple(json.loads(stamp))
+            yield row, Entry(path, contents, stamp, bool(fresh), time=time)
 
     def rows_of(self, field: str, value: str) -> list[int]:
         """The rows with this `path` or these `contents`."""

@@ -10,6 +10,7 @@ from types import NoneType
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..files import contents_of, some
@@ -18,6 +19,7 @@ from .filters import Condition, parse_where
 from .finding import DamagedRowsError, candidates, find_best, score_all
 from .identity import changes_since
 from .metadata import Entry
+from .opening import open_entry
 from .query_encoding import encode_pairs
 from .segment_list import GalleryFolder
 from .segments import REMEDY
@@ -54,6 +56,14 @@ class SearchResult:
     def entry(self) -> Entry:
         """What is known of the image: box, time, camera, date, tags; it is read when it is asked for."""
         return self._state.entries([self._row])[0]
+
+    def open(self) -> Image.Image:
+        """The image, upright, RGB: of a person in a photograph or a film, the person's crop.
+
+        Raises:
+            ValueError: the file is not what was encoded, or there is none; and as `open_entry`.
+        """
+        return open_entry(replace(self.entry, path=None if self.path is None else str(self.path)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -76,7 +76,7 @@ def test_a_name_can_be_given(service, client_of):
     ],
 )
 def test_what_another_sites_page_sends_is_refused(client, headers):
-    for path in ("/api/search", "/api/saved", "/api/uploads", "/gradio_api/queue/join", "/login"):
+    for path in ("/api/search", "/api/saved", "/api/uploads", "/gradio_api/run/predict", "/login"):
         assert client.post(path, json=QUESTION, headers=headers).status_code == 403
     assert client.delete("/api/saved/x", headers=headers).status_code == 403
 
@@ -162,7 +162,7 @@ def test_a_short_token_is_refused(service):
 
 def test_a_large_body_is_refused_at_its_head_or_where_it_gets_too_large(client):
     ten_gigabytes = {"content-length": str(10 * 2**30)}
-    for path in ("/api/uploads", "/api/search", "/gradio_api/queue/join"):
+    for path in ("/api/uploads", "/api/search", "/gradio_api/run/predict"):
         answer = client.post(path, content=b"x", headers=ten_gigabytes)
         assert answer.status_code == 413 and "larger" in answer.json()["detail"]
     assert client.post("/api/search", content=b" " * (2**20 + 1)).status_code == 413
@@ -213,7 +213,7 @@ def gradio_app(gallery, photos, tmp_path_factory):
     app = create_app(service, page=False)
     with gradio.Blocks(analytics_enabled=False) as blocks:
         asked, said = gradio.Textbox(), gradio.Textbox()
-        asked.change(lambda text: text, asked, said)
+        asked.change(lambda text: text, asked, said, queue=False)
     gradio.mount_gradio_app(app, blocks, path="/")
     yield app
     service.close()
@@ -244,7 +244,7 @@ def test_of_gradios_routes_those_alone_are_open_that_touch_no_file(gradio_app, c
         assert client.get(path).status_code == 404, path
     for path in (
         "upload",
-        "run/predict",
+        "queue/join",
         "api/predict",
         "call/predict",
         "component_server",
@@ -261,8 +261,8 @@ def event(value):
 
 def test_an_event_of_gradio_is_answered(gradio_app, client_of):
     with client_of(gradio_app) as client:
-        assert client.post("/gradio_api/queue/join", json=event("a red coat")).status_code == 200
-        assert "a red coat" in client.get("/gradio_api/queue/data", params={"session_hash": "abc"}).text
+        answer = client.post("/gradio_api/run/predict", json=event("a red coat"))
+        assert answer.status_code == 200 and answer.json()["data"] == ["a red coat"]
 
 
 @pytest.mark.parametrize("place", ["secret.txt", "photos/1.png", "http://127.0.0.1:9/x.png"])
@@ -275,5 +275,5 @@ def test_a_file_that_an_event_of_gradio_names_is_not_read(gradio_app, client_of,
     nested = json.dumps(event({"value": [[file]]}))
     with client_of(gradio_app) as client:
         for body in (json.dumps(event(file)), hidden, twice, nested, "{", "[" * 100_000):
-            answer = client.post("/gradio_api/queue/join", content=body, headers={"content-type": "application/json"})
+            answer = client.post("/gradio_api/run/predict", content=body, headers={"content-type": "application/json"})
             assert answer.status_code == 400 and "refused" in answer.json()["detail"]

@@ -74,7 +74,9 @@ def browser():
 @pytest.fixture(scope="session")
 def session(browser):
     """One user, whose browser keeps the page's files."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, permissions=["clipboard-read", "clipboard-write"])
+    context = browser.new_context(
+        viewport={"width": 1280, "height": 900}, permissions=["clipboard-read", "clipboard-write"]
+    )
     context.set_default_timeout(1_000 * SECONDS)
     yield context
     context.close()
