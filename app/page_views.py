@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..names import counted
+from ..names import clock, counted
 from . import links
 from .answers import Example
 from .page_asking import summary_of
@@ -113,15 +113,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"counted": counted, "moment": moment, "percent": percent, "plain": plain}
+    environment.filters |= {"counted": counted, "clock": clock, "percent": percent, "plain": plain}
     return environment
-
-
-def moment(seconds: float) -> str:
-    """A time in a film: "1:02:03", "2:03.5"."""
-    minutes, rest = divmod(round(seconds, 1), 60)
-    hours, minutes = divmod(int(minutes), 60)
-    return f"{hours}:{minutes:02}:{int(rest):02}" if hours else f"{minutes}:{rest:04.1f}"
 
 
 def percent(share: float) -> str:
