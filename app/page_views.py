@@ -17,8 +17,8 @@ from .uploads import MOST_BYTES
 
 HERE = Path(__file__).parent
 LAWFUL_USE = (
-    "For lawful use alone: search for people only where you have the right to, never to follow, judge or harass anybody. "
-    "A result is a likeness and proves nobody's identity: a person has to look before anything is decided."
+    "For lawful use alone: search for people only where you have the right to, and never to follow, judge or harass "
+    "anybody. A result is a likeness and proves nobody's identity: a person has to look before anything is decided."
 )
 
 

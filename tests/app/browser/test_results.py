@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def test_a_result_in_full(page):
-    """A click shows the photograph and what is known of it, then the heat map, then the next result; Escape goes back."""
+    """A click shows the photograph and what is known of it; then the heat map, the next result, and the way back."""
     found = search(page, SENTENCE)
     page.locator(".hit .look").first.click()
     dialog = page.get_by_role("dialog")
