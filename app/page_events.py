@@ -321,7 +321,7 @@ class PageEvents:
 
     def say(self, sentence: str, kind: str = "done") -> Changes:
         """A sentence above the results."""
-        return {self.parts.message: view("message", sentence=sentence, kind=kind)}
+        return {self.parts.message: view("message", sentence=sentence[:1].upper() + sentence[1:], kind=kind)}
 
     def _shown(self, session: PageSession) -> Changes:
         return {

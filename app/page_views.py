@@ -94,7 +94,7 @@ def saved_shown(saved: Sequence[Any], are_kept: bool) -> str:
     ]
     nothing = "Nothing is saved yet. Search, give the search a name above, and save it."
     if not are_kept:
-        nothing += " Saved searches last as long as this server runs; `fafa serve --keep FOLDER` keeps them longer."
+        nothing += " Saved searches last as long as this server runs; “fafa serve --keep FOLDER” keeps them longer."
     return view("searches", label="Saved searches", searches=lines, event="taken_up", nothing=nothing)
 
 

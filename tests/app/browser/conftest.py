@@ -5,7 +5,6 @@ import threading
 from typing import NamedTuple
 
 import pytest
-
 from PIL import Image
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested in a browser by playwright")
