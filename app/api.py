@@ -72,7 +72,7 @@ def api_router(service: SearchService) -> APIRouter:
 
     @router.post(UPLOADS, status_code=201, openapi_extra=_SENT_AS_IT_IS, summary="Upload a photograph: its bytes alone")
     async def upload(request: Request) -> Kept:
-        with service.uploads.receiving():
+        with service.uploads.receiving(request.headers.get("content-length")):
             data = await asyncio.wait_for(request.body(), _UPLOAD_SECONDS)
             one = await asyncio.to_thread(service.uploads.keep, user_of(request), data)
         return Kept(id=one.id, width=one.width, height=one.height, url=f"/media/upload/{one.id}.webp")

@@ -15,7 +15,7 @@ MOST_BYTES = 2**25  # of one photograph: 32 MiB
 MOST_PIXELS = 2**26  # of one: 67 megapixels
 _OF_A_USER = 40  # photographs
 _SECONDS = 3_600
-_RECEIVED = 16  # uploads that may be on their way at a time: half a gigabyte
+_ON_THEIR_WAY = 2**29  # bytes of uploads that are on their way at a time
 _AT_ONCE = 2  # decoded at a time: a photograph on the edge of what is allowed takes some 500 MB
 
 
@@ -46,21 +46,28 @@ class UploadStore:
         self._most_bytes, self._seconds, self._clock = most_bytes, seconds, clock
         self._kept: OrderedDict[str, Upload] = OrderedDict()
         self._lock, self._decoding = threading.Lock(), threading.Semaphore(_AT_ONCE)
-        self._places = threading.Semaphore(_RECEIVED)
+        self._on_their_way = 0  # bytes
 
     @contextmanager
-    def receiving(self) -> Iterator[None]:
-        """A place among the uploads that are on their way.
+    def receiving(self, length: str | None) -> Iterator[None]:
+        """Room for an upload that is on its way.
+
+        Args:
+            length: how many bytes it says that it has; without that, as many as it may have are counted.
 
         Raises:
-            Refused: all places are taken.
+            Refused: too many are on their way.
         """
-        if not self._places.acquire(blocking=False):
-            raise Refused("Too many photos are being uploaded. Try again in a few seconds.", 503, retry_after=5)
+        size = int(length) if length and length.isdigit() else MOST_BYTES
+        with self._lock:
+            if self._on_their_way + size > _ON_THEIR_WAY:
+                raise Refused("Too many photos are being uploaded. Try again in a few seconds.", 503, retry_after=5)
+            self._on_their_way += size
         try:
             yield
         finally:
-            self._places.release()
+            with self._lock:
+                self._on_their_way -= size
 
     def keep(self, user: str, data: bytes) -> Upload:
         """Keeps a photograph.

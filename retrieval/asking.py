@@ -266,9 +266,8 @@ class GalleryAsking(GallerySearching):
         result = term.image
         if not isinstance(result, SearchResult):
             return [((term.image, term.caption), term.weight)]
-        state, row = result._state, [result._row]
-        [entry], [named] = state.entries(row), state.stored_entries(row)
-        is_changed = changes_since([named.description()], state.images_folder).get(0) == "changed"
+        state, entry = result._state, result.entry
+        is_changed = changes_since([result._stored.description()], state.images_folder).get(0) == "changed"
         if entry.path is not None and result.path is not None and not is_changed:
             try:
                 is_whole_photo = entry.box is None and entry.time is None
@@ -282,7 +281,7 @@ class GalleryAsking(GallerySearching):
             "the file of result %s (image %d of the gallery) is gone or has changed: its kept features stand for it%s",
             *(entry.path or "", result.id, "" if term.caption is None else ", and the caption is a term of its own"),
         )
-        kept = F.normalize(state.tokens(row).mean(dim=1), dim=1).to(self.state.device)
+        kept = F.normalize(state.tokens([result._row]).mean(dim=1), dim=1).to(self.state.device)
         words = [] if term.caption is None else [((None, term.caption), term.weight)]
         return [(kept, term.weight), *words]
 

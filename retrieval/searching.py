@@ -51,11 +51,13 @@ class SearchResult:
     probability: float | None = None
     _row: int | None = field(default=None, repr=False, compare=False)
     _state: GalleryState | None = field(default=None, repr=False, compare=False)
+    _stored: Entry | None = field(default=None, repr=False, compare=False)  # its path as it is stored
 
-    @property
+    @cached_property
     def entry(self) -> Entry:
-        """What is known of the image: box, time, camera, date, tags; it is read when it is asked for."""
-        return self._state.entries([self._row])[0]
+        """What is known of the image: box, time, camera, date, tags; its path is absolute."""
+        path = self._state.path_of(self._stored.path)
+        return replace(self._stored, path=path and str(path))
 
     def open(self) -> Image.Image:
         """The image, upright, RGB: of a person in a photograph or a film, the person's crop.
@@ -216,11 +218,11 @@ class GallerySearching:
         state, found = self.state, rows >= 0
         scores, rows = scores[found], rows[found]
         places, ids = state.places_of(rows).tolist(), state.ids_of(rows).tolist()
-        paths = self._named(state.stored_entries(rows))
-        ranked = zip(scores.tolist(), paths, places, ids, rows.tolist(), strict=True)
+        entries = state.stored_entries(rows)
+        ranked = zip(scores.tolist(), self._named(entries), places, ids, rows.tolist(), entries, strict=True)
         return [
-            SearchResult(rank, score, path, place, number, None, row, state)
-            for rank, (score, path, place, number, row) in enumerate(ranked, start=1)
+            SearchResult(rank, score, path, place, number, None, row, state, entry)
+            for rank, (score, path, place, number, row, entry) in enumerate(ranked, start=1)
         ]
 
     def by_ids(self, ids: Sequence[int]) -> list[SearchResult]:

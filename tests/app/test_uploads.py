@@ -1,5 +1,7 @@
 """What users upload is bounded, theirs alone, and forgotten."""
 
+from contextlib import ExitStack
+
 import pytest
 from odd_images import encode, picture, png
 
@@ -80,12 +82,15 @@ def test_what_is_no_photograph_or_too_large_is_refused_in_one_sentence(data, sta
     assert "\n" not in refused.sentence and "Traceback" not in refused.sentence
 
 
-def test_places_for_uploads_on_their_way_are_bounded(monkeypatch):
-    monkeypatch.setattr(uploads, "_RECEIVED", 1)
+def test_what_is_on_its_way_is_bounded_by_bytes(monkeypatch):
+    """Not by number: many small photographs may come at one time."""
+    monkeypatch.setattr(uploads, "_ON_THEIR_WAY", 2 * uploads.MOST_BYTES)
     store = UploadStore()
-    with store.receiving():
-        with pytest.raises(Refused) as refused, store.receiving():
+    with store.receiving(None), ExitStack() as several:
+        for _ in range(100):
+            several.enter_context(store.receiving("10000"))
+        with pytest.raises(Refused) as refused, store.receiving(None):
             pass
         assert refused.value.status == 503
-    with store.receiving():
+    with store.receiving(None), store.receiving(None):
         pass
