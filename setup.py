@@ -26,7 +26,7 @@ CORE = [
     "xxhash>=3.4",
 ]
 EXTRAS = {
-    "app": ["gradio>=6.20,<7", "fastapi>=0.115", "uvicorn>=0.30"],
+    "app": ["gradio>=6.20,<7", "fastapi>=0.115", "jinja2>=3.1", "uvicorn>=0.30"],
     "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],
     "search": ["scipy>=1.11"],
     "train": ["datasets>=4.0", "evaluate>=0.4.5", "accelerate>=1.6", "peft>=0.17", "matplotlib>=3.9", "pyyaml>=6.0"],
@@ -63,6 +63,7 @@ EXTRAS["dev"] = [
     "build>=1.2",
     "markdown-it-py>=3.0",
     "optuna>=4.0",
+    "playwright>=1.50",
     "pytest>=8.0",
     "pytest-xdist>=3.6",
     "ruff>=0.9",

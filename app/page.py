@@ -29,9 +29,11 @@ def mount_page(app: FastAPI, service: SearchService, user_of: Callable[[Any], st
         user_of: whose a request is.
     """
     app.mount(_FILES, StaticFiles(directory=HERE / "static"))
+    page = build_page(service, user_of)
+    page.has_launched = True  # else gradio lets an event name any file of this machine, and copies it
     gr.mount_gradio_app(
         app,
-        build_page(service, user_of),
+        page,
         path="/",
         footer_links=[],
         run_history=False,  # it would write queries down in the browser
@@ -167,7 +169,7 @@ def _filters(listed: Sequence[FilterField], fields: Sequence[FilterField]) -> tu
 def _connect(blocks: gr.Blocks, parts: PageParts, events: PageEvents, search, clear, plus, minus, save) -> None:
     """Says which event is answered by what."""
     # Without gradio's queue, each event is one request and its answer. With it answers come over a stream beside the
-    # requests, and an event that arrives while the stream of the one before ends is lost. The service has its own queue.
+    # requests, and an event that arrives while the stream of the one before ends is lost. The service queues anyway.
     shown = {"outputs": parts.all, "show_progress": "hidden", "queue": False, "api_visibility": "private"}
     asks = {**shown, "show_progress": "minimal", "show_progress_on": parts.results}
     of_session, of_fields = [parts.session], [parts.session, *parts.fields]

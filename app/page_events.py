@@ -146,8 +146,8 @@ class PageEvents:
         user = self._user(request)
         upload = self.service.uploads.of(user, image)
         people = tuple(await self.service.people_in(image, user))
-        person = 0 if people else None
-        return Photo(image, f"/media/upload/{image}.webp", name, upload.width, upload.height, people, person)
+        photo = Photo(image, f"/media/upload/{image}.webp", name, upload.width, upload.height, people)
+        return replace(photo, person=photo.largest)
 
     def _result(self, number: int | str) -> Photo:
         """A picture of the gallery.
@@ -321,7 +321,7 @@ class PageEvents:
 
     def say(self, sentence: str, kind: str = "done") -> Changes:
         """A sentence above the results."""
-        return {self.parts.message: view("message", sentence=sentence, kind=kind)}
+        return {self.parts.message: view("message", sentence=sentence[:1].upper() + sentence[1:], kind=kind)}
 
     def _shown(self, session: PageSession) -> Changes:
         return {

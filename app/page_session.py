@@ -37,6 +37,12 @@ class Photo:
         """Of the person who is meant."""
         return None if self.person is None else self.people[self.person]
 
+    @property
+    def largest(self) -> int | None:
+        """The person who fills most of it; None where nobody is found."""
+        areas = [(right - left) * (bottom - top) for left, top, right, bottom in self.people]
+        return areas.index(max(areas)) if areas else None
+
 
 @dataclass(frozen=True)
 class Wish:

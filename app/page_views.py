@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..names import counted
+from ..names import clock, counted
 from . import links
 from .answers import Example
 from .page_asking import summary_of
@@ -17,8 +17,8 @@ from .uploads import MOST_BYTES
 
 HERE = Path(__file__).parent
 LAWFUL_USE = (
-    "For lawful use alone: search for people only where you have the right to, never to follow, judge or harass anybody. "
-    "A result is a likeness and proves nobody's identity: a person has to look before anything is decided."
+    "For lawful use alone: search for people only where you have the right to, and never to follow, judge or harass "
+    "anybody. A result is a likeness and proves nobody's identity: a person has to look before anything is decided."
 )
 
 
@@ -73,7 +73,7 @@ def searches_shown(session: PageSession) -> str:
         for number, search in enumerate(session.searches)
     ]
     nothing = "Nothing has been searched yet. Every search of this session will stand here, to repeat."
-    return view("searches", label="Searches of this session", searches=lines, can_forget=False, nothing=nothing)
+    return view("searches", label="Searches of this session", searches=lines, event="repeated", nothing=nothing)
 
 
 def saved_shown(saved: Sequence[Any], are_kept: bool) -> str:
@@ -94,8 +94,8 @@ def saved_shown(saved: Sequence[Any], are_kept: bool) -> str:
     ]
     nothing = "Nothing is saved yet. Search, give the search a name above, and save it."
     if not are_kept:
-        nothing += " Saved searches last as long as this server runs; `fafa serve --keep FOLDER` keeps them longer."
-    return view("searches", label="Saved searches", searches=lines, can_forget=True, nothing=nothing)
+        nothing += " Saved searches last as long as this server runs; “fafa serve --keep FOLDER” keeps them longer."
+    return view("searches", label="Saved searches", searches=lines, event="taken_up", nothing=nothing)
 
 
 def _picture(question: Question, photo_of: Callable[[str], Photo | None]) -> str | None:
@@ -113,15 +113,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"counted": counted, "moment": moment, "percent": percent, "plain": plain}
+    environment.filters |= {"counted": counted, "clock": clock, "percent": percent, "plain": plain}
     return environment
-
-
-def moment(seconds: float) -> str:
-    """A time in a film: "1:02:03", "2:03.5"."""
-    minutes, rest = divmod(round(seconds, 1), 60)
-    hours, minutes = divmod(int(minutes), 60)
-    return f"{hours}:{minutes:02}:{int(rest):02}" if hours else f"{minutes}:{rest:04.1f}"
 
 
 def percent(share: float) -> str:

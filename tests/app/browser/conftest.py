@@ -2,46 +2,38 @@
 
 import shutil
 import threading
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
+from PIL import Image
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested in a browser by playwright")
 pytest.importorskip("gradio", reason="the page needs the extra app")
-
-from PIL import Image
-
-from fafa.app.demo import demo_service
-from fafa.app.server import create_app, open_socket
 
 BROWSERS = ["chromium", "chromium-browser", "google-chrome"]
 SECONDS = 30  # for whatever is waited for: machines that run tests are busy
 
 
-@dataclass
-class Found:
-    """Somebody whom `Columns` finds."""
+class Found(NamedTuple):
+    """Somebody in a photo, as `people.crops.people_in` gives it."""
 
     box: tuple[float, float, float, float]
     score: float
 
 
-class Columns:
-    """A detector that finds somebody in each third of a wide picture, and nobody in others."""
-
-    def find(self, images):
-        return [self._find(image) if image.width > image.height else [] for image in images]
-
-    def _find(self, image):
-        third = image.width / 3
-        return [Found((third * place, 0, third * (place + 1), image.height), 1 - place / 10) for place in range(3)]
+def columns(image):
+    """Finds somebody in each third of a wide picture, and nobody in others."""
+    third = image.width / 3
+    return [Found((third * n, 0, third * (n + 1), image.height), 1.0) for n in range(3)] * (image.width > image.height)
 
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
     """The service behind the page: 48 painted people."""
+    from fafa.app.demo import demo_service
+
     service = demo_service(tmp_path_factory.mktemp("demo"), num_queries=8, num_images=40)
-    service.detector = Columns()
+    service.find_people = columns
     return service
 
 
@@ -49,6 +41,8 @@ def demo(tmp_path_factory):
 def address(demo):
     """Of a server of the page."""
     import uvicorn
+
+    from fafa.app.server import create_app, open_socket
 
     opened = open_socket("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(create_app(demo), log_level="warning", timeout_graceful_shutdown=1))

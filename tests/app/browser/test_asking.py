@@ -81,7 +81,7 @@ def test_filters(page, demo):
 def test_number_of_results_and_cut_off(page):
     """No more results than are wanted, and none below the least score."""
     page.get_by_role("button", name="Number of results, cut-off").click()
-    most, least = page.locator("#fafa-limits input[type=number]").all()
+    most, least = page.get_by_role("spinbutton").nth(0), page.get_by_role("spinbutton").nth(1)
     most.fill("3")
     assert len(search(page, SENTENCE)) == 3
     least.fill("0.99")

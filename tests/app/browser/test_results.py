@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def test_a_result_in_full(page):
-    """A click shows the photograph and what is known of it, then the heat map, then the next result; Escape goes back."""
+    """A click shows the photograph and what is known of it; then the heat map, the next result, and the way back."""
     found = search(page, SENTENCE)
     page.locator(".hit .look").first.click()
     dialog = page.get_by_role("dialog")
@@ -78,6 +78,7 @@ def test_saved_search(page, opened, session, browser):
     other = opened(stranger)
     other.get_by_role("tab", name="Saved searches").click()
     other.get_by_text("Nothing is saved yet").wait_for()
+    again.get_by_role("tab", name="Saved searches").click()
     again.get_by_role("button", name="Forget <i>red</i>").click()
     again.get_by_text("Nothing is saved yet").wait_for()
     other.close()
