@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .cli_people import box_told, finder, person_in
+from .cli_people import box_told, find_material, finder, index_films_too, person_in
 from .commands import DTYPES, MODEL_OPTIONS, command, default_device, fault_of_device, load_given_model
 from .files import printable
-from .names import counted
+from .names import clock, counted
 from .workers import check_num_workers, is_first_process
 
 if TYPE_CHECKING:
@@ -28,7 +28,11 @@ _AsJson = Annotated[bool, typer.Option("--json", help="print what was found as J
 def index(
     folder: Annotated[
         Path,
-        typer.Argument(metavar="FOLDER", help="photographs; with --delete, --compact or --convert a gallery"),
+        typer.Argument(
+            metavar="FOLDER",
+            help="photographs; with --people also films in it, or one film; with --delete, --compact or --convert a "
+            "gallery",
+        ),
     ],
     model: Annotated[
         str | None, typer.Option(help=f"{MODEL_OPTIONS['model']} (default: the one that made the gallery)")
@@ -59,7 +63,13 @@ def index(
         float | None,
         typer.Option(min=0, max=1, help="around a person, as a share of the height (default: the gallery's, or 0.05)"),
     ] = None,
-    on_error: Annotated[Literal["skip", "raise"], typer.Option(help="at a photo that cannot be read")] = "skip",
+    rate: Annotated[
+        float | None, typer.Option(min=0.01, max=240, help="frames of a film looked at in a second (default: 5)")
+    ] = None,
+    crops: Annotated[
+        int | None, typer.Option(min=1, help="images of each person that walks through a film (default: 3)")
+    ] = None,
+    on_error: Annotated[Literal["skip", "raise"], typer.Option(help="at a photo or film that cannot be read")] = "skip",
     import_modules: _Modules = None,
     device: _Device = None,
     dtype: Annotated[
@@ -107,8 +117,9 @@ def index(
     }
     if sum(chosen.values()) > 1:
         raise typer.BadParameter(f"{' and '.join(name for name in chosen if chosen[name])}: give one at a time")
-    if not people and (detector is not None or margin is not None):
-        raise typer.BadParameter("--detector and --margin say how to find people: give --people, too")
+    of_people = {"--detector": detector, "--margin": margin, "--rate": rate, "--crops": crops}
+    if not people and (given := [name for name, value in of_people.items() if value is not None]):
+        raise typer.BadParameter(f"{' and '.join(given)}: that is about people in photographs and films: give --people")
     _log()
     if any(chosen.values()):
         with command(kept=f"{printable(folder)} is what it was."):
@@ -125,28 +136,28 @@ def index(
         _check_workers(num_workers)
         import torch
 
-        from .retrieval import Gallery, find_images
+        from .retrieval import Gallery
 
-        images = find_images(folder.absolute(), exclude or (), include_rubbish)
+        source, images, films = find_material(folder.absolute(), exclude or (), include_rubbish, people)
         try:
             settings = _settings_of(output)
         except FileNotFoundError:  # a new gallery
             settings = {}
         made = _load_model(settings, model, import_modules, device, dtype, exact_pixels)
         options = {"batch_size": batch_size, "on_error": on_error, "dtype": keep and getattr(torch, keep)}
-        options |= {"num_workers": num_workers, "features_dir": output, "folder": folder.absolute()}
+        options |= {"num_workers": num_workers, "features_dir": output, "folder": source}
         told = {}
         if people:
-            from .people import count_people, index_people
+            from .people import index_people
 
             found, room = finder(settings, detector, margin, device)
             gallery = index_people(*made, images, found, margin=room, **options)
-            count = count_people(gallery)
-            told = {**count._asdict(), "whole": list(map(str, count.whole))}
+            told = index_films_too(gallery, films, found, room, rate, crops, batch_size, on_error)
         else:
             gallery = Gallery.from_images(*made, images, **options)
         if is_first_process():  # of the processes of `accelerate launch`, which share the images
-            _tell_gallery(output, {"images": len(gallery), "skipped": list(gallery.skipped), **told}, as_json)
+            skipped = [*gallery.skipped, *told.pop("skipped", ())]
+            _tell_gallery(output, {"images": len(gallery), "skipped": skipped, **told}, as_json)
 
 
 def search(
@@ -330,6 +341,9 @@ def _tell_gallery(folder: Path, told: dict[str, Any], as_json: bool) -> None:
     if "people" in told:
         held = f"{counted(told['people'], 'person')} in {counted(told['photographs'], 'photograph')}"
         held += f", nobody found in {len(told['whole']):,} of them" if told["whole"] else ""
+    if told.get("films"):
+        held = f"{held}, " if told["photographs"] else ""
+        held += f"{counted(told['tracks'], 'track')} of people in {counted(told['films'], 'film')}"
     print(f"{printable(folder)}: {held}{skipped}{deleted}{calibrated}")
 
 
@@ -337,27 +351,29 @@ def _check_sheet(sheet: Path | None, top: int) -> None:
     """Refuses, before the search, a picture that cannot be written, or would take a photograph's place."""
     if sheet is None:
         return
-    from .drawing.sheet import is_sheet
+    from .drawing.sheet import check_replaced
     from .retrieval import check_sheet
 
     check_sheet(sheet, max_results=top)
-    if sheet.is_file() and not is_sheet(sheet):
-        raise ValueError(f"--sheet {printable(sheet)} is a file, and none of these pictures: choose another name")
+    check_replaced(sheet)
 
 
 def _name(result: "SearchResult", folder: Path | None) -> str:
-    """As it is shown: relative to the gallery's folder of photographs, with the person's box."""
+    """As it is shown: relative to the gallery's folder, with the moment of a film and the person's box."""
     path = result.path
     if path is None:
         return "(its file has changed since)"
     name = printable(path.relative_to(folder) if folder and path.is_relative_to(folder) else path)
-    return name if result.entry.box is None else f"{name}  ({box_told(result.entry.box)})"
+    entry = result.entry
+    name += "" if entry.time is None else f" at {clock(entry.time)}"
+    return name if entry.box is None else f"{name}  ({box_told(entry.box)})"
 
 
 def _shown(result: "SearchResult") -> "RankedImage":
     from .retrieval import RankedImage
 
-    return RankedImage(result.path, result.score, box=result.entry.box)
+    entry = result.entry
+    return RankedImage(result.path, result.score, box=entry.box, time=entry.time)
 
 
 def _record(result: "SearchResult") -> dict[str, Any]:

@@ -99,6 +99,12 @@ def is_film(path: str | PathLike) -> bool:
     return False
 
 
+def check_rate(rate: float) -> None:
+    """Refuses a number of frames a second that is none, by a ValueError."""
+    if not 0 < rate <= MAX_RATE:  # also NaN
+        raise ValueError(f"rate is {rate}, expected up to {MAX_RATE:.0f} frames a second")
+
+
 def frame_at(path: str | PathLike, seconds: float) -> Image.Image:
     """The frame that a film shows at a moment, as `Film.frame_at`.
 
@@ -145,8 +151,7 @@ class Film:
             ValueError: the rate or the start is no such number.
             UnreadableFilmError: there is no frame at all.
         """
-        if not 0 < rate <= MAX_RATE:
-            raise ValueError(f"rate is {rate}, expected up to {MAX_RATE:.0f} frames a second")
+        check_rate(rate)
         _check_moment(start)
         self.num_broken = 0
         due, ended, is_empty = start, 0.0, True

@@ -6,7 +6,7 @@ film whose contents are known and that was read to its end is not read again. Wh
 """
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..checks_fafa import AlikeFeatures, check_features
-from ..film_reading import Film, Frame, UnreadableFilmError
+from ..film_reading import Film, Frame, UnreadableFilmError, check_rate
 from ..image_reading_fafa import InaccessibleImageError
 from ..names import clock, counted, printable, some
 from ..retrieval.forward import forward
@@ -31,6 +31,7 @@ from ..retrieval.state import GalleryState
 from ..workers import is_first_process
 from .crops import MARGIN, check_margin
 from .detectors import Detector
+from .scenes import SCORE
 from .tracks import CROPS, follow_people
 
 if TYPE_CHECKING:
@@ -62,6 +63,18 @@ class FilmsTold:
     crops: int = 0
     without_people: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+
+
+class FilmCount(NamedTuple):
+    """What a gallery holds of films.
+
+    Args:
+        films: how many there are. tracks: of people in them. crops: images of these.
+    """
+
+    films: int
+    tracks: int
+    crops: int
 
 
 class _Piece(NamedTuple):
@@ -107,6 +120,7 @@ def index_films(
     if num_crops < 1 or batch_size < 1:
         raise ValueError(f"num_crops is {num_crops}, batch_size {batch_size}, expected whole numbers from 1")
     check_margin(margin)
+    check_rate(rate)
     reading = _Reading(gallery, detector, margin, rate, num_crops, batch_size, progress and is_first_process())
     films, told = [Path(film).absolute() for film in films], reading.told
     lines = reading.bring_into_line(films)
@@ -125,6 +139,14 @@ def index_films(
         )
     gallery.refresh()
     return told
+
+
+def count_films(gallery: "Gallery") -> FilmCount:
+    """How many people went through a gallery's films."""
+    state = gallery.state
+    entries = state.stored_entries(state.living_rows_matching("time != None"))
+    tracks = Counter((entry.path, entry.tags[_TRACK]) for entry in entries if _TRACK in entry.tags)
+    return FilmCount(len({entry.path for entry in entries}), len(tracks), tracks.total())
 
 
 class _Reading:
@@ -153,7 +175,7 @@ class _Reading:
         """
         with self.place.writing(wait=None, before=self.state) as writer:
             state = writer.state
-            rows = state.living_rows_matching("time >= 0").tolist()
+            rows = state.living_rows_matching("time != None").tolist()
             entries = dict(zip(rows, state.stored_entries(rows), strict=True))
             known = {entry.path: entry.description() for entry in entries.values()}
             lines = [_described(film, state.images_folder, known) for film in films]
@@ -217,7 +239,7 @@ class _Reading:
         for track in follow_people(frames, self.detector, self.rate, self.margin, self.num_crops, first):
             self.told.tracks += 1
             for seen in track.crops:
-                tags = {_TRACK: track.number, "detector_score": seen.score}
+                tags = {_TRACK: track.number, SCORE: round(seen.score, 4)}
                 piece.entries.append(entry_of(line, box=seen.box, time=seen.time, tags=tags))
                 crops.append(seen.image)
             while len(crops) >= self.batch_size:

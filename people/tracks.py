@@ -23,7 +23,7 @@ CROPS = 3  # of each track
 LOST_AFTER = 1.5  # seconds without a sighting after which a track ends
 
 _FRAMES_AT_ONCE, _PIXELS_AT_ONCE = 8, 1 << 25  # that the detector gets
-_CUT = 0.5  # share of the pixels whose colour is none that the frame before had so often
+_CUT = 0.5, 25.0  # share of the pixels with colours that the frame before lacked; grey levels that a place changed by
 _COLOURS = 8  # steps of red, of green and of blue that are told apart for it
 _HIDDEN = 0.25  # share of a box that another covers, from which on a crop shows two people
 _SHARPNESS_AT = 128  # pixels: the height at which crops are compared
@@ -94,9 +94,11 @@ def follow_people(
 
 
 def is_cut(before: Image.Image, after: Image.Image) -> bool:
-    """Whether a frame begins another shot: most of it has colours that were not there."""
-    first, second = (_colours(image) for image in (before, after))
-    return bool(np.minimum(first, second).sum() < 1 - _CUT)
+    """Whether a frame begins another shot: most of it has colours that were not there, and not just another light."""
+    first, second = (np.asarray(image.resize((64, 64), Image.Resampling.BOX), np.int64) for image in (before, after))
+    if np.abs(first - second).mean() < _CUT[1]:
+        return False
+    return bool(np.minimum(_colours(first), _colours(second)).sum() < (1 - _CUT[0]) * first[..., 0].size)
 
 
 def sharpness_of(image: Image.Image) -> float:
@@ -193,8 +195,7 @@ def _covered(box: Sequence[float], other: Sequence[float]) -> float:
     return max(0.0, width) * max(0.0, height) / ((box[2] - box[0]) * (box[3] - box[1]))
 
 
-def _colours(image: Image.Image) -> np.ndarray:
-    """How often each colour occurs in an image, in few steps: they sum to 1."""
-    small = np.asarray(image.resize((64, 64), Image.Resampling.BOX), dtype=np.int64) * _COLOURS // 256
-    numbers = (small[..., 0] * _COLOURS + small[..., 1]) * _COLOURS + small[..., 2]
-    return np.bincount(numbers.ravel(), minlength=_COLOURS**3) / numbers.size
+def _colours(pixels: np.ndarray) -> np.ndarray:
+    """How often each colour occurs, in few steps."""
+    steps = pixels * _COLOURS // 256
+    return np.bincount((steps @ (_COLOURS**2, _COLOURS, 1)).ravel(), minlength=_COLOURS**3)

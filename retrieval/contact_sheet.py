@@ -31,8 +31,9 @@ from ..drawing.sheet import (
     save_sheet,
 )
 from ..files import check_output_file
+from ..film_reading import frame_at
 from ..image_reading_fafa import open_image
-from ..names import counted
+from ..names import clock, counted
 
 CAPTION_WIDTH, HEADER_HEIGHT, LABEL_HEIGHT = 236, 128, 28  # pixels, as are all lengths here
 RESULTS_LEFT = MARGIN + PADDING + THUMB_WIDTH + PADDING + CAPTION_WIDTH + 2 * PADDING
@@ -52,6 +53,8 @@ class RankedImage:
         rank: from 1; None where it follows from the image's place in the row.
         box: left, top, right, bottom of the person in it, in pixels, who is drawn above the image with the box; None
             draws the image alone.
+        time: seconds from the beginning of the film whose path `image` is: the frame at that moment is drawn, and the
+            time beside the score.
     """
 
     image: Image.Image | str | Path
@@ -59,6 +62,7 @@ class RankedImage:
     correct: bool | None = None
     rank: int | None = None
     box: tuple[float, float, float, float] | None = None
+    time: float | None = None
 
 
 @dataclass
@@ -104,7 +108,7 @@ def draw_contact_sheet(
 
     Raises:
         ValueError: no row has a result, the sheet would be too large, or its file's suffix says no format for it.
-        UnreadableImageError: an image cannot be opened.
+        UnreadableImageError, UnreadableFilmError: an image or a film cannot be opened.
         OSError: the file cannot be written.
     """
     most_results = min(max_results, max((len(row.results) for row in rows), default=0))
@@ -168,9 +172,10 @@ class _Layout:
 
 
 def _open_result(result: RankedImage, scale: int) -> Image.Image:
+    image = result.image if result.time is None else frame_at(result.image, result.time)
     if result.box is None:
-        return open_small(result.image, scale)
-    return person_and_photograph(open_image(result.image), result.box, scale * (THUMB_WIDTH - 2 * FRAME))
+        return open_small(image, scale)
+    return person_and_photograph(open_image(image), result.box, scale * (THUMB_WIDTH - 2 * FRAME))
 
 
 def _draw_header(sheet: Sheet, title: str, subtitle: str, truths: set[bool | None]) -> None:
@@ -219,6 +224,7 @@ def _draw_result(sheet: Sheet, result: RankedImage, image: Image.Image, rank: in
     sheet.pill((left, top), f"{result.rank or rank:,}", colour, size=13)
 
     score = "" if result.score is None else f"{result.score:.3f}"
+    score += "" if result.time is None else f" {clock(result.time)}"
     x, y = (left + right) // 2, bottom + LABEL_HEIGHT // 2 + 2
     if result.correct is None:
         sheet.text((x, y), score, SMALL_SIZE, GREY, anchor="mm")

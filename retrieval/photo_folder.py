@@ -37,7 +37,9 @@ RUBBISH = (
 _HIDDEN = "hidden (.*)"  # how folders whose names begin with a dot are counted; a hidden photograph may be meant
 
 
-def find_images(folder: str | Path, exclude: Sequence[str] = (), rubbish: bool = False) -> list[Path]:
+def find_images(
+    folder: str | Path, exclude: Sequence[str] = (), rubbish: bool = False, may_be_none: bool = False
+) -> list[Path]:
     """All image files in a folder and the folders within it, told by their suffix and sorted by name.
 
     These are photo formats that the installed Pillow opens (HEIC where pillow-heif is installed); a warning counts the
@@ -48,6 +50,7 @@ def find_images(folder: str | Path, exclude: Sequence[str] = (), rubbish: bool =
             within `folder`.
         rubbish: whether to take also what programs keep beside photographs: previews, waste baskets and the like, see
             `RUBBISH`, and hidden folders, whose names begin with a dot.
+        may_be_none: whether a folder without images is none to refuse, since it holds films.
 
     Raises:
         NotADirectoryError: there is no such folder.
@@ -67,7 +70,7 @@ def find_images(folder: str | Path, exclude: Sequence[str] = (), rubbish: bool =
         hint = "; HEIC is opened after pip install pillow-heif" if HEIF_SUFFIXES & left_aside.keys() else ""
         warnings.append(f"images left aside, whose formats are not searched here: {others}{hint}")
     excluded = ", ".join(f"{count:,} {printable(pattern)}" for pattern, count in sorted(found.left_out.items()))
-    if not images:
+    if not images and not may_be_none:
         hints = [*warnings, *([f"left out: {excluded}"] if excluded else [])]
         hint = "; ".join(hints) or f"expected {', '.join(sorted(suffixes))}"
         raise ValueError(f"no image among {counted(len(found.files), 'file')} in {printable(folder)}; {hint}")

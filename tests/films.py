@@ -56,3 +56,15 @@ def corners_of(image):
     pixels = np.asarray(image).astype(int)
     seen = [pixels[row, column] for row in (3, -4) for column in (3, -4)]
     return [min(CORNERS, key=lambda name: np.abs(pixel - CORNERS[name]).sum()) for pixel in seen]
+
+
+def spoil(file, target, packets, cut=1.0):
+    """A copy in which some packets are zeros, or which ends early."""
+    data = bytearray(file.read_bytes())
+    with av.open(str(file)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    for number in packets:
+        place, size = places[number]
+        data[place : place + size] = bytes(size)
+    target.write_bytes(data[: int(cut * len(data))])
+    return target

@@ -4,7 +4,7 @@ import logging
 import struct
 
 import pytest
-from films import SIZE, av, corners, corners_of, number_of, write_film
+from films import SIZE, av, corners, corners_of, number_of, spoil, write_film
 from PIL import Image
 
 from fafa import film_reading
@@ -93,18 +93,6 @@ def test_a_film_with_sound_and_one_without(tmp_path, film):
     loud = write_film(tmp_path / "loud.mp4", [corners(number) for number in range(5)], sound=True)
     assert [number_of(frame.image) for frame in read(loud)[0]] == [0, 1, 2, 3, 4]
     assert corners_of(read(film)[0][0].image) == UPRIGHT  # it has none
-
-
-def spoil(file, target, packets, cut=1.0):
-    """A copy in which some packets are zeros, or which ends early."""
-    data = bytearray(file.read_bytes())
-    with av.open(str(file)) as container:
-        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
-    for number in packets:
-        place, size = places[number]
-        data[place : place + size] = bytes(size)
-    target.write_bytes(data[: int(cut * len(data))])
-    return target
 
 
 def test_broken_packets_are_skipped_counted_and_told(film, tmp_path, caplog):

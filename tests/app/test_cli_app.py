@@ -13,6 +13,7 @@ pytest.importorskip("gradio", reason="the page and its API need the extra app")
 
 from fafa.app import server
 from fafa.cli import app as fafa
+from fafa.cli_app import _people_finder
 from fafa.model_folder import load_model
 from fafa.retrieval import Gallery
 
@@ -109,3 +110,20 @@ def test_what_cannot_be_served_is_one_line(served, index, port, tmp_path):
     line = said(index, "--port", port, "--model", model).splitlines()[-1]
     assert "model" in line and "Traceback" not in line, line
     print(line)
+
+
+def test_people_in_uploads_are_found_as_the_gallerys_were(caplog):
+    assert _people_finder({}, None, "cpu") is None
+    noted = {"people": {"detector": "hog", "margin": 0.2}}
+    for settings, named in ((noted, None), ({}, "hog")):
+        finder = _people_finder(settings, named, "cpu")
+        assert finder.keywords["detector"].name == "hog"
+    assert _people_finder(noted, None, "cpu").keywords["margin"] == 0.2
+
+
+def test_a_gallerys_detector_that_is_not_here_is_told_and_its_gallery_served(caplog):
+    noted = {"people": {"detector": "./nowhere/detector", "margin": 0.05}}
+    assert _people_finder(noted, None, "cpu") is None
+    assert "as a whole" in caplog.text
+    with pytest.raises((OSError, ValueError)):
+        _people_finder({}, "./nowhere/detector", "cpu")
