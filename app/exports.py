@@ -81,7 +81,7 @@ def sheet_of(service: SearchService, question: Question, answer: Answer, user: s
         RankedImage(_person(service, hit.id), hit.score, True if hit.id in marked else None) for hit in answer.hits
     ]
     words = " + ".join(term.caption for term in question.terms if term.caption)
-    words += "".join(f" − {unwanted.caption}" for unwanted in question.minus)
+    words += "".join(f", not {unwanted.caption}" for unwanted in question.minus)
     asked = next((term for term in question.terms if term.image is not None), None)
     row = RankedQuery(asked and _picture(service, asked, user), words or None, ranked)
     subtitle = f"{counted(answer.searched, 'image')} searched"

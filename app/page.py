@@ -174,7 +174,7 @@ def _connect(blocks: gr.Blocks, parts: PageParts, events: PageEvents, search, cl
     asks = {**shown, "show_progress": "minimal", "show_progress_on": parts.results}
     of_session, of_fields = [parts.session], [parts.session, *parts.fields]
 
-    blocks.load(events.began, of_session, **asks)
+    blocks.load(events.began, of_session, **shown)
     gr.on([search.click, parts.sentence.submit, parts.where.submit], events.searched, of_fields, **asks)
     clear.click(events.cleared, of_session, **shown)
 

@@ -85,7 +85,11 @@ def where_of(fields: Fields) -> str | None:
     Raises:
         Refused: a date is none.
     """
-    parts = [f"{name} in {tuple(values)!r}" for name, values in fields.chosen.items() if values]
+    parts = [
+        f"{name} == {values[0]!r}" if len(values) == 1 else f"{name} in {tuple(values)!r}"
+        for name, values in fields.chosen.items()
+        if values
+    ]
     if fields.taken_from.strip():
         parts.append(f"taken >= '{_day(fields.taken_from)}'")
     if fields.taken_to.strip():

@@ -41,7 +41,7 @@ def test_filters_join():
     )
     where = where_of(fields)
     assert where == (
-        "camera in ('gate 3', 'a \"b\"') and cluster in (3,) and taken >= '2024-05-01' and taken < '2024-03-01'"
+        "camera in ('gate 3', 'a \"b\"') and cluster == 3 and taken >= '2024-05-01' and taken < '2024-03-01'"
         " and (a == 1 or b == 2)"
     )
     parse_where(where, {"cluster": ["number"], "a": ["number"], "b": ["number"]})

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import pytest
@@ -29,11 +30,18 @@ def columns(image):
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
-    """The service behind the page: 48 painted people."""
+    """The service behind the page: 48 painted people, and one of them in a film where films can be read."""
     from fafa.app.demo import demo_service
+    from fafa.retrieval.metadata import Entry
 
     service = demo_service(tmp_path_factory.mktemp("demo"), num_queries=8, num_images=40)
     service.find_people = columns
+    if find_spec("av"):
+        from films import write_film
+
+        painted = Image.open(service.result(0).path)
+        write_film(service.gallery.folder / "walk.mp4", [painted] * 40)
+        service.gallery.add([painted], [Entry("walk.mp4", time=2.0, box=(8, 4, 88, 188), camera="walk")])
     return service
 
 
@@ -87,7 +95,7 @@ def opened(address):
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("dialog", lambda dialog: (faults.append(f"a window said {dialog.message}"), dialog.dismiss()))
         page.goto(address + link)
-        page.locator("#fafa-photo .fafa-card").wait_for()
+        page.locator("dialog").wait_for(state="attached")  # the last thing that page.js makes
         pages.append(page)
         return page
 

@@ -114,8 +114,9 @@ def _luminance(colour):
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_what_the_page_says_of_itself(page):
+def test_what_the_page_says_of_itself(page, demo):
     """Model and gallery, what the tiny model is worth, and lawful use."""
     text = page.locator("body").inner_text()
-    for part in ("painted people", "48 images", "tiny", "over real photographs mean nothing", "For lawful use alone"):
+    sentences = "over real photographs mean nothing", "For lawful use alone"
+    for part in ("painted people", f"{len(demo.gallery)} images", "tiny", *sentences):
         assert part in text

@@ -76,6 +76,8 @@ def test_filters(page, demo):
     page.get_by_label("Filter in words of its own").fill("person == 1")
     entries = [demo.result(number).entry for number in search(page)]
     assert entries and {(entry.camera, entry.tags["person"]) for entry in entries} == {("LAST", 1)}
+    column = page.locator("#fafa-question")
+    assert column.evaluate("column => column.scrollWidth <= column.clientWidth")  # what is long does not lie beside it
 
 
 def test_number_of_results_and_cut_off(page):

@@ -2,6 +2,7 @@
 
 from io import BytesIO
 
+import pytest
 from browser_steps import SENTENCE, hits, new_answer, search
 from PIL import Image
 
@@ -23,6 +24,19 @@ def test_a_result_in_full(page):
     page.keyboard.press("Escape")
     dialog.wait_for(state="hidden")
     assert page.evaluate("document.activeElement.dataset.id") == str(found[1])
+
+
+def test_a_film_opens_at_its_moment(page):
+    """A result of a film shows the film, which stands at the moment, and the frame with the person's box."""
+    pytest.importorskip("av", reason="films are read by PyAV")
+    page.get_by_role("button", name="Filters").click()
+    page.get_by_label("Filter in words of its own").fill("time == 2")
+    assert len(search(page, SENTENCE)) == 1
+    page.locator(".hit", has_text="walk.mp4").get_by_text("0:00:02").click()
+    page.get_by_role("dialog").locator("video").wait_for()
+    page.wait_for_function("Math.abs(document.querySelector('dialog video').currentTime - 2) < 0.2")
+    frame = page.request.get(page.url.partition("?")[0] + page.locator("dialog video").get_attribute("poster")[1:])
+    assert frame.ok and Image.open(BytesIO(frame.body())).size == (96, 192)
 
 
 def test_refine_from_a_result(page):
