@@ -18,7 +18,7 @@ from torch import Tensor
 from ..image_reading_fafa import open_image
 from ..model_folder import check_fit
 from ..retriever import Retriever, RetrieverProcessor
-from .encoding import encode_query
+from .query_encoding import encode_pairs
 from .searching import SearchResult
 
 _LONGEST_SIDE = 1024  # of the picture by which a processor shows where it puts what
@@ -82,7 +82,7 @@ def heat_map(
     check_fit(model, processor)
     model.eval()
     target = _opened(target)
-    query = encode_query(model, processor, image, None if caption is None else [caption])[0]
+    query = encode_pairs(model, processor, [(image, caption)])[0]
     pixels = _pixels_of(model, processor, target)
     attention = model.target_attention(pixels)[0]  # first: a model that has none says so
     tokens = model.get_target_features(pixel_values=pixels)  # (1, num_tokens, dim)
@@ -125,12 +125,12 @@ def word_drops(
     readable = {place: short for place, short in shortened.items() if _is_readable(processor, short)}
     if not readable and image is None:
         raise ValueError(f"caption {caption!r:.60}: it has one word to search by, so none can be left out")
-    features = encode_query(model, processor, image, [caption, *readable.values()])
+    features = encode_pairs(model, processor, [(image, words) for words in (caption, *readable.values())])
     targets = model.get_target_features(pixel_values=_pixels_of(model, processor, _opened(target)))
     scores = model.score(features, targets)[:, 0].tolist()
     without: dict[int, float] = dict(zip(readable, scores[1:], strict=True))
     if len(readable) < len(places) and image is not None:  # without that word, the image searches alone
-        alone = model.score(encode_query(model, processor, image, None), targets).item()
+        alone = model.score(encode_pairs(model, processor, [(image, None)]), targets).item()
         without |= {place: alone for place in places if place not in readable}
     return [WordDrop(parts[place], scores[0] - without[place] if place in without else None) for place in places]
 

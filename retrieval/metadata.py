@@ -203,6 +203,19 @@ class Metadata:
             row for (row,) in self.ask(f"SELECT row FROM entries WHERE {field} = CAST(? AS TEXT)", [fsencode(value)])
         ]
 
+    def values_of(self, field: str, most: int) -> tuple[list[Any], Any, Any]:
+        """The values that a field or tag has, all if they are at most so many, or else none; the least; the greatest.
+
+        Those of deleted images are among them.
+        """
+        column, table, chosen = (
+            (f'"{field}"', "entries", []) if field in FIELDS else ("value", "tags WHERE name = ?", [field])
+        )
+        known = f"FROM (SELECT {column} AS value FROM {table}) WHERE value IS NOT NULL"
+        found = [value for (value,) in self.ask(f"SELECT DISTINCT value {known} LIMIT {most + 1}", chosen)]
+        [(least, greatest)] = self.ask(f"SELECT min(value), max(value) {known}", chosen)
+        return found if len(found) <= most else [], least, greatest
+
     def kinds(self) -> dict[str, list[str]]:
         """Which kinds of values each tag has: name -> "text", "number"."""
         found: dict[str, list[str]] = {}
