@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fafa.commands import check_numbers, command
 from fafa.files import check_output_folder, printable
-from fafa.world import make_world
+from fafa.world import TOWNS, make_world
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -28,6 +28,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--look-alikes", type=int, default=2, help="others in the asked-for clothes, for each query")
     parser.add_argument("--caption-noise", type=float, default=0.0, help="share of triplets with captions of others")
     parser.add_argument("--spoilt", type=float, default=0.0, help="share of images that are blurred or partly hidden")
+    parser.add_argument("--town", choices=list(TOWNS), default="home", help="whose garments, colours and words")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=None, help="painting processes; default: one per core")
     arguments = parser.parse_args()
@@ -55,6 +56,7 @@ def main(arguments: argparse.Namespace) -> None:
         look_alikes=arguments.look_alikes,
         caption_noise=arguments.caption_noise,
         spoilt=arguments.spoilt,
+        town=arguments.town,
     )
 
     # 2. Say where things are.
