@@ -25,6 +25,7 @@ from ..dataset_builders.syncpr import SynCPR
 from ..files import check_output_folder, printable
 from ..markdown_text import code, public
 from ..model_folder import load_model
+from ..names import counted, some
 from ..processing_fafa import build_tokenizer, vocabulary_hash
 from ..registration import MODELS, classes_of
 from ..retriever import Retriever, RetrieverProcessor
@@ -41,7 +42,7 @@ from .safety.preemption import PREEMPTED, TrainingPreempted
 from .split import hold_out_quadruples
 from .trainer import RetrieverTrainer
 from .vision_blocks import train_vision_blocks
-from .vocabulary import build_vocabulary
+from .vocabulary import add_words, build_vocabulary
 
 if TYPE_CHECKING:
     import datasets
@@ -113,6 +114,9 @@ def make_model(options: RunOptions, train_set: "datasets.Dataset") -> tuple[Retr
             raise ValueError(
                 f"{options.model} holds an adapter: start from its merged model (merge_adapter), or resume"
             )
+        if options.new_words:
+            words = add_words(model, processor, _captions(train_set), options.new_words)
+            logger.info("%s for the model to learn: %s", counted(len(words), "new word"), some(words))
     if options.trainable_vision_blocks is not None:
         train_vision_blocks(model, options.trainable_vision_blocks)
     if options.trainable_vision_blocks and options.vision_dtype is not None:
@@ -126,14 +130,18 @@ def make_model(options: RunOptions, train_set: "datasets.Dataset") -> tuple[Retr
 
 def make_tiny_model(train_set: "datasets.Dataset", method: str, options: dict) -> tuple[Retriever, RetrieverProcessor]:
     """A tiny model with random weights, and its processor, whose vocabulary is that of the training captions."""
-    columns = [name for name in ("edit_caption", "target_caption") if name in train_set.column_names]
-    captions = [caption for name in columns for caption in train_set[name][:]]
+    captions = _captions(train_set)
     if (start := getattr(import_module(MODELS[method], __package__.partition(".")[0]), "tiny_start", None)) is not None:
         return start(captions, **options)  # with a tokenizer of the method's own kind
     tokenizer = build_tokenizer(build_vocabulary(captions))
     config_class, model_class, processor_class, _ = classes_of(method)
     config = config_class.tiny(vocab_size=len(tokenizer), vocabulary_hash=vocabulary_hash(tokenizer), **options)
     return model_class(config), processor_class.tiny(tokenizer, config)
+
+
+def _captions(train_set: "datasets.Dataset") -> list[str]:
+    columns = [name for name in ("edit_caption", "target_caption") if name in train_set.column_names]
+    return [caption for name in columns for caption in train_set[name][:]]
 
 
 def make_trainer(
