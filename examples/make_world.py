@@ -1,6 +1,6 @@
 """Make the painted world of people: a training set like SynCPR and a test set like ITCPR.
 
-    python examples/make_world.py --output quickstart/world
+    python examples/make_world.py --output train-world/world
 
 paints 24,000 training images and about 700 test images in a minute or two on two cores (500 MB). The folders have the
 formats of the real data sets, so everything that reads its `SynCPR` and its `ITCPR` reads the real ones, too.
@@ -19,7 +19,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=Path("quickstart/world"), help="folder to write")
+    parser.add_argument("--output", type=Path, default=Path("train-world/world"), help="folder to write")
     parser.add_argument("--diptychs", type=int, default=12_000, help="training pairs; each gives two triplets")
     parser.add_argument("--diptychs-per-quadruple", type=int, default=4, help="people painted per quadruple")
     parser.add_argument("--queries", type=int, default=125, help="test queries")

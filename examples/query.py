@@ -1,11 +1,11 @@
 """Search a folder of photographs by a photo and a sentence, a sentence alone, or a photo alone.
 
-    python examples/query.py --model quickstart/model --gallery photos/ --image me.jpg --caption "in a red coat"
+    python examples/query.py --model checkpoints/tiny --gallery photos/ --image me.jpg --caption "in a red coat"
 
 `fafa index` and `fafa search` do the same in two steps.
 
 Prints the images ranked first and writes a picture of them; `--index` keeps the gallery's features for the next search,
-which encodes only the photographs that are new or changed since. With the tiny model of the quickstart, encoding takes
+which encodes only the photographs that are new or changed since. With the tiny model, encoding takes
 about 15 ms per small photograph on one CPU core, and 0.1 s per JPEG of 12 megapixels (0.2 s with `--exact-pixels`),
 most of it for reading the file, which `--num-workers` processes do at once; the full model needs a GPU, with
 `--dtype bfloat16`. What to expect: the tiny model has only ever seen painted people, and its answers for real

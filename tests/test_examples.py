@@ -27,7 +27,7 @@ def world(tmp_path_factory):
 
 
 def train(world, output, *arguments, check=True):
-    command = [sys.executable, str(ROOT / "examples" / "train.py"), "--config", str(CONFIGS / "quickstart.yaml")]
+    command = [sys.executable, str(ROOT / "examples" / "train.py"), "--config", str(CONFIGS / "world.yaml")]
     command += ["--data_dir", str(world / "SynCPR"), "--output_dir", str(output), "--validation_fraction", "0.2"]
     command += ["--batch_size", "8", "--logging_steps", "1", "--disable_tqdm", "true", *arguments]
     run = subprocess.run(command, cwd=output.parent, capture_output=True, text=True, check=False)
