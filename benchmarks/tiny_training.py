@@ -1,31 +1,28 @@
-"""What a training step of the tiny model costs, and what helps: kept memory, waiting threads, the optimiser, the loader.
+"""What a training step of the tiny model costs, and what helps: kept memory, how threads wait, optimiser, attention.
 
-    python benchmarks/tiny_training.py [--before COMMIT] [--rounds 5]      # some minutes on two idle cores
+    python benchmarks/tiny_training.py [--rounds 5]      # ten minutes on two idle cores
 
-Each row is examples/configs/world.yaml (batches of 128, from random weights, with whole captions), 4 steps to warm up and
-12 that are measured, in a process of its own. The rows take turns, in the other order in every second round, and ratios
-are medians of those within a round, so that they hold on a machine that others use as well. CPU time is that of all
-threads. Before is the package as it was at that commit, taken from git.
+Each row is examples/configs/world.yaml (batches of 128, random weights, whole captions): 4 steps to warm up and 12 that
+are measured, by the Trainer in a process of its own. Rows take turns, in the other order in every second round; a ratio
+is the median over rounds of a row against "now" in the same round, so that it holds on a machine that others use as
+well. CPU time is that of all threads. A last process tells where the CPU time of a step goes.
 
-A last process tells where the CPU time of a step goes. Results go to benchmarks/results/tiny_training.json and
-tiny_training.md.
+Results go to benchmarks/results/tiny_training.json and tiny_training.md.
 """
 
 import argparse
-import io
 import json
 import os
 import resource
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
+
+from scoring import processor_name
 
 RESULTS, ROOT = Path(__file__).parent / "results", Path(__file__).parents[1]
 WARM, MEASURED = 4, 12
@@ -33,30 +30,27 @@ PASSIVE = {"OMP_WAIT_POLICY": "passive"}
 # Of each row: the environment, options of the run, and what is switched off in the package.
 ROWS: dict[str, tuple[dict[str, str], list[str], list[str]]] = {
     "now": (PASSIVE, [], []),
-    "memory given back after every step": (PASSIVE, [], ["keep_memory"]),
-    "threads that spin while they wait": ({}, [], []),
-    "an optimiser that takes tensor after tensor": (PASSIVE, ["--optim", "adamw_torch"], []),
-    "images read and resized anew": (PASSIVE, ["--cache_images", "false"], []),
+    "memory is given back after every step": (PASSIVE, [], ["keep_memory"]),
+    "threads spin while they wait": ({}, [], []),
+    "the optimiser takes one tensor after another": (PASSIVE, ["--optim", "adamw_torch"], []),
+    "attention without a fused kernel": (
+        PASSIVE,
+        ["--model_options", '{"fda_alpha": 0.0, "attn_implementation": "eager"}'],
+        [],
+    ),
+    "images are read and resized anew": (PASSIVE, ["--cache_images", "false"], []),
 }
 COSTS = ("CPU seconds", "seconds", "page faults")
+PARTS = {"begin": "the batch: images, augmentation, words", "pre": "forward and backward pass, gradient norm",
+         "optimised": "optimiser", "end": "schedule, log, callbacks"}  # fmt: skip
 
 
 def options_of(world: Path, output: Path) -> list[str]:
     """Settings of a run that is only measured."""
     config = ["--config", str(ROOT / "examples/configs/world.yaml"), "--data_dir", str(world / "SynCPR")]
     saved = ["--save_strategy", "no", "--eval_strategy", "no", "--logging_strategy", "no", "--disable_tqdm", "true"]
-    return [*config, *saved, "--output_dir", str(output), "--max_steps", str(WARM + MEASURED)]
-
-
-def make_run(options: list[str]):
-    """A trainer, as `fafa train` makes it."""
-    from fafa.training import run
-    from fafa.training.options import read_options
-
-    given, training, recipe = read_options(options)
-    run.start(given, training)
-    sets = run.read_sets(given, training)
-    return run.make_trainer(given, training, recipe, *run.make_model(given, sets[0]), *sets)
+    steps = ["--max_steps", str(WARM + MEASURED), "--resume_from_checkpoint", "false"]
+    return [*config, *saved, *steps, "--output_dir", str(output)]
 
 
 def spent() -> tuple[float, float, int]:
@@ -65,77 +59,139 @@ def spent() -> tuple[float, float, int]:
     return usage.ru_utime + usage.ru_stime, time.perf_counter(), usage.ru_minflt
 
 
-def measure_steps(options: list[str], switched_off: list[str]) -> dict[str, float]:
-    """What a step costs, without the first ones."""
+def measure(options: list[str], switched_off: list[str], is_profiled: bool) -> dict[str, float]:
+    """What a step costs, without the first ones; of a profiled run its parts, and what its operations are."""
+    from torch.profiler import ProfilerActivity, profile
     from transformers import TrainerCallback
 
-    import fafa.training.run as steps
+    from fafa.training import run
+    from fafa.training.options import read_options
 
     for name in switched_off:
-        setattr(steps, name, lambda: None)
-    trainer, noted = make_run(options), []
+        setattr(run, name, lambda: None)
+    given, training, recipe = read_options(options)
+    run.start(given, training)
+    sets = run.read_sets(given, training)
+    trainer = run.make_trainer(given, training, recipe, *run.make_model(given, sets[0]), *sets)
+    noted, profiler = [("end", spent())], profile(activities=[ProfilerActivity.CPU])
 
     class Note(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            noted.append(spent())
+        def on_step_begin(self, *args, **kwargs):
+            noted.append(("begin", spent()))
+
+        def on_pre_optimizer_step(self, *args, **kwargs):
+            noted.append(("pre", spent()))
+
+        def on_optimizer_step(self, *args, **kwargs):
+            noted.append(("optimised", spent()))
+
+        def on_step_end(self, args, state, *others, **kwargs):
+            noted.append(("end", spent()))
+            if is_profiled and state.global_step == WARM + MEASURED - 1:
+                profiler.start()
 
     trainer.add_callback(Note())
     trainer.train()
-    first, last = noted[WARM - 1], noted[-1]
-    return {name: (b - a) / MEASURED for name, a, b in zip(COSTS, first, last, strict=True)}
-
-
-def measure_parts(options: list[str]) -> dict[str, float]:
-    """CPU seconds of the parts of a step: the batch, forward and backward pass with its operations, the optimiser."""
-    import torch
-    from torch.profiler import ProfilerActivity, profile
-
-    trainer = make_run(options)
-    trainer.create_optimizer_and_scheduler(WARM + MEASURED)
-    model, batches, parts = trainer.model, iter(trainer.get_train_dataloader()), {}
-
-    @contextmanager
-    def timed(name: str) -> Iterator[None]:
-        start = time.process_time()
-        yield
-        parts.setdefault(name, []).append(time.process_time() - start)
-
-    def step() -> None:
-        with timed("the batch: augmented images, words"):
-            batch = next(batches)
-        with timed("forward and backward pass"):
-            trainer.training_step(model, batch)
-        with timed("gradient norm, optimiser"):
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            trainer.optimizer.step()
-            model.zero_grad()
-
-    for _ in range(WARM):
-        step()
-    parts.clear()
-    for _ in range(4):
-        step()
-    found = {name: median(times) for name, times in parts.items()}
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        step()
-    operations = {entry.key: entry for entry in profiled.key_averages() if entry.key.startswith("aten::")}
-    whole = sum(entry.self_cpu_time_total for entry in operations.values())
-    products = sum(operations[name].self_cpu_time_total for name in ("aten::mm", "aten::addmm", "aten::bmm") if name in operations)
-    return found | {
-        "share of matrix products in operations": products / whole,
-        "operations": sum(entry.count for entry in operations.values()),
+    if not is_profiled:
+        ends = [costs for name, costs in noted if name == "end"]
+        found = zip(COSTS, ends[WARM], ends[-1], strict=True)
+        memory = {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+        return {name: (last - first) / MEASURED for name, first, last in found} | memory
+    profiler.stop()
+    steps = range(4 * WARM + 1, 4 * (WARM + MEASURED - 1) + 1)
+    parts = {
+        part: [noted[i][1][0] - noted[i - 1][1][0] for i in steps if noted[i][0] == name]
+        for name, part in PARTS.items()
+    }
+    kinds = {entry.key: entry for entry in profiler.key_averages() if entry.key.startswith("aten::")}
+    products = sum(
+        kinds[f"aten::{name}"].self_cpu_time_total for name in ("mm", "addmm", "bmm") if f"aten::{name}" in kinds
+    )
+    return {part: mean(times) for part, times in parts.items()} | {
+        "share of matrix products": products / sum(kind.self_cpu_time_total for kind in kinds.values()),
+        "operations": sum(kind.count for kind in kinds.values()),
     }
 
 
-def call(what: list, package: Path, environment: dict[str, str]) -> dict[str, float]:
-    """What a process of its own measures, with the package of a folder."""
-    run = subprocess.run(
-        [sys.executable, __file__, "--measure", json.dumps(what)],
-        env={name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-        | environment
-        | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(package)},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return json.loads(run.stdout.splitlines()[-1])
+def call(row: str, world: Path, is_profiled: bool = False) -> dict[str, float]:
+    """What a process of its own measures."""
+    environment, options, switched_off = ROWS[row]
+    usual = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    with tempfile.TemporaryDirectory(prefix="fafa-training-") as output:
+        what = json.dumps([[*options_of(world, Path(output)), *options], switched_off, is_profiled])
+        command = [sys.executable, __file__, "--measure", what]
+        environment = usual | environment | {"HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def to_markdown(record: dict) -> str:
+    """The record as a page."""
+    from fafa.tables import markdown_table
+
+    rows = []
+    for name, rounds in record["rows"].items():
+        ratios = [
+            median(one[cost] / now[cost] for one, now in zip(rounds, record["rows"]["now"], strict=True))
+            for cost in COSTS[:2]
+        ]
+        cells = [f"{median(one[cost] for one in rounds):.2f}" for cost in COSTS[:2]]
+        cells += [f"{median(one['page faults'] for one in rounds):,.0f}", f"{max(one['memory'] for one in rounds):.2f}"]
+        rows.append([name, cells[0], f"{ratios[0]:.2f}", cells[1], f"{ratios[1]:.2f}", *cells[2:]])
+    parts = dict(record["parts"])
+    share, operations = parts.pop("share of matrix products"), parts.pop("operations")
+    header = ["a step of batch 128", "CPU s", "ratio", "s", "ratio", "page faults", "most memory, GiB"]
+    return f"""# What a training step of the tiny model costs
+
+{record["date"]}, {record["processor"]}, {record["cores"]} cores, torch's threads at their default (load average \
+{record["load_average"]:.1f}: other programs ran, too), torch {record["torch"]}: `{record["command"]}`
+
+Medians of {len(record["rows"]["now"])} rounds; ratios are medians of those to "now" within a round.
+
+{markdown_table(header, rows)}
+
+Where the CPU time of a step goes now; {share:.0%} of the time of its {operations:,} operations are matrix products:
+
+{markdown_table(["part", "CPU s"], [[part, f"{seconds:.3f}"] for part, seconds in parts.items()])}
+"""
+
+
+def main() -> None:
+    """Paint a world, measure, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(*json.loads(arguments.measure))))
+        return
+
+    import torch
+
+    from fafa.world import make_world
+
+    rows: dict[str, list] = {name: [] for name in ROWS}
+    with tempfile.TemporaryDirectory(prefix="fafa-training-") as folder:
+        world = make_world(Path(folder, "world"), num_diptychs=300, num_queries=1, gallery_size=10)
+        for turn in range(arguments.rounds):
+            for name in list(ROWS)[:: -1 if turn % 2 else 1]:
+                rows[name].append(call(name, world))
+        parts = call("now", world, is_profiled=True)
+    record = {
+        "date": date.today().isoformat(),
+        "command": " ".join(["python benchmarks/tiny_training.py", *sys.argv[1:]]),
+        "processor": processor_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_average": os.getloadavg()[0],
+        "torch": torch.__version__,
+        "rows": rows,
+        "parts": parts,
+    }
+    (arguments.output / "tiny_training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (arguments.output / "tiny_training.md").write_text(to_markdown(record), encoding="utf-8")
+    print(to_markdown(record))
+
+
+if __name__ == "__main__":
+    main()

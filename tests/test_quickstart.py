@@ -1,4 +1,4 @@
-"""`make quickstart`, command by command on small worlds: nothing in its recipe is misspelt, and it ends with a table."""
+"""`make quickstart`, command by command on small worlds: it runs as written, and ends with a table."""
 
 import logging
 import runpy

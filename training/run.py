@@ -33,6 +33,7 @@ from .adapters import add_lora, merge_lora
 from .arguments import RetrieverTrainingArguments
 from .card import RunFacts
 from .collator import TripletCollator
+from .memory import keep_memory
 from .options import GROUPS, RunOptions, check_model_options, read_options
 from .pairs import caption_pairs
 from .rank_metrics import held_out_rank_metrics
@@ -53,12 +54,16 @@ logger = logging.getLogger(__name__)
 def start(options: RunOptions, training: RetrieverTrainingArguments) -> None:
     """Sets the seed, before anything random happens, and refuses at once what could not be written or set later.
 
+    On a CPU, memory that a step frees is kept for the next one from here on, see `keep_memory`.
+
     Raises:
         OSError: nothing can be written into the output folder.
         ValueError: a module cannot be imported, or the model's configuration has no such field.
     """
     import_modules(options.import_modules)
     set_seed(training.seed)
+    if training.device.type == "cpu":
+        keep_memory()
     check_output_folder(training.output_dir)
     if options.model != "tiny" and options.model_options:
         with loading(options.model):
