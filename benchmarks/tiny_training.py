@@ -1,11 +1,12 @@
-"""What a training step of the tiny model costs, and what helps: kept memory, how threads wait, optimiser, attention.
+"""What a training step of the tiny model costs, and what helps: kept memory, the optimiser, attention, kept images.
 
     python benchmarks/tiny_training.py [--rounds 5]      # ten minutes on two idle cores
 
 Each row is examples/configs/world.yaml (batches of 128, random weights, whole captions): 4 steps to warm up and 12 that
 are measured, by the Trainer in a process of its own. Rows take turns, in the other order in every second round; a ratio
 is the median over rounds of a row against "now" in the same round, so that it holds on a machine that others use as
-well. CPU time is that of all threads. A last process tells where the CPU time of a step goes.
+well. torch has one thread: how long several wait for one another depends on what else runs. A last process tells where
+the CPU time of a step goes.
 
 Results go to benchmarks/results/tiny_training.json and tiny_training.md.
 """
@@ -26,19 +27,16 @@ from scoring import processor_name
 
 RESULTS, ROOT = Path(__file__).parent / "results", Path(__file__).parents[1]
 WARM, MEASURED = 4, 12
-PASSIVE = {"OMP_WAIT_POLICY": "passive"}
-# Of each row: the environment, options of the run, and what is switched off in the package.
-ROWS: dict[str, tuple[dict[str, str], list[str], list[str]]] = {
-    "now": (PASSIVE, [], []),
-    "memory is given back after every step": (PASSIVE, [], ["keep_memory"]),
-    "threads spin while they wait": ({}, [], []),
-    "the optimiser takes one tensor after another": (PASSIVE, ["--optim", "adamw_torch"], []),
+# Of each row: options of the run, and what is switched off in the package.
+ROWS: dict[str, tuple[list[str], list[str]]] = {
+    "now": ([], []),
+    "memory is given back after every step": ([], ["keep_memory"]),
+    "the optimiser takes one tensor after another": (["--optim", "adamw_torch"], []),
     "attention without a fused kernel": (
-        PASSIVE,
         ["--model_options", '{"fda_alpha": 0.0, "attn_implementation": "eager"}'],
         [],
     ),
-    "images are read and resized anew": (PASSIVE, ["--cache_images", "false"], []),
+    "images are read and resized anew": (["--cache_images", "false"], []),
 }
 COSTS = ("CPU seconds", "seconds", "page faults")
 PARTS = {"begin": "the batch: images, augmentation, words", "pre": "forward and backward pass, gradient norm",
@@ -115,12 +113,11 @@ def measure(options: list[str], switched_off: list[str], is_profiled: bool) -> d
 
 def call(row: str, world: Path, is_profiled: bool = False) -> dict[str, float]:
     """What a process of its own measures."""
-    environment, options, switched_off = ROWS[row]
-    usual = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    options, switched_off = ROWS[row]
     with tempfile.TemporaryDirectory(prefix="fafa-training-") as output:
         what = json.dumps([[*options_of(world, Path(output)), *options], switched_off, is_profiled])
         command = [sys.executable, __file__, "--measure", what]
-        environment = usual | environment | {"HF_HUB_OFFLINE": "1"}
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -143,8 +140,8 @@ def to_markdown(record: dict) -> str:
     header = ["a step of batch 128", "CPU s", "ratio", "s", "ratio", "page faults", "most memory, GiB"]
     return f"""# What a training step of the tiny model costs
 
-{record["date"]}, {record["processor"]}, {record["cores"]} cores, torch's threads at their default (load average \
-{record["load_average"]:.1f}: other programs ran, too), torch {record["torch"]}: `{record["command"]}`
+{record["date"]}, {record["processor"]}, {record["cores"]} cores (load average {record["load_average"]:.1f}: \
+other programs ran, too), torch {record["torch"]} with one thread: `{record["command"]}`
 
 Medians of {len(record["rows"]["now"])} rounds; ratios are medians of those to "now" within a round.
 
