@@ -1,4 +1,4 @@
-"""The command `fafa`: index, search, train, evaluate, convert, synthesize, verify.
+"""The command `fafa`: index, search, cluster, serve, space, train, evaluate, convert, synthesize, verify.
 
     fafa index photos/ --model pretrained/fafa
     fafa search photos.index --image me.jpg --caption "in a red coat"
@@ -13,6 +13,8 @@ from typing import NamedTuple
 import typer
 from typer.core import TyperGroup
 
+from .cli_app import serve, space
+from .cli_people import cluster
 from .cli_search import index, search
 from .commands import command
 
@@ -75,6 +77,9 @@ app.command(epilog=_example("fafa index photos/ --model pretrained/fafa --output
 app.command(epilog=_example("fafa search photos.index --image me.jpg --caption 'in a red coat' --sheet result.png"))(
     search
 )
+app.command(epilog=_example("fafa cluster people.index --sheet people.png"))(cluster)
+app.command(epilog=_example("fafa serve photos.index"))(serve)
+app.command(epilog=_example("fafa space my-space --gallery photos.index"))(space)
 _pass_on(app, _Passed("train", ".training.run", "Train a model, or go on with a run that was stopped."))
 _add_kinds(
     "evaluate",

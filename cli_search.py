@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from .cli_people import box_told, find_material, finder, index_films_too, person_in
 from .commands import DTYPES, MODEL_OPTIONS, command, default_device, fault_of_device, load_given_model
 from .files import printable
-from .names import counted
+from .names import clock, counted
 from .workers import check_num_workers, is_first_process
 
 if TYPE_CHECKING:
-    from .retrieval import SearchResult
+    from .retrieval import RankedImage, SearchResult
 
 _Modules = Annotated[
     list[str] | None, typer.Option("--import-modules", metavar="MODULE", help=MODEL_OPTIONS["import_modules"])
@@ -27,7 +28,11 @@ _AsJson = Annotated[bool, typer.Option("--json", help="print what was found as J
 def index(
     folder: Annotated[
         Path,
-        typer.Argument(metavar="FOLDER", help="photographs; with --delete, --compact or --convert a gallery"),
+        typer.Argument(
+            metavar="FOLDER",
+            help="photographs; with --people also films in it, or one film; with --delete, --compact or --convert a "
+            "gallery",
+        ),
     ],
     model: Annotated[
         str | None, typer.Option(help=f"{MODEL_OPTIONS['model']} (default: the one that made the gallery)")
@@ -44,7 +49,27 @@ def index(
     exact_pixels: Annotated[
         bool, typer.Option("--exact-pixels", help="decode large photographs in full: slower, scores differ a little")
     ] = False,
-    on_error: Annotated[Literal["skip", "raise"], typer.Option(help="at a photo that cannot be read")] = "skip",
+    people: Annotated[
+        bool, typer.Option("--people", help="find the people in photographs that show several: an entry for each")
+    ] = False,
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            help="what finds people: folder or Hub name of a detector of transformers; or hog, which needs no download "
+            "and is weak (default: the gallery's, or PekingU/rtdetr_r50vd)"
+        ),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="around a person, as a share of the height (default: the gallery's, or 0.05)"),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.01, max=240, help="frames of a film looked at in a second (default: 5)")
+    ] = None,
+    crops: Annotated[
+        int | None, typer.Option(min=1, help="images of each person that walks through a film (default: 3)")
+    ] = None,
+    on_error: Annotated[Literal["skip", "raise"], typer.Option(help="at a photo or film that cannot be read")] = "skip",
     import_modules: _Modules = None,
     device: _Device = None,
     dtype: Annotated[
@@ -92,6 +117,9 @@ def index(
     }
     if sum(chosen.values()) > 1:
         raise typer.BadParameter(f"{' and '.join(name for name in chosen if chosen[name])}: give one at a time")
+    of_people = {"--detector": detector, "--margin": margin, "--rate": rate, "--crops": crops}
+    if not people and (given := [name for name, value in of_people.items() if value is not None]):
+        raise typer.BadParameter(f"{' and '.join(given)}: that is about people in photographs and films: give --people")
     _log()
     if any(chosen.values()):
         with command(kept=f"{printable(folder)} is what it was."):
@@ -108,31 +136,37 @@ def index(
         _check_workers(num_workers)
         import torch
 
-        from .retrieval import Gallery, find_images
+        from .retrieval import Gallery
 
-        images = find_images(folder.absolute(), exclude or (), include_rubbish)
+        source, images, films = find_material(folder.absolute(), exclude or (), include_rubbish, people)
         try:
             settings = _settings_of(output)
         except FileNotFoundError:  # a new gallery
             settings = {}
         made = _load_model(settings, model, import_modules, device, dtype, exact_pixels)
-        gallery = Gallery.from_images(
-            *made,
-            images,
-            batch_size=batch_size,
-            on_error=on_error,
-            dtype=keep and getattr(torch, keep),
-            num_workers=num_workers,
-            features_dir=output,
-            folder=folder.absolute(),
-        )
+        options = {"batch_size": batch_size, "on_error": on_error, "dtype": keep and getattr(torch, keep)}
+        options |= {"num_workers": num_workers, "features_dir": output, "folder": source}
+        told = {}
+        if people:
+            from .people import index_people
+
+            found, room = finder(settings, detector, margin, device)
+            gallery = index_people(*made, images, found, margin=room, **options)
+            told = index_films_too(gallery, films, found, room, rate, crops, batch_size, on_error)
+        else:
+            gallery = Gallery.from_images(*made, images, **options)
         if is_first_process():  # of the processes of `accelerate launch`, which share the images
-            _tell_gallery(output, {"images": len(gallery), "skipped": list(gallery.skipped)}, as_json)
+            skipped = [*gallery.skipped, *told.pop("skipped", ())]
+            _tell_gallery(output, {"images": len(gallery), "skipped": skipped, **told}, as_json)
 
 
 def search(
     gallery: Annotated[Path, typer.Argument(metavar="GALLERY", help="folder that `fafa index` wrote")],
     image: Annotated[list[Path] | None, typer.Option(metavar="PHOTO", help="reference photo of the person")] = None,
+    person: Annotated[
+        int | None,
+        typer.Option(min=1, help="search for one of several people in the photo, counted from the left (default: all)"),
+    ] = None,
     caption: Annotated[
         list[str] | None,
         typer.Option(metavar="SENTENCE", help="what the person looks like, or what differs from the photo"),
@@ -171,16 +205,22 @@ def search(
     """
     if not image and not caption:
         raise typer.BadParameter("a query needs --image, --caption or both")
+    if person is not None and len(image or ()) != 1:
+        raise typer.BadParameter("--person says who in the photo is meant: it takes one --image")
     _log()
     with command():
-        from .retrieval import Gallery, RankedImage, RankedQuery, draw_contact_sheet
+        from .retrieval import Gallery, RankedQuery, draw_contact_sheet
 
         _check_sheet(sheet, top)
-        found = Gallery.load(gallery, *_load_model(_settings_of(gallery), model, import_modules, device))
+        settings = _settings_of(gallery)
+        asked = image if person is None else [person_in(image[0], person, settings, device)]
+        found = Gallery.load(gallery, *_load_model(settings, model, import_modules, device))
+        if image and person is None and "people" in settings:
+            typer.echo("searched by the whole photo; --person N takes the Nth person in it, from the left", err=True)
         own = [] if keep_query_photo else image or []
         left_out = [*own, *(exclude or ())]
         options = {"minus": minus or None, "false_alarm_rate": false_alarm_rate}
-        results = found.search(image or None, caption or None, top, left_out, where, exact, **options)
+        results = found.search(asked or None, caption or None, top, left_out, where, exact, **options)
         if as_json:
             records = [_record(result) for result in results]
             print(json.dumps({"gallery": str(gallery), "images": len(found), "results": records}, indent=1))
@@ -189,13 +229,13 @@ def search(
             print(f"{'rank':>4}  {'score':>6}{match}  image")
             for result in results:
                 probability = f"{result.probability:8.1%}" if match else ""
-                print(f"{result.rank:>4}  {result.score:>6.3f}{probability}  {_name(result.path, found.folder)}")
-        shown = [RankedImage(result.path, result.score) for result in results if result.path is not None]
+                print(f"{result.rank:>4}  {result.score:>6.3f}{probability}  {_name(result, found.folder)}")
+        shown = [_shown(result) for result in results if result.path is not None]
         if not results:
             typer.echo("nothing is found: no image, but those left out, matches", err=True)
         elif sheet is not None and shown:
             words = "".join([" + ".join(caption or ()), *(f" − {unwanted}" for unwanted in minus or ())])
-            row = RankedQuery(image[0] if image else None, words or None, shown)
+            row = RankedQuery(asked[0] if asked else None, words or None, shown)
             title, searched = f"Search in {gallery.name}", f"{counted(len(found), 'image')} searched"
             draw_contact_sheet([row], sheet, title=title, subtitle=searched, max_results=top)
             typer.echo(f"picture: {printable(sheet)}", err=True)
@@ -297,26 +337,43 @@ def _tell_gallery(folder: Path, told: dict[str, Any], as_json: bool) -> None:
     skipped = f", {len(told['skipped']):,} unreadable and left out" if told.get("skipped") else ""
     deleted = f", {told['deleted']:,} deleted" if "deleted" in told else ""
     calibrated = ", calibrated" if "calibrated" in told else ""
-    print(f"{printable(folder)}: {counted(told['images'], 'image')}{skipped}{deleted}{calibrated}")
+    held = counted(told["images"], "image")
+    if "people" in told:
+        held = f"{counted(told['people'], 'person')} in {counted(told['photographs'], 'photograph')}"
+        held += f", nobody found in {len(told['whole']):,} of them" if told["whole"] else ""
+    if told.get("films"):
+        held = f"{held}, " if told["photographs"] else ""
+        held += f"{counted(told['tracks'], 'track')} of people in {counted(told['films'], 'film')}"
+    print(f"{printable(folder)}: {held}{skipped}{deleted}{calibrated}")
 
 
 def _check_sheet(sheet: Path | None, top: int) -> None:
     """Refuses, before the search, a picture that cannot be written, or would take a photograph's place."""
     if sheet is None:
         return
-    from .drawing.sheet import is_sheet
+    from .drawing.sheet import check_replaced
     from .retrieval import check_sheet
 
     check_sheet(sheet, max_results=top)
-    if sheet.is_file() and not is_sheet(sheet):
-        raise ValueError(f"--sheet {printable(sheet)} is a file, and none of these pictures: choose another name")
+    check_replaced(sheet)
 
 
-def _name(path: Path | None, folder: Path | None) -> str:
-    """As it is shown: relative to the gallery's folder of photographs."""
+def _name(result: "SearchResult", folder: Path | None) -> str:
+    """As it is shown: relative to the gallery's folder, with the moment of a film and the person's box."""
+    path = result.path
     if path is None:
         return "(its file has changed since)"
-    return printable(path.relative_to(folder) if folder and path.is_relative_to(folder) else path)
+    name = printable(path.relative_to(folder) if folder and path.is_relative_to(folder) else path)
+    entry = result.entry
+    name += "" if entry.time is None else f" at {clock(entry.time)}"
+    return name if entry.box is None else f"{name}  ({box_told(entry.box)})"
+
+
+def _shown(result: "SearchResult") -> "RankedImage":
+    from .retrieval import RankedImage
+
+    entry = result.entry
+    return RankedImage(result.path, result.score, box=entry.box, time=entry.time)
 
 
 def _record(result: "SearchResult") -> dict[str, Any]:

@@ -3,7 +3,12 @@
 import re
 from importlib.metadata import PackageNotFoundError, requires
 
-_DISTRIBUTIONS = {"PIL": "pillow", "google": "protobuf", "yaml": "pyyaml"}  # where the name to install is another one
+_DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "google": "protobuf",
+    "yaml": "pyyaml",
+}  # where the name to install is another one
 
 
 def how_to_install(module: str | None) -> str | None:

@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -240,19 +241,20 @@ def stamp_of(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
-def contents_of(file: str | os.PathLike) -> str:
-    """What distinguishes a file wherever it lies: its size, and a hash of all of it, or of parts of a large one.
+def contents_of(file: str | os.PathLike | bytes) -> str:
+    """What distinguishes a file, or its bytes, wherever it lies: size, and a hash of all of it, or of parts if large.
 
     Up to 1 MiB, and in formats that need not be compressed, all is read; else four parts of 256 KiB, the first and the
     last among them. A photograph that was changed is compressed again, so all its parts differ.
     """
     part = _PIECE // 4
-    with Path(file).open("rb") as stream:
-        size = os.fstat(stream.fileno()).st_size
+    with BytesIO(file) if isinstance(file, bytes) else Path(file).open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
         if size <= 4 * part:  # opened once: for a small image, opening takes longer than reading
             return f"{size}-{xxhash.xxh3_128_hexdigest(stream.read())}"
         if stream.read(2) in _UNCOMPRESSED:
-            return f"{size}-{hash_file(file)}"
+            return f"{size}-{xxhash.xxh3_128_hexdigest(file) if isinstance(file, bytes) else hash_file(file)}"
         digest = xxhash.xxh3_128()
         for number in range(4):
             stream.seek((size - part) * number // 3)

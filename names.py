@@ -23,11 +23,19 @@ def meant(name: object, known: Iterable[str], before: str = "", likeness: float 
 
 
 def counted(number: int, thing: str) -> str:
-    """ "1 image", "2,202 queries": how many there are of something, whose plural has an s."""
+    """ "1 image", "2,202 queries", "3 people": how many there are of something."""
     if number == 1:
         return f"1 {thing}"
+    if thing == "person":
+        return f"{number:,} people"
     is_y = thing.endswith("y") and thing[-2:-1] not in ("a", "e", "o", "u")
     return f"{number:,} {thing[:-1]}ies" if is_y else f"{number:,} {thing}s"
+
+
+def clock(seconds: float) -> str:
+    """ "0:01:23": a moment of a film, or its length; of parts of a second, none is shown."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60:,}:{minutes % 60:02d}:{rest:02d}"
 
 
 def some(names: Sequence[str], shown: int = 5) -> str:

@@ -8,7 +8,8 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-ROOMS = ["dataset_builders", "drawing", "evaluation", "models", "retrieval", "synthesis", "training", "world"]
+ROOMS = ["app", "dataset_builders", "drawing", "evaluation", "models", "people", "retrieval", "synthesis", "training"]
+ROOMS += ["world"]
 
 # Ranges here, the tested set in constraints.txt.
 CORE = [
@@ -25,9 +26,12 @@ CORE = [
     "xxhash>=3.4",
 ]
 EXTRAS = {
+    "app": ["gradio>=6.20,<7", "fastapi>=0.115", "jinja2>=3.1", "uvicorn>=0.30"],
     "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],
     "search": ["scipy>=1.11"],
     "train": ["datasets>=4.0", "evaluate>=0.4.5", "accelerate>=1.6", "peft>=0.17", "matplotlib>=3.9", "pyyaml>=6.0"],
+    # OpenCV 5 left out the one detector of people that needs no download.
+    "people": ["opencv-python-headless>=4.8,<5"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
     "synthesis": [
         "accelerate>=1.6",
@@ -49,14 +53,17 @@ EXTRAS = {
     ],
 }
 EXTRAS["dev"] = [
+    *EXTRAS["app"],
     *EXTRAS["milvus"],
     *EXTRAS["search"],
     *EXTRAS["train"],
     *EXTRAS["onnx"],
+    *EXTRAS["people"],
     *EXTRAS["synthesis"],
     "build>=1.2",
     "markdown-it-py>=3.0",
     "optuna>=4.0",
+    "playwright>=1.50",
     "pytest>=8.0",
     "pytest-xdist>=3.6",
     "ruff>=0.9",
@@ -107,6 +114,7 @@ setup(
     include_package_data=False,
     package_data={
         "fafa": ["checkpoints/tiny/*"],
+        "fafa.app": ["static/*", "templates/*"],
         "fafa.synthesis": ["adapters/*.yaml", "recipes/*.yaml"],
         "fafa.evaluation": ["composed_retrieval/*.py", "composed_retrieval/*.md"],
     },

@@ -42,6 +42,7 @@ import numpy as np
 import torch
 from cells import write_pages
 from scoring import processor_name
+from tiny_features import measure_tiny, recall, tiny_markdown
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -137,11 +138,6 @@ def timed(function: Callable, *arguments, **options) -> tuple[float, Any]:
 def median(times: list[float]) -> float:
     """Of milliseconds."""
     return round(float(np.median(times)), 2)
-
-
-def recall(found: Tensor, exact: Tensor) -> float:
-    """The share of the exact top-10's images that were found, `(num_queries, 10)` each."""
-    return float((found[:, :, None] == exact[:, None]).any(dim=1).double().mean())
 
 
 class Excluded(logging.Handler):
@@ -323,7 +319,7 @@ def to_markdown(record: dict[str, Any]) -> str:
     lines = [
         "# Search at size",
         f"{record['date']}, {record['processor']}, {record['threads']} of {record['cores']} cores, "
-        f"{record['memory_gb']:.0f} GB of memory, torch {record['torch']}, load before {record['load']:.1f}: "
+        f"{record['memory_gb']:.0f} GB of memory, torch {record['torch']}: "
         f"`{record['command']}`",
         "The features are made (`search_at_size.py` says how), not those of a model: times hold for any, recall only "
         f"for the like. {TOKENS} tokens of {DIM} dimensions in fp16 an image, with codes in eight bits beside them.",
@@ -352,7 +348,8 @@ def to_markdown(record: dict[str, Any]) -> str:
         ),
         f"Written through the package's writer, {PER_COMMIT:,} images at most to a commit; the time adds up over all "
         "commits, without making the features. Memory is without mapped files, over that before opening; the most "
-        "includes faiss and milvus-lite.",
+        "includes faiss and milvus-lite. The load of the machine before the first "
+        f"was {sizes[0]['load']:.1f}.",
         "## The top-10, by number of candidates",
         markdown_table(
             ["images", "", *(f"{number:,}" for number in CANDIDATES)],
@@ -423,7 +420,7 @@ def to_markdown(record: dict[str, Any]) -> str:
             f"`pool_tokens` on {sizes[0]['images']:,} images. Noise of these tokens is independent, which real tokens' "
             "need not be: the loss of a model must be measured with its own features.",
         ]
-    return "\n\n".join(lines) + "\n"
+    return "\n\n".join([*lines, *tiny_markdown(record["tiny"])]) + "\n"
 
 
 def draw(record: dict[str, Any], file: Path) -> None:
@@ -468,7 +465,7 @@ def main() -> None:
     if any(size < CHUNK or size % CHUNK for size in sizes):
         parser.error(f"--sizes must be multiples of {CHUNK:,}")
     check_charts()
-    load, written = os.getloadavg()[0], {"write_seconds": 0.0, "make_seconds": 0.0}
+    written = {"write_seconds": 0.0, "make_seconds": 0.0}
     arguments.work.mkdir(parents=True, exist_ok=True)
     folder = GalleryFolder.create(gallery, SETTINGS, "float16")
     rows = []
@@ -481,10 +478,11 @@ def main() -> None:
         if folder.read().num_rows > size:
             raise SystemExit(f"{gallery} has grown past {size:,} images: delete it, or choose another --work")
         written = {name: seconds + written[name] for name, seconds in grow(folder, size).items()}
+        load = os.getloadavg()[0]
         command = [sys.executable, __file__, "--measure", "--work", str(arguments.work)]
         command += ["--without", *arguments.without] if arguments.without else []
         measured = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-        rows.append({"images": size, "bytes": bytes_of(gallery), **written, **measured})
+        rows.append({"images": size, "load": load, "bytes": bytes_of(gallery), **written, **measured})
         write_json(kept, rows[-1])
         print(f"{size:,} images: measured", flush=True)
     record = {
@@ -496,8 +494,8 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "memory_gb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
         "torch": torch.__version__,
-        "load": load,
         "sizes": json.loads(json.dumps(rows)),
+        "tiny": json.loads(json.dumps(measure_tiny(arguments.work))),
     }
     write_pages(arguments.output, "search_at_size", record, to_markdown, draw)
 

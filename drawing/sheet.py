@@ -129,6 +129,12 @@ def is_sheet(file: str | Path) -> bool:
     return _MARK.encode() in Path(file).read_bytes()
 
 
+def check_replaced(path: Path | None) -> None:
+    """Refuses to put a sheet in the place of a file that is none, such as a photograph, by a ValueError."""
+    if path is not None and path.is_file() and not is_sheet(path):
+        raise ValueError(f"{printable(path)} is a file, and none of these pictures: choose another name")
+
+
 def format_of(path: str | Path) -> str:
     """Pillow's name of the format that a file's suffix stands for.
 

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError, open_image
+from ..film_reading import UnreadableFilmError
+from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError
 from .feedback import rocchio
 from .finding import number_of_candidates, score_all, score_rows
 from .fusing import SAMPLE, FusedTerms, fuse
 from .identity import changes_since
+from .opening import open_entry
 from .queries import Query, Term, check_queries
 from .searching import Allowed, GallerySearching, SearchResult, check_finite
 from .set_match import check_assignment, match_people
@@ -100,6 +102,7 @@ class GalleryAsking(GallerySearching):
         exact: bool = False,
         candidates: int | None = None,
         false_alarm_rate: float | None = None,
+        resolved: Sequence[FusedTerms] | None = None,
     ) -> list[list[SearchResult]]:
         """The results of several queries, which is faster than one search after the other; see `search`.
 
@@ -108,6 +111,7 @@ class GalleryAsking(GallerySearching):
 
         Args:
             queries: see `Query`; all else as for `search`, and so are errors.
+            resolved: what `resolve` made of them, if that is done.
 
         Returns:
             the results of each query.
@@ -115,16 +119,17 @@ class GalleryAsking(GallerySearching):
         check_queries(queries)
         top = self._checked_top(top, candidates)
         allowed = self.allowed(where, exclude)
-        open_rows = [allowed.without(self.state.rows_of_ids(query.wrong)) for query in queries]
+        hidden = [(*query.wrong, *query.left_out) for query in queries]
+        open_rows = [allowed.without(self.state.rows_of_ids(ids)) for ids in hidden]
         judged = [
             self.judge(query.kind, false_alarm_rate, rows) for query, rows in zip(queries, open_rows, strict=True)
         ]
-        asked = self._resolve(queries)
+        asked = self.resolve(queries) if resolved is None else resolved
         for place, terms in enumerate(asked):  # a result whose file is gone became two terms
             if not terms.is_single and queries[place].kind != "marks":
                 judged[place] = self.judge("several terms", false_alarm_rate, open_rows[place])
         found = {}
-        if single := [place for place, terms in enumerate(asked) if terms.is_single and not queries[place].wrong]:
+        if single := [place for place, terms in enumerate(asked) if terms.is_single and not hidden[place]]:
             vectors = torch.cat([asked[place].vectors for place in single])
             pairs = zip(*self.find(vectors, top, allowed, exact, candidates), strict=True)
             found = dict(zip(single, pairs, strict=True))
@@ -159,10 +164,10 @@ class GalleryAsking(GallerySearching):
         check_assignment()
         top = self._checked_top(top, candidates)
         allowed, state = self.allowed(where, exclude), self.state
-        asked = self._resolve(queries)
+        asked = self.resolve(queries)
         banned = torch.zeros(len(queries), state.num_rows, dtype=torch.bool)
         for place, query in enumerate(queries):
-            banned[place, state.rows_of_ids(query.wrong)] = True
+            banned[place, state.rows_of_ids((*query.wrong, *query.left_out))] = True
         if self._scores_all(exact, candidates):
             rows = allowed.list_rows()
         else:
@@ -227,15 +232,21 @@ class GalleryAsking(GallerySearching):
         check_finite(scores)
         return scores
 
-    def _resolve(self, queries: Sequence[Query]) -> list[FusedTerms]:
-        """The terms of each query as vectors, moved by the marks, and how to fuse their scores."""
+    def resolve(self, queries: Sequence[Query]) -> list[FusedTerms]:
+        """The terms of each query as vectors, moved by the marks, and how to fuse their scores.
+
+        What all the queries ask is encoded in one batch. Errors as for `search`.
+        """
         state, k = self.state, self.model.num_top_tokens
         number = min(SAMPLE, len(state))
         sample = state.living_rows(torch.arange(number) * len(state) // number)
+        parts = [[part for term in query.terms for part in self._parts_of(term)] for query in queries]
+        pairs = [what for of_query in parts for what, _ in of_query if not isinstance(what, Tensor)]
+        encoded = iter(self.encode_pairs(pairs).split(1) if pairs else ())
         resolved = []
-        for query in queries:
-            vectors, weights = zip(*(pair for term in query.terms for pair in self._vectors_of(term)), strict=True)
-            vectors, weights = torch.cat(vectors), torch.tensor(weights, dtype=torch.float64)
+        for query, of_query in zip(queries, parts, strict=True):
+            vectors = torch.cat([what if isinstance(what, Tensor) else next(encoded) for what, _ in of_query])
+            weights = torch.tensor([weight for _, weight in of_query], dtype=torch.float64)
             if query.right or query.wrong:
                 marked = (state.tokens(state.rows_of_ids(ids)) for ids in (query.right, query.wrong))
                 vectors[weights > 0] = rocchio(vectors[weights > 0], *marked, k)
@@ -245,8 +256,8 @@ class GalleryAsking(GallerySearching):
                 resolved.append(fuse(vectors, weights, self._term_scores(vectors, sample)))
         return resolved
 
-    def _vectors_of(self, term: Term) -> list[tuple[Tensor, float]]:
-        """A term's vector, `(1, dim)`, and weight.
+    def _parts_of(self, term: Term) -> list[tuple[tuple[Any, str | None] | Tensor, float]]:
+        """What to encode for a term, an image and a caption or one of them, or kept features, `(1, dim)`; and weights.
 
         "Like this result" is asked by the result's image, as by any other: queries and targets are encoded differently.
         Where its file is gone, or another image has its name, its kept features stand for it, and a caption becomes a
@@ -254,15 +265,15 @@ class GalleryAsking(GallerySearching):
         """
         result = term.image
         if not isinstance(result, SearchResult):
-            return [(self.encode_query(term.image, term.caption), term.weight)]
-        state, row = result._state, [result._row]
-        [entry], [named] = state.entries(row), state.stored_entries(row)
-        is_changed = changes_since([named.description()], state.images_folder).get(0) == "changed"
+            return [((term.image, term.caption), term.weight)]
+        state, entry = result._state, result.entry
+        is_changed = changes_since([result._stored.description()], state.images_folder).get(0) == "changed"
         if entry.path is not None and result.path is not None and not is_changed:
             try:
-                image = open_image(result.path).crop(entry.box) if entry.box else result.path
-                return [(self.encode_query(image, term.caption), term.weight)]
-            except (FileNotFoundError, InaccessibleImageError, UnreadableImageError):
+                is_whole_photo = entry.box is None and entry.time is None
+                image = self.processor.open_crop(result.path) if is_whole_photo else open_entry(entry)
+                return [((image, term.caption), term.weight)]
+            except (FileNotFoundError, InaccessibleImageError, UnreadableImageError, UnreadableFilmError):
                 pass
         if state.settings["model"] != self.state.settings["model"]:
             raise ValueError(f"{entry.path or 'a result'} is gone, and it was found in the gallery of another model")
@@ -270,8 +281,8 @@ class GalleryAsking(GallerySearching):
             "the file of result %s (image %d of the gallery) is gone or has changed: its kept features stand for it%s",
             *(entry.path or "", result.id, "" if term.caption is None else ", and the caption is a term of its own"),
         )
-        kept = F.normalize(state.tokens(row).mean(dim=1), dim=1).to(self.state.device)
-        words = [] if term.caption is None else [(self.encode_query(None, term.caption), term.weight)]
+        kept = F.normalize(state.tokens([result._row]).mean(dim=1), dim=1).to(self.state.device)
+        words = [] if term.caption is None else [((None, term.caption), term.weight)]
         return [(kept, term.weight), *words]
 
     def _rows_beside(self, rows: Tensor) -> Tensor:

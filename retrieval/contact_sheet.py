@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..drawing.boxes import person_and_photograph
 from ..drawing.palette import AMBER, FAINT, GREEN, GREY, NEUTRAL, PAGE, RED
 from ..drawing.sheet import (
     CAPTION_SIZE,
@@ -30,8 +31,9 @@ from ..drawing.sheet import (
     save_sheet,
 )
 from ..files import check_output_file
+from ..film_reading import frame_at
 from ..image_reading_fafa import open_image
-from ..names import counted
+from ..names import clock, counted
 
 CAPTION_WIDTH, HEADER_HEIGHT, LABEL_HEIGHT = 236, 128, 28  # pixels, as are all lengths here
 RESULTS_LEFT = MARGIN + PADDING + THUMB_WIDTH + PADDING + CAPTION_WIDTH + 2 * PADDING
@@ -49,12 +51,18 @@ class RankedImage:
         score: its similarity to the query, printed below it; None prints nothing.
         correct: whether it answers the query (green frame or red); None where the truth is unknown (grey frame).
         rank: from 1; None where it follows from the image's place in the row.
+        box: left, top, right, bottom of the person in it, in pixels, who is drawn above the image with the box; None
+            draws the image alone.
+        time: seconds from the beginning of the film whose path `image` is: the frame at that moment is drawn, and the
+            time beside the score.
     """
 
     image: Image.Image | str | Path
     score: float | None = None
     correct: bool | None = None
     rank: int | None = None
+    box: tuple[float, float, float, float] | None = None
+    time: float | None = None
 
 
 @dataclass
@@ -100,7 +108,7 @@ def draw_contact_sheet(
 
     Raises:
         ValueError: no row has a result, the sheet would be too large, or its file's suffix says no format for it.
-        UnreadableImageError: an image cannot be opened.
+        UnreadableImageError, UnreadableFilmError: an image or a film cannot be opened.
         OSError: the file cannot be written.
     """
     most_results = min(max_results, max((len(row.results) for row in rows), default=0))
@@ -108,7 +116,7 @@ def draw_contact_sheet(
         raise ValueError(f"nothing to draw: {counted(len(rows), 'query')}, none with a result to show")
     check_sheet(path, len(rows), most_results)
     scale = 2 if len(rows) * most_results > MANY else 4
-    shown = [[(result, open_small(result.image, scale)) for result in row.results[:most_results]] for row in rows]
+    shown = [[(result, _open_result(result, scale)) for result in row.results[:most_results]] for row in rows]
 
     thumb_height = common_height(image.height / image.width for results in shown for _, image in results)
     layout = _Layout(len(rows), most_results, thumb_height)
@@ -163,6 +171,13 @@ class _Layout:
         self.height = HEADER_HEIGHT + num_rows * (self.row_height + GAP) - GAP + MARGIN
 
 
+def _open_result(result: RankedImage, scale: int) -> Image.Image:
+    image = result.image if result.time is None else frame_at(result.image, result.time)
+    if result.box is None:
+        return open_small(image, scale)
+    return person_and_photograph(open_image(image), result.box, scale * (THUMB_WIDTH - 2 * FRAME))
+
+
 def _draw_header(sheet: Sheet, title: str, subtitle: str, truths: set[bool | None]) -> None:
     right = sheet.image.width - MARGIN
     for truth, (label, colour) in reversed(LEGEND.items()):
@@ -209,6 +224,7 @@ def _draw_result(sheet: Sheet, result: RankedImage, image: Image.Image, rank: in
     sheet.pill((left, top), f"{result.rank or rank:,}", colour, size=13)
 
     score = "" if result.score is None else f"{result.score:.3f}"
+    score += "" if result.time is None else f" {clock(result.time)}"
     x, y = (left + right) // 2, bottom + LABEL_HEIGHT // 2 + 2
     if result.correct is None:
         sheet.text((x, y), score, SMALL_SIZE, GREY, anchor="mm")

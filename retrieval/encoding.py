@@ -301,27 +301,6 @@ def encode_queries(
     return features
 
 
-@torch.no_grad()
-def encode_query(
-    model: Retriever, processor: RetrieverProcessor, image: Any = None, captions: Sequence[str] | None = None
-) -> Tensor:
-    """Features of one image, or none, with each of some captions, or without any: `(num_queries, dim)`, unit length.
-
-    Raises:
-        ValueError: neither image nor captions, or a caption without a word. And errors as for `open_image`.
-    """
-    if image is None and captions is None:
-        raise ValueError("a query needs an image, a caption or both; neither was given")
-    inputs: dict[str, Tensor] = {}
-    if image is not None:
-        pixels = processor.to_pixels([processor.resize_crop(processor.open_crop(image))])
-        inputs["pixel_values"] = pixels.expand(1 if captions is None else len(captions), -1, -1, -1)
-    if captions is not None:
-        inputs |= processor.encode_captions(captions, ["caption"] * len(captions))
-    given = {name: inputs[name].to(model.device) for name in QUERY_MODES["image+caption"] if name in inputs}
-    return forward(model, model.get_query_features, **given)
-
-
 def _arguments(modes: Sequence[str]) -> set[str]:
     return {argument for mode in modes for argument in QUERY_MODES[mode]}
 

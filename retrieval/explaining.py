@@ -1,7 +1,7 @@
 """Why this one: where in a result the model found what it scored, and which words of the caption mattered.
 
-    heat = heat_map(model, processor, result.path, image="me.jpg", caption="in a red coat")
-    words = word_drops(model, processor, result.path, image="me.jpg", caption="in a red coat")
+    heat = heat_map(model, processor, result, image="me.jpg", caption="in a red coat")
+    words = word_drops(model, processor, result, image="me.jpg", caption="in a red coat")
     draw_explanation("why.png", heat, words, image="me.jpg")
 
 Neither proves a cause: attention says where a model looked, and a word left out also changes how the others are read.
@@ -18,7 +18,8 @@ from torch import Tensor
 from ..image_reading_fafa import open_image
 from ..model_folder import check_fit
 from ..retriever import Retriever, RetrieverProcessor
-from .encoding import encode_query
+from .query_encoding import encode_pairs
+from .searching import SearchResult
 
 _LONGEST_SIDE = 1024  # of the picture by which a processor shows where it puts what
 _GREY = 128  # of that picture: what filters add to it at its edges stays within 8 bits
@@ -68,7 +69,8 @@ def heat_map(
     mean), and the map is laid over the target through all that the processor does to it: resizing, padding, cropping.
 
     Args:
-        target: the target image, as `open_image` takes it.
+        target: the target image, as `open_image` takes it, or a result of a search: of a person in a photograph or a
+            film, the person's crop.
         image: the query's reference image, likewise; `caption`: its caption; one of them at least.
 
     Raises:
@@ -79,7 +81,8 @@ def heat_map(
     """
     check_fit(model, processor)
     model.eval()
-    query = encode_query(model, processor, image, None if caption is None else [caption])[0]
+    target = _opened(target)
+    query = encode_pairs(model, processor, [(image, caption)])[0]
     pixels = _pixels_of(model, processor, target)
     attention = model.target_attention(pixels)[0]  # first: a model that has none says so
     tokens = model.get_target_features(pixel_values=pixels)  # (1, num_tokens, dim)
@@ -122,14 +125,18 @@ def word_drops(
     readable = {place: short for place, short in shortened.items() if _is_readable(processor, short)}
     if not readable and image is None:
         raise ValueError(f"caption {caption!r:.60}: it has one word to search by, so none can be left out")
-    features = encode_query(model, processor, image, [caption, *readable.values()])
-    targets = model.get_target_features(pixel_values=_pixels_of(model, processor, target))
+    features = encode_pairs(model, processor, [(image, words) for words in (caption, *readable.values())])
+    targets = model.get_target_features(pixel_values=_pixels_of(model, processor, _opened(target)))
     scores = model.score(features, targets)[:, 0].tolist()
     without: dict[int, float] = dict(zip(readable, scores[1:], strict=True))
     if len(readable) < len(places) and image is not None:  # without that word, the image searches alone
-        alone = model.score(encode_query(model, processor, image, None), targets).item()
+        alone = model.score(encode_pairs(model, processor, [(image, None)]), targets).item()
         without |= {place: alone for place in places if place not in readable}
     return [WordDrop(parts[place], scores[0] - without[place] if place in without else None) for place in places]
+
+
+def _opened(target: Any) -> Any:
+    return target.open() if isinstance(target, SearchResult) else target
 
 
 def _is_readable(processor: RetrieverProcessor, caption: str) -> bool:

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from os import fsencode
 from typing import Any
 
 from ..names import nearest
@@ -23,6 +24,12 @@ _DATE = re.compile(r"\d{4}(-\d\d(-\d\d([T ]\d\d(:\d\d(:\d\d(\.\d+)?)?)?)?)?)?")
 _OPERATORS = {ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.In: "in"}
 _TURNED = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _LONGEST = 100_000  # characters of an expression
+# How Python keeps the bytes of a path that are no UTF-8, which its parser refuses; and what stands for them meanwhile,
+# from a range that no text uses.
+_ODD = "CAST(? AS TEXT)"  # of a parameter of SQL
+_SURROGATES = range(0xDC80, 0xDD00)
+_HIDDEN = {code: code + 0x10F700 - 0xDC80 for code in _SURROGATES}
+_SHOWN = {hidden: code for code, hidden in _HIDDEN.items()}
 
 
 @dataclass(frozen=True)
@@ -80,10 +87,12 @@ def parse_where(where: str, tags: Mapping[str, Collection[str]]) -> Condition:
     fields = {name: {kind} for name, kind in FIELDS.items()} | {name: set(kinds) for name, kinds in tags.items()}
     try:
         with PARSING:
-            tree = ast.parse(where.replace("\n", " ").strip(), mode="eval").body
+            tree = ast.parse(where.replace("\n", " ").strip().translate(_HIDDEN), mode="eval").body
         return _Reader(fields).read(tree)
-    except (SyntaxError, RecursionError, MemoryError) as error:
+    except (SyntaxError, UnicodeEncodeError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else "it is nested too deep"
+        if isinstance(error, UnicodeEncodeError):
+            reason = "it holds half of a character"
         raise ValueError(f"where={where!r:.200} cannot be read: {reason}") from error
     except _Wrong as error:
         raise ValueError(f"where={where!r:.200}: {error}") from None
@@ -152,10 +161,20 @@ class _Reader:
     def value(self, node: ast.expr) -> Any:
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and _is_number(node.operand):
             return -node.operand.value
-        if isinstance(node, ast.Constant) and isinstance(node.value, (str, int, float, type(None))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            return self.shown(node.value)
+        if isinstance(node, ast.Constant) and isinstance(node.value, (int, float, type(None))):
             return node.value
         hint = f"; write text in quotes: {node.id!r}" if isinstance(node, ast.Name) else ""
         raise _Wrong(f"{self.text(node)} is no text, number, True, False or None{hint}")
+
+    def shown(self, text: str) -> str:
+        shown = text.translate(_SHOWN)
+        try:
+            fsencode(shown)
+        except UnicodeEncodeError:  # by an escape, "\\ud800"
+            raise _Wrong(f"{shown!r:.60} holds half of a character") from None
+        return shown
 
     def fitting(self, name: str, value: Any) -> Any:
         kinds, kind = self.fields[name], TEXT if isinstance(value, str) else NUMBER
@@ -205,16 +224,29 @@ def _joined(word: str, parts: Sequence[str]) -> str:
 
 
 def _test(column: str, condition: Compare) -> tuple[str, list[Any]]:
+    value = condition.value
     match condition.operator:
         case "known":
             return "TRUE", []
         case "true":
             return f"{column} NOT IN ('', 0)", []
         case "contains":
-            return f"instr({column}, ?) > 0", [condition.value]
+            return f"instr({column}, {_sign(value)}) > 0", [_bound(value)]
         case "in":
-            return f"{column} IN (SELECT value FROM json_each(?))", [json.dumps(condition.value)]
+            odd = [each for each in value if _sign(each) != "?"]  # which JSON cannot say
+            test = f"{column} IN (SELECT value FROM json_each(?){f' UNION ALL SELECT {_ODD}' * len(odd)})"
+            return test, [json.dumps([each for each in value if each not in odd]), *map(_bound, odd)]
         case "==":
-            return f"{column} = ?", [condition.value]
-    kind = " AND typeof({}) {} 'text'".format(column, "=" if isinstance(condition.value, str) else "!=")
-    return f"{column} {condition.operator} ?{kind}", [condition.value]  # SQLite calls any text larger than any number
+            return f"{column} = {_sign(value)}", [_bound(value)]
+    # SQLite calls any text larger than any number.
+    kind = " AND typeof({}) {} 'text'".format(column, "=" if isinstance(value, str) else "!=")
+    return f"{column} {condition.operator} {_sign(value)}{kind}", [_bound(value)]
+
+
+def _sign(value: Any) -> str:
+    """How SQL takes a value: a text with bytes that are no UTF-8 as these."""
+    return _ODD if isinstance(value, str) and any(ord(char) in _SURROGATES for char in value) else "?"
+
+
+def _bound(value: Any) -> Any:
+    return fsencode(value) if _sign(value) == _ODD else value

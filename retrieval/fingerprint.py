@@ -21,6 +21,9 @@ NOT_DECIDING = {
     *("initializer_range", "attention_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob"),
     "freeze_vision",
 }
+# The section of a gallery's settings that says how people were cut out of its images. It decides which entries there
+# are, and not how they are encoded or compared.
+PEOPLE = "people"
 _PIECE = 1 << 24  # values converted at a time
 
 
@@ -87,14 +90,14 @@ def feature_settings(
 
 
 def differing_settings(stored: Mapping[str, Any], current: Mapping[str, Any], but: Set[str] = frozenset()) -> list[str]:
-    """What makes features incomparable: a phrase for each setting that differs.
+    """What makes features incomparable: a phrase for each setting that differs, but for those of `PEOPLE`.
 
     Args:
         stored, current: see `feature_settings`.
         but: settings that may differ, besides names.
     """
     differences = []
-    for section in sorted({*stored, *current}):
+    for section in sorted({*stored, *current} - {PEOPLE}):
         old, new = stored.get(section, {}), current.get(section, {})
         for name in sorted({*old, *new} - {"name", "revision", *but}):
             if old.get(name) != new.get(name):

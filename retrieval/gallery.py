@@ -18,8 +18,9 @@ from ..retriever import Retriever, RetrieverProcessor
 from ..workers import is_first_process
 from .asking import GalleryAsking
 from .conversion import convert_store, is_store, open_store, state_of
+from .cutting import Cutter, check_cut
 from .encoding import EncodedImages, check_encoding, encode_images
-from .fingerprint import dtype_name, feature_settings
+from .fingerprint import PEOPLE, dtype_name, feature_settings
 from .identity import describe_absent, describe_image, describe_images, path_of
 from .indexing import index_images, known_files
 from .judging import GalleryJudging
@@ -179,6 +180,7 @@ class Gallery(GalleryAsking, GalleryJudging, GalleryWriting):
         num_workers: int | None = 0,
         features_dir: str | Path | None = None,
         folder: str | Path | None = None,
+        cutter: Cutter | None = None,
     ) -> "Gallery":
         """Encodes images; arguments and errors as those of `encode_images`, but:
 
@@ -192,12 +194,17 @@ class Gallery(GalleryAsking, GalleryJudging, GalleryWriting):
                 removed ones are logged. After renaming, copying or moving images nothing is encoded again. See
                 `indexing`.
             folder: the folder that the images lie in, if any; it may move later.
+            cutter: what finds the parts of images that are entries of their own, see `cutting`; it takes a
+                `features_dir`, and `images` may be empty then. A rerun looks for them in new and changed images only.
         """
         check_fit(model, processor)
         folder = None if folder is None else Path(folder).absolute()
-        check_encoding(
-            images, batch_size, on_error, None if features_dir is not None and dtype == torch.int8 else dtype
-        )
+        if features_dir is None and cutter is not None:
+            raise ValueError("several entries of an image are kept in a folder only: give features_dir")
+        if cutter is None or len(images):
+            check_encoding(
+                images, batch_size, on_error, None if features_dir is not None and dtype == torch.int8 else dtype
+            )
         if features_dir is None:
             options = {"folder": folder, "progress": progress}
             encoded = encode_images(model, processor, images, batch_size, num_workers, on_error, dtype, **options)
@@ -207,8 +214,10 @@ class Gallery(GalleryAsking, GalleryJudging, GalleryWriting):
         model.eval()
         place, state = GalleryFolder(features_dir), None
         settings = feature_settings(model, processor, "target", model.feature_shape, dtype)
+        settings |= {} if cutter is None else {PEOPLE: dict(cutter.settings)}
         if place.exists() or is_store(features_dir):
             before = FeatureStore.open(features_dir).settings if is_store(features_dir) else place.settings()
+            check_cut(place, before, settings)
             check_settings(place, before, settings if dtype is not None else in_precision_of(before, settings))
             if is_store(features_dir):
                 convert_store(features_dir)
@@ -226,7 +235,7 @@ class Gallery(GalleryAsking, GalleryJudging, GalleryWriting):
         if state is None:
             GalleryFolder.create(place.path, settings, dtype_name(dtype or torch.float16), folder)
         options = (folder, batch_size, num_workers, on_error, progress)
-        state = index_images(place, model, processor, images, inputs, *options)
+        state = index_images(place, model, processor, images, inputs, *options, cutter)
         return cls.__new__(cls)._open(model, processor, state, place)
 
     @classmethod

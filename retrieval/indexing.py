@@ -27,6 +27,7 @@ from ..loading import dead_workers_told
 from ..names import counted, printable
 from ..retriever import Retriever, RetrieverProcessor
 from ..workers import is_first_process
+from .cutting import Cutter, cut_encoder
 from .encoding import target_encoder, warn_of_skipped, watched
 from .filling import Encode
 from .identity import input_name, input_path
@@ -39,6 +40,7 @@ from .state import GalleryState, skipped_image
 logger = logging.getLogger(__name__)
 
 IMAGES_A_LOCK = 512  # taken at a time by one of several processes
+CUT_IMAGES_A_LOCK = 64  # to find what is in an image takes longer than to encode it
 IMAGES_A_COMMIT, SECONDS_A_COMMIT = 4096, 60.0
 _READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -62,12 +64,14 @@ def index_images(
     num_workers: int | None,
     on_error: str,
     progress: bool,
+    cutter: Cutter | None = None,
 ) -> GalleryState:
     """Makes a gallery one of exactly these images; arguments and errors as for `Gallery.from_images`.
 
     Args:
         inputs: a description of each image, see `describe_images`.
         folder: what their paths are relative to, or None.
+        cutter: what finds the parts of images that are entries of their own; None: each image is one as a whole.
 
     Raises:
         ValueError: the gallery is one of other images altogether.
@@ -87,13 +91,20 @@ def index_images(
         )
         return state
     passing: set[int] = set()
-    encode = target_encoder(model, processor, images, batch_size, num_workers, on_error, passing)
+    facts: dict[int, list[dict[str, Any]]] = {}
+    options = (batch_size, num_workers, on_error, passing)
+    if cutter is None:
+        encode = target_encoder(model, processor, images, *options)
+    else:
+        encode = cut_encoder(model, processor, images, cutter, *options, facts)
     encode = watched(encode, inputs, names, folder, passing if on_error == "skip" else None)
     is_shown = progress and is_first_process()
     with tqdm(total=len(inputs), desc="encoding gallery", unit="image", disable=not is_shown) as bar:
         bar.update(len(inputs) - len(missing))
-        filling = _Filling(place, state, inputs, names, folder, encode, bar)
+        filling = _Filling(place, state, inputs, names, folder, encode, facts, bar)
         size = max(1, IMAGES_A_LOCK // batch_size) * batch_size  # whole batches, as without locks
+        if cutter is not None:
+            size = min(size, CUT_IMAGES_A_LOCK)
         busy = filling.encode_what_is_free([missing[start : start + size] for start in range(0, len(missing), size)], 0)
         if busy:
             logger.warning(
@@ -104,7 +115,7 @@ def index_images(
     state = place.read(filling.state)
     left_out = [names[row] for row in sorted(filling.left_out)]
     warn_of_skipped(left_out, [names[row] for row in sorted(passing & filling.left_out)], len(images))
-    if len(state) == 0:
+    if len(state) == 0 and len(images):
         raise ValueError(f"none of {counted(len(images), 'image')} can be read: {', '.join(left_out[:5])}")
     return state
 
@@ -120,10 +131,11 @@ class _Filling:
         names: Sequence[str],
         folder: Path | None,
         encode: Encode,
+        facts: dict[int, list[dict[str, Any]]],
         bar: tqdm,
     ):
         self.place, self.state, self.inputs, self.names, self.folder = place, state, inputs, names, folder
-        self.encode, self.bar, self.left_out = encode, bar, set()
+        self.encode, self.facts, self.bar, self.left_out = encode, facts, bar, set()
         self.planned = state.generation  # as of which nobody has encoded what is missing
         self.wanted = Counter(_key(line) for line in inputs)
         self._forget()
@@ -167,7 +179,7 @@ class _Filling:
                 self.rows += rows
                 self.skipped += left_out
                 self.parts.append(features.cpu())
-                self.bar.update(len(rows) + len(left_out))
+                self.bar.update(len({*rows, *left_out}))
                 if len(self.rows) >= IMAGES_A_COMMIT or time.monotonic() - self.since >= SECONDS_A_COMMIT:
                     self._commit(taken)
             self._commit(taken)
@@ -185,16 +197,19 @@ class _Filling:
         if not rows and not skipped:
             return
         with self.place.writing(wait=None, before=self.state) as writer:
-            lacking = self._lacking(writer.state, rows)
-            for row in (*rows, *skipped):
+            images = list(dict.fromkeys(rows))  # whose rows come once for each of their entries
+            lacking = self._lacking(writer.state, images)
+            for row in (*images, *skipped):
                 writer.delete(_outdated(writer.state, self.inputs[row]))
             if lacking:
                 chosen = set(lacking)
                 is_lacking = torch.tensor([row in chosen for row in rows])
-                writer.append(torch.cat(self.parts)[is_lacking], [self._entry(row) for row in rows if row in chosen])
-            self._note_skipped(writer, rows, skipped)
+                writer.append(torch.cat(self.parts)[is_lacking], self._entries([row for row in rows if row in chosen]))
+            self._note_skipped(writer, images, skipped)
             self.state = writer.commit()
         self.left_out.update(skipped)
+        for row in images:
+            self.facts.pop(row, None)
         self._forget()
         while taken and not (left := taken[0][1].difference(rows, skipped)):
             remove_lock(taken[0][0])
@@ -202,9 +217,17 @@ class _Filling:
         if taken:
             taken[0] = (taken[0][0], left)
 
-    def _entry(self, row: int) -> Entry:
-        path = input_path(self.inputs[row], self.folder)
-        return entry_of(self.inputs[row], **({} if path is None else exif_of(path)))
+    def _entries(self, rows: Sequence[int]) -> list[Entry]:
+        known: dict[int, tuple[Entry, Iterator[dict[str, Any]]]] = {}
+        entries = []
+        for row in rows:
+            if row not in known:
+                path = input_path(self.inputs[row], self.folder)
+                of_file = entry_of(self.inputs[row], **({} if path is None else exif_of(path)))
+                known[row] = of_file, iter(self.facts.get(row, [{}]))
+            of_file, facts = known[row]
+            entries.append(replace(of_file, **next(facts)))
+        return entries
 
     def _note_skipped(self, writer: GalleryWriter, rows: Sequence[int], skipped: Sequence[int]) -> None:
         told, done = (
@@ -229,9 +252,12 @@ class _Filling:
 
 
 def _bring_into_line(writer: GalleryWriter, inputs: Sequence[dict[str, Any]], folder: Path | None) -> list[int]:
-    """Follows renamed images and drops others, in one step; returns the numbers of those that are to be encoded."""
+    """Follows renamed images and drops others, in one step; returns the numbers of those that are to be encoded.
+
+    The entries of one image stay together. Those with a time are of films, and of no concern here.
+    """
     state = writer.state
-    stored = dict(state.whereabouts())
+    stored = {row: entry for row, entry in state.whereabouts() if entry.time is None}
     at_path, of_contents = defaultdict(list), defaultdict(list)
     for row, entry in stored.items():
         at_path[entry.path].append(row)
@@ -252,14 +278,21 @@ def _bring_into_line(writer: GalleryWriter, inputs: Sequence[dict[str, Any]], fo
         contents = line.get("contents")
         if number in found or contents is None or contents not in of_contents:
             continue
-        row = next((row for row in of_contents[contents] if row in free), None)
-        if row is None:
-            copied[number] = of_contents[contents][0]
+        rows = of_contents[contents]
+        is_copy = free.keys().isdisjoint(rows)
+        if not is_copy:
+            rows = [row for row in rows if row in free]
+        rows = [row for row in rows if stored[row].path == stored[rows[0]].path]
+        if num_at_path[line.get("path")] != 1:  # an image that was given several times, or has no file
+            rows = rows[:1]
+        if is_copy:
+            copied[number] = rows
         else:
-            found[number] = [row]
-            del free[row]
+            found[number] = rows
+            for row in rows:
+                del free[row]
     missing = [number for number in range(len(inputs)) if number not in found and number not in copied]
-    _refuse_another_gallery(writer, inputs, sum(map(len, found.values())), folder)
+    _refuse_another_gallery(writer, inputs, len(stored), sum(map(len, found.values())), folder)
     paths = {inputs[number].get("path") for number in missing} - {None}
     gone = [row for row in free if stored[row].path not in paths]  # others go once something is in their place
 
@@ -268,8 +301,9 @@ def _bring_into_line(writer: GalleryWriter, inputs: Sequence[dict[str, Any]], fo
     writer.change(_lying(state, moved.keys(), moved.values()))
     writer.delete(gone)
     if copied:
-        copies = _lying(state, copied.values(), (lies[number] for number in copied), copied)
-        writer.copy(list(copied.values()), list(copies.values()))
+        rows = [row for rows in copied.values() for row in rows]
+        places = (lies[number] for number, rows in copied.items() for _ in rows)
+        writer.copy(rows, list(_lying(state, rows, places, range(len(rows))).values()))
     is_elsewhere = any(stored[row].path != entry.path for row, entry in moved.items())
     if folder != state.images_folder:
         is_elsewhere = len(state) > 0
@@ -292,7 +326,7 @@ def _bring_into_line(writer: GalleryWriter, inputs: Sequence[dict[str, Any]], fo
 
 
 def _refuse_another_gallery(
-    writer: GalleryWriter, inputs: Sequence[dict[str, Any]], num_found: int, folder: Path | None
+    writer: GalleryWriter, inputs: Sequence[dict[str, Any]], num_stored: int, num_found: int, folder: Path | None
 ) -> None:
     """Keeps a mistaken folder from costing the features of another.
 
@@ -301,14 +335,14 @@ def _refuse_another_gallery(
     """
     state = writer.state
     if folder is not None and state.images_folder is not None:
-        same = folder == state.images_folder or 2 * num_found >= len(state)
+        same = folder == state.images_folder or 2 * num_found >= num_stored
     else:
         same = num_found > 0 or any(line.get("path") and state.rows_with("path", line["path"]) for line in inputs)
-    if len(state) and not same:
+    if num_stored and not same:
         where = f" in {printable(state.images_folder)}" if state.images_folder else ""
         place = printable(writer.folder.path)
         raise ValueError(
-            f"{place} holds features of another gallery: of its {counted(len(state), 'image')}{where}, {num_found:,} "
+            f"{place} holds features of another gallery: of its {counted(num_stored, 'image')}{where}, {num_found:,} "
             f"are among the {len(inputs):,} given. Give another folder for these features; or, if this is the same "
             f"gallery with most of its images replaced, delete {place} first."
         )

@@ -190,17 +190,31 @@ class Metadata:
         return [path for (path,) in self.ask("SELECT path FROM entries ORDER BY row")]
 
     def whereabouts(self) -> Iterator[tuple[int, Entry]]:
-        """The row, and the path, contents and stamp of each entry, in order."""
-        for row, path, contents, stamp, fresh in self.ask(
-            "SELECT row, path, contents, stamp, fresh FROM entries ORDER BY row"
+        """The row, and the path, contents, stamp and time of each entry, in order."""
+        for row, path, contents, stamp, fresh, time in self.ask(
+            "SELECT row, path, contents, stamp, fresh, time FROM entries ORDER BY row"
         ):
-            yield row, Entry(path, contents, None if stamp is None else tuple(json.loads(stamp)), bool(fresh))
+            stamp = None if stamp is None else tuple(json.loads(stamp))
+            yield row, Entry(path, contents, stamp, bool(fresh), time=time)
 
     def rows_of(self, field: str, value: str) -> list[int]:
         """The rows with this `path` or these `contents`."""
         return [
             row for (row,) in self.ask(f"SELECT row FROM entries WHERE {field} = CAST(? AS TEXT)", [fsencode(value)])
         ]
+
+    def values_of(self, field: str, most: int) -> tuple[list[Any], Any, Any]:
+        """The values that a field or tag has, all if they are at most so many, or else none; the least; the greatest.
+
+        Those of deleted images are among them.
+        """
+        column, table, chosen = (
+            (f'"{field}"', "entries", []) if field in FIELDS else ("value", "tags WHERE name = ?", [field])
+        )
+        known = f"FROM (SELECT {column} AS value FROM {table}) WHERE value IS NOT NULL"
+        found = [value for (value,) in self.ask(f"SELECT DISTINCT value {known} LIMIT {most + 1}", chosen)]
+        [(least, greatest)] = self.ask(f"SELECT min(value), max(value) {known}", chosen)
+        return found if len(found) <= most else [], least, greatest
 
     def kinds(self) -> dict[str, list[str]]:
         """Which kinds of values each tag has: name -> "text", "number"."""

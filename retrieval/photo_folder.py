@@ -1,16 +1,18 @@
-"""Finds the photographs in a folder, and leaves out what programs put beside them."""
+"""Finds the photographs and the films in a folder, and leaves out what programs put beside them."""
 
 import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fnmatch import translate
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
 from ..files import printable, some
+from ..film_reading import is_film
 from ..image_reading_fafa import PHOTO_FORMATS
 from ..names import counted
 
@@ -35,7 +37,9 @@ RUBBISH = (
 _HIDDEN = "hidden (.*)"  # how folders whose names begin with a dot are counted; a hidden photograph may be meant
 
 
-def find_images(folder: str | Path, exclude: Sequence[str] = (), rubbish: bool = False) -> list[Path]:
+def find_images(
+    folder: str | Path, exclude: Sequence[str] = (), rubbish: bool = False, may_be_none: bool = False
+) -> list[Path]:
     """All image files in a folder and the folders within it, told by their suffix and sorted by name.
 
     These are photo formats that the installed Pillow opens (HEIC where pillow-heif is installed); a warning counts the
@@ -46,6 +50,7 @@ def find_images(folder: str | Path, exclude: Sequence[str] = (), rubbish: bool =
             within `folder`.
         rubbish: whether to take also what programs keep beside photographs: previews, waste baskets and the like, see
             `RUBBISH`, and hidden folders, whose names begin with a dot.
+        may_be_none: whether a folder without images is none to refuse, since it holds films.
 
     Raises:
         NotADirectoryError: there is no such folder.
@@ -53,9 +58,57 @@ def find_images(folder: str | Path, exclude: Sequence[str] = (), rubbish: bool =
         ValueError: it holds no image file.
     """
     folder = Path(folder)
+    suffixes = _photo_suffixes()
+    found = _walk(folder, exclude, rubbish, suffixes)
+    images = [path for path in found.files if path.suffix.lower() in suffixes]
+    left_aside = Counter(path.suffix.lower() for path in found.files if path.suffix.lower() not in suffixes)
+    warnings = []
+    if found.unreadable:
+        warnings.append(f"images are missing, since these may not be read: {some(found.unreadable)}")
+    if left_aside.keys() & OTHER_SUFFIXES:
+        others = ", ".join(f"{count:,} {suffix}" for suffix, count in left_aside.items() if suffix in OTHER_SUFFIXES)
+        hint = "; HEIC is opened after pip install pillow-heif" if HEIF_SUFFIXES & left_aside.keys() else ""
+        warnings.append(f"images left aside, whose formats are not searched here: {others}{hint}")
+    excluded = ", ".join(f"{count:,} {printable(pattern)}" for pattern, count in sorted(found.left_out.items()))
+    if not images and not may_be_none:
+        hints = [*warnings, *([f"left out: {excluded}"] if excluded else [])]
+        hint = "; ".join(hints) or f"expected {', '.join(sorted(suffixes))}"
+        raise ValueError(f"no image among {counted(len(found.files), 'file')} in {printable(folder)}; {hint}")
+    for warning in warnings:
+        logger.warning("%s: %s", printable(folder), warning)
+    num_images, num_others = counted(len(images), "image"), counted(left_aside.total(), "other file")
+    logger.info("%s: %s, %s left aside", printable(folder), num_images, num_others)
+    if excluded:
+        logger.info("%s: folders and images left out as no photographs: %s", printable(folder), excluded)
+    return images
+
+
+def find_films(folder: str | Path, exclude: Sequence[str] = (), rubbish: bool = False) -> list[Path]:
+    """All films in a folder and the folders within it, told by their first bytes and sorted by name; there may be none.
+
+    Files with the suffix of an image are none; all else, and errors, as for `find_images`.
+    """
+    suffixes = {*_photo_suffixes(), *OTHER_SUFFIXES}
+    files = _walk(Path(folder), exclude, rubbish, suffixes).files
+    return [path for path in files if path.suffix.lower() not in suffixes and is_film(path)]
+
+
+class _Found(NamedTuple):
+    """What lies in a folder: its files, what could not be read, and how many were left out, by pattern."""
+
+    files: list[Path]
+    unreadable: list[Path]
+    left_out: Counter
+
+
+def _photo_suffixes() -> set[str]:
+    return {suffix for suffix, name in Image.registered_extensions().items() if name in PHOTO_FORMATS}
+
+
+def _walk(folder: Path, exclude: Sequence[str], rubbish: bool, counted_suffixes: Collection[str]) -> _Found:
+    """Of files that are left out, those with certain suffixes are counted."""
     if not folder.is_dir():
         raise NotADirectoryError(f"{printable(folder)} is not a folder; give the one that holds the gallery's images")
-    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in PHOTO_FORMATS}
     patterns = _Patterns(exclude, () if rubbish else RUBBISH)
     files, seen, unreadable, left_out = [], set(), [], Counter()
 
@@ -80,32 +133,9 @@ def find_images(folder: str | Path, exclude: Sequence[str] = (), rubbish: bool =
         folders[:] = sorted(name for name in folders if is_taken(Path(place, name), counts=True, is_folder=True))
         for name in names:
             path = Path(place, name)
-            if is_taken(path, counts=path.suffix.lower() in suffixes) and _is_file(path, unreadable):
+            if is_taken(path, counts=path.suffix.lower() in counted_suffixes) and _is_file(path, unreadable):
                 files.append(path)
-    files.sort()
-    unreadable = list(dict.fromkeys(unreadable))
-
-    images = [path for path in files if path.suffix.lower() in suffixes]
-    left_aside = Counter(path.suffix.lower() for path in files if path.suffix.lower() not in suffixes)
-    warnings = []
-    if unreadable:
-        warnings.append(f"images are missing, since these may not be read: {some(unreadable)}")
-    if left_aside.keys() & OTHER_SUFFIXES:
-        others = ", ".join(f"{count:,} {suffix}" for suffix, count in left_aside.items() if suffix in OTHER_SUFFIXES)
-        hint = "; HEIC is opened after pip install pillow-heif" if HEIF_SUFFIXES & left_aside.keys() else ""
-        warnings.append(f"images left aside, whose formats are not searched here: {others}{hint}")
-    excluded = ", ".join(f"{count:,} {printable(pattern)}" for pattern, count in sorted(left_out.items()))
-    if not images:
-        hints = [*warnings, *([f"left out: {excluded}"] if excluded else [])]
-        hint = "; ".join(hints) or f"expected {', '.join(sorted(suffixes))}"
-        raise ValueError(f"no image among {counted(len(files), 'file')} in {printable(folder)}; {hint}")
-    for warning in warnings:
-        logger.warning("%s: %s", printable(folder), warning)
-    num_images, num_others = counted(len(images), "image"), counted(left_aside.total(), "other file")
-    logger.info("%s: %s, %s left aside", printable(folder), num_images, num_others)
-    if excluded:
-        logger.info("%s: folders and images left out as no photographs: %s", printable(folder), excluded)
-    return images
+    return _Found(sorted(files), list(dict.fromkeys(unreadable)), left_out)
 
 
 class _Patterns:

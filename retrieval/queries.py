@@ -58,6 +58,7 @@ class Query:
         terms: see `Term`.
         right: ids of images that the searcher has marked right, in all rounds so far.
         wrong: of those marked wrong.
+        left_out: of those that are not to be found, and say nothing else, such as the query's own photograph.
 
     Raises:
         ValueError: no terms, minus terms alone, weights whose sum is not above 0, an image marked right and wrong.
@@ -67,6 +68,7 @@ class Query:
     terms: tuple[Term, ...]
     right: tuple[int, ...] = ()
     wrong: tuple[int, ...] = ()
+    left_out: tuple[int, ...] = ()
 
     def __post_init__(self):
         if not self.terms:

@@ -10,15 +10,17 @@ from types import NoneType
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..files import contents_of, some
 from ..retriever import Retriever, RetrieverProcessor
-from .encoding import encode_query
 from .filters import Condition, parse_where
 from .finding import DamagedRowsError, candidates, find_best, score_all
 from .identity import changes_since
 from .metadata import Entry
+from .opening import open_entry
+from .query_encoding import encode_pairs
 from .segment_list import GalleryFolder
 from .segments import REMEDY
 from .state import GalleryState
@@ -49,11 +51,21 @@ class SearchResult:
     probability: float | None = None
     _row: int | None = field(default=None, repr=False, compare=False)
     _state: GalleryState | None = field(default=None, repr=False, compare=False)
+    _stored: Entry | None = field(default=None, repr=False, compare=False)  # its path as it is stored
 
-    @property
+    @cached_property
     def entry(self) -> Entry:
-        """What is known of the image: box, time, camera, date, tags; it is read when it is asked for."""
-        return self._state.entries([self._row])[0]
+        """What is known of the image: box, time, camera, date, tags; its path is absolute."""
+        path = self._state.path_of(self._stored.path)
+        return replace(self._stored, path=path and str(path))
+
+    def open(self) -> Image.Image:
+        """The image, upright, RGB: of a person in a photograph or a film, the person's crop.
+
+        Raises:
+            ValueError: the file is not what was encoded, or there is none; and as `open_entry`.
+        """
+        return open_entry(replace(self.entry, path=None if self.path is None else str(self.path)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,8 +155,11 @@ class GallerySearching:
             raise TypeError(f"caption is a {type(caption).__name__}, expected one caption (str)")
         if isinstance(image, (list, tuple)):
             raise ValueError(f"a query has one image, got a list of {len(image)}; search for each by itself")
-        query = encode_query(self.model, self.processor, image, None if caption is None else [caption])
-        return query.float().to(self.state.device)
+        return self.encode_pairs([(image, caption)])
+
+    def encode_pairs(self, pairs: Sequence[tuple[Any, str | None]]) -> Tensor:
+        """The features of several queries, in one batch: `(num_pairs, dim)`, see `query_encoding.encode_pairs`."""
+        return encode_pairs(self.model, self.processor, pairs).float().to(self.state.device)
 
     def allowed(self, where: str | None = None, exclude: Sequence[str | Path] = ()) -> Allowed:
         """Which images may be found; arguments and errors as for `Gallery.search`."""
@@ -203,12 +218,21 @@ class GallerySearching:
         state, found = self.state, rows >= 0
         scores, rows = scores[found], rows[found]
         places, ids = state.places_of(rows).tolist(), state.ids_of(rows).tolist()
-        paths = self._named(state.stored_entries(rows))
-        ranked = zip(scores.tolist(), paths, places, ids, rows.tolist(), strict=True)
+        entries = state.stored_entries(rows)
+        ranked = zip(scores.tolist(), self._named(entries), places, ids, rows.tolist(), entries, strict=True)
         return [
-            SearchResult(rank, score, path, place, number, None, row, state)
-            for rank, (score, path, place, number, row) in enumerate(ranked, start=1)
+            SearchResult(rank, score, path, place, number, None, row, state, entry)
+            for rank, (score, path, place, number, row, entry) in enumerate(ranked, start=1)
         ]
+
+    def by_ids(self, ids: Sequence[int]) -> list[SearchResult]:
+        """Images by their numbers, as a search gives them, but without a score (NaN).
+
+        Raises:
+            ValueError: there is no image with such an id.
+        """
+        rows = self.state.rows_of_ids(ids)
+        return self.results(torch.full((len(rows),), torch.nan), rows)
 
     def _named(self, entries: Sequence[Entry]) -> list[Path | None]:
         """The files of images. One whose contents are not those that were encoded is named only where it is trusted."""

@@ -167,6 +167,7 @@ class GalleryFolder:
             tuple(manifest["skipped"]),
             manifest["calibration"],
             manifest["generation"],
+            manifest.get("films", {}),  # which galleries of earlier versions lack
         )
 
     def manifest(self) -> dict[str, Any]:
@@ -231,6 +232,12 @@ def _is_skipped(image: Any) -> bool:
     return isinstance(image, dict) and len(image) == 1 and isinstance(image.get("path", image.get("name")), str)
 
 
+def _is_note_of_film(note: Any) -> bool:
+    if not (isinstance(note, dict) and type(note.get("entries")) is int):
+        return False
+    return note.get("until", 0) is None or isinstance(note.get("until"), (int, float))
+
+
 def _is_same(record: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether the arrays of two segments of one name are the same: a folder may have been written anew."""
     return all(record["files"].get(name) == other["files"].get(name) for name in ("ids.npy", "codes.npy", "rows.npy"))
@@ -267,6 +274,8 @@ def _checked(file: Path, manifest: Any) -> dict[str, Any]:
     need(isinstance(manifest.get("calibration"), (dict, type(None))), "its calibration is no record")
     skipped = manifest.get("skipped")
     need(isinstance(skipped, list) and all(map(_is_skipped, skipped)), "skipped is no list of images")
+    films = manifest.get("films", {})
+    need(isinstance(films, dict) and all(map(_is_note_of_film, films.values())), "its notes of films are none")
     settings = manifest.get("settings")
     need(isinstance(settings, dict) and all(isinstance(of, dict) for of in settings.values()), "settings are none")
     model, features = settings.get("model", {}), settings.get("features", {})

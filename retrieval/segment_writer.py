@@ -97,7 +97,7 @@ class GalleryWriter:
             self._changed.setdefault(number, {}).update({row: entries[start + row] for row in own.tolist()})
 
     def note(self, **notes: Any) -> None:
-        """Notes `skipped`, `calibration`, or the `images_folder`."""
+        """Notes `skipped`, `calibration`, `films`, or the `images_folder`."""
         if "images_folder" in notes:
             notes |= self.folder.places_of(notes.pop("images_folder"))
         self._notes |= notes
@@ -113,6 +113,7 @@ class GalleryWriter:
         self._manifest["next_id"] = max(self._manifest["next_id"], int(state.ids[-1]) + 1 if len(state) else 0)
         self._copy(state.segments, keep, shape)
         notes = {"settings": state.settings, "skipped": list(state.skipped), "calibration": state.calibration}
+        notes["films"] = dict(state.films)
         self._switch(self._appended, notes | self.folder.places_of(state.images_folder))
         return self.state
 

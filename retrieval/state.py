@@ -1,8 +1,8 @@
 """One consistent state of a gallery: what was searched yesterday is found today, whatever is written meanwhile."""
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..names import printable
 from .filters import Condition, parse_where, to_sql
 from .metadata import Entry
 from .parts import Part
@@ -28,6 +29,8 @@ class GalleryState:
         images_folder: what the entries' paths are relative to, or None.
         skipped: the images that could not be read: each with its `path`, in the same way, or else a `name`.
         calibration: what makes probabilities of scores, if it is known.
+        films: how far each was read, by its contents: `until`, in seconds, None for its end; and how many `entries` it
+            has then.
         generation: counts what was written to the folder.
     """
 
@@ -37,6 +40,7 @@ class GalleryState:
     skipped: tuple[dict[str, str], ...] = ()
     calibration: dict[str, Any] | None = None
     generation: int = 0
+    films: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(segment.num_living for segment in self.segments)
@@ -217,7 +221,7 @@ class GalleryState:
             yield number, places, rows[places] - self.starts[number]
 
     def whereabouts(self) -> Iterator[tuple[int, Entry]]:
-        """The row, and the stored path, contents and stamp, of each image that is not deleted."""
+        """The row, and the stored path, contents, stamp and time, of each image that is not deleted."""
         for start, segment in zip(self.starts.tolist(), self.segments, strict=False):
             for (row, entry), is_alive in zip(segment.metadata.whereabouts(), _is_alive(segment), strict=True):
                 if is_alive:
@@ -227,6 +231,23 @@ class GalleryState:
         """How an entry names a file."""
         path, folder = Path(file).absolute(), self.images_folder
         return path.relative_to(folder).as_posix() if folder and path.is_relative_to(folder) else str(path)
+
+    def path_to_store(self, path: str) -> str:
+        """How an entry names a file that is given by an absolute path, or by one relative to the images' folder.
+
+        Raises:
+            ValueError: it leads out of that folder, so that no search could name it.
+        """
+        folder, given = self.images_folder, PurePath(path)
+        if folder is None:
+            return path
+        inside = given.relative_to(folder) if given.is_relative_to(folder) else given
+        if inside.anchor or ".." in inside.parts:
+            raise ValueError(
+                f"the entry's path {printable(path)} does not lie in the gallery's folder of images, "
+                f"{printable(folder)}: give one that does, or index the images without a folder"
+            )
+        return inside.as_posix()
 
     def path_of(self, path: str | None) -> Path | None:
         """The file that an entry names.

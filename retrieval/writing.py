@@ -51,15 +51,15 @@ class GalleryWriting:
         Args:
             images, batch_size, on_error, progress, num_workers: as for `encode_images`.
             entries: what is known of each; path, contents, and, from EXIF, camera and date are noted where they are not
-                given.
+                given. A path is absolute, or relative to the gallery's folder of images, if it has one.
             wait: seconds to wait while another process writes; None: until it is done.
 
         Returns:
             The images' ids; None for one that was left out.
 
         Raises:
-            ValueError: the gallery lies in memory, was made by another model, or there are other numbers of entries;
-                and as for `encode_images`.
+            ValueError: the gallery lies in memory, was made by another model, there are other numbers of entries, or
+                the path of one leads out of the images' folder; and as for `encode_images`.
             BlockingIOError: another process writes all the time.
             OSError: the gallery cannot be written; what counted before still counts.
         """
@@ -157,8 +157,10 @@ class GalleryWriting:
         **options: Any,
     ) -> list[int | None]:
         place = self._own_place()
-        if entries is not None and len(entries) != len(images):
+        entries = [Entry()] * len(images) if entries is None else list(entries)
+        if len(entries) != len(images):
             raise ValueError(f"{counted(len(entries), 'entry')} for {counted(len(images), 'image')}: one of each")
+        entries = [replace(entry, path=entry.path and self.state.path_to_store(entry.path)) for entry in entries]
         settings = feature_settings(self.model, self.processor, "target", self.model.feature_shape)
         check_settings(place, self.state.settings, in_precision_of(self.state.settings, settings))
         ids: list[int | None] = []
@@ -167,12 +169,7 @@ class GalleryWriting:
             encoded = encode_images(self.model, self.processor, chunk, *how, folder=self.state.images_folder, **options)
             gaps = set(encoded.skipped)
             kept = [row for row in range(len(chunk)) if row not in gaps]
-            described = [
-                self._described(
-                    chunk[row], encoded.inputs[row], entries[start + row] if entries is not None else Entry()
-                )
-                for row in kept
-            ]
+            described = [self._described(chunk[row], encoded.inputs[row], entries[start + row]) for row in kept]
             with place.writing(wait, self._stored) as writer:
                 if replaces:
                     writer.delete(_replaced(writer.state, described, {*ids}))

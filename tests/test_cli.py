@@ -125,7 +125,7 @@ def test_every_setting_of_training_is_offered_or_refused_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (("serve",), 2, "No such command 'serve'"),
+        (("sreve",), 2, "No such command 'sreve'"),
         (("search",), 2, "Missing argument"),
         (("search", "nowhere"), 2, "a query needs --image, --caption or both"),
         (("search", "nowhere", "--caption", "a hat"), 1, "holds no features"),

@@ -16,7 +16,8 @@ from packaging.requirements import Requirement
 import fafa
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ["dataset_builders", "drawing", "evaluation", "models", "retrieval", "synthesis", "training", "world"]
+ROOMS = ["app", "dataset_builders", "drawing", "evaluation", "models", "people", "retrieval", "synthesis", "training"]
+ROOMS += ["world"]
 PUBLIC_MODULES = ["cli", "convert_fafa_checkpoint", "modeling_fafa", "processing_fafa", *ROOMS]
 PUBLIC_MODULES += ["training.run", "evaluation.run"]  # of commands, which examples do not come with
 

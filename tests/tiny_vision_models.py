@@ -12,11 +12,15 @@ from transformers import (
     DetrConfig,
     DetrForObjectDetection,
     ResNetConfig,
+    RTDetrConfig,
+    RTDetrForObjectDetection,
+    RTDetrResNetConfig,
     YolosConfig,
     YolosForObjectDetection,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
+from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImageProcessorPil
 from transformers.models.yolos.image_processing_pil_yolos import YolosImageProcessorPil
 
 LABELS = {0: "dog", 1: "person"}
@@ -78,6 +82,35 @@ def tiny_detr(folder: Path, seed: int = 0) -> Path:
         id2label=LABELS,
     )
     return _save(DetrForObjectDetection(config), DetrImageProcessorPil(size=_SIZE), folder)
+
+
+def tiny_rtdetr(folder: Path, seed: int = 0) -> Path:
+    """An RT-DETR with random weights, as large as half a megabyte."""
+    torch.manual_seed(seed)
+    backbone = RTDetrResNetConfig(
+        embedding_size=8,
+        hidden_sizes=[8, 16, 16, 16],
+        depths=[1, 1, 1, 1],
+        layer_type="basic",
+        out_features=["stage2", "stage3", "stage4"],
+    )
+    config = RTDetrConfig(
+        backbone_config=backbone,
+        encoder_hidden_dim=16,
+        encoder_in_channels=[16, 16, 16],
+        encoder_ffn_dim=16,
+        encoder_attention_heads=2,
+        encoder_layers=1,
+        d_model=16,
+        num_queries=12,
+        decoder_in_channels=[16, 16, 16],
+        decoder_ffn_dim=16,
+        decoder_attention_heads=2,
+        decoder_layers=2,
+        num_denoising=0,
+        id2label=LABELS,
+    )
+    return _save(RTDetrForObjectDetection(config), RTDetrImageProcessorPil(size={"height": 64, "width": 64}), folder)
 
 
 def tiny_clip(folder: Path, seed: int = 0) -> Path:

@@ -40,13 +40,29 @@ def paint_person(
     Returns:
         An RGB image; the same arguments give the same pixels.
     """
-    if outfit.bag and outfit.bag.kind in IN_HAND:  # it hangs from a hanging arm
-        scene = replace(scene, arms=("swing", "swing"))
-    rng = np.random.default_rng(scene.seed)
+    scene, rng = _with_a_free_hand(outfit, scene), np.random.default_rng(scene.seed)
     figure = pose_figure(identity, scene)
     person = _draw_figure(figure, identity, outfit, scene, image_size)
     background = paint_place(scene, figure.ground, image_size, rng)
     return _develop(person, background, scene, rng)
+
+
+def paint_over(
+    identity: Identity, outfit: Outfit, scene: Scene, background: Image.Image
+) -> tuple[Image.Image, tuple[int, int, int, int]]:
+    """Paints a person over an image, whatever the scene's place is.
+
+    Returns:
+        the image, and the box (left, top, right, bottom) of what was painted.
+    """
+    scene, rng = _with_a_free_hand(outfit, scene), np.random.default_rng(scene.seed)
+    person = _draw_figure(pose_figure(identity, scene), identity, outfit, scene, background.size[::-1])
+    return _develop(person, background, scene, rng), Image.fromarray(person[:, :, 3]).getbbox()
+
+
+def _with_a_free_hand(outfit: Outfit, scene: Scene) -> Scene:
+    """A handbag or basket hangs from a hanging arm."""
+    return replace(scene, arms=("swing", "swing")) if outfit.bag and outfit.bag.kind in IN_HAND else scene
 
 
 def _develop(person: np.ndarray, background: Image.Image, scene: Scene, rng: np.random.Generator) -> Image.Image:

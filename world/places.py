@@ -13,13 +13,26 @@ _DETAIL = 96  # places are drawn 96 pixels high and enlarged: out of focus for f
 
 def paint_place(scene: Scene, ground: float, image_size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     """The scene without the person, as an RGB image; the shadow at height `ground` is there already."""
+    canvas = _draw_place(scene.place, image_size, rng)
+    _draw_shadow(canvas, scene, ground)
+    return _out_of_focus(canvas, image_size, rng)
+
+
+def paint_empty_place(place: str, image_size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+    """A place where nobody is, as an RGB image."""
+    return _out_of_focus(_draw_place(place, image_size, rng), image_size, rng)
+
+
+def _draw_place(place: str, image_size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     height, width = image_size
     canvas = Image.new("RGB", (max(2, round(_DETAIL * width / height)), _DETAIL))
-    draw = ImageDraw.Draw(canvas)
-    _PAINTERS[scene.place](draw, canvas.width, rng)
-    _draw_shadow(canvas, scene, ground)
+    _PAINTERS[place](ImageDraw.Draw(canvas), canvas.width, rng)
+    return canvas
+
+
+def _out_of_focus(canvas: Image.Image, image_size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     canvas = canvas.filter(ImageFilter.BoxBlur(float(rng.uniform(0.4, 1.0))))
-    return canvas.resize((width, height), Image.Resampling.BILINEAR)
+    return canvas.resize(image_size[::-1], Image.Resampling.BILINEAR)
 
 
 def _draw_shadow(canvas: Image.Image, scene: Scene, ground: float) -> None:

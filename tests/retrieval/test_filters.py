@@ -16,6 +16,7 @@ TAGGED = [
     Entry(None, taken="2023", tags={"colour": "", "size": "L"}),
     Entry("home/é.jpg", tags={"size": 7, "colour": "red"}),
 ]
+LATIN_1 = "caf\udce9.jpg"  # a file's name whose last letter is a byte that is no UTF-8
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,31 @@ def test_what_a_filter_lets_through(state, where, expected):
     assert state.matching(where).nonzero()[:, 0].tolist() == expected
 
 
+ODD = {
+    f"path == {LATIN_1!r}": [5],  # by an escape
+    f'path == "{LATIN_1}"': [5],
+    f'path != "{LATIN_1}"': [0, 1, 2, 3, 4],
+    'path == "caf\udcea.jpg"': [],
+    '"\udce9.j" in path': [5],
+    f'path in ("trip/a.jpg", "{LATIN_1}", "none.jpg")': [0, 5],
+    f'path in ("{LATIN_1}", "\udcff")': [5],
+    'path >= "caf\udce8"': [0, 1, 2, 4, 5],
+    'colour == "\udce9"': [],
+}
+
+
+@pytest.mark.parametrize(("where", "expected"), ODD.items(), ids=map(ascii, ODD))
+def test_paths_that_are_not_utf_8_are_found(where, expected):
+    """They ended a search with a UnicodeEncodeError."""
+    entries = [*TAGGED, Entry(LATIN_1)]
+    features = torch.nn.functional.normalize(torch.ones(len(entries), 4, 8), dim=-1)
+    settings = {"model": {}, "features": {"kind": "target", "dtype": "float32", "shape": [4, 8]}}
+    assert state_of(features, entries, settings).matching(where).nonzero()[:, 0].tolist() == expected
+
+
 WRONG = {
+    r"path == '\ud800.jpg'": "holds half of a character",
+    "path == '\ud800.jpg'": "half of a character",
     "colr == 'red'": "there is no field colr; did you mean 'colour'",
     "cam == 'gate 3'": "there is no field cam; did you mean 'camera'",
     "zzz > 1": "there is no field zzz; known: path, time, camera",

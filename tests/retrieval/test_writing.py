@@ -85,6 +85,29 @@ def test_several_people_of_one_photograph(photos, gallery):
     assert len(gallery.search(caption="a hat", where="left >= 5")) == 1
 
 
+def test_the_path_of_an_entry_may_be_absolute_or_relative_and_leads_nowhere_else(
+    model, processor, photos, gallery, tmp_path, monkeypatch
+):
+    """An absolute one was taken, and every search after it refused the gallery: it leads out of the images' folder."""
+    crop = Image.open(photos[3])
+    entries = [Entry(path=str(photos[3]), box=(0, 0, 9, 9)), Entry(path="3.png", box=(9, 0, 12, 9))]
+    ids = gallery.add([crop, crop], entries, progress=False)
+    found = gallery.search(caption="a hat", where="left != None", top=None)
+    assert [(result.id, result.path) for result in found] == [(number, photos[3]) for number in ids]
+    assert [entry.path for entry in gallery.state.stored_entries(gallery.state.rows_of_ids(ids))] == ["3.png"] * 2
+    spy = Spy(model, monkeypatch)
+    for path in (str(tmp_path / "elsewhere.png"), "../elsewhere.png", str(photos[3].parent / ".." / "elsewhere.png")):
+        with pytest.raises(
+            ValueError, match=r"path .*elsewhere\.png does not lie in the gallery's folder of images, .*photos"
+        ):
+            gallery.upsert([crop], [Entry(path=path)], progress=False)
+    assert len(gallery) == 5 and spy.num_images == 0
+    moved = photos[0].parent.rename(tmp_path / "moved")
+    gallery = Gallery.load(gallery.place.path, model, processor, folder=moved)
+    gallery.add([crop], [Entry(path=str(moved / "4.png"))], progress=False)
+    assert gallery.search(caption="a hat", where='path == "4.png"')[0].path == moved / "4.png"
+
+
 def test_an_image_that_cannot_be_read_is_told_or_left_out(photos, gallery):
     photos[3].write_bytes(b"no picture")
     with pytest.raises(UnreadableImageError, match=r"3\.png"):

@@ -1,0 +1,85 @@
+"""The parts of the page that events read and change, and what stands in its fields."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from .answers import FilterField
+from .page_asking import Fields
+
+Changes = dict[Any, Any]  # a part -> its new value
+RESULTS = "results"  # the tab of that name
+
+
+@dataclass
+class PageParts:
+    """The parts of the page.
+
+    Args:
+        lists: the filters that are lists of values: one for each of `listed`.
+        searches: those of the session; `kept`: the saved ones; `name`: under which to save one.
+    """
+
+    session: gr.State
+    message: gr.HTML
+    photo: gr.HTML
+    sentence: gr.Textbox
+    wishes: gr.HTML
+    wish: gr.Textbox
+    listed: Sequence[FilterField]
+    lists: Sequence[gr.Dropdown]
+    taken_from: gr.Textbox
+    taken_to: gr.Textbox
+    where: gr.Textbox
+    top: gr.Slider
+    least_score: gr.Slider
+    false_alarm_rate: gr.Dropdown
+    results: gr.HTML
+    details: gr.HTML
+    searches: gr.HTML
+    kept: gr.HTML
+    name: gr.Textbox
+    tabs: gr.Tabs
+
+    @property
+    def fields(self) -> list[Any]:
+        """What a question is made of."""
+        plain = [self.taken_from, self.taken_to, self.where, self.top, self.least_score, self.false_alarm_rate]
+        return [self.sentence, *self.lists, *plain]
+
+    @property
+    def all(self) -> list[Any]:
+        """What an event may change."""
+        shown = [self.message, self.photo, self.wishes, self.wish, self.results, self.details, self.searches]
+        return [self.session, *shown, self.kept, self.name, self.tabs, *self.fields]
+
+    def read(self, values: Sequence[Any]) -> Fields:
+        """What stands in the fields, of their values in the order of `fields`."""
+        sentence, *chosen = values[: 1 + len(self.lists)]
+        taken_from, taken_to, where, top, least_score, false_alarm_rate = values[1 + len(self.lists) :]
+        names = [one.name for one in self.listed]
+        return Fields(
+            sentence or "",
+            dict(zip(names, chosen, strict=True)),
+            taken_from or "",
+            taken_to or "",
+            where or "",
+            int(top),
+            None if least_score <= -1 else least_score,
+            false_alarm_rate or None,
+        )
+
+    def write(self, fields: Fields) -> Changes:
+        """Fields as they are to be shown."""
+        return {
+            self.sentence: fields.sentence,
+            **{part: [] for part in self.lists},
+            self.taken_from: fields.taken_from,
+            self.taken_to: fields.taken_to,
+            self.where: fields.where,
+            self.top: fields.top,
+            self.least_score: -1 if fields.least_score is None else fields.least_score,
+            self.false_alarm_rate: fields.false_alarm_rate or 0,
+        }

@@ -1,0 +1,112 @@
+"""Pictures of people in photographs and in films, by the images' numbers alone."""
+
+import io
+from functools import partial
+
+import numpy as np
+import pytest
+from encoding_spy import paint
+from films import CORNERS, corners, corners_of, write_film
+from painted_scenes import SIZE, BarDetector, paint_scene
+from PIL import Image
+from tiny import tiny_model, tiny_processor
+
+pytest.importorskip("fastapi", reason="the page and its API need the extra app")
+
+from fafa.app.server import create_app
+from fafa.app.service import SearchService
+from fafa.people import people_in
+from fafa.retrieval import Gallery
+from fafa.retrieval.identity import describe_image
+from fafa.retrieval.metadata import entry_of
+
+RED_BAR, FILM = (10, (220, 30, 30)), (48, 0, 96, 32)  # the upper right of the film: green
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    """A service over a photograph, a person in a photograph, and a person in a film; and the folder of them."""
+    folder = tmp_path_factory.mktemp("seen") / "pictures"
+    folder.mkdir()
+    paint(folder / "plain.png", 1)
+    made, place = (tiny_model(), tiny_processor()), folder.parent / "index"
+    Gallery.from_folder(*made, folder, features_dir=place, progress=False)
+    gallery = Gallery.load(place, *made)
+    scene = paint_scene(folder / "scene.png", RED_BAR, (150, (30, 30, 220)))
+    film = write_film(folder / "film.mp4", [corners(number) for number in range(12)])
+    cut = Image.open(scene).crop((10, 20, 34, 90))
+    known = [{"box": (10.0, 20.0, 34.0, 90.0)}, {"box": FILM, "time": 0.5, "tags": {"track": 3}}]
+    described = [describe_image(file, "image", folder) for file in (scene, film)]
+    entries = [entry_of(file, **of_it) for file, of_it in zip(described, known, strict=True)]
+    gallery.add([cut, Image.fromarray(corners()[:32, 48:])], entries, progress=False)
+    service = SearchService(gallery, find_people=partial(people_in, detector=BarDetector(), margin=0.0))
+    yield service, folder
+    service.close()
+
+
+@pytest.fixture
+def watcher(seen, client_of):
+    return client_of(create_app(seen[0], page=False))
+
+
+def picture(answer):
+    assert answer.status_code == 200 and answer.headers["content-type"] == "image/webp"
+    return Image.open(io.BytesIO(answer.content)).convert("RGB")
+
+
+def test_a_person_in_a_photograph_and_the_photograph_with_the_box(watcher):
+    person, photo = (picture(watcher.get(f"/media/1/{name}.webp")) for name in ("crop", "photo"))
+    assert person.size == (24, 70) and photo.size == SIZE
+    assert np.abs(np.asarray(person)[60, 12].astype(int) - RED_BAR[1]).max() < 40
+    assert np.asarray(photo)[50, 10].tolist() != np.asarray(photo)[50, 60].tolist()  # the box's line
+
+
+def test_a_moment_of_a_film(watcher):
+    person, frame = (picture(watcher.get(f"/media/2/{name}.webp")) for name in ("crop", "photo"))
+    assert person.size == (48, 32) and frame.size == (96, 64)
+    assert np.abs(np.asarray(person)[3, -4].astype(int) - CORNERS["green"]).max() < 60
+    assert corners_of(frame)[2:] == ["blue", "grey"]
+
+
+def test_a_film_is_sent_in_parts(watcher, seen):
+    data = (seen[1] / "film.mp4").read_bytes()
+    whole, part = watcher.get("/media/2/film"), watcher.get("/media/2/film", headers={"range": "bytes=10-19"})
+    assert whole.content == data and whole.headers["content-type"] == "video/mp4"
+    assert (part.status_code, part.content) == (206, data[10:20])
+    assert watcher.get("/media/1/film").status_code == 404  # a photograph is never sent as it lies there
+
+
+def test_results_name_them_and_the_moment(watcher):
+    hits = watcher.post("/api/search", json={"terms": [{"caption": "a red coat"}]}).json()["hits"]
+    film, scene, plain = (
+        next(hit for hit in hits if hit["name"] == name) for name in ("film.mp4", "scene.png", "plain.png")
+    )
+    assert (film["film"], film["time"], film["tags"]) == ("/media/2/film#t=0.5", 0.5, {"track": 3})
+    assert (scene["film"], scene["box"], plain["box"]) == (None, [10, 20, 34, 90], None)
+    assert watcher.get("/api/facts").json()["has_films"] is True
+    for hit in hits:
+        assert watcher.get(hit["thumbnail"]).status_code == watcher.get(hit["photo"]).status_code == 200
+
+
+def test_like_this_result_works_for_a_person_in_a_film(watcher):
+    question = {"terms": [{"image": "result:2", "caption": "a red coat"}]}
+    hits = watcher.post("/api/search", json=question).json()["hits"]
+    assert sorted(hit["id"] for hit in hits) == [0, 1]
+    assert watcher.post("/api/heat-map", json={"question": question, "id": 2}).status_code == 200
+
+
+def test_people_are_found_in_uploads_and_in_results(watcher, seen):
+    upload = watcher.post("/api/uploads", content=(seen[1] / "scene.png").read_bytes()).json()
+    boxes = [[10, 20, 34, 90], [150, 20, 174, 90]]
+    assert watcher.get(f"/api/people/{upload['id']}").json() == boxes
+    assert watcher.get("/api/people/result:1").json() == boxes
+    one = {"terms": [{"image": upload["id"], "box": boxes[0]}], "exclude_query": False}
+    other = {"terms": [{"image": upload["id"], "box": boxes[1]}], "exclude_query": False}
+    scores = [watcher.post("/api/search", json=question).json()["hits"][0]["score"] for question in (one, other)]
+    assert scores[0] != scores[1]
+
+
+def test_a_file_with_other_contents_is_not_shown(watcher, seen):
+    """An index decides which files it names, so they are compared with what was indexed."""
+    (seen[1] / "plain.png").write_bytes((seen[1] / "scene.png").read_bytes())
+    assert watcher.get("/media/0/photo.webp").status_code == 404
