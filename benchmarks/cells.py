@@ -30,8 +30,8 @@ from fafa.world import make_world
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 COLOURS = (BLUE, VERMILION, TEAL, PINK, AMBER, GREEN, RED)
-# Harder than the quickstart's: a gallery four times as large, three look-alikes for each query instead of two, wrong
-# captions in training, and images that are blurred or partly hidden, in training and test.
+# Harder than the world of `make train-world`: a gallery four times as large, three look-alikes for each query instead
+# of two, wrong captions in training, and images that are blurred or partly hidden, in training and test.
 HARD = {"num_queries": 300, "gallery_size": 2_200, "look_alikes": 3, "spoilt": 0.1, "seed": 0}
 NUM_DIPTYCHS, CAPTION_NOISE = 6_000, 0.1
 

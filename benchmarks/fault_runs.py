@@ -119,7 +119,7 @@ def jobs(world: Path) -> dict[str, Job]:
     """The commands; those after the first read the undisturbed world."""
     tiny, itcpr, syncpr = str(fafa.TINY_CHECKPOINT), str(world / "ITCPR"), str(world / "SynCPR")
     train = {
-        "config": ROOT / "examples/configs/quickstart.yaml",
+        "config": ROOT / "examples/configs/world.yaml",
         "data_dir": syncpr,
         "output_dir": "{out}",
         "max_steps": 12,

@@ -6,8 +6,8 @@
 Every method has about two million parameters, trains from random weights for 500 steps of 128 triplets (or pairs) in
 all, on the same 12,000 triplets, 10 % of whose captions are wrong, and is evaluated on the same 300 queries over 2,200
 images: the same person in other clothes, three others in the clothes asked for, some images blurred or partly hidden.
-Settings are those of examples/configs/*quickstart.yaml and of Word4Per's world recipes, their steps shortened in
-proportion. No setting was tuned on the test set.
+Settings are those of examples/configs/*world*.yaml, their steps shortened in proportion. No setting was tuned
+on the test set.
 
 Random weights are what the methods' authors never meant them for: the real ones start from BLIP-2 or CLIP. All get the
 same remedy, plain contrastive learning first. What the table says of real weights is therefore a guess.

@@ -1,6 +1,6 @@
 """Evaluate a model on ITCPR: Rank-1/5/10, mAP and mINP of three kinds of query and of two joined, with intervals.
 
-    python examples/evaluate_itcpr.py --model quickstart/model --data quickstart/world/ITCPR --output results
+    python examples/evaluate_itcpr.py --model checkpoints/tiny --data quickstart/world/ITCPR --output results
     python examples/evaluate_itcpr.py --model pretrained/dual --dataset CUHK-PEDES --data /data/CUHK-PEDES
 
 `fafa evaluate` takes the same options and the same steps.

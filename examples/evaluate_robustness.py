@@ -1,12 +1,12 @@
 """How a model breaks: corrupted photos and sentences, contradictions between them, other wordings, negations.
 
-    python examples/evaluate_robustness.py --model quickstart/model --data quickstart/world/ITCPR --output robustness
+    python examples/evaluate_robustness.py --model checkpoints/tiny --data quickstart/world/ITCPR --output robustness
 
 `fafa evaluate robustness` does the same.
 
 Any model, any test set of ITCPR's form. The gallery stays clean; queries by image and caption are spoilt in 14 ways, up
 to five severities each (ITCPR-C). Writes tables (robustness.md), curves, a sheet that shows every corruption, and all
-figures (robustness.json). On the small world of the quickstart it takes two minutes on two cores.
+figures (robustness.json). On the painted world of `make train-world` it takes two minutes on two cores.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Make the painted world of people: a training set like SynCPR and a test set like ITCPR.
 
-    python examples/make_world.py --output quickstart/world
+    python examples/make_world.py --output train-world/world
 
 paints 24,000 training images and about 700 test images in a minute or two on two cores (500 MB). The folders have the
 formats of the real data sets, so everything that reads its `SynCPR` and its `ITCPR` reads the real ones, too.
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fafa.commands import check_numbers, command
 from fafa.files import check_output_folder, printable
-from fafa.world import make_world
+from fafa.world import TOWNS, make_world
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -19,7 +19,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=Path("quickstart/world"), help="folder to write")
+    parser.add_argument("--output", type=Path, default=Path("train-world/world"), help="folder to write")
     parser.add_argument("--diptychs", type=int, default=12_000, help="training pairs; each gives two triplets")
     parser.add_argument("--diptychs-per-quadruple", type=int, default=4, help="people painted per quadruple")
     parser.add_argument("--queries", type=int, default=125, help="test queries")
@@ -28,6 +28,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--look-alikes", type=int, default=2, help="others in the asked-for clothes, for each query")
     parser.add_argument("--caption-noise", type=float, default=0.0, help="share of triplets with captions of others")
     parser.add_argument("--spoilt", type=float, default=0.0, help="share of images that are blurred or partly hidden")
+    parser.add_argument("--town", choices=list(TOWNS), default="home", help="whose garments, colours and words")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=None, help="painting processes; default: one per core")
     arguments = parser.parse_args()
@@ -55,6 +56,7 @@ def main(arguments: argparse.Namespace) -> None:
         look_alikes=arguments.look_alikes,
         caption_noise=arguments.caption_noise,
         spoilt=arguments.spoilt,
+        town=arguments.town,
     )
 
     # 2. Say where things are.

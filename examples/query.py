@@ -1,11 +1,11 @@
 """Search a folder of photographs by a photo and a sentence, a sentence alone, or a photo alone.
 
-    python examples/query.py --model quickstart/model --gallery photos/ --image me.jpg --caption "in a red coat"
+    python examples/query.py --model checkpoints/tiny --gallery photos/ --image me.jpg --caption "in a red coat"
 
 `fafa index` and `fafa search` do the same in two steps.
 
 Prints the images ranked first and writes a picture of them; `--index` keeps the gallery's features for the next search,
-which encodes only the photographs that are new or changed since. With the tiny model of the quickstart most of the time
+which encodes only the photographs that are new or changed since. With the tiny model most of the time
 goes into reading files, which `--num-workers` processes do at once (benchmarks/results/indexing.md); the full model
 needs a GPU, with `--dtype bfloat16`. What to expect: the tiny model has only ever seen painted people, and its answers
 for real photographs mean nothing. The full model was trained for crops that show one person each.

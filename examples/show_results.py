@@ -1,6 +1,6 @@
-"""Draw ranked results of ITCPR test queries, with green frames around correct images and red ones around the rest.
+"""Show ranked results of ITCPR test queries: a table, and a picture with green frames around correct images.
 
-    python examples/show_results.py --model quickstart/model --data quickstart/world/ITCPR --output sheet.png
+    python examples/show_results.py --model checkpoints/tiny --data quickstart/world/ITCPR --output sheet.png
 
 The queries are sampled at random, not picked; the sheet shows the seed. It takes a few seconds on the painted world;
 the real ITCPR (20,510 gallery images to encode) needs a GPU.
@@ -17,6 +17,7 @@ from fafa.evaluation import QUERY_MODES
 from fafa.files import printable
 from fafa.loading import undecoded
 from fafa.retrieval import Gallery, RankedImage, RankedQuery, check_sheet, draw_contact_sheet
+from fafa.tables import markdown_table
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -65,7 +66,9 @@ def main(args: argparse.Namespace) -> None:
         ]
         rows.append(RankedQuery(image, caption, shown, first_match_rank=correct.index(True) + 1))
 
-    # 4. The picture, and how often the first image of these few is right.
+    # 4. A table, the picture, and how often the first image of these few is right.
+    table = [[row.caption or "(the image alone)", f"{row.first_match_rank:,}"] for row in rows]
+    print(markdown_table(["query", "rank of the first correct image"], table))
     hits = sum(row.first_match_rank == 1 for row in rows)
     draw_contact_sheet(
         rows,

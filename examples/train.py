@@ -1,8 +1,9 @@
 """Train a model on a data set in SynCPR's format: FAFA, or another that keeps the contract (docs/your-own-model.md).
 
-    python examples/train.py --config examples/configs/quickstart.yaml      # the painted world, from random weights
+    python examples/train.py --config examples/configs/quickstart.yaml      # a painted town, from the tiny model
+    python examples/train.py --config examples/configs/world.yaml           # the painted world, from random weights
     python examples/train.py --config examples/configs/paper.yaml           # SynCPR, from BLIP-2's weights
-    python examples/train.py --config examples/configs/coalign_quickstart.yaml    # CoAlign instead, see docs/models.md
+    python examples/train.py --config examples/configs/coalign_world.yaml   # CoAlign instead, see docs/models.md
 
 `fafa train` takes the same options and the same steps.
 
@@ -12,9 +13,9 @@ Every setting is a field of the YAML file, of the command line, or of both (the 
 
 A run that was stopped or killed goes on from its last checkpoint with `--resume_from_checkpoint true`.
 
-What to expect: the quickstart trains for eight to twelve minutes on two CPU cores and reaches 68 % Rank-1 on its test
-set (see examples/evaluate_itcpr.py). The paper's recipe reports 46.5 % Rank-1 on ITCPR, from 10 epochs over 1.15
-million triplets in batches of 256; it needs GPUs with 80 GB.
+What to expect: on the painted world, training from random weights takes eight to twelve minutes on two CPU cores and
+reaches 68 % Rank-1 on its test set (see examples/evaluate_itcpr.py). The paper's recipe reports 46.5 % Rank-1 on ITCPR,
+from 10 epochs over 1.15 million triplets in batches of 256; it needs GPUs with 80 GB.
 
 How the tiny model learns. The real FAFA starts from BLIP-2, which has learnt by contrastive training what words look
 like. FDA, KL(prediction ‖ label), has hardly any gradient while all scores are alike, so random weights need such

@@ -163,7 +163,7 @@ def test_what_cannot_be_done_is_one_line_and_a_status(arguments, status, message
 def test_a_model_is_trained_evaluated_and_compared(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
     world = make_world(tmp_path / "world", num_diptychs=32, num_queries=6, gallery_size=40, num_workers=1)
-    train = ("train", "--config", CONFIGS / "quickstart.yaml", "--data_dir", world / "SynCPR", "--max_steps", 1)
+    train = ("train", "--config", CONFIGS / "world.yaml", "--data_dir", world / "SynCPR", "--max_steps", 1)
     train += ("--batch_size", 8, "--validation_fraction", 0.2, "--eval_strategy", "no", "--save_strategy", "no")
     call(*train, "--output_dir", tmp_path / "model", "--disable_tqdm", "true")
     evaluate = ("evaluate", "--model", tmp_path / "model", "--data", world / "ITCPR", "--no-pictures")

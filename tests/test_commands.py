@@ -175,7 +175,7 @@ def world(tmp_path_factory):
 
 SEARCH = ["query.py", "--model", "model", "--caption", "a hat", "--gallery", "world/ITCPR", "--num-workers", "1"]
 EVALUATION = ["evaluate_itcpr.py", "--model", "model", "--data", "world/ITCPR", "--no-pictures"]
-TRAINING = ["train.py", "--config", str(ROOT / "examples/configs/quickstart.yaml"), "--data_dir", "world/SynCPR"]
+TRAINING = ["train.py", "--config", str(ROOT / "examples/configs/world.yaml"), "--data_dir", "world/SynCPR"]
 TRAINING += [
     "--batch_size",
     "4",

@@ -27,7 +27,7 @@ def world(tmp_path_factory):
 
 
 def train(world, output, *arguments, check=True):
-    command = [sys.executable, str(ROOT / "examples" / "train.py"), "--config", str(CONFIGS / "quickstart.yaml")]
+    command = [sys.executable, str(ROOT / "examples" / "train.py"), "--config", str(CONFIGS / "world.yaml")]
     command += ["--data_dir", str(world / "SynCPR"), "--output_dir", str(output), "--validation_fraction", "0.2"]
     command += ["--batch_size", "8", "--logging_steps", "1", "--disable_tqdm", "true", *arguments]
     run = subprocess.run(command, cwd=output.parent, capture_output=True, text=True, check=False)
@@ -138,6 +138,8 @@ def test_settings_that_cannot_be_used_are_told(tmp_path, refused):
         ("accelerator_config: {even_batch: true}", "no 'even_batch'; did you mean 'even_batches'?"),
         ("do_train: false", "do_train is false, but this trains"),
         ("lora_rank: -1", "lora_rank is -1, expected a number from 0"),
+        ("new_words: 5", "new_words is for a model that has learnt; a tiny one has the words of its captions"),
+        ("{model: a/folder, new_words: 5, lora_rank: 2}", "leave out new_words"),
         ("vision_dtype: int8", "vision_dtype is 'int8', expected such as float32"),
         (f"seed: {2**40}", f"seed is {2**40}, expected a whole number from 0 to 4,294,967,295"),
     ],

@@ -33,7 +33,7 @@ def run(*command, cwd, **environment) -> str:
 def left_behind(folder, names) -> set[str]:
     """What a fresh clone does not have: environments, caches, build folders, what `make` paints."""
     hidden = {name for name in names if name.startswith(".") and name not in (".ci", ".gitignore")}
-    made = {"build", "dist", "quickstart", "__pycache__"}.intersection(names)
+    made = {"build", "dist", "quickstart", "train-world", "__pycache__"}.intersection(names)
     if Path(folder) == ROOT:  # checkpoints/tiny stays
         made |= {"tiny"}.intersection(names)
     return (

@@ -45,7 +45,7 @@ def test_snippet_runs(name, quickstart, monkeypatch, capsys):
 def test_no_command_writes_into_a_folder_of_the_package():
     """Whoever deleted such a folder of their own making would delete code."""
     rooms = [folder.parent.name for folder in ROOT.glob("*/__init__.py")]
-    path = re.compile(rf"(?<![\w/.<])(?:{'|'.join(rooms)})/[\w./-]+")
+    path = re.compile(rf"(?<![\w/.<-])(?:{'|'.join(rooms)})/[\w./-]+")
     texts = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.yaml"), *ROOT.glob("examples/*.py")]
     texts += [file for room in rooms for suffix in ("py", "yaml") for file in (ROOT / room).rglob(f"*.{suffix}")]
     named = {(file.name, found.rstrip(".")) for file in texts for found in path.findall(file.read_text("utf-8"))}

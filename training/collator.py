@@ -174,8 +174,9 @@ class TripletCollator:
     def _resized(self, row: dict[str, Any], column: str) -> np.ndarray:
         crop = self._crop(row[column], column)
         if self.augment:
-            own = self.processor.augment_crop(crop, self._random(row, column))
-            crop = augment_person_crop(crop, self._random(row, column)) if own is None else own
+            rng = self._random(row, column)
+            own = self.processor.augment_crop(crop, rng)
+            crop = augment_person_crop(crop, rng) if own is None else own
         return self.processor.resize_crop(crop)
 
     def _caption_inputs(self, rows: Sequence[dict[str, Any]], column: str) -> Mapping[str, torch.Tensor]:

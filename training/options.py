@@ -48,6 +48,10 @@ class RunOptions:
     model_options: dict | str | None = field(
         default=None, metadata={"help": "Fields of its configuration to set, as JSON: '{\"fda_alpha\": 1.0}'."}
     )
+    new_words: int = field(
+        default=0,
+        metadata={"help": "Words that occur so often, and that the model spells in pieces, get an entry; 0: none do."},
+    )
     data_dir: str | None = field(
         default=None, metadata={"help": "Folder of SynCPR.json and its images; none: the authors' Hub data set."}
     )
@@ -111,6 +115,8 @@ class RunOptions:
             if not hasattr(classes_of(self.method)[0], "tiny"):
                 raise ValueError(f"there is no tiny {self.method}: name a folder to start from (model)")
             check_model_options(self.model_options, classes_of(self.method)[0].tiny())
+            if self.new_words:
+                raise ValueError("new_words is for a model that has learnt; a tiny one has the words of its captions")
         elif self.method != type(self).method:
             raise ValueError(f"method {self.method} is of model 'tiny'; {self.model} says itself what it is")
         if GROUPS[self.dataset] != "person_id" and (self.generated_dir or self.real_repeats != 1):
@@ -123,6 +129,10 @@ class RunOptions:
         dtype = getattr(torch, self.vision_dtype or "float32", None)
         if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise ValueError(f"vision_dtype is {self.vision_dtype!r}, expected such as float32, bfloat16 or float16")
+        if self.new_words < 0:
+            raise ValueError(f"new_words is {self.new_words}, expected a number from 0 (no new words)")
+        if self.new_words and self.lora_rank:
+            raise ValueError("lora_rank leaves the words' embeddings as they are: leave out new_words")
         if self.lora_rank < 0:
             raise ValueError(f"lora_rank is {self.lora_rank}, expected a number from 0 (no adapters)")
         if self.trainable_vision_blocks and self.lora_rank:

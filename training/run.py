@@ -25,6 +25,7 @@ from ..dataset_builders.syncpr import SynCPR
 from ..files import check_output_folder, printable
 from ..markdown_text import code, public
 from ..model_folder import load_model
+from ..names import counted, some
 from ..processing_fafa import build_tokenizer, vocabulary_hash
 from ..registration import MODELS, classes_of
 from ..retriever import Retriever, RetrieverProcessor
@@ -32,6 +33,7 @@ from .adapters import add_lora, merge_lora
 from .arguments import RetrieverTrainingArguments
 from .card import RunFacts
 from .collator import TripletCollator
+from .memory import keep_memory
 from .options import GROUPS, RunOptions, check_model_options, read_options
 from .pairs import caption_pairs
 from .rank_metrics import held_out_rank_metrics
@@ -41,7 +43,7 @@ from .safety.preemption import PREEMPTED, TrainingPreempted
 from .split import hold_out_quadruples
 from .trainer import RetrieverTrainer
 from .vision_blocks import train_vision_blocks
-from .vocabulary import build_vocabulary
+from .vocabulary import add_words, build_vocabulary
 
 if TYPE_CHECKING:
     import datasets
@@ -52,12 +54,16 @@ logger = logging.getLogger(__name__)
 def start(options: RunOptions, training: RetrieverTrainingArguments) -> None:
     """Sets the seed, before anything random happens, and refuses at once what could not be written or set later.
 
+    On a CPU, memory that a step frees is kept for the next one from here on, see `keep_memory`.
+
     Raises:
         OSError: nothing can be written into the output folder.
         ValueError: a module cannot be imported, or the model's configuration has no such field.
     """
     import_modules(options.import_modules)
     set_seed(training.seed)
+    if training.device.type == "cpu":
+        keep_memory()
     check_output_folder(training.output_dir)
     if options.model != "tiny" and options.model_options:
         with loading(options.model):
@@ -113,6 +119,9 @@ def make_model(options: RunOptions, train_set: "datasets.Dataset") -> tuple[Retr
             raise ValueError(
                 f"{options.model} holds an adapter: start from its merged model (merge_adapter), or resume"
             )
+        if options.new_words:
+            words = add_words(model, processor, _captions(train_set), options.new_words)
+            logger.info("%s for the model to learn: %s", counted(len(words), "new word"), some(words))
     if options.trainable_vision_blocks is not None:
         train_vision_blocks(model, options.trainable_vision_blocks)
     if options.trainable_vision_blocks and options.vision_dtype is not None:
@@ -126,14 +135,18 @@ def make_model(options: RunOptions, train_set: "datasets.Dataset") -> tuple[Retr
 
 def make_tiny_model(train_set: "datasets.Dataset", method: str, options: dict) -> tuple[Retriever, RetrieverProcessor]:
     """A tiny model with random weights, and its processor, whose vocabulary is that of the training captions."""
-    columns = [name for name in ("edit_caption", "target_caption") if name in train_set.column_names]
-    captions = [caption for name in columns for caption in train_set[name][:]]
+    captions = _captions(train_set)
     if (start := getattr(import_module(MODELS[method], __package__.partition(".")[0]), "tiny_start", None)) is not None:
         return start(captions, **options)  # with a tokenizer of the method's own kind
     tokenizer = build_tokenizer(build_vocabulary(captions))
     config_class, model_class, processor_class, _ = classes_of(method)
     config = config_class.tiny(vocab_size=len(tokenizer), vocabulary_hash=vocabulary_hash(tokenizer), **options)
     return model_class(config), processor_class.tiny(tokenizer, config)
+
+
+def _captions(train_set: "datasets.Dataset") -> list[str]:
+    columns = [name for name in ("edit_caption", "target_caption") if name in train_set.column_names]
+    return [caption for name in columns for caption in train_set[name][:]]
 
 
 def make_trainer(

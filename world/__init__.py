@@ -5,5 +5,6 @@ only numpy and Pillow. `making` writes a training set and a test set. No model a
 """
 
 from .making import WORLD_VERSION, make_world
+from .people import TOWNS
 
-__all__ = ["WORLD_VERSION", "make_world"]
+__all__ = ["TOWNS", "WORLD_VERSION", "make_world"]

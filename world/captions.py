@@ -6,7 +6,7 @@ what changed and nothing else. All captions stay within 32 WordPiece tokens.
 
 import numpy as np
 
-from .people import Garment, Outfit, changed_slots, pick, sample_change, sample_outfit
+from .people import HOME, Garment, Outfit, Town, changed_slots, pick, sample_change, sample_outfit
 
 # Names of words of the vocabulary; all others have one name.
 SYNONYMS = {
@@ -27,20 +27,23 @@ SYNONYMS = {
     "dotted": ("dotted", "spotted"),
 }
 PERSONS = ("a person", "someone", "a pedestrian", "the person")
-_PLURALS = ("jeans", "trousers", "pants", "shorts", "leggings", "tights", "sneakers", "trainers", "boots")
+_PLURALS = (
+    *("jeans", "trousers", "pants", "shorts", "leggings", "tights", "sneakers", "trainers", "boots"),
+    *("flares", "clogs", "sandals"),
+)
 
 # One change: the slot, what was there, what is there now; `None` for an empty slot.
 _Change = tuple[str, Garment | None, Garment | None]
 
 
-def write_quadruple(rng: np.random.Generator) -> tuple[Outfit, Outfit, dict[str, str]]:
-    """Two outfits of the training part of the wardrobe, and the texts of both: captions and edits in either direction.
+def write_quadruple(rng: np.random.Generator, town: Town = HOME) -> tuple[Outfit, Outfit, dict[str, str]]:
+    """Two outfits of the training part of a town's wardrobe, and the texts of both: captions and edits either way.
 
     Returns:
         The outfits A and B, and the texts `caption_a`, `caption_b`, `edit_ab`, `edit_ba`.
     """
-    outfit_a = sample_outfit(rng, test=False)
-    outfit_b = sample_change(rng, outfit_a, test=False)
+    outfit_a = sample_outfit(rng, test=False, town=town)
+    outfit_b = sample_change(rng, outfit_a, test=False, town=town)
     texts = {
         "caption_a": describe_outfit(outfit_a, rng),
         "caption_b": describe_outfit(outfit_b, rng),

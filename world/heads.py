@@ -1,7 +1,7 @@
 """Faces, hair and hats of the small world's people. Shapes are given in units of the head's half axes."""
 
-from .pen import Pen, Point, mix, shade
-from .people import COLOURS, HAIR_COLOURS, RGB, SKIN_TONES, Garment, Identity
+from .pen import Pen, Point, contrast, mix, shade
+from .people import HAIR_COLOURS, PAINTS, RGB, SKIN_TONES, Garment, Identity
 
 HEAD_WIDTH, HEAD_HEIGHT = 0.062, 0.083  # half axes of the head, fractions of the image's height
 INK = (46, 38, 44)
@@ -165,19 +165,29 @@ def draw_head_from_behind(pen: Pen, head: Point, identity: Identity, hat: Garmen
 
 
 def draw_hat(pen: Pen, head: Point, turn: float, identity: Identity, hat: Garment | None, from_behind: bool) -> None:
-    """A cap or a beanie; the hair stays visible below it."""
+    """A cap, beanie, beret or boater; the hair stays visible below it."""
     if hat is None:
         return
     if identity.hair_style in _TEMPLES:
         for flip in (False, True):
             pen.polygon(_scaled(head, _TEMPLES[identity.hair_style], flip), HAIR_COLOURS[identity.hair_colour])
-    colour = COLOURS[hat.colour]
+    colour = PAINTS[hat.colour]
     dark = shade(colour, 0.75)
     x, y = head
     if hat.kind == "beanie":
         _fill_half(pen, head, [(0.0, -1.56), (0.66, -1.42), (1.08, -0.95), (1.16, -0.5)], colour)
         ends = [(x + side * 1.02 * HEAD_WIDTH, y - 0.52 * HEAD_HEIGHT) for side in (-1, 1)]
         pen.capsule(*ends, 0.18 * HEAD_HEIGHT, 0.18 * HEAD_HEIGHT, dark)
+        return
+    if hat.kind == "beret":
+        _fill(pen, head, [(-1.2, -0.6), (-1.5, -0.95), (-0.7, -1.35), (0.5, -1.3), (1.1, -0.85), (1.05, -0.5)], colour)
+        pen.line(_scaled(head, [(-0.4, -1.3), (-0.45, -1.5)]), 0.01, dark)
+        return
+    if hat.kind == "boater":
+        _fill_half(pen, head, [(0.0, -1.5), (0.86, -1.46), (0.92, -0.7), (0.0, -0.66)], colour)
+        ends = [(x + side * 1.55 * HEAD_WIDTH, y - 0.6 * HEAD_HEIGHT) for side in (-1, 1)]
+        pen.capsule(*ends, 0.12 * HEAD_HEIGHT, 0.12 * HEAD_HEIGHT, colour)
+        pen.band(y - 0.84 * HEAD_HEIGHT, 0.92 * HEAD_WIDTH, 0.1 * HEAD_HEIGHT, contrast(colour), x)
         return
     _fill_half(pen, head, [(0.0, -1.34), (0.7, -1.2), (1.08, -0.8), (1.12, -0.46)], colour)
     pen.ellipse(x, y - 1.34 * HEAD_HEIGHT, 0.1 * HEAD_WIDTH, 0.05 * HEAD_HEIGHT, dark)

@@ -31,8 +31,11 @@ from .captions import describe_change, write_quadruple
 from .hardships import spoil_image, swap_captions
 from .painter import paint_person
 from .people import (
+    HOME,
+    TOWNS,
     Identity,
     Outfit,
+    Town,
     changed_slots,
     look_different,
     sample_change,
@@ -61,7 +64,7 @@ _LIMITS = {  # least and most
     "seed": (0, 2**63 - 1),
     "look_alikes": (0, 20),
 }
-_WITHOUT_HARDSHIPS = {"look_alikes": 2, "caption_noise": 0.0, "spoilt": 0.0}
+_WITHOUT_OPTIONS = {"look_alikes": 2, "caption_noise": 0.0, "spoilt": 0.0, "town": "home"}
 _SIDES = (16, 4_096)  # pixels
 _IMAGES_PER_TASK = 64
 _SAVE_OPTIONS = {".jpg": {"quality": 92}, ".png": {"compress_level": 1, "compress_type": zlib.Z_RLE}}  # fast
@@ -89,6 +92,7 @@ def make_world(
     look_alikes: int = 2,
     caption_noise: float = 0.0,
     spoilt: float = 0.0,
+    town: str = "home",
 ) -> Path:
     """Paints a small world of people; the same arguments give the same bytes, whatever the number of workers.
 
@@ -106,6 +110,8 @@ def make_world(
         look_alikes: Other people in the asked-for clothes, for each query.
         caption_noise: Share of the training triplets that have the captions of another group.
         spoilt: Share of all images that are blurred, or of which a part is hidden.
+        town: Where the people live, of `people.TOWNS`: in "harbour" garments, colours and the words for them are others
+            than at "home", and nothing is in both.
 
     Returns:
         The world's folder.
@@ -124,8 +130,8 @@ def make_world(
         "version": WORLD_VERSION,
     }
     # Left out where they change nothing: a world that was made without them is this one.
-    hardships = {"look_alikes": look_alikes, "caption_noise": caption_noise, "spoilt": spoilt}
-    parameters |= {name: value for name, value in hardships.items() if value != _WITHOUT_HARDSHIPS[name]}
+    options = {"look_alikes": look_alikes, "caption_noise": caption_noise, "spoilt": spoilt, "town": town}
+    parameters |= {name: value for name, value in options.items() if value != _WITHOUT_OPTIONS[name]}
     _check_parameters(parameters)
     if num_workers is not None and num_workers < 1:
         raise ValueError(f"num_workers must be at least 1: {num_workers}")
@@ -134,9 +140,9 @@ def make_world(
     if damaged is not None and not damaged:
         return output_dir
 
-    triplets, training_images = plan_training(num_diptychs, diptychs_per_quadruple, seed)
+    triplets, training_images = plan_training(num_diptychs, diptychs_per_quadruple, seed, TOWNS[town])
     triplets = swap_captions(triplets, caption_noise, np.random.default_rng([seed, _CAPTION_NOISE]))
-    queries, gallery, test_images = plan_test(num_queries, gallery_size, seed, look_alikes)
+    queries, gallery, test_images = plan_test(num_queries, gallery_size, seed, look_alikes, TOWNS[town])
 
     write_json(output_dir / _MANIFEST, {"finished": False, **parameters})
     # The test set comes first, so that its images do not depend on the size of the training set.
@@ -175,6 +181,8 @@ def _check_parameters(parameters: dict) -> None:
     for name in ("caption_noise", "spoilt"):
         if not 0 <= parameters.get(name, 0) <= 1:
             raise ValueError(f"{name} must be from 0 to 1: {parameters[name]!r:.40}")
+    if parameters.get("town", "home") not in TOWNS:
+        raise ValueError(f"town must be one of {', '.join(TOWNS)}: {parameters['town']!r:.40}")
     for name, (least, most) in _LIMITS.items():
         if name not in parameters:
             continue
@@ -186,13 +194,15 @@ def _check_parameters(parameters: dict) -> None:
         )
 
 
-def plan_training(num_diptychs: int, diptychs_per_quadruple: int, seed: int) -> tuple[list[dict], list[PlannedImage]]:
+def plan_training(
+    num_diptychs: int, diptychs_per_quadruple: int, seed: int, town: Town = HOME
+) -> tuple[list[dict], list[PlannedImage]]:
     """The records of SynCPR.json and the images they name."""
     triplets, images = [], []
     quadruple = 0
     while len(images) < 2 * num_diptychs:
         rng = np.random.default_rng([seed, _TRAINING, quadruple])
-        outfit_a, outfit_b, texts = write_quadruple(rng)
+        outfit_a, outfit_b, texts = write_quadruple(rng, town)
         size = max(1, diptychs_per_quadruple + int(rng.choice((-1, 0, 1), p=(0.1, 0.8, 0.1))))
         size = min(size, num_diptychs - len(images) // 2)
         for diptych, identity in enumerate(sample_people(rng, size, test=False), start=1):
@@ -216,7 +226,7 @@ def plan_training(num_diptychs: int, diptychs_per_quadruple: int, seed: int) -> 
 
 
 def plan_test(
-    num_queries: int, gallery_size: int, seed: int, look_alikes: int = 2
+    num_queries: int, gallery_size: int, seed: int, look_alikes: int = 2, town: Town = HOME
 ) -> tuple[list[dict], list[dict], list[PlannedImage]]:
     """The records of query.json and gallery.json, and the images they name.
 
@@ -253,14 +263,14 @@ def plan_test(
     asked_for: set[Outfit] = set()
     for instance, (person, num_matches) in enumerate(zip(askers, match_counts, strict=True)):
         source = list(SOURCES)[instance % len(SOURCES)]
-        before, after = _sample_unseen_change(rng, asked_for)
+        before, after = _sample_unseen_change(rng, asked_for, town)
         queries.append(plan_image(source, person, before, instance) | {"caption": describe_change(before, after, rng)})
         gallery += [plan_image(source, person, after, instance) for _ in range(num_matches)]
-        gallery.append(plan_image(source, person, _sample_other_clothes(rng, before, after)))
+        gallery.append(plan_image(source, person, _sample_other_clothes(rng, before, after, town)))
         for lookalike in _sample_bystanders(rng, look_alikes, askers, unlike=person):
             gallery.append(plan_image(source, lookalike, after))
     for stranger in _sample_bystanders(rng, num_strangers, askers):
-        gallery.append(plan_image("Celeb-reID", stranger, sample_outfit(rng, test=True)))
+        gallery.append(plan_image("Celeb-reID", stranger, sample_outfit(rng, test=True, town=town)))
     rng.shuffle(gallery)
     return queries, gallery, images
 
@@ -277,22 +287,22 @@ def _sample_bystanders(
     return people
 
 
-def _sample_unseen_change(rng: np.random.Generator, asked_for: set[Outfit]) -> tuple[Outfit, Outfit]:
+def _sample_unseen_change(rng: np.random.Generator, asked_for: set[Outfit], town: Town) -> tuple[Outfit, Outfit]:
     """A query's two outfits; no other query asks for the second."""
     while True:
-        before = sample_outfit(rng, test=True)
-        after = sample_change(rng, before, test=True)
+        before = sample_outfit(rng, test=True, town=town)
+        after = sample_change(rng, before, test=True, town=town)
         if after not in asked_for:
             asked_for.add(after)
             return before, after
 
 
-def _sample_other_clothes(rng: np.random.Generator, before: Outfit, after: Outfit) -> Outfit:
+def _sample_other_clothes(rng: np.random.Generator, before: Outfit, after: Outfit, town: Town) -> Outfit:
     """Clothes for the same-person distractor: those of the reference image, or a change of them not asked for."""
     if rng.random() < 0.6:
         return before
     while True:
-        other = sample_change(rng, before, test=True)
+        other = sample_change(rng, before, test=True, town=town)
         if any(getattr(other, slot) != getattr(after, slot) for slot in changed_slots(before, after)):
             return other
 
@@ -348,7 +358,7 @@ def _find_damaged(output_dir: Path, parameters: dict) -> set[str] | None:
         ) from error
     names = dict.fromkeys([*parameters, *found])
     if differing := [name for name in names if found.get(name) != parameters.get(name)]:
-        made, wanted = _WITHOUT_HARDSHIPS | found, _WITHOUT_HARDSHIPS | parameters
+        made, wanted = _WITHOUT_OPTIONS | found, _WITHOUT_OPTIONS | parameters
         difference = ", ".join(f"{name}={made.get(name)} and not {wanted.get(name)}" for name in differing)
         raise FileExistsError(
             f"{output_dir} holds a world made with {difference}: choose another folder, or delete this one"

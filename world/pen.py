@@ -16,6 +16,8 @@ Point = tuple[float, float]
 Points = list[Point] | np.ndarray  # (number of points, 2)
 Print = tuple[str, RGB]  # a pattern's name and its second colour
 
+OFF_WHITE, WOOD = (242, 239, 232), (206, 164, 108)
+
 _SUPERSAMPLING = 3
 # Half a circle around a direction: (points, 2, 2), to be multiplied with a unit vector of shape (2,).
 _ARC = np.array([[(cos(a), -sin(a)), (sin(a), cos(a))] for a in np.linspace(-pi / 2, pi / 2, 8).tolist()])
@@ -162,6 +164,8 @@ def _pattern_mask(pattern: str, size: tuple[int, int]) -> Image.Image:
         mask = 255 * (y / 0.036 % 1 < 0.42)
     elif pattern == "checked":
         mask = 128 * (y / 0.046 % 1 < 0.5) + 127 * (x / 0.046 % 1 < 0.5)
+    elif pattern == "wavy":
+        mask = 255 * ((x + 0.014 * np.sin(y / 0.012)) / 0.052 % 1 < 0.45)
     else:
         row = np.floor(y / 0.026)
         dx, dy = 0.036 * ((x / 0.036 + row / 2) % 1 - 0.5), 0.026 * (y / 0.026 % 1 - 0.5)

@@ -71,6 +71,19 @@ WARDROBE: dict[str, dict[str, tuple[str, ...]]] = {
     "hat": dict.fromkeys(("cap", "beanie"), ("red", "yellow", "blue", "green", "black", "white")),
 }
 SLOTS = tuple(WARDROBE)
+
+# A town that the others know nothing of: what is worn there, in which colours, and the words for both. Its people look
+# like all others. The words are short, so that spelling them letter by letter takes few tokens.
+HARBOUR_COLOURS: dict[str, RGB] = {
+    "lime": (170, 216, 46),
+    "navy": (26, 34, 92),
+    "rose": (226, 58, 126),
+    "mint": (150, 226, 190),
+    "rust": (164, 72, 34),
+    "cream": (234, 216, 172),
+}
+_ANY_OF_HARBOUR = tuple(HARBOUR_COLOURS)
+PAINTS = COLOURS | HARBOUR_COLOURS
 _EMPTY = {"bag": 0.45, "hat": 0.65}  # how likely a slot stays empty; others never do
 _NUM_CHANGES = (1, 2, 2, 3)
 _CHANGE_WEIGHTS = np.array([0.36, 0.28, 0.06, 0.16, 0.14])  # how often each slot takes part in an edit
@@ -134,6 +147,28 @@ class Scene:
     seed: int  # decides all that remains: furniture, trees, grain
 
 
+@dataclass(frozen=True)
+class Town:
+    """What people of a town wear: for each slot the kinds with their colours, and the patterns of upper garments."""
+
+    wardrobe: Mapping[str, Mapping[str, Sequence[str]]]
+    patterns: Sequence[str]
+
+
+HOME = Town(WARDROBE, PATTERNS)
+HARBOUR = Town(
+    {
+        "upper": dict.fromkeys(("poncho", "robe", "tunic", "vest"), _ANY_OF_HARBOUR),
+        "lower": dict.fromkeys(("kilt", "wrap", "flares"), _ANY_OF_HARBOUR),
+        "shoes": dict.fromkeys(("clogs", "sandals"), ("navy", "rose", "lime", "cream")),
+        "bag": dict.fromkeys(("basket", "drum"), ("lime", "navy", "rose", "rust")),
+        "hat": dict.fromkeys(("beret", "boater"), ("lime", "navy", "rose", "cream")),
+    },
+    ("plain", "plain", "wavy"),
+)
+TOWNS = {"home": HOME, "harbour": HARBOUR}
+
+
 def is_held_out(*attributes: str) -> bool:
     """Whether a combination of attributes belongs to the test set (one in five does) and never to training."""
     return zlib.crc32("/".join(attributes).encode()) % 5 == 0
@@ -189,13 +224,13 @@ def sample_people(rng: np.random.Generator, count: int, test: bool, unlike: Sequ
     return people
 
 
-def sample_garment(rng: np.random.Generator, slot: str) -> Garment | None:
+def sample_garment(rng: np.random.Generator, slot: str, town: Town = HOME) -> Garment | None:
     """Something to wear in `slot`, or `None` where a slot may stay empty."""
     if rng.random() < _EMPTY.get(slot, 0.0):
         return None
-    kind = pick(rng, tuple(WARDROBE[slot]))
-    pattern = pick(rng, PATTERNS) if slot == "upper" else "plain"
-    return Garment(kind, pick(rng, WARDROBE[slot][kind]), pattern)
+    kind = pick(rng, tuple(town.wardrobe[slot]))
+    pattern = pick(rng, town.patterns) if slot == "upper" else "plain"
+    return Garment(kind, pick(rng, town.wardrobe[slot][kind]), pattern)
 
 
 def is_wearable(outfit: Outfit) -> bool:
@@ -205,22 +240,22 @@ def is_wearable(outfit: Outfit) -> bool:
     )
 
 
-def sample_outfit(rng: np.random.Generator, test: bool) -> Outfit:
-    """A random outfit from the training part of the wardrobe, or from its test part."""
+def sample_outfit(rng: np.random.Generator, test: bool, town: Town = HOME) -> Outfit:
+    """A random outfit from the training part of a town's wardrobe, or from its test part."""
     while True:
-        outfit = Outfit(**{slot: sample_garment(rng, slot) for slot in SLOTS})
+        outfit = Outfit(**{slot: sample_garment(rng, slot, town) for slot in SLOTS})
         if is_wearable(outfit) and is_test_outfit(outfit) == test:
             return outfit
 
 
-def sample_change(rng: np.random.Generator, outfit: Outfit, test: bool) -> Outfit:
+def sample_change(rng: np.random.Generator, outfit: Outfit, test: bool, town: Town = HOME) -> Outfit:
     """The outfit with one to three of its slots changed, from the same part of the wardrobe."""
     while True:
         slots = rng.choice(SLOTS, size=pick(rng, _NUM_CHANGES), replace=False, p=_CHANGE_WEIGHTS).tolist()
         # Most changes of the main garments leave the test wardrobe: without many tries, its edits would be of hats and
         # bags only.
         for _ in range(100):
-            changed = replace(outfit, **{slot: sample_garment(rng, slot) for slot in slots})
+            changed = replace(outfit, **{slot: sample_garment(rng, slot, town) for slot in slots})
             if (
                 len(changed_slots(outfit, changed)) == len(slots)
                 and is_wearable(changed)

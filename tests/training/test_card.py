@@ -164,7 +164,7 @@ def test_settings_repeat_the_run_as_file_and_as_command(tmp_path, triplets, monk
     ]
     given += [
         "--config",
-        str(ROOT / "examples/configs/quickstart.yaml"),
+        str(ROOT / "examples/configs/world.yaml"),
         "--report_to",
         "none",
         "--hub_token",

@@ -9,10 +9,12 @@ import pytest
 from fafa.world.captions import SYNONYMS, describe_change, describe_outfit
 from fafa.world.making import plan_test
 from fafa.world.people import (
-    COLOURS,
+    HARBOUR,
+    HOME,
+    PAINTS,
     PATTERNS,
     SLOTS,
-    WARDROBE,
+    TOWNS,
     Garment,
     Outfit,
     changed_slots,
@@ -32,28 +34,30 @@ def mentions(caption, word):
     return any(re.search(rf"(?<![\w-]){re.escape(name)}\b", caption.lower()) for name in names(word))
 
 
-def sampled_changes(count):
+def sampled_changes(count, town=HOME):
     for seed in range(count):
         rng = np.random.default_rng(seed)
-        before = sample_outfit(rng, test=bool(seed % 2))
-        after = sample_change(rng, before, test=bool(seed % 2))
+        before = sample_outfit(rng, bool(seed % 2), town)
+        after = sample_change(rng, before, bool(seed % 2), town)
         yield before, after, describe_change(before, after, rng)
 
 
 def test_words_are_unambiguous():
     """A synonym that stood for two words would let a caption describe two outfits."""
-    words = {word for kinds in WARDROBE.values() for word in kinds} | set(COLOURS) | set(PATTERNS)
+    words = [*PAINTS, *PATTERNS[2:], *HARBOUR.patterns[2:]]
+    words += [kind for town in TOWNS.values() for kinds in town.wardrobe.values() for kind in kinds]
     all_names = [name for word in words for name in names(word)]
     assert len(all_names) == len(set(all_names))
-    assert set(SYNONYMS) <= words
+    assert set(SYNONYMS) <= set(words)
 
 
-def test_edit_captions_name_every_changed_slot_and_no_other():
-    for before, after, caption in sampled_changes(400):
+@pytest.mark.parametrize("town", TOWNS.values(), ids=TOWNS)
+def test_edit_captions_name_every_changed_slot_and_no_other(town):
+    for before, after, caption in sampled_changes(400, town):
         changed = changed_slots(before, after)
         for slot in SLOTS:
             old, new = getattr(before, slot), getattr(after, slot)
-            named = [kind for kind in WARDROBE[slot] if mentions(caption, kind)]
+            named = [kind for kind in town.wardrobe[slot] if mentions(caption, kind)]
             # "swap the cap for a blue one" names the kind once, "replace the jeans with a skirt" both kinds.
             expected = {garment.kind for garment in (old, new) if garment} if slot in changed else set()
             assert set(named) <= expected, (caption, slot)
@@ -71,14 +75,20 @@ def planned_changes():
         yield worn[query["file_path"]], asked_for[query["instance_id"]], query["caption"]
 
 
-@pytest.mark.parametrize("changes", [sampled_changes(400), planned_changes()], ids=["training", "queries"])
+@pytest.mark.parametrize(
+    "changes",
+    [sampled_changes(400), planned_changes(), sampled_changes(400, HARBOUR)],
+    ids=["training", "queries", "harbour"],
+)
 def test_edit_captions_hold_the_colours_and_patterns_of_what_is_new_and_no_others(changes):
     for before, after, caption in changes:
         new = [getattr(after, slot) for slot in changed_slots(before, after) if getattr(after, slot)]
         colours = {garment.colour for garment in new}
-        assert {colour for colour in COLOURS if mentions(caption, colour)} == colours, caption
+        assert {colour for colour in PAINTS if mentions(caption, colour)} == colours, caption
         patterns = {garment.pattern for garment in new} - {"plain"}
-        assert {pattern for pattern in PATTERNS if mentions(caption, pattern)} == patterns, caption
+        assert {pattern for pattern in (*PATTERNS, *HARBOUR.patterns) if mentions(caption, pattern)} == patterns, (
+            caption
+        )
 
 
 def test_removal_of_a_bag_is_said_and_keeps_its_colour_to_itself():
@@ -101,7 +111,7 @@ def test_outfit_captions_name_the_clothes_and_only_them():
         caption = describe_outfit(outfit, rng)
         for slot in ("upper", "lower", "bag", "hat"):
             garment = getattr(outfit, slot)
-            named = [kind for kind in WARDROBE[slot] if mentions(caption, kind)]
+            named = [kind for kind in HOME.wardrobe[slot] if mentions(caption, kind)]
             assert named == ([garment.kind] if garment else []), caption
             assert garment is None or mentions(caption, garment.colour)
         assert not re.search(r"\b(hair|skin|beard|glasses|tall|man|woman)\b", caption.lower()), caption

@@ -15,7 +15,7 @@ from damage import flip_a_byte
 from PIL import Image
 
 from fafa.world.making import make_world, plan_test, plan_training, verify_world
-from fafa.world.people import is_test_identity, is_test_outfit, look_different
+from fafa.world.people import HARBOUR, is_test_identity, is_test_outfit, look_different
 
 SMALL = {"num_diptychs": 10, "num_queries": 3, "gallery_size": 20, "image_size": (64, 32), "show_progress": False}
 
@@ -269,6 +269,17 @@ def test_look_alikes_wear_what_is_asked_for():
         assert sum(other.outfit == target.outfit for other in others) == 5
 
 
+def test_another_town_has_the_same_people_in_other_clothes(world, tmp_path):
+    harbour = make_world(tmp_path / "harbour", num_workers=1, town="harbour", **SMALL)
+    assert read(harbour / "world.json")["town"] == "harbour" and "town" not in read(world / "world.json")
+    triplets, _ = plan_training(200, 4, 0, HARBOUR)
+    words = {word for triplet in triplets for word in triplet["target_caption"].lower().strip(".").split()}
+    assert words >= {"poncho", "kilt", "lime", "wavy"} and not words & {"coat", "jeans", "red", "striped"}
+    assert not set(digests(world / "SynCPR").values()) & set(digests(harbour / "SynCPR").values())
+    with pytest.raises(FileExistsError, match="town=harbour and not home"):
+        make_world(harbour, num_workers=1, **SMALL)
+
+
 def test_a_finished_world_is_reused_untouched(world):
     before = {path: path.stat().st_mtime_ns for path in world.rglob("*")}
     assert make_world(world, num_workers=1, **SMALL) == world
@@ -309,6 +320,7 @@ def test_an_interrupted_world_is_completed(world, tmp_path, monkeypatch):
         # These used to plan without end, or to end in a traceback from deep inside
         *(("num_diptychs", 10**18), ("num_queries", 10**18), ("gallery_size", 10**18), ("image_size", (10**9, 16))),
         *(("num_diptychs", 2.5), ("num_diptychs", True), ("seed", -1), ("seed", 10**30), ("num_workers", 0)),
+        ("town", "hamlet"),
     ],
 )
 def test_arguments_out_of_range_are_named(tmp_path, argument, value):

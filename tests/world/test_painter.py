@@ -9,13 +9,13 @@ import pytest
 from fafa.world.painter import paint_person
 from fafa.world.people import (
     BUILDS,
-    COLOURS,
     HAIR_COLOURS,
     HAIR_STYLES,
     HEIGHTS,
+    PAINTS,
     PLACES,
     SKIN_TONES,
-    WARDROBE,
+    TOWNS,
     Garment,
     Identity,
     Outfit,
@@ -96,7 +96,9 @@ def test_traits_are_visible_from_behind(field):
 
 
 @pytest.mark.parametrize("from_behind", [False, True])
-@pytest.mark.parametrize("slot, kinds", WARDROBE.items())
+@pytest.mark.parametrize(
+    "slot, kinds", [(slot, kinds) for town in TOWNS.values() for slot, kinds in town.wardrobe.items()]
+)
 def test_every_garment_and_its_colours_are_visible(slot, kinds, from_behind):
     scene = replace(SCENE, from_behind=from_behind)
     images = {}
@@ -109,8 +111,8 @@ def test_every_garment_and_its_colours_are_visible(slot, kinds, from_behind):
         assert a == b or visible_difference(first, second) > 0.001, (a, b)
 
 
-@pytest.mark.parametrize("pattern", ["striped", "checked", "dotted"])
-@pytest.mark.parametrize("colour", COLOURS)
+@pytest.mark.parametrize("pattern", ["striped", "checked", "dotted", "wavy"])
+@pytest.mark.parametrize("colour", PAINTS)
 def test_patterns_are_visible_on_every_colour(pattern, colour):
     plain = pixels(outfit=replace(OUTFIT, upper=Garment("sweater", colour)))
     patterned = pixels(outfit=replace(OUTFIT, upper=Garment("sweater", colour, pattern)))

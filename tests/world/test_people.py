@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from fafa.world.people import (
+    HARBOUR,
+    HOME,
     SLOTS,
-    WARDROBE,
+    TOWNS,
     Garment,
     Identity,
     Outfit,
@@ -39,18 +41,30 @@ def test_samples_stay_in_their_part_of_the_world(rng, test):
         assert is_test_outfit(sample_change(rng, outfit, test)) == test
 
 
-def test_every_garment_colour_occurs_in_both_parts():
+@pytest.mark.parametrize("town", TOWNS.values(), ids=TOWNS)
+def test_every_garment_colour_occurs_in_both_parts(town):
     """Otherwise the test set would ask for words that training never showed, or training would waste some."""
-    parts = {False: set(), True: set()}
-    for (upper, upper_colours), (lower, lower_colours) in product(WARDROBE["upper"].items(), WARDROBE["lower"].items()):
+    parts, wardrobe = {False: set(), True: set()}, town.wardrobe
+    for (upper, upper_colours), (lower, lower_colours) in product(wardrobe["upper"].items(), wardrobe["lower"].items()):
         for upper_colour, lower_colour in product(upper_colours, lower_colours):
             outfit = Outfit(Garment(upper, upper_colour), Garment(lower, lower_colour), Garment("boots", "black"))
             if is_wearable(outfit):
                 parts[is_test_outfit(outfit)] |= {(upper, upper_colour), (lower, lower_colour)}
     assert parts[False] == {
-        (kind, colour) for kinds in (WARDROBE["upper"], WARDROBE["lower"]) for kind in kinds for colour in kinds[kind]
+        (kind, colour) for kinds in (wardrobe["upper"], wardrobe["lower"]) for kind in kinds for colour in kinds[kind]
     }
     assert len(parts[True]) > 0.9 * len(parts[False])
+
+
+def test_nothing_that_is_worn_in_one_town_is_worn_in_the_other():
+    """A model of one has then seen no garment, colour or pattern of the other, nor read a word for it."""
+    worn = [
+        {(slot, kind) for slot in SLOTS for kind in town.wardrobe[slot]}
+        | {colour for kinds in town.wardrobe.values() for colours in kinds.values() for colour in colours}
+        | set(town.patterns) - {"plain"}
+        for town in (HOME, HARBOUR)
+    ]
+    assert not worn[0] & worn[1] and all(worn)
 
 
 def test_a_split_by_pattern_shoes_bag_or_hat_does_not_exist(rng):

@@ -11,7 +11,7 @@ import pytest
 from fafa.model_folder import load_model
 
 ROOT = Path(__file__).parents[3]
-CONFIG = ROOT / "examples" / "configs" / "coalign_quickstart.yaml"
+CONFIG = ROOT / "examples" / "configs" / "coalign_world.yaml"
 
 
 @pytest.fixture(scope="module")
