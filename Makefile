@@ -51,12 +51,12 @@ quickstart: $(VENV)/.installed-train
 
 check-tiny: $(VENV)/.installed-train
 	$(BIN)/python examples/make_world.py --output tiny/unseen --diptychs 1 --queries 115 --gallery 500 --seed 1
-	$(BIN)/python examples/evaluate_itcpr.py --model checkpoints/tiny --data tiny/unseen/ITCPR --output tiny/unseen-results
+	$(BIN)/fafa evaluate --model checkpoints/tiny --data tiny/unseen/ITCPR --output tiny/unseen-results
 
 tiny: $(VENV)/.installed-train
 	$(BIN)/python examples/make_world.py --output tiny/world --diptychs 24000 --queries 115 --gallery 500
-	$(BIN)/python examples/train.py --config examples/configs/tiny.yaml --seed $(SEED)
-	$(BIN)/python examples/evaluate_itcpr.py --model tiny/model --data tiny/world/ITCPR --output tiny/results --update-card
+	$(BIN)/fafa train --config examples/configs/tiny.yaml --seed $(SEED)
+	$(BIN)/fafa evaluate --model tiny/model --data tiny/world/ITCPR --output tiny/results --update-card
 	@# What checkpoints/tiny holds: the same model, stored in half precision; it loads in fp32.
 	$(BIN)/python -c "import fafa; model = fafa.FafaModel.from_pretrained('tiny/model'); model.save_pretrained( \
 	  'tiny/checkpoint', state_dict={name: tensor.half() for name, tensor in model.state_dict().items()})"

@@ -29,8 +29,8 @@ class _Kinds(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-def _example(line: str) -> str:
-    return f"\b\nExample:\n  {line}"
+def _example(*lines: str) -> str:
+    return "\n  ".join([f"\b\nExample{'s' * (len(lines) > 1)}:", *lines])
 
 
 _STYLE = {"rich_markup_mode": None, "no_args_is_help": True}
@@ -74,9 +74,12 @@ def _add_kinds(name: str, help: str, example: str, *kinds: _Passed) -> None:
 
 
 app.command(epilog=_example("fafa index photos/ --model pretrained/fafa --output photos.index"))(index)
-app.command(epilog=_example("fafa search photos.index --image me.jpg --caption 'in a red coat' --sheet result.png"))(
-    search
-)
+app.command(
+    epilog=_example(
+        "fafa search photos.index --image me.jpg --caption 'in a red coat' --sheet result.png",
+        "fafa search photos.index --image me.jpg --caption 'in a red coat^2' --minus 'a hat' --right 17 --wrong 4",
+    )
+)(search)
 app.command(epilog=_example("fafa cluster people.index --sheet people.png"))(cluster)
 app.command(epilog=_example("fafa serve photos.index"))(serve)
 app.command(epilog=_example("fafa space my-space --gallery photos.index"))(space)

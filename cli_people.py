@@ -101,15 +101,28 @@ def cluster(
 
 
 def finder(
-    settings: Mapping[str, Any], detector: str | None = None, margin: float | None = None, device: str | None = None
+    settings: Mapping[str, Any],
+    detector: str | None = None,
+    margin: float | None = None,
+    device: str | None = None,
+    place: Path | None = None,
 ) -> tuple["Detector", float]:
-    """A detector of people and the margin around them, by default as `settings` of a gallery name them."""
+    """A detector of people and the margin around them, by default as `settings` of a gallery name them.
+
+    Args:
+        place: the gallery's folder, if it is to be indexed: it refuses others before the detector is loaded.
+    """
     from .people import DEFAULT_DETECTOR, load_detector
     from .people.crops import MARGIN
+    from .people.detectors import name_of
+    from .retrieval.cutting import check_cut
 
     noted = settings.get("people", {})
     margin = noted.get("margin", MARGIN) if margin is None else margin
-    return load_detector(detector or noted.get("detector", DEFAULT_DETECTOR), device), margin
+    name = name_of(detector or noted.get("detector", DEFAULT_DETECTOR))
+    if place is not None and settings:
+        check_cut(place, settings, {"people": {"detector": name, "margin": margin}})
+    return load_detector(name, device), margin
 
 
 def person_in(photo: Path, number: int, settings: Mapping[str, Any], device: str | None) -> "Image.Image":

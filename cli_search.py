@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import re
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from .cli_people import box_told, find_material, finder, index_films_too, person_in
-from .commands import DTYPES, MODEL_OPTIONS, command, default_device, fault_of_device, load_given_model
+from .commands import (
+    DTYPES,
+    MODEL_OPTIONS,
+    command,
+    default_device,
+    fault_of_device,
+    load_given_model,
+    termination_told,
+)
 from .files import printable
 from .names import clock, counted
 from .workers import check_num_workers, is_first_process
@@ -23,6 +33,9 @@ _Modules = Annotated[
 ]
 _Device = Annotated[str | None, typer.Option(help=MODEL_OPTIONS["device"])]
 _AsJson = Annotated[bool, typer.Option("--json", help="print what was found as JSON")]
+_Milvus = Annotated[
+    str | None, typer.Option(metavar="URI", help="of Milvus, or a local file .db (default: MILVUS_URI; MILVUS_TOKEN)")
+]
 
 
 def index(
@@ -30,8 +43,7 @@ def index(
         Path,
         typer.Argument(
             metavar="FOLDER",
-            help="photographs; with --people also films in it, or one film; with --delete, --compact or --convert a "
-            "gallery",
+            help="photographs; with --people also films, or one film; to change it or put it into Milvus, a gallery",
         ),
     ],
     model: Annotated[
@@ -103,6 +115,11 @@ def index(
     convert: Annotated[
         bool, typer.Option("--convert", help="give the index of an earlier version its new form")
     ] = False,
+    collection: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="put it into this collection of Milvus, too, or bring that in step with it"),
+    ] = None,
+    milvus: _Milvus = None,
     as_json: _AsJson = False,
 ) -> None:
     """Encode a folder of photographs into a gallery to search.
@@ -120,23 +137,32 @@ def index(
     of_people = {"--detector": detector, "--margin": margin, "--rate": rate, "--crops": crops}
     if not people and (given := [name for name, value in of_people.items() if value is not None]):
         raise typer.BadParameter(f"{' and '.join(given)}: that is about people in photographs and films: give --people")
+    _check_milvus(milvus, collection)
     _log()
-    if any(chosen.values()):
-        with command(kept=f"{printable(folder)} is what it was."):
+    if any(chosen.values()) or (collection is not None and _is_gallery(folder)):
+        whole = "is what it was" if collection is None else "is whole: the same command brings the collection in step"
+        with command(kept=f"{printable(folder)} {whole}."):
+            _look_at(collection, milvus)
             if calibrate is None:
                 changed = _changed(folder, delete, compact)
             else:
                 changed = _calibrated(
                     folder, calibrate, _load_model(_settings_of(folder), model, import_modules, device)
                 )
-            _tell_gallery(folder, changed, as_json)
+            _tell_gallery(folder, changed | _published(folder, collection, milvus), as_json)
         return
     output = output or Path(f"{folder.absolute().name or 'photos'}.index")
-    with command(kept=f"What was encoded is kept in {printable(output)}: the same command goes on from there."):
+    kept = f"What was encoded is kept in {printable(output)}: the same command goes on from there."
+    with command(kept), termination_told():
         _check_workers(num_workers)
+        _look_at(collection, milvus)
         import torch
 
         from .retrieval import Gallery
+
+        if _is_gallery(folder):
+            name = printable(folder)
+            raise ValueError(f"{name} is a gallery: give the folder of its photographs, and --output {name}")
 
         source, images, films = find_material(folder.absolute(), exclude or (), include_rubbish, people)
         try:
@@ -146,23 +172,24 @@ def index(
         made = _load_model(settings, model, import_modules, device, dtype, exact_pixels)
         options = {"batch_size": batch_size, "on_error": on_error, "dtype": keep and getattr(torch, keep)}
         options |= {"num_workers": num_workers, "features_dir": output, "folder": source}
-        told = {}
+        counts: dict[str, Any] = {}
         if people:
             from .people import index_people
 
-            found, room = finder(settings, detector, margin, device)
+            found, room = finder(settings, detector, margin, device, output)
             gallery = index_people(*made, images, found, margin=room, **options)
-            told = index_films_too(gallery, films, found, room, rate, crops, batch_size, on_error)
+            counts = index_films_too(gallery, films, found, room, rate, crops, batch_size, on_error)
         else:
             gallery = Gallery.from_images(*made, images, **options)
         if is_first_process():  # of the processes of `accelerate launch`, which share the images
-            skipped = [*gallery.skipped, *told.pop("skipped", ())]
-            _tell_gallery(output, {"images": len(gallery), "skipped": skipped, **told}, as_json)
+            skipped = [*gallery.skipped, *counts.pop("skipped", ())]
+            told = {"images": len(gallery), "skipped": skipped, **counts}
+            _tell_gallery(output, told | _published(output, collection, milvus), as_json)
 
 
 def search(
     gallery: Annotated[Path, typer.Argument(metavar="GALLERY", help="folder that `fafa index` wrote")],
-    image: Annotated[list[Path] | None, typer.Option(metavar="PHOTO", help="reference photo of the person")] = None,
+    image: Annotated[list[str] | None, typer.Option(metavar="PHOTO", help="reference photo of the person")] = None,
     person: Annotated[
         int | None,
         typer.Option(min=1, help="search for one of several people in the photo, counted from the left (default: all)"),
@@ -173,6 +200,12 @@ def search(
     ] = None,
     minus: Annotated[
         list[str] | None, typer.Option(metavar="SENTENCE", help="what is not wanted, such as 'a backpack'")
+    ] = None,
+    right: Annotated[
+        list[int] | None, typer.Option(metavar="ID", help="a result of the same search, by its id, that is right")
+    ] = None,
+    wrong: Annotated[
+        list[int] | None, typer.Option(metavar="ID", help="one that is wrong: it is not found again")
     ] = None,
     where: Annotated[
         str | None, typer.Option(help="search only what a filter matches, such as 'taken >= \"2024-05-01\"'")
@@ -192,6 +225,11 @@ def search(
         bool, typer.Option("--keep-query-photo", help="show it and its copies among the results")
     ] = False,
     sheet: Annotated[Path | None, typer.Option(help="draw the results, such as result.png")] = None,
+    collection: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="find candidates in this collection of Milvus"),
+    ] = None,
+    milvus: _Milvus = None,
     model: Annotated[
         str | None, typer.Option(help=f"{MODEL_OPTIONS['model']} (default: the one that made the gallery)")
     ] = None,
@@ -201,44 +239,63 @@ def search(
 ) -> None:
     """Search a gallery by photos, sentences, or both.
 
-    Of several, given by several --image, --caption and --minus, each photo is asked together with each sentence.
+    Of several, given by several --image, --caption and --minus, each photo is asked together with each sentence. One
+    that counts more or less than the others has its weight behind a ^: 'in a red coat^2', 'a hat^0.1'. By itself each
+    weighs 1, after --minus 0.3.
     """
     if not image and not caption:
         raise typer.BadParameter("a query needs --image, --caption or both")
     if person is not None and len(image or ()) != 1:
         raise typer.BadParameter("--person says who in the photo is meant: it takes one --image")
+    _check_milvus(milvus, collection)
     _log()
     with command():
-        from .retrieval import Gallery, RankedQuery, draw_contact_sheet
+        from .retrieval import Gallery, MilvusGallery, Query, RankedQuery, draw_contact_sheet
 
         _check_sheet(sheet, top)
         settings = _settings_of(gallery)
-        asked = image if person is None else [person_in(image[0], person, settings, device)]
-        found = Gallery.load(gallery, *_load_model(settings, model, import_modules, device))
-        if image and person is None and "people" in settings:
+        photos = [_weighted(photo) if not Path(photo).exists() else photo for photo in image or ()]
+        own = [photo[0] if isinstance(photo, tuple) else photo for photo in photos]
+        shown_query = own[0] if own else None
+        if person is not None:
+            shown_query = person_in(Path(own[0]), person, settings, device)
+            photos = [shown_query]
+        elif photos and "people" in settings:
             typer.echo("searched by the whole photo; --person N takes the Nth person in it, from the left", err=True)
-        own = [] if keep_query_photo else image or []
-        left_out = [*own, *(exclude or ())]
-        options = {"minus": minus or None, "false_alarm_rate": false_alarm_rate}
-        results = found.search(asked or None, caption or None, top, left_out, where, exact, **options)
+        words, unwanted = ([_weighted(sentence) for sentence in of or ()] for of in (caption, minus))
+        query = Query.of(photos or None, words or None, unwanted or None).marked(right or (), wrong or ())
+        made = _load_model(settings, model, import_modules, device)
+        if collection is None:
+            found = Gallery.load(gallery, *made)
+        else:
+            found = MilvusGallery.load(gallery, *made, collection=collection, uri=milvus)
+        left_out = [*([] if keep_query_photo else own), *(exclude or ())]
+        [results] = found.search_many([query], top, left_out, where, exact, false_alarm_rate=false_alarm_rate)
         if as_json:
             records = [_record(result) for result in results]
             print(json.dumps({"gallery": str(gallery), "images": len(found), "results": records}, indent=1))
         else:
             match = "   match" if results and results[0].probability is not None else ""
-            print(f"{'rank':>4}  {'score':>6}{match}  image")
+            print(f"{'rank':>4}  {'score':>6}{match}  {'id':>6}  image")
             for result in results:
                 probability = f"{result.probability:8.1%}" if match else ""
-                print(f"{result.rank:>4}  {result.score:>6.3f}{probability}  {_name(result, found.folder)}")
-        shown = [_shown(result) for result in results if result.path is not None]
+                name = _name(result, found.folder)
+                print(f"{result.rank:>4}  {result.score:>6.3f}{probability}  {result.id:>6}  {name}")
+        shown = [_shown(one) for one in results if one.path is not None and one.path.is_file()]
         if not results:
-            typer.echo("nothing is found: no image, but those left out, matches", err=True)
+            typer.echo("nothing is found: no image matches, apart from those left out", err=True)
         elif sheet is not None and shown:
-            words = "".join([" + ".join(caption or ()), *(f" − {unwanted}" for unwanted in minus or ())])
-            row = RankedQuery(asked[0] if asked else None, words or None, shown)
+            asked = "".join([" + ".join(caption or ()), *(f" − {sentence}" for sentence in minus or ())])
+            row = RankedQuery(shown_query, asked or None, shown)
             title, searched = f"Search in {gallery.name}", f"{counted(len(found), 'image')} searched"
             draw_contact_sheet([row], sheet, title=title, subtitle=searched, max_results=top)
-            typer.echo(f"picture: {printable(sheet)}", err=True)
+            missing = len(results) - len(shown)
+            without = f", without {counted(missing, 'result')} whose files are gone or have changed" if missing else ""
+            typer.echo(f"picture: {printable(sheet)}{without}", err=True)
+        elif sheet is not None:
+            typer.echo(
+                "no picture: the files of all results are gone or have changed since they were indexed", err=True
+            )
 
 
 def _log() -> None:
@@ -251,6 +308,47 @@ def _check_workers(number: int | None) -> None:
         check_num_workers(number or 0)
     except ValueError as error:
         raise typer.BadParameter(f"--num-workers: {error}") from None
+
+
+def _weighted(term: str) -> str | tuple[str, float]:
+    """'a red coat^0.5' with its weight; a term without one as it is."""
+    parts = re.fullmatch(r"(.*)\^([+-]?[\d.]+)", term, re.S)
+    try:
+        return (parts[1], float(parts[2])) if parts else term
+    except ValueError:  # such as ^1.2.3, which is no number
+        return term
+
+
+def _check_milvus(uri: str | None, collection: str | None) -> None:
+    if uri is not None and collection is None:
+        raise typer.BadParameter("--milvus: which collection of it? Give --collection NAME, too")
+    if collection is not None and not (uri or os.environ.get("MILVUS_URI")):
+        raise typer.BadParameter("--collection: of which Milvus? Give --milvus URI, too, or set MILVUS_URI")
+
+
+def _is_gallery(folder: Path) -> bool:
+    from .retrieval.conversion import is_store
+    from .retrieval.segment_list import GalleryFolder
+
+    place = GalleryFolder(folder)  # ITCPR has a gallery.json, too
+    return (place.exists() and place.segments.is_dir()) or is_store(folder)
+
+
+def _look_at(collection: str | None, uri: str | None) -> None:
+    """Refuses, before long work, a Milvus that does not answer, and a collection that holds no gallery."""
+    from .retrieval.milvus_collection import MilvusCollection
+
+    if collection is not None and is_first_process() and (target := MilvusCollection(collection, uri)).exists():
+        target.notes()
+
+
+def _published(gallery: Path, collection: str | None, uri: str | None) -> dict[str, Any]:
+    """Puts a gallery into a collection, if one is given; returns what to tell of it."""
+    from .retrieval import publish_gallery
+
+    if collection is None:
+        return {}
+    return {"collection": collection, "published": publish_gallery(gallery, collection, uri)}
 
 
 def _settings_of(gallery: Path) -> dict[str, Any]:
@@ -344,7 +442,8 @@ def _tell_gallery(folder: Path, told: dict[str, Any], as_json: bool) -> None:
     if told.get("films"):
         held = f"{held}, " if told["photographs"] else ""
         held += f"{counted(told['tracks'], 'track')} of people in {counted(told['films'], 'film')}"
-    print(f"{printable(folder)}: {held}{skipped}{deleted}{calibrated}")
+    published = f", {counted(told['published'], 'change')} written to Milvus" if "published" in told else ""
+    print(f"{printable(folder)}: {held}{skipped}{deleted}{calibrated}{published}")
 
 
 def _check_sheet(sheet: Path | None, top: int) -> None:

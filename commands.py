@@ -4,6 +4,7 @@ Ctrl-C, a full disk and bad input end them with one sentence that says what to d
 """
 
 import os
+import signal
 import sys
 import textwrap
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
@@ -64,6 +65,16 @@ def command(kept: str = "", user_errors: tuple[type[Exception], ...] = ()) -> It
         if message is None:
             raise
         raise SystemExit(message) from error
+
+
+@contextmanager
+def termination_told() -> Iterator[None]:
+    """Has SIGTERM end a command as Ctrl-C does: launchers send it to all processes when one of them has ended."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _message(error: BaseException, kept: str, user_errors: tuple[type[Exception], ...]) -> str | None:

@@ -284,7 +284,7 @@ def _model_card(conversion: Conversion, source: str | Path, files: list[Path]) -
         title=f"{facts.method}, converted from {Path(source).name if Path(source).exists() else source}",
         about=about,
         sections={
-            "Source": "Converted by `python -m fafa.convert_fafa_checkpoint`, without training. The licence of the "
+            "Source": "Converted by `fafa convert`, without training. The licence of the "
             f"source's weights applies.\n\n{digests}"
         },
     )

@@ -7,6 +7,7 @@ _DISTRIBUTIONS = {
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
     "google": "protobuf",
+    "sklearn": "scikit-learn",
     "yaml": "pyyaml",
 }  # where the name to install is another one
 
@@ -33,3 +34,9 @@ def how_to_install(module: str | None) -> str | None:
         return None
     others = f" (or {', '.join(extras[1:])})" if extras[1:] else ""
     return f"{name} is not installed: pip install -c constraints.txt {extras[0]}{others}"
+
+
+def not_installed(module: str, what_for: str) -> ModuleNotFoundError:
+    """The error of a module that could not be imported: how to install it, and what it is for."""
+    remedy = how_to_install(module) or f"{module} is not installed"
+    return ModuleNotFoundError(f"{remedy}; {what_for}", name=module)

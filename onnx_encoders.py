@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from .checks_fafa import check_captions, check_images, check_triplets
+from .extras import not_installed
 from .files import faults_of, is_sealed, printable, read_json
 from .retriever import QUERY_MODES, Retriever
 
@@ -42,9 +43,7 @@ def require_onnx(*modules: str) -> None:
         try:
             __import__(module)
         except ImportError as error:
-            raise ModuleNotFoundError(
-                f'ONNX encoders need {module}, which is not installed: pip install "fafa[onnx]"', name=module
-            ) from error
+            raise not_installed(module, "encoders in ONNX need it") from error
 
 
 class OnnxModel(Retriever, nn.Module):
@@ -63,7 +62,9 @@ class OnnxModel(Retriever, nn.Module):
         super().__init__()
         require_onnx("onnxruntime")
         self.folder = Path(folder)
-        self._manifest = _checked_manifest(self.folder)
+        self._manifest = _read_manifest(self.folder)
+        if fault := next(faults_of(self.folder, self._manifest["files"]), None):
+            raise ValueError(f"{printable(self.folder)}: {fault}: export the model again")
         self.config = AutoConfig.from_pretrained(self.folder)
         self.exported_from = self._manifest["model"]
         self._sessions: dict[str, Any] = {}
@@ -190,7 +191,15 @@ class OnnxModel(Retriever, nn.Module):
         return nn.Embedding(self._manifest["captions"]["words"], 1, device="meta")
 
 
-def _checked_manifest(folder: Path) -> dict[str, Any]:
+def faults_of_export(folder: Path, show_progress: bool = False) -> list[str]:
+    """A sentence for each file of an export that is missing or damaged; all of them are read."""
+    try:
+        return list(faults_of(folder, _read_manifest(folder)["files"], show_progress=show_progress))
+    except ValueError as error:
+        return [str(error)]
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
     name = printable(folder)
     if not is_export(folder):
         raise FileNotFoundError(f"{name} holds no exported encoders (no {MANIFEST}): {_MAKE}")
@@ -204,9 +213,7 @@ def _checked_manifest(folder: Path) -> dict[str, Any]:
         )
     if not is_sealed(manifest):
         raise ValueError(f"{name}: its {MANIFEST} is damaged (checksum): export the model again")
-    if fault := next(faults_of(folder, manifest["files"]), None):
-        raise ValueError(f"{name}: {fault}: export the model again")
     return manifest
 
 
-__all__ = ["OnnxModel", "is_export", "require_onnx"]
+__all__ = ["OnnxModel", "faults_of_export", "is_export", "require_onnx"]

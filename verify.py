@@ -17,6 +17,7 @@
     training checkpoint   checkpoint-<step>                       the checksums of all files and of manifest.json
     gallery               gallery.json with segments/             the checksums of gallery.json and of all that it names
     features of images    features-*.safetensors, inputs-*.jsonl  the checksums of shards, list and manifest.json
+    exported encoders     onnx.json                               the checksums of onnx.json and of all that it names
     model                 config.json and *.safetensors           nothing was recorded: headers, sizes, finite weights;
                                                                   of a FafaModel, that it is whole and its parts fit
 
@@ -82,8 +83,8 @@ def verify(
     found = list(_recognise(folder, _LEVELS))
     if not found:
         raise ValueError(
-            f"{folder}: there is no data set, painted world, export, checkpoint, gallery, features or model in it; see "
-            "--help for how they are recognised"
+            f"{folder}: there is no data set, painted world, export, checkpoint, gallery, features, exported encoders "
+            "or model in it; see --help for how they are recognised"
         )
     for place, kind in found:
         try:
@@ -167,6 +168,10 @@ def _check(folder: Path, kind: str, show_progress: bool) -> tuple[list[str], lis
         from .retrieval.store import verify_store
 
         faults = verify_store(folder)
+    elif kind == "exported encoders":
+        from .onnx_encoders import faults_of_export
+
+        faults = faults_of_export(folder, show_progress)
     else:
         faults = _faults_of_model(folder, show_progress)
         remark = "no checksums are recorded: a changed weight that is finite is not noticed"
@@ -274,6 +279,7 @@ _SIGNS: dict[str, Callable[[Path, set[str]], bool]] = {
     "features of images": lambda folder, names: any(
         re.fullmatch(r"(features-.*\.safetensors|inputs-.*\.jsonl)", name) for name in names
     ),
+    "exported encoders": lambda folder, names: "onnx.json" in names,
     "model": lambda folder, names: (
         "config.json" in names
         and any(name.endswith(".safetensors") for name in names)

@@ -164,7 +164,7 @@ def to_markdown(record: dict[str, Any]) -> str:
         ),
         "",
         "This model has 2 million parameters and was trained on such people; a large one has larger outliers among its "
-        "activations, which eight bits are coarser for. Measure it with `examples/evaluate_itcpr.py --model OUTPUT`.",
+        "activations, which eight bits are coarser for. Measure it with `fafa evaluate --model OUTPUT`.",
         "",
         "## Time on one thread",
         "",

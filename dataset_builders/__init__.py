@@ -18,7 +18,7 @@ An annotation file is one shard: it is read and checked by one process (half a m
 once). For a stream that several workers share, cut what was loaded: `dataset.to_iterable_dataset(num_shards=64)`.
 
     python -m fafa.dataset_builders.prepare_itcpr      # arranges Celeb-reID, LaST and PRCC for ITCPR
-    python -m fafa.verify ROOT        # checks every record and opens every image
+    fafa verify ROOT        # checks every record and opens every image
     python -m fafa.dataset_builders.export NAME        # Parquet or WebDataset with the images in it
 """
 

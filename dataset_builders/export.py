@@ -22,7 +22,7 @@ Parquet has the data set's columns. WebDataset has a column per image, which end
 `datasets` reads ahead in Parquet: to stream shards of 500 MB, it took 1 GB of memory, and from tars a third of that.
 
 An export that was stopped, even by kill -9 or a full disk, goes on after the last finished shard when the same command
-is given again. Images are checked on the way, as training and `python -m fafa.verify` judge them. The first broken one
+is given again. Images are checked on the way, as training and `fafa verify` judge them. The first broken one
 stops the export; `verify` finds all of them beforehand.
 """
 

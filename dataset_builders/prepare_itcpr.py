@@ -19,7 +19,7 @@ same command can be given again: after an interruption, or once another data set
 written.
 
 Exit status: 0 if all images that ITCPR names are in the output (in a dry run: can be), 1 if some are missing or two
-files contend for one place, 2 if nothing could be done, 130 after Ctrl-C. `python -m fafa.verify` then opens them.
+files contend for one place, 2 if nothing could be done, 130 after Ctrl-C. `fafa verify` then opens them.
 """
 
 import argparse

@@ -38,7 +38,7 @@ _TAR_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tif
 _BROKEN = "names a file that is not a whole image"
 _REMEDIES = {
     _BROKEN: "export or fetch the file again, or take the record out, and give the same command again: finished shards "
-    "stay. `python -m fafa.verify` finds all such files",
+    "stay. `fafa verify` finds all such files",
 }
 
 

@@ -1,7 +1,7 @@
 """Checks a data set on disk: every record, every image, and what groups and captions look like.
 
-    python -m fafa.verify /data/SynCPR
-    python -m fafa.verify /data/ITCPR --output reports/itcpr --num-workers 16
+    fafa verify /data/SynCPR
+    fafa verify /data/ITCPR --output reports/itcpr --num-workers 16
 
 The folder is what `load_dataset` takes as data_dir=: SynCPR.json, CIRHS.json, SynTBPR.json, the files of CUHK-PEDES,
 ICFG-PEDES, RSTPReid, UFine6926 or TBPS-CLIP, query.json and gallery.json, or the layouts of FashionIQ, CIRR and CIRCO

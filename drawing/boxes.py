@@ -13,19 +13,18 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels o
 
 
 def draw_box(image: Image.Image, box: Box, line: int | None = None) -> Image.Image:
-    """A copy of an RGB image with a box drawn, in a colour and white, to be seen on any ground.
+    """A copy of an RGB image with a line around a box, in a colour and white, to be seen on any ground.
 
     Args:
         line: its width in pixels; None: as it suits the image's size.
     """
     line = max(2, round(max(image.size) / 200)) if line is None else line
-    shown, (left, top, right, bottom) = image.copy(), box
+    shown = image.copy()
     draw = ImageDraw.Draw(shown)
-    # Around the person, but within the image.
-    corners = max(0, left), max(0, top), min(image.width, right) - 1, min(image.height, bottom) - 1
-    corners = *corners[:2], max(corners[0], corners[2]), max(corners[1], corners[3])
-    draw.rectangle(corners, outline=PANEL, width=line + 2)
-    draw.rectangle(corners, outline=VERMILION, width=line)
+    for width, colour in ((line, PANEL), (line - 1, VERMILION)):  # around the person, but within the image
+        left, top = (max(0, math.floor(side) - width) for side in box[:2])
+        right, bottom = (min(end, math.ceil(side) + width) - 1 for end, side in zip(image.size, box[2:], strict=True))
+        draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=width)
     return shown
 
 

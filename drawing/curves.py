@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..extras import not_installed
 from ..files import whole_file
 from .palette import FAINT, GREY
 
@@ -37,9 +38,7 @@ def check_charts() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ModuleNotFoundError(
-            'charts are drawn by matplotlib: pip install "fafa[train]"', name="matplotlib"
-        ) from error
+        raise not_installed("matplotlib", "charts are drawn by it") from error
 
 
 @contextmanager

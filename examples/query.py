@@ -5,11 +5,10 @@
 `fafa index` and `fafa search` do the same in two steps.
 
 Prints the images ranked first and writes a picture of them; `--index` keeps the gallery's features for the next search,
-which encodes only the photographs that are new or changed since. With the tiny model of the quickstart, encoding takes
-about 15 ms per small photograph on one CPU core, and 0.1 s per JPEG of 12 megapixels (0.2 s with `--exact-pixels`),
-most of it for reading the file, which `--num-workers` processes do at once; the full model needs a GPU, with
-`--dtype bfloat16`. What to expect: the tiny model has only ever seen painted people, and its answers for real
-photographs mean nothing. The full model was trained for crops that show one person each.
+which encodes only the photographs that are new or changed since. With the tiny model of the quickstart most of the time
+goes into reading files, which `--num-workers` processes do at once (benchmarks/results/indexing.md); the full model
+needs a GPU, with `--dtype bfloat16`. What to expect: the tiny model has only ever seen painted people, and its answers
+for real photographs mean nothing. The full model was trained for crops that show one person each.
 
 The search leaves out photographs that cannot be read; files that programs keep beside photographs, such as previews and
 waste baskets (`--include-rubbish` searches them, too); what `--exclude` names; and the query's own photograph, with its

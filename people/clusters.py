@@ -30,6 +30,7 @@ LEAST = 3  # people seen in a cluster
 SHOWN = 8  # of each cluster
 
 _WAIT = 60.0  # seconds for another writer
+_LEAST_SURE = 0.5  # of HDBSCAN's membership: who joins a cluster only at twice the distance that holds it together
 _DIMENSIONS = 32  # of the vectors that are clustered: the comparison of all pairs takes as long as they have numbers
 _MANY = 50_000  # from which on it takes minutes
 
@@ -118,7 +119,9 @@ def _labels(vectors: np.ndarray, least: int) -> np.ndarray:
     if min(vectors.shape) > _DIMENSIONS:
         vectors = PCA(_DIMENSIONS, svd_solver="covariance_eigh").fit_transform(vectors)
     # Not its "brute": that holds a table of all pairs.
-    return HDBSCAN(min_cluster_size=least, algorithm="kd_tree", copy=True).fit_predict(vectors.astype(np.float64))
+    found = HDBSCAN(min_cluster_size=least, algorithm="kd_tree", copy=True).fit(vectors.astype(np.float64))
+    # Somebody seen once, far from all, is counted to the cluster that lies nearest, with little confidence.
+    return np.where(found.probabilities_ >= _LEAST_SURE, found.labels_, NO_CLUSTER)
 
 
 def _numbered(labels: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from PIL import Image
 
 from ..commands import default_device
 from ..names import printable, some
+from ..workers import num_cores
 
 if TYPE_CHECKING:
     import torch
@@ -34,8 +35,9 @@ PERSON = "person"  # how models trained on COCO call one
 _SURE = 0.5  # from which score on a detector of transformers has found a person
 _IMAGES_AT_ONCE = 8  # that a detector of transformers looks at
 
-_HOG_SURE = 0.5  # distance from the classifier's border; at 0, its own bound, most of what it finds is nobody
+_HOG_SURE = 0.75  # distance from the classifier's border; at 0, its own bound, most of what it finds is nobody
 _HOG_SIDE = 1024  # pixels: a larger picture is shrunk to it, which costs those who are small in it
+_HOG_ENLARGED = 2.0  # at most; it knows nobody of fewer than some 100 pixels
 _HOG_STEP, _HOG_SCALE = (8, 8), 1.05  # pixels between windows, and from one size of people to the next
 _HOG_OVERLAP = 0.4  # of two boxes of one person, intersection over union
 _HOG_ROOM = (0.17, 0.1)  # how much of a window, left and right, above and below, was no person when it learnt
@@ -85,12 +87,17 @@ def load_detector(name: str | Path = DEFAULT_DETECTOR, device: str | None = None
     return _HogDetector() if name == HOG else _TransformersDetector(name, device)
 
 
+def name_of(detector: str | Path) -> str:
+    """How a gallery notes a detector: a folder by its absolute path."""
+    return str(Path(detector).absolute()) if Path(detector).is_dir() else str(detector)
+
+
 class _TransformersDetector(Detector):
     def __init__(self, name: str | Path, device: str | None):
         import torch
         from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
-        self.name = str(Path(name).absolute()) if Path(name).is_dir() else str(name)
+        self.name = name_of(name)
         try:
             # By Pillow, whatever else is installed: so a photograph has the same people everywhere.
             self.processor = AutoImageProcessor.from_pretrained(self.name, backend="pil")
@@ -127,7 +134,9 @@ class _TransformersDetector(Detector):
     def _find(self, images: Sequence[Image.Image]) -> list[list[FoundPerson]]:
         import torch
 
-        with ThreadPoolExecutor() as threads:  # to prepare an image takes longer than a GPU takes to look at it
+        with ThreadPoolExecutor(
+            num_cores()
+        ) as threads:  # to prepare an image takes longer than a GPU takes to look at it
             prepared = list(threads.map(self._prepare, images))
         # Only images of one shape run together: padding, which some models see, would make neighbours count.
         alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
@@ -172,13 +181,13 @@ class _HogDetector(Detector):
 
     def _find(self, image: Image.Image) -> list[FoundPerson]:
         width, height = image.size
-        scale = min(1.0, _HOG_SIDE / max(width, height))
-        small = image.resize((max(1, round(scale * width)), max(1, round(scale * height))), Image.Resampling.BOX)
-        if small.width < self.hog.winSize[0] or small.height < self.hog.winSize[1]:
+        scale = min(_HOG_ENLARGED, _HOG_SIDE / max(width, height))
+        seen = image.resize((max(1, round(scale * width)), max(1, round(scale * height))), Image.Resampling.BILINEAR)
+        if seen.width < self.hog.winSize[0] or seen.height < self.hog.winSize[1]:
             return []  # OpenCV would look at windows that lie beyond the picture
         # Grouping by OpenCV joins neighbours; of two boxes of one person the surer is better.
         windows, scores = self.hog.detectMultiScale(
-            np.asarray(small)[..., ::-1], _HOG_SURE, _HOG_STEP, scale=_HOG_SCALE, groupThreshold=0
+            np.asarray(seen)[..., ::-1], _HOG_SURE, _HOG_STEP, scale=_HOG_SCALE, groupThreshold=0
         )
         scores = np.asarray(scores, dtype=np.float32).reshape(-1)
         chosen = self.cv2.dnn.NMSBoxes(list(windows), scores.tolist(), 0.0, _HOG_OVERLAP)
@@ -187,8 +196,13 @@ class _HogDetector(Detector):
             x, y, across, down = (float(length) for length in windows[number])
             beside, above = _HOG_ROOM[0] * across, _HOG_ROOM[1] * down
             box = (x + beside, y + above, x + across - beside, y + down - above)
-            people.append(([side / scale for side in box], 1 / (1 + math.exp(-scores[number]))))
+            people.append(([side / scale for side in box], score_of(scores[number])))
         return _within(people, image.size)
+
+
+def score_of(distance: float) -> float:
+    """A distance from the border of OpenCV's classifier as a score from 0 to 1; no probability."""
+    return 1 / (1 + math.exp(-distance))
 
 
 def _within(people: Sequence[tuple[Sequence[float], float]], size: tuple[int, int]) -> list[FoundPerson]:

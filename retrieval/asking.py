@@ -119,6 +119,8 @@ class GalleryAsking(GallerySearching):
         check_queries(queries)
         top = self._checked_top(top, candidates)
         allowed = self.allowed(where, exclude)
+        if not len(self.state):
+            return [[] for _ in queries]
         hidden = [(*query.wrong, *query.left_out) for query in queries]
         open_rows = [allowed.without(self.state.rows_of_ids(ids)) for ids in hidden]
         judged = [
@@ -164,6 +166,8 @@ class GalleryAsking(GallerySearching):
         check_assignment()
         top = self._checked_top(top, candidates)
         allowed, state = self.allowed(where, exclude), self.state
+        if not len(state):
+            return []
         asked = self.resolve(queries)
         banned = torch.zeros(len(queries), state.num_rows, dtype=torch.bool)
         for place, query in enumerate(queries):

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -20,7 +21,6 @@ from .filling import Encode
 from .fingerprint import PEOPLE
 from .forward import forward
 from .reading import MAX_DEFAULT_WORKERS
-from .segment_list import GalleryFolder
 
 _IMAGES_AT_ONCE = 8  # looked at together; as many more are read meanwhile: 12 megapixels take 36 MB
 
@@ -94,29 +94,22 @@ def cut_encoder(
         return torch.cat(found)
 
     def encode(shards: Iterable[Sequence[int]]) -> Iterator[tuple[list[int], list[int], Tensor]]:
-        rows: list[int] = []
-        crops: list[np.ndarray] = []
         with ThreadPoolExecutor(num_threads) as threads:
             ahead = _read_ahead(threads, read, (row for shard in shards for row in shard))
             try:
                 while group := list(islice(ahead, _IMAGES_AT_ONCE)):
-                    skipped = [row for row, image in group if isinstance(image, Exception)]
-                    failed = [image for _, image in group if isinstance(image, Exception)]
-                    if failed and on_error != "skip":
-                        raise failed[0]
-                    passing.update(row for row, image in group if isinstance(image, OSError))
-                    sound = [(row, image) for row, image in group if not isinstance(image, Exception)]
-                    parts = cutter.cut([image for _, image in sound]) if sound else []
-                    cut = threads.map(cut_out, [image for _, image in sound], parts)
-                    for (row, _), own, arrays in zip(sound, parts, cut, strict=True):
+                    errors = {row: image for row, image in group if isinstance(image, Exception)}
+                    if errors and on_error != "skip":
+                        raise next(iter(errors.values()))
+                    passing.update(row for row, error in errors.items() if isinstance(error, OSError))
+                    sound = {row: image for row, image in group if row not in errors}
+                    parts = cutter.cut(list(sound.values())) if sound else []
+                    rows, crops = [], []
+                    for row, own, cut in zip(sound, parts, threads.map(cut_out, sound.values(), parts), strict=True):
                         facts[row] = [part._asdict() for part in own] or [{}]
-                        rows += [row] * len(arrays)
-                        crops += arrays
-                    if len(crops) >= batch_size or skipped:
-                        yield rows, skipped, encode_crops(crops)
-                        rows, crops = [], []
-                if rows:
-                    yield rows, [], encode_crops(crops)
+                        rows += [row] * len(cut)
+                        crops += cut
+                    yield rows, list(errors), encode_crops(crops)
             finally:
                 threads.shutdown(cancel_futures=True)
 
@@ -135,7 +128,7 @@ def _read_ahead(threads: ThreadPoolExecutor, read: Any, rows: Iterator[int]) -> 
         yield row, future.result()
 
 
-def check_cut(place: GalleryFolder, stored: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+def check_cut(place: Path, stored: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     """Refuses to index a gallery's images by other parts than before, naming what differs.
 
     Args:
@@ -147,7 +140,7 @@ def check_cut(place: GalleryFolder, stored: Mapping[str, Any], current: Mapping[
     before, now = (_told(settings.get(PEOPLE)) for settings in (stored, current))
     if before != now:
         raise ValueError(
-            f"{printable(place.path)} holds {before}, and asked for is {now}: ask for the same, or index the images "
+            f"{printable(place)} holds {before}, and asked for is {now}: ask for the same, or index the images "
             "into another folder"
         )
 

@@ -20,7 +20,11 @@ from ..names import nearest
 from ..threads import PARSING
 from .metadata import FIELDS, NUMBER, TEXT
 
-_DATE = re.compile(r"\d{4}(-\d\d(-\d\d([T ]\d\d(:\d\d(:\d\d(\.\d+)?)?)?)?)?)?")
+_HOURS, _MINUTES = "([01]\\d|2[0-3])", "[0-5]\\d"
+_DATE = re.compile(
+    rf"\d{{4}}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01])([T ]{_HOURS}(:{_MINUTES}(:{_MINUTES}(\.\d+)?)?)?)?)?)?"
+)
+_EXAMPLE = 'camera == "gate 3" and taken >= "2024-05-01"'
 _OPERATORS = {ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.In: "in"}
 _TURNED = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _LONGEST = 100_000  # characters of an expression
@@ -93,7 +97,9 @@ def parse_where(where: str, tags: Mapping[str, Collection[str]]) -> Condition:
         reason = error.msg if isinstance(error, SyntaxError) else "it is nested too deep"
         if isinstance(error, UnicodeEncodeError):
             reason = "it holds half of a character"
-        raise ValueError(f"where={where!r:.200} cannot be read: {reason}") from error
+        raise ValueError(
+            f"where={where!r:.200} cannot be read: {reason}; write it as Python does, such as {_EXAMPLE}"
+        ) from error
     except _Wrong as error:
         raise ValueError(f"where={where!r:.200}: {error}") from None
 

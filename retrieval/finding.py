@@ -92,7 +92,7 @@ def rank_rows(
     queries: Tensor, parts: Sequence[Part], rows: Tensor, num_top_tokens: int, top: int
 ) -> tuple[Tensor, Tensor]:
     """The best of each query's own candidates, `rows` `(num_queries, m)`, -1 for gaps; all else as for `find_best`."""
-    best = _Best(len(queries), min(top, rows.shape[1]))
+    best = _Best(len(queries), max(1, min(top, rows.shape[1])))
     _rank(queries, parts, rows, num_top_tokens, best)
     return best.padded(top)
 

@@ -217,7 +217,7 @@ class Gallery(GalleryAsking, GalleryJudging, GalleryWriting):
         settings |= {} if cutter is None else {PEOPLE: dict(cutter.settings)}
         if place.exists() or is_store(features_dir):
             before = FeatureStore.open(features_dir).settings if is_store(features_dir) else place.settings()
-            check_cut(place, before, settings)
+            check_cut(place.path, before, settings)
             check_settings(place, before, settings if dtype is not None else in_precision_of(before, settings))
             if is_store(features_dir):
                 convert_store(features_dir)

@@ -39,6 +39,7 @@ from .state import GalleryState, skipped_image
 
 logger = logging.getLogger(__name__)
 
+_LOCK = "images"  # how names of locks begin
 IMAGES_A_LOCK = 512  # taken at a time by one of several processes
 CUT_IMAGES_A_LOCK = 64  # to find what is in an image takes longer than to encode it
 IMAGES_A_COMMIT, SECONDS_A_COMMIT = 4096, 60.0
@@ -112,12 +113,20 @@ def index_images(
                 *(printable(place.path), sum(map(len, busy)), len(inputs)),
             )
             filling.encode_what_is_free(busy, -1)
+    _remove_free_locks(place)
     state = place.read(filling.state)
     left_out = [names[row] for row in sorted(filling.left_out)]
     warn_of_skipped(left_out, [names[row] for row in sorted(passing & filling.left_out)], len(images))
     if len(state) == 0 and len(images):
         raise ValueError(f"none of {counted(len(images), 'image')} can be read: {', '.join(left_out[:5])}")
     return state
+
+
+def _remove_free_locks(place: GalleryFolder) -> None:
+    """Removes the locks of processes that were killed."""
+    for file in place.path.glob(f".{_LOCK}-*.lock"):
+        with suppress(OSError, Timeout), FileLock(file, timeout=0) as lock:
+            remove_lock(lock)
 
 
 class _Filling:
@@ -154,7 +163,7 @@ class _Filling:
         def take() -> Iterator[list[int]]:
             for rows in shares:
                 name = xxhash.xxh3_64_hexdigest(ascii(_key(self.inputs[rows[0]])).encode())
-                lock = lock_of(self.place.path, f"images-{name}")
+                lock = lock_of(self.place.path, f"{_LOCK}-{name}")
                 try:
                     lock.acquire(timeout=timeout)
                 except Timeout:

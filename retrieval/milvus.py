@@ -128,7 +128,8 @@ class MilvusGallery(Gallery):
         gallery = super().load(index, model, processor, folder, check_images)
         if gallery.place is None:
             raise ValueError(
-                f"{printable(index)} is a store of an earlier version: convert_store makes a gallery of it"
+                f"{printable(index)} is a store of an earlier version: convert_store, or fafa index with --convert, "
+                "makes a gallery of it"
             )
         gallery.collection, gallery._synced = MilvusCollection(collection, uri, token, timeout, search_options), None
         gallery._look()
@@ -284,8 +285,9 @@ def _bring_in_step(
     """Brings a collection to the state of a folder; one process at a time, and another waits.
 
     Args:
-        before: a state that the collection may hold still. Then what differs from it is written; otherwise all entries
-            are listed, and compared by checksums.
+        before: a state that the collection may hold still. Then what differs from it is written; otherwise the
+            collection's entries are listed, and those that are not of a segment which it is noted to hold are compared
+            by checksums.
 
     Returns:
         the folder's state, and how many entries were written or deleted.
@@ -294,19 +296,19 @@ def _bring_in_step(
         state, noted = place.read(before), collection.notes()
         if noted["state"] == _digest(state):
             return state, 0
+        same = set(json.loads(noted["segments"])) & {*map(_key, state.segments)}
         if before is not None and noted["state"] == _digest(before):
-            same = {*map(_key, before.segments)} & {*map(_key, state.segments)}
-            old_ids, old_sums = _checksums(before, same)
+            old_ids, old_sums, _ = _checksums(before, same)
         else:
-            same: Set[str] = set()
             old_ids, old_sums = collection.known()
-        ids, sums = _checksums(state, same)
-        collection.note(state=_BEING_WRITTEN)  # whoever is interrupted leaves it so, and all is compared
+        ids, sums, is_same = _checksums(state, same)
+        # Whoever is interrupted leaves it so. Of the same segments no entry is written, though some may be deleted.
+        collection.note(state=_BEING_WRITTEN, segments=json.dumps(sorted(same)))
         gone = np.setdiff1d(old_ids, ids, assume_unique=True)
         collection.delete(gone.tolist())
         places = np.searchsorted(old_ids, ids).clip(max=max(0, len(old_ids) - 1))
         is_there = old_ids[places] == ids if len(old_ids) else np.zeros(len(ids), dtype=bool)
-        is_there[is_there] = old_sums[places[is_there]] == sums[is_there]
+        is_there[is_there] = (old_sums[places[is_there]] == sums[is_there]) | is_same[is_there]
         changed = ids[~is_there]
         with tqdm(total=len(changed), desc="writing to Milvus", unit="image", disable=not progress) as bar:
             for segment in state.segments:
@@ -317,22 +319,26 @@ def _bring_in_step(
                     bar.update(len(entries))
         if len(changed) >= _FLUSHED_FROM:
             collection.flush()
-        collection.note(**notes_of(state.settings, _digest(state), state.generation))
+        collection.note(**notes_of(state.settings, _digest(state), state.generation, map(_key, state.segments)))
         return state, len(changed) + len(gone)
 
 
-def _checksums(state: GalleryState, same: Set[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of the images of a state that are not deleted, and checksums; 0 in segments that are the `same` anyway."""
-    ids, sums = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+def _checksums(state: GalleryState, same: Set[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the images of a state that are not deleted: ids, checksums, and whether their segments are the `same` anyway.
+
+    Of the latter no checksum is computed: it is 0.
+    """
+    ids, sums, is_same = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, bool)]
     for segment in state.segments:
         rows = living_rows(segment.part)
+        own = np.zeros(len(rows), np.int64)
+        if not (is_known := _key(segment) in same):
+            for start, entries in zip(range(0, len(rows), _ROWS_AT_ONCE), _entries(segment, rows), strict=True):
+                own[start : start + len(entries)] = [entry["checksum"] for entry in entries]
         ids.append(segment.part.ids.numpy()[rows])
-        if _key(segment) in same:
-            sums.append(np.zeros(len(rows), dtype=np.int64))
-        else:
-            own = [entry["checksum"] for entries in _entries(segment, rows) for entry in entries]
-            sums.append(np.array(own, dtype=np.int64))
-    return np.concatenate(ids), np.concatenate(sums)
+        sums.append(own)
+        is_same.append(np.full(len(rows), is_known))
+    return np.concatenate(ids), np.concatenate(sums), np.concatenate(is_same)
 
 
 def _entries(segment: Segment, rows: np.ndarray) -> Iterator[list[dict[str, Any]]]:
@@ -354,7 +360,7 @@ def _key(segment: Segment) -> str:
     """Equal for segments whose features, ids and entries are equal; rows may be deleted in one."""
     record = segment.record
     files = {name: known for name, known in record["files"].items() if name != record["deleted"]}
-    return json.dumps([record["name"], record["entries"], files], sort_keys=True)
+    return xxhash.xxh3_128(json.dumps([record["name"], record["entries"], files], sort_keys=True).encode()).hexdigest()
 
 
 def _digest(state: GalleryState) -> str:

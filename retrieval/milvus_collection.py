@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..extras import how_to_install
+from ..extras import not_installed
+from ..names import nearest
 from .metadata import FIELDS, TEXT
 from .milvus_filters import TAGS
 
@@ -60,9 +61,11 @@ class MilvusCollection:
         is_local = uri.endswith(".db")
         for module in ("pymilvus", *(["milvus_lite"] if is_local else [])):
             if find_spec(module) is None:
-                raise ModuleNotFoundError(how_to_install(module) or f"{module} is not installed", name=module)
-        from pymilvus import MilvusClient
+                raise not_installed(module, "galleries over Milvus need it")
+        with _without_variable():
+            from pymilvus import MilvusClient
 
+        logging.getLogger("grpc._server").addFilter(_is_no_gap)
         for library in ("pymilvus", "milvus_lite"):  # they log each error with its traceback, and raise it, too
             logging.getLogger(library).setLevel(logging.CRITICAL)
         self.name, self.timeout, self.search_options = name, timeout, dict(search_options or {})
@@ -113,7 +116,7 @@ class MilvusCollection:
         with self._errors_told():
             properties = self._client.describe_collection(self.name, timeout=self.timeout).get("properties") or {}
         notes = {name.removeprefix("fafa."): value for name, value in properties.items() if name.startswith("fafa.")}
-        if not {"settings", "state", "generation"} <= notes.keys():
+        if not {"settings", "state", "generation", "segments"} <= notes.keys():
             raise ValueError(f"{self} holds no gallery: choose another name for the collection")
         return notes
 
@@ -150,7 +153,7 @@ class MilvusCollection:
 
     def known(self) -> tuple[np.ndarray, np.ndarray]:
         """The ids of all entries, ascending, and their checksums: `(n,)`, int64, each."""
-        ids, checksums = [], []
+        blocks = [np.empty((2, 0), dtype=np.int64)]
         with self._errors_told():
             listing = self._client.query_iterator(
                 self.name,
@@ -160,11 +163,11 @@ class MilvusCollection:
                 consistency_level="Strong",
             )
             while entries := listing.next():
-                ids += [entry["id"] for entry in entries]
-                checksums += [entry["checksum"] for entry in entries]
+                blocks.append(np.array([[entry[field] for entry in entries] for field in ("id", "checksum")]))
             listing.close()
+        ids, checksums = np.concatenate(blocks, axis=1)
         order = np.argsort(ids)
-        return np.array(ids, dtype=np.int64)[order], np.array(checksums, dtype=np.int64)[order]
+        return ids[order], checksums[order]
 
     def write(self, entries: Sequence[Mapping[str, Any]]) -> None:
         """Writes entries, in the place of those with the same ids."""
@@ -196,20 +199,50 @@ class MilvusCollection:
             reason = " ".join(str(error.message if isinstance(error, MilvusException) else error.details()).split())
             if code == _IS_ABSENT:
                 raise ValueError(
-                    f"there is no {self}: fafa.retrieval.publish_gallery puts a gallery's folder into it"
+                    f"there is no {self} ({self._similar()}): publish_gallery, or fafa index with --collection, puts a "
+                    "gallery's folder into it"
                 ) from error
             if code == _UNREACHABLE or isinstance(code, StatusCode) or reason.startswith("Open local milvus failed"):
                 remedy = " (another process may have it: one at a time)" if "local milvus" in reason else ""
                 raise ConnectionError(
-                    f"{self} cannot be reached{remedy}: {reason[:300]}. The gallery's folder is as it was; try again "
-                    "once Milvus answers"
+                    f"{self} cannot be reached{remedy}: {reason[:300]}. Nothing of the gallery's folder is lost; "
+                    "try again once Milvus answers"
                 ) from error
             raise ValueError(f"{self} refuses this: {reason[:300]}") from error
 
+    def _similar(self) -> str:
+        """What another name may be meant."""
+        with self._errors_told():
+            return nearest(self.name, self._client.list_collections(timeout=self.timeout))
 
-def notes_of(settings: Mapping[str, Any], state: str, generation: int) -> dict[str, str]:
-    """What is noted of a collection: what made the features, and which state of the gallery it holds."""
-    return {"settings": json.dumps(settings, sort_keys=True), "state": state, "generation": str(generation)}
+
+@contextmanager
+def _without_variable() -> Iterator[None]:
+    """While it is imported pymilvus reads MILVUS_URI by itself, and ends if that is a local file."""
+    uri = os.environ.pop("MILVUS_URI", None)
+    try:
+        yield
+    finally:
+        if uri is not None:
+            os.environ["MILVUS_URI"] = uri
+
+
+def _is_no_gap(record: logging.LogRecord) -> bool:
+    """milvus-lite lacks a call that pymilvus can do without; gRPC would show a traceback."""
+    return "Method not implemented!" not in record.getMessage()
+
+
+def notes_of(settings: Mapping[str, Any], state: str, generation: int, segments: Iterable[str] = ()) -> dict[str, str]:
+    """What is noted of a collection: what made the features, which state of the gallery it holds, and which segments.
+
+    All entries of such a segment that are there are what they should be.
+    """
+    return {
+        "settings": json.dumps(settings, sort_keys=True),
+        "state": state,
+        "generation": str(generation),
+        "segments": json.dumps(sorted(segments)),
+    }
 
 
 def _named(notes: Mapping[str, str]) -> dict[str, str]:

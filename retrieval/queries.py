@@ -132,6 +132,9 @@ class Query:
 
         How they count: `feedback.rocchio`. Images marked wrong are no longer found.
         """
+        for name, marked in (("right", right), ("wrong", wrong)):
+            if not isinstance(marked, Iterable):
+                raise TypeError(f"{name} is a {type(marked).__name__}, expected a list of results, or of ids")
         right, wrong = (
             tuple(dict.fromkeys([*before, *map(_id_of, now)]))
             for before, now in ((self.right, right), (self.wrong, wrong))

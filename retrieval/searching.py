@@ -164,13 +164,18 @@ class GallerySearching:
     def allowed(self, where: str | None = None, exclude: Sequence[str | Path] = ()) -> Allowed:
         """Which images may be found; arguments and errors as for `Gallery.search`."""
         state = self.state
+        if isinstance(exclude, (str, Path)):
+            raise TypeError(
+                f"exclude is a {type(exclude).__name__}, expected a list of files, such as [{str(exclude)!r:.60}]"
+            )
         condition = None if where is None else parse_where(where, state.tags)
         rows = {row for file in exclude for row in state.rows_with("contents", contents_of(file))}
         rows |= {row for file in exclude for row in state.rows_with("path", state.stored_path(file))}
         excluded = tuple(sorted(rows))
         if excluded:
-            names = [entry.path or f"image {row}" for row, entry in zip(excluded, state.entries(excluded), strict=True)]
-            logger.info("left out of the results, as one to exclude or a copy of it: %s", some(names))
+            names = (entry.path or f"image {row}" for row, entry in zip(excluded, state.entries(excluded), strict=True))
+            told = some(list(dict.fromkeys(names)))  # a file may have several entries
+            logger.info("left out of the results, as one to exclude or a copy of it: %s", told)
         return Allowed(state, condition, excluded)
 
     def find(

@@ -99,8 +99,11 @@ class GalleryFolder:
             manifest = self.manifest()
             try:
                 return self._open(manifest, before)
-            except (OSError, ValueError):
+            except (OSError, ValueError) as error:
                 if self.manifest()["generation"] == manifest["generation"]:
+                    if isinstance(error, FileNotFoundError):
+                        lacking = printable(error.filename or str(error))
+                        raise FileNotFoundError(f"{lacking} is missing, so the gallery is damaged; {REMEDY}") from error
                     raise
             # Another process has just replaced the list, and what it no longer names is gone.
 
@@ -175,7 +178,10 @@ class GalleryFolder:
         file = self.path / LIST
         if not file.is_file():
             what = "is a file, no folder of a gallery" if self.path.is_file() else f"holds no features (no {LIST})"
-            raise FileNotFoundError(f"{printable(self.path)} {what}; give the folder that a gallery was saved in")
+            raise FileNotFoundError(
+                f"{printable(self.path)} {what}; give the folder that a gallery was saved in. Of photographs "
+                "fafa index makes one"
+            )
         try:
             manifest = read_json(file)
         except ValueError as error:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ..extras import not_installed
+
 
 def match_people(scores: Tensor) -> tuple[float, list[int | None]]:
     """SetMatch: the one-to-one assignment of the people sought to those in a photograph with the largest sum of scores.
@@ -33,6 +35,4 @@ def check_assignment() -> None:
     try:
         import scipy.optimize  # noqa: F401
     except ImportError as error:
-        raise ModuleNotFoundError(
-            'several people in one photograph are matched by scipy: pip install "fafa[search]"', name="scipy"
-        ) from error
+        raise not_installed("scipy", "several people in one photograph are matched by it") from error

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..names import printable
 from .filters import Condition, parse_where, to_sql
 from .metadata import Entry
 from .parts import Part
@@ -231,23 +230,6 @@ class GalleryState:
         """How an entry names a file."""
         path, folder = Path(file).absolute(), self.images_folder
         return path.relative_to(folder).as_posix() if folder and path.is_relative_to(folder) else str(path)
-
-    def path_to_store(self, path: str) -> str:
-        """How an entry names a file that is given by an absolute path, or by one relative to the images' folder.
-
-        Raises:
-            ValueError: it leads out of that folder, so that no search could name it.
-        """
-        folder, given = self.images_folder, PurePath(path)
-        if folder is None:
-            return path
-        inside = given.relative_to(folder) if given.is_relative_to(folder) else given
-        if inside.anchor or ".." in inside.parts:
-            raise ValueError(
-                f"the entry's path {printable(path)} does not lie in the gallery's folder of images, "
-                f"{printable(folder)}: give one that does, or index the images without a folder"
-            )
-        return inside.as_posix()
 
     def path_of(self, path: str | None) -> Path | None:
         """The file that an entry names.

@@ -45,13 +45,20 @@ from .manifest import (
     read_inputs,
     read_manifest,
 )
+from .segment_list import GalleryFolder
 from .shards import CHECKSUM, DamagedShardError, Shard, manifest_locked, remove_lock
 
 logger = logging.getLogger(__name__)
 
 
-def verify_store(folder: Path) -> list[str]:
-    """Reads all of a folder of features without a model; a sentence for each missing, damaged or foreign file."""
+def verify_store(folder: str | Path) -> list[str]:
+    """Reads all of a folder of features, or a gallery's, without a model; a sentence for each faulty file.
+
+    Faults are files that are missing or damaged, or that belong elsewhere.
+    """
+    place = GalleryFolder(folder)
+    if place.exists() and not (place.path / MANIFEST).is_file():
+        return place.faults()
     try:
         store = FeatureStore.open(folder)
     except (OSError, ValueError) as error:

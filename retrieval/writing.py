@@ -1,5 +1,6 @@
 """Changing a gallery that lies in a folder, while others search it: adding, replacing, deleting, compacting, saving."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -58,8 +59,9 @@ class GalleryWriting:
             The images' ids; None for one that was left out.
 
         Raises:
-            ValueError: the gallery lies in memory, was made by another model, there are other numbers of entries, or
-                the path of one leads out of the images' folder; and as for `encode_images`.
+            ValueError: the gallery lies in memory, was made by another model, or there are other numbers of entries, or
+                one names a file outside the gallery's folder of images;
+                and as for `encode_images`.
             BlockingIOError: another process writes all the time.
             OSError: the gallery cannot be written; what counted before still counts.
         """
@@ -91,6 +93,10 @@ class GalleryWriting:
             ValueError: the gallery lies in memory; it holds no such image; `where` is no filter.
             OSError: it cannot be written, and stays as it was; a BlockingIOError: another process writes all the time.
         """
+        if isinstance(paths, (str, Path)):
+            raise TypeError(
+                f"paths is a {type(paths).__name__}, expected a list of files, such as [{str(paths)!r:.60}]"
+            )
         with self._own_place().writing(wait, self._stored) as writer:
             state = writer.state
             rows = set(state.rows_of_ids(ids).tolist())
@@ -160,7 +166,8 @@ class GalleryWriting:
         entries = [Entry()] * len(images) if entries is None else list(entries)
         if len(entries) != len(images):
             raise ValueError(f"{counted(len(entries), 'entry')} for {counted(len(images), 'image')}: one of each")
-        entries = [replace(entry, path=entry.path and self.state.path_to_store(entry.path)) for entry in entries]
+        if self.state.images_folder is not None:
+            entries = [_inside(self.state.images_folder, entry, number) for number, entry in enumerate(entries)]
         settings = feature_settings(self.model, self.processor, "target", self.model.feature_shape)
         check_settings(place, self.state.settings, in_precision_of(self.state.settings, settings))
         ids: list[int | None] = []
@@ -188,6 +195,19 @@ class GalleryWriting:
         return replace(found, **given)
 
 
+def _inside(folder: Path, entry: Entry, number: int) -> Entry:
+    """An entry whose path is relative to the images' folder; elsewhere there is no file of the gallery's."""
+    if entry.path is None:
+        return entry
+    path = Path(os.path.normpath(folder / entry.path))
+    if not path.is_relative_to(folder):
+        raise ValueError(
+            f"entries[{number}] has the path {printable(entry.path)}, which does not lie in the gallery's folder of "
+            f"images, {printable(folder)}: name a file within it, or none"
+        )
+    return replace(entry, path=path.relative_to(folder).as_posix())
+
+
 def check_settings(
     place: GalleryFolder, stored: dict[str, Any], current: dict[str, Any], but: frozenset[str] = frozenset()
 ) -> None:
@@ -200,9 +220,14 @@ def check_settings(
         ValueError: they differ.
     """
     if differences := differing_settings(stored, current, but):
+        of_images, now = stored.get("image_processor", {}), current.get("image_processor", {})
+        changes = [
+            f"processor.image_processor.{name} = {of!r}" for name, of in of_images.items() if now.get(name) != of
+        ]
+        how = f" ({'; '.join(changes)})" if changes else ""
         raise ValueError(
             f"{printable(place.path)} holds features that cannot be compared or mixed with those asked for: "
-            f"{', '.join(differences)}. Use the model, processor and images that they were made with, or {REMEDY}."
+            f"{', '.join(differences)}. Use the model, processor{how} and images that they were made with, or {REMEDY}."
         )
 
 

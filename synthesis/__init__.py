@@ -1,8 +1,8 @@
 """Pipelines that make data sets.
 
-    python -m fafa.synthesis RECIPE --output FOLDER        # makes a data set
-    python -m fafa.synthesis.calibrate FOLDER              # finds the bounds of its filter
-    python -m fafa.synthesis.train_adapter SETTINGS        # trains the LoRA that paints diptychs
+    fafa synthesize RECIPE --output FOLDER     # makes a data set
+    fafa synthesize calibrate FOLDER           # finds the bounds of its filter
+    fafa synthesize adapter SETTINGS           # trains the LoRA that paints diptychs
 
 `recipes/` holds the recipes, `recipe` what all kinds of them share, `triplets/` and `text_image/` the stages of both
 kinds, `stages/` what all stages share (chunks, resuming, manifests). `components` says what the parts of a recipe are:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import fields
@@ -17,6 +18,9 @@ from typer.testing import CliRunner
 
 import fafa
 from fafa.cli import app
+from fafa.model_folder import load_model
+from fafa.retrieval import Gallery, Query, milvus_collection
+from fafa.retrieval.segment_list import GalleryFolder
 from fafa.training import RetrieverTrainingArguments
 from fafa.training.arguments import REFUSED
 from fafa.training.options import RunOptions
@@ -132,6 +136,7 @@ def test_every_setting_of_training_is_offered_or_refused_by_name(tmp_path):
         (("search", "nowhere", "--caption", "a hat", "--top", "0"), 2, "'--top'"),
         (("search", "nowhere", "--captoin", "a hat"), 2, "--caption"),
         (("index", "nowhere", "--model", "m"), 1, "nowhere is not a folder"),
+        (("index", "made.index", "--model", "m"), 1, "made.index is a gallery: give the folder of its photographs"),
         (("index", "nowhere", "--compact", "--convert"), 2, "give one at a time"),
         (("index", ".", "--model", "m", "--num-workers", "-1"), 2, "--num-workers"),
         (("train", "--lerning_rate", "1"), 2, "--lerning_rate"),
@@ -148,6 +153,8 @@ def test_every_setting_of_training_is_offered_or_refused_by_name(tmp_path):
 )
 def test_what_cannot_be_done_is_one_line_and_a_status(arguments, status, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "made.index" / "segments").mkdir(parents=True)
+    (tmp_path / "made.index" / "gallery.json").touch()
     _, told = call(*arguments, status=status)
     assert message in told and "Traceback" not in told
     assert not (tmp_path / "out").exists()
@@ -181,12 +188,17 @@ def test_index_and_search(photos, model_folder, gallery, tmp_path, monkeypatch):
     monkeypatch.chdir(photos)
     query = ("--image", "2 é.jpg", "--caption", "in a red coat")
     table, told = call("search", gallery, *query, "--top", 3, "--sheet", tmp_path / "result.png")
-    assert table.splitlines()[0].split() == ["rank", "score", "image"] and len(table.splitlines()) == 4
+    assert table.splitlines()[0].split() == ["rank", "score", "id", "image"] and len(table.splitlines()) == 4
     assert "2 é.jpg" not in table and f"picture: {tmp_path / 'result.png'}" in told
     with Image.open(tmp_path / "result.png") as picture:
         assert picture.width > 200
     with pytest.raises(AssertionError, match="is a file, and none of these pictures"):
         call("search", gallery, *query, "--sheet", "1 é.jpg")
+
+    (photos / "0 é.jpg").rename(photos / "moved.jpg")
+    _, told = call("search", gallery, *query, "--sheet", tmp_path / "result.png")
+    assert "without 1 result whose files are gone" in told
+    (photos / "moved.jpg").rename(photos / "0 é.jpg")
 
     found = json.loads(call("search", gallery, *query, "--keep-query-photo", "--json", "--exact")[0])
     assert found["images"] == 5 and [result["rank"] for result in found["results"]] == [1, 2, 3, 4, 5]
@@ -202,6 +214,71 @@ def test_several_terms_and_minus(gallery, photos):
     assert {Path(result["path"]).name for result in found} == {"2 é.jpg", "3 é.jpg", "4 é.jpg"}
     plain = json.loads(call("search", gallery, *terms, "--json")[0])["results"]
     assert [result["score"] for result in found] != [result["score"] for result in plain]
+
+
+def test_weights_and_marks(gallery, photos, model_folder, tmp_path, monkeypatch):
+    """A weight stands behind a ^, unless a photo has such a name; marks go by the ids that a search shows."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "2^3").write_bytes((photos / "2 é.jpg").read_bytes())
+    model, processor = load_model(model_folder)
+    with pytest.raises(
+        ValueError, match=r"draft_photographs True .*\(processor.image_processor.draft_photographs = True"
+    ):
+        Gallery.load(gallery, model, processor)
+    processor.image_processor.draft_photographs = True
+    opened = Gallery.load(gallery, model, processor)
+
+    def ids(*terms):
+        return [found["id"] for found in json.loads(call("search", gallery, *terms, "--json")[0])["results"]]
+
+    terms = ("--image", photos / "0 é.jpg^0.5", "--image", "2^3", "--caption", "a red coat^2", "--minus", "a hat^.7")
+    query = Query.of([(photos / "0 é.jpg", 0.5), "2^3"], ("a red coat", 2.0), ("a hat", 0.7))
+    plain = opened.search_many([query], exclude=[photos / "0 é.jpg", "2^3"])[0]
+    assert ids(*terms) == [result.id for result in plain] and len(plain) == 3
+    marked = query.marked(right=plain[1:2], wrong=plain[:1])
+    again = opened.search_many([marked], exclude=[photos / "0 é.jpg", "2^3"])[0]
+    assert ids(*terms, "--right", plain[1].id, "--wrong", plain[0].id) == [result.id for result in again]
+    for term, told in (
+        ("a hat^0", "weight is 0"),
+        ("a hat^-1", "what is not wanted goes into minus"),
+        ("^2", "no word"),
+    ):
+        assert told in call("search", gallery, "--caption", term, status=1)[1]
+    assert "no image with id 99" in call("search", gallery, "--caption", "a hat", "--wrong", "99", status=1)[1]
+
+
+def test_a_gallery_goes_into_milvus_follows_and_is_searched_there(photos, model_folder, gallery, tmp_path, monkeypatch):
+    for library in ("pymilvus", "milvus_lite"):
+        pytest.importorskip(library, reason="a gallery over Milvus is tested with milvus-lite, which is not installed")
+    from milvus_lite.server_manager import server_manager_instance
+
+    uri, query = str(tmp_path / "people.db"), ("--image", photos / "2 é.jpg", "--caption", "in a red coat", "--json")
+    over = ("--milvus", uri, "--collection")
+    told = json.loads(call("index", gallery, *over, "people", "--json")[0])
+    assert told["published"] == 5 == told["images"] and told["collection"] == "people"
+    local = call("search", gallery, *query)[0]
+    monkeypatch.setattr("fafa.retrieval.searching.GallerySearching.nearest", None)  # it is Milvus that finds candidates
+    assert call("search", gallery, *query, *over, "people")[0] == local
+    (photos / "0 é.jpg").unlink()
+    assert "4 images, 1 change written" in call("index", photos, "--output", gallery, *over, "people")[0]
+    assert json.loads(call("index", gallery, "--delete", "path", *over, "people", "--json")[0])["published"] == 4
+    monkeypatch.setenv("MILVUS_URI", uri)
+    assert json.loads(call("search", gallery, *query, "--collection", "people")[0])["results"] == []
+    _, told = call("search", gallery, *query, "--collection", "peple", status=1)
+    assert "no collection 'peple' of Milvus" in told and "did you mean 'people'?" in told
+    server_manager_instance.release_server(uri)
+
+
+@pytest.mark.parametrize("command", ["index", "search"])
+def test_a_milvus_that_cannot_be_used_is_told_in_one_line_before_long_work(command, photos, gallery, monkeypatch):
+    monkeypatch.delenv("MILVUS_URI", raising=False)
+    arguments = (command, gallery, "--caption", "a hat") if command == "search" else (command, photos)
+    assert "which collection of it?" in call(*arguments, "--milvus", "people.db", status=2)[1]
+    assert "of which Milvus?" in call(*arguments, "--collection", "people", status=2)[1]
+    over = ("--collection", "people", "--milvus", "http://127.0.0.1:1")
+    monkeypatch.setattr(milvus_collection, "find_spec", lambda name: None)
+    _, told = call(*arguments, *over, status=1)
+    assert "pymilvus is not installed: pip install" in told and "[milvus]" in told and "\n" not in told
 
 
 def test_filters_come_before_ranking_and_an_unknown_field_is_named(gallery):
@@ -235,20 +312,23 @@ def test_a_gallery_of_another_model_is_refused(gallery, tmp_path):
     assert "model" in told and "Traceback" not in told
 
 
-def test_ctrl_c_while_indexing_leaves_a_gallery_that_goes_on(photos, model_folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "a launcher's SIGTERM"])
+def test_a_signal_while_indexing_leaves_a_gallery_that_goes_on(photos, model_folder, tmp_path, monkeypatch, sent):
+    """SIGTERM, which `accelerate launch` sends to all processes when one has died, cost what was not committed yet."""
     index = ("index", photos, "--model", model_folder, "--output", tmp_path / "index", "--batch-size", 2)
     encode, calls = fafa.FafaModel.get_target_features, []
 
     def stop(*arguments, **options):
         calls.append(1)
         if len(calls) == 2:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), sent)
         return encode(*arguments, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(fafa.FafaModel, "get_target_features", stop)
         _, told = call(*index, status=130)
     assert "interrupted. What was encoded is kept in" in told and "the same command goes on" in told
+    assert len(GalleryFolder(tmp_path / "index").read()) == 2
     assert "5 images" in call(*index)[0]
     assert call("verify", tmp_path / "index")[0].endswith("sound\n")
 
@@ -258,5 +338,5 @@ def test_names_that_the_terminal_lacks_and_a_closed_pipe(gallery, tmp_path):
     command = f'"{sys.executable}" -m fafa.cli search "{gallery}" --caption "a hat" 2> errors | head -n 2'
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONUNBUFFERED": "1"}
     done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, cwd=tmp_path)
-    assert re.search(rb"^ +1 +-?0\.\d+  \d \\xc3\\xa9\.jpg$", done.stdout, re.M), done
+    assert re.search(rb"^ +1 +-?0\.\d+ +\d  \d \\xc3\\xa9\.jpg$", done.stdout, re.M), done
     assert "Traceback" not in (tmp_path / "errors").read_text() and "Error" not in (tmp_path / "errors").read_text()

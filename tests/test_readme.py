@@ -23,7 +23,7 @@ def quickstart(tmp_path_factory):
 
 
 def test_readme_has_snippets_of_all_kinds():
-    assert set(SNIPPETS) == {"model", "data", "metric"}
+    assert set(SNIPPETS) == {"model", "data", "metric", "search"}
 
 
 @pytest.mark.parametrize("name", SNIPPETS)
@@ -34,6 +34,10 @@ def test_snippet_runs(name, quickstart, monkeypatch, capsys):
     exec(SNIPPETS[name], names)
     if name == "model":
         assert names["scores"].shape == (1, 2) and names["targets"].shape == (2, 8, 64)
+    if name == "search":
+        wrong = names["query"].wrong
+        assert len(names["results"]) == 5 and not {result.id for result in names["results"]} & set(wrong)
+        assert Path("why.png").stat().st_size > 10_000
     if name == "metric":
         assert eval(SNIPPETS[name].splitlines()[-1].removeprefix("# ")) == eval(capsys.readouterr().out)
 

@@ -44,7 +44,7 @@ def draw_curves(
         the panels drawn, of "loss", "held-out ranking" and "learning rate"; without any, no file is written.
 
     Raises:
-        ImportError: matplotlib is not installed; `pip install "fafa[train]"` brings it.
+        ImportError: matplotlib is not installed, with how to install it.
     """
     history = training_history(log_history)
     others = sorted({name for entry in history for name in entry if name.startswith("loss_")} - _TERMS.keys())

@@ -4,7 +4,7 @@ Nobody has published CoAlign's code or formulas. What is here is our reading of 
 
     configuration.py  modeling.py  processing.py      on BLIP-2's vision tower and Q-Former, as FAFA
     clip.py           the same losses on CLIP's two towers, which reviewers of the paper asked for
-    convert.py        python -m fafa.models.coalign.convert: folders to start from, of BLIP-2's or CLIP's weights
+    convert.py        fafa convert coalign: folders to start from, of BLIP-2's or CLIP's weights
 """
 
 from .clip import CoAlignClipConfig, CoAlignClipModel, CoAlignClipProcessor

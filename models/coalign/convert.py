@@ -61,7 +61,7 @@ def convert_clip(source: str | Path, output: str | Path, dtype: torch.dtype = to
             num_parameters=model.num_parameters(),
             title=f"CoAlign, converted from {public(source)}",
             about=_ABOUT,
-            sections={"Source": "Converted by `python -m fafa.models.coalign.convert`, without training."},
+            sections={"Source": "Converted by `fafa convert coalign`, without training."},
         )
         write_whole(folder / "README.md", card)
         model.save_pretrained(folder)

@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None, program: str = "python -m fafa.mode
             num_parameters=model.num_parameters(),
             title=f"Dual encoder on {public(source)}",
             about="The weights are the backbone's: a start for training, not a person retriever yet.",
-            sections={"Source": "Made by `python -m fafa.models.dual_encoder`. The licence of the backbone applies."},
+            sections={"Source": "Made by `fafa convert dual-encoder`. The licence of the backbone applies."},
         )
         write_whole(given.output / "README.md", card)
         print(f"written: {printable(given.output)}")

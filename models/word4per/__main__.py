@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None, program: str = "python -m fafa.mode
             about="Weights of the authors, converted."
             if tinets
             else "CLIP alone: a start for training, not a person retriever yet.",
-            sections={"Source": "Made by `python -m fafa.models.word4per`. The licence of the weights applies."},
+            sections={"Source": "Made by `fafa convert word4per`. The licence of the weights applies."},
         )
         write_whole(given.output / "README.md", card)
         print(f"written: {printable(given.output)}")

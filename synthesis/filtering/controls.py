@@ -171,7 +171,7 @@ def doubts_of(tally: ControlTally) -> list[str]:
     if tally.has_bounds and tally.shown >= _FEWEST and kept > _MOST_KEPT * tally.shown:
         doubts.append(
             f"the judge's bounds keep {kept} of {tally.shown} pairs that were spoilt on purpose: raise them, or find "
-            "better ones by `python -m fafa.synthesis.calibrate`"
+            "better ones by `fafa synthesize calibrate`"
         )
     asked = tally.lost + tally.shown + tally.turned[0]
     if _FEWEST <= tally.lost > asked / 2:

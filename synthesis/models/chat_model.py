@@ -23,6 +23,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
+from ...extras import not_installed
 from ..components import SynthesisError, TextModel, TextReply, TextRequest
 from ..images import open_rgb
 from ..settings import Settings
@@ -291,7 +292,7 @@ class LoadedChatModel(TextModel):
             from llguidance import LLMatcher
             from llguidance.hf import from_tokenizer
         except ImportError as error:
-            raise SynthesisError("Answers by a schema need llguidance: pip install fafa[synthesis]") from error
+            raise SynthesisError(str(not_installed("llguidance", "answers by a schema need it"))) from error
         if self._grammar_words is None:
             try:
                 self._grammar_words = from_tokenizer(self.tokenizer, eos_token=self.ends)

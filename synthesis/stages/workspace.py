@@ -2,7 +2,7 @@
 
     DIR/<stage>/00000.jsonl        the finished records of a chunk, in order; rejected ones with "rejected": reason
     DIR/<stage>/00000.part.jsonl   the records of an unfinished chunk, in any order
-    DIR/<stage>/00000.sums.json    checksums of the finished chunk and its images, for `python -m fafa.verify DIR`
+    DIR/<stage>/00000.sums.json    checksums of the finished chunk and its images, for `fafa verify DIR`
     DIR/<stage>/manifest.json      settings, models, versions of libraries; counts once all chunks are there
     DIR/runs.jsonl                 a line per chunk and run: when, how long, how many items, what it cost
     DIR/braked-<stage>.jsonl       what was rejected before a brake stopped the stage, until it goes on

@@ -83,6 +83,8 @@ def test_another_way_of_finding_people_is_refused(photos, detector, indexed):
     index, _ = indexed
     _, told = call(*index, "--margin", 0.2, status=1)
     assert f"detector {detector}, margin 0.0" in told and "margin 0.2" in told
+    _, told = call(*index, "--detector", "somebody/else", status=1)  # which need not be there
+    assert f"detector {detector}, margin 0.0" in told and "detector somebody/else, margin 0.0" in told
     _, told = call(*(part for part in index if part != "--people"), status=1)
     assert "one entry for each person" in told and "each image as a whole" in told
     assert "--detector and --margin say how to find people" in call("index", photos, "--margin", 0.2, status=2)[1]

@@ -14,6 +14,7 @@ import torch
 from encoding_spy import Spy
 from painted_scenes import BOTTOM, SIZE, TOP, WIDTH, BarDetector, paint_scene
 from PIL import Image
+from second_model import second_model, second_processor
 from tiny import tiny_model
 from torch.testing import assert_close
 
@@ -316,6 +317,14 @@ def test_entries_of_films_stay_and_an_empty_gallery_can_be_begun(model, processo
     [entry] = gallery.state.entries(gallery.state.rows_of_ids([number]))
     assert (entry.path, entry.time) == (str(film), 3.5)
     assert len(open_people(model, processor, [], tmp_path / "f", folder=photos[0].parent)) == 1
+
+
+def test_a_model_that_shares_nothing_with_fafa_has_galleries_of_people(photos, tmp_path):
+    model, processor = second_model(), second_processor()
+    gallery = open_people(model, processor, photos, tmp_path / "f")
+    assert gallery.features.shape == (sum(NUMBERS), 1, 8)
+    [first, *_] = Gallery.load(tmp_path / "f", model, processor).search(caption="a red coat", where="left != None")
+    assert first.open().size == (38, 84)
 
 
 def test_photographs_are_decoded_once_whoever_is_in_them(model, processor, photos, tmp_path, monkeypatch):

@@ -219,7 +219,7 @@ def test_without_scipy_it_says_how_to_install_it(crowd, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "scipy", None)
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
-    with pytest.raises(ModuleNotFoundError, match=r"fafa\[search\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"scipy is not installed: pip install .*'\.\[search\]'"):
         crowd.search_together([Query.of(caption="red")])
 
 

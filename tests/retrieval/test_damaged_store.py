@@ -127,6 +127,16 @@ def test_verifying_what_is_no_store(tmp_path):
     assert "no manifest.json" in verify_store(tmp_path)[0] and "is a file" in verify_store(tmp_path / "file")[0]
 
 
+def test_verifying_a_gallery(model, processor, photos, tmp_path):
+    """It said that there is no manifest.json: stores have one, galleries a list."""
+    Gallery.from_folder(model, processor, photos[0].parent, features_dir=tmp_path / "g", progress=False)
+    assert verify_store(tmp_path / "g") == []
+    [means] = (tmp_path / "g").rglob("means.npy")
+    means.write_bytes(means.read_bytes()[:-1])
+    [fault] = verify_store(tmp_path / "g")
+    assert "means.npy" in fault
+
+
 def change_manifest(index, change, sign=True):
     """With the right checksum: what somebody means to be read."""
     path = index / "manifest.json"

@@ -101,6 +101,8 @@ WRONG = {
     "camera == 3": "camera is text, which 3 is not",
     "age > 'old'": "age is number, which 'old' is not",
     "taken >= '1 May'": "compared with a date or the beginning of one, .* not '1 May'",
+    "taken >= '2024-13-45'": "compared with a date",
+    "taken >= 2024-05-01": 'cannot be read: .*; write it as Python does, such as .*taken >= "2024-05-01"',
     "camera == gate": "gate is no text, number, True, False or None; write text in quotes: 'gate'",
     "3 in age": "only a text can be part of a field",
     "age in 3": r"expected several values in brackets: age in \(…, …\)",

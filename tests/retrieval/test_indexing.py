@@ -9,6 +9,7 @@ import threading
 import pytest
 import torch
 from encoding_spy import NUM_IMAGES, Spy, paint
+from filelock import FileLock
 from PIL import Image
 from tiny import tiny_model
 from torch.testing import assert_close
@@ -433,3 +434,11 @@ def test_reading_in_a_loop_while_another_updates_in_a_loop_never_fails(model, pr
         done.set()
         reader.join()
     assert faults == [] and reads and all(kept <= names for names in reads)
+
+
+def test_locks_of_processes_that_were_killed_do_not_stay(model, processor, photos, tmp_path):
+    open_gallery(model, processor, photos[:3], tmp_path / "f")
+    (tmp_path / "f" / ".images-0123456789abcdef.lock").touch()
+    with FileLock(tmp_path / "f" / ".images-of-another.lock"):
+        open_gallery(model, processor, photos, tmp_path / "f")
+        assert [file.name for file in (tmp_path / "f").glob(".images-*")] == [".images-of-another.lock"]

@@ -1,6 +1,9 @@
 """A gallery over Milvus finds what the folder alone finds, whatever the collection lacks or has too much."""
 
 import logging
+import os
+import sys
+from types import ModuleType
 from uuid import uuid4
 
 import pytest
@@ -10,6 +13,7 @@ from tiny import tiny_model
 from torch.nn import functional as F
 
 from fafa.retrieval import Entry, Gallery, MilvusGallery, Query, milvus_collection, publish_gallery
+from fafa.retrieval import milvus as milvus_module
 from fafa.retrieval.fingerprint import feature_settings
 from fafa.retrieval.milvus_collection import MilvusCollection
 from fafa.retrieval.segment_list import GalleryFolder
@@ -257,6 +261,32 @@ def test_an_interrupted_sync_goes_on(model, processor, small, over, milvus, name
     assert over.collection.known()[0].tolist() == [*range(2, 40), 41, 42, 43, 44]
 
 
+def test_another_process_reads_the_entries_of_new_segments_alone(model, processor, small, milvus, name, monkeypatch):
+    """Also after an interruption, and where entries of an old segment were deleted: none is read for its checksum."""
+    read, plainly = [], milvus_module._entries
+
+    def entries_of(segment, rows):
+        read.extend(segment.part.ids.numpy()[rows].tolist())
+        return plainly(segment, rows)
+
+    monkeypatch.setattr(milvus_module, "_entries", entries_of)
+    with small.writing() as writer:
+        writer.delete([3])
+        writer.append(tokens(2, model.feature_shape, seed=5), entries(range(100, 102)))
+        writer.commit()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(MilvusCollection, "write", stopped)
+        publish_gallery(small.path, name, milvus, progress=False)
+    assert publish_gallery(small.path, name, milvus, progress=False) == 2 and set(read) == {40, 41}
+    local, over = both(model, processor, small, milvus, name)
+    assert over.is_in_step and over.collection.known()[0].tolist() == [0, 1, 2, *range(4, 42)]
+    agree(local, over, caption="a hat")
+
+
+def stopped(self, entries):
+    raise KeyboardInterrupt
+
+
 def test_a_folder_with_other_images_under_the_same_ids_is_told_from_the_one_before(
     model, processor, milvus, name, tmp_path
 ):
@@ -310,7 +340,7 @@ def test_what_is_no_collection_of_this_gallery_is_refused_by_name(model, process
         options = {"uri": milvus} | options
         return MilvusGallery.load(place.path, with_model, processor, None, False, collection=collection, **options)
 
-    with pytest.raises(ValueError, match=f"there is no collection '{name}' of Milvus at .*publish_gallery puts"):
+    with pytest.raises(ValueError, match=rf"no collection '{name}' of Milvus at .*\((known: .*published|did you mean)"):
         load(name)
     other_model = tiny_model(seed=1)
     other = make_folder(tmp_path / "other", other_model, processor, 3)
@@ -351,6 +381,28 @@ def test_uri_and_token_come_from_the_environment(monkeypatch):
     MilvusCollection("people")
     MilvusCollection("people", "http://127.0.0.1:2", "key")
     assert given == [("http://127.0.0.1:1", "root:secret"), ("http://127.0.0.1:2", "key")]
+
+
+def test_pymilvus_does_not_see_the_variable_when_it_is_imported(monkeypatch):
+    """It reads MILVUS_URI by itself, and ended with a traceback of its own where that is a local file."""
+    pytest.importorskip("pymilvus", reason="pymilvus is imported")
+    seen = []
+
+    class Imported(ModuleType):
+        def __getattr__(self, name):
+            seen.append(os.environ.get("MILVUS_URI"))
+            return lambda *_, **options: None
+
+    monkeypatch.setitem(sys.modules, "pymilvus", Imported("pymilvus"))
+    monkeypatch.setattr(milvus_collection, "find_spec", lambda name: True)
+    monkeypatch.setenv("MILVUS_URI", "people.db")
+    MilvusCollection("people")
+    assert seen and set(seen) == {None} and os.environ["MILVUS_URI"] == "people.db"
+
+
+def test_a_gallery_of_which_all_is_deleted_finds_nobody(small, over):
+    over.delete(where="path")
+    assert len(over) == 0 and over.search(caption="a hat") == [] and over.search(caption=["a hat", "a coat"]) == []
 
 
 @pytest.mark.parametrize(("library", "uri"), [("pymilvus", "http://127.0.0.1:1"), ("milvus_lite", "people.db")])

@@ -55,6 +55,7 @@ REFUSED = {
     "minus as an image": (lambda: Query.of("a.jpg", minus=Image.new("RGB", (1, 1))), TypeError, "expected a text"),
     "a term that is none": (lambda: Query(("in red",)), TypeError, "a term is a str"),
     "marked both ways": (lambda: Query((RED,), (1, 2), (2,)), ValueError, "image 2 is marked both right and wrong"),
+    "one mark by itself": (lambda: Query((RED,)).marked(right=3), TypeError, "right is a int, expected a list of"),
     "a mark that is none": (lambda: Query((RED,)).marked(right=["a.jpg"]), TypeError, "results of a search, or ids"),
 }
 

@@ -85,29 +85,6 @@ def test_several_people_of_one_photograph(photos, gallery):
     assert len(gallery.search(caption="a hat", where="left >= 5")) == 1
 
 
-def test_the_path_of_an_entry_may_be_absolute_or_relative_and_leads_nowhere_else(
-    model, processor, photos, gallery, tmp_path, monkeypatch
-):
-    """An absolute one was taken, and every search after it refused the gallery: it leads out of the images' folder."""
-    crop = Image.open(photos[3])
-    entries = [Entry(path=str(photos[3]), box=(0, 0, 9, 9)), Entry(path="3.png", box=(9, 0, 12, 9))]
-    ids = gallery.add([crop, crop], entries, progress=False)
-    found = gallery.search(caption="a hat", where="left != None", top=None)
-    assert [(result.id, result.path) for result in found] == [(number, photos[3]) for number in ids]
-    assert [entry.path for entry in gallery.state.stored_entries(gallery.state.rows_of_ids(ids))] == ["3.png"] * 2
-    spy = Spy(model, monkeypatch)
-    for path in (str(tmp_path / "elsewhere.png"), "../elsewhere.png", str(photos[3].parent / ".." / "elsewhere.png")):
-        with pytest.raises(
-            ValueError, match=r"path .*elsewhere\.png does not lie in the gallery's folder of images, .*photos"
-        ):
-            gallery.upsert([crop], [Entry(path=path)], progress=False)
-    assert len(gallery) == 5 and spy.num_images == 0
-    moved = photos[0].parent.rename(tmp_path / "moved")
-    gallery = Gallery.load(gallery.place.path, model, processor, folder=moved)
-    gallery.add([crop], [Entry(path=str(moved / "4.png"))], progress=False)
-    assert gallery.search(caption="a hat", where='path == "4.png"')[0].path == moved / "4.png"
-
-
 def test_an_image_that_cannot_be_read_is_told_or_left_out(photos, gallery):
     photos[3].write_bytes(b"no picture")
     with pytest.raises(UnreadableImageError, match=r"3\.png"):
@@ -211,7 +188,7 @@ def test_a_store_opens_and_is_converted_without_encoding(model, processor, photo
     assert torch.equal(opened.features, features) and opened.skipped == [str(photos[3])] and opened.place is None
     spy = Spy(model, monkeypatch)
     convert_store(folder)
-    assert not list(folder.glob("*.safetensors")) and "no manifest.json" in verify_store(folder)[0]
+    assert not list(folder.glob("*.safetensors")) and verify_store(folder) == []
     converted = Gallery.load(folder, model, processor)
     assert torch.equal(converted.features, features) and converted.paths == opened.paths
     assert converted.skipped == opened.skipped and converted.folder == photos[0].parent
@@ -252,3 +229,24 @@ def test_a_gallery_saved_over_a_store_replaces_it(model, processor, photos, stor
     folder, _ = store
     Gallery.from_images(model, processor, photos[:1], progress=False).save(folder)
     assert names(Gallery.load(folder, model, processor)) == ["0.png"] and not (folder / "manifest.json").exists()
+
+
+def test_an_entry_lies_in_the_folder_of_images_or_is_refused(model, processor, photos, tmp_path):
+    """One with an absolute path was taken, and every search that found it ended with an error."""
+    gallery = Gallery.from_folder(model, processor, photos[0].parent, features_dir=tmp_path / "g", progress=False)
+    for outside in ("../elsewhere.png", str(tmp_path / "elsewhere.png")):
+        with pytest.raises(ValueError, match=r"entries\[1\] has the path .*elsewhere.png, which does not lie in"):
+            gallery.add(photos[:2], [Entry(), Entry(outside)], progress=False)
+    assert len(gallery) == len(photos)
+    [number] = gallery.add(photos[:1], [Entry(str(photos[1]), box=(0, 0, 9, 9))], progress=False)
+    [found] = [result for result in gallery.search(caption="a hat", top=None) if result.id == number]
+    assert found.path == photos[1] and found.entry.box == (0, 0, 9, 9)
+
+
+def test_one_file_where_a_list_is_expected_is_refused(model, processor, photos, tmp_path):
+    """Its letters were taken for files."""
+    gallery = Gallery.from_folder(model, processor, photos[0].parent, features_dir=tmp_path / "g", progress=False)
+    with pytest.raises(TypeError, match="paths is a str, expected a list of files"):
+        gallery.delete(paths=str(photos[0]))
+    with pytest.raises(TypeError, match="exclude is a PosixPath, expected a list of files"):
+        gallery.search(caption="a hat", exclude=photos[0])

@@ -144,7 +144,7 @@ def test_card_without_matplotlib_has_no_picture(tmp_path, triplets, monkeypatch,
     trainer.train()
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert "curves.png" not in read_card(trainer).text
-    assert 'pip install "fafa[train]"' in caplog.text
+    assert "pip install -c constraints.txt '.[train]'" in caplog.text
 
 
 def test_settings_repeat_the_run_as_file_and_as_command(tmp_path, triplets, monkeypatch):

@@ -158,7 +158,7 @@ class CollapseGuard(TrainerCallback):
             state,
             f"the {spread} is {now:.2g}, and was no more at the beginning",
             "all images or captions are the same, or the model it starts from tells none apart",
-            "Look at the training set (python -m fafa.verify FOLDER) and at that model.",
+            "Look at the training set (fafa verify FOLDER) and at that model.",
         )
 
     def _stop(self, state, what: str, cause: str, remedy: str = "") -> None:
