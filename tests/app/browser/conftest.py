@@ -95,7 +95,7 @@ def opened(address):
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("dialog", lambda dialog: (faults.append(f"a window said {dialog.message}"), dialog.dismiss()))
         page.goto(address + link)
-        page.locator("#fafa-photo .fafa-card").wait_for()
+        page.locator("dialog").wait_for(state="attached")  # the last thing that page.js makes
         pages.append(page)
         return page
 
