@@ -82,12 +82,12 @@ def serve(
         service.find_people = _people_finder(service.gallery.state.settings, detector, device)
         app = create_app(service, names=name or (), token=token, remembers=keep is not None)
         shown = f"[{host}]" if ":" in host else host
-        print(f"{printable(service.name)}: {counted(len(service.gallery), 'image')}")
-        print(f"Search at http://{shown}:{port}/ (the JSON API: /docs). Ctrl-C ends it.")
+        typer.echo(f"{printable(service.name)}: {counted(len(service.gallery), 'image')}")
+        typer.echo(f"Search at http://{shown}:{port}/ (the JSON API: /docs). Ctrl-C ends it.")
         if is_new:
-            print(f"Token, for those who may search: {token}")
+            typer.echo(f"Token, for those who may search: {token}")
         if not is_loopback(host):
-            print("Others on the network can read what is sent: put a server with TLS before it.")
+            typer.echo("Others on the network can read what is sent: put a server with TLS before it.")
         server_of(app).run([opened])
 
 
@@ -109,7 +109,7 @@ def space(
         service = _service(gallery, model, None, "cpu")
         source = TINY_CHECKPOINT if gallery is None else service.gallery.model.config._name_or_path
         write_space(folder, service.gallery, source, title, gallery is None, service.begin_with)
-        print(f"{printable(folder)}: try it by `python app.py` there; push it by `hf upload NAME . --repo-type space`")
+        typer.echo(f"{printable(folder)}: try it by `python app.py` there; push it by `hf upload NAME . --repo-type space`")
 
 
 def _one_of(gallery: Path | None, demo: bool) -> None:

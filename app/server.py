@@ -122,6 +122,7 @@ def server_of(app: FastAPI) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             app,
+            ws="none",
             access_log=False,
             log_level="warning",
             server_header=False,

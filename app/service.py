@@ -180,7 +180,7 @@ class SearchService:
             Example(
                 image=f"{RESULT}{result.id}",
                 caption=caption,
-                description=f"{name_of(result)}, a picture of the gallery",
+                description=f"a person of the gallery, {name_of(result)}",
                 thumbnail=thumbnail_url(result),
             )
             for result, (_, caption) in zip(results, chosen, strict=True)
