@@ -109,7 +109,9 @@ def space(
         service = _service(gallery, model, None, "cpu")
         source = TINY_CHECKPOINT if gallery is None else service.gallery.model.config._name_or_path
         write_space(folder, service.gallery, source, title, gallery is None, service.begin_with)
-        typer.echo(f"{printable(folder)}: try it by `python app.py` there; push it by `hf upload NAME . --repo-type space`")
+        typer.echo(
+            f"{printable(folder)}: `python app.py` there tries it; `hf upload NAME . --repo-type space` pushes it"
+        )
 
 
 def _one_of(gallery: Path | None, demo: bool) -> None:

@@ -7,6 +7,7 @@ _DISTRIBUTIONS = {
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
     "google": "protobuf",
+    "sklearn": "scikit-learn",
     "yaml": "pyyaml",
 }  # where the name to install is another one
 

@@ -30,8 +30,14 @@ EXTRAS = {
     "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],
     "search": ["scipy>=1.11"],
     "train": ["datasets>=4.0", "evaluate>=0.4.5", "accelerate>=1.6", "peft>=0.17", "matplotlib>=3.9", "pyyaml>=6.0"],
-    # OpenCV 5 left out the one detector of people that needs no download.
-    "people": ["opencv-python-headless>=4.8,<5"],
+    # OpenCV 5 left out the one detector of people that needs no download, supervision 0.31 its tracker.
+    "people": [
+        "av>=15.0",
+        "opencv-python-headless>=4.8,<5",
+        "scikit-learn>=1.5",
+        "scipy>=1.11",
+        "supervision>=0.30,<0.31",
+    ],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
     "synthesis": [
         "accelerate>=1.6",

@@ -15,6 +15,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from . import links
+from .api import sentence_of
 from .faults import Refused
 from .media import name_of, thumbnail_url
 from .page_asking import Fields, fields_of, question_of, summary_of, take_up
@@ -37,8 +38,7 @@ def _told(event: Callable[..., Any]) -> Callable[..., Any]:
         except Refused as refusal:
             changes = self.say(refusal.sentence, "error")
         except ValidationError as error:
-            first = error.errors()[0]
-            changes = self.say(f"{' '.join(map(str, first['loc']))}: {first['msg']}.", "error")
+            changes = self.say(sentence_of(error.errors()[0]), "error")
         except Exception:
             logger.exception("an event of the page could not be answered")
             changes = self.say("Something went wrong here, not on your side; the server's log says what.", "error")
@@ -91,13 +91,18 @@ class PageEvents:
 
     async def _repeat(self, session: PageSession, question: Question, request: gr.Request) -> Changes:
         """Asks a question from elsewhere: a link, the history, a saved search."""
+        fields = self.parts.write(fields_of(question))
         images = {term.image for term in question.terms if term.image is not None}
-        take_up(session, question, {image: await self._photo(session, image, request) for image in images})
+        try:
+            photos = {image: await self._photo(session, image, request) for image in images}
+        except Refused as refusal:  # a photo is not kept any more: all else is there to ask again
+            return {**fields, **self.say(refusal.sentence, "error")}
+        take_up(session, question, photos)
         session.right, session.wrong = (
             {number: self._result(number) for number in ids} for ids in (question.right, question.wrong)
         )
         session.question = question
-        return {**self.parts.write(fields_of(question)), **await self._ask(session, question, request)}
+        return {**fields, **await self._ask(session, question, request)}
 
     # The reference photo
 

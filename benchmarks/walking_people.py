@@ -333,7 +333,7 @@ def to_markdown(record: Mapping[str, Any]) -> str:
             "",
             f"{record['date']}, {record['processor']}: `{record['command']}`, {record['cpu_minutes']:.0f} CPU-minutes.",
             "",
-            f"{len(films)} films of {SECONDS} s, 640 x 360, encoded by FFmpeg (H.264), in a street, a park and a "
+            f"{len(films)} films of {SECONDS} s, 640 x 360, encoded by FFmpeg (H.264), in a street, a park or a "
             f"square. In each, {NUM_PEOPLE} people of the test world walk through the picture {NUM_WALKS} times, in "
             "one set of clothes, near or far, and in front of one another. Who is where at any moment is known.",
             "",
@@ -426,7 +426,7 @@ def main() -> None:
     record = {
         "date": date.today().isoformat(),
         "processor": processor_name(),
-        "command": "python benchmarks/walking_people.py --work DIR",
+        "command": f"python benchmarks/walking_people.py --work DIR --seeds {' '.join(map(str, arguments.seeds))}",
         "films": {seed: measure(seed, arguments.work, model, processor) for seed in arguments.seeds},
         "sizes": [cluster_size(number) for number in arguments.sizes],
     }

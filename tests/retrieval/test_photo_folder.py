@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from fafa.retrieval import find_images
+from fafa.retrieval.photo_folder import find_films
 
 
 @pytest.fixture
@@ -98,3 +99,21 @@ def test_a_folder_that_may_not_be_read_is_named(folder, mode):
     assert "['a.jpg', 'b.jpg']\n" in run.stdout
     assert "may not be read" in run.stderr and "trip/deep" in run.stderr
     assert ("deep cannot be listed: Permission denied" if mode == 0 else "deep; images are missing") in run.stdout
+
+
+def test_films_are_found_by_their_contents_beside_photographs(folder):
+    heads = {"trip/film.bin": b"\0\0\0\x18ftypisom", "old.avi": b"RIFF\0\0\0\0AVI ", "web.webm": b"\x1a\x45\xdf\xa3"}
+    for name, head in (heads | {"code.ts": b"const a = 1", "song.m4a": b"\0\0\0\x18ftypM4A "}).items():
+        (folder / name).write_bytes(head + bytes(100))
+    (folder / "#recycle").mkdir()
+    (folder / "#recycle/film.mp4").write_bytes(heads["old.avi"])
+    found = [path.relative_to(folder).as_posix() for path in find_films(folder)]
+    assert found == sorted(heads)
+    assert find_films(folder, exclude=["*.bin", "web*"]) == [folder / "old.avi"]
+    assert names(folder) == ["a.jpg", "trip/b.jpg", "trip/deep/c.png"]
+
+
+def test_a_folder_of_films_alone_may_have_no_photographs(tmp_path):
+    assert find_images(tmp_path, may_be_none=True) == [] == find_films(tmp_path)
+    with pytest.raises(ValueError, match="no image among 0 files"):
+        find_images(tmp_path)

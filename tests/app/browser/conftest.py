@@ -8,9 +8,6 @@ from typing import NamedTuple
 import pytest
 from PIL import Image
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested in a browser by playwright")
-pytest.importorskip("gradio", reason="the page needs the extra app")
-
 BROWSERS = ["chromium", "chromium-browser", "google-chrome"]
 SECONDS = 30  # for whatever is waited for: machines that run tests are busy
 
@@ -31,6 +28,7 @@ def columns(image):
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
     """The service behind the page: 48 painted people, and one of them in a film where films can be read."""
+    pytest.importorskip("gradio", reason="the page needs the extra app")
     from fafa.app.demo import demo_service
     from fafa.retrieval.metadata import Entry
 
@@ -46,8 +44,8 @@ def demo(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def address(demo):
-    """Of a server of the page."""
+def address(browser, demo):
+    """Of a server of the page; nothing is painted where there is no browser to show it in."""
     import uvicorn
 
     from fafa.app.server import create_app, open_socket
@@ -64,6 +62,7 @@ def address(demo):
 @pytest.fixture(scope="session")
 def browser():
     """Debian's Chromium, or another that is installed."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested in a browser by playwright")
     if (program := next(filter(None, map(shutil.which, BROWSERS)), None)) is None:
         pytest.skip(f"no browser is installed: {', '.join(BROWSERS)}")
     with playwright.sync_playwright() as started:

@@ -3,8 +3,11 @@
 from io import BytesIO
 
 import pytest
-from browser_steps import SENTENCE, hits, new_answer, search
+from browser_steps import SENTENCE, hits, new_answer, search, told
 from PIL import Image
+
+from fafa.app.links import text_of
+from fafa.app.questions import Question, Term
 
 
 def test_a_result_in_full(page):
@@ -121,10 +124,15 @@ def test_the_address_repeats_the_query(page, opened, session):
     assert again.get_by_role("group", name="Your marks").get_by_role("button", name="is right").count() == 1
 
 
-def test_a_damaged_link_says_so(opened, session):
+def test_a_link_that_cannot_be_followed_says_so(opened, session):
+    """It is damaged, or its photo is not kept any more: then all else of it is there to ask again."""
     page = opened(session, "?q=abc")
-    page.get_by_role("alert").filter(has_text="This link is damaged").wait_for()
-    assert search(page, SENTENCE)
+    told(page, "This link is damaged")
+    gone = Question(terms=[Term(image="x" * 22, caption=SENTENCE)])
+    page = opened(session, f"?q={text_of(gone)}")
+    told(page, "upload it again")
+    assert page.get_by_label("Sentence").input_value() == SENTENCE
+    assert search(page)
 
 
 def test_history(page):
