@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import re
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +25,7 @@ from .names import clock, counted
 from .workers import check_num_workers, is_first_process
 
 if TYPE_CHECKING:
-    from .retrieval import RankedImage, SearchResult
+    from .retrieval import Entry, RankedImage, SearchResult
 
 _Modules = Annotated[
     list[str] | None, typer.Option("--import-modules", metavar="MODULE", help=MODEL_OPTIONS["import_modules"])
@@ -251,6 +250,7 @@ def search(
     _log()
     with command():
         from .retrieval import Gallery, MilvusGallery, Query, RankedQuery, draw_contact_sheet
+        from .retrieval.searching import entries_of
 
         _check_sheet(sheet, top)
         settings = _settings_of(gallery)
@@ -271,17 +271,18 @@ def search(
             found = MilvusGallery.load(gallery, *made, collection=collection, uri=milvus)
         left_out = [*([] if keep_query_photo else own), *(exclude or ())]
         [results] = found.search_many([query], top, left_out, where, exact, false_alarm_rate=false_alarm_rate)
+        known = list(zip(results, entries_of(results), strict=True))
         if as_json:
-            records = [_record(result) for result in results]
+            records = [_record(*pair) for pair in known]
             print(json.dumps({"gallery": str(gallery), "images": len(found), "results": records}, indent=1))
         else:
             match = "   match" if results and results[0].probability is not None else ""
             print(f"{'rank':>4}  {'score':>6}{match}  {'id':>6}  image")
-            for result in results:
+            for result, entry in known:
                 probability = f"{result.probability:8.1%}" if match else ""
-                name = _name(result, found.folder)
+                name = _name(result.path, entry, found.folder)
                 print(f"{result.rank:>4}  {result.score:>6.3f}{probability}  {result.id:>6}  {name}")
-        shown = [_shown(one) for one in results if one.path is not None and one.path.is_file()]
+        shown = [_shown(one, entry) for one, entry in known if one.path is not None and one.path.is_file()]
         if not results:
             typer.echo("nothing is found: no image matches, apart from those left out", err=True)
         elif sheet is not None and shown:
@@ -312,11 +313,11 @@ def _check_workers(number: int | None) -> None:
 
 def _weighted(term: str) -> str | tuple[str, float]:
     """'a red coat^0.5' with its weight; a term without one as it is."""
-    parts = re.fullmatch(r"(.*)\^([+-]?[\d.]+)", term, re.S)
+    words, sign, weight = term.rpartition("^")
     try:
-        return (parts[1], float(parts[2])) if parts else term
-    except ValueError:  # such as ^1.2.3, which is no number
-        return term
+        return (words, float(weight)) if sign else term
+    except ValueError:
+        raise typer.BadParameter(f"{printable(term)}: what stands behind a ^ is a weight, such as 0.5") from None
 
 
 def _check_milvus(uri: str | None, collection: str | None) -> None:
@@ -457,27 +458,24 @@ def _check_sheet(sheet: Path | None, top: int) -> None:
     check_replaced(sheet)
 
 
-def _name(result: "SearchResult", folder: Path | None) -> str:
+def _name(path: Path | None, entry: "Entry", folder: Path | None) -> str:
     """As it is shown: relative to the gallery's folder, with the moment of a film and the person's box."""
-    path = result.path
     if path is None:
         return "(its file has changed since)"
     name = printable(path.relative_to(folder) if folder and path.is_relative_to(folder) else path)
-    entry = result.entry
     name += "" if entry.time is None else f" at {clock(entry.time)}"
     return name if entry.box is None else f"{name}  ({box_told(entry.box)})"
 
 
-def _shown(result: "SearchResult") -> "RankedImage":
+def _shown(result: "SearchResult", entry: "Entry") -> "RankedImage":
     from .retrieval import RankedImage
 
-    entry = result.entry
     return RankedImage(result.path, result.score, box=entry.box, time=entry.time)
 
 
-def _record(result: "SearchResult") -> dict[str, Any]:
+def _record(result: "SearchResult", entry: "Entry") -> dict[str, Any]:
     path = None if result.path is None else str(result.path)
-    known = {name: getattr(result.entry, name) for name in ("box", "time", "camera", "taken", "tags")}
+    known = {name: getattr(entry, name) for name in ("box", "time", "camera", "taken", "tags")}
     return {
         "rank": result.rank,
         "score": result.score,

@@ -64,8 +64,8 @@ def tiny_markdown(measured: dict[str, Any]) -> list[str]:
         f"`checkpoints/tiny` ({tokens} tokens of {dim}) over a painted gallery of {measured['images']:,} people, which "
         "it has not seen: recall of the exact top-10, by number of candidates.",
         markdown_table(["query", *(f"{number:,}" for number in NUMBERS)], rows),
-        "A caption alone is about equally near to many images here, and their means tell less of their best tokens: where "
-        "it matters, ask for more `candidates`, or for `exact=True`.",
+        "A caption alone is about equally near to many images here, and their means tell less of their best tokens: "
+        "where it matters, ask for more `candidates`, or for `exact=True`.",
         "Fewer tokens (`pool_tokens`), queries by image + caption:",
         markdown_table(["tokens", "k", "somebody sought first", "of the exact top-10"], fewer),
     ]

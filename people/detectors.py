@@ -5,7 +5,7 @@
 
 OpenCV's ("hog": histograms of oriented gradients and a linear classifier, Dalal and Triggs 2005) is weak. It knows
 people who stand or walk, seen whole, from the front or behind, at least a tenth of the picture's size high. It misses
-who sits, lies, is cut by the picture's edge or stands behind something, and takes trees, doors and machines for people;
+who sits, lies, is cut by the picture's edge or stands behind something, and takes things of a like outline for people;
 benchmarks/results/people_found.md counts both. It is there to try things without a download, no more.
 """
 

@@ -27,6 +27,18 @@ _DATE = re.compile(
 _EXAMPLE = 'camera == "gate 3" and taken >= "2024-05-01"'
 _OPERATORS = {ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.In: "in"}
 _TURNED = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*["]""")
+_FOREIGN = {  # what other languages write, and Python for it
+    r"(?<![=!<>])=(?!=)": ("=", "=="),
+    r"<>": ("<>", "!="),
+    r"!(?!=)": ("!", "not"),
+    r"&&?": ("&", "and"),
+    r"\|\|?": ("|", "or"),
+    r"\b(AND|OR|NOT|IN|IS)\b": ("AND, OR, NOT, IN, IS", "and, or, not, in, is"),
+    r"\b(?i:null|nil)\b": ("null", "None"),
+    r"\b(?i:like|contains)\b": ("like", '"part" in path'),
+    r"\b(?i:between)\b": ("between", "3 <= time <= 7"),
+}
 _LONGEST = 100_000  # characters of an expression
 # How Python keeps the bytes of a path that are no UTF-8, which its parser refuses; and what stands for them meanwhile,
 # from a range that no text uses.
@@ -97,11 +109,17 @@ def parse_where(where: str, tags: Mapping[str, Collection[str]]) -> Condition:
         reason = error.msg if isinstance(error, SyntaxError) else "it is nested too deep"
         if isinstance(error, UnicodeEncodeError):
             reason = "it holds half of a character"
-        raise ValueError(
-            f"where={where!r:.200} cannot be read: {reason}; write it as Python does, such as {_EXAMPLE}"
-        ) from error
+        remedy = _remedy(where) or f"; write it as Python does, such as {_EXAMPLE}"
+        raise ValueError(f"where={where!r:.200} cannot be read: {reason}{remedy}") from error
     except _Wrong as error:
-        raise ValueError(f"where={where!r:.200}: {error}") from None
+        raise ValueError(f"where={where!r:.200}: {error}{_remedy(where)}") from None
+
+
+def _remedy(where: str) -> str:
+    """What to write instead of what other languages have: "; write == instead of ="."""
+    plain = _QUOTED.sub("''", where)
+    found = [f"{python} instead of {other}" for sign, (other, python) in _FOREIGN.items() if re.search(sign, plain)]
+    return f"; write {', '.join(found)}" if found else ""
 
 
 class _Wrong(Exception):

@@ -66,6 +66,11 @@ class SearchResult:
         return open_entry(replace(self.entry, path=None if self.path is None else str(self.path)))
 
 
+def entries_of(results: Sequence[SearchResult]) -> list[Entry]:
+    """What is known of the results of one search, read at once; `SearchResult.entry` reads it of one."""
+    return results[0]._state.entries([result._row for result in results]) if results else []
+
+
 @dataclass(frozen=True, eq=False)
 class Allowed:
     """Which images of a gallery's state a search may find: no deleted ones, and of the others those that are asked for.

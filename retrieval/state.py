@@ -133,6 +133,8 @@ class GalleryState:
         Raises:
             ValueError: there is no image with such an id.
         """
+        if strange := [number for number in ids if abs(number) >= 2**63]:
+            raise ValueError(f"the gallery holds no image with id {strange[0]}")
         wanted = torch.as_tensor(list(ids), dtype=torch.int64)
         places = torch.searchsorted(self.ids, wanted)
         found = places < len(self.ids)

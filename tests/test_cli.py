@@ -244,7 +244,10 @@ def test_weights_and_marks(gallery, photos, model_folder, tmp_path, monkeypatch)
         ("^2", "no word"),
     ):
         assert told in call("search", gallery, "--caption", term, status=1)[1]
-    assert "no image with id 99" in call("search", gallery, "--caption", "a hat", "--wrong", "99", status=1)[1]
+    assert "is a weight, such as 0.5" in call("search", gallery, "--caption", "a hat^high", status=2)[1]
+    for number in ("99", "9" * 30):
+        _, told = call("search", gallery, "--caption", "a hat", "--wrong", number, status=1)
+        assert f"no image with id {number}" in told
 
 
 def test_a_gallery_goes_into_milvus_follows_and_is_searched_there(photos, model_folder, gallery, tmp_path, monkeypatch):
