@@ -72,7 +72,7 @@ def cluster(
     sheet: Annotated[Path | None, typer.Option(help="draw the clusters, such as people.png")] = None,
     least: Annotated[
         int, typer.Option(min=2, help="how often somebody must have been seen: in photographs, or tracks of a film")
-    ] = 3,
+    ] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="print the clusters as JSON")] = False,
 ) -> None:
     """Group the people of a gallery by who looks the same; `--where "cluster == 3"` then finds a group."""

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 CLUSTER = "cluster"  # the tag
 NO_CLUSTER = -1
-LEAST = 3  # people seen in a cluster
+LEAST = 2  # people seen in a cluster
 SHOWN = 8  # of each cluster
 
 _WAIT = 60.0  # seconds for another writer

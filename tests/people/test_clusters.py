@@ -49,7 +49,7 @@ def tags_of(gallery):
 
 def test_people_are_together_the_largest_group_first_and_who_was_seen_once_is_in_none(model, processor, tmp_path):
     gallery = gallery_of(model, processor, tmp_path / "index", PEOPLE)
-    clusters = cluster_people(tmp_path / "index")
+    clusters = cluster_people(tmp_path / "index", least=3)
     assert tags_of(gallery) == [1] * 6 + [0] * 9 + [2] * 4 + [NO_CLUSTER]
     assert [(one.number, one.num_seen, one.num_files) for one in clusters] == [
         (0, 9, 9),
@@ -62,7 +62,7 @@ def test_people_are_together_the_largest_group_first_and_who_was_seen_once_is_in
 
 def test_a_filter_finds_a_cluster(model, processor, tmp_path):
     gallery = gallery_of(model, processor, tmp_path / "index", PEOPLE)
-    cluster_people(tmp_path / "index")
+    cluster_people(tmp_path / "index", least=3)
     gallery.refresh()
     found = gallery.search(caption="a man", where="cluster == 1", top=20)
     assert sorted(result.index for result in found) == list(range(6))
@@ -76,7 +76,7 @@ def test_a_track_counts_once_and_stays_together(model, processor, tmp_path):
         Entry("/films/a.mp4", "film", time=float(number), tags={"track": number // 3}) for number in range(len(people))
     ]
     gallery = gallery_of(model, processor, tmp_path / "index", people, entries)
-    clusters = cluster_people(tmp_path / "index")
+    clusters = cluster_people(tmp_path / "index", least=3)
     assert tags_of(gallery) == [0] * 9 + [1] * 9 + [NO_CLUSTER] * 3
     assert [(one.num_seen, len(one.ids), one.num_files, len(one.typical)) for one in clusters] == [
         (3, 9, 1, 3),
@@ -87,10 +87,10 @@ def test_a_track_counts_once_and_stays_together(model, processor, tmp_path):
 
 def test_again_after_changes(model, processor, tmp_path):
     gallery = gallery_of(model, processor, tmp_path / "index", PEOPLE)
-    cluster_people(tmp_path / "index")
+    cluster_people(tmp_path / "index", least=3)
     gallery.refresh()
     gallery.delete(where="cluster == 0")
-    cluster_people(tmp_path / "index")
+    cluster_people(tmp_path / "index", least=3)
     assert tags_of(gallery) == [0] * 6 + [1] * 4 + [NO_CLUSTER]
     assert [entry.path for entry in gallery.state.entries([0])] == ["/photos/0.jpg"]  # all else stays
 
@@ -100,7 +100,7 @@ def test_the_same_gallery_gives_the_same_clusters(model, processor, tmp_path):
     tags = []
     for name in ("a", "b"):
         gallery = gallery_of(model, processor, tmp_path / name, people)
-        cluster_people(tmp_path / name)
+        cluster_people(tmp_path / name, least=3)
         tags.append(tags_of(gallery))
     assert tags[0] == tags[1] and len(set(tags[0])) == 8
 
@@ -108,12 +108,12 @@ def test_the_same_gallery_gives_the_same_clusters(model, processor, tmp_path):
 def test_too_few_people_are_refused_by_name(model, processor, tmp_path):
     gallery_of(model, processor, tmp_path / "index", PEOPLE[:5])
     with pytest.raises(ValueError, match=r"index holds 5 images .* seen 5 times, and two clusters of 3 need 6"):
-        cluster_people(tmp_path / "index")
+        cluster_people(tmp_path / "index", least=3)
     with pytest.raises(ValueError, match="least is 1, expected a whole number from 2"):
         cluster_people(tmp_path / "index", least=1)
     GalleryFolder.create(tmp_path / "empty", settings_of(model, processor), "float32")
     with pytest.raises(ValueError, match="seen 0 times"):
-        cluster_people(tmp_path / "empty")
+        cluster_people(tmp_path / "empty", least=3)
     with pytest.raises(FileNotFoundError, match="absent"):
         cluster_people(tmp_path / "absent")
 
@@ -130,7 +130,7 @@ def test_the_sheet_shows_who_can_be_opened_and_tells_of_others(model, processor,
         Image.new("RGB", (40, 80), (12 * number, 40, 40)).save(file)
         entries.append(entry_of(describe_image(file, "photo")))
     gallery_of(model, processor, tmp_path / "index", PEOPLE, entries)
-    clusters = cluster_people(tmp_path / "index")
+    clusters = cluster_people(tmp_path / "index", least=3)
     (tmp_path / "0.png").unlink()
     Image.new("RGB", (9, 9)).save(tmp_path / "1.png")  # another one than was encoded
     sheet = draw_cluster_sheet(clusters, tmp_path / "people.png", title="Holiday")

@@ -72,7 +72,7 @@ def test_a_film_is_indexed_searched_and_clustered(film, model_folder, tmp_path):
 
     printed = run("cluster", gallery, "--sheet", tmp_path / "people.png", "--least", 3)
     assert printed.split()[:4] == ["cluster", "seen", "files", "images"]
-    clusters = json.loads(run("cluster", gallery, "--json"))["clusters"]
+    clusters = json.loads(run("cluster", gallery, "--least", 3, "--json"))["clusters"]
     assert [(one["cluster"], one["seen"], len(one["ids"])) for one in clusters] == [(0, 3, 6), (1, 3, 6)]
     assert Image.open(tmp_path / "people.png").height > 400
     found = json.loads(run(*search, "--where", "cluster == 1", "--json"))["results"]
