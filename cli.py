@@ -14,8 +14,9 @@ import typer
 from typer.core import TyperGroup
 
 from .cli_app import serve, space
+from .cli_index import index
 from .cli_people import cluster
-from .cli_search import index, search
+from .cli_search import search
 from .commands import command
 
 

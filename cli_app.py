@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .cli_galleries import Device, Model, Modules, begin_log, load_model_of, settings_of
 from .cli_people import finder
-from .cli_search import _Device, _load_model, _log, _Modules, _settings_of
-from .commands import MODEL_OPTIONS, command
+from .commands import command
 from .files import check_output_file, check_output_folder, printable
 from .names import counted
 
@@ -24,7 +24,6 @@ _PORT = 7860
 _Gallery = Annotated[
     Path | None, typer.Argument(metavar="GALLERY", help="folder that `fafa index` wrote", show_default=False)
 ]
-_Model = Annotated[str | None, typer.Option(help=f"{MODEL_OPTIONS['model']} (default: the one that made the gallery)")]
 
 
 def serve(
@@ -55,13 +54,13 @@ def serve(
         str | None,
         typer.Option(help="finds people in uploads: hog, or a folder or Hub name (default: the gallery's, if any)"),
     ] = None,
-    model: _Model = None,
-    import_modules: _Modules = None,
-    device: _Device = None,
+    model: Model = None,
+    import_modules: Modules = None,
+    device: Device = None,
 ) -> None:
     """Search a gallery in the browser, and by a JSON API."""
     _one_of(gallery, demo)
-    _log()
+    begin_log()
     with command():
         from .app.audit import Audit
         from .app.doors import check_token
@@ -97,10 +96,10 @@ def space(
         Path | None, typer.Option(help="folder that `fafa index` wrote (default: painted people, and the tiny model)")
     ] = None,
     title: Annotated[str, typer.Option(help="of the Space")] = "Find a person by a photo and a sentence",
-    model: _Model = None,
+    model: Model = None,
 ) -> None:
     """Write a folder that Hugging Face serves as a Space: package, model, gallery and photographs."""
-    _log()
+    begin_log()
     with command():
         from . import TINY_CHECKPOINT
         from .app.space import write_space
@@ -130,7 +129,7 @@ def _service(
     from .app.service import SearchService
     from .retrieval import Gallery
 
-    return SearchService(Gallery.load(gallery, *_load_model(_settings_of(gallery), model, import_modules, device)))
+    return SearchService(Gallery.load(gallery, *load_model_of(settings_of(gallery), model, import_modules, device)))
 
 
 def _people_finder(settings: Mapping[str, Any], detector: str | None, device: str | None) -> Callable | None:

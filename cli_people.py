@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from .cli_galleries import AsJson
 from .commands import command
 from .files import printable
 from .names import counted
@@ -73,7 +74,7 @@ def cluster(
     least: Annotated[
         int, typer.Option(min=2, help="how often somebody must have been seen: in photographs, or tracks of a film")
     ] = 2,
-    as_json: Annotated[bool, typer.Option("--json", help="print the clusters as JSON")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Group the people of a gallery by who looks the same; `--where "cluster == 3"` then finds a group."""
     with command(kept=f"{printable(gallery)} is what it was."):
