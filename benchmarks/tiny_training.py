@@ -2,20 +2,20 @@
 
     python benchmarks/tiny_training.py [--rounds 5]      # ten minutes on two idle cores
 
-Each row is examples/configs/world.yaml (batches of 128, random weights, whole captions): 4 steps to warm up and 8 that
-are measured, by the Trainer in a process of its own, forked after the imports. Rows take turns, in the other order in
-every second round; a ratio is the median over rounds of a row against "now" in the same round, so that it holds on a
-machine that others use as well. torch has one thread: how long several wait for one another depends on what else runs.
-A last process tells where the CPU time of a step goes.
+Each row is examples/configs/world.yaml (batches of 128, random weights, whole captions): 4 steps to warm up and 12 that
+are measured, by the Trainer in a process of its own. Rows take turns, in the other order in every second round; a ratio
+is the median over rounds of a row against "now" in the same round, so that it holds on a machine that others use as
+well. torch has one thread: how long several wait for one another depends on what else runs. A last process tells where
+the CPU time of a step goes.
 
 Results go to benchmarks/results/tiny_training.json and tiny_training.md.
 """
 
 import argparse
 import json
-import multiprocessing
 import os
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,8 +23,10 @@ from datetime import date
 from pathlib import Path
 from statistics import mean, median
 
+from scoring import processor_name
+
 RESULTS, ROOT = Path(__file__).parent / "results", Path(__file__).parents[1]
-WARM, MEASURED = 4, 8
+WARM, MEASURED = 4, 12
 # Of each row: options of the run, and what is switched off in the package.
 ROWS: dict[str, tuple[list[str], list[str]]] = {
     "now": ([], []),
@@ -36,7 +38,6 @@ ROWS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "images are read and resized anew": (["--cache_images", "false"], []),
 }
-FORK = multiprocessing.get_context("fork")
 COSTS = ("CPU seconds", "seconds", "page faults")
 PARTS = {"begin": "the batch: images, augmentation, words", "pre": "forward and backward pass, gradient norm",
          "optimised": "optimiser", "end": "schedule, log, callbacks"}  # fmt: skip
@@ -113,18 +114,12 @@ def measure(options: list[str], switched_off: list[str], is_profiled: bool) -> d
 def call(row: str, world: Path, is_profiled: bool = False) -> dict[str, float]:
     """What a process of its own measures."""
     options, switched_off = ROWS[row]
-    receiver, sender = FORK.Pipe(duplex=False)
     with tempfile.TemporaryDirectory(prefix="fafa-training-") as output:
-
-        def work() -> None:
-            sender.send(measure([*options_of(world, Path(output)), *options], switched_off, is_profiled))
-
-        process = FORK.Process(target=work)
-        process.start()
-        sender.close()
-        found = receiver.recv()
-        process.join()
-    return found
+        what = json.dumps([[*options_of(world, Path(output)), *options], switched_off, is_profiled])
+        command = [sys.executable, __file__, "--measure", what]
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def to_markdown(record: dict) -> str:
@@ -163,13 +158,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    if arguments.measure:
+        print(json.dumps(measure(*json.loads(arguments.measure))))
+        return
 
     import torch
-    from scoring import processor_name
 
-    import fafa.training.run  # noqa: F401 - once for all processes
     from fafa.world import make_world
 
     rows: dict[str, list] = {name: [] for name in ROWS}
