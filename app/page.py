@@ -18,6 +18,8 @@ from .service import SearchService
 
 _FILES = "/page-files"  # where a browser gets static/
 _SCRIPT = f'<script src="{_FILES}/page.js"></script>'
+# The script is loaded before there is anything to click; the style sheet as it is: gradio rewrites that of css_paths.
+_HEAD = f'<link rel="preload" as="script" href="{_FILES}/page.js"><link rel="stylesheet" href="{_FILES}/page.css">'
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]  # nothing is fetched
 _MOST_RESULTS = 100
 
@@ -41,7 +43,7 @@ def mount_page(app: FastAPI, service: SearchService, user_of: Callable[[Any], st
         ssr_mode=False,
         pwa=False,
         theme=_theme(),
-        head=f'<link rel="stylesheet" href="{_FILES}/page.css">',  # gradio rewrites the selectors of css_paths
+        head=_HEAD,
     )
 
 
@@ -170,7 +172,9 @@ def _connect(blocks: gr.Blocks, parts: PageParts, events: PageEvents, search, cl
     """Says which event is answered by what."""
     # Without gradio's queue, each event is one request and its answer. With it answers come over a stream beside the
     # requests, and an event that arrives while the stream of the one before ends is lost. The service queues anyway.
-    shown = {"outputs": parts.all, "show_progress": "hidden", "queue": False, "api_visibility": "private"}
+    # Triggers are "multiple", since "once" drops what is clicked while something else is answered.
+    options = {"queue": False, "trigger_mode": "multiple", "api_visibility": "private"}
+    shown = {"outputs": parts.all, "show_progress": "hidden", **options}
     asks = {**shown, "show_progress": "minimal", "show_progress_on": parts.results}
     of_session, of_fields = [parts.session], [parts.session, *parts.fields]
 

@@ -34,7 +34,8 @@ def _told(event: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(event)
     async def answer(self: "PageEvents", session: PageSession, *values: Any) -> Changes:
         try:
-            changes = {self.parts.message: "", **await event(self, session, *values)}
+            async with session.turn:
+                changes = {self.parts.message: "", **await event(self, session, *values)}
         except Refused as refusal:
             changes = self.say(refusal.sentence, "error")
         except ValidationError as error:

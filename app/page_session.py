@@ -1,5 +1,6 @@
 """What the page knows of one open tab: the photo, the wishes, the marks, the last answer and the searches before it."""
 
+import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -82,6 +83,7 @@ class PageSession:
         question, answer: of the last search; `answers`: how many there have been.
         opened: the id of the result that is to be seen in full.
         heat: a picture of where the model looked in it, as a URL.
+        turn: held while an event is answered, so that quick clicks are answered one after the other.
     """
 
     photo: Photo | None = None
@@ -95,6 +97,7 @@ class PageSession:
     searches: list[Search] = field(default_factory=list)
     opened: int | None = None
     heat: str | None = None
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def forget_marks(self) -> None:
         """Takes all marks back, as a new question does."""
