@@ -114,7 +114,7 @@ def search(
         if not results:
             typer.echo("nothing is found: no image matches, apart from those left out", err=True)
         elif sheet is not None and shown:
-            asked = "".join([" + ".join(caption or ()), *(f" − {sentence}" for sentence in minus or ())])
+            asked = "".join([" + ".join(caption or ()), *(f", not {sentence}" for sentence in minus or ())])
             row = RankedQuery(shown_query, asked or None, shown)
             title, searched = f"Search in {gallery.name}", f"{counted(len(found), 'image')} searched"
             draw_contact_sheet([row], sheet, title=title, subtitle=searched, max_results=top)
