@@ -1,7 +1,6 @@
 """The command `fafa`: its help, its exit statuses, its JSON, and what is left when it is stopped."""
 
 import json
-import logging
 import os
 import re
 import signal
@@ -39,10 +38,6 @@ COMMANDS = [
 def as_before(monkeypatch):
     """Commands set up logging for the rest of their process."""
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
-    logger = logging.getLogger("fafa")
-    before = logger.level
-    yield
-    logger.setLevel(before)
 
 
 def call(*arguments, status=0):

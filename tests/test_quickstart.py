@@ -1,6 +1,5 @@
 """`make quickstart`, command by command on small worlds: it runs as written, and ends with a table."""
 
-import logging
 import runpy
 import shlex
 import subprocess
@@ -47,9 +46,6 @@ def at_home(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
-    level = logging.getLogger("fafa").level
-    yield
-    logging.getLogger("fafa").setLevel(level)
 
 
 def test_quickstart(tmp_path, monkeypatch, capsys, at_home):

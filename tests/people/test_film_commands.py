@@ -1,7 +1,6 @@
 """`fafa index FILM --people`, `fafa search` of what is in it, and `fafa cluster`."""
 
 import json
-import logging
 from pathlib import Path
 
 import pytest
@@ -44,10 +43,6 @@ def model_folder(model, processor, tmp_path_factory):
 def bars(monkeypatch, tmp_path):
     monkeypatch.setattr(people, "load_detector", lambda name=None, device=None: BarDetector())
     monkeypatch.chdir(tmp_path)
-    logger = logging.getLogger("fafa")
-    before = logger.level
-    yield
-    logger.setLevel(before)
 
 
 def run(*arguments):

@@ -1,7 +1,6 @@
 """`fafa index --people` and what `fafa search` makes of its gallery, with a detector that a folder holds."""
 
 import json
-import logging
 
 import numpy as np
 import pytest
@@ -20,10 +19,6 @@ LEFT, RIGHT = (48, 20, 72, 80), (168, 20, 192, 80)  # whom the detector finds in
 def as_before(monkeypatch):
     """Commands set up logging for the rest of their process."""
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
-    logger = logging.getLogger("fafa")
-    before = logger.level
-    yield
-    logger.setLevel(before)
 
 
 def call(*arguments, status=0):
@@ -87,7 +82,7 @@ def test_another_way_of_finding_people_is_refused(photos, detector, indexed):
     assert f"detector {detector}, margin 0.0" in told and "detector somebody/else, margin 0.0" in told
     _, told = call(*(part for part in index if part != "--people"), status=1)
     assert "one entry for each person" in told and "each image as a whole" in told
-    assert "--detector and --margin say how to find people" in call("index", photos, "--margin", 0.2, status=2)[1]
+    assert "--margin: that is about people in photographs" in call("index", photos, "--margin", 0.2, status=2)[1]
 
 
 def test_results_say_and_show_who_in_the_photograph_is_meant(photos, indexed, tmp_path):

@@ -1,6 +1,5 @@
 """A tiny model with random weights and its processor, in memory and in a folder."""
 
-import logging
 import os
 
 import pytest
@@ -46,15 +45,6 @@ def spy(model, monkeypatch):
 def no_waiting_for_the_disk(monkeypatch):
     """A crash of the machine is not tested, and a busy disk would take most of the tests' time."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
-@pytest.fixture(autouse=True)
-def level_of_messages():
-    """Examples that run in this process set it for the rest of theirs."""
-    logger = logging.getLogger("fafa")
-    before = logger.level
-    yield
-    logger.setLevel(before)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -10,6 +11,21 @@ from PIL import Image
 
 BROWSERS = ["chromium", "chromium-browser", "google-chrome"]
 SECONDS = 30  # for whatever is waited for: machines that run tests are busy
+# All that speaks to the browser runs in one thread of its own: Playwright leaves an event loop running in the thread
+# where it was started, and other tests could not run one there.
+_THREAD = ThreadPoolExecutor(1, "browser")
+
+
+def pytest_pyfunc_call(pyfuncitem):
+    """Runs the tests of this folder there."""
+    given = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    in_thread(pyfuncitem.obj, **given)
+    return True
+
+
+def in_thread(call, *arguments, **options):
+    """What a call returns or raises in the browser's thread."""
+    return _THREAD.submit(call, *arguments, **options).result()
 
 
 class Found(NamedTuple):
@@ -65,22 +81,22 @@ def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested in a browser by playwright")
     if (program := next(filter(None, map(shutil.which, BROWSERS)), None)) is None:
         pytest.skip(f"no browser is installed: {', '.join(BROWSERS)}")
-    with playwright.sync_playwright() as started:
-        # Without its sandbox, which Chromium refuses to root: it sees nothing but this server.
-        browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+    started = in_thread(playwright.sync_playwright().start)
+    # Without its sandbox, which Chromium refuses to root: it sees nothing but this server.
+    browser = in_thread(started.chromium.launch, executable_path=program, args=["--no-sandbox"])
+    yield browser
+    in_thread(browser.close)
+    in_thread(started.stop)
 
 
 @pytest.fixture(scope="session")
 def session(browser):
     """One user, whose browser keeps the page's files."""
-    context = browser.new_context(
-        viewport={"width": 1280, "height": 900}, permissions=["clipboard-read", "clipboard-write"]
-    )
-    context.set_default_timeout(1_000 * SECONDS)
+    permissions = ["clipboard-read", "clipboard-write"]
+    context = in_thread(browser.new_context, viewport={"width": 1280, "height": 900}, permissions=permissions)
+    in_thread(context.set_default_timeout, 1_000 * SECONDS)
     yield context
-    context.close()
+    in_thread(context.close)
 
 
 @pytest.fixture
@@ -100,14 +116,14 @@ def opened(address):
 
     yield open_page
     for page in pages:
-        page.close()
+        in_thread(page.close)
     assert not faults
 
 
 @pytest.fixture
 def page(opened, session):
     """The page, as it is when it is opened."""
-    return opened(session)
+    return in_thread(opened, session)
 
 
 @pytest.fixture(scope="session")
