@@ -16,7 +16,7 @@ from PIL import Image
 
 from ..drawing.boxes import draw_box
 from ..film_reading import frame_at, is_film
-from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError, inspect_image, open_image
+from ..image_reading_fafa import MAX_PIXELS, InaccessibleImageError, UnreadableImageError, inspect_image, open_image
 from ..names import printable
 from ..retrieval.searching import SearchResult
 from .faults import Refused
@@ -91,6 +91,8 @@ def open_person(result: SearchResult, longest: int | None = None) -> Image.Image
     if box is None:
         return open_image(result.path, at_least=(longest, longest))
     size = inspect_image(result.path, decode=False)
+    if size.width * size.height > MAX_PIXELS:  # boxes are of the smaller image that `open_image` makes of it
+        return result.open()
     scale = min(1.0, longest / max(box[2] - box[0], box[3] - box[1]))
     photo = open_image(result.path, at_least=(math.ceil(scale * size.width), math.ceil(scale * size.height)))
     across, down = photo.width / size.width, photo.height / size.height

@@ -2,6 +2,7 @@
 
 import io
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ from tiny import tiny_model, tiny_processor
 
 pytest.importorskip("fastapi", reason="the page and its API need the extra app")
 
+from fafa.app.media import open_person
 from fafa.app.server import create_app
 from fafa.app.service import SearchService
 from fafa.people import people_in
 from fafa.retrieval import Gallery
 from fafa.retrieval.identity import describe_image
-from fafa.retrieval.metadata import entry_of
+from fafa.retrieval.metadata import Entry, entry_of
+from fafa.retrieval.opening import open_entry
 
 RED_BAR, FILM = (10, (220, 30, 30)), (48, 0, 96, 32)  # the upper right of the film: green
 
@@ -59,6 +62,18 @@ def test_a_person_in_a_photograph_and_the_photograph_with_the_box(watcher):
     assert person.size == (24, 70) and photo.size == SIZE
     assert np.abs(np.asarray(person)[60, 12].astype(int) - RED_BAR[1]).max() < 40
     assert np.asarray(photo)[50, 10].tolist() != np.asarray(photo)[50, 60].tolist()  # the box's line
+
+
+def test_a_person_in_a_photograph_that_is_always_decoded_smaller(tmp_path, monkeypatch):
+    """Of a photograph of 108 million pixels the box is of the smaller image, and was taken for one of the whole."""
+    scene, file = Image.open(paint_scene(tmp_path / "scene.png", RED_BAR)), tmp_path / "scene.jpg"
+    scene.resize((2 * scene.width, 2 * scene.height), Image.Resampling.NEAREST).save(file, quality=95)
+    monkeypatch.setattr("fafa.image_reading_fafa.MAX_PIXELS", scene.width * scene.height)
+    monkeypatch.setattr("fafa.app.media.MAX_PIXELS", scene.width * scene.height)
+    entry = Entry(path=str(file), box=(10.0, 20.0, 34.0, 90.0))
+    person = open_person(SimpleNamespace(path=file, entry=entry, open=partial(open_entry, entry)), longest=48)
+    assert person.size == (24, 70)
+    assert np.abs(np.asarray(person)[60, 12].astype(int) - RED_BAR[1]).max() < 40
 
 
 def test_a_moment_of_a_film(watcher):
