@@ -39,7 +39,7 @@ def test_training_example_trains_resumes_and_writes_a_card(world, tmp_path):
     output = tmp_path / "model"
     train(world, output, "--max_steps", "2", "--save_strategy", "steps", "--save_steps", "1")
     first = FafaModel.from_pretrained(output).state_dict()
-    resume = ("--resume_from_checkpoint", "true", "--seed=3", "--allow_changed_data", "true")  # other rows, too
+    resume = ("--resume_from_checkpoint", "true", "--data_seed=3", "--allow_changed_data", "true")
     train(world, output, "--max_steps", "4", "--save_strategy", "steps", *resume)
     state = json.loads((output / "trainer_state.json").read_text())
     logged_steps = [entry["step"] for entry in state["log_history"] if "loss" in entry]
@@ -48,7 +48,7 @@ def test_training_example_trains_resumes_and_writes_a_card(world, tmp_path):
     assert any((first[name] != second[name]).any() for name in first)
     assert FafaProcessor.from_pretrained(output).image_processor.person_size["width"] == 96
     card = (output / "README.md").read_text(encoding="utf-8")
-    settings = ("max_steps: 4", "save_strategy: steps", "fda_alpha: 0.0", "seed: 3")
+    settings = ("max_steps: 4", "save_strategy: steps", "fda_alpha: 0.0", "data_seed: 3")
     for part in (*settings, "rank-1", "loss_fda", "must not be", "2311.16515"):
         assert part in card, part
 

@@ -17,6 +17,7 @@ from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import HPSearchBackend
 
 from ...files import locked, read_json
+from ...processing_fafa import vocabulary_hash
 from ..checks import check_weights
 from . import checkpoints
 from .checkpoints import CheckpointError
@@ -25,6 +26,8 @@ from .preemption import Preemption, TrainingPreempted
 from .resuming import ExactResume
 
 logger = logging.getLogger(__name__)
+
+_WORDS = "words of the tokenizer"
 
 
 class SafeTrainer(ExactResume, Trainer):
@@ -156,9 +159,9 @@ class SafeTrainer(ExactResume, Trainer):
         return checkpoints.data_identity(self.train_dataset, self.args.group_column)
 
     def _run_identity(self) -> dict[str, Any]:
-        """Settings and data that decide which triplets come in which order."""
-        args = self.args
-        return self._data_identity | {
+        """Settings and data that decide which triplets come in which order, and which words have which embeddings."""
+        args, tokenizer = self.args, getattr(self.processing_class, "tokenizer", None)
+        identity = self._data_identity | {
             "seed": args.seed if args.data_seed is None else args.data_seed,
             "seed of the augmentation": getattr(self.data_collator, "seed", None),
             "triplets in a batch, over all processes": args.per_device_train_batch_size * args.world_size,
@@ -167,11 +170,20 @@ class SafeTrainer(ExactResume, Trainer):
             "random_epochs": args.random_epochs,
             "dataloader_drop_last": args.dataloader_drop_last,
         }
+        if hasattr(tokenizer, "get_vocab"):
+            identity[_WORDS] = vocabulary_hash(tokenizer)
+        return identity
 
     def _check_same_run(self, checkpoint: Path, manifest: dict[str, Any]) -> None:
         if manifest["model_only"]:
             raise CheckpointError(f"{checkpoint} holds no optimiser state (save_only_model): nothing can go on from it")
         now = self._run_identity()
+        if _WORDS in now and manifest["run"].get(_WORDS, now[_WORDS]) != now[_WORDS]:
+            raise CheckpointError(
+                f"{checkpoint} knows other words than this run, or by other numbers: they come from the training "
+                "captions (model tiny, new_words), which have changed. Bring back what they were, or begin anew in "
+                "another output_dir."
+            )
         differences = [
             f"{name}: {value} then, {now[name]} now"
             for name, value in manifest["run"].items()

@@ -13,6 +13,7 @@ import torch
 from damage import flip_a_byte
 from filelock import FileLock
 from safetensors.torch import load_file
+from tiny import tiny_processor
 from tiny_run import names_of, tiny_trainer
 
 from fafa import files
@@ -238,6 +239,17 @@ def test_changed_data_is_refused_at_resume(copied, triplets_of_module, caplog):
     trainer = tiny_trainer(copied, fewer, max_steps=10, allow_changed_data=True)
     trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == 10 and "going on all the same" in caplog.text
+
+
+def test_other_words_are_refused_at_resume_whatever_is_allowed(tmp_path, triplets_of_module):
+    """Rows of the word embeddings would be those of other words, or of another number."""
+    options = {"max_steps": 2, "save_steps": 1, "allow_changed_data": True}
+    tiny_trainer(tmp_path, triplets_of_module, processing_class=tiny_processor(), **options).train()
+    other = tiny_processor()
+    other.tokenizer.add_tokens(["lime"])
+    with pytest.raises(CheckpointError, match=r"checkpoint-2 knows other words than this run.*new_words.*begin anew"):
+        tiny_trainer(tmp_path, triplets_of_module, processing_class=other, **options).train(True)
+    tiny_trainer(tmp_path, triplets_of_module, processing_class=tiny_processor(), **options).train(True)
 
 
 def test_data_are_known_by_content_not_by_how_they_came(triplets_of_module):
