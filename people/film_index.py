@@ -208,6 +208,7 @@ class _Reading:
 
     def _read_from(self, path: Path, line: dict[str, Any], start: float) -> None:
         name, tracks, crops, ended, held = printable(path), self.told.tracks, self.told.crops, start, None
+        num_kept = len(_rows_of(self.state, line)) if start else 0  # entries of the pieces before
         if start:
             logger.info("%s: going on at %s", name, clock(start))
         with Film(path) as film, _bar(path, film, start, self.is_shown) as bar:
@@ -219,16 +220,14 @@ class _Reading:
                     ended = frame.time
                     yield frame
 
-            is_first = start == 0
             for number, frames in groupby(watched(), lambda frame: int(frame.time // PIECE)):
                 if held is not None:
-                    self._commit(line, held, number * PIECE, is_first)
-                    is_first = False
+                    num_kept = self._commit(line, held, number * PIECE, num_kept)
                 held = self._people(line, frames)
-            if not (held and held.entries) and (is_first or not _rows_of(self.state, line)):
+            if num_kept == 0 and not (held and held.entries):
                 held = self._whole_frames(line, film, ended)
                 self.told.without_people.append(str(path))
-            self._commit(line, held or _Piece([], []), None, is_first)
+            self._commit(line, held or _Piece([], []), None, num_kept)
             tracks, crops = self.told.tracks - tracks, self.told.crops - crops
             logger.info("%s: %s of people, %s", name, counted(tracks, "track"), counted(crops, "crop"))
 
@@ -264,20 +263,26 @@ class _Reading:
         check_features(features, "crop", range(len(crops)))
         return features.cpu()
 
-    def _commit(self, line: dict[str, Any], piece: _Piece, until: float | None, is_first: bool) -> None:
-        """Adds a piece, the first one in place of what was there; the film is read `until` there, or to its end."""
+    def _commit(self, line: dict[str, Any], piece: _Piece, until: float | None, num_kept: int) -> int:
+        """Adds a piece, the first one in place of what was there; the film is read `until` there, or to its end.
+
+        Args:
+            num_kept: entries of the pieces before, which the list forgets where another process notes films meanwhile.
+
+        Returns:
+            how many there are now.
+        """
+        num_kept_now = num_kept + len(piece.entries)
         with self.place.writing(wait=None, before=self.state) as writer:
-            state, num_before = writer.state, 0
-            if is_first:
+            state = writer.state
+            if num_kept == 0:
                 writer.delete(state.rows_with("path", line["path"]))
-            else:
-                num_before = state.films[line["contents"]]["entries"]
             if piece.entries:
                 writer.append(torch.cat(piece.features), piece.entries)
             notes = {of: note for of, note in state.films.items() if state.rows_with("contents", of)}
-            note = {"until": until, "entries": num_before + len(piece.entries)}
-            writer.note(films=notes | {line["contents"]: note})
+            writer.note(films=notes | {line["contents"]: {"until": until, "entries": num_kept_now}})
             self.state = writer.commit()
+        return num_kept_now
 
 
 def _bar(path: Path, film: Film, start: float, is_shown: bool) -> tqdm:

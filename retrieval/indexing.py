@@ -8,6 +8,7 @@ have encoded all the same counts once.
 
 import errno
 import logging
+import os
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -266,7 +267,12 @@ def _bring_into_line(writer: GalleryWriter, inputs: Sequence[dict[str, Any]], fo
     The entries of one image stay together. Those with a time are of films, and of no concern here.
     """
     state = writer.state
-    stored = {row: entry for row, entry in state.whereabouts() if entry.time is None}
+    stored, films = {}, set()
+    for row, entry in state.whereabouts():
+        if entry.time is None:
+            stored[row] = entry
+        else:
+            films.add(entry.path)
     at_path, of_contents = defaultdict(list), defaultdict(list)
     for row, entry in stored.items():
         at_path[entry.path].append(row)
@@ -301,7 +307,9 @@ def _bring_into_line(writer: GalleryWriter, inputs: Sequence[dict[str, Any]], fo
             for row in rows:
                 del free[row]
     missing = [number for number in range(len(inputs)) if number not in found and number not in copied]
-    _refuse_another_gallery(writer, inputs, len(stored), sum(map(len, found.values())), folder)
+    num_films_there = sum(os.path.lexists(Path(folder or "", film)) for film in films)  # whatever they hold
+    num_found = sum(map(len, found.values())) + num_films_there
+    _refuse_another_gallery(writer, inputs, len(stored) + len(films), num_found, folder)
     paths = {inputs[number].get("path") for number in missing} - {None}
     gone = [row for row in free if stored[row].path not in paths]  # others go once something is in their place
 
@@ -339,8 +347,11 @@ def _refuse_another_gallery(
 ) -> None:
     """Keeps a mistaken folder from costing the features of another.
 
-    In the same folder, all images may change; elsewhere, half of them must be the same. Images without a folder need
-    one in common.
+    In the same folder, all images may change; elsewhere, half of them must be the same, and half of the films there.
+    Images without a folder need one in common.
+
+    Args:
+        num_stored, num_found: images, and films.
     """
     state = writer.state
     if folder is not None and state.images_folder is not None:
@@ -348,10 +359,11 @@ def _refuse_another_gallery(
     else:
         same = num_found > 0 or any(line.get("path") and state.rows_with("path", line["path"]) for line in inputs)
     if num_stored and not same:
+        kind = "file" if state.films else "image"
         where = f" in {printable(state.images_folder)}" if state.images_folder else ""
         place = printable(writer.folder.path)
         raise ValueError(
-            f"{place} holds features of another gallery: of its {counted(num_stored, 'image')}{where}, {num_found:,} "
+            f"{place} holds features of another gallery: of its {counted(num_stored, kind)}{where}, {num_found:,} "
             f"are among the {len(inputs):,} given. Give another folder for these features; or, if this is the same "
             f"gallery with most of its images replaced, delete {place} first."
         )

@@ -210,6 +210,44 @@ def test_a_stopped_run_goes_on_and_finds_what_it_would_have_found(
     assert content(gallery) == content(whole)
 
 
+def test_another_process_that_notes_its_films_does_not_stop_one_in_the_middle_of_a_film(
+    model, processor, films, tmp_path, walks, monkeypatch
+):
+    """A first piece in which nobody was left no entry, and the other's list of notes leaves such films out."""
+    plain = Image.open(paint_scene(tmp_path / "frame.png")).convert("RGB")
+    write_film(films / "a.mp4", [plain] * 6 + [Image.open(paint_scene(tmp_path / "frame.png", (50, RED)))] * 6, rate=5)
+    monkeypatch.setattr(module, "PIECE", 1.0)
+    gallery = opened(model, processor, films, tmp_path / "index")
+    read_piece, seen = module._Reading._people, []
+
+    def beside_another(self, line, frames):
+        seen.append(len(self.state.films))
+        if len(seen) == 2:
+            with self.place.writing() as writer:
+                writer.note(films={})
+                writer.commit()
+        return read_piece(self, line, frames)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Reading, "_people", beside_another)
+        told, _ = read(gallery, films)
+    assert told.read == 1 and told.tracks > 0 and not told.without_people
+    assert read(gallery, films)[0] == FilmsTold(known=1)
+
+
+def test_another_folder_does_not_cost_the_films_of_a_gallery(gallery, model, processor, films, tmp_path):
+    """Hours of work: a gallery of films alone has no photographs by which to tell a mistake."""
+    held = len(gallery)
+    (tmp_path / "others").mkdir()
+    photo = paint_scene(tmp_path / "others" / "photo.png", (50, RED))
+    with pytest.raises(ValueError, match=r"another gallery: of its 1 file in \S*films, 0 are among the 1 given"):
+        opened(model, processor, tmp_path / "others", tmp_path / "index", [photo])
+    assert len(GalleryFolder(tmp_path / "index").read()) == held
+    moved = films.rename(tmp_path / "moved")
+    gallery = opened(model, processor, moved, tmp_path / "index")
+    assert read(gallery, moved)[0] == FilmsTold(known=1) and len(gallery) == held
+
+
 def test_notes_of_films_that_are_none_are_damage(gallery):
     """The list may come from anybody."""
     from fafa.files import sealed
