@@ -106,7 +106,8 @@ def index_films(
         detector: who finds people; `margin`: around them, see `choose_people`.
         rate: frames looked at in a second. `num_crops`: of each track.
         batch_size: crops encoded at a time.
-        on_error: `"raise"` stops at a film that cannot be read; `"skip"` leaves it out, lists it and warns.
+        on_error: `"raise"` stops at a film that cannot be read; `"skip"` leaves it out, lists it and warns,
+            and so it does with one that vanishes meanwhile.
 
     Raises:
         ValueError: the gallery lies in memory, or a setting is none. UnreadableFilmError: see `Film`.
@@ -127,8 +128,8 @@ def index_films(
     for film, line in zip(films, lines, strict=True):
         try:
             reading.read(film, line)
-        except (UnreadableFilmError, PermissionError) as error:
-            if on_error == "raise":
+        except (UnreadableFilmError, PermissionError, FileNotFoundError) as error:
+            if on_error == "raise" or (isinstance(error, FileNotFoundError) and film.exists()):
                 raise
             logger.warning("left out: %s", error)
             told.skipped.append(str(film))
@@ -250,7 +251,7 @@ class _Reading:
         return piece
 
     def _whole_frames(self, line: dict[str, Any], film: Film, seconds: float) -> _Piece:
-        times = [seconds * (number + 0.5) / self.num_crops for number in range(self.num_crops)]
+        times = sorted({seconds * (number + 0.5) / self.num_crops for number in range(self.num_crops)})
         images = [film.frame_at(time) for time in times]
         return _Piece([self._encode(images)], [entry_of(line, time=time) for time in times])
 

@@ -166,6 +166,31 @@ def test_of_a_film_without_people_whole_frames_are_there(model, processor, tmp_p
     assert gallery.search(caption="a street", top=1)[0].open().size == empty[0].size
 
 
+def test_of_a_single_frame_without_people_there_is_one_entry(model, processor, tmp_path):
+    films = tmp_path / "films"
+    films.mkdir()
+    write_film(films / "still.mp4", [Image.open(paint_scene(tmp_path / "frame.png")).convert("RGB")], rate=5)
+    gallery = opened(model, processor, films, tmp_path / "index")
+    read(gallery, films)
+    assert [entry.time for entry in entries_of(gallery)] == [0.0]
+
+
+def test_a_film_that_vanishes_while_another_is_read_costs_the_others_nothing(gallery, films, walks, monkeypatch):
+    for name in ("b.mp4", "c.mp4"):
+        spoil(walks, films / name, (9 + (name == "c.mp4"),))
+    read_film = module._Reading._read_from
+
+    def taken_away(self, path, *rest):
+        if path.name == "b.mp4":
+            path.unlink()
+        read_film(self, path, *rest)
+
+    monkeypatch.setattr(module._Reading, "_read_from", taken_away)
+    told, _ = read(gallery, films, on_error="skip")
+    assert told.read == 1 and told.skipped == [str(films / "b.mp4")]
+    assert {Path(entry.path).name for entry in entries_of(gallery)} == {"a.mp4", "c.mp4"}
+
+
 def test_a_film_that_cannot_be_read_is_left_out_and_told(gallery, films, caplog):
     (films / "broken.mp4").write_bytes((films / "a.mp4").read_bytes()[:300])
     with pytest.raises(UnreadableFilmError, match="cannot be read as a film"):
