@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from .cli_galleries import AsJson, Device, Milvus, Model, Modules, begin_log, check_milvus, load_model_of, settings_of
-from .cli_people import find_material, finder, index_films_too
+from .cli_people import check_film_alone, find_material, finder, index_films_too
 from .commands import MODEL_OPTIONS, command, termination_told
 from .files import printable
 from .names import counted
@@ -139,6 +139,8 @@ def index(
             raise ValueError(f"{name} is a gallery: give the folder of its photographs, and --output {name}")
 
         source, images, films = find_material(folder.absolute(), exclude or (), include_rubbish, people)
+        if folder.is_file():
+            check_film_alone(output, *films)
         try:
             settings = settings_of(output)
         except FileNotFoundError:  # a new gallery

@@ -12,7 +12,7 @@ import typer
 
 from .cli_galleries import AsJson
 from .commands import command
-from .files import printable
+from .files import printable, some
 from .names import counted
 
 if TYPE_CHECKING:
@@ -44,6 +44,26 @@ def find_material(source: Path, exclude: Sequence[str], rubbish: bool, people: b
         return Material(source.parent, [], [source])
     films = find_films(source, exclude, rubbish) if people else []
     return Material(source, find_images(source, exclude, rubbish, may_be_none=bool(films)), films)
+
+
+def check_film_alone(gallery: Path, film: Path) -> None:
+    """Refuses to make a gallery of many files one of a single film among them.
+
+    Raises:
+        ValueError: it holds other files, and they are still there.
+    """
+    from .retrieval.segment_list import GalleryFolder
+
+    place = GalleryFolder(gallery)
+    if not (place.exists() and place.segments.is_dir()):
+        return
+    state = place.read()
+    paths = {entry.path for _, entry in state.whereabouts() if entry.path is not None}
+    if others := sorted(path for path in map(state.path_of, paths) if path != film and path.is_file()):
+        raise ValueError(
+            f"{printable(gallery)} holds {counted(len(others), 'other file')}, which {printable(film.name)} by itself "
+            f"would replace ({some(others)}): give the folder of all of them, or another --output"
+        )
 
 
 def index_films_too(

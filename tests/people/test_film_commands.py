@@ -108,3 +108,20 @@ def test_a_sheet_takes_no_photographs_place(film, tmp_path):
     photo = paint_scene(tmp_path / "photo.png", (50, RED))
     result = CliRunner().invoke(app, ["cluster", "absent.index", "--sheet", str(photo)])
     assert "none of these pictures" in str(result.exception)
+
+
+def test_a_film_by_itself_does_not_take_the_place_of_a_whole_folder(model_folder, tmp_path):
+    """Whoever means to add it would lose all photographs of the gallery."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    paint_scene(folder / "one.png", (50, RED))
+    film = write_film(folder / "walk.mp4", [Image.open(folder / "one.png").convert("RGB")] * 5, rate=5)
+    index = ("--people", "--model", model_folder, "--num-workers", "0", "--output", "all.index", "--json")
+    held = json.loads(run("index", folder, *index))["images"]
+    refused = CliRunner().invoke(app, list(map(str, ("index", film, *index))))
+    assert refused.exit_code == 1 and "all.index holds 1 other file, which walk.mp4 by itself would" in str(
+        refused.exception
+    )
+    assert json.loads(run("index", folder, *index))["images"] == held
+    (folder / "one.png").unlink()
+    assert json.loads(run("index", film, *index))["films"] == 1
