@@ -4,6 +4,7 @@ import asyncio
 import base64
 import logging
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from datetime import datetime
 from functools import wraps
@@ -22,20 +23,30 @@ from .page_asking import Fields, fields_of, question_of, summary_of, take_up
 from .page_parts import RESULTS, Changes, PageParts
 from .page_session import PageSession, Photo, Search, Wish, without_marks
 from .page_views import details_shown, photo_shown, results_shown, saved_shown, searches_shown, view, wishes_shown
-from .questions import MINUS_WEIGHT, RESULT, Question
+from .questions import MINUS_WEIGHT, MOST_MARKS, MOST_TERMS, RESULT, Question
 from .service import SearchService
 
 logger = logging.getLogger(__name__)
 
 
 def _told(event: Callable[..., Any]) -> Callable[..., Any]:
-    """An event that tells what goes wrong in one sentence on the page, and takes an earlier sentence away."""
+    """An event that tells what goes wrong in one sentence on the page, and takes an earlier sentence away.
+
+    One that goes wrong changes nothing of the tab: what is asked next is what is shown.
+    """
 
     @wraps(event)
     async def answer(self: "PageEvents", session: PageSession, *values: Any) -> Changes:
         try:
             async with session.turn:
-                changes = {self.parts.message: "", **await event(self, session, *values)}
+                before = {
+                    name: copy(value) if isinstance(value, dict) else value for name, value in vars(session).items()
+                }
+                try:
+                    changes = {self.parts.message: "", **await event(self, session, *values)}
+                except BaseException:  # that its browser has gone away, too
+                    vars(session).update(before)
+                    raise
         except Refused as refusal:
             changes = self.say(refusal.sentence, "error")
         except ValidationError as error:
@@ -96,13 +107,13 @@ class PageEvents:
         images = {term.image for term in question.terms if term.image is not None}
         try:
             photos = {image: await self._photo(session, image, request) for image in images}
-        except Refused as refusal:  # a photo is not kept any more: all else is there to ask again
+            right, wrong = (
+                {number: self._result(number) for number in ids} for ids in (question.right, question.wrong)
+            )
+        except Refused as refusal:  # a photo or a marked result is gone: all else is there to ask again
             return {**fields, **self.say(refusal.sentence, "error")}
         take_up(session, question, photos)
-        session.right, session.wrong = (
-            {number: self._result(number) for number in ids} for ids in (question.right, question.wrong)
-        )
-        session.question = question
+        session.right, session.wrong, session.question = right, wrong, question
         return {**fields, **await self._ask(session, question, request)}
 
     # The reference photo
@@ -136,10 +147,10 @@ class PageEvents:
     @_told
     async def example(self, session: PageSession, event: gr.EventData, request: gr.Request, *values: Any) -> Changes:
         """A photo to begin with, and its sentence."""
-        examples = self.service.examples()
-        chosen = examples[min(max(_number(event, "number"), 0), len(examples) - 1)]
-        session.photo = Photo(chosen.image, chosen.thumbnail, chosen.description)
-        fields = replace(self.parts.read(values), sentence=chosen.caption or "")
+        image = _text(event, "image")
+        session.photo = self._result(image.removeprefix(RESULT))
+        captions = {one.image: one.caption for one in self.service.examples()}
+        fields = replace(self.parts.read(values), sentence=captions.get(image) or "")
         changes = await self._ask(session, question_of(session, fields), request)
         return {self.parts.sentence: fields.sentence, **changes}
 
@@ -201,7 +212,7 @@ class PageEvents:
     def _wish(self, session: PageSession, caption: str, weight: float) -> Changes:
         if not (caption := (caption or "").strip()):
             raise Refused("Write first what is wanted or not wanted, such as “a backpack”.")
-        session.wishes = [*session.wishes, Wish(weight, caption)]
+        _add(session, Wish(weight, caption))
         return {self.parts.wishes: wishes_shown(session), self.parts.wish: ""}
 
     # Results
@@ -265,7 +276,7 @@ class PageEvents:
     async def added(self, session: PageSession, event: gr.EventData) -> Changes:
         """A result is one more reference photo."""
         photo = self._result(_number(event, "id"))
-        session.wishes = [*session.wishes, Wish(1.0, photo=photo)]
+        _add(session, Wish(1.0, photo=photo))
         told = f"{photo.name} is one more photo of the query now: search, and it is asked with it."
         return {self.parts.wishes: wishes_shown(session), **self._open(session, None), **self.say(told)}
 
@@ -278,6 +289,8 @@ class PageEvents:
         request: gr.Request,
     ) -> Changes:
         if marked.pop(number, None) is None:
+            if len(marked) == MOST_MARKS:
+                raise Refused(f"{MOST_MARKS} results are marked so already: take some marks back first.")
             marked[number] = self._result(number)
             others.pop(number, None)
         marks = {"right": list(session.right), "wrong": list(session.wrong)}
@@ -339,7 +352,7 @@ class PageEvents:
         }
 
     def _photo_shown(self, session: PageSession) -> str:
-        return photo_shown(session, self.service.examples())
+        return photo_shown(session, () if session.photo else self.service.examples())
 
     def _kept(self, request: gr.Request) -> str:
         saved = self.service.saved
@@ -358,6 +371,12 @@ def _asked(session: PageSession) -> Question:
     if session.question is None:
         raise Refused("Search first.")
     return session.question
+
+
+def _add(session: PageSession, wish: Wish) -> None:
+    if len(session.wishes) == MOST_TERMS - 1:  # photo and sentence are one, too
+        raise Refused(f"{MOST_TERMS - 1} wishes are as many as are asked at a time: take one away first.")
+    session.wishes = [*session.wishes, wish]
 
 
 def _text(event: gr.EventData, name: str) -> str:
