@@ -156,6 +156,11 @@
     });
   };
 
+  // What folds says whether it is open: gradio's own buttons show it by an arrow alone.
+  const folds = () => document.querySelectorAll("button.label-wrap").forEach(
+    (button) => button.setAttribute("aria-expanded", button.classList.contains("open")));
+  new MutationObserver(folds).observe(document.documentElement, { subtree: true, childList: true, attributeFilter: ["class"] });
+
   document.addEventListener("keydown", (event) => {
     if (event.key !== "/" || event.target.matches("input, textarea, select, [contenteditable]")) return;
     document.querySelector("#fafa-sentence textarea, #fafa-sentence input")?.focus();
