@@ -274,9 +274,12 @@ class SearchService:
         copies = state.ids_of(
             torch.tensor(state.rows_with("contents", contents_of(upload.data)), dtype=torch.int64)
         ).tolist()
-        if term.box is None:
-            return {"bytes": upload.data}, copies
-        return cropped(self.photo(term.image, user), term.box), copies
+
+        def opened() -> Image.Image:
+            photo = self.photo(term.image, user)
+            return self.gallery.processor.open_crop(photo if term.box is None else cropped(photo, term.box))
+
+        return self.uploads.crop(user, term.image, term.box, opened), copies
 
     def _heat_map(self, asked: _Asked, query: Query) -> Image.Image:
         term = max(query.terms, key=lambda term: term.weight)

@@ -63,6 +63,16 @@ def test_it_answers_what_the_gallery_does(service, gallery, photos):
     assert [answer.searched for answer in answers] == [8, 9, 7, 8, 9]
 
 
+def test_an_upload_is_decoded_for_the_first_search_alone(service, photos, monkeypatch):
+    """Marks and other sentences ask by the same photograph again, and all who ask meanwhile would wait."""
+    upload = service.uploads.keep("me", (photos / "3.png").read_bytes())
+    term = Term(image=upload.id, box=(0, 0, 12, 12), caption="a red coat")
+    [first] = ask(service, Question(terms=[term]))
+    monkeypatch.setattr(service, "photo", lambda *_: 1 / 0)
+    [again] = ask(service, Question(terms=[term]))
+    assert ids_and_scores(again) == ids_and_scores(first)
+
+
 def test_all_that_is_asked_at_one_time_is_encoded_in_one_batch(service, gallery, monkeypatch):
     sizes, encode = [], type(gallery).encode_pairs
 

@@ -4,6 +4,7 @@ from contextlib import ExitStack
 
 import pytest
 from odd_images import encode, picture, png
+from PIL import Image
 
 pytest.importorskip("fastapi", reason="the page and its API need the extra app")
 
@@ -62,6 +63,23 @@ def test_a_user_has_a_number_of_photos(monkeypatch):
     first, second, third = (store.keep("me", PHOTO) for _ in range(3))
     assert refusal(store.of, "me", first.id).status == 404
     assert store.of("me", second.id) and store.of("me", third.id)
+
+
+def test_what_the_model_takes_is_kept_as_long_as_the_photograph(monkeypatch):
+    """Once made for a box, until the photograph is forgotten, and for the last few alone."""
+    monkeypatch.setattr(uploads, "_CROPS", 2)
+    store, made = UploadStore(), []
+    one = store.keep("me", PHOTO)
+
+    def crop(box, size=(4, 4)):
+        return store.crop("me", one.id, box, lambda: made.append(box) or Image.new("RGB", size))
+
+    assert crop("a") is crop("a") and crop("b") is not crop("a") and made == ["a", "b"]
+    crop("c"), crop("a"), crop("large", (2**11, 2**11)), crop("large", (2**11, 2**11))
+    assert made == ["a", "b", "c", "a", "large", "large"]
+    assert refusal(store.crop, "you", one.id, "a", None).status == 404
+    store.forget("me", one.id)
+    assert not store._crops
 
 
 @pytest.mark.parametrize(
