@@ -276,8 +276,10 @@ class SearchService:
         ).tolist()
 
         def opened() -> Image.Image:
-            photo = self.photo(term.image, user)
-            return self.gallery.processor.open_crop(photo if term.box is None else cropped(photo, term.box))
+            # A whole file goes to the processor as it is: it may decode a large one at a part of its size.
+            whole = {"bytes": upload.data}
+            image = whole if term.box is None else cropped(self.photo(term.image, user), term.box)
+            return self.gallery.processor.open_crop(image)
 
         return self.uploads.crop(user, term.image, term.box, opened), copies
 

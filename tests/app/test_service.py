@@ -69,8 +69,9 @@ def test_an_upload_is_decoded_for_the_first_search_alone(service, photos, monkey
     term = Term(image=upload.id, box=(0, 0, 12, 12), caption="a red coat")
     [first] = ask(service, Question(terms=[term]))
     monkeypatch.setattr(service, "photo", lambda *_: 1 / 0)
-    [again] = ask(service, Question(terms=[term]))
+    [again, whole] = ask(service, Question(terms=[term]), Question(terms=[Term(image=upload.id)]))
     assert ids_and_scores(again) == ids_and_scores(first)
+    assert whole.hits  # the processor opens it itself, as `fafa search` does: a large one at a part of its size
 
 
 def test_all_that_is_asked_at_one_time_is_encoded_in_one_batch(service, gallery, monkeypatch):
