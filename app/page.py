@@ -52,7 +52,7 @@ def build_page(service: SearchService, user_of: Callable[[Any], str]) -> gr.Bloc
     facts = service.facts()
     session, listed = PageSession(), filter_lists(facts.fields)
     with gr.Blocks(title=f"FAFA: {facts.gallery}", analytics_enabled=False, fill_width=True) as blocks:
-        _ours(view("header", facts=facts), "header", [])
+        header = _ours(view("header", facts=facts), "header", [])
         state = gr.State(session)
         with gr.Row(elem_id="fafa-columns"):
             with gr.Column(elem_id="fafa-question"):
@@ -109,6 +109,7 @@ def build_page(service: SearchService, user_of: Callable[[Any], str]) -> gr.Bloc
         gr.HTML(view("footer", lawful_use=LAWFUL_USE), apply_default_css=False)
         parts = PageParts(
             state,
+            header,
             message,
             photo,
             sentence,

@@ -23,6 +23,7 @@ class PageParts:
     """
 
     session: gr.State
+    header: gr.HTML
     message: gr.HTML
     photo: gr.HTML
     sentence: gr.Textbox
@@ -53,7 +54,7 @@ class PageParts:
     def all(self) -> list[Any]:
         """What an event may change."""
         shown = [self.message, self.photo, self.wishes, self.wish, self.results, self.details, self.searches]
-        return [self.session, *shown, self.kept, self.name, self.tabs, *self.fields]
+        return [self.session, *shown, self.kept, self.name, self.tabs, *self.fields, self.header]
 
     def read(self, values: Sequence[Any]) -> Fields:
         """What stands in the fields, of their values in the order of `fields`."""

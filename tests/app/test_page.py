@@ -96,7 +96,7 @@ def test_an_event_that_fails_changes_nothing(page, service):
 def test_what_a_program_asked_for_can_be_asked_again_on_the_page(page):
     """More results, or a rarer false alarm, than the page offers would be refused by its own fields for good."""
     key = save(page, terms=[{"caption": "a red coat"}], top=500)
-    fields = fire_whole(page, "taken_up", key)[11:]
+    fields = fire_whole(page, "taken_up", key)[11:18]
     assert fields[4] == 100
     assert "“a red coat”" in fire_whole(page, "searched", None, *fields)[5]
 
@@ -116,3 +116,9 @@ def test_an_example_is_the_one_that_was_shown(page, service):
     values = ["", "", "", "", 20, -1, 0]
     shown = fire_whole(page, "example", {"image": f"result:{number}"}, *values)
     assert f"/media/{number}/crop.webp" in shown[2] and shown[11] == "a red coat"
+
+
+def test_the_page_says_how_large_the_gallery_is_now(page, service, monkeypatch):
+    """Not how large it was when the server began."""
+    monkeypatch.setattr(type(service.gallery.state), "__len__", lambda self: 1234)
+    assert "1,234 images" in fire_whole(page, "began")[-1]
