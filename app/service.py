@@ -300,7 +300,7 @@ class SearchService:
         results = [result for result in results if result.score >= least][: question.top]
         notes = self._state_notes()
         if not results:
-            notes.append("Nobody is found: no image, but those left out, matches.")
+            notes.append("Nobody is found: no image passes filters and cut-off. Widen them, or ask in other words.")
         state = self.gallery.state
         hidden = state.rows_of_ids((*query.wrong, *query.left_out))
         return Answer(

@@ -147,6 +147,11 @@ class UploadStore:
             self._kept.pop(number, None)
             self._forget_crops()
 
+    def forget_old(self) -> None:
+        """Forgets what was not used for so long; others do it only when they are asked for something."""
+        with self._lock:
+            self._forget_old()
+
     def _forget_old(self) -> None:
         now = self._clock()
         for number in [number for number, one in self._kept.items() if one.until < now]:

@@ -55,7 +55,9 @@
     });
     document.addEventListener("paste", (event) => {
       const files = images(event.clipboardData);
-      if (!files.length) return;
+      const types = event.clipboardData.types;
+      // Office programs copy words with a picture of them: the words are meant.
+      if (!files.length || (types.includes("text/plain") && types.includes("text/html"))) return;
       event.preventDefault();
       send(files[0]);
     });

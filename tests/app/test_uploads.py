@@ -1,5 +1,6 @@
 """What users upload is bounded, theirs alone, and forgotten."""
 
+import time
 from contextlib import ExitStack
 
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 
 pytest.importorskip("fastapi", reason="the page and its API need the extra app")
 
-from fafa.app import uploads
+from fafa.app import server, uploads
 from fafa.app.faults import Refused
 from fafa.app.uploads import UploadStore
 
@@ -80,6 +81,18 @@ def test_what_the_model_takes_is_kept_as_long_as_the_photograph(monkeypatch):
     assert refusal(store.crop, "you", one.id, "a", None).status == 404
     store.forget("me", one.id)
     assert not store._crops
+
+
+def test_an_old_photograph_is_forgotten_though_nobody_asks(service, client_of, monkeypatch):
+    """It is kept for so long, not until the next request comes."""
+    monkeypatch.setattr(server, "_FORGETS_EVERY", 0.01)
+    service.uploads = UploadStore(seconds=0.0)
+    with client_of(server.create_app(service, page=False)) as client:
+        assert client.post("/api/uploads", content=PHOTO).status_code == 201
+        until = time.monotonic() + 30
+        while service.uploads._kept and time.monotonic() < until:
+            time.sleep(0.01)
+        assert not service.uploads._kept
 
 
 @pytest.mark.parametrize(
