@@ -2,61 +2,25 @@
 
 import asyncio
 import base64
-import logging
 from collections.abc import Callable
-from copy import copy
 from dataclasses import replace
 from datetime import datetime
-from functools import wraps
 from io import BytesIO
 from typing import Any
 
 import gradio as gr
 from PIL import Image
-from pydantic import ValidationError
 
 from . import links
-from .api import sentence_of
 from .faults import Refused
 from .media import name_of, thumbnail_url
 from .page_asking import Fields, fields_of, question_of, summary_of, take_up
 from .page_parts import RESULTS, Changes, PageParts
 from .page_session import PageSession, Photo, Search, Wish, without_marks
+from .page_turns import in_turn
 from .page_views import details_shown, photo_shown, results_shown, saved_shown, searches_shown, view, wishes_shown
 from .questions import MINUS_WEIGHT, MOST_MARKS, MOST_TERMS, RESULT, Question
 from .service import SearchService
-
-logger = logging.getLogger(__name__)
-
-
-def _told(event: Callable[..., Any]) -> Callable[..., Any]:
-    """An event that tells what goes wrong in one sentence on the page, and takes an earlier sentence away.
-
-    One that goes wrong changes nothing of the tab: what is asked next is what is shown.
-    """
-
-    @wraps(event)
-    async def answer(self: "PageEvents", session: PageSession, *values: Any) -> Changes:
-        try:
-            async with session.turn:
-                before = {
-                    name: copy(value) if isinstance(value, dict) else value for name, value in vars(session).items()
-                }
-                try:
-                    changes = {self.parts.message: "", **await event(self, session, *values)}
-                except BaseException:  # that its browser has gone away, too
-                    vars(session).update(before)
-                    raise
-        except Refused as refusal:
-            changes = self.say(refusal.sentence, "error")
-        except ValidationError as error:
-            changes = self.say(sentence_of(error.errors()[0]), "error")
-        except Exception:
-            logger.exception("an event of the page could not be answered")
-            changes = self.say("Something went wrong here, not on your side; the server's log says what.", "error")
-        return {self.parts.session: session, **changes}
-
-    return answer
 
 
 class PageEvents:
@@ -71,7 +35,7 @@ class PageEvents:
 
     # The beginning, and asking
 
-    @_told
+    @in_turn
     async def began(self, session: PageSession, request: gr.Request) -> Changes:
         """The page is opened, perhaps by a link that repeats a query."""
         text = request.query_params.get("q")
@@ -80,12 +44,12 @@ class PageEvents:
         header = view("header", facts=self.service.facts())  # the gallery may have grown since the server began
         return {self.parts.header: header, self.parts.kept: self._kept(request), **changes}
 
-    @_told
+    @in_turn
     async def searched(self, session: PageSession, request: gr.Request, *values: Any) -> Changes:
         """Somebody asks."""
         return await self._ask(session, question_of(session, self.parts.read(values)), request)
 
-    @_told
+    @in_turn
     async def cleared(self, session: PageSession) -> Changes:
         """Everything but the history is put back."""
         session.photo, session.wishes, session.question, session.answer, session.opened = None, [], None, None, None
@@ -119,25 +83,25 @@ class PageEvents:
 
     # The reference photo
 
-    @_told
+    @in_turn
     async def uploaded(self, session: PageSession, event: gr.EventData, request: gr.Request) -> Changes:
         """A photo has been sent."""
         photo = await self._photo(session, _text(event, "id"), request, _text(event, "name"))
         session.photo = session.photos[photo.image] = photo
         return {self.parts.photo: self._photo_shown(session)}
 
-    @_told
+    @in_turn
     async def refused(self, session: PageSession, event: gr.EventData) -> Changes:
         """A photo could not be sent."""
         return self.say(_text(event, "sentence"), "error")
 
-    @_told
+    @in_turn
     async def removed(self, session: PageSession) -> Changes:
         """There is to be no reference photo."""
         session.photo = None
         return {self.parts.photo: self._photo_shown(session)}
 
-    @_told
+    @in_turn
     async def person(self, session: PageSession, event: gr.EventData) -> Changes:
         """Somebody in the photo is meant, or the whole of it."""
         number = _number(event, "number")
@@ -145,7 +109,7 @@ class PageEvents:
             session.photo = replace(session.photo, person=None if number < 0 else number)
         return {self.parts.photo: self._photo_shown(session)}
 
-    @_told
+    @in_turn
     async def example(self, session: PageSession, event: gr.EventData, request: gr.Request, *values: Any) -> Changes:
         """A photo to begin with, and its sentence."""
         image = _text(event, "image")
@@ -180,17 +144,17 @@ class PageEvents:
 
     # Wishes
 
-    @_told
+    @in_turn
     async def wanted(self, session: PageSession, caption: str) -> Changes:
         """One more thing is wanted."""
         return self._wish(session, caption, 1.0)
 
-    @_told
+    @in_turn
     async def unwanted(self, session: PageSession, caption: str) -> Changes:
         """One more thing is not wanted."""
         return self._wish(session, caption, -MINUS_WEIGHT)
 
-    @_told
+    @in_turn
     async def weighed(self, session: PageSession, event: gr.EventData) -> Changes:
         """A wish counts more or less."""
         try:
@@ -204,7 +168,7 @@ class PageEvents:
             return {self.parts.wishes: wishes_shown(session)}
         raise Refused("A weight is a number above 0, up to 100. Take the wish away if it is not to count.")
 
-    @_told
+    @in_turn
     async def dropped(self, session: PageSession, event: gr.EventData) -> Changes:
         """A wish is taken back."""
         session.wishes = [wish for place, wish in enumerate(session.wishes) if place != _number(event, "number")]
@@ -218,27 +182,27 @@ class PageEvents:
 
     # Results
 
-    @_told
+    @in_turn
     async def opened(self, session: PageSession, event: gr.EventData) -> Changes:
         """A result is to be seen in full."""
         return self._open(session, _number(event, "id"))
 
-    @_told
+    @in_turn
     async def closed(self, session: PageSession) -> Changes:
         """It has been seen."""
         return self._open(session, None)
 
-    @_told
+    @in_turn
     async def next(self, session: PageSession) -> Changes:
         """The result after the one in view."""
         return self._open(session, self._beside(session, 1))
 
-    @_told
+    @in_turn
     async def previous(self, session: PageSession) -> Changes:
         """The result before it."""
         return self._open(session, self._beside(session, -1))
 
-    @_told
+    @in_turn
     async def heated(self, session: PageSession, request: gr.Request) -> Changes:
         """The heat map of the result in view, or its photograph again."""
         if session.heat is not None or session.opened is None:
@@ -248,23 +212,23 @@ class PageEvents:
             session.heat = await asyncio.to_thread(_as_url, heat)
         return {self.parts.details: details_shown(session)}
 
-    @_told
+    @in_turn
     async def right(self, session: PageSession, event: gr.EventData, request: gr.Request) -> Changes:
         """A result is right; a second time: that is taken back."""
         return await self._mark(session, _number(event, "id"), session.right, session.wrong, request)
 
-    @_told
+    @in_turn
     async def wrong(self, session: PageSession, event: gr.EventData, request: gr.Request) -> Changes:
         """A result is wrong, likewise."""
         return await self._mark(session, _number(event, "id"), session.wrong, session.right, request)
 
-    @_told
+    @in_turn
     async def unmarked(self, session: PageSession, request: gr.Request) -> Changes:
         """All marks are taken back."""
         session.forget_marks()
         return await self._ask(session, without_marks(_asked(session)), request)
 
-    @_told
+    @in_turn
     async def refined(self, session: PageSession, event: gr.EventData, request: gr.Request, *values: Any) -> Changes:
         """A result is the reference photo from now on, for a sentence that is still to come."""
         session.photo, session.wishes = self._result(_number(event, "id")), []
@@ -273,7 +237,7 @@ class PageEvents:
         told = "These are most like the result that you chose. Write what should differ from it, and search again."
         return {self.parts.sentence: "", **changes, **self.say(told)}
 
-    @_told
+    @in_turn
     async def added(self, session: PageSession, event: gr.EventData) -> Changes:
         """A result is one more reference photo."""
         photo = self._result(_number(event, "id"))
@@ -309,7 +273,7 @@ class PageEvents:
 
     # Searches to repeat
 
-    @_told
+    @in_turn
     async def repeated(self, session: PageSession, event: gr.EventData, request: gr.Request) -> Changes:
         """A search of this session, once more."""
         number = _number(event, "key")
@@ -317,7 +281,7 @@ class PageEvents:
             raise Refused("This search is not in the history any more.")
         return await self._repeat(session, session.searches[number].question, request)
 
-    @_told
+    @in_turn
     async def saved(self, session: PageSession, name: str, request: gr.Request) -> Changes:
         """The last search is to be kept under a name."""
         question = _asked(session)
@@ -325,13 +289,13 @@ class PageEvents:
         self.service.saved.keep(self._user(request), name, question)
         return {self.parts.kept: self._kept(request), self.parts.name: "", **self.say(f"Saved: {name}")}
 
-    @_told
+    @in_turn
     async def taken_up(self, session: PageSession, event: gr.EventData, request: gr.Request) -> Changes:
         """A saved search, once more."""
         one = self.service.saved.get(self._user(request), _text(event, "key"))
         return await self._repeat(session, one.question, request)
 
-    @_told
+    @in_turn
     async def forgotten(self, session: PageSession, event: gr.EventData, request: gr.Request) -> Changes:
         """A saved search is not wanted any more."""
         self.service.saved.drop(self._user(request), _text(event, "key"))

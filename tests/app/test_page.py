@@ -6,13 +6,17 @@ import pytest
 
 pytest.importorskip("gradio", reason="the page needs the extra app")
 
+from fafa.app import page as page_module
+from fafa.app import page_turns
 from fafa.app.questions import MOST_TERMS
 from fafa.app.server import create_app
 
 
 @pytest.fixture
 def page(service, client_of):
-    return client_of(create_app(service))
+    page = client_of(create_app(service))
+    fire(page, "began")
+    return page
 
 
 def fire(page, name, said=None, *values):
@@ -20,10 +24,10 @@ def fire(page, name, said=None, *values):
     return fire_whole(page, name, said, *values)[1]
 
 
-def fire_whole(page, name, said=None, *values):
+def fire_whole(page, name, said=None, *values, tab="a"):
     """The same; returns all parts of the page, in the order of `PageParts.all`."""
     known = {event["api_name"]: event["id"] for event in page.get("/config").json()["dependencies"]}
-    data = {"data": [None, *values], "event_data": said, "fn_index": known[name], "session_hash": "a"}
+    data = {"data": [None, *values], "event_data": said, "fn_index": known[name], "session_hash": tab}
     answer = page.post("/gradio_api/run/predict", json=data)
     assert answer.status_code == 200, answer.text
     return answer.json()["data"]
@@ -122,3 +126,15 @@ def test_the_page_says_how_large_the_gallery_is_now(page, service, monkeypatch):
     """Not how large it was when the server began."""
     monkeypatch.setattr(type(service.gallery.state), "__len__", lambda self: 1234)
     assert "1,234 images" in fire_whole(page, "began")[-1]
+
+
+def test_a_tab_that_is_forgotten_says_so(service, client_of, monkeypatch):
+    """Of a server that began anew, or has too many open: it shows a photo by which nobody would be asked."""
+    monkeypatch.setattr(page_module, "_MOST_TABS", 2)
+    monkeypatch.setattr(page_turns, "_OPENS_WITHIN", 0.01)
+    page, wish = client_of(create_app(service)), (None, "a red coat")
+    assert "load the page again" in fire_whole(page, "wanted", *wish)[1]
+    for tab in ("a", "b", "c"):
+        fire_whole(page, "began", tab=tab)
+    assert "load the page again" in fire_whole(page, "wanted", *wish)[1]
+    assert "a red coat" in fire_whole(page, "wanted", *wish, tab="c")[3]
