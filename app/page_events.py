@@ -41,8 +41,8 @@ class PageEvents:
         text = request.query_params.get("q")
         changes = await self._repeat(session, links.question_of(text), request) if text else {}
         changes.pop(self.parts.tabs, None)  # somebody may have turned to another one already
-        header = view("header", facts=self.service.facts())  # the gallery may have grown since the server began
-        return {self.parts.header: header, self.parts.kept: self._kept(request), **changes}
+        facts = await asyncio.to_thread(self.service.facts)  # the gallery may have grown since the server began
+        return {self.parts.header: view("header", facts=facts), self.parts.kept: self._kept(request), **changes}
 
     @in_turn
     async def searched(self, session: PageSession, request: gr.Request, *values: Any) -> Changes:
