@@ -88,7 +88,8 @@ def api_router(service: SearchService) -> APIRouter:
     @router.post("/api/heat-map", response_class=_Webp, summary="Where in an image the model found what was asked")
     async def heat_map(asked: MapAsked, request: Request) -> Response:
         work = service.heat_map(asked.question, asked.id, user_of(request))
-        return _Webp(as_webp(await _while_connected(request, work), PHOTO))
+        drawn = await _while_connected(request, work)
+        return _Webp(await asyncio.to_thread(as_webp, drawn, PHOTO))
 
     @router.get("/api/saved", summary="Your saved searches")
     def list_saved(request: Request) -> list[SavedSearch]:
@@ -118,9 +119,9 @@ def media_router(service: SearchService) -> APIRouter:
     def thumbnail(number: int, version: str) -> bytes:
         return as_webp(readable(partial(open_person, longest=THUMBNAIL), service.result(number)), THUMBNAIL)
 
-    async def drawn(draw: Callable[..., bytes], *given: object) -> Response:
+    async def drawn(draw: Callable[..., bytes], *given: object, kept: str = _KEPT_BY_BROWSERS) -> Response:
         async with decoding:
-            return _Webp(await asyncio.to_thread(draw, *given), headers={"Cache-Control": _KEPT_BY_BROWSERS})
+            return _Webp(await asyncio.to_thread(draw, *given), headers={"Cache-Control": kept})
 
     @router.get("/media/{number:int}/crop.webp")
     async def crop(number: int, v: Annotated[str, Query(max_length=16)] = "") -> Response:
@@ -139,7 +140,8 @@ def media_router(service: SearchService) -> APIRouter:
     @router.get("/media/upload/{number}.webp")
     async def upload(number: str, request: Request) -> Response:
         one = service.uploads.of(user_of(request), number)
-        return await drawn(lambda: as_webp(open_image({"bytes": one.data}, at_least=(PHOTO, PHOTO)), PHOTO))
+        photo = {"bytes": one.data}
+        return await drawn(lambda: as_webp(open_image(photo, at_least=(PHOTO, PHOTO)), PHOTO), kept="no-store")
 
     return router
 

@@ -12,14 +12,13 @@ from starlette.responses import Response
 
 from ..drawing.palette import FAINT
 from ..drawing.sheet import THUMB_WIDTH
-from ..image_reading_fafa import open_image
 from ..names import counted
 from ..retrieval.contact_sheet import RankedImage, RankedQuery, draw_contact_sheet
 from . import links
 from .answers import Answer
 from .doors import user_of
 from .faults import Refused
-from .media import THUMBNAIL, open_person, readable
+from .media import THUMBNAIL, cropped, open_person, readable
 from .questions import RESULT, Question, Term
 from .service import SearchService
 
@@ -39,8 +38,8 @@ def exports_router(service: SearchService) -> APIRouter:
     @router.get("/export/sheet.png")
     async def sheet(q: Annotated[str, Query()], request: Request) -> Response:
         question, user = links.question_of(q), user_of(request)
-        question = question.model_copy(update={"top": min(question.top, _MOST_ON_A_SHEET)})
-        answer = await service.search(question, user)
+        fewer = question.model_copy(update={"top": min(question.top, _MOST_ON_A_SHEET)})
+        answer = await service.search(fewer, user)
         if not answer.hits:
             raise Refused("Nobody is found, so there is nothing to draw.", 404)
         drawn = await asyncio.to_thread(sheet_of, service, question, answer, user)
@@ -85,6 +84,8 @@ def sheet_of(service: SearchService, question: Question, answer: Answer, user: s
     asked = next((term for term in question.terms if term.image is not None), None)
     row = RankedQuery(asked and _picture(service, asked, user), words or None, ranked)
     subtitle = f"{counted(answer.searched, 'image')} searched"
+    if len(answer.hits) == _MOST_ON_A_SHEET < question.top:
+        subtitle += f"; the first {_MOST_ON_A_SHEET} results"
     sheet = draw_contact_sheet([row], None, f"Search in {service.name}", subtitle, len(ranked))
     stream = io.BytesIO()
     sheet.save(stream, "PNG")
@@ -93,10 +94,10 @@ def sheet_of(service: SearchService, question: Question, answer: Answer, user: s
 
 def _picture(service: SearchService, term: Term, user: str) -> Image.Image:
     """What a term asks by."""
-    if term.image.startswith(RESULT):
+    if term.image.startswith(RESULT) and term.box is None:
         return _person(service, int(term.image.removeprefix(RESULT)))  # the search has refused what is no number
-    photo = open_image({"bytes": service.uploads.of(user, term.image).data})
-    return photo if term.box is None else photo.crop(tuple(round(side) for side in term.box))
+    photo = service.photo(term.image, user)
+    return photo if term.box is None else cropped(photo, term.box)
 
 
 def _person(service: SearchService, number: int) -> Image.Image:

@@ -12,13 +12,16 @@ _SIDES = ("left", "top", "right", "bottom")
 
 @lru_cache(maxsize=2)
 def filter_fields(state: GalleryState) -> list[FilterField]:
-    """The fields and tags of which at least one image has a value; the sides of boxes without their values."""
+    """The fields and tags of which at least one image has a value; sides of boxes and whole paths without theirs."""
     kinds = {name: {kind} for name, kind in FIELDS.items()} | state.tags
     fields = []
     for name, of_field in kinds.items():
         found = [segment.metadata.values_of(name, _MOST_VALUES) for segment in state.segments]
         ends = [end for _, *both in found for end in both if end is not None]
         if not ends:
+            continue
+        if name == "path" and state.images_folder is None:  # whole paths, which are nobody's business
+            fields.append(FilterField(name=name, kind=TEXT))
             continue
         values = {value for of_segment, _, _ in found for value in of_segment}
         is_listed = (

@@ -7,7 +7,7 @@ No path comes from a client, and none goes to one. A file is opened only where a
 import io
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 One = TypeVar("One")
 
+GONE = "The photograph of this result is gone, has changed or cannot be read now."
 THUMBNAIL, PHOTO = 480, 1_600  # pixels of the longer side
 
 
@@ -39,14 +40,17 @@ def name_of(result: SearchResult) -> str:
 
 def thumbnail_url(result: SearchResult) -> str:
     """Of the person; whatever changes it changes the address, so that browsers may keep it."""
-    entry = result.entry
-    version = xxhash.xxh3_64_hexdigest(repr((entry.contents, entry.stamp, entry.box, entry.time)).encode())
-    return f"/media/{result.id}/crop.webp?v={version}"
+    return f"/media/{result.id}/crop.webp?v={_version(result)}"
 
 
 def photo_url(result: SearchResult) -> str | None:
     """Of the photograph, or the film's frame, with the person's box; None where there is no file to show."""
-    return None if result.path is None else f"/media/{result.id}/photo.webp"
+    return None if result.path is None else f"/media/{result.id}/photo.webp?v={_version(result)}"
+
+
+def _version(result: SearchResult) -> str:
+    entry = result.entry
+    return xxhash.xxh3_64_hexdigest(repr((entry.contents, entry.stamp, entry.box, entry.time)).encode())
 
 
 def film_url(result: SearchResult) -> str | None:
@@ -99,6 +103,20 @@ def open_person(result: SearchResult, longest: int | None = None) -> Image.Image
     return photo.crop((round(box[0] * across), round(box[1] * down), round(box[2] * across), round(box[3] * down)))
 
 
+def cropped(picture: Image.Image, box: Sequence[float]) -> Image.Image:
+    """A person of a picture.
+
+    Raises:
+        Refused: the box, in pixels, lies outside it.
+    """
+    left, top, right, bottom = box
+    left, top = max(0, round(left)), max(0, round(top))
+    right, bottom = min(picture.width, round(right)), min(picture.height, round(bottom))
+    if right <= left or bottom <= top:
+        raise Refused("The box of the person lies outside the picture: choose the person again.")
+    return picture.crop((left, top, right, bottom))
+
+
 def with_box(result: SearchResult) -> Image.Image:
     """The whole photograph with the person's box; errors as for `open_photo`."""
     photo, box = open_photo(result), result.entry.box
@@ -123,4 +141,4 @@ def readable(opened: Callable[[SearchResult], One], result: SearchResult) -> One
         return opened(result)
     except (OSError, UnreadableImageError, InaccessibleImageError, ValueError, ImportError) as error:
         logger.info("image %d of the gallery cannot be opened: %s", result.id, error)
-        raise Refused("The photograph of this result is gone, has changed or cannot be read now.", 404) from None
+        raise Refused(GONE, 404) from None

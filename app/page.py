@@ -22,6 +22,7 @@ _SCRIPT = f'<script src="{_FILES}/page.js"></script>'
 _HEAD = f'<link rel="preload" as="script" href="{_FILES}/page.js"><link rel="stylesheet" href="{_FILES}/page.css">'
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]  # nothing is fetched
 _MOST_RESULTS = 100
+_MOST_TABS = 500  # whose last results are remembered, some 500 KB each; the one not used for longest gives way
 
 
 def mount_page(app: FastAPI, service: SearchService, user_of: Callable[[Any], str]) -> None:
@@ -32,6 +33,7 @@ def mount_page(app: FastAPI, service: SearchService, user_of: Callable[[Any], st
     """
     app.mount(_FILES, StaticFiles(directory=HERE / "static"))
     page = build_page(service, user_of)
+    page.state_session_capacity = _MOST_TABS
     page.has_launched = True  # else gradio lets an event name any file of this machine, and copies it
     gr.mount_gradio_app(
         app,
@@ -52,7 +54,7 @@ def build_page(service: SearchService, user_of: Callable[[Any], str]) -> gr.Bloc
     facts = service.facts()
     session, listed = PageSession(), filter_lists(facts.fields)
     with gr.Blocks(title=f"FAFA: {facts.gallery}", analytics_enabled=False, fill_width=True) as blocks:
-        _ours(view("header", facts=facts), "header", [])
+        header = _ours(view("header", facts=facts), "header", [])
         state = gr.State(session)
         with gr.Row(elem_id="fafa-columns"):
             with gr.Column(elem_id="fafa-question"):
@@ -109,6 +111,7 @@ def build_page(service: SearchService, user_of: Callable[[Any], str]) -> gr.Bloc
         gr.HTML(view("footer", lawful_use=LAWFUL_USE), apply_default_css=False)
         parts = PageParts(
             state,
+            header,
             message,
             photo,
             sentence,

@@ -2,50 +2,25 @@
 
 import asyncio
 import base64
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from functools import wraps
 from io import BytesIO
 from typing import Any
 
 import gradio as gr
 from PIL import Image
-from pydantic import ValidationError
 
 from . import links
-from .api import sentence_of
 from .faults import Refused
 from .media import name_of, thumbnail_url
 from .page_asking import Fields, fields_of, question_of, summary_of, take_up
 from .page_parts import RESULTS, Changes, PageParts
 from .page_session import PageSession, Photo, Search, Wish, without_marks
+from .page_turns import in_turn
 from .page_views import details_shown, photo_shown, results_shown, saved_shown, searches_shown, view, wishes_shown
-from .questions import MINUS_WEIGHT, RESULT, Question
+from .questions import MINUS_WEIGHT, MOST_MARKS, MOST_TERMS, RESULT, Question
 from .service import SearchService
-
-logger = logging.getLogger(__name__)
-
-
-def _told(event: Callable[..., Any]) -> Callable[..., Any]:
-    """An event that tells what goes wrong in one sentence on the page, and takes an earlier sentence away."""
-
-    @wraps(event)
-    async def answer(self: "PageEvents", session: PageSession, *values: Any) -> Changes:
-        try:
-            async with session.turn:
-                changes = {self.parts.message: "", **await event(self, session, *values)}
-        except Refused as refusal:
-            changes = self.say(refusal.sentence, "error")
-        except ValidationError as error:
-            changes = self.say(sentence_of(error.errors()[0]), "error")
-        except Exception:
-            logger.exception("an event of the page could not be answered")
-            changes = self.say("Something went wrong here, not on your side; the server's log says what.", "error")
-        return {self.parts.session: session, **changes}
-
-    return answer
 
 
 class PageEvents:
@@ -60,20 +35,21 @@ class PageEvents:
 
     # The beginning, and asking
 
-    @_told
+    @in_turn
     async def began(self, session: PageSession, request: gr.Request) -> Changes:
         """The page is opened, perhaps by a link that repeats a query."""
         text = request.query_params.get("q")
         changes = await self._repeat(session, links.question_of(text), request) if text else {}
         changes.pop(self.parts.tabs, None)  # somebody may have turned to another one already
-        return {self.parts.kept: self._kept(request), **changes}
+        facts = await asyncio.to_thread(self.service.facts)  # the gallery may have grown since the server began
+        return {self.parts.header: view("header", facts=facts), self.parts.kept: self._kept(request), **changes}
 
-    @_told
+    @in_turn
     async def searched(self, session: PageSession, request: gr.Request, *values: Any) -> Changes:
         """Somebody asks."""
         return await self._ask(session, question_of(session, self.parts.read(values)), request)
 
-    @_told
+    @in_turn
     async def cleared(self, session: PageSession) -> Changes:
         """Everything but the history is put back."""
         session.photo, session.wishes, session.question, session.answer, session.opened = None, [], None, None, None
@@ -96,36 +72,36 @@ class PageEvents:
         images = {term.image for term in question.terms if term.image is not None}
         try:
             photos = {image: await self._photo(session, image, request) for image in images}
-        except Refused as refusal:  # a photo is not kept any more: all else is there to ask again
+            right, wrong = (
+                {number: self._result(number) for number in ids} for ids in (question.right, question.wrong)
+            )
+        except Refused as refusal:  # a photo or a marked result is gone: all else is there to ask again
             return {**fields, **self.say(refusal.sentence, "error")}
         take_up(session, question, photos)
-        session.right, session.wrong = (
-            {number: self._result(number) for number in ids} for ids in (question.right, question.wrong)
-        )
-        session.question = question
+        session.right, session.wrong, session.question = right, wrong, question
         return {**fields, **await self._ask(session, question, request)}
 
     # The reference photo
 
-    @_told
+    @in_turn
     async def uploaded(self, session: PageSession, event: gr.EventData, request: gr.Request) -> Changes:
         """A photo has been sent."""
         photo = await self._photo(session, _text(event, "id"), request, _text(event, "name"))
         session.photo = session.photos[photo.image] = photo
         return {self.parts.photo: self._photo_shown(session)}
 
-    @_told
+    @in_turn
     async def refused(self, session: PageSession, event: gr.EventData) -> Changes:
         """A photo could not be sent."""
         return self.say(_text(event, "sentence"), "error")
 
-    @_told
+    @in_turn
     async def removed(self, session: PageSession) -> Changes:
         """There is to be no reference photo."""
         session.photo = None
         return {self.parts.photo: self._photo_shown(session)}
 
-    @_told
+    @in_turn
     async def person(self, session: PageSession, event: gr.EventData) -> Changes:
         """Somebody in the photo is meant, or the whole of it."""
         number = _number(event, "number")
@@ -133,13 +109,13 @@ class PageEvents:
             session.photo = replace(session.photo, person=None if number < 0 else number)
         return {self.parts.photo: self._photo_shown(session)}
 
-    @_told
+    @in_turn
     async def example(self, session: PageSession, event: gr.EventData, request: gr.Request, *values: Any) -> Changes:
         """A photo to begin with, and its sentence."""
-        examples = self.service.examples()
-        chosen = examples[min(max(_number(event, "number"), 0), len(examples) - 1)]
-        session.photo = Photo(chosen.image, chosen.thumbnail, chosen.description)
-        fields = replace(self.parts.read(values), sentence=chosen.caption or "")
+        image = _text(event, "image")
+        session.photo = self._result(image.removeprefix(RESULT))
+        captions = {one.image: one.caption for one in self.service.examples()}
+        fields = replace(self.parts.read(values), sentence=captions.get(image) or "")
         changes = await self._ask(session, question_of(session, fields), request)
         return {self.parts.sentence: fields.sentence, **changes}
 
@@ -168,17 +144,17 @@ class PageEvents:
 
     # Wishes
 
-    @_told
+    @in_turn
     async def wanted(self, session: PageSession, caption: str) -> Changes:
         """One more thing is wanted."""
         return self._wish(session, caption, 1.0)
 
-    @_told
+    @in_turn
     async def unwanted(self, session: PageSession, caption: str) -> Changes:
         """One more thing is not wanted."""
         return self._wish(session, caption, -MINUS_WEIGHT)
 
-    @_told
+    @in_turn
     async def weighed(self, session: PageSession, event: gr.EventData) -> Changes:
         """A wish counts more or less."""
         try:
@@ -192,7 +168,7 @@ class PageEvents:
             return {self.parts.wishes: wishes_shown(session)}
         raise Refused("A weight is a number above 0, up to 100. Take the wish away if it is not to count.")
 
-    @_told
+    @in_turn
     async def dropped(self, session: PageSession, event: gr.EventData) -> Changes:
         """A wish is taken back."""
         session.wishes = [wish for place, wish in enumerate(session.wishes) if place != _number(event, "number")]
@@ -201,32 +177,32 @@ class PageEvents:
     def _wish(self, session: PageSession, caption: str, weight: float) -> Changes:
         if not (caption := (caption or "").strip()):
             raise Refused("Write first what is wanted or not wanted, such as “a backpack”.")
-        session.wishes = [*session.wishes, Wish(weight, caption)]
+        _add(session, Wish(weight, caption))
         return {self.parts.wishes: wishes_shown(session), self.parts.wish: ""}
 
     # Results
 
-    @_told
+    @in_turn
     async def opened(self, session: PageSession, event: gr.EventData) -> Changes:
         """A result is to be seen in full."""
         return self._open(session, _number(event, "id"))
 
-    @_told
+    @in_turn
     async def closed(self, session: PageSession) -> Changes:
         """It has been seen."""
         return self._open(session, None)
 
-    @_told
+    @in_turn
     async def next(self, session: PageSession) -> Changes:
         """The result after the one in view."""
         return self._open(session, self._beside(session, 1))
 
-    @_told
+    @in_turn
     async def previous(self, session: PageSession) -> Changes:
         """The result before it."""
         return self._open(session, self._beside(session, -1))
 
-    @_told
+    @in_turn
     async def heated(self, session: PageSession, request: gr.Request) -> Changes:
         """The heat map of the result in view, or its photograph again."""
         if session.heat is not None or session.opened is None:
@@ -236,23 +212,23 @@ class PageEvents:
             session.heat = await asyncio.to_thread(_as_url, heat)
         return {self.parts.details: details_shown(session)}
 
-    @_told
+    @in_turn
     async def right(self, session: PageSession, event: gr.EventData, request: gr.Request) -> Changes:
         """A result is right; a second time: that is taken back."""
         return await self._mark(session, _number(event, "id"), session.right, session.wrong, request)
 
-    @_told
+    @in_turn
     async def wrong(self, session: PageSession, event: gr.EventData, request: gr.Request) -> Changes:
         """A result is wrong, likewise."""
         return await self._mark(session, _number(event, "id"), session.wrong, session.right, request)
 
-    @_told
+    @in_turn
     async def unmarked(self, session: PageSession, request: gr.Request) -> Changes:
         """All marks are taken back."""
         session.forget_marks()
         return await self._ask(session, without_marks(_asked(session)), request)
 
-    @_told
+    @in_turn
     async def refined(self, session: PageSession, event: gr.EventData, request: gr.Request, *values: Any) -> Changes:
         """A result is the reference photo from now on, for a sentence that is still to come."""
         session.photo, session.wishes = self._result(_number(event, "id")), []
@@ -261,11 +237,11 @@ class PageEvents:
         told = "These are most like the result that you chose. Write what should differ from it, and search again."
         return {self.parts.sentence: "", **changes, **self.say(told)}
 
-    @_told
+    @in_turn
     async def added(self, session: PageSession, event: gr.EventData) -> Changes:
         """A result is one more reference photo."""
         photo = self._result(_number(event, "id"))
-        session.wishes = [*session.wishes, Wish(1.0, photo=photo)]
+        _add(session, Wish(1.0, photo=photo))
         told = f"{photo.name} is one more photo of the query now: search, and it is asked with it."
         return {self.parts.wishes: wishes_shown(session), **self._open(session, None), **self.say(told)}
 
@@ -278,6 +254,8 @@ class PageEvents:
         request: gr.Request,
     ) -> Changes:
         if marked.pop(number, None) is None:
+            if len(marked) == MOST_MARKS:
+                raise Refused(f"{MOST_MARKS} results are marked so already: take some marks back first.")
             marked[number] = self._result(number)
             others.pop(number, None)
         marks = {"right": list(session.right), "wrong": list(session.wrong)}
@@ -295,7 +273,7 @@ class PageEvents:
 
     # Searches to repeat
 
-    @_told
+    @in_turn
     async def repeated(self, session: PageSession, event: gr.EventData, request: gr.Request) -> Changes:
         """A search of this session, once more."""
         number = _number(event, "key")
@@ -303,7 +281,7 @@ class PageEvents:
             raise Refused("This search is not in the history any more.")
         return await self._repeat(session, session.searches[number].question, request)
 
-    @_told
+    @in_turn
     async def saved(self, session: PageSession, name: str, request: gr.Request) -> Changes:
         """The last search is to be kept under a name."""
         question = _asked(session)
@@ -311,13 +289,13 @@ class PageEvents:
         self.service.saved.keep(self._user(request), name, question)
         return {self.parts.kept: self._kept(request), self.parts.name: "", **self.say(f"Saved: {name}")}
 
-    @_told
+    @in_turn
     async def taken_up(self, session: PageSession, event: gr.EventData, request: gr.Request) -> Changes:
         """A saved search, once more."""
         one = self.service.saved.get(self._user(request), _text(event, "key"))
         return await self._repeat(session, one.question, request)
 
-    @_told
+    @in_turn
     async def forgotten(self, session: PageSession, event: gr.EventData, request: gr.Request) -> Changes:
         """A saved search is not wanted any more."""
         self.service.saved.drop(self._user(request), _text(event, "key"))
@@ -339,7 +317,7 @@ class PageEvents:
         }
 
     def _photo_shown(self, session: PageSession) -> str:
-        return photo_shown(session, self.service.examples())
+        return photo_shown(session, () if session.photo else self.service.examples())
 
     def _kept(self, request: gr.Request) -> str:
         saved = self.service.saved
@@ -358,6 +336,12 @@ def _asked(session: PageSession) -> Question:
     if session.question is None:
         raise Refused("Search first.")
     return session.question
+
+
+def _add(session: PageSession, wish: Wish) -> None:
+    if len(session.wishes) == MOST_TERMS - 1:  # photo and sentence are one, too
+        raise Refused(f"{MOST_TERMS - 1} wishes are as many as are asked at a time: take one away first.")
+    session.wishes = [*session.wishes, wish]
 
 
 def _text(event: gr.EventData, name: str) -> str:

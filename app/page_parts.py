@@ -23,6 +23,7 @@ class PageParts:
     """
 
     session: gr.State
+    header: gr.HTML
     message: gr.HTML
     photo: gr.HTML
     sentence: gr.Textbox
@@ -53,7 +54,7 @@ class PageParts:
     def all(self) -> list[Any]:
         """What an event may change."""
         shown = [self.message, self.photo, self.wishes, self.wish, self.results, self.details, self.searches]
-        return [self.session, *shown, self.kept, self.name, self.tabs, *self.fields]
+        return [self.session, *shown, self.kept, self.name, self.tabs, *self.fields, self.header]
 
     def read(self, values: Sequence[Any]) -> Fields:
         """What stands in the fields, of their values in the order of `fields`."""
@@ -79,7 +80,12 @@ class PageParts:
             self.taken_from: fields.taken_from,
             self.taken_to: fields.taken_to,
             self.where: fields.where,
-            self.top: fields.top,
+            self.top: min(fields.top, self.top.maximum),  # a program may have asked for what is not offered here
             self.least_score: -1 if fields.least_score is None else fields.least_score,
-            self.false_alarm_rate: fields.false_alarm_rate or 0,
+            self.false_alarm_rate: self._offered(fields.false_alarm_rate),
         }
+
+    def _offered(self, rate: float | None) -> float:
+        """The nearest rate of false alarms that can be chosen; 0 for none."""
+        offered = [value for _, value in self.false_alarm_rate.choices if value]
+        return min(offered, key=lambda value: abs(value - rate)) if rate else 0

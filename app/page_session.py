@@ -83,6 +83,7 @@ class PageSession:
         question, answer: of the last search; `answers`: how many there have been.
         opened: the id of the result that is to be seen in full.
         heat: a picture of where the model looked in it, as a URL.
+        has_begun: set once the page was opened with it: a tab that the server has forgotten comes back as it was made.
         turn: held while an event is answered, so that quick clicks are answered one after the other.
     """
 
@@ -97,6 +98,7 @@ class PageSession:
     searches: list[Search] = field(default_factory=list)
     opened: int | None = None
     heat: str | None = None
+    has_begun: asyncio.Event = field(default_factory=asyncio.Event)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def forget_marks(self) -> None:

@@ -13,6 +13,7 @@ from .faults import Refused
 from .questions import Question
 
 _MOST = 200  # of one user
+_MOST_BYTES = 2**28  # of all: whoever sends no cookie is a new user each time
 _TABLE = """
 CREATE TABLE IF NOT EXISTS searches (id TEXT PRIMARY KEY, user TEXT NOT NULL, name TEXT NOT NULL,
     question TEXT NOT NULL, saved_at TEXT NOT NULL);
@@ -57,6 +58,8 @@ class SavedSearches:
         try:
             self._connection = sqlite3.connect(place, check_same_thread=False, isolation_level=None)
             self._connection.executescript(_TABLE)
+            [(page,)] = self._connection.execute("PRAGMA page_size").fetchall()
+            self._connection.execute(f"PRAGMA max_page_count = {_MOST_BYTES // page}")
         except sqlite3.Error as error:
             raise OSError(f"{place} cannot keep saved searches ({error}): choose another folder") from error
 

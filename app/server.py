@@ -1,5 +1,6 @@
 """The server: page, API and pictures behind one set of doors."""
 
+import asyncio
 import errno
 import importlib
 import ipaddress
@@ -24,6 +25,7 @@ from .service import SearchService
 logger = logging.getLogger(__name__)
 
 _ENDS_WITHIN = 3  # seconds, whatever is open then
+_FORGETS_EVERY = 60.0  # seconds: uploads that are old
 
 
 def create_app(
@@ -50,7 +52,9 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        forgetting = asyncio.create_task(_forget_old_uploads(service))
         yield
+        forgetting.cancel()
         service.close()
 
     app = FastAPI(
@@ -74,6 +78,12 @@ def create_app(
         importlib.import_module(".page", __package__).mount_page(app, service, user_of)
     app.add_middleware(Doors, names=names, token=token, framed_by=framed_by, remembers=remembers)
     return app
+
+
+async def _forget_old_uploads(service: SearchService) -> None:
+    while True:
+        await asyncio.sleep(_FORGETS_EVERY)
+        service.uploads.forget_old()
 
 
 def open_socket(host: str, port: int) -> socket.socket:

@@ -24,7 +24,7 @@ from .answers import Answer, Example, Facts, Hit
 from .batching import Batches
 from .faults import Refused
 from .fields import filter_fields
-from .media import film_url, name_of, open_person, open_photo, photo_url, readable, thumbnail_url
+from .media import GONE, cropped, film_url, name_of, open_person, open_photo, photo_url, readable, thumbnail_url
 from .questions import RESULT, Likeness, Question, Term
 from .saved import SavedSearches
 from .uploads import UploadStore
@@ -134,14 +134,16 @@ class SearchService:
             return []
 
         def find() -> list[tuple[float, float, float, float]]:
-            if name.startswith(RESULT):
-                picture = readable(open_photo, self.result(_id_in(name)))
-            else:
-                picture = open_image({"bytes": self.uploads.of(user, name).data})
-            return [tuple(one.box) for one in find_people(picture)]
+            return [tuple(one.box) for one in find_people(self.photo(name, user))]
 
         async with self._detecting:
             return await asyncio.to_thread(find)
+
+    def photo(self, name: str, user: str) -> Image.Image:
+        """A whole photograph, upright, as `Term.image` names it; errors as for `search`."""
+        if name.startswith(RESULT):
+            return readable(open_photo, self.result(_id_in(name)))
+        return open_image({"bytes": self.uploads.of(user, name).data})
 
     def result(self, number: int) -> SearchResult:
         """An image of the gallery.
@@ -175,7 +177,7 @@ class SearchService:
         ids = self.gallery.state.ids
         spread = [int(ids[place * len(ids) // number]) for place in range(min(number, len(ids)))]
         chosen = (self.begin_with or [(image, None) for image in spread])[:number]
-        results = self.gallery.by_ids([image for image, _ in chosen]) if chosen else []
+        results = [_attempt(self.result, image) for image, _ in chosen]
         return [
             Example(
                 image=f"{RESULT}{result.id}",
@@ -184,6 +186,7 @@ class SearchService:
                 thumbnail=thumbnail_url(result),
             )
             for result, (_, caption) in zip(results, chosen, strict=True)
+            if not isinstance(result, Exception)  # else it has been deleted
         ]
 
     # In the thread that answers
@@ -263,15 +266,22 @@ class SearchService:
         if term.image.startswith(RESULT):
             result = self.result(_id_in(term.image))
             if term.box is not None:
-                return _cropped(readable(open_photo, result), term.box), [result.id]
+                return cropped(self.photo(term.image, user), term.box), [result.id]
+            if result.path is None or not result.path.is_file():
+                raise Refused(GONE, 404)
             return result, [result.id]
         upload, state = self.uploads.of(user, term.image), self.gallery.state
         copies = state.ids_of(
             torch.tensor(state.rows_with("contents", contents_of(upload.data)), dtype=torch.int64)
         ).tolist()
-        if term.box is None:
-            return {"bytes": upload.data}, copies
-        return _cropped(open_image({"bytes": upload.data}), term.box), copies
+
+        def opened() -> Image.Image:
+            # A whole file goes to the processor as it is: it may decode a large one at a part of its size.
+            whole = {"bytes": upload.data}
+            image = whole if term.box is None else cropped(self.photo(term.image, user), term.box)
+            return self.gallery.processor.open_crop(image)
+
+        return self.uploads.crop(user, term.image, term.box, opened), copies
 
     def _heat_map(self, asked: _Asked, query: Query) -> Image.Image:
         term = max(query.terms, key=lambda term: term.weight)
@@ -290,7 +300,7 @@ class SearchService:
         results = [result for result in results if result.score >= least][: question.top]
         notes = self._state_notes()
         if not results:
-            notes.append("Nobody is found: no image, but those left out, matches.")
+            notes.append("Nobody is found: no image passes filters and cut-off. Widen them, or ask in other words.")
         state = self.gallery.state
         hidden = state.rows_of_ids((*query.wrong, *query.left_out))
         return Answer(
@@ -344,15 +354,6 @@ def _hit(result: SearchResult) -> Hit:
         photo=photo_url(result),
         film=film_url(result),
     )
-
-
-def _cropped(picture: Image.Image, box: Sequence[float]) -> Image.Image:
-    left, top, right, bottom = box
-    left, top = max(0, round(left)), max(0, round(top))
-    right, bottom = min(picture.width, round(right)), min(picture.height, round(bottom))
-    if right <= left or bottom <= top:
-        raise Refused("The box of the person lies outside the picture: choose the person again.")
-    return picture.crop((left, top, right, bottom))
 
 
 def _id_in(name: str) -> int:

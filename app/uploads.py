@@ -7,6 +7,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
 
 from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError, inspect_image
 from .faults import Refused
@@ -16,6 +19,7 @@ MOST_PIXELS = 2**26  # of one: 67 megapixels
 _OF_A_USER = 40  # photographs
 _SECONDS = 3_600
 _ON_THEIR_WAY = 2**29  # bytes of uploads that are on their way at a time
+_CROPS, _CROP_PIXELS = 64, 2**20  # kept as the model takes them, and the most that one may have
 _AT_ONCE = 2  # decoded at a time: a photograph on the edge of what is allowed takes some 500 MB
 
 
@@ -45,6 +49,7 @@ class UploadStore:
     def __init__(self, most_bytes: int = 2**28, seconds: float = _SECONDS, clock: Callable[[], float] = time.monotonic):
         self._most_bytes, self._seconds, self._clock = most_bytes, seconds, clock
         self._kept: OrderedDict[str, Upload] = OrderedDict()
+        self._crops: OrderedDict[tuple[str, Any], Image.Image] = OrderedDict()
         self._lock, self._decoding = threading.Lock(), threading.Semaphore(_AT_ONCE)
         self._on_their_way = 0  # bytes
 
@@ -98,6 +103,7 @@ class UploadStore:
             self._kept[one.id] = one
             while sum(len(other.data) for other in self._kept.values()) > self._most_bytes:
                 self._kept.popitem(last=False)
+            self._forget_crops()
         return one
 
     def of(self, user: str, number: str) -> Upload:
@@ -115,16 +121,46 @@ class UploadStore:
             found = self._kept[number] = Upload(**{**vars(found), "until": self._clock() + self._seconds})
             return found
 
+    def crop(self, user: str, number: str, box: Any, opened: Callable[[], Image.Image]) -> Image.Image:
+        """What the model takes of a user's own photograph; the last ones are kept, so that the next search, with a mark
+        or another sentence, decodes nothing. Errors as for `of`.
+
+        Args:
+            box: of whom; None for the whole. `opened`: makes it.
+        """
+        self.of(user, number)
+        with self._lock:
+            crop = self._crops.get((number, box))
+        if crop is None:
+            crop = opened()
+            with self._lock:
+                if number in self._kept and crop.width * crop.height <= _CROP_PIXELS:
+                    self._crops[number, box] = crop
+                    while len(self._crops) > _CROPS:
+                        self._crops.popitem(last=False)
+        return crop
+
     def forget(self, user: str, number: str) -> None:
         """Forgets a photograph at once; errors as for `of`."""
         self.of(user, number)
         with self._lock:
             self._kept.pop(number, None)
+            self._forget_crops()
+
+    def forget_old(self) -> None:
+        """Forgets what was not used for so long; others do it only when they are asked for something."""
+        with self._lock:
+            self._forget_old()
 
     def _forget_old(self) -> None:
         now = self._clock()
         for number in [number for number, one in self._kept.items() if one.until < now]:
             del self._kept[number]
+        self._forget_crops()
+
+    def _forget_crops(self) -> None:
+        for key in [key for key in self._crops if key[0] not in self._kept]:
+            del self._crops[key]
 
 
 def too_large() -> Refused:

@@ -124,7 +124,9 @@ class Gallery(GalleryAsking, GalleryJudging, GalleryWriting):
         """The file of each image, None where there is none; they are read when they are asked for."""
         if self._paths is None:
             rows = self.state.living_rows(torch.arange(len(self)))
-            self._paths = self._named(self.state.stored_entries(rows)) if self._check_images else self.state.paths
+            self._paths = (
+                self._named(self.state, self.state.stored_entries(rows)) if self._check_images else self.state.paths
+            )
         return self._paths
 
     @property

@@ -223,13 +223,17 @@ class GallerySearching:
     def _scores_all(self, exact: bool, candidates: int | None) -> bool:
         return exact or (candidates is None and self.state.num_rows <= EXACT_UP_TO)
 
-    def results(self, scores: Tensor, rows: Tensor) -> list[SearchResult]:
-        """What `find` found for one query, `(top,)` each, with the images' files."""
-        state, found = self.state, rows >= 0
+    def results(self, scores: Tensor, rows: Tensor, state: GalleryState | None = None) -> list[SearchResult]:
+        """What `find` found for one query, `(top,)` each, with the images' files.
+
+        Args:
+            state: whose rows they are; by default those of now.
+        """
+        state, found = self.state if state is None else state, rows >= 0
         scores, rows = scores[found], rows[found]
         places, ids = state.places_of(rows).tolist(), state.ids_of(rows).tolist()
         entries = state.stored_entries(rows)
-        ranked = zip(scores.tolist(), self._named(entries), places, ids, rows.tolist(), entries, strict=True)
+        ranked = zip(scores.tolist(), self._named(state, entries), places, ids, rows.tolist(), entries, strict=True)
         return [
             SearchResult(rank, score, path, place, number, None, row, state, entry)
             for rank, (score, path, place, number, row, entry) in enumerate(ranked, start=1)
@@ -241,12 +245,12 @@ class GallerySearching:
         Raises:
             ValueError: there is no image with such an id.
         """
-        rows = self.state.rows_of_ids(ids)
-        return self.results(torch.full((len(rows),), torch.nan), rows)
+        state = self.state  # one for all: another thread may follow the folder meanwhile
+        rows = state.rows_of_ids(ids)
+        return self.results(torch.full((len(rows),), torch.nan), rows, state)
 
-    def _named(self, entries: Sequence[Entry]) -> list[Path | None]:
+    def _named(self, state: GalleryState, entries: Sequence[Entry]) -> list[Path | None]:
         """The files of images. One whose contents are not those that were encoded is named only where it is trusted."""
-        state = self.state
         paths = [state.path_of(entry.path) for entry in entries]
         if not self._check_images:
             return paths

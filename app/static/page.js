@@ -55,7 +55,9 @@
     });
     document.addEventListener("paste", (event) => {
       const files = images(event.clipboardData);
-      if (!files.length) return;
+      const types = event.clipboardData.types;
+      // Office programs copy words with a picture of them: the words are meant.
+      if (!files.length || (types.includes("text/plain") && types.includes("text/html"))) return;
       event.preventDefault();
       send(files[0]);
     });
@@ -155,6 +157,11 @@
       localStorage.setItem("fafa-look", dark ? "dark" : "light");
     });
   };
+
+  // What folds says whether it is open: gradio's own buttons show it by an arrow alone.
+  const folds = () => document.querySelectorAll("button.label-wrap").forEach(
+    (button) => button.setAttribute("aria-expanded", button.classList.contains("open")));
+  new MutationObserver(folds).observe(document.documentElement, { subtree: true, childList: true, attributeFilter: ["class"] });
 
   document.addEventListener("keydown", (event) => {
     if (event.key !== "/" || event.target.matches("input, textarea, select, [contenteditable]")) return;

@@ -6,7 +6,7 @@ from io import BytesIO, StringIO
 import pytest
 from PIL import Image
 
-from fafa.app import links
+from fafa.app import exports, links
 from fafa.app.answers import Answer, Hit
 from fafa.app.exports import table_of
 from fafa.app.questions import Question, Term
@@ -41,6 +41,26 @@ def test_sheet(client, service, photos):
         answer = ask(client, "sheet.png", terms=terms, minus=[{"caption": "a hat"}], top=3, right=[number])
         assert answer.status_code == 200, answer.text
         assert Image.open(BytesIO(answer.content)).format == "PNG"
+
+
+def test_a_sheet_says_that_it_shows_the_first_alone(client, monkeypatch):
+    """More results than fit on a sheet are not left out in silence."""
+    told = []
+    draw = exports.draw_contact_sheet
+    monkeypatch.setattr(exports, "draw_contact_sheet", lambda *given: (told.append(given[3]), draw(*given))[1])
+    monkeypatch.setattr(exports, "_MOST_ON_A_SHEET", 4)
+    for top in (4, 5):
+        assert ask(client, "sheet.png", terms=[Term(caption="a red coat")], top=top).status_code == 200
+    assert told == ["9 images searched", "9 images searched; the first 4 results"]
+
+
+def test_a_sheet_shows_the_person_asked_by(service, photos):
+    """The box of a term that is a result, too; a box beyond the picture is cut to it, as the search does."""
+    number = int(service.gallery.ids[3])
+    whole = Image.open(photos / "3.png")
+    term = Term(image=f"result:{number}", box=(-5, 0, 6, 12))
+    picture = exports._picture(service, term, "me")
+    assert picture.tobytes() == whole.convert("RGB").crop((0, 0, 6, 12)).tobytes()
 
 
 def test_refusals_are_sentences(client):

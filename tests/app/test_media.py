@@ -121,6 +121,15 @@ def test_people_are_found_in_uploads_and_in_results(watcher, seen):
     assert scores[0] != scores[1]
 
 
+def test_browsers_keep_pictures_of_the_gallery_alone(watcher, seen):
+    """Under addresses that change with them; an upload is kept nowhere, not by the browser either."""
+    hit = watcher.post("/api/search", json={"terms": [{"caption": "a red coat"}]}).json()["hits"][0]
+    assert hit["photo"].partition("?")[2] == hit["thumbnail"].partition("?")[2] != ""
+    assert "max-age" in watcher.get(hit["photo"]).headers["cache-control"]
+    upload = watcher.post("/api/uploads", content=(seen[1] / "scene.png").read_bytes()).json()
+    assert watcher.get(upload["url"]).headers["cache-control"] == "no-store"
+
+
 def test_a_file_with_other_contents_is_not_shown(watcher, seen):
     """An index decides which files it names, so they are compared with what was indexed."""
     (seen[1] / "plain.png").write_bytes((seen[1] / "scene.png").read_bytes())

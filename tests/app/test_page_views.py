@@ -66,7 +66,11 @@ def test_a_film_is_shown_at_its_moment():
 
 
 def test_a_photograph_that_is_gone_is_said_to_be():
+    """Where it would be, too: no thumbnail is asked for that there is not."""
     assert "gone or has changed" in details_shown(answered(photo=None))
+    assert "No picture" in results_shown(answered(photo=None)) and "crop.webp" not in results_shown(
+        answered(photo=None)
+    )
 
 
 def test_nobody_found():

@@ -33,6 +33,16 @@ def test_a_search_is_its_users_alone():
     assert saved.of("me") == []
 
 
+def test_all_users_together_have_so_much_room(monkeypatch):
+    """Who sends no cookie is a new user with each request, so that a limit for each user bounds nothing."""
+    monkeypatch.setattr(saved_module, "_MOST_BYTES", 2**18)
+    saved = SavedSearches()
+    with pytest.raises(Refused, match="full"):
+        for user in range(100):
+            saved.keep(str(user), "coats", LONGEST)
+    assert user > 1 and saved.of("0")
+
+
 def test_searches_outlive_the_server_only_where_that_is_asked_for(tmp_path):
     first = SavedSearches(tmp_path / "kept")
     one = first.keep("me", "coats", QUESTION)

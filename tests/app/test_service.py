@@ -13,6 +13,7 @@ from PIL import Image
 
 from fafa.app import service as service_module
 from fafa.app.faults import Refused
+from fafa.app.media import name_of
 from fafa.app.questions import Likeness, Minus, Question, Term
 from fafa.app.service import SearchService
 from fafa.retrieval import Entry, Gallery, Query
@@ -60,6 +61,17 @@ def test_it_answers_what_the_gallery_does(service, gallery, photos):
     for answer, results in zip(answers, expected, strict=True):
         assert ids_and_scores(answer) == found(results)
     assert [answer.searched for answer in answers] == [8, 9, 7, 8, 9]
+
+
+def test_an_upload_is_decoded_for_the_first_search_alone(service, photos, monkeypatch):
+    """Marks and other sentences ask by the same photograph again, and all who ask meanwhile would wait."""
+    upload = service.uploads.keep("me", (photos / "3.png").read_bytes())
+    term = Term(image=upload.id, box=(0, 0, 12, 12), caption="a red coat")
+    [first] = ask(service, Question(terms=[term]))
+    monkeypatch.setattr(service, "photo", lambda *_: 1 / 0)
+    [again, whole] = ask(service, Question(terms=[term]), Question(terms=[Term(image=upload.id)]))
+    assert ids_and_scores(again) == ids_and_scores(first)
+    assert whole.hits  # the processor opens it itself, as `fafa search` does: a large one at a part of its size
 
 
 def test_all_that_is_asked_at_one_time_is_encoded_in_one_batch(service, gallery, monkeypatch):
@@ -198,9 +210,44 @@ def test_a_photo_that_is_gone_is_told_in_one_sentence(followed):
     service, _, own = followed
     [answer] = ask(service, Question(terms=[RED], top=1))
     (own / answer.hits[0].name).unlink()
-    again = Question(terms=[Term(image=f"result:{answer.hits[0].id}", box=(0, 0, 4, 4))])
-    [refused] = ask(service, again)
-    assert refused.status == 404 and "gone" in refused.sentence
+    for box in ((0, 0, 4, 4), None):
+        [refused] = ask(service, Question(terms=[Term(image=f"result:{answer.hits[0].id}", box=box)]))
+        assert refused.status == 404 and "gone" in refused.sentence
+
+
+def test_an_image_is_looked_up_in_one_state_of_the_gallery(followed, monkeypatch):
+    """Requests look images up while the thread that answers follows the folder: rows of two states name others."""
+    service, writer, _ = followed
+    number, name = int(service.gallery.ids[3]), name_of(service.result(int(service.gallery.ids[3])))
+    state, rows_of_ids = service.gallery.state, type(service.gallery.state).rows_of_ids
+    writer.delete(writer.ids[:2].tolist())
+    writer.compact()
+
+    def follow(self, ids):
+        rows = rows_of_ids(self, ids)
+        service.gallery.refresh()
+        return rows
+
+    monkeypatch.setattr(type(state), "rows_of_ids", follow)
+    assert name_of(service.result(number)) == name and service.gallery.state is not state
+
+
+def test_an_example_that_is_deleted_is_left_out(followed):
+    service, writer, _ = followed
+    kept, deleted = writer.ids[:2].tolist()
+    service.begin_with = [(deleted, "a red coat"), (kept, None)]
+    writer.delete([deleted])
+    ask(service, Question(terms=[RED]))
+    assert [one.image for one in service.examples()] == [f"result:{kept}"]
+
+
+def test_whole_paths_are_no_values_of_filters(gallery, photos):
+    """Of a gallery whose images lie in no one folder, paths say where on this machine they lie."""
+    files = [photos / "0.png", photos / "1.png"]
+    service = SearchService(Gallery(gallery.model, gallery.processor, gallery.features[:2], files))
+    facts = service.facts()
+    service.close()
+    assert "path" in [field.name for field in facts.fields] and str(photos) not in facts.model_dump_json()
 
 
 def test_heat_maps_are_of_the_person(service):

@@ -1,13 +1,15 @@
 """What users upload is bounded, theirs alone, and forgotten."""
 
+import time
 from contextlib import ExitStack
 
 import pytest
 from odd_images import encode, picture, png
+from PIL import Image
 
 pytest.importorskip("fastapi", reason="the page and its API need the extra app")
 
-from fafa.app import uploads
+from fafa.app import server, uploads
 from fafa.app.faults import Refused
 from fafa.app.uploads import UploadStore
 
@@ -62,6 +64,35 @@ def test_a_user_has_a_number_of_photos(monkeypatch):
     first, second, third = (store.keep("me", PHOTO) for _ in range(3))
     assert refusal(store.of, "me", first.id).status == 404
     assert store.of("me", second.id) and store.of("me", third.id)
+
+
+def test_what_the_model_takes_is_kept_as_long_as_the_photograph(monkeypatch):
+    """Once made for a box, until the photograph is forgotten, and for the last few alone."""
+    monkeypatch.setattr(uploads, "_CROPS", 2)
+    store, made = UploadStore(), []
+    one = store.keep("me", PHOTO)
+
+    def crop(box, size=(4, 4)):
+        return store.crop("me", one.id, box, lambda: made.append(box) or Image.new("RGB", size))
+
+    assert crop("a") is crop("a") and crop("b") is not crop("a") and made == ["a", "b"]
+    crop("c"), crop("a"), crop("large", (2**11, 2**11)), crop("large", (2**11, 2**11))
+    assert made == ["a", "b", "c", "a", "large", "large"]
+    assert refusal(store.crop, "you", one.id, "a", None).status == 404
+    store.forget("me", one.id)
+    assert not store._crops
+
+
+def test_an_old_photograph_is_forgotten_though_nobody_asks(service, client_of, monkeypatch):
+    """It is kept for so long, not until the next request comes."""
+    monkeypatch.setattr(server, "_FORGETS_EVERY", 0.01)
+    service.uploads = UploadStore(seconds=0.0)
+    with client_of(server.create_app(service, page=False)) as client:
+        assert client.post("/api/uploads", content=PHOTO).status_code == 201
+        until = time.monotonic() + 30
+        while service.uploads._kept and time.monotonic() < until:
+            time.sleep(0.01)
+        assert not service.uploads._kept
 
 
 @pytest.mark.parametrize(

@@ -120,3 +120,12 @@ def test_what_the_page_says_of_itself(page, demo):
     sentences = "over real photographs mean nothing", "For lawful use alone"
     for part in ("painted people", f"{len(demo.gallery)} images", "tiny", *sentences):
         assert part in text
+
+
+def test_what_folds_says_whether_it_is_open(page):
+    """To who cannot see its arrow."""
+    button = page.get_by_role("button", name="Number of results, cut-off")
+    for is_open in ("false", "true", "false"):
+        assert button.get_attribute("aria-expanded") == is_open
+        button.click()
+        page.wait_for_timeout(200)
