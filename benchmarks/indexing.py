@@ -73,7 +73,9 @@ def main() -> None:
     from indexing_page import to_markdown
     from scoring import processor_name
 
-    command = " ".join(["python benchmarks/indexing.py", *sys.argv[1:]])
+    command = "python benchmarks/indexing.py" + (f" --before {arguments.before}" if arguments.before else "")
+    command += " --libraries PYTHON" if arguments.libraries else ""
+    command += " --idle" if arguments.idle else ""
     record: dict[str, Any] = {
         "date": date.today().isoformat(),
         "command": command,
