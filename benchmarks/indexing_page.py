@@ -27,8 +27,8 @@ def to_markdown(record: Mapping[str, Any]) -> str:
     lines = [
         "# Indexing images, and answering one query",
         "",
-        f"{record['date']}, {record['processor']}, {record['cores']} cores (load average {record['load_average']:.1f}: "
-        "other programs ran, too), "
+        f"{record['date']}, {record['processor']}, {record['cores']} cores (load average "
+        f"{record['load_average']:.1f}), "
         f"torch {record['torch']}, Pillow {record['pillow']}: `{record['command']}`",
         "",
         "CPU time on one core, so that images a second are images a second and core: the least of some rounds, which "
