@@ -15,9 +15,10 @@ import xxhash
 from PIL import Image
 
 from ..drawing.boxes import draw_box
-from ..film_reading import frame_at, is_film
+from ..film_reading import is_film
 from ..image_reading_fafa import MAX_PIXELS, InaccessibleImageError, UnreadableImageError, inspect_image, open_image
 from ..names import printable
+from ..retrieval.opening import open_whole
 from ..retrieval.searching import SearchResult
 from .faults import Refused
 
@@ -79,8 +80,7 @@ def open_photo(result: SearchResult) -> Image.Image:
     """
     if result.path is None:
         raise FileNotFoundError(f"image {result.id} has no file, or one with other contents than when it was indexed")
-    time = result.entry.time
-    return open_image(result.path) if time is None else frame_at(result.path, time)
+    return open_whole(result.path, result.entry.time)
 
 
 def open_person(result: SearchResult, longest: int | None = None) -> Image.Image:

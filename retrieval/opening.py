@@ -1,5 +1,7 @@
 """The image of a gallery's entry: a photograph, a person in one, or a person in a film at a moment."""
 
+from pathlib import Path
+
 from PIL import Image
 
 from ..film_reading import frame_at
@@ -19,5 +21,10 @@ def open_entry(entry: Entry) -> Image.Image:
     """
     if entry.path is None:
         raise ValueError("this image of the gallery has no file, or it has changed since: it cannot be opened")
-    whole = open_image(entry.path) if entry.time is None else frame_at(entry.path, entry.time)
+    whole = open_whole(entry.path, entry.time)
     return whole if entry.box is None else whole.crop(tuple(map(round, entry.box)))
+
+
+def open_whole(path: str | Path, time: float | None) -> Image.Image:
+    """The photograph, or with a time the film's frame at that moment, upright, RGB; errors as for `open_entry`."""
+    return open_image(path) if time is None else frame_at(path, time)

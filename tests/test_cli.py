@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands_called import call
 from PIL import Image
 from tiny import tiny_model, tiny_processor
-from typer.testing import CliRunner
 
 import fafa
-from fafa.cli import app
 from fafa.model_folder import load_model
 from fafa.retrieval import Gallery, Query, milvus_collection
 from fafa.retrieval.segment_list import GalleryFolder
@@ -38,17 +37,6 @@ COMMANDS = [
 def as_before(monkeypatch):
     """Commands set up logging for the rest of their process."""
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
-
-
-def call(*arguments, status=0):
-    """What a command prints to stdout, and to stderr, in this process."""
-    result = CliRunner().invoke(app, [str(one) for one in arguments], prog_name="fafa")
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    said = result.exception.code if isinstance(result.exception, SystemExit) else 0
-    told = said if isinstance(said, str) else result.stderr  # a sentence, which Python prints when the process ends
-    assert result.exit_code == status or (isinstance(said, str) and status == 1), (result.exit_code, told)
-    return result.stdout, told
 
 
 @pytest.fixture(scope="module")

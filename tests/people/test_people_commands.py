@@ -4,12 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from commands_called import call
 from painted_scenes import paint_scene
 from PIL import Image, ImageColor
 from tiny_vision_models import fixed_detector
-from typer.testing import CliRunner
 
-from fafa.cli import app
 from fafa.drawing.palette import VERMILION
 
 LEFT, RIGHT = (48, 20, 72, 80), (168, 20, 192, 80)  # whom the detector finds in a photograph of 240 x 100
@@ -19,16 +18,6 @@ LEFT, RIGHT = (48, 20, 72, 80), (168, 20, 192, 80)  # whom the detector finds in
 def as_before(monkeypatch):
     """Commands set up logging for the rest of their process."""
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
-
-
-def call(*arguments, status=0):
-    result = CliRunner().invoke(app, [str(one) for one in arguments], prog_name="fafa")
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    said = result.exception.code if isinstance(result.exception, SystemExit) else 0
-    told = said if isinstance(said, str) else result.stderr
-    assert (1 if isinstance(said, str) else result.exit_code) == status, told
-    return result.stdout, told
 
 
 @pytest.fixture(scope="module")
