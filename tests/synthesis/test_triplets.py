@@ -450,19 +450,21 @@ def test_a_server_writes_and_judges(served):
 def test_other_bounds_make_other_decisions_without_any_model(served, tmp_path, monkeypatch):
     server, recipe, made = served
     before, asked = records(made, "filter"), len(server.bodies)
-    changed = recipe | {"filter": {"bounds": {**recipe["filter"]["bounds"], "quality": {"at_least": 0.6}}}}
+    # The marks differ from processor to processor, as the pictures do in their last digits: only the best one is kept.
+    best = max(record["scores"]["quality"] for record in records(made, "judgements") if "rejected" not in record)
+    changed = recipe | {"filter": {"bounds": {**recipe["filter"]["bounds"], "quality": {"at_least": best}}}}
     file = write(tmp_path / "changed.yaml", changed)
 
     def refuse(self):
         raise AssertionError("a model is loaded")
 
     monkeypatch.setattr(PartStage, "part", property(refuse))
-    with pytest.raises(SystemExit, match=r"filter\.bounds\.quality\.at_least: 0\.3 -> 0\.6"):
+    with pytest.raises(SystemExit, match=rf"filter\.bounds\.quality\.at_least: 0\.3 -> {best:g}"):
         run(file, made)
     assert records(made, "filter") == before
 
     assert run(file, made, "--redo", "filter") == 0
-    decided(made, 0.6)
+    decided(made, best)
     assert records(made, "filter") != before
     assert len(server.bodies) == asked
 
