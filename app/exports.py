@@ -31,9 +31,10 @@ def exports_router(service: SearchService) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     @router.get("/export/results.csv")
-    async def table(q: Annotated[str, Query()], request: Request) -> Response:
+    async def results(q: Annotated[str, Query()], request: Request) -> Response:
         answer = await service.search(links.question_of(q), user_of(request))
-        return _download(table_of(answer).encode(), "text/csv; charset=utf-8", "results.csv")
+        table = table_of(answer).encode("utf-8-sig")  # without its mark, spreadsheets take names for Latin-1
+        return _download(table, "text/csv; charset=utf-8", "results.csv")
 
     @router.get("/export/sheet.png")
     async def sheet(q: Annotated[str, Query()], request: Request) -> Response:

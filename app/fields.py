@@ -12,16 +12,15 @@ _SIDES = ("left", "top", "right", "bottom")
 
 @lru_cache(maxsize=2)
 def filter_fields(state: GalleryState) -> list[FilterField]:
-    """The fields and tags of which at least one image has a value; sides of boxes and whole paths without theirs."""
+    """The fields and tags of which at least one image has a value, but secret ones; sides of boxes without theirs."""
     kinds = {name: {kind} for name, kind in FIELDS.items()} | state.tags
     fields = []
     for name, of_field in kinds.items():
+        if is_secret(name, state):
+            continue
         found = [segment.metadata.values_of(name, _MOST_VALUES) for segment in state.segments]
         ends = [end for _, *both in found for end in both if end is not None]
         if not ends:
-            continue
-        if name == "path" and state.images_folder is None:  # whole paths, which are nobody's business
-            fields.append(FilterField(name=name, kind=TEXT))
             continue
         values = {value for of_segment, _, _ in found for value in of_segment}
         is_listed = (
@@ -38,6 +37,11 @@ def filter_fields(state: GalleryState) -> list[FilterField]:
             )
         )
     return fields
+
+
+def is_secret(name: str, state: GalleryState) -> bool:
+    """Whether nobody may ask about a field: whole paths, which say where on this machine images lie."""
+    return name == "path" and state.images_folder is None
 
 
 def _in_order(value: str | float) -> tuple[bool, str | float]:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +16,7 @@ from ..files import contents_of
 from ..image_reading_fafa import UnreadableImageError, open_image
 from ..names import counted, printable
 from ..retrieval.explaining import heat_map
+from ..retrieval.filters import fields_in
 from ..retrieval.forward import SMALL_MODEL
 from ..retrieval.gallery import Gallery
 from ..retrieval.queries import Query
@@ -23,7 +25,7 @@ from ..retrieval.searching import SearchResult
 from .answers import Answer, Example, Facts, Hit
 from .batching import Batches
 from .faults import Refused
-from .fields import filter_fields
+from .fields import filter_fields, is_secret
 from .media import GONE, cropped, film_url, name_of, open_person, open_photo, photo_url, readable, thumbnail_url
 from .questions import RESULT, Likeness, Question, Term
 from .saved import SavedSearches
@@ -85,7 +87,7 @@ class SearchService:
         self.audit, self.saved = audit, saved or SavedSearches()
         self.begin_with, self._notes = list(begin_with), _notes_on(gallery)
         self._look_again, self._stale = 0.0, False
-        self._detecting = asyncio.Semaphore(1)
+        self._detecting = ThreadPoolExecutor(1, "detector")  # whoever goes away does not let a second one begin
         self._batches: Batches[_Asked, Any] = Batches(self._answer_all, batch_size, waiting)
 
     @property
@@ -94,7 +96,8 @@ class SearchService:
         return self._batches.is_alive
 
     def close(self) -> None:
-        """Ends the thread that answers."""
+        """Ends the threads that answer."""
+        self._detecting.shutdown(wait=False, cancel_futures=True)
         self._batches.close()
 
     async def search(self, question: Question, user: str) -> Answer:
@@ -136,8 +139,7 @@ class SearchService:
         def find() -> list[tuple[float, float, float, float]]:
             return [tuple(one.box) for one in find_people(self.photo(name, user))]
 
-        async with self._detecting:
-            return await asyncio.to_thread(find)
+        return await asyncio.get_running_loop().run_in_executor(self._detecting, find)
 
     def photo(self, name: str, user: str) -> Image.Image:
         """A whole photograph, upright, as `Term.image` names it; errors as for `search`."""
@@ -257,6 +259,8 @@ class SearchService:
         query = Query(tuple(terms), tuple(question.right), tuple(question.wrong), tuple(sorted(left_out)))
         self.gallery.state.rows_of_ids((*query.right, *query.wrong))  # refuses what is not there
         allowed = self.gallery.allowed(question.where)
+        if allowed.condition and is_secret("path", allowed.state) and "path" in fields_in(allowed.condition):
+            raise Refused("Filters by path are not answered here: the images lie in no common folder.")
         if question.false_alarm_rate is not None:
             self.gallery.judge(query.kind, question.false_alarm_rate, allowed)
         return query

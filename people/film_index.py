@@ -170,7 +170,7 @@ class _Reading:
         self.alike = AlikeFeatures()
 
     def bring_into_line(self, films: Sequence[Path]) -> list[dict[str, Any]]:
-        """Follows renamed films and drops those that are gone, in one step; returns a description of each that is left.
+        """Follows renamed films, knows copies, and drops what is gone, in one step; returns a description of each film.
 
         What a changed film had before goes when it is read.
         """
@@ -180,15 +180,20 @@ class _Reading:
             entries = dict(zip(rows, state.stored_entries(rows), strict=True))
             known = {entry.path: entry.description() for entry in entries.values()}
             lines = [_described(film, state.images_folder, known) for film in films]
-            there, free = {_key(line) for line in lines}, defaultdict(list)
+            there, held = {_key(line) for line in lines}, defaultdict(list)
             for row, entry in entries.items():
-                if (entry.path, entry.contents) not in there:
-                    free[entry.path, entry.contents].append(row)
+                held[entry.path, entry.contents].append(row)
+            free = {key: rows for key, rows in held.items() if key not in there}
             for line in lines:
-                moved = next((key for key in free if key[1] == line["contents"]), None)
-                if moved is not None and not _rows_of(state, line):
-                    lies = {name: getattr(entry_of(line), name) for name in ("path", "stamp", "is_fresh")}
-                    writer.change({row: replace(entries[row], **lies) for row in free.pop(moved)})
+                if _key(line) in held:
+                    continue
+                lies = {name: getattr(entry_of(line), name) for name in ("path", "stamp", "is_fresh")}
+                alike = [key for key in held if key[1] == line["contents"]]
+                if moved := [key for key in alike if key in free]:
+                    writer.change({row: replace(entries[row], **lies) for row in free.pop(moved[0])})
+                elif alike and _read_until(state, entries[held[alike[0]][0]].description()) is None:
+                    rows = held[alike[0]]
+                    writer.copy(rows, [replace(entries[row], **lies) for row in rows])
             paths = {line["path"] for line in lines}
             writer.delete([row for (path, _), gone in free.items() if path not in paths for row in gone])
             self.state = writer.commit()

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..film_reading import UnreadableFilmError
-from ..image_reading_fafa import InaccessibleImageError, UnreadableImageError
+from ..image_reading_fafa import UnreadableImageError
 from .feedback import rocchio
 from .finding import number_of_candidates, score_all, score_rows
 from .fusing import SAMPLE, FusedTerms, fuse
@@ -277,7 +277,7 @@ class GalleryAsking(GallerySearching):
                 is_whole_photo = entry.box is None and entry.time is None
                 image = self.processor.open_crop(result.path) if is_whole_photo else open_entry(entry)
                 return [((image, term.caption), term.weight)]
-            except (FileNotFoundError, InaccessibleImageError, UnreadableImageError, UnreadableFilmError):
+            except (OSError, UnreadableImageError, UnreadableFilmError):
                 pass
         if state.settings["model"] != self.state.settings["model"]:
             raise ValueError(f"{entry.path or 'a result'} is gone, and it was found in the gallery of another model")

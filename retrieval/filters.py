@@ -222,6 +222,14 @@ def _is_number(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, (int, float))
 
 
+def fields_in(condition: Condition) -> set[str]:
+    """The fields and tags that a condition asks about."""
+    if isinstance(condition, Compare):
+        return {condition.field}
+    parts = (condition.condition,) if isinstance(condition, Not) else condition.conditions
+    return set().union(*map(fields_in, parts))
+
+
 def to_sql(condition: Condition) -> tuple[str, list[Any]]:
     """A condition on rows of the tables of `metadata`, and its parameters; it is never NULL."""
     if isinstance(condition, Not):

@@ -26,7 +26,8 @@ def ask(client, name, **question):
 def test_table(client, service):
     """The table has the results of the question in the link, and is a download."""
     answer = ask(client, "results.csv", terms=[Term(caption="a red coat")], top=4)
-    rows = list(csv.DictReader(StringIO(answer.text)))
+    assert answer.content.startswith(b"\xef\xbb\xbfrank,")  # a spreadsheet reads it as UTF-8
+    rows = list(csv.DictReader(StringIO(answer.content.decode("utf-8-sig"))))
     assert [int(row["rank"]) for row in rows] == [1, 2, 3, 4]
     assert {int(row["id"]) for row in rows} <= set(service.gallery.ids.tolist())
     assert answer.headers["content-disposition"] == 'attachment; filename="results.csv"'

@@ -241,13 +241,44 @@ def test_an_example_that_is_deleted_is_left_out(followed):
     assert [one.image for one in service.examples()] == [f"result:{kept}"]
 
 
-def test_whole_paths_are_no_values_of_filters(gallery, photos):
+def test_nobody_asks_filters_where_images_lie(gallery, photos):
     """Of a gallery whose images lie in no one folder, paths say where on this machine they lie."""
     files = [photos / "0.png", photos / "1.png"]
     service = SearchService(Gallery(gallery.model, gallery.processor, gallery.features[:2], files))
     facts = service.facts()
+    for where in (f'path > "{photos}"', 'not ("/home" in path)', 'camera == "x" or path'):
+        [refusal] = ask(service, Question(terms=[RED], where=where))
+        assert isinstance(refusal, Refused) and "common folder" in refusal.sentence
     service.close()
-    assert "path" in [field.name for field in facts.fields] and str(photos) not in facts.model_dump_json()
+    assert "path" not in [field.name for field in facts.fields] and str(photos) not in facts.model_dump_json()
+
+
+def test_whoever_goes_away_lets_no_second_detector_begin(gallery, photos):
+    """A search for people goes on in its thread when its asker has gone: the next one waits for it."""
+    at_once, most, go_on = [], [], threading.Event()
+
+    def find_people(photo):
+        at_once.append(photo)
+        most.append(len(at_once))
+        go_on.wait(60)
+        at_once.pop()
+        return []
+
+    service = SearchService(gallery, find_people=find_people)
+    number = f"result:{gallery.ids[0]}"
+
+    async def ask_and_go():
+        first = asyncio.ensure_future(service.people_in(number, "me"))
+        while not most:
+            await asyncio.sleep(0.01)
+        first.cancel()
+        second = asyncio.ensure_future(service.people_in(number, "me"))
+        await asyncio.sleep(0.2)
+        go_on.set()
+        return await second
+
+    assert asyncio.run(ask_and_go()) == [] and most == [1, 1]
+    service.close()
 
 
 def test_heat_maps_are_of_the_person(service):

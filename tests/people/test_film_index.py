@@ -109,6 +109,21 @@ def test_a_film_that_is_known_is_not_read_again(gallery, films, monkeypatch):
     assert gallery.ids.tolist() == ids and gallery.search(caption="a man", top=1)[0].open()
 
 
+def test_a_copy_of_a_known_film_is_not_read(gallery, films, monkeypatch):
+    monkeypatch.setattr(module, "Film", None)
+    (films / "copy.mp4").write_bytes((films / "a.mp4").read_bytes())
+    told, detector = read(gallery, films)
+    assert (told, detector.seen) == (FilmsTold(known=2), 0)
+    of = {name: [one for one in entries_of(gallery) if Path(one.path).name == name] for name in ("a.mp4", "copy.mp4")}
+    assert [(one.time, one.box, one.tags) for one in of["copy.mp4"]] == [
+        (one.time, one.box, one.tags) for one in of["a.mp4"]
+    ]
+    assert len(gallery.ids.unique()) == len(gallery) == 18
+    assert_close(gallery.features[:9], gallery.features[9:])
+    (films / "a.mp4").unlink()  # the copy is what is left, and is known
+    assert read(gallery, films)[0] == FilmsTold(known=1) and len(gallery) == 9
+
+
 def test_a_new_film_is_added_and_one_that_is_gone_is_dropped(gallery, films, walks):
     ids = gallery.ids.tolist()
     spoil(walks, films / "b.mp4", (9,))
