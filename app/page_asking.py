@@ -1,10 +1,12 @@
 """From what stands in the page's fields to a question, and from a question back to the fields."""
 
+import ast
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import Any
 
+from ..threads import PARSING
 from .answers import FilterField
 from .faults import Refused
 from .page_session import PageSession, Photo, Wish
@@ -106,16 +108,49 @@ def _day(text: str) -> date:
         raise Refused(f"“{text.strip():.40}” is no date: write it as 2024-05-31.") from error
 
 
-def fields_of(question: Question) -> Fields:
-    """The fields that ask a question; its filter stands in `where`, whatever made it."""
+def fields_of(question: Question, listed: Sequence[FilterField] = ()) -> Fields:
+    """The fields that ask a question.
+
+    Args:
+        listed: the filters that are lists of values.
+    """
     first = question.terms[0]
-    return Fields(
+    return replace(
+        _filters_of(question.where or "", listed),
         sentence=(first.caption or "") if first.weight == 1 else "",
-        where=question.where or "",
         top=question.top,
         least_score=question.least_score,
         false_alarm_rate=question.false_alarm_rate,
     )
+
+
+def _filters_of(where: str, listed: Sequence[FilterField]) -> Fields:
+    """The fields from which `where_of` makes this filter; it stands in `where` as it is if no others give it."""
+    whole, offered = Fields(where=where), {one.name: one.values for one in listed}
+    try:
+        with PARSING:
+            tree = ast.parse(where, mode="eval").body
+        parts = tree.values if isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And) else [tree]
+        chosen: dict[str, list[Any]] = {}
+        others = {}
+        for part in parts:
+            match part:
+                case ast.Compare(left=ast.Name(id=name), ops=[ast.Eq() | ast.In() as sign], comparators=[value]) if (
+                    name in offered
+                ):
+                    values = ast.literal_eval(value)
+                    chosen[name] = [values] if isinstance(sign, ast.Eq) else list(values)
+                case ast.Compare(left=ast.Name(id="taken"), ops=[ast.GtE()], comparators=[value]):
+                    others["taken_from"] = ast.literal_eval(value)
+                case ast.Compare(left=ast.Name(id="taken"), ops=[ast.Lt()], comparators=[value]):
+                    others["taken_to"] = str(date.fromisoformat(ast.literal_eval(value)) - timedelta(days=1))
+                case _:
+                    others["where"] = ast.get_source_segment(where, part)
+        fields = Fields(chosen=chosen, **others)
+        is_offered = all(value in offered[name] for name, values in chosen.items() for value in values)
+        return fields if is_offered and where_of(fields) == where else whole
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError, Refused):
+        return whole  # somebody has written it, in other words
 
 
 def take_up(session: PageSession, question: Question, photo_of: Mapping[str, Photo]) -> None:

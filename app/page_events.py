@@ -68,7 +68,7 @@ class PageEvents:
 
     async def _repeat(self, session: PageSession, question: Question, request: gr.Request) -> Changes:
         """Asks a question from elsewhere: a link, the history, a saved search."""
-        fields = self.parts.write(fields_of(question))
+        fields = self.parts.write(fields_of(question, self.parts.listed))
         images = {term.image for term in question.terms if term.image is not None}
         try:
             photos = {image: await self._photo(session, image, request) for image in images}

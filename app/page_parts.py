@@ -76,7 +76,7 @@ class PageParts:
         """Fields as they are to be shown."""
         return {
             self.sentence: fields.sentence,
-            **{part: [] for part in self.lists},
+            **{part: list(fields.chosen.get(one.name, ())) for one, part in zip(self.listed, self.lists, strict=True)},
             self.taken_from: fields.taken_from,
             self.taken_to: fields.taken_to,
             self.where: fields.where,

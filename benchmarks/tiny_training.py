@@ -140,8 +140,8 @@ def to_markdown(record: dict) -> str:
     header = ["a step of batch 128", "CPU s", "ratio", "s", "ratio", "page faults", "most memory, GiB"]
     return f"""# What a training step of the tiny model costs
 
-{record["date"]}, {record["processor"]}, {record["cores"]} cores (load average {record["load_average"]:.1f}: \
-other programs ran, too), torch {record["torch"]} with one thread: `{record["command"]}`
+{record["date"]}, {record["processor"]}, {record["cores"]} cores (load average before it began: \
+{record["load_average"]:.1f}), torch {record["torch"]} with one thread: `{record["command"]}`
 
 Medians of {len(record["rows"]["now"])} rounds; ratios are medians of those to "now" within a round.
 
@@ -168,7 +168,7 @@ def main() -> None:
 
     from fafa.world import make_world
 
-    rows: dict[str, list] = {name: [] for name in ROWS}
+    rows, load = {name: [] for name in ROWS}, os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="fafa-training-") as folder:
         world = make_world(Path(folder, "world"), num_diptychs=300, num_queries=1, gallery_size=10)
         for turn in range(arguments.rounds):
@@ -180,7 +180,7 @@ def main() -> None:
         "command": " ".join(["python benchmarks/tiny_training.py", *sys.argv[1:]]),
         "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)),
-        "load_average": os.getloadavg()[0],
+        "load_average": load,
         "torch": torch.__version__,
         "rows": rows,
         "parts": parts,

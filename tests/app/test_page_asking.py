@@ -48,6 +48,37 @@ def test_filters_join():
     assert where_of(Fields()) is None
 
 
+CAMERAS = FilterField(name="camera", kind="text", values=["gate 3", 'a "b"', "a and b"])
+CLUSTERS = FilterField(name="cluster", kind="number", values=[-1, 3])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        Fields(),
+        Fields(chosen={"camera": ["gate 3", 'a "b"'], "cluster": [-1]}, taken_from="2024-05-01", where="a == 1 or b"),
+        Fields(chosen={"camera": ["a and b"]}, taken_to="2024-02-29", where="a == 1 and b == 2"),
+        Fields(taken_from="2024-05-01", taken_to="2024-05-01"),
+        Fields(where="'x' in path and not a"),
+        Fields(where="(a == 1) and (b == 2)"),
+    ],
+)
+def test_a_repeated_search_stands_in_the_filters_it_came_from(fields):
+    question = Question(terms=[Term(caption="in red")], where=where_of(fields))
+    again = fields_of(question, [CAMERAS, CLUSTERS])
+    assert (again.taken_from, again.taken_to, again.where) == (fields.taken_from, fields.taken_to, fields.where)
+    assert dict(again.chosen) == dict(fields.chosen)
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["camera == 'gone'", "cluster in (3,)", "taken >= '2024'", "camera == x", "a ==", "a == 1 and camera == 'gate 3'"],
+)
+def test_a_filter_that_the_page_cannot_have_made_stays_as_it_is_written(where):
+    question = Question(terms=[Term(caption="in red")], where=where)
+    assert fields_of(question, [CAMERAS, CLUSTERS]) == Fields(sentence="in red", where=where)
+
+
 def test_a_day_that_is_none_is_refused():
     with pytest.raises(Refused, match="is no date: write it as 2024-05-31"):
         where_of(Fields(taken_from="31.12.2024"))
