@@ -1,6 +1,7 @@
 """The suite: each figure is what scoring the spoilt queries by hand gives; the seed decides all; errors come first."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -81,7 +82,11 @@ def test_a_wrong_half_loses_to_the_other_query(report):
 
 def test_the_same_seed_gives_the_same_report_in_any_batch_and_process(model, processor, test_set, report):
     options = {"severities": (3,), "progress": False}
-    assert evaluate_robustness(model, processor, *test_set, batch_size=5, num_workers=2, **options) == report
+    again = evaluate_robustness(model, processor, *test_set, batch_size=5, num_workers=2, **options)
+    # Ranks are whole numbers; this is a mean of cosines, whose last digits depend on the batch on some processors.
+    cosine = report.negations["same"]
+    assert again.negations["same"] == pytest.approx(cosine, abs=1e-5)
+    assert replace(again, negations=again.negations | {"same": cosine}) == report
     other = evaluate_robustness(model, processor, *test_set, seed=1, **options)
     assert other.clean["mAP"][0] == report.clean["mAP"][0] and other.conditions != report.conditions
 
