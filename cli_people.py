@@ -43,7 +43,7 @@ def find_material(source: Path, exclude: Sequence[str], rubbish: bool, people: b
             raise ValueError(f"{printable(source)} is a file: give a folder of photographs, or, for a film, --people")
         return Material(source.parent, [], [source])
     films = find_films(source, exclude, rubbish) if people else []
-    return Material(source, find_images(source, exclude, rubbish, may_be_none=bool(films)), films)
+    return Material(source, find_images(source, exclude, rubbish, films), films)
 
 
 def check_film_alone(gallery: Path, film: Path) -> None:

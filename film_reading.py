@@ -12,7 +12,8 @@ open an image call `image_reading_fafa`:
   others that name further files and addresses, and would open those.
 - A frame is upright RGB as a player shows it: turned or mirrored as the film says, and as wide.
 - Times are seconds from the film's beginning, where a player's clock stands at 0, whatever the frame rate does.
-- What cannot be decoded is skipped, counted and told. A film without any frame is refused.
+- What cannot be decoded is skipped, counted and told, and so is what was to be drawn from it: all until the next frame
+  that is whole in itself, or for ten seconds. A film without any frame is refused.
 - A frame has a budget of pixels. The length has none: ten hours take as much memory as a minute.
 """
 
@@ -57,8 +58,10 @@ _OPTIONS = {
     "max_pixels": str(MAX_FRAME_PIXELS),
 }
 _SAME_TIME = 1e-4  # seconds: less than from one frame to the next, more than what rounding does
+_WHOLE = 1  # FFmpeg's number of frames that are drawn from no others
 _STEPS_BACK = (0.0, 2.0, 20.0)  # seconds: how much earlier to look for a key frame where an index misleads
 _WIDEST_PIXEL = 4.0  # width over height
+_SPOILT = 10.0  # seconds after a broken frame for which others show what is left of it; most films begin anew by then
 _CUT_OFF = 2.0, 0.05  # seconds, and share of the length, that a film may end early: its last frame is shown for a while
 
 # Signs of the display matrix's four numbers (a b c d: x' = a x + c y, y' = b x + d y) -> what they do to an image.
@@ -121,7 +124,7 @@ class Film:
     Attributes:
         path: its file.
         seconds: how long it says it lasts; None if it does not say.
-        num_broken: packets and frames that could not be decoded since `frames` began, and frames out of order.
+        num_broken: packets and frames since `frames` began that could not be decoded, or only in part, or out of order.
 
     Raises:
         FileNotFoundError, OSError: it is not there, or cannot be read.
@@ -193,7 +196,8 @@ class Film:
         try:
             self._container = self._stack.enter_context(av.open(file, options=dict(_OPTIONS), io_open=_refuse))
             self._stream = self._video_stream()
-            self._stream.codec_context.options = {"max_pixels": _OPTIONS["max_pixels"]}
+            # By default FFmpeg paints over what it cannot decode, and hardly says so.
+            self._stream.codec_context.options = {"max_pixels": _OPTIONS["max_pixels"], "err_detect": "explode"}
             self._stream.codec_context.open()
         except av.FFmpegError as error:
             self._stack.close()
@@ -202,11 +206,13 @@ class Film:
             self._stack.close()
             raise
         stream, whole = self._stream, self._container.duration
-        lasts = whole and whole / av.time_base
-        if stream.duration and stream.time_base:
-            lasts = float(stream.duration * stream.time_base)
-        self.seconds = lasts if lasts and 0 < lasts < math.inf else None
         self._zero = (self._container.start_time or 0) / av.time_base
+        lasts = whole and whole / av.time_base
+        if lasts and "matroska" in self._container.format.name:  # it says when it ends
+            lasts -= self._zero
+        elif stream.duration and stream.time_base:  # a film that is cut off says by its pictures how long it was
+            lasts = float((stream.duration + (stream.start_time or 0)) * stream.time_base) - self._zero
+        self.seconds = lasts if lasts and 0 < lasts < math.inf else None
         self._is_fresh = True
 
     def _video_stream(self) -> Any:
@@ -217,7 +223,7 @@ class Film:
         streams = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
         if not streams:
             others = {stream.type for stream in self._container.streams} - {"video"}
-            raise self._unreadable(f"it holds no pictures, but {', '.join(sorted(others)) or 'nothing'}")
+            raise self._unreadable(f"it holds no pictures{', but ' * bool(others)}{', '.join(sorted(others))}")
         stream = max(streams, key=lambda stream: stream.codec_context.width * stream.codec_context.height)
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > MAX_FRAME_PIXELS:
@@ -268,7 +274,7 @@ class Film:
     def _frames(self) -> Iterator["VideoFrame"]:
         import av
 
-        packets = self._container.demux(self._stream)
+        packets, is_spoilt, since = self._container.demux(self._stream), False, math.inf
         while True:
             try:
                 packet = next(packets, None)
@@ -281,9 +287,16 @@ class Film:
                 frames = packet.decode()
             except av.FFmpegError:
                 self.num_broken += 1
+                is_spoilt, since = True, math.inf
                 continue
             for frame in frames:
+                time = 0.0 if frame.time is None else frame.time
                 if frame.is_corrupt:
+                    is_spoilt, since = True, math.inf
+                elif is_spoilt:
+                    since = min(since, time)
+                    is_spoilt = frame.pict_type != _WHOLE and time - since < _SPOILT
+                if is_spoilt:
                     self.num_broken += 1
                 else:
                     yield frame
@@ -306,7 +319,7 @@ class Film:
         return image if turn is None else image.transpose(turn)
 
     def _tell(self, ended: float) -> None:
-        told = [f"{self.num_broken:,} broken packets or frames were skipped"] if self.num_broken else []
+        told = [f"{self.num_broken:,} packets or frames are broken and were skipped"] if self.num_broken else []
         if self.seconds and ended + max(_CUT_OFF[0], _CUT_OFF[1] * self.seconds) < self.seconds:
             told.append(f"its last frame is at {clock(ended)}, though it says that it lasts {clock(self.seconds)}")
         if told:

@@ -177,7 +177,7 @@ def main() -> None:
         parts = call("now", world, is_profiled=True)
     record = {
         "date": date.today().isoformat(),
-        "command": " ".join(["python benchmarks/tiny_training.py", *sys.argv[1:]]),
+        "command": f"python benchmarks/tiny_training.py --rounds {arguments.rounds}",
         "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)),
         "load_average": load,

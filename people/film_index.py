@@ -222,8 +222,8 @@ class _Reading:
             def watched() -> Iterator[Frame]:
                 nonlocal ended
                 for frame in film.frames(self.rate, start):
-                    bar.update(frame.time - ended)
                     ended = frame.time
+                    bar.update(min(ended, film.seconds or ended) - bar.n)  # beyond its total tqdm forgets that
                     yield frame
 
             for number, frames in groupby(watched(), lambda frame: int(frame.time // PIECE)):

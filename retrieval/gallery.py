@@ -14,6 +14,7 @@ from ..files import some
 from ..image_reading_fafa import UnreadableImageError
 from ..loading import undecoded
 from ..model_folder import check_fit
+from ..names import counted
 from ..retriever import Retriever, RetrieverProcessor
 from ..workers import is_first_process
 from .asking import GalleryAsking
@@ -283,9 +284,9 @@ class Gallery(GalleryAsking, GalleryJudging, GalleryWriting):
             return cls.load(index, model, processor, folder, check_images)
         if state.skipped:
             logger.warning(
-                "%d of %d images are not in the index, since they could not be read: %s. They are tried again when the "
-                "folder is encoded again.",
-                *(len(state.skipped), len(state) + len(state.skipped), some(state.skipped_names)),
+                "not in the index, since they could not be read: %s: %s. They are tried again when the folder is "
+                "encoded again.",
+                *(counted(len(state.skipped), "image"), some(state.skipped_names)),
             )
         folder = None if folder is None else Path(folder).absolute()
         return cls.__new__(cls)._open(model, processor, state, place, folder, check_images)

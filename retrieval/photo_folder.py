@@ -23,6 +23,12 @@ HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
 CAMERA_SUFFIXES = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"}
 OTHER_SUFFIXES = {*HEIF_SUFFIXES, *CAMERA_SUFFIXES, ".avif", ".jxl", ".psd", ".svg", ".tga"}
 
+# Files so named are films, whatever they hold: one that is damaged is told when it is read, and not passed over.
+FILM_SUFFIXES = {
+    *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv"),
+    *(".vob", ".webm", ".wmv"),
+}
+
 # Previews, waste baskets, versions and side files of any program, whatever their case: no photographs of their own.
 RUBBISH = (
     *("@eadir", "#recycle", "@recycle", "@tmp", "#snapshot", ".@__thumb", ".@upload_cache", ".recycle"),  # NAS
@@ -38,7 +44,7 @@ _HIDDEN = "hidden (.*)"  # how folders whose names begin with a dot are counted;
 
 
 def find_images(
-    folder: str | Path, exclude: Sequence[str] = (), rubbish: bool = False, may_be_none: bool = False
+    folder: str | Path, exclude: Sequence[str] = (), rubbish: bool = False, films: Collection[Path] = ()
 ) -> list[Path]:
     """All image files in a folder and the folders within it, told by their suffix and sorted by name.
 
@@ -50,7 +56,7 @@ def find_images(
             within `folder`.
         rubbish: whether to take also what programs keep beside photographs: previews, waste baskets and the like, see
             `RUBBISH`, and hidden folders, whose names begin with a dot.
-        may_be_none: whether a folder without images is none to refuse, since it holds films.
+        films: those in it that are read, too, see `find_films`: a folder that holds some may be without images.
 
     Raises:
         NotADirectoryError: there is no such folder.
@@ -61,36 +67,39 @@ def find_images(
     suffixes = _photo_suffixes()
     found = _walk(folder, exclude, rubbish, suffixes)
     images = [path for path in found.files if path.suffix.lower() in suffixes]
-    left_aside = Counter(path.suffix.lower() for path in found.files if path.suffix.lower() not in suffixes)
+    others = set(found.files).difference(images, films)
+    left_aside = Counter(path.suffix.lower() for path in others)
     warnings = []
     if found.unreadable:
         warnings.append(f"images are missing, since these may not be read: {some(found.unreadable)}")
     if left_aside.keys() & OTHER_SUFFIXES:
-        others = ", ".join(f"{count:,} {suffix}" for suffix, count in left_aside.items() if suffix in OTHER_SUFFIXES)
+        told = ", ".join(f"{count:,} {suffix}" for suffix, count in left_aside.items() if suffix in OTHER_SUFFIXES)
         hint = "; HEIC is opened after pip install pillow-heif" if HEIF_SUFFIXES & left_aside.keys() else ""
-        warnings.append(f"images left aside, whose formats are not searched here: {others}{hint}")
+        warnings.append(f"images left aside, whose formats are not searched here: {told}{hint}")
     excluded = ", ".join(f"{count:,} {printable(pattern)}" for pattern, count in sorted(found.left_out.items()))
-    if not images and not may_be_none:
+    if not images and not films:
         hints = [*warnings, *([f"left out: {excluded}"] if excluded else [])]
         hint = "; ".join(hints) or f"expected {', '.join(sorted(suffixes))}"
         raise ValueError(f"no image among {counted(len(found.files), 'file')} in {printable(folder)}; {hint}")
     for warning in warnings:
         logger.warning("%s: %s", printable(folder), warning)
-    num_images, num_others = counted(len(images), "image"), counted(left_aside.total(), "other file")
-    logger.info("%s: %s, %s left aside", printable(folder), num_images, num_others)
+    num_images = counted(len(images), "image") + (f", {counted(len(films), 'film')}" if films else "")
+    logger.info("%s: %s, %s left aside", printable(folder), num_images, counted(left_aside.total(), "other file"))
     if excluded:
         logger.info("%s: folders and images left out as no photographs: %s", printable(folder), excluded)
     return images
 
 
 def find_films(folder: str | Path, exclude: Sequence[str] = (), rubbish: bool = False) -> list[Path]:
-    """All films in a folder and the folders within it, told by their first bytes and sorted by name; there may be none.
+    """All films in a folder and the folders within it, sorted by name; there may be none.
 
-    Files with the suffix of an image are none; all else, and errors, as for `find_images`.
+    They are told by their first bytes, or by one of `FILM_SUFFIXES`, so that one that is damaged is among them. Files
+    with the suffix of an image are none; all else, and errors, as for `find_images`.
     """
     suffixes = {*_photo_suffixes(), *OTHER_SUFFIXES}
-    files = _walk(Path(folder), exclude, rubbish, suffixes).files
-    return [path for path in files if path.suffix.lower() not in suffixes and is_film(path)]
+    files = _walk(Path(folder), exclude, rubbish, suffixes | FILM_SUFFIXES).files
+    others = [path for path in files if path.suffix.lower() not in suffixes]
+    return [path for path in others if path.suffix.lower() in FILM_SUFFIXES or is_film(path)]
 
 
 class _Found(NamedTuple):

@@ -3,6 +3,7 @@
 import logging
 import struct
 
+import numpy as np
 import pytest
 from films import SIZE, av, corners, corners_of, number_of, spoil, write_film
 from PIL import Image
@@ -97,9 +98,40 @@ def test_a_film_with_sound_and_one_without(tmp_path, film):
 
 def test_broken_packets_are_skipped_counted_and_told(film, tmp_path, caplog):
     frames, opened = read(spoil(film, tmp_path / "broken.mp4", (5, 6, 20)))
-    assert (opened.num_broken, len(frames)) == (3, 27)
-    assert [frame.time for frame in frames][:7] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.7, 0.8])
-    assert "broken.mp4: 3 broken packets or frames were skipped" in caplog.text
+    shown = [*range(5), *range(12, 20), *range(24, 30)]  # those after a broken one show what is left of it
+    assert [frame.time for frame in frames] == pytest.approx([number / 10 for number in shown])
+    assert opened.num_broken == 30 - len(shown)
+    assert "broken.mp4: 11 packets or frames are broken and were skipped" in caplog.text
+
+
+def test_frames_that_ffmpeg_painted_over_are_not_shown(tmp_path, caplog):
+    """It hides what it cannot decode, without an error: a film of green and grey was indexed as if it were whole."""
+    noise = np.random.default_rng(0).integers(0, 256, (16, 64, 96, 3), dtype=np.uint8)
+    film = write_film(tmp_path / "noise.mp4", noise, group=8)
+    data = bytearray(film.read_bytes())
+    with av.open(str(film)) as container:
+        place, size = next((packet.pos, packet.size) for packet in container.demux(video=0) if packet.size)
+    for at in range(place + size // 2, place + size, 37):  # its second half: the first one is decoded
+        data[at] ^= 0xFF
+    film.write_bytes(data)
+    frames, opened = read(film)
+    assert [frame.time for frame in frames] == pytest.approx([number / 10 for number in range(8, 16)])
+    assert opened.num_broken == 8 and "8 packets or frames are broken" in caplog.text
+
+
+def test_a_film_of_one_group_is_shown_again_ten_seconds_after_a_broken_packet(tmp_path):
+    whole = write_film(tmp_path / "whole.mp4", [corners(number) for number in range(60)], rate=4, group=1_000)
+    frames, _ = read(spoil(whole, tmp_path / "broken.mp4", (8,)))
+    assert [frame.time for frame in frames] == pytest.approx([n / 4 for n in (*range(8), *range(49, 60))])
+
+
+@pytest.mark.parametrize("form", ["mkv", "mp4", "ts"])
+def test_a_film_whose_clock_begins_late_lasts_as_long_as_it_is_shown(tmp_path, form, caplog):
+    """Where the clock stood at 100 s at the beginning, a whole film was called cut off."""
+    times = [100 + number / 5 for number in range(30)]
+    late = write_film(tmp_path / f"late.{form}", [corners(number) for number in range(30)], times=times, rate=5)
+    frames, opened = read(late, rate=5)
+    assert opened.seconds == pytest.approx(frames[-1].time + 0.2, abs=0.25) and caplog.text == ""
 
 
 def test_a_film_that_is_cut_off_is_read_as_far_as_it_goes_and_told(tmp_path, caplog):

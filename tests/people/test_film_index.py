@@ -206,6 +206,20 @@ def test_a_film_that_vanishes_while_another_is_read_costs_the_others_nothing(gal
     assert {Path(entry.path).name for entry in entries_of(gallery)} == {"a.mp4", "c.mp4"}
 
 
+def test_a_film_longer_than_it_says_is_read_whole(model, processor, films, tmp_path, monkeypatch):
+    """The progress bar of a film that went on beyond its end stopped the whole folder."""
+
+    class Short(module.Film):
+        def _open(self):
+            super()._open()
+            self.seconds = 0.5
+
+    monkeypatch.setattr(module, "Film", Short)
+    gallery = opened(model, processor, films, tmp_path / "index")
+    told, _ = read(gallery, films, progress=True)
+    assert (told.read, told.tracks) == (1, 3)
+
+
 def test_a_film_that_cannot_be_read_is_left_out_and_told(gallery, films, caplog):
     (films / "broken.mp4").write_bytes((films / "a.mp4").read_bytes()[:300])
     with pytest.raises(UnreadableFilmError, match="cannot be read as a film"):

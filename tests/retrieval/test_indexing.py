@@ -58,7 +58,7 @@ def test_images_that_cannot_be_read_are_left_out_and_tried_again_each_time(
         Gallery.from_images(model, processor, photos, **options | {"on_error": "raise"})
     caplog.clear()
     Gallery.load(tmp_path / "f", model, processor)
-    assert "3 of 11 images are not in the index" in caplog.text and str(photos[9]) in caplog.text
+    assert "not in the index, since they could not be read: 3 images: " in caplog.text and str(photos[9]) in caplog.text
 
 
 def test_what_becomes_readable_without_a_change_of_the_file_is_encoded(

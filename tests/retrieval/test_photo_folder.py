@@ -110,10 +110,17 @@ def test_films_are_found_by_their_contents_beside_photographs(folder):
     found = [path.relative_to(folder).as_posix() for path in find_films(folder)]
     assert found == sorted(heads)
     assert find_films(folder, exclude=["*.bin", "web*"]) == [folder / "old.avi"]
+    (folder / "damaged.MP4").write_bytes(bytes(100))  # told when it is read
+    assert folder / "damaged.MP4" in find_films(folder)
     assert names(folder) == ["a.jpg", "trip/b.jpg", "trip/deep/c.png"]
 
 
-def test_a_folder_of_films_alone_may_have_no_photographs(tmp_path):
-    assert find_images(tmp_path, may_be_none=True) == [] == find_films(tmp_path)
-    with pytest.raises(ValueError, match="no image among 0 files"):
+def test_a_folder_of_films_alone_may_have_no_photographs(tmp_path, caplog):
+    (tmp_path / "film.mp4").write_bytes(bytes(100))
+    (tmp_path / "notes.txt").write_text("no film")
+    films = find_films(tmp_path)
+    caplog.set_level(logging.INFO)
+    assert find_images(tmp_path, films=films) == [] and films == [tmp_path / "film.mp4"]
+    assert "0 images, 1 film, 1 other file left aside" in caplog.text
+    with pytest.raises(ValueError, match="no image among 2 files"):
         find_images(tmp_path)
