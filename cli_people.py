@@ -78,11 +78,9 @@ def index_films_too(
 ) -> dict[str, Any]:
     """Makes the films of a gallery of people these; returns what to tell of people in photographs and films."""
     from .people import count_people
-    from .people.film_index import RATE, count_films, index_films
-    from .people.tracks import CROPS
+    from .people.film_index import count_films, index_films
 
-    options = {"rate": rate or RATE, "num_crops": crops or CROPS, "batch_size": batch_size, "on_error": on_error}
-    told = index_films(gallery, films, detector, margin, **options)
+    told = index_films(gallery, films, detector, margin, rate, crops, batch_size, on_error)
     count = count_people(gallery)
     whole = [*map(str, count.whole)]
     return {**count._asdict(), "whole": whole, **count_films(gallery)._asdict(), "skipped": told.skipped}

@@ -102,6 +102,17 @@ def is_film(path: str | PathLike) -> bool:
     return False
 
 
+def clock_of(path: str | PathLike, seconds: float) -> float:
+    """Where the clock of a film's file stands at a moment: browsers seek by it, and it may begin at any time.
+
+    Args:
+        seconds: from the film's beginning, as all times of this module.
+    """
+    with suppress(OSError, UnreadableFilmError, ImportError), Film(path) as film:
+        return film._zero + seconds
+    return seconds
+
+
 def check_rate(rate: float) -> None:
     """Refuses a number of frames a second that is none, by a ValueError."""
     if not 0 < rate <= MAX_RATE:  # also NaN

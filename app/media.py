@@ -8,6 +8,8 @@ import io
 import logging
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +17,7 @@ import xxhash
 from PIL import Image
 
 from ..drawing.boxes import draw_box
-from ..film_reading import is_film
+from ..film_reading import clock_of, is_film
 from ..image_reading_fafa import MAX_PIXELS, InaccessibleImageError, UnreadableImageError, inspect_image, open_image
 from ..names import printable
 from ..retrieval.opening import open_whole
@@ -57,7 +59,18 @@ def _version(result: SearchResult) -> str:
 def film_url(result: SearchResult) -> str | None:
     """Of the film, at the moment; None of a photograph."""
     time = result.entry.time
-    return None if result.path is None or time is None else f"/media/{result.id}/film#t={max(0.0, time):g}"
+    if result.path is None or time is None:
+        return None
+    with suppress(OSError):
+        status = result.path.stat()
+        time += _clock_at_beginning(result.path, status.st_mtime_ns, status.st_size)
+    return f"/media/{result.id}/film#t={max(0.0, time):.7g}"
+
+
+@lru_cache(maxsize=1_000)
+def _clock_at_beginning(film: Path, *_: int) -> float:
+    """Where the clock stands by which a browser seeks; it reads the film's head, once for each state of the file."""
+    return clock_of(film, 0.0)
 
 
 def film_of(result: SearchResult) -> Path:

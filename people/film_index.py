@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -89,8 +90,8 @@ def index_films(
     films: Sequence[str | Path],
     detector: Detector,
     margin: float = MARGIN,
-    rate: float = RATE,
-    num_crops: int = CROPS,
+    rate: float | None = None,
+    num_crops: int | None = None,
     batch_size: int = 64,
     on_error: str = "raise",
     progress: bool = True,
@@ -104,7 +105,8 @@ def index_films(
         gallery: one that lies in a folder.
         films: files; if the gallery has a folder of images, they lie within it.
         detector: who finds people; `margin`: around them, see `choose_people`.
-        rate: frames looked at in a second. `num_crops`: of each track.
+        rate: frames looked at in a second; `num_crops`: of each track. Films that were read otherwise are read anew.
+            None: as a film was read, or else `RATE` and `CROPS`.
         batch_size: crops encoded at a time.
         on_error: `"raise"` stops at a film that cannot be read; `"skip"` leaves it out, lists it and warns,
             and so it does with one that vanishes meanwhile.
@@ -118,10 +120,10 @@ def index_films(
         raise ValueError("films are added to a gallery in a folder, and this one lies in memory: save it first")
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is {on_error!r}, expected 'raise' or 'skip'")
-    if num_crops < 1 or batch_size < 1:
+    if (num_crops is not None and num_crops < 1) or batch_size < 1:
         raise ValueError(f"num_crops is {num_crops}, batch_size {batch_size}, expected whole numbers from 1")
     check_margin(margin)
-    check_rate(rate)
+    check_rate(RATE if rate is None else rate)
     reading = _Reading(gallery, detector, margin, rate, num_crops, batch_size, progress and is_first_process())
     films, told = [Path(film).absolute() for film in films], reading.told
     lines = reading.bring_into_line(films)
@@ -158,14 +160,16 @@ class _Reading:
         gallery: "Gallery",
         detector: Detector,
         margin: float,
-        rate: float,
-        num_crops: int,
+        rate: float | None,
+        num_crops: int | None,
         batch_size: int,
         is_shown: bool,
     ):
         self.model, self.processor = gallery.model, gallery.processor
         self.place, self.state = gallery.place, gallery.place.read()
-        self.detector, self.margin, self.rate, self.num_crops = detector, margin, rate, num_crops
+        self.detector, self.margin = detector, margin
+        self.asked = {name: value for name, value in (("rate", rate), ("crops", num_crops)) if value is not None}
+        self.rate, self.num_crops = RATE, CROPS  # of the film that is being read
         self.batch_size, self.is_shown, self.told = batch_size, is_shown, FilmsTold()
         self.alike = AlikeFeatures()
 
@@ -191,7 +195,7 @@ class _Reading:
                 alike = [key for key in held if key[1] == line["contents"]]
                 if moved := [key for key in alike if key in free]:
                     writer.change({row: replace(entries[row], **lies) for row in free.pop(moved[0])})
-                elif alike and _read_until(state, entries[held[alike[0]][0]].description()) is None:
+                elif alike and _read_until(state, entries[held[alike[0]][0]].description(), {}) is None:
                     rows = held[alike[0]]
                     writer.copy(rows, [replace(entries[row], **lies) for row in rows])
             paths = {line["path"] for line in lines}
@@ -204,7 +208,8 @@ class _Reading:
         lock: FileLock = lock_of(self.place.path, f"film-{xxhash.xxh3_64_hexdigest(ascii(_key(line)).encode())}")
         with lock:
             self.state = self.place.read(self.state)
-            start = _read_until(self.state, line)
+            start, note = _read_until(self.state, line, self.asked), self.state.films.get(line["contents"], {})
+            self.rate, self.num_crops = itemgetter("rate", "crops")({"rate": RATE, "crops": CROPS} | note | self.asked)
             if start is None:
                 self.told.known += 1
             else:
@@ -286,7 +291,8 @@ class _Reading:
             if piece.entries:
                 writer.append(torch.cat(piece.features), piece.entries)
             notes = {of: note for of, note in state.films.items() if state.rows_with("contents", of)}
-            writer.note(films=notes | {line["contents"]: {"until": until, "entries": num_kept_now}})
+            read = {"until": until, "entries": num_kept_now, "rate": self.rate, "crops": self.num_crops}
+            writer.note(films=notes | {line["contents"]: read})
             self.state = writer.commit()
         return num_kept_now
 
@@ -306,12 +312,15 @@ def _described(film: Path, folder: Path | None, known: Mapping[str, dict[str, An
         return describe_absent(film, "film", folder)
 
 
-def _read_until(state: GalleryState, line: Mapping[str, Any]) -> float | None:
-    """How far a film was read, in seconds; None: to its end. Where entries of it are gone, it is read anew."""
+def _read_until(state: GalleryState, line: Mapping[str, Any], asked: Mapping[str, float]) -> float | None:
+    """How far a film was read, in seconds; None: to its end.
+
+    Where entries of it are gone, or another rate or number of crops is asked for, it is read anew.
+    """
     note = state.films.get(line["contents"])
     if note is None or note["entries"] != len(_rows_of(state, line)):
         return 0.0
-    return note["until"]
+    return note["until"] if all(note.get(name) == value for name, value in asked.items()) else 0.0
 
 
 def _key(line: Mapping[str, Any]) -> tuple[str, str | None]:

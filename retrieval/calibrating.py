@@ -1,5 +1,6 @@
 """Calibrates a model's scores on queries with known matches: any test set in ITCPR's form, or triplets in SynCPR's."""
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -8,13 +9,15 @@ import torch
 
 from ..model_folder import check_fit
 from ..names import printable
-from ..retriever import Retriever, RetrieverProcessor
+from ..retriever import QUERY_MODES, Retriever, RetrieverProcessor
 from .calibration import PROBES, Calibration, HighestScores, ScoreCalibration
 from .encoding import encode_queries, encode_targets
 from .fingerprint import feature_settings
 
 if TYPE_CHECKING:
     import datasets
+
+logger = logging.getLogger(__name__)
 
 _ROWS = 128  # queries scored together
 _QUERY_COLUMNS = ("image", "image_path", "caption", "instance_id")
@@ -27,7 +30,7 @@ def calibrate(
     processor: RetrieverProcessor,
     queries: "datasets.Dataset",
     images: "datasets.Dataset | None" = None,
-    modes: Sequence[str] = ("image+caption",),
+    modes: Sequence[str] | None = None,
     batch_size: int = 64,
     num_workers: int = 0,
     progress: bool = True,
@@ -44,7 +47,8 @@ def calibrate(
             (in the very clothes asked for) are no matches.
         images: with queries in ITCPR's form: the gallery, with `image`, `image_path` and `instance_id`. An image
             matches where its id is the query's; the query's own photograph is left out.
-        modes: kinds of query to calibrate for: "image+caption", "caption", "image".
+        modes: kinds of query to calibrate for, of "image+caption", "caption", "image"; by default all three, but those
+            of which the queries do not tell enough, such as captions that are all the same: a warning names them.
         batch_size: images encoded at a time; `num_workers`: processes that read them.
         seed: decides which images make up parts of the gallery.
 
@@ -67,7 +71,7 @@ def calibrate(
     own_places = np.asarray([places.get(path, -1) for path in queries["image_path"][:]])
 
     options = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
-    features = encode_queries(model, processor, queries, modes, **options)
+    features = encode_queries(model, processor, queries, modes or list(QUERY_MODES), **options)
     targets = encode_targets(model, processor, images, **options)
     probing = np.linspace(0, len(query_ids) - 1, min(PROBES, len(query_ids))).astype(int)
     kinds, probes, levels = {}, {}, {}
@@ -78,8 +82,14 @@ def calibrate(
             is_own = own_places[rows, None] == np.arange(len(image_ids))
             scores = model.score(of_mode[rows], targets)
             highest.add(scores, torch.from_numpy(is_match), torch.from_numpy(is_own & ~is_match))
-        kinds[mode], levels[mode] = ScoreCalibration.fit(highest), highest.levels
-        probes[mode] = of_mode[probing].half().cpu()
+        try:
+            kinds[mode] = ScoreCalibration.fit(highest)
+        except ValueError as error:
+            if modes is not None or (mode == list(features)[-1] and not kinds):
+                raise
+            logger.warning("not calibrated for queries of %s: %s", mode, error)
+            continue
+        probes[mode], levels[mode] = of_mode[probing].half().cpu(), highest.levels
     return Calibration(feature_settings(model, processor, "target", model.feature_shape), kinds, probes, levels)
 
 

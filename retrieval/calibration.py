@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..names import counted, some
+from ..retriever import QUERY_MODES
 
 TOP = 10  # results of each query that probabilities are fitted to, as many as a search shows
 LEAST_QUERIES = 50
@@ -262,12 +263,17 @@ class Calibration:
         Raises:
             ValueError: it was not calibrated.
         """
-        if kind not in self.kinds:
+        if kind in self.kinds:
+            return self.kinds[kind]
+        if kind in QUERY_MODES:
             raise ValueError(
-                f"the gallery is calibrated for queries of {some(list(self.kinds))}, not of {kind}: calibrate it with "
-                f"modes=[..., {kind!r}]"
+                f"the gallery is calibrated for queries of {some(list(self.kinds))}, not of {kind}, and promises no "
+                "false-alarm rate for these: calibrate it anew, or ask without one"
             )
-        return self.kinds[kind]
+        raise ValueError(
+            f"no false-alarm rate can be promised for queries of {kind}: leave it out, or ask by a photo, a sentence "
+            "or both"
+        )
 
     def check(self, settings: Mapping[str, Any]) -> None:
         """Refuses the features of another model or of other settings of its processor.

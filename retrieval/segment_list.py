@@ -241,6 +241,8 @@ def _is_skipped(image: Any) -> bool:
 def _is_note_of_film(note: Any) -> bool:
     if not (isinstance(note, dict) and type(note.get("entries")) is int):
         return False
+    if any(not isinstance(note.get(name, 1), (int, float)) or not note.get(name, 1) > 0 for name in ("rate", "crops")):
+        return False
     return note.get("until", 0) is None or isinstance(note.get("until"), (int, float))
 
 

@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from encoding_spy import paint
-from films import CORNERS, corners, corners_of, write_film
+from films import CORNERS, av, corners, corners_of, write_film
 from painted_scenes import SIZE, BarDetector, paint_scene
 from PIL import Image
 from tiny import tiny_model, tiny_processor
 
 pytest.importorskip("fastapi", reason="the page and its API need the extra app")
 
-from fafa.app.media import open_person
+from fafa.app.media import film_url, open_person
 from fafa.app.server import create_app
 from fafa.app.service import SearchService
 from fafa.people import people_in
@@ -81,6 +81,17 @@ def test_a_moment_of_a_film(watcher):
     assert person.size == (48, 32) and frame.size == (96, 64)
     assert np.abs(np.asarray(person)[3, -4].astype(int) - CORNERS["green"]).max() < 60
     assert corners_of(frame)[2:] == ["blue", "grey"]
+
+
+@pytest.mark.parametrize("form", ["mkv", "mp4"])
+def test_a_film_whose_clock_begins_late_is_played_at_the_moment(seen, tmp_path, form):
+    """A browser seeks by the file's own clock: it showed another moment than the one that was found."""
+    late = [100 + number / 5 for number in range(10)]
+    film = write_film(tmp_path / f"late.{form}", [corners(number) for number in range(10)], times=late, rate=5)
+    with av.open(str(film)) as container:
+        begins = container.start_time / av.time_base
+    result = SimpleNamespace(id=7, path=film, entry=Entry(path=str(film), time=1.5))
+    assert film_url(result) == f"/media/7/film#t={begins + 1.5:g}"
 
 
 def test_a_film_is_sent_in_parts(watcher, seen):

@@ -143,6 +143,16 @@ def test_a_changed_film_is_read_anew(gallery, films, walks):
     assert len({entry.contents for entry in entries_of(gallery)}) == 1
 
 
+def test_another_rate_or_number_of_crops_reads_a_known_film_anew(gallery, films):
+    """They were ignored without a word; whoever does not ask for them keeps what the film was read with."""
+    assert read(gallery, films, rate=5.0, num_crops=3)[0] == FilmsTold(known=1)
+    assert read(gallery, films, num_crops=2)[0].crops == 6 == len(gallery)
+    assert read(gallery, films)[0] == FilmsTold(known=1)
+    told, detector = read(gallery, films, rate=2.5)
+    assert told.read == 1 and detector.seen == 8 and told.crops <= 6
+    assert [(note["rate"], note["crops"]) for note in gallery.state.films.values()] == [(2.5, 2)]
+
+
 def test_a_film_of_which_images_were_deleted_is_read_anew(gallery, films):
     whole = len(gallery)
     gallery.delete(where="track == 2")
@@ -308,7 +318,8 @@ def test_notes_of_films_that_are_none_are_damage(gallery):
 
     file = gallery.place.path / "gallery.json"
     manifest = json.loads(file.read_text())
-    for wrong in ([], {"x": 1}, {"x": {"until": "late", "entries": 1}}, {"x": {"entries": 1}}):
+    fast = {"x": {"until": None, "entries": 1, "rate": "fast"}}
+    for wrong in ([], {"x": 1}, {"x": {"until": "late", "entries": 1}}, {"x": {"entries": 1}}, fast):
         file.write_text(json.dumps(sealed(manifest | {"films": wrong})))
         with pytest.raises(ValueError, match="its notes of films are none"):
             GalleryFolder(gallery.place.path).read()

@@ -235,8 +235,10 @@ def test_a_calibration_of_another_model_is_refused(kept):
 
 
 def test_a_kind_of_query_that_was_not_calibrated_is_refused_by_name(kept):
-    with pytest.raises(ValueError, match=r"calibrated for queries of image\+caption, not of caption: .*'caption'"):
+    with pytest.raises(ValueError, match=r"for queries of image\+caption, not of caption, .*calibrate it anew"):
         kept.of_kind("caption")
+    with pytest.raises(ValueError, match="can be promised for queries of several terms: leave it out"):
+        kept.of_kind("several terms")
 
 
 def test_a_gallery_unlike_the_calibration_is_told(kept):

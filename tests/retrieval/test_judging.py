@@ -85,6 +85,15 @@ def test_one_call_calibrates_and_results_get_probabilities(gallery, queries, ima
     assert [result.probability for result in after] == pytest.approx(expected.tolist(), abs=1e-4)
 
 
+def test_a_kind_of_which_the_queries_tell_too_little_is_left_out_by_name(gallery, queries, images, caplog):
+    """Their captions are few: by default all else is calibrated, and whoever asks for that kind alone is refused."""
+    calibration = gallery.calibrate(queries, images, progress=False)
+    assert set(calibration.kinds) == {"image+caption", "image"}
+    assert "not calibrated for queries of caption: the best scores" in caplog.text
+    with pytest.raises(ValueError, match="the best scores of images that do not match are alike"):
+        gallery.calibrate(queries, images, modes=["caption"], progress=False)
+
+
 def test_only_results_above_the_cut_off_are_left(gallery, calibrated_record, ask):
     gallery.keep_calibration(calibrated_record)
     everybody, cut_off = gallery.search(**ask, top=None), gallery.calibration.kinds["image+caption"].cut_off
