@@ -120,8 +120,8 @@ def _environment() -> Environment:
 def percent(share: float) -> str:
     """A probability, without a promise of certainty."""
     if share >= 0.995:
-        return "over 99 %"
-    return "under 1 %" if share < 0.005 else f"{share:.0%}".replace("%", " %")
+        return "> 99 %"
+    return "< 1 %" if share < 0.005 else f"{share:.0%}".replace("%", " %")
 
 
 def plain(value: str | float | bool) -> str:

@@ -52,7 +52,7 @@ def test_score_and_probability():
     assert "73 % likely" in results_shown(answered(probability=0.73))
 
 
-@pytest.mark.parametrize("share, told", [(0.999, "over 99 %"), (0.73, "73 %"), (0.004, "under 1 %")])
+@pytest.mark.parametrize("share, told", [(0.999, "> 99 %"), (0.73, "73 %"), (0.004, "< 1 %")])
 def test_no_probability_is_certain(share, told):
     assert percent(share) == told
 
