@@ -97,7 +97,7 @@ def build_page(service: SearchService, user_of: Callable[[Any], str]) -> gr.Bloc
                 message = _ours("", "message", [])
                 with gr.Tabs(elem_id="fafa-tabs") as tabs:
                     with gr.Tab("Results", id=RESULTS):
-                        events = ["opened", "right", "wrong", "refined", "unmarked"]
+                        events = ["opened", "right", "wrong", "refined", "unmarked", "followed"]
                         results = _ours(results_shown(session), "results", events)
                     with gr.Tab("History"):
                         searches = _ours(searches_shown(session), "asked", ["repeated"])
@@ -198,6 +198,7 @@ def _connect(blocks: gr.Blocks, parts: PageParts, events: PageEvents, search, cl
 
     parts.results.opened(events.opened, of_session, **shown)
     parts.results.unmarked(events.unmarked, of_session, **asks)
+    parts.results.followed(events.followed, of_session, **asks)
     for part in (parts.results, parts.details):
         part.right(events.right, of_session, **asks)
         part.wrong(events.wrong, of_session, **asks)

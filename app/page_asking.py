@@ -10,7 +10,7 @@ from ..threads import PARSING
 from .answers import FilterField
 from .faults import Refused
 from .page_session import PageSession, Photo, Wish
-from .questions import Minus, Question, Term
+from .questions import MINUS_WEIGHT, Minus, Question, Term
 
 _MOST_CHOICES = 50  # of a filter that is a list of values
 
@@ -183,8 +183,12 @@ def summary_of(question: Question) -> str:
     parts = []
     for number, term in enumerate(question.terms):
         words = " ".join(part for part in (term.image and "photo", term.caption and f"“{term.caption}”") if part)
-        parts.append(words if number == 0 and term.weight == 1 else f"{'+' if term.weight > 0 else '−'} {words}")
-    parts += [f"− “{unwanted.caption}”" for unwanted in question.minus]
+        signed = words if number == 0 and term.weight == 1 else f"{'+' if term.weight > 0 else '−'} {words}"
+        parts.append(signed if abs(term.weight) == 1 else f"{signed} ×{abs(term.weight):g}")
+    parts += [
+        f"− “{unwanted.caption}”" + (f" ×{unwanted.weight:g}" if unwanted.weight != MINUS_WEIGHT else "")
+        for unwanted in question.minus
+    ]
     limits = [f"where {question.where}"] if question.where else []
     if question.least_score is not None:
         limits.append(f"score from {question.least_score:g}")

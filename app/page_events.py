@@ -22,6 +22,8 @@ from .page_views import details_shown, photo_shown, results_shown, saved_shown, 
 from .questions import MINUS_WEIGHT, MOST_MARKS, MOST_TERMS, RESULT, Question
 from .service import SearchService
 
+_LONGEST_LINK = 200_000  # characters
+
 
 class PageEvents:
     """Answers the events of a page.
@@ -45,6 +47,13 @@ class PageEvents:
         return {self.parts.header: view("header", facts=facts), self.parts.kept: self._kept(request), **changes}
 
     @in_turn
+    async def followed(self, session: PageSession, event: gr.EventData, request: gr.Request) -> Changes:
+        """Somebody went back to an earlier search, or forth again, by the browser's own buttons."""
+        if text := _text(event, "q", _LONGEST_LINK):
+            return await self._repeat(session, links.question_of(text), request)
+        return self._clear(session)
+
+    @in_turn
     async def searched(self, session: PageSession, request: gr.Request, *values: Any) -> Changes:
         """Somebody asks."""
         return await self._ask(session, question_of(session, self.parts.read(values)), request)
@@ -52,19 +61,25 @@ class PageEvents:
     @in_turn
     async def cleared(self, session: PageSession) -> Changes:
         """Everything but the history is put back."""
+        return self._clear(session)
+
+    def _clear(self, session: PageSession) -> Changes:
         session.photo, session.wishes, session.question, session.answer, session.opened = None, [], None, None, None
         session.forget_marks()
         return {**self.parts.write(Fields()), self.parts.wish: "", **self._shown(session)}
 
     async def _ask(self, session: PageSession, question: Question, request: gr.Request) -> Changes:
+        told = {}
         if session.question is None or without_marks(question) != without_marks(session.question):
-            session.forget_marks()  # they were about another question
+            if session.right or session.wrong:
+                told = self.say("Your marks were about another question and are taken back.")
+            session.forget_marks()
             question = without_marks(question)
         answer = await self.service.search(question, self._user(request))
         session.question, session.answer, session.opened, session.heat = question, answer, None, None
         session.answers += 1
         session.note(Search(question, len(answer.hits), datetime.now()))
-        return {self.parts.tabs: gr.Tabs(selected=RESULTS), **self._shown(session)}
+        return {self.parts.tabs: gr.Tabs(selected=RESULTS), **self._shown(session), **told}
 
     async def _repeat(self, session: PageSession, question: Question, request: gr.Request) -> Changes:
         """Asks a question from elsewhere: a link, the history, a saved search."""
@@ -344,8 +359,8 @@ def _add(session: PageSession, wish: Wish) -> None:
     session.wishes = [*session.wishes, wish]
 
 
-def _text(event: gr.EventData, name: str) -> str:
-    """What a browser says of an event: it may say anything.
+def _text(event: gr.EventData, name: str, longest: int = 1_000) -> str:
+    """What a browser says of an event, cut to so many characters: it may say anything.
 
     Raises:
         Refused: it does not say it.
@@ -353,7 +368,7 @@ def _text(event: gr.EventData, name: str) -> str:
     value = (event._data or {}).get(name)
     if not isinstance(value, str):
         raise Refused("The page in this tab is out of date: load it again.")
-    return value[:1_000]
+    return value[:longest]
 
 
 def _number(event: gr.EventData, name: str) -> int:

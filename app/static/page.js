@@ -68,22 +68,29 @@
     watch("value", () => element.querySelector(".fafa-message")?.scrollIntoView({ block: "nearest" }));
   };
 
-  // Wishes: a weight that is changed.
+  // Wishes: a weight that is changed; one that is none goes back to what it was, which is what is asked.
   const wishes = (element, trigger, names) => {
     asked(element, trigger, names);
     element.addEventListener("change", (event) => {
-      if (event.target.dataset.weight !== undefined)
-        trigger("weighed", { number: event.target.dataset.weight, weight: event.target.value });
+      const { weight: number } = event.target.dataset;
+      if (number === undefined) return;
+      trigger("weighed", { number, weight: event.target.value });
+      if (!(event.target.value > 0 && event.target.value <= 100)) event.target.value = event.target.defaultValue;
     });
   };
 
-  // Results: the address bar always holds the link that repeats the query.
+  // Results: the address bar always holds the link that repeats the query, and "back" leads to the query before.
   const results = (element, trigger, names, watch) => {
     asked(element, trigger, names);
     let answer;
+    const link_in_address = () => new URLSearchParams(location.search).get("q") ?? "";
+    window.addEventListener("popstate", () => trigger("followed", { q: link_in_address() }));
     watch("value", () => {
       const told = element.querySelector("[data-link]");
-      history.replaceState(null, "", told.dataset.link || location.pathname);
+      if (told.dataset.q !== link_in_address()) {
+        const again = answer === undefined && link_in_address();  // the page was opened by another form of this link
+        history[again ? "replaceState" : "pushState"](null, "", told.dataset.link || location.pathname);
+      }
       const is_new = told.dataset.answer && told.dataset.answer !== answer;
       answer = told.dataset.answer;
       if (is_new && matchMedia("(max-width: 900px)").matches) told.scrollIntoView({ block: "start" });
@@ -129,6 +136,10 @@
       if (!shown) return dialog.open && dialog.close();
       const held = dialog.contains(document.activeElement) ? document.activeElement.dataset.do : null;
       dialog.replaceChildren(shown.cloneNode(true));
+      dialog.querySelector("video")?.addEventListener("error", (event) => {
+        event.target.hidden = true;
+        dialog.querySelector(".unplayed").hidden = false;
+      });
       last = shown.dataset.id;
       if (!dialog.open) dialog.showModal();
       dialog.querySelector(held ? `[data-do="${held}"]` : '[data-do="closed"]')?.focus();

@@ -126,14 +126,15 @@ def test_lists_are_offered_for_few_names_and_whole_numbers():
 def test_summary():
     question = Question(
         terms=[Term(image="abc", caption="in red"), Term(caption="a hat", weight=2)],
-        minus=[Minus(caption="a bag")],
+        minus=[Minus(caption="a bag"), Minus(caption="a cap", weight=0.5)],
         where="camera == 'a'",
         least_score=0.5,
         right=[3, 4],
         wrong=[5],
     )
     assert summary_of(question) == (
-        "photo “in red” + “a hat” − “a bag” · where camera == 'a' · score from 0.5 · marked 2 right, 1 wrong"
+        "photo “in red” + “a hat” ×2 − “a bag” − “a cap” ×0.5 · where camera == 'a' · score from 0.5"
+        " · marked 2 right, 1 wrong"
     )
 
 

@@ -60,6 +60,10 @@ def test_wishes_change_the_order(page):
     weight.press("Enter")
     page.locator('input[data-weight="1"][value="0.9"]').wait_for()
     assert search(page) != before
+    weight.fill("0")  # what is no weight is not shown as one
+    weight.press("Tab")
+    told(page, "A weight is a number above 0")
+    assert page.get_by_label("Weight of a red coat").input_value() == "0.9"
     for left in (1, 0):
         page.get_by_role("button", name="Take away").first.click()
         page.wait_for_function(f"document.querySelectorAll('.wish').length === {left}")

@@ -38,6 +38,8 @@ def test_a_film_opens_at_its_moment(page):
     page.locator(".hit", has_text="walk.mp4").get_by_text("0:00:02").click()
     page.get_by_role("dialog").locator("video").wait_for()
     page.wait_for_function("Math.abs(document.querySelector('dialog video').currentTime - 2) < 0.2")
+    page.evaluate("document.querySelector('dialog video').dispatchEvent(new Event('error'))")
+    page.get_by_role("dialog").get_by_text("This browser cannot play the film").wait_for()  # but shows its picture
     frame = page.request.get(page.url.partition("?")[0] + page.locator("dialog video").get_attribute("poster")[1:])
     assert frame.ok and Image.open(BytesIO(frame.body())).size == (96, 192)
 
@@ -78,6 +80,28 @@ def test_marks(page):
     assert hits(page) == before
     page.evaluate("document.querySelectorAll('.hit [data-do=right]').forEach((mark, n) => n < 3 && mark.click())")
     page.get_by_text("marked 3 right").wait_for()  # quick clicks all count
+
+
+def test_marks_of_another_question_are_taken_back_and_that_is_said(page):
+    search(page, SENTENCE)
+    with new_answer(page):
+        page.get_by_role("button", name="Result 2 is right").click()
+    search(page, "a blue hat")
+    page.get_by_text("Your marks were about another question and are taken back.").wait_for()
+    assert page.get_by_role("group", name="Your marks").count() == 0
+
+
+def test_back_leads_to_the_search_before(page):
+    """And forth again; before the first one, to the empty page: one click lost the whole chain of searches."""
+    first, second = search(page, SENTENCE), search(page, "a blue hat")
+    assert first != second
+    for go, sentence, found in ((page.go_back, SENTENCE, first), (page.go_forward, "a blue hat", second)):
+        with new_answer(page):
+            go()
+        assert (page.get_by_label("Sentence").input_value(), hits(page)) == (sentence, found)
+    page.evaluate("history.go(-2)")
+    page.get_by_text("Whom are you looking for?").wait_for()
+    assert page.get_by_label("Sentence").input_value() == "" and "?q=" not in page.url
 
 
 def test_saved_search(page, opened, session, browser):
