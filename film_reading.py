@@ -102,15 +102,11 @@ def is_film(path: str | PathLike) -> bool:
     return False
 
 
-def clock_of(path: str | PathLike, seconds: float) -> float:
-    """Where the clock of a film's file stands at a moment: browsers seek by it, and it may begin at any time.
-
-    Args:
-        seconds: from the film's beginning, as all times of this module.
-    """
+def clock_at_beginning(path: str | PathLike) -> float:
+    """Where the clock of a film's file stands at the film's beginning: browsers seek by it. 0 if it cannot be read."""
     with suppress(OSError, UnreadableFilmError, ImportError), Film(path) as film:
-        return film._zero + seconds
-    return seconds
+        return film._zero
+    return 0.0
 
 
 def check_rate(rate: float) -> None:
@@ -270,12 +266,15 @@ class Film:
         elif not self._is_fresh:
             self._open()
         self._is_fresh = False
-        rate, last = self._stream.average_rate, -math.inf
+        a_frame, last = 1 / float(self._stream.average_rate or 25), -math.inf  # seconds
+        # An AVI holds no times, and FFmpeg guesses: those of decoding are in order, those of showing are not.
+        is_guessed = self._container.format.name == "avi"
         for frame in self._frames():
-            if frame.time is not None:
-                time = round(frame.time - self._zero, 6)
-            else:
-                time = max(0.0, last + 1 / float(rate or 25))
+            shown = frame.dts if is_guessed and frame.dts is not None else frame.pts
+            is_told = shown is not None and frame.time_base
+            time = round(float(shown * frame.time_base) - self._zero, 6) if is_told else -math.inf
+            if not is_told or (is_guessed and time <= last):
+                time = max(0.0, last + a_frame)
             if time <= last:
                 self.num_broken += 1
                 continue

@@ -17,7 +17,7 @@ import xxhash
 from PIL import Image
 
 from ..drawing.boxes import draw_box
-from ..film_reading import clock_of, is_film
+from ..film_reading import clock_at_beginning, is_film
 from ..image_reading_fafa import MAX_PIXELS, InaccessibleImageError, UnreadableImageError, inspect_image, open_image
 from ..names import printable
 from ..retrieval.opening import open_whole
@@ -69,8 +69,8 @@ def film_url(result: SearchResult) -> str | None:
 
 @lru_cache(maxsize=1_000)
 def _clock_at_beginning(film: Path, *_: int) -> float:
-    """Where the clock stands by which a browser seeks; it reads the film's head, once for each state of the file."""
-    return clock_of(film, 0.0)
+    """It reads the film's head, once for each state of the file."""
+    return clock_at_beginning(film)
 
 
 def film_of(result: SearchResult) -> Path:

@@ -253,6 +253,19 @@ def test_what_is_no_file_or_absent(tmp_path):
         Film(tmp_path / "absent.mp4")
 
 
+def test_an_avi_whose_frames_refer_to_later_ones_is_whole(tmp_path, caplog):
+    """FFmpeg guesses when they are shown, out of order: a third of such a film was called broken."""
+    with av.open(str(tmp_path / "film.avi"), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"bf": "2"})
+        stream.pix_fmt, (stream.width, stream.height) = "yuv420p", SIZE
+        for number in range(30):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(corners(number), "rgb24")))
+        container.mux(stream.encode(None))
+    frames, opened = read(tmp_path / "film.avi")
+    assert [number_of(frame.image) for frame in frames] == list(range(30))
+    assert opened.num_broken == 0 and caplog.text == ""
+
+
 def test_frames_out_of_order_are_skipped_and_told(film, caplog, monkeypatch):
     """Two recordings one after another in a file: the second one's clock begins anew."""
     caplog.set_level(logging.WARNING)
