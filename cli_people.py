@@ -144,13 +144,15 @@ def finder(
     return load_detector(name, device), margin
 
 
-def person_in(photo: Path, number: int, settings: Mapping[str, Any], device: str | None) -> "Image.Image":
+def person_in(
+    photo: Path, number: int, settings: Mapping[str, Any], detector: str | None, device: str | None
+) -> "Image.Image":
     """One of the people in a photo, counted from the left, cut out as those of a gallery with these settings are."""
     from .image_reading_fafa import open_image
     from .people import people_in
 
     upright = open_image(photo)
-    people = people_in(upright, *finder(settings, device=device))
+    people = people_in(upright, *finder(settings, detector, device=device))
     if number > len(people):
         boxes = "".join(f"; {place}: {box_told(one.box)}" for place, one in enumerate(people, start=1))
         raise ValueError(

@@ -23,6 +23,10 @@ def search(
         int | None,
         typer.Option(min=1, help="search for one of several people in the photo, counted from the left (default: all)"),
     ] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="who finds people in the photo, 'hog' too (default: the gallery's)"),
+    ] = None,
     caption: Annotated[
         list[str] | None,
         typer.Option(metavar="SENTENCE", help="what the person looks like, or what differs from the photo"),
@@ -74,6 +78,8 @@ def search(
         raise typer.BadParameter("a query needs --image, --caption or both")
     if person is not None and len(image or ()) != 1:
         raise typer.BadParameter("--person says who in the photo is meant: it takes one --image")
+    if detector is not None and person is None:
+        raise typer.BadParameter("--detector finds people in the photo: say by --person who of them is meant")
     check_milvus(milvus, collection)
     begin_log()
     with command():
@@ -86,7 +92,7 @@ def search(
         own = [photo[0] if isinstance(photo, tuple) else photo for photo in photos]
         shown_query = own[0] if own else None
         if person is not None:
-            shown_query = person_in(Path(own[0]), person, settings, device)
+            shown_query = person_in(Path(own[0]), person, settings, detector, device)
             photos = [shown_query]
         elif photos and "people" in settings:
             typer.echo("searched by the whole photo; --person N takes the Nth person in it, from the left", err=True)
@@ -159,7 +165,7 @@ def _name(path: Path | None, entry: "Entry", folder: Path | None) -> str:
 def _shown(result: "SearchResult", entry: "Entry") -> "RankedImage":
     from .retrieval import RankedImage
 
-    return RankedImage(result.path, result.score, box=entry.box, time=entry.time)
+    return RankedImage(result.path, result.score, rank=result.rank, box=entry.box, time=entry.time)
 
 
 def _record(result: "SearchResult", entry: "Entry") -> dict[str, Any]:

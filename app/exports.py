@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import io
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -13,16 +14,16 @@ from starlette.responses import Response
 from ..drawing.palette import FAINT
 from ..drawing.sheet import THUMB_WIDTH
 from ..names import counted
-from ..retrieval.contact_sheet import RankedImage, RankedQuery, draw_contact_sheet
+from ..retrieval.contact_sheet import RankedImage, RankedQuery, draw_contact_sheet, open_ranked
 from . import links
-from .answers import Answer
+from .answers import Answer, Hit
 from .doors import user_of
 from .faults import Refused
-from .media import THUMBNAIL, cropped, open_person, readable
+from .media import GONE, THUMBNAIL, cropped, open_person, readable
 from .questions import RESULT, Question, Term
 from .service import SearchService
 
-_MOST_ON_A_SHEET = 100
+_MOST_ON_A_SHEET, _SHARPNESS = 100, 2  # results; pixels for each that is drawn
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # begin what a spreadsheet would run
 
 
@@ -77,9 +78,7 @@ def sheet_of(service: SearchService, question: Question, answer: Answer, user: s
         Refused: the photo that was asked by is not kept any more.
     """
     marked = set(question.right)
-    ranked = [
-        RankedImage(_person(service, hit.id), hit.score, True if hit.id in marked else None) for hit in answer.hits
-    ]
+    ranked = [_ranked(service, hit, True if hit.id in marked else None) for hit in answer.hits]
     words = " + ".join(term.caption for term in question.terms if term.caption)
     words += "".join(f", not {unwanted.caption}" for unwanted in question.minus)
     asked = next((term for term in question.terms if term.image is not None), None)
@@ -96,16 +95,22 @@ def sheet_of(service: SearchService, question: Question, answer: Answer, user: s
 def _picture(service: SearchService, term: Term, user: str) -> Image.Image:
     """What a term asks by."""
     if term.image.startswith(RESULT) and term.box is None:
-        return _person(service, int(term.image.removeprefix(RESULT)))  # the search has refused what is no number
+        number = int(term.image.removeprefix(RESULT))  # the search has refused what is no number
+        return readable(partial(open_person, longest=THUMBNAIL), service.result(number))
     photo = service.photo(term.image, user)
     return photo if term.box is None else cropped(photo, term.box)
 
 
-def _person(service: SearchService, number: int) -> Image.Image:
+def _ranked(service: SearchService, hit: Hit, correct: bool | None) -> RankedImage:
+    """A result as the sheet shows it: the person, and below it the photograph or the film's frame with the box."""
+    ranked = RankedImage("", hit.score, correct, hit.rank, hit.box, hit.time)
     try:
-        return readable(partial(open_person, longest=THUMBNAIL), service.result(number))
+        if (result := service.result(hit.id)).path is None:
+            raise Refused(GONE, 404)
+        picture = readable(lambda _: open_ranked(replace(ranked, image=result.path), _SHARPNESS), result)
     except Refused:
-        return Image.new("RGB", (THUMB_WIDTH, 2 * THUMB_WIDTH), FAINT)
+        picture = Image.new("RGB", (THUMB_WIDTH, 2 * THUMB_WIDTH), FAINT)
+    return replace(ranked, image=picture, box=None)
 
 
 def _cell(value: Any) -> Any:

@@ -43,7 +43,7 @@ class Cluster:
         number: from 0, the largest cluster; -1 for those who are in none.
         ids: of the images.
         num_seen: how often somebody was seen: photographs and tracks.
-        num_files: in how many photographs and films.
+        num_files: in how many photographs and films; copies of a film are one.
         typical: images near the middle of the cluster, each of another photograph or track; paths are absolute.
     """
 
@@ -167,7 +167,8 @@ def _described(
         for place in np.argsort(-(vectors[rows] @ centre), kind="stable").tolist():
             best.setdefault(int(owners[rows[place]]), rows[place])
         typical = [replace(entries[row], path=_absolute(state, entries[row])) for row in list(best.values())[:SHOWN]]
-        files = {entries[row].path for row in rows}
+        told = (entries[row] for row in rows)
+        files = {entry.contents or entry.path if "track" in entry.tags else entry.path for entry in told}
         found.append(Cluster(number, [ids[row] for row in rows], len(best), len(files), typical))
     return found
 

@@ -53,8 +53,8 @@ class RankedImage:
         rank: from 1; None where it follows from the image's place in the row.
         box: left, top, right, bottom of the person in it, in pixels, who is drawn above the image with the box; None
             draws the image alone.
-        time: seconds from the beginning of the film whose path `image` is: the frame at that moment is drawn, and the
-            time beside the score.
+        time: seconds from the beginning of the film whose path, or frame at that moment, `image` is: the frame is
+            drawn, and the time beside the score.
     """
 
     image: Image.Image | str | Path
@@ -116,7 +116,7 @@ def draw_contact_sheet(
         raise ValueError(f"nothing to draw: {counted(len(rows), 'query')}, none with a result to show")
     check_sheet(path, len(rows), most_results)
     scale = 2 if len(rows) * most_results > MANY else 4
-    shown = [[(result, _open_result(result, scale)) for result in row.results[:most_results]] for row in rows]
+    shown = [[(result, open_ranked(result, scale)) for result in row.results[:most_results]] for row in rows]
 
     thumb_height = common_height(image.height / image.width for results in shown for _, image in results)
     layout = _Layout(len(rows), most_results, thumb_height)
@@ -171,8 +171,11 @@ class _Layout:
         self.height = HEADER_HEIGHT + num_rows * (self.row_height + GAP) - GAP + MARGIN
 
 
-def _open_result(result: RankedImage, scale: int) -> Image.Image:
-    image = result.image if result.time is None else frame_at(result.image, result.time)
+def open_ranked(result: RankedImage, scale: int) -> Image.Image:
+    """What is drawn of a result, some `scale` times as wide as it is drawn; errors as for `draw_contact_sheet`."""
+    image = result.image
+    if result.time is not None and not isinstance(image, Image.Image):
+        image = frame_at(image, result.time)
     if result.box is None:
         return open_small(image, scale)
     return person_and_photograph(open_image(image), result.box, scale * (THUMB_WIDTH - 2 * FRAME))

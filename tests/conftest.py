@@ -1,8 +1,14 @@
 """What holds for all tests."""
 
 import logging
+import os
 
 import pytest
+
+# As `make test` has it, for whoever calls pytest: tests run side by side, a forked process cannot use threads of its
+# parent, and some tests count how often a model is called. Before torch is imported, which reads it once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def _level_of_messages():

@@ -14,11 +14,13 @@ from tiny import tiny_model, tiny_processor
 
 pytest.importorskip("fastapi", reason="the page and its API need the extra app")
 
+from fafa.app import exports
 from fafa.app.media import film_url, open_person
 from fafa.app.server import create_app
 from fafa.app.service import SearchService
 from fafa.people import people_in
-from fafa.retrieval import Gallery
+from fafa.retrieval import Gallery, RankedImage
+from fafa.retrieval.contact_sheet import open_ranked
 from fafa.retrieval.identity import describe_image
 from fafa.retrieval.metadata import Entry, entry_of
 from fafa.retrieval.opening import open_entry
@@ -112,6 +114,18 @@ def test_results_name_them_and_the_moment(watcher):
     assert watcher.get("/api/facts").json()["has_films"] is True
     for hit in hits:
         assert watcher.get(hit["thumbnail"]).status_code == watcher.get(hit["photo"]).status_code == 200
+
+
+def test_the_contact_sheet_shows_what_that_of_the_command_does(seen):
+    """The person, and below the photograph or the frame with the box, the moment and the rank."""
+    service, folder = seen
+    for number, name in ((1, "scene.png"), (2, "film.mp4")):
+        entry = service.result(number).entry
+        hit = SimpleNamespace(id=number, score=0.5, rank=4, box=entry.box, time=entry.time)
+        shown = exports._ranked(service, hit, True)
+        asked = RankedImage(folder / name, 0.5, box=entry.box, time=entry.time)
+        assert shown.image.tobytes() == open_ranked(asked, exports._SHARPNESS).tobytes()
+        assert (shown.rank, shown.correct, shown.time, shown.box) == (4, True, entry.time, None)
 
 
 def test_like_this_result_works_for_a_person_in_a_film(watcher):

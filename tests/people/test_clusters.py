@@ -85,6 +85,17 @@ def test_a_track_counts_once_and_stays_together(model, processor, tmp_path):
     ]
 
 
+def test_a_copy_of_a_film_is_no_further_file(model, processor, tmp_path):
+    people = [number // 3 for number in range(6)] * 2
+    entries = [
+        Entry(f"/films/{'a' if place < 6 else 'copy'}.mp4", "film", time=1.0, tags={"track": place % 6})
+        for place in range(12)
+    ]
+    gallery_of(model, processor, tmp_path / "index", people, entries)
+    clusters = cluster_people(tmp_path / "index", least=3)
+    assert [(one.num_seen, len(one.ids), one.num_files) for one in clusters] == [(3, 6, 1), (3, 6, 1)]
+
+
 def test_again_after_changes(model, processor, tmp_path):
     gallery = gallery_of(model, processor, tmp_path / "index", PEOPLE)
     cluster_people(tmp_path / "index", least=3)

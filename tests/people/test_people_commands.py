@@ -101,4 +101,13 @@ def test_one_of_several_people_in_the_reference_photo_can_be_chosen(photos, inde
     assert scores[1] != scores[2]
     _, told = call(*search, "--person", 3, status=1)
     assert "--person 3: 2 people found in" in told and "2: left 168, top 20, right 192, bottom 80" in told
+    alone = ("search", tmp_path / "people.index", "--caption", "a hat")
+    assert "say by --person who" in call(*alone, "--detector", "hog", status=2)[1]
     assert "takes one --image" in call(*search[:2], "--caption", "a hat", "--person", 1, status=2)[1]
+
+
+def test_in_a_gallery_of_whole_photographs_the_detector_is_named(photos, detector, model_folder, tmp_path):
+    """There was no way to say which: the default one was fetched."""
+    call("index", photos, "--model", model_folder, "--output", tmp_path / "whole.index")
+    search = ("search", tmp_path / "whole.index", "--image", photos / "2.png", "--person", 9)
+    assert "2 people found in" in call(*search, "--detector", detector, status=1)[1]
