@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, BinaryIO
 
 import xxhash
 from filelock import FileLock, Timeout
@@ -248,7 +249,7 @@ def contents_of(file: str | os.PathLike | bytes) -> str:
     last among them. A photograph that was changed is compressed again, so all its parts differ.
     """
     part = _PIECE // 4
-    with BytesIO(file) if isinstance(file, bytes) else Path(file).open("rb") as stream:
+    with BytesIO(file) if isinstance(file, bytes) else _open_regular(file) as stream:
         size = stream.seek(0, os.SEEK_END)
         stream.seek(0)
         if size <= 4 * part:  # opened once: for a small image, opening takes longer than reading
@@ -260,6 +261,15 @@ def contents_of(file: str | os.PathLike | bytes) -> str:
             stream.seek((size - part) * number // 3)
             digest.update(stream.read(part))
     return f"{size}-{digest.hexdigest()}"
+
+
+def _open_regular(file: str | os.PathLike) -> BinaryIO:
+    """A file's bytes; a pipe that has taken a file's name is refused, where opening it might never end."""
+    stream = os.fdopen(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)), "rb")
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise OSError(errno.EINVAL, "it is no regular file", os.fspath(file))
+    return stream
 
 
 def record_files(folder: Path, names: Iterable[str]) -> dict[str, dict[str, int | str]]:

@@ -12,6 +12,7 @@ open an image call `image_reading_fafa`:
   others that name further files and addresses, and would open those.
 - A frame is upright RGB as a player shows it: turned or mirrored as the film says, and as wide.
 - Times are seconds from the film's beginning, where a player's clock stands at 0, whatever the frame rate does.
+- A film of joined recordings, whose clock begins anew, is refused: its moments would not be found again.
 - What cannot be decoded is skipped, counted and told, and so is what was to be drawn from it: all until the next frame
   that is whole in itself, or for ten seconds. A film without any frame is refused.
 - A frame has a budget of pixels. The length has none: ten hours take as much memory as a minute.
@@ -20,6 +21,7 @@ open an image call `image_reading_fafa`:
 import logging
 import math
 import re
+import shlex
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -62,6 +64,7 @@ _WHOLE = 1  # FFmpeg's number of frames that are drawn from no others
 _STEPS_BACK = (0.0, 2.0, 20.0)  # seconds: how much earlier to look for a key frame where an index misleads
 _WIDEST_PIXEL = 4.0  # width over height
 _SPOILT = 10.0  # seconds after a broken frame for which others show what is left of it; most films begin anew by then
+_BEHIND = 1.0, 5  # seconds that so many frames lie behind others where a clock begins anew; fewer are out of order
 _CUT_OFF = 2.0, 0.05  # seconds, and share of the length, that a film may end early: its last frame is shown for a while
 
 # Signs of the display matrix's four numbers (a b c d: x' = a x + c y, y' = b x + d y) -> what they do to an image.
@@ -266,7 +269,7 @@ class Film:
         elif not self._is_fresh:
             self._open()
         self._is_fresh = False
-        a_frame, last = 1 / float(self._stream.average_rate or 25), -math.inf  # seconds
+        a_frame, last, num_behind = 1 / float(self._stream.average_rate or 25), -math.inf, 0
         # An AVI holds no times, and FFmpeg guesses: those of decoding are in order, those of showing are not.
         is_guessed = self._container.format.name == "avi"
         for frame in self._frames():
@@ -275,6 +278,13 @@ class Film:
             time = round(float(shown * frame.time_base) - self._zero, 6) if is_told else -math.inf
             if not is_told or (is_guessed and time <= last):
                 time = max(0.0, last + a_frame)
+            num_behind = num_behind + 1 if time < last - _BEHIND[0] else 0
+            if num_behind == _BEHIND[1]:
+                raise self._unreadable(
+                    f"its clock begins anew after {clock(last)}, as where recordings were joined, so that a moment is "
+                    "not one place in it",
+                    f"ffmpeg -i {shlex.quote(printable(self.path.name))} -c copy joined.mp4, or leave it out",
+                )
             if time <= last:
                 self.num_broken += 1
                 continue

@@ -275,6 +275,9 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
             del encoded["attention_mask"]
         return BatchFeature(dict(encoded), tensor_type=return_tensors)
 
+    def _as_read(self, caption: str) -> str:
+        return clean_caption(caption) if self.clean_captions else caption
+
     def _check_captions(
         self,
         names: Sequence[str],

@@ -344,6 +344,29 @@ class RetrieverProcessor:
             self._warn_if_unread(name, captions[number], length)
         return encoded
 
+    def caption_remarks(self, caption: str) -> list[str]:
+        """What the model will not read of a caption, a sentence each, for who asks by it; empty if it reads all."""
+        text, remarks = self._as_read(caption), []
+        ids = self.tokenizer(text, verbose=False)["input_ids"]
+        longest = getattr(self, "max_text_length", self.tokenizer.model_max_length)
+        if len(ids) > longest:
+            remarks.append(f"“{caption:.40}…” is longer than the model reads: its end is left out.")
+        if is_unread(caption, self.tokenizer):
+            remarks.append(f"The model knows hardly a word of “{caption:.40}”: what is found by it means nothing.")
+        else:
+            words = dict.fromkeys(text.split())
+            bare = {"add_special_tokens": False, "verbose": False}
+            unknown = [
+                word for word in words if self.tokenizer.unk_token_id in self.tokenizer(word, **bare)["input_ids"]
+            ]
+            if unknown:
+                remarks.append(f"The model does not know, and ignores: {', '.join(unknown[:10])}.")
+        return remarks
+
+    def _as_read(self, caption: str) -> str:
+        """A caption as the tokenizer gets it."""
+        return caption
+
     def _warn_if_unread(self, name: str, caption: str, num_tokens: int) -> bool:
         """Warns, once, of a caption whose words the vocabulary does not know; see `is_unread`.
 

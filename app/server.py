@@ -8,8 +8,10 @@ import logging
 import os
 import secrets
 import socket
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI, Request
@@ -25,6 +27,7 @@ from .service import SearchService
 logger = logging.getLogger(__name__)
 
 _ENDS_WITHIN = 3  # seconds, whatever is open then
+_STUCK_AFTER = 15.0  # seconds after which threads are not waited for that read from a drive that does not answer
 _FORGETS_EVERY = 60.0  # seconds: uploads that are old
 
 
@@ -129,7 +132,8 @@ def server_of(app: FastAPI) -> uvicorn.Server:
 
     No request is logged: addresses hold questions. `Audit` notes them where that is asked for.
     """
-    return uvicorn.Server(
+    logging.getLogger("uvicorn.error").addFilter(_is_told)
+    return _Server(
         uvicorn.Config(
             app,
             ws="none",
@@ -140,3 +144,18 @@ def server_of(app: FastAPI) -> uvicorn.Server:
             timeout_graceful_shutdown=_ENDS_WITHIN,
         )
     )
+
+
+class _Server(uvicorn.Server):
+    """Ends when it is told to, even if a thread never comes back: nothing that counts is held in memory."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        stuck = threading.Timer(_STUCK_AFTER, os._exit, [128 + sig])
+        stuck.daemon = True
+        stuck.start()
+
+
+def _is_told(record: logging.LogRecord) -> bool:
+    """Whether a message is shown: that the end of the server cut a request off is no fault."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))

@@ -302,7 +302,9 @@ class SearchService:
     def _answer(self, question: Question, query: Query, results: Sequence[SearchResult]) -> Answer:
         least = -1.0 if question.least_score is None else question.least_score
         results = [result for result in results if result.score >= least][: question.top]
-        notes = self._state_notes()
+        captions = dict.fromkeys(one.caption for one in (*question.terms, *question.minus) if one.caption)
+        remarks = (remark for caption in captions for remark in self.gallery.processor.caption_remarks(caption))
+        notes = [*self._state_notes(), *remarks]
         if not results:
             notes.append("Nobody is found: no image passes filters and cut-off. Widen them, or ask in other words.")
         state = self.gallery.state

@@ -82,8 +82,9 @@ def cluster_people(gallery: str | Path, least: int = LEAST, wait: float | None =
     if num_seen < 2 * least:
         raise ValueError(
             f"{printable(place.path)} holds {counted(len(entries), 'image')} of people who were seen "
-            f"{counted(num_seen, 'time')}, and two clusters of {least} need {2 * least}: index more, or let a cluster "
-            "be smaller (least)"
+            f"{counted(num_seen, 'time')}, and two clusters of {least} need {2 * least}: index more"
+            + ", or let a cluster be smaller (least)"
+            * (least > 2)
         )
     if num_seen > _MANY:
         logger.info("clustering %s: it takes minutes", counted(num_seen, "person"))

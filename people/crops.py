@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..image_reading_fafa import open_image
-from .detectors import Detector, FoundPerson
+from .detectors import Detector, FoundPerson, found_in
 
 MARGIN = 0.05  # on every side, as a share of the height of the detector's box: hair, shoes, a bag
 LEAST_WIDTH, LEAST_HEIGHT = 16, 32  # pixels: in fewer, clothes and colours cannot be told
@@ -60,7 +60,7 @@ def people_in(image: Any, detector: Detector, margin: float = MARGIN) -> list[Fo
         UnreadableImageError, FileNotFoundError, InaccessibleImageError: it cannot be read.
     """
     upright = open_image(image)
-    [found] = detector.find([upright])
+    [found] = found_in([upright], detector)
     return choose_people(found, upright.size, margin).found
 
 

@@ -72,6 +72,30 @@ class Detector(ABC):
         """
 
 
+def found_in(images: Sequence[Image.Image], detector: Detector) -> list[list[FoundPerson]]:
+    """What a detector finds in images, looked at: a wrong box would be cut out, and encoded, without a word.
+
+    Raises:
+        ValueError: there is not one list for each image, or a box or score is none; the message names the detector.
+    """
+    found = detector.find(images)
+    if len(found) != len(images):
+        raise ValueError(
+            f"the detector {printable(detector.name)} gave {len(found)} lists of people for {len(images)} images"
+        )
+    for image, people in zip(images, found, strict=True):
+        for person in people:
+            (left, top, right, bottom), score = person
+            is_box = -1 <= left < right <= image.width + 1 and -1 <= top < bottom <= image.height + 1  # false for NaN
+            if not (is_box and 0 <= score <= 1 + 1e-6):
+                raise ValueError(
+                    f"the detector {printable(detector.name)} found a person in the box {tuple(person.box)}, with the "
+                    f"score {score}, in an image of {image.width} x {image.height} pixels: expected left < right and "
+                    "top < bottom within the image, and a score from 0 to 1"
+                )
+    return found
+
+
 def load_detector(name: str | Path = DEFAULT_DETECTOR, device: str | None = None) -> Detector:
     """A detector, ready for work.
 

@@ -199,8 +199,10 @@ class _Reading:
                     rows = held[alike[0]]
                     writer.copy(rows, [replace(entries[row], **lies) for row in rows])
             paths = {line["path"] for line in lines}
-            writer.delete([row for (path, _), gone in free.items() if path not in paths for row in gone])
+            writer.delete([row for (path, _), rows in free.items() if path not in paths for row in rows])
             self.state = writer.commit()
+        if gone := sorted({path for path, _ in free} - paths):
+            logger.info("%s gone, and left out: %s", counted(len(gone), "film"), some(gone))
         return lines
 
     def read(self, film: Path, line: dict[str, Any]) -> None:
@@ -213,7 +215,11 @@ class _Reading:
             if start is None:
                 self.told.known += 1
             else:
-                self._read_from(film, line, start)
+                try:
+                    self._read_from(film, line, start)
+                except UnreadableFilmError:  # what was read of it before cannot be relied on
+                    self._forget(line)
+                    raise
                 self.told.read += 1
             remove_lock(lock)
 
@@ -241,6 +247,12 @@ class _Reading:
             self._commit(line, held or _Piece([], []), None, num_kept)
             tracks, crops = self.told.tracks - tracks, self.told.crops - crops
             logger.info("%s: %s of people, %s", name, counted(tracks, "track"), counted(crops, "crop"))
+
+    def _forget(self, line: dict[str, Any]) -> None:
+        if rows := _rows_of(self.state, line):
+            with self.place.writing(wait=None, before=self.state) as writer:
+                writer.delete(rows)
+                self.state = writer.commit()
 
     def _people(self, line: dict[str, Any], frames: Iterator[Frame]) -> _Piece:
         piece, crops = _Piece([], []), []

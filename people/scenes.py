@@ -23,7 +23,7 @@ from ..retrieval.cutting import Cut
 from ..retriever import Retriever, RetrieverProcessor
 from ..workers import is_first_process
 from .crops import MARGIN, check_margin, choose_people
-from .detectors import Detector
+from .detectors import Detector, found_in
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class PeopleCutter:
     def cut(self, images: Sequence[Image.Image]) -> list[list[Cut]]:
         """The people in each image, from left to right, see `choose_people`."""
         cuts = []
-        for image, found in zip(images, self.detector.find(images), strict=True):
+        for image, found in zip(images, found_in(images, self.detector), strict=True):
             chosen = choose_people(found, image.size, self.margin)
             self.too_small += chosen.too_small
             cuts.append([Cut(person.box, {SCORE: round(person.score, 4)}) for person in chosen.found])

@@ -115,6 +115,9 @@ class Word4PerProcessor(DualEncoderProcessor):
         """
         return super().encode_captions(self._in_template(list(captions), names), names)
 
+    def _as_read(self, caption: str) -> str:
+        return TEMPLATE.format(caption)
+
     def _in_template(self, captions: list[str], names: Sequence[str] | None) -> list[str]:
         for place, caption in enumerate(captions):
             name = f"captions[{place}]" if names is None else names[place]
