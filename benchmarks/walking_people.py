@@ -350,7 +350,7 @@ def to_markdown(record: Mapping[str, Any]) -> str:
             "",
             "A walk is right if there is exactly one track of it, whose crops show nobody else. Split: several tracks "
             "of one walk; mixed: a track whose crops show several people; false: one whose crops show nobody. "
-            "ByteTrack goes by places alone: where people pass in front of one another it often takes one for another.",
+            "ByteTrack goes by places alone; the colours of the clothes tell where it took one for another.",
             "",
             markdown_table(
                 ["people found by", "frames a second", "walks right", "tracks", "split", "missed", "mixed", "false"],
