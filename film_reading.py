@@ -278,7 +278,8 @@ class Film:
             time = round(float(shown * frame.time_base) - self._zero, 6) if is_told else -math.inf
             if not is_told or (is_guessed and time <= last):
                 time = max(0.0, last + a_frame)
-            num_behind = num_behind + 1 if time < last - _BEHIND[0] else 0
+            if is_told:
+                num_behind = num_behind + 1 if time < last - _BEHIND[0] else 0
             if num_behind == _BEHIND[1]:
                 raise self._unreadable(
                     f"its clock begins anew after {clock(last)}, as where recordings were joined, so that a moment is "

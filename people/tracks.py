@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..film_reading import Frame
 from .crops import MARGIN, Box, choose_people
-from .detectors import Detector, FoundPerson
+from .detectors import Detector, FoundPerson, found_in
 from .looks import ALIKE, DIFFERENT, SHADE, difference_of, looks_of
 
 CROPS = 3  # of each track
@@ -270,7 +270,7 @@ def _with_people(
     while (first := next(frames, None)) is not None:
         more = min(_FRAMES_AT_ONCE, _PIXELS_AT_ONCE // (first.image.width * first.image.height)) - 1
         some = list(chain([first], islice(frames, max(0, more))))
-        for frame, found in zip(some, detector.find([frame.image for frame in some]), strict=True):
+        for frame, found in zip(some, found_in([frame.image for frame in some], detector), strict=True):
             yield frame, choose_people(found, frame.image.size, margin).found
 
 

@@ -191,3 +191,10 @@ def test_missing_short_and_damaged_files_are_named(tmp_path):
     assert faults[:2] == ["a is missing", "b has 1 bytes instead of 100"]
     assert faults[2].startswith("c is damaged") and len(faults) == 3
     assert len(list(faults_of(tmp_path, recorded, contents=False))) == 2
+
+
+def test_a_pipe_that_has_taken_a_files_name_is_not_opened(tmp_path):
+    """To open it might never end: one result's file kept every search of a server waiting."""
+    os.mkfifo(tmp_path / "photo.jpg")
+    with pytest.raises(OSError, match="it is no regular file"):
+        contents_of(tmp_path / "photo.jpg")

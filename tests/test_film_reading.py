@@ -266,6 +266,16 @@ def test_an_avi_whose_frames_refer_to_later_ones_is_whole(tmp_path, caplog):
     assert opened.num_broken == 0 and caplog.text == ""
 
 
+@pytest.mark.parametrize("form", ["ts", "mpg"])
+def test_joined_recordings_are_refused_with_what_to_do(tmp_path, form):
+    """Their clock begins anew: a moment was looked up in the other recording, and the second one was left out."""
+    joined = tmp_path / f"joined film.{form}"
+    parts = [write_film(tmp_path / f"part.{form}", [corners(n) for n in range(30)]).read_bytes() for _ in range(2)]
+    joined.write_bytes(b"".join(parts))
+    with pytest.raises(UnreadableFilmError, match=r"its clock begins anew after 0:00:02.* -c copy joined\.mp4"):
+        read(joined)
+
+
 def test_frames_out_of_order_are_skipped_and_told(film, caplog, monkeypatch):
     """Two recordings one after another in a file: the second one's clock begins anew."""
     caplog.set_level(logging.WARNING)

@@ -290,3 +290,14 @@ def test_scripts_are_known_by_the_vocabulary():
 
     caption = "".join(map(chr, range(0x4E00, 0x4E0A)))
     assert is_unread(caption, Signs(300)) and not is_unread(caption, Signs(5000))
+
+
+def test_what_is_not_read_of_a_caption_is_told():
+    """The log tells it of the first caption alone; whoever asks by another one is to know it, too."""
+    processor = FafaProcessor.from_pretrained(TINY_CHECKPOINT)
+    assert processor.caption_remarks("Now in a red coat, carrying a backpack") == []
+    [cut] = processor.caption_remarks("a red coat and a blue hat, " * 8)
+    assert "is longer than the model reads: its end is left out" in cut
+    [ignored] = processor.caption_remarks("a red zzz coat")
+    assert ignored == "The model does not know, and ignores: zzz."
+    assert "knows hardly a word" in processor.caption_remarks("zzz qqq xxx")[0]

@@ -2,6 +2,8 @@
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -186,3 +188,31 @@ def until(is_so):
     while not is_so():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+STUCK = """
+import threading, time, urllib.request
+from fastapi import FastAPI
+from fafa.app import server
+server._ENDS_WITHIN, server._STUCK_AFTER = 1, 1.0
+app = FastAPI()
+
+@app.get("/stuck")
+def stuck():
+    print("stuck", flush=True)
+    time.sleep(1_000)
+
+opened = server.open_socket("127.0.0.1", 0)
+address = f"http://127.0.0.1:{opened.getsockname()[1]}/stuck"
+threading.Thread(target=lambda: urllib.request.urlopen(address), daemon=True).start()
+server.server_of(app).run([opened])
+"""
+
+
+def test_a_server_ends_though_a_thread_never_comes_back():
+    """As one does not that reads from a drive that is gone; and a request that is cut off is no fault to log."""
+    process = subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "stuck\n"
+    process.terminate()
+    _, told = process.communicate(timeout=60)
+    assert process.returncode != 0 and "Traceback" not in told

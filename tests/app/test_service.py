@@ -144,6 +144,18 @@ def test_a_result_marked_wrong_or_asked_by_or_below_the_cut_off_is_not_found(ser
     assert ids_and_scores(similar) == ids_and_scores(like)[:2]
 
 
+def test_what_is_not_read_of_a_caption_is_noted_beside_the_results(service):
+    """The same scores came without a word for a caption and for its beginning."""
+    plain, odd, odder = ask(
+        service,
+        Question(terms=[RED]),
+        Question(terms=[Term(caption="a red qqqq coat")]),
+        Question(terms=[RED], minus=[Minus(caption="a qqqq")]),
+    )
+    assert plain.notes == []
+    assert all(any("qqqq" in note for note in answer.notes) for answer in (odd, odder))
+
+
 def test_no_path_of_this_machine_is_told(service, photos, gallery, monkeypatch):
     broken = f"{photos} is damaged"
     monkeypatch.setattr(type(gallery), "allowed", lambda *_, **__: (_ for _ in ()).throw(ValueError(broken)))

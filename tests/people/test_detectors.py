@@ -10,7 +10,9 @@ from PIL import Image, ImageDraw
 from tiny_vision_models import LABELS, fixed_detector, tiny_detr, tiny_rtdetr
 from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
-from fafa.people import load_detector
+from fafa.people import Detector, load_detector, people_in
+from fafa.people.detectors import FoundPerson
+from fafa.people.scenes import PeopleCutter
 
 
 def noise(width, height, seed=0):
@@ -133,3 +135,29 @@ def figure(draw, x, top):
          (x - 8, top + 300), (x - 40, top + 300)],
         fill=(60, 60, 60),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        [[FoundPerson((1, 2, float("nan"), 9), 0.5)]],
+        [[FoundPerson((1, 2, 9, float("inf")), 0.5)]],
+        [[FoundPerson((490, 490, 700, 800), 0.5)]],
+        [[FoundPerson((9, 2, 1, 9), 0.5)]],
+        [[FoundPerson((1, 2, 9, 9), float("nan"))]],
+        [],
+    ],
+    ids=["NaN", "infinite", "beyond", "turned round", "score", "no list"],
+)
+def test_what_a_detector_cannot_have_found_is_refused_by_its_name(found, tmp_path):
+    """A detector of one's own may err: photographs were indexed whole, or errors named neither it nor them."""
+
+    class Odd(Detector):
+        name = "odd"
+
+        def find(self, images):
+            return found
+
+    for use in (lambda: people_in(noise(40, 60), Odd()), lambda: PeopleCutter(Odd()).cut([noise(40, 60)])):
+        with pytest.raises(ValueError, match="the detector odd "):
+            use()

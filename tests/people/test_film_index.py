@@ -216,6 +216,19 @@ def test_a_film_that_vanishes_while_another_is_read_costs_the_others_nothing(gal
     assert {Path(entry.path).name for entry in entries_of(gallery)} == {"a.mp4", "c.mp4"}
 
 
+def test_of_a_film_that_ends_in_an_error_nothing_is_kept(model, processor, films, tmp_path, monkeypatch):
+    """Its clock begins anew in the second piece: the moments of the first one are not to be relied on either."""
+    monkeypatch.setattr(module, "PIECE", 1.0)
+    gallery = opened(model, processor, films, tmp_path / "index")
+    joined = films / "joined.ts"
+    images = [Image.open(paint_scene(tmp_path / "frame.png", (10 + 9 * number, RED))) for number in range(15)]
+    part = write_film(tmp_path / "part.ts", images, rate=5).read_bytes()
+    joined.write_bytes(part + part)
+    told, _ = read(gallery, films, on_error="skip")
+    assert told.skipped == [str(joined)] and told.read == 1
+    assert {Path(entry.path).name for entry in entries_of(gallery)} == {"a.mp4"}
+
+
 def test_a_film_longer_than_it_says_is_read_whole(model, processor, films, tmp_path, monkeypatch):
     """The progress bar of a film that went on beyond its end stopped the whole folder."""
 
