@@ -64,7 +64,7 @@ _WHOLE = 1  # FFmpeg's number of frames that are drawn from no others
 _STEPS_BACK = (0.0, 2.0, 20.0)  # seconds: how much earlier to look for a key frame where an index misleads
 _WIDEST_PIXEL = 4.0  # width over height
 _SPOILT = 10.0  # seconds after a broken frame for which others show what is left of it; most films begin anew by then
-_BEHIND = 1.0, 5  # seconds that so many frames lie behind others where a clock begins anew; fewer are out of order
+_BEHIND = 1.0, 3  # seconds that so many frames lie behind others where a clock begins anew; fewer are out of order
 _CUT_OFF = 2.0, 0.05  # seconds, and share of the length, that a film may end early: its last frame is shown for a while
 
 # Signs of the display matrix's four numbers (a b c d: x' = a x + c y, y' = b x + d y) -> what they do to an image.
