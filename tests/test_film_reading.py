@@ -272,7 +272,7 @@ def test_joined_recordings_are_refused_with_what_to_do(tmp_path, form):
     joined = tmp_path / f"joined film.{form}"
     parts = [write_film(tmp_path / f"part.{form}", [corners(n) for n in range(30)]).read_bytes() for _ in range(2)]
     joined.write_bytes(b"".join(parts))
-    with pytest.raises(UnreadableFilmError, match=r"its clock begins anew after 0:00:02.* -c copy joined\.mp4"):
+    with pytest.raises(UnreadableFilmError, match=r"its clock begins anew after 0:00:0[23].* -c copy joined\.mp4"):
         read(joined)
 
 
