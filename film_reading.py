@@ -340,7 +340,7 @@ class Film:
         return image if turn is None else image.transpose(turn)
 
     def _tell(self, ended: float) -> None:
-        told = [f"{self.num_broken:,} packets or frames are broken and were skipped"] if self.num_broken else []
+        told = [f"packets or frames that are broken, and were skipped: {self.num_broken:,}"] if self.num_broken else []
         if self.seconds and ended + max(_CUT_OFF[0], _CUT_OFF[1] * self.seconds) < self.seconds:
             told.append(f"its last frame is at {clock(ended)}, though it says that it lasts {clock(self.seconds)}")
         if told:

@@ -41,6 +41,12 @@ class Kept(BaseModel):
     url: str
 
 
+class Fault(BaseModel):
+    """What every error is."""
+
+    detail: str = Field(description="one sentence: what is wrong, and what to do")
+
+
 class MapAsked(BaseModel):
     """Which heat map is wanted."""
 
@@ -50,7 +56,14 @@ class MapAsked(BaseModel):
 
 def api_router(service: SearchService) -> APIRouter:
     """What programs ask."""
-    router = APIRouter()
+    faults = {
+        400: "it cannot be answered",
+        401: "a token is needed",
+        404: "there is no such thing",
+        422: "it is no such question",
+        503: "too many are waiting; Retry-After says for how long",
+    }
+    router = APIRouter(responses={code: {"model": Fault, "description": what} for code, what in faults.items()})
 
     @router.post("/api/search", summary="Search the gallery")
     async def search(question: Question, request: Request) -> Answer:
@@ -72,6 +85,8 @@ def api_router(service: SearchService) -> APIRouter:
 
     @router.post(UPLOADS, status_code=201, openapi_extra=_SENT_AS_IT_IS, summary="Upload a photograph: its bytes alone")
     async def upload(request: Request) -> Kept:
+        if request.headers.get("content-type", "").startswith("multipart/"):
+            raise Refused("A form was sent. Send the photograph's bytes alone, as the body of the request.", 415)
         with service.uploads.receiving(request.headers.get("content-length")):
             data = await asyncio.wait_for(request.body(), _UPLOAD_SECONDS)
             one = await asyncio.to_thread(service.uploads.keep, user_of(request), data)
@@ -173,6 +188,8 @@ def add_fault_handlers(app: FastAPI) -> None:
 
 def sentence_of(fault: dict) -> str:
     """One of pydantic's errors as a sentence: which value, and what was expected of it."""
+    if isinstance(fault.get("input"), (str, bytes)) and fault.get("loc") == ("body",):
+        return "the question is to be sent as JSON, under the header Content-Type: application/json"
     places = [place for place in fault.get("loc", ()) if place not in ("body", "query", "path")]
     name = "".join(f"[{place}]" if isinstance(place, int) else f".{place}" for place in places).lstrip(".")
     return f"{name or 'the request'}: {fault['msg']}"

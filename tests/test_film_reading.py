@@ -101,7 +101,7 @@ def test_broken_packets_are_skipped_counted_and_told(film, tmp_path, caplog):
     shown = [*range(5), *range(12, 20), *range(24, 30)]  # those after a broken one show what is left of it
     assert [frame.time for frame in frames] == pytest.approx([number / 10 for number in shown])
     assert opened.num_broken == 30 - len(shown)
-    assert "broken.mp4: 11 packets or frames are broken and were skipped" in caplog.text
+    assert "broken.mp4: packets or frames that are broken, and were skipped: 11" in caplog.text
 
 
 def test_frames_that_ffmpeg_painted_over_are_not_shown(tmp_path, caplog):
@@ -116,7 +116,7 @@ def test_frames_that_ffmpeg_painted_over_are_not_shown(tmp_path, caplog):
     film.write_bytes(data)
     frames, opened = read(film)
     assert [frame.time for frame in frames] == pytest.approx([number / 10 for number in range(8, 16)])
-    assert opened.num_broken == 8 and "8 packets or frames are broken" in caplog.text
+    assert opened.num_broken == 8 and "that are broken, and were skipped: 8" in caplog.text
 
 
 def test_a_film_of_one_group_is_shown_again_ten_seconds_after_a_broken_packet(tmp_path):

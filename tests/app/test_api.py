@@ -33,6 +33,9 @@ def test_every_address_is_described(client):
     assert page.headers["content-type"].startswith("text/html")
     for path in described["paths"]:
         assert path in page.text
+    search = described["paths"]["/api/search"]["post"]["responses"]
+    for code in ("400", "404", "422", "503"):  # what is sent is what is said: a client may be made of it
+        assert search[code]["content"]["application/json"]["schema"]["$ref"].endswith("/Fault")
     assert "http" not in page.text.replace("http://127.0.0.1:7860", "")  # nothing of it comes from elsewhere
 
 
@@ -54,6 +57,13 @@ def test_bad_input_is_one_sentence(client, body, said):
     answer = client.post("/api/search", content=body, headers={"content-type": "application/json"})
     detail = answer.json()["detail"]
     assert answer.status_code in (400, 422) and isinstance(detail, str) and said in detail and "\n" not in detail
+
+
+def test_what_is_sent_in_another_form_is_told_which_one_is_meant(client, photos):
+    answer = client.post("/api/search", content=json.dumps({"terms": [RED]}), headers={"content-type": "text/plain"})
+    assert answer.status_code == 422 and "Content-Type: application/json" in answer.json()["detail"]
+    answer = client.post("/api/uploads", files={"file": (photos / "3.png").read_bytes()})
+    assert answer.status_code == 415 and "bytes alone" in answer.json()["detail"]
 
 
 def test_a_fault_leaves_as_a_sentence(client, service, monkeypatch):
