@@ -37,11 +37,13 @@ from fafa.retrieval import (
 RED, BLUE, GREEN = (200, 20, 20), (20, 20, 220), (20, 180, 20)
 
 
+FEW = ((indexing, "CUT_IMAGES_A_LOCK", 2), (indexing, "IMAGES_A_COMMIT", 1), (cutting, "_IMAGES_AT_ONCE", 2))
+
+
 @pytest.fixture(autouse=True)
-def two_at_a_time(monkeypatch):
-    monkeypatch.setattr(indexing, "CUT_IMAGES_A_LOCK", 2)
-    monkeypatch.setattr(indexing, "IMAGES_A_COMMIT", 1)
-    monkeypatch.setattr(cutting, "_IMAGES_AT_ONCE", 2)
+def few_at_a_time(monkeypatch):
+    for setting in FEW:
+        monkeypatch.setattr(*setting)
 
 
 @pytest.fixture
@@ -230,6 +232,8 @@ class Slow(BarDetector):
 
 
 def run_slowly(processor, photos, index):
+    for setting in FEW:
+        setattr(*setting)
     open_people(tiny_model(), processor, photos, index, Slow(), batch_size=1)
 
 
@@ -237,11 +241,12 @@ def test_a_run_that_kill_9_ended_is_gone_on_with(model, processor, photos, tmp_p
     more = [shutil.copy(photos[3], photos[3].with_name(f"f{number}.png")) for number in range(8)]
     for number, file in enumerate(more):
         paint_scene(file, (10 * number, RED), (200, BLUE))
-    process = multiprocessing.get_context("fork").Process(target=run_slowly, args=(processor, more, tmp_path / "f"))
+    # Not forked: a process with threads, as other tests leave some, may wait for ever in its child.
+    process = multiprocessing.get_context("spawn").Process(target=run_slowly, args=(processor, more, tmp_path / "f"))
     process.start()
     folder = segment_list.GalleryFolder(tmp_path / "f")
-    deadline = time.monotonic() + 60
-    while not (folder.exists() and len(folder.read())) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 120
+    while process.is_alive() and not (folder.exists() and len(folder.read())) and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
