@@ -118,11 +118,14 @@ def search(
                 print(f"{result.rank:>4}  {result.score:>6.3f}{probability}  {result.id:>6}  {name}")
         shown = [_shown(one, entry) for one, entry in known if one.path is not None and one.path.is_file()]
         if not results:
-            typer.echo("nothing is found: no image matches, apart from those left out", err=True)
+            passes = "" if false_alarm_rate is None else f" well enough for a false-alarm rate of {false_alarm_rate:g}"
+            typer.echo(f"nothing is found: no image matches{passes}, apart from those left out", err=True)
         elif sheet is not None and shown:
             asked = "".join([" + ".join(caption or ()), *(f", not {sentence}" for sentence in minus or ())])
             row = RankedQuery(shown_query, asked or None, shown)
-            title, searched = f"Search in {gallery.name}", f"{counted(len(found), 'image')} searched"
+            hidden = found.state.rows_of_ids(query.wrong)
+            num_searched = found.allowed(where, left_out).without(hidden).count()
+            title, searched = f"Search in {gallery.name}", f"{counted(num_searched, 'image')} searched"
             draw_contact_sheet([row], sheet, title=title, subtitle=searched, max_results=top)
             missing = len(results) - len(shown)
             without = f", without {counted(missing, 'result')} whose files are gone or have changed" if missing else ""

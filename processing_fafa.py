@@ -294,13 +294,13 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
             if length <= num_special:
                 raise ValueError(
                     f"{name}: the caption {caption[:200]!r} holds no word. Expected what the target looks like; for a "
-                    "query without a caption leave text out."
+                    "query without a caption give none."
                 )
             if num_unknown == length - num_special:
                 raise ValueError(
                     f"{name}: no word of the caption {caption[:200]!r} is among the {len(self.tokenizer):,} of this "
                     "model's vocabulary, so it would say nothing. Expected the language that the model was trained "
-                    "in; for a query without a caption leave text out."
+                    "in; for a query without a caption give none."
                 )
             is_unread = self._warn_if_unread(name, caption, length)
             if num_unknown and not is_unread and self._is_first("unknown"):

@@ -130,7 +130,7 @@ class TestCaptions:
 
     @pytest.mark.parametrize("empty", ["", "  ", "...!!", "\n\t", "\u200b"])
     def test_empty_caption(self, processor, empty):
-        with pytest.raises(ValueError, match=r"text\[1\]: .*holds no word.*leave text out"):
+        with pytest.raises(ValueError, match=r"text\[1\]: .*holds no word.*give none"):
             processor(text=["black", empty], return_tensors="pt")
 
     @pytest.mark.parametrize("broken", ["caf\udce9", "\ud800", "a coat " * 100 + "\udfff"])

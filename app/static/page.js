@@ -87,10 +87,8 @@
     window.addEventListener("popstate", () => trigger("followed", { q: link_in_address() }));
     watch("value", () => {
       const told = element.querySelector("[data-link]");
-      if (told.dataset.q !== link_in_address()) {
-        const again = answer === undefined && link_in_address();  // the page was opened by another form of this link
-        history[again ? "replaceState" : "pushState"](null, "", told.dataset.link || location.pathname);
-      }
+      if (told.dataset.q !== link_in_address())
+        history.pushState(null, "", told.dataset.link || location.pathname);
       const is_new = told.dataset.answer && told.dataset.answer !== answer;
       answer = told.dataset.answer;
       if (is_new && matchMedia("(max-width: 900px)").matches) told.scrollIntoView({ block: "start" });

@@ -86,8 +86,14 @@ def test_marks_of_another_question_are_taken_back_and_that_is_said(page):
     search(page, SENTENCE)
     with new_answer(page):
         page.get_by_role("button", name="Result 2 is right").click()
-    search(page, "a blue hat")
-    page.get_by_text("Your marks were about another question and are taken back.").wait_for()
+    page.get_by_role("button", name="Also wanted, not wanted").click()
+    page.get_by_label("One more wish").fill("a hat")
+    page.get_by_role("button", name="+ Wanted").click()
+    page.locator(".wish").wait_for()
+    search(page)
+    told = page.get_by_text("Your marks were about another question and are taken back.")
+    told.wait_for()
+    assert told.bounding_box()["y"] >= 0, "it is in view"
     assert page.get_by_role("group", name="Your marks").count() == 0
 
 
@@ -99,6 +105,7 @@ def test_back_leads_to_the_search_before(page):
         with new_answer(page):
             go()
         assert (page.get_by_label("Sentence").input_value(), hits(page)) == (sentence, found)
+    assert page.evaluate("history.length") >= 3
     page.evaluate("history.go(-2)")
     page.get_by_text("Whom are you looking for?").wait_for()
     assert page.get_by_label("Sentence").input_value() == "" and "?q=" not in page.url
