@@ -126,10 +126,13 @@ def _service(
         from .app.demo import demo_service
 
         return demo_service()
+    from .app.media import holds_films
     from .app.service import SearchService
     from .retrieval import Gallery
 
-    return SearchService(Gallery.load(gallery, *load_model_of(settings_of(gallery), model, import_modules, device)))
+    loaded = Gallery.load(gallery, *load_model_of(settings_of(gallery), model, import_modules, device))
+    holds_films(loaded)  # now, and not at the first picture of one
+    return SearchService(loaded)
 
 
 def _people_finder(settings: Mapping[str, Any], detector: str | None, device: str | None) -> Callable | None:

@@ -59,6 +59,8 @@ def load_model_of(
     exact_pixels: bool = False,
 ) -> tuple[Any, Any]:
     """A model and its processor, by default as `settings` of a gallery name them: there, a fingerprint tells."""
+    from .retrieval.fingerprint import read_as_noted
+
     noted = settings.get("model", {})
     name = model or noted.get("name")
     if not name:
@@ -75,7 +77,5 @@ def load_model_of(
     made, processor = load_given_model(
         Namespace(model=name, import_modules=import_modules or [], device=device, dtype=dtype)
     )
-    if hasattr(processor.image_processor, "draft_photographs"):  # photographs are larger than crops of people
-        drafts = settings.get("image_processor", {}).get("draft_photographs", True)
-        processor.image_processor.draft_photographs = drafts and not exact_pixels
+    read_as_noted(processor, {"image_processor": {"draft_photographs": False}} if exact_pixels else settings)
     return made, processor

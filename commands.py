@@ -93,9 +93,10 @@ def _message(error: BaseException, kept: str, user_errors: tuple[type[Exception]
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         first_line = str(error).partition("\n")[0]
         return f"there is too little memory ({first_line or 'MemoryError'}); try a smaller batch, or fewer workers"
-    if isinstance(error, (ValueError, ImportError)) and _is_of_fafa(error):
-        return str(error)
-    return how_to_install(error.name) if isinstance(error, ModuleNotFoundError) else None
+    remedy = how_to_install(error.name) if isinstance(error, ModuleNotFoundError) else None
+    if remedy and str(error).startswith("No module named"):  # Python's own message, wherever the import stands
+        return remedy
+    return str(error) if isinstance(error, (ValueError, ImportError)) and _is_of_fafa(error) else remedy
 
 
 def _is_of_fafa(error: BaseException) -> bool:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,9 +18,11 @@ import xxhash
 from PIL import Image
 
 from ..drawing.boxes import draw_box
+from ..extras import not_installed
 from ..film_reading import clock_at_beginning, is_film
 from ..image_reading_fafa import MAX_PIXELS, InaccessibleImageError, UnreadableImageError, inspect_image, open_image
 from ..names import printable
+from ..retrieval.gallery import Gallery
 from ..retrieval.opening import open_whole
 from ..retrieval.searching import SearchResult
 from .faults import Refused
@@ -30,6 +33,18 @@ One = TypeVar("One")
 
 GONE = "The photograph of this result is gone, has changed or cannot be read now."
 THUMBNAIL, PHOTO = 480, 1_600  # pixels of the longer side
+
+
+def holds_films(gallery: Gallery) -> bool:
+    """Whether moments of films are among a gallery's images.
+
+    Raises:
+        ModuleNotFoundError: they are, and PyAV is missing, which reads them; the message says how to install it.
+    """
+    has_films = len(gallery.state.living_rows_matching("time != None")) > 0
+    if has_films and find_spec("av") is None:
+        raise not_installed("av", "it shows the films of this gallery")
+    return has_films
 
 
 def name_of(result: SearchResult) -> str:

@@ -21,8 +21,10 @@ from pathlib import Path
 from ..files import read_json, whole_folder, write_json
 from ..model_folder import load_model
 from ..names import counted, printable
+from ..retrieval.fingerprint import read_as_noted
 from ..retrieval.gallery import Gallery
 from ..retrieval.segment_list import GalleryFolder
+from .media import holds_films
 from .server import create_app, open_socket, server_of
 from .service import SearchService
 
@@ -94,7 +96,7 @@ def write_space(
     state = gallery.state
     if state.images_folder is None:
         raise ValueError("the gallery's images lie in no one folder: index a folder of photographs, and take that")
-    requirements = _requirements()
+    requirements = _requirements(holds_films(gallery))
     with whole_folder(folder, "app.py") as part:
         _copy_package(part / "fafa")
         name = str(model)
@@ -142,7 +144,9 @@ def serve_space(folder: Path, model: str, open_to_all: bool = False) -> None:
         raise SystemExit(f"set the secret {_TOKEN}: this gallery is not served to everybody")
     opened = open_socket("0.0.0.0", int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
     source = folder / model if (folder / model).is_dir() else model
-    gallery = Gallery.load(folder / "gallery", *load_model(source), folder=folder / "photos")
+    made, processor = load_model(source)
+    read_as_noted(processor, GalleryFolder(folder / "gallery").settings())
+    gallery = Gallery.load(folder / "gallery", made, processor, folder=folder / "photos")
     begin_with = [(number, caption) for number, caption in read_json(folder / "examples.json")]
     service = SearchService(gallery, name="gallery of this Space", begin_with=begin_with)
     names = [os.environ["SPACE_HOST"]] if "SPACE_HOST" in os.environ else []
@@ -159,15 +163,15 @@ def _copy_package(folder: Path) -> None:
         shutil.copytree(room.parent, folder / room.parent.name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
-def _requirements() -> list[str]:
-    """What the package and this extra need, in the versions that are installed."""
+def _requirements(films: bool) -> list[str]:
+    """What the package and this extra need, and what reads films, in the versions that are installed."""
     try:
         needed = requires("fafa") or []
     except PackageNotFoundError:
         needed = []
     if not any("app" in _extra_of(line) for line in needed):
         raise ValueError("this package is not installed with its extra app: pip install '.[app]' in its folder first")
-    wanted = [re.match(r"[\w.-]+", line)[0] for line in needed if _extra_of(line) in ("", "app")]
+    wanted = [re.match(r"[\w.-]+", line)[0] for line in needed if _extra_of(line) in ("", "app")] + ["av"] * films
     return sorted(f"{name}=={version(name).partition('+')[0]}" for name in wanted)
 
 

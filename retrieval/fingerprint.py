@@ -27,6 +27,13 @@ PEOPLE = "people"
 _PIECE = 1 << 24  # values converted at a time
 
 
+def read_as_noted(processor: RetrieverProcessor, settings: Mapping[str, Any]) -> None:
+    """Has a processor decode photographs as drafts if a gallery of these settings does; a new one does."""
+    if hasattr(processor.image_processor, "draft_photographs"):  # photographs are larger than crops of people
+        drafts = settings.get("image_processor", {}).get("draft_photographs", True)
+        processor.image_processor.draft_photographs = drafts
+
+
 def model_fingerprint(model: Retriever) -> str:
     """A short name for all of a model that decides features: every weight and buffer, configuration, acting adapters.
 

@@ -56,6 +56,11 @@ def test_a_full_disk_is_told_with_what_is_kept_and_how_to_go_on():
 def test_a_library_of_an_extra_that_is_missing_is_told_with_what_to_install():
     missing = ModuleNotFoundError("No module named 'rensa'", name="rensa")
     assert stop(missing) == "rensa is not installed: pip install -c constraints.txt '.[synthesis]'"
+
+    # An import that stands in a function of the package came out as Python says it.
+    with pytest.raises(SystemExit) as stopped, command():
+        exec("raise ModuleNotFoundError(\"No module named 'av'\", name='av')", {"__name__": "fafa.film_reading"})
+    assert stopped.value.code == "av is not installed: pip install -c constraints.txt '.[people]'"
     with pytest.raises(ModuleNotFoundError, match="nobody_knows_it"):  # of no extra: a fault
         stop(ModuleNotFoundError("No module named 'nobody_knows_it'", name="nobody_knows_it"))
 

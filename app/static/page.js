@@ -121,6 +121,21 @@
     });
   };
 
+  // A film at its moment: where its clock begins late, a browser learns only by and by that there is such a moment.
+  const film = (video) => {
+    const moment = Number(video.src.split("#t=")[1]);
+    const loading = ["loadedmetadata", "durationchange", "loadeddata", "canplay"];
+    let tries = 20;  // each of which may end at the end that the browser knows so far
+    const seek = () => { if (Math.abs(video.currentTime - moment) > 0.1 && tries-- > 0) video.currentTime = moment; };
+    loading.forEach((name) => video.addEventListener(name, seek));
+    const leave = () => loading.forEach((name) => video.removeEventListener(name, seek));
+    ["play", "pointerdown", "keydown"].forEach((name) => video.addEventListener(name, leave));
+    video.addEventListener("error", () => {
+      video.hidden = true;
+      video.parentElement.querySelector(".unplayed").hidden = false;
+    });
+  };
+
   // One result in full: a modal window of the browser's own, which keeps the keys within and closes by Escape.
   const details = (element, trigger, names, watch) => {
     const dialog = document.createElement("dialog");
@@ -134,10 +149,8 @@
       if (!shown) return dialog.open && dialog.close();
       const held = dialog.contains(document.activeElement) ? document.activeElement.dataset.do : null;
       dialog.replaceChildren(shown.cloneNode(true));
-      dialog.querySelector("video")?.addEventListener("error", (event) => {
-        event.target.hidden = true;
-        dialog.querySelector(".unplayed").hidden = false;
-      });
+      const video = dialog.querySelector("video");
+      if (video) film(video);
       last = shown.dataset.id;
       if (!dialog.open) dialog.showModal();
       dialog.querySelector(held ? `[data-do="${held}"]` : '[data-do="closed"]')?.focus();

@@ -9,17 +9,21 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from PIL import Image
 
 pytest.importorskip("fastapi", reason="the page and its API need the extra app")
 pytest.importorskip("gradio", reason="the page and its API need the extra app")
 
 from fafa import TINY_CHECKPOINT
+from fafa.app import space as space_module
 from fafa.app.demo import demo_service
 from fafa.app.space import serve_space, write_space
-from fafa.retrieval import Gallery
+from fafa.model_folder import load_model
+from fafa.retrieval import Entry, Gallery
 
 NUM_IMAGES = 14  # two queries, and a gallery of twelve
 
@@ -134,6 +138,34 @@ def test_a_space_of_photographs_asks_for_the_secret(gallery, demo, tmp_path):
     assert all(path.is_file() and path.is_relative_to(moved) for path in opened.paths)
     with pytest.raises(FileExistsError):
         write_space(moved, gallery, "someone/model", "Mine")
+
+
+def test_a_space_of_photographs_and_films_opens_and_brings_what_reads_films(tmp_path, monkeypatch):
+    """Its processor decoded otherwise than the gallery's, which refused it; PyAV was missing, and every film "gone"."""
+    av = pytest.importorskip("av", reason="films are read by PyAV")
+    from films import corners, write_film
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(3):
+        Image.fromarray(corners(number)).save(photos / f"{number}.jpg")
+    made, processor = load_model(TINY_CHECKPOINT)
+    processor.image_processor.draft_photographs = True  # as `fafa index` has it
+    gallery = Gallery.from_folder(made, processor, photos, features_dir=tmp_path / "index", progress=False)
+    write_space(tmp_path / "plain", gallery, TINY_CHECKPOINT, "Mine")
+    write_film(photos / "film.mp4", [corners(0)] * 5)
+    gallery.add([Image.fromarray(corners(0))], [Entry("film.mp4", time=0.2)], progress=False)
+    write_space(tmp_path / "films", gallery, TINY_CHECKPOINT, "Mine")
+    needed = [(tmp_path / name / "requirements.txt").read_text() for name in ("plain", "films")]
+    assert ("av==" in needed[0], f"av=={av.__version__}" in needed[1]) == (False, True)
+    served = []
+    monkeypatch.setenv("FAFA_TOKEN", "a-token-of-many-characters")
+    monkeypatch.setattr(space_module, "open_socket", lambda *_: None)
+    monkeypatch.setattr(space_module, "create_app", lambda service, **_: served.append(service))
+    monkeypatch.setattr(space_module, "server_of", lambda _: SimpleNamespace(run=lambda _: None))
+    serve_space(tmp_path / "films", "model")
+    assert len(served[0].gallery) == 4
+    served[0].close()
 
 
 def test_a_gallery_without_a_folder_makes_no_space(gallery, tmp_path):

@@ -54,7 +54,8 @@ def demo(tmp_path_factory):
         from films import write_film
 
         painted = Image.open(service.result(0).path)
-        write_film(service.gallery.folder / "walk.mp4", [painted] * 40)
+        late = [5 + number / 10 for number in range(40)]  # where its clock begins, by which a browser seeks
+        write_film(service.gallery.folder / "walk.mp4", [painted] * 40, times=late)
         service.gallery.add([painted], [Entry("walk.mp4", time=2.0, box=(8, 4, 88, 188), camera="walk")])
     return service
 
