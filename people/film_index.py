@@ -174,7 +174,7 @@ class _Reading:
         self.alike = AlikeFeatures()
 
     def bring_into_line(self, films: Sequence[Path]) -> list[dict[str, Any]]:
-        """Follows renamed films, knows copies, and drops what is gone, in one step; returns a description of each film.
+        """Follows renamed films and drops those that are gone, in one step; returns a description of each that is left.
 
         What a changed film had before goes when it is read.
         """
@@ -191,13 +191,9 @@ class _Reading:
             for line in lines:
                 if _key(line) in held:
                     continue
-                lies = {name: getattr(entry_of(line), name) for name in ("path", "stamp", "is_fresh")}
-                alike = [key for key in held if key[1] == line["contents"]]
-                if moved := [key for key in alike if key in free]:
-                    writer.change({row: replace(entries[row], **lies) for row in free.pop(moved[0])})
-                elif alike and _read_until(state, entries[held[alike[0]][0]].description(), {}) is None:
-                    rows = held[alike[0]]
-                    writer.copy(rows, [replace(entries[row], **lies) for row in rows])
+                moved = next((key for key in free if key[1] == line["contents"]), None)
+                if moved is not None:
+                    writer.change({row: replace(entries[row], **_lying(line)) for row in free.pop(moved)})
             paths = {line["path"] for line in lines}
             writer.delete([row for (path, _), rows in free.items() if path not in paths for row in rows])
             self.state = writer.commit()
@@ -212,7 +208,7 @@ class _Reading:
             self.state = self.place.read(self.state)
             start, note = _read_until(self.state, line, self.asked), self.state.films.get(line["contents"], {})
             self.rate, self.num_crops = itemgetter("rate", "crops")({"rate": RATE, "crops": CROPS} | note | self.asked)
-            if start is None:
+            if start is None or self._copied(line):
                 self.told.known += 1
             else:
                 try:
@@ -247,6 +243,22 @@ class _Reading:
             self._commit(line, held or _Piece([], []), None, num_kept)
             tracks, crops = self.told.tracks - tracks, self.told.crops - crops
             logger.info("%s: %s of people, %s", name, counted(tracks, "track"), counted(crops, "crop"))
+
+    def _copied(self, line: dict[str, Any]) -> bool:
+        """Whether another file of the same contents was read to its end: what was found in it is noted of this one."""
+        with self.place.writing(wait=None, before=self.state) as writer:
+            state, of_path = writer.state, defaultdict(list)
+            rows = state.rows_with("contents", line["contents"])
+            entries = dict(zip(rows, state.stored_entries(rows), strict=True))
+            for row, entry in entries.items():
+                of_path[entry.path].append(row)
+            for path, twin in of_path.items():
+                if _read_until(state, {**line, "path": path}, self.asked) is None:
+                    writer.delete(state.rows_with("path", line["path"]))
+                    writer.copy(twin, [replace(entries[row], **_lying(line)) for row in twin])
+                    self.state = writer.commit()
+                    return True
+        return False
 
     def _forget(self, line: dict[str, Any]) -> None:
         if rows := _rows_of(self.state, line):
@@ -333,6 +345,11 @@ def _read_until(state: GalleryState, line: Mapping[str, Any], asked: Mapping[str
     if note is None or note["entries"] != len(_rows_of(state, line)):
         return 0.0
     return note["until"] if all(note.get(name) == value for name, value in asked.items()) else 0.0
+
+
+def _lying(line: dict[str, Any]) -> dict[str, Any]:
+    """What an entry says of the file."""
+    return {name: getattr(entry_of(line), name) for name in ("path", "stamp", "is_fresh")}
 
 
 def _key(line: Mapping[str, Any]) -> tuple[str, str | None]:

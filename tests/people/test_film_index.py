@@ -124,6 +124,28 @@ def test_a_copy_of_a_known_film_is_not_read(gallery, films, monkeypatch):
     assert read(gallery, films)[0] == FilmsTold(known=1) and len(gallery) == 9
 
 
+def test_a_copy_of_a_film_that_was_half_read_is_not_read_either(model, processor, films, tmp_path, monkeypatch):
+    """The one goes on where the run was stopped; the other was read anew, from its beginning."""
+    monkeypatch.setattr(module, "PIECE", 1.0)
+    gallery, read_piece = opened(model, processor, films, tmp_path / "index"), module._Reading._people
+
+    def stop_at_the_second(self, line, frames):
+        if self.state.films:
+            raise KeyboardInterrupt
+        return read_piece(self, line, frames)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module._Reading, "_people", stop_at_the_second)
+        read(gallery, films)
+    (films / "copy.mp4").write_bytes((films / "a.mp4").read_bytes())
+    (films / "a.mp4").rename(films / "z.mp4")
+    gallery = opened(model, processor, films, tmp_path / "index")
+    told, detector = read(gallery, films)
+    assert (told.read, told.known, detector.seen) == (1, 1, 11)  # frames from one second on, once
+    of = {name: [one for one in entries_of(gallery) if Path(one.path).name == name] for name in ("copy.mp4", "z.mp4")}
+    assert len(of["copy.mp4"]) == len(of["z.mp4"]) == len(gallery) / 2 > 0
+
+
 def test_a_new_film_is_added_and_one_that_is_gone_is_dropped(gallery, films, walks):
     ids = gallery.ids.tolist()
     spoil(walks, films / "b.mp4", (9,))
