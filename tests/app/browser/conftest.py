@@ -112,6 +112,7 @@ def opened(address):
         page.on("dialog", lambda dialog: (faults.append(f"a window said {dialog.message}"), dialog.dismiss()))
         page.goto(address + link)
         page.locator("dialog").wait_for(state="attached")  # the last thing that page.js makes
+        page.locator("#fafa-sentence textarea, #fafa-sentence input").wait_for()  # in its own time, gradio the fields
         pages.append(page)
         return page
 
