@@ -28,6 +28,18 @@ def hits(page):
     return page.locator(".hit").evaluate_all("hits => hits.map(hit => Number(hit.dataset.id))")
 
 
+def set_slider(page, place, value):
+    """Types a slider's number; where gradio has just drawn it, it may still put back the one that stood there."""
+    number, slider = page.get_by_role("spinbutton").nth(place), page.get_by_role("slider").nth(place)
+    for _ in range(50):
+        number.fill(value)
+        number.press("Tab")
+        page.wait_for_timeout(200)
+        if number.input_value() == slider.input_value() == value:
+            return
+    raise AssertionError(f"the slider does not take {value}")
+
+
 def told(page, part):
     """Waits for a sentence that says what is wrong, and holds this part."""
     page.get_by_role("alert").filter(has_text=part).wait_for()

@@ -1,7 +1,7 @@
 """Photos, sentences, wishes, filters and what is said when something is wrong, in a browser."""
 
 import pytest
-from browser_steps import SENTENCE, dropped, hits, new_answer, search, told
+from browser_steps import SENTENCE, dropped, hits, new_answer, search, set_slider, told
 from PIL import Image
 
 MARKUP = "a <img src=x onerror=alert(1)> ${alert(2)} {{alert}} `coat`"
@@ -87,10 +87,9 @@ def test_filters(page, demo):
 def test_number_of_results_and_cut_off(page):
     """No more results than are wanted, and none below the least score."""
     page.get_by_role("button", name="Number of results, cut-off").click()
-    most, least = page.get_by_role("spinbutton").nth(0), page.get_by_role("spinbutton").nth(1)
-    most.fill("3")
+    set_slider(page, 0, "3")
     assert len(search(page, SENTENCE)) == 3
-    least.fill("0.99")
+    set_slider(page, 1, "0.99")
     assert search(page) == []
     page.get_by_text("Nobody found among").wait_for()
 
