@@ -59,6 +59,20 @@ def read(gallery, films, **options):
     return index_films(gallery, files, detector, **{"margin": 0.1, "progress": False, **options}), detector
 
 
+def stop_at_the_second_piece(gallery, films, monkeypatch):
+    """An interruption once a piece is noted."""
+    read_piece = module._Reading._people
+
+    def stop(self, line, frames):
+        if self.state.films:
+            raise KeyboardInterrupt
+        return read_piece(self, line, frames)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module._Reading, "_people", stop)
+        read(gallery, films)
+
+
 def entries_of(gallery):
     return gallery.state.entries(range(gallery.state.num_rows))
 
@@ -127,16 +141,8 @@ def test_a_copy_of_a_known_film_is_not_read(gallery, films, monkeypatch):
 def test_a_copy_of_a_film_that_was_half_read_is_not_read_either(model, processor, films, tmp_path, monkeypatch):
     """The one goes on where the run was stopped; the other was read anew, from its beginning."""
     monkeypatch.setattr(module, "PIECE", 1.0)
-    gallery, read_piece = opened(model, processor, films, tmp_path / "index"), module._Reading._people
-
-    def stop_at_the_second(self, line, frames):
-        if self.state.films:
-            raise KeyboardInterrupt
-        return read_piece(self, line, frames)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module._Reading, "_people", stop_at_the_second)
-        read(gallery, films)
+    gallery = opened(model, processor, films, tmp_path / "index")
+    stop_at_the_second_piece(gallery, films, monkeypatch)
     (films / "copy.mp4").write_bytes((films / "a.mp4").read_bytes())
     (films / "a.mp4").rename(films / "z.mp4")
     gallery = opened(model, processor, films, tmp_path / "index")
@@ -289,16 +295,7 @@ def test_a_stopped_run_goes_on_and_finds_what_it_would_have_found(
     whole = opened(model, processor, films, tmp_path / "whole")
     read(whole, films)
     gallery = opened(model, processor, films, tmp_path / "index")
-    read_piece = module._Reading._people
-
-    def stop_at_the_second(self, line, frames):
-        if self.state.films:
-            raise KeyboardInterrupt
-        return read_piece(self, line, frames)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module._Reading, "_people", stop_at_the_second)
-        read(gallery, films)
+    stop_at_the_second_piece(gallery, films, monkeypatch)
     half = GalleryFolder(tmp_path / "index").read()
     assert [note["until"] for note in half.films.values()] == [1.0] and 0 < len(half) < len(whole)
     caplog.clear()
