@@ -119,6 +119,7 @@ class GalleryAsking(GallerySearching):
         check_queries(queries)
         top = self._checked_top(top, candidates)
         allowed = self.allowed(where, exclude)
+        self._tell_excluded(allowed)
         if not len(self.state):
             return [[] for _ in queries]
         hidden = [(*query.wrong, *query.left_out) for query in queries]
@@ -166,6 +167,7 @@ class GalleryAsking(GallerySearching):
         check_assignment()
         top = self._checked_top(top, candidates)
         allowed, state = self.allowed(where, exclude), self.state
+        self._tell_excluded(allowed)
         if not len(state):
             return []
         asked = self.resolve(queries)

@@ -177,11 +177,13 @@ class GallerySearching:
         rows = {row for file in exclude for row in state.rows_with("contents", contents_of(file))}
         rows |= {row for file in exclude for row in state.rows_with("path", state.stored_path(file))}
         excluded = tuple(sorted(rows))
-        if excluded:
-            names = (entry.path or f"image {row}" for row, entry in zip(excluded, state.entries(excluded), strict=True))
-            told = some(list(dict.fromkeys(names)))  # a file may have several entries
-            logger.info("left out of the results, as one to exclude or a copy of it: %s", told)
         return Allowed(state, condition, excluded)
+
+    def _tell_excluded(self, allowed: Allowed) -> None:
+        if rows := allowed.excluded:
+            entries = zip(rows, allowed.state.entries(rows), strict=True)
+            names = dict.fromkeys(entry.path or f"image {row}" for row, entry in entries)  # a file may have several
+            logger.info("left out of the results, as one to exclude or a copy of it: %s", some([*names]))
 
     def find(
         self,
