@@ -249,7 +249,7 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
                 raise TypeError(f"{name}: expected a caption (str), got {type(caption).__name__}.")
             if any("\ud800" <= letter <= "\udfff" for letter in caption):  # for example from a command line
                 raise ValueError(f"{name}: the caption {caption[:60]!a} holds bytes that are no text in UTF-8.")
-        cleaned = [clean_caption(caption) for caption in captions] if self.clean_captions else captions
+        cleaned = [self._as_read(caption) for caption in captions]
         if max_length is None:
             max_length = self.max_text_length
         _check_length("max_length", max_length)
@@ -304,7 +304,7 @@ class FafaProcessor(RetrieverProcessor, ProcessorMixin):
                 )
             is_unread = self._warn_if_unread(name, caption, length)
             if num_unknown and not is_unread and self._is_first("unknown"):
-                words = [word for word in clean.split() if unknown_id in self.tokenizer.encode(word)]
+                words = self._unknown_words(clean)
                 logger.warning(
                     "%s: words of the caption %r are not in this model's vocabulary and are ignored: %s. There are no "
                     "warnings of further captions like it.",

@@ -353,19 +353,20 @@ class RetrieverProcessor:
             remarks.append(f"“{caption:.40}…” is longer than the model reads: its end is left out.")
         if is_unread(caption, self.tokenizer):
             remarks.append(f"The model knows hardly a word of “{caption:.40}”: what is found by it means nothing.")
-        else:
-            words = dict.fromkeys(text.split())
-            bare = {"add_special_tokens": False, "verbose": False}
-            unknown = [
-                word for word in words if self.tokenizer.unk_token_id in self.tokenizer(word, **bare)["input_ids"]
-            ]
-            if unknown:
-                remarks.append(f"The model does not know, and ignores: {', '.join(unknown[:10])}.")
+        elif unknown := list(dict.fromkeys(self._unknown_words(text))):
+            remarks.append(f"The model does not know, and ignores: {', '.join(unknown[:10])}.")
         return remarks
 
     def _as_read(self, caption: str) -> str:
         """A caption as the tokenizer gets it."""
         return caption
+
+    def _unknown_words(self, text: str) -> list[str]:
+        """The words of a caption, as it is read, that the vocabulary lacks."""
+        bare = {"add_special_tokens": False, "verbose": False}
+        return [
+            word for word in text.split() if self.tokenizer.unk_token_id in self.tokenizer(word, **bare)["input_ids"]
+        ]
 
     def _warn_if_unread(self, name: str, caption: str, num_tokens: int) -> bool:
         """Warns, once, of a caption whose words the vocabulary does not know; see `is_unread`.

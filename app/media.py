@@ -19,6 +19,7 @@ from PIL import Image
 
 from ..drawing.boxes import draw_box
 from ..extras import not_installed
+from ..files import stamp_of
 from ..film_reading import clock_at_beginning, is_film
 from ..image_reading_fafa import MAX_PIXELS, InaccessibleImageError, UnreadableImageError, inspect_image, open_image
 from ..names import printable
@@ -77,13 +78,12 @@ def film_url(result: SearchResult) -> str | None:
     if result.path is None or time is None:
         return None
     with suppress(OSError):
-        status = result.path.stat()
-        time += _clock_at_beginning(result.path, status.st_mtime_ns, status.st_size)
+        time += _clock_at_beginning(result.path, stamp_of(result.path.stat()))
     return f"/media/{result.id}/film#t={max(0.0, time):.7g}"
 
 
 @lru_cache(maxsize=1_000)
-def _clock_at_beginning(film: Path, *_: int) -> float:
+def _clock_at_beginning(film: Path, _stamp: tuple[int, ...]) -> float:
     """It reads the film's head, once for each state of the file."""
     return clock_at_beginning(film)
 

@@ -132,7 +132,7 @@ class Word4PerProcessor(DualEncoderProcessor):
                     f"{name}: the caption {caption[:60]!r} holds a '*', which stands for the person of the image in "
                     f"the template '{TEMPLATE.format('...')}'. Write it otherwise, or leave it out."
                 )
-        return [TEMPLATE.format(caption) for caption in captions]
+        return [self._as_read(caption) for caption in captions]
 
     def augment_crop(self, crop, rng) -> None:
         """FAFA's augmentation, which is that of the released code."""
